@@ -1,0 +1,28 @@
+"""NeuroGaze-Distill (arXiv 2509.11916) for timm: EEG-derived prototypes for facial-expression models."""
+
+from ngd_timm.affect import ANCHORS, CLASSES
+from ngd_timm.errors import InputError
+from ngd_timm.export import save_student
+from ngd_timm.kd_teacher import KDTeacher
+from ngd_timm.losses import DGeoLoss, LogitKDLoss, NeuroGazeLoss, ProtoKDLoss
+from ngd_timm.ngd_models import DistillationWrapper, wrap
+from ngd_timm.prototypes import PrototypeGrid
+from ngd_timm.task import NeuroGazeTask
+from ngd_timm.version import __version__
+
+__all__ = [
+    "ANCHORS",
+    "CLASSES",
+    "DGeoLoss",
+    "DistillationWrapper",
+    "InputError",
+    "KDTeacher",
+    "LogitKDLoss",
+    "NeuroGazeLoss",
+    "NeuroGazeTask",
+    "ProtoKDLoss",
+    "PrototypeGrid",
+    "__version__",
+    "save_student",
+    "wrap",
+]

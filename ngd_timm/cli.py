@@ -1,0 +1,195 @@
+"""The `ngd` command. Each subcommand only reads its arguments and calls one function of the library."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ngd_timm.errors import InputError
+from ngd_timm.version import __version__
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="ngd",
+    help="NeuroGaze-Distill for timm: from EEG to a frozen valence/arousal grid, from faces to a plain timm model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+teacher_app = typer.Typer(help="The EEG teacher.", no_args_is_help=True)
+prototypes_app = typer.Typer(help="The prototype grid.", no_args_is_help=True)
+app.add_typer(teacher_app, name="teacher")
+app.add_typer(prototypes_app, name="prototypes")
+
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the recipe to change.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ngd-timm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """NeuroGaze-Distill for timm: from EEG to a frozen valence/arousal grid, from faces to a plain timm model."""
+
+
+@app.command(epilog="Example: ngd demo --out ngd_demo")
+def demo(
+    out: Annotated[Path, typer.Option(help="A new or empty folder.")] = Path("ngd_demo"),
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Run the whole flow on simulated EEG and drawn faces: minutes on two cores, no data, no network."""
+    from ngd_timm.demo import run_demo
+
+    typer.echo(f"open {run_demo(out, seed=seed)}")
+
+
+@app.command(epilog="Example: ngd train b0_ce data.root=ferplus/ optim.epochs=12; then ngd train --resume runs/b0_ce-0")
+def train(
+    recipe: Annotated[str | None, typer.Argument(help="A packaged recipe's name or a YAML file.")] = None,
+    overrides: Overrides = None,
+    resume: Annotated[Path | None, typer.Option(help="A run directory to continue instead.")] = None,
+) -> None:
+    """Train a student by a recipe into a run directory."""
+    from ngd_timm.recipe import Recipe, load_recipe, recipe_names
+
+    if (recipe is None) == (resume is None):
+        raise InputError(f"give one recipe, or --resume RUN. Recipes: {', '.join(recipe_names())}")
+    from ngd_timm import train as training
+
+    if resume is not None:
+        typer.echo(training.resume(resume))
+    elif recipe is not None:
+        typer.echo(training.train(load_recipe(Recipe, recipe, overrides or [])))
+
+
+@app.command(epilog="Example: ngd evaluate runs/b0_ce-0 --data ferplus=ferplus/:test --out test.json")
+def evaluate(
+    student: Annotated[str, typer.Argument(help="A run directory, a student folder, or hf-hub:user/repo.")],
+    data: Annotated[list[str], typer.Option(metavar="NAME=ROOT[:SPLIT]", help="May be given several times.")],
+    out: Annotated[Path | None, typer.Option(help="Write the figures here, in metrics.json's form.")] = None,
+    label_rule: Annotated[str | None, typer.Option(help="majority, argmax or votes; default: as the run.")] = None,
+    flip: Annotated[bool | None, typer.Option("--flip/--no-flip", help="Average with the mirror image.")] = None,
+    keep_duplicates: Annotated[bool, typer.Option(help="Keep copies of training pictures.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score a student on any number of data sets, in both protocols."""
+    from ngd_timm.evaluate import evaluate as evaluate_student
+    from ngd_timm.evaluate import summary_line
+
+    drop = False if keep_duplicates else None
+    results = evaluate_student(student, data, out, label_rule=label_rule, flip=flip, drop_duplicates=drop)
+    if as_json:
+        _print_json(results)
+    else:
+        for key, entry in results.items():
+            typer.echo(summary_line(key, entry))
+
+
+@teacher_app.command("fit", epilog="Example: ngd teacher fit teacher_gameemo data.root=gameemo_bandpower.npz")
+def teacher_fit(
+    recipe: Annotated[str, typer.Argument(help="A packaged teacher recipe's name or a YAML file.")],
+    overrides: Overrides = None,
+) -> None:
+    """Fit an EEG teacher, a fold of subjects held out at a time, into a teacher run."""
+    from ngd_timm.eeg.recipe import TeacherRecipe
+    from ngd_timm.eeg.teacher import fit_teacher
+    from ngd_timm.recipe import load_recipe
+
+    typer.echo(fit_teacher(load_recipe(TeacherRecipe, recipe, overrides or [])))
+
+
+@prototypes_app.command("build", epilog="Example: ngd prototypes build runs/teacher_gameemo-0 --out grid.safetensors")
+def prototypes_build(
+    run: Annotated[Path, typer.Argument(help="A teacher run.")],
+    out: Annotated[Path, typer.Option(help="The grid's file.")],
+    size: Annotated[int, typer.Option(min=2, max=15, help="Cells a side.")] = 5,
+    min_subjects: Annotated[int, typer.Option(min=1, help="Cells of fewer people count as empty.")] = 1,
+    center: Annotated[bool, typer.Option(help="Subtract the grand mean.")] = False,
+) -> None:
+    """Boil a teacher's held-out embeddings down to a frozen grid."""
+    from ngd_timm.eeg.teacher import build_grid
+
+    grid = build_grid(run, size=size, center=center, min_subjects=min_subjects)
+    grid.save(out)
+    _describe(grid, str(out))
+
+
+@prototypes_app.command("show", epilog="Example: ngd prototypes show gameemo-v1 --picture grid.png")
+def prototypes_show(
+    grid: Annotated[str, typer.Argument(help="A packaged version or a file; default: the newest in the package.")] = "",
+    picture: Annotated[Path | None, typer.Option(help="Draw counts and the cosine matrix into this PNG.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print what a grid is made of and what it can say."""
+    from ngd_timm.prototypes import PrototypeGrid
+
+    opened = PrototypeGrid.from_spec(grid) if grid else PrototypeGrid.default()
+    if picture is not None:
+        opened.picture(picture)
+    if as_json:
+        _print_json(
+            {
+                "size": opened.size,
+                "dim": opened.dim,
+                "sha256": opened.sha256,
+                "mean_cosine": opened.mean_cosine,
+                "counts": opened.counts.tolist(),
+                "metadata": opened.metadata,
+            }
+        )
+    else:
+        _describe(opened, grid or "packaged grid")
+
+
+def _describe(grid: object, name: str) -> None:
+    from ngd_timm.prototypes import PrototypeGrid
+
+    assert isinstance(grid, PrototypeGrid)
+    counts = grid.counts.reshape(grid.size, grid.size)
+    typer.echo(f"{name}: {grid.size}x{grid.size} prototypes of {grid.dim} values, sha256 {grid.sha256}")
+    typer.echo(f"cells filled: {int((counts > 0).sum())} of {counts.numel()}; mean cosine {grid.mean_cosine:.3f}")
+    typer.echo("counts, arousal upwards, valence to the right:")
+    for row in counts.T.flip(0).tolist():
+        typer.echo("  " + " ".join(f"{value:5d}" for value in row))
+    for key in sorted(grid.metadata):
+        typer.echo(f"{key}: {grid.metadata[key]}")
+
+
+def main() -> None:
+    """Entry point: input errors become one line and exit code 2."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("ngd_timm").setLevel(logging.INFO)
+    try:
+        app()
+    except InputError as error:
+        Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"ngd: {error}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # the reader of a pipe (head, less) went away; that is no failure of ours
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""Faces: data sets by name and root, label rules, samplers, and batches ready for a model."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ngd_timm.data import schematic as schematic
+    from ngd_timm.data.batches import Batch, FaceBatches, class_counts
+    from ngd_timm.data.fer import LoadReport, load_fer, load_split, parse_spec
+    from ngd_timm.data.labels import DATASETS, LABEL_RULES, SPLITS
+
+__all__ = [
+    "Batch",
+    "DATASETS",
+    "FaceBatches",
+    "LABEL_RULES",
+    "LoadReport",
+    "SPLITS",
+    "class_counts",
+    "load_fer",
+    "load_split",
+    "parse_spec",
+    "schematic",
+]
+
+_HOME = {
+    "Batch": "batches",
+    "DATASETS": "labels",
+    "FaceBatches": "batches",
+    "LABEL_RULES": "labels",
+    "LoadReport": "fer",
+    "SPLITS": "labels",
+    "class_counts": "batches",
+    "load_fer": "fer",
+    "load_split": "fer",
+    "parse_spec": "fer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # `datasets` takes seconds to import, so it waits until a data set is asked for.
+    if name == "schematic":
+        return importlib.import_module("ngd_timm.data.schematic")
+    if name not in _HOME:
+        raise AttributeError(f"module 'ngd_timm.data' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"ngd_timm.data.{_HOME[name]}"), name)

@@ -1,0 +1,142 @@
+"""Whole-batch augmentation: small uint8 pictures to a normalised float batch, with one resampling."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from ngd_timm.recipe import AugmentConfig
+
+__all__ = ["AugmentDraw", "draw_augment", "render_batch"]
+
+_ERASE_AREA = (0.02, 1 / 3)
+_ERASE_ASPECT = 0.3
+
+
+@dataclass(frozen=True)
+class AugmentDraw:
+    """The random numbers of one batch, drawn on the CPU so that a device or a thread count can't change them.
+
+    Attributes:
+        theta: (B, 2, 3) affine maps from output to source, both in [-1, 1] coordinates.
+        brightness: (B,) factors.
+        contrast: (B,) factors.
+        box: (B, 4) left, top, right, bottom of the erased box as shares of the side; empty (0, 0, 0, 0) where none.
+    """
+
+    theta: torch.Tensor
+    brightness: torch.Tensor
+    contrast: torch.Tensor
+    box: torch.Tensor
+
+
+def draw_augment(config: AugmentConfig, batch: int, generator: torch.Generator) -> AugmentDraw:
+    """Draw flips, affine maps, light and erased boxes for a batch.
+
+    Every number is drawn whether its part is on or off, so switching one part off leaves the others as they were.
+
+    Args:
+        config: Strengths; angles in radians, shifts as a share of the side.
+        batch: Number of pictures.
+        generator: Source of the numbers.
+
+    Returns:
+        The parameters; identity maps, factors of one and empty boxes where everything in `config` is 0.
+
+    Example:
+        >>> off = AugmentConfig(flip=0, rotate=0, scale=0, shift=0, brightness=0, contrast=0, erase=0)
+        >>> draw_augment(off, 1, torch.Generator().manual_seed(0)).theta.tolist()
+        [[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]]
+    """
+    chance = torch.rand(batch, 2, generator=generator)
+    spread = torch.rand(batch, 6, generator=generator) * 2 - 1
+    place = torch.rand(batch, 4, generator=generator)
+    mirror = 1 - 2 * (chance[:, 0] < config.flip).float()
+    angle = config.rotate * spread[:, 0]
+    zoom = 1 + config.scale * spread[:, 1]
+    # + 0.0 turns -0.0 into 0.0, which would otherwise differ in print and in nothing else
+    cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom + 0.0
+    shift = 2 * config.shift * spread[:, 2:4] + 0.0
+    theta = torch.stack(
+        [
+            torch.stack([cos * mirror, 0.0 - sin, shift[:, 0]], dim=1),
+            torch.stack([sin * mirror + 0.0, cos, shift[:, 1]], dim=1),
+        ],
+        dim=1,
+    )
+    low, high = _ERASE_AREA
+    area = low + (high - low) * place[:, 0]
+    aspect = torch.exp(math.log(_ERASE_ASPECT) * (2 * place[:, 1] - 1))
+    width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
+    left, top = (1 - width) * place[:, 2], (1 - height) * place[:, 3]
+    box = torch.stack([left, top, left + width, top + height], dim=1)
+    return AugmentDraw(
+        theta=theta,
+        brightness=1 + config.brightness * spread[:, 4],
+        contrast=1 + config.contrast * spread[:, 5],
+        box=box * (chance[:, 1] < config.erase).float()[:, None],
+    )
+
+
+def render_batch(
+    images: torch.Tensor,
+    image_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    draw: AugmentDraw | None = None,
+    flip: bool = False,
+) -> torch.Tensor:
+    """Resize, augment and normalise a batch; affine map and resize are one bilinear resampling.
+
+    Without `draw` this is a bilinear resize (half-pixel centres, no antialiasing) of the largest central square.
+    What the affine map brings in from outside mirrors the picture.
+
+    Args:
+        images: (B, 1 or C, H, W) uint8; a grey picture fills all C channels.
+        image_size: Output side in pixels.
+        mean: C means on the scale 0-1.
+        std: C standard deviations on the scale 0-1.
+        draw: The batch's random parameters, None for evaluation.
+        flip: Mirror left and right, for a flip at test time.
+
+    Returns:
+        (B, C, image_size, image_size) float32.
+
+    Example:
+        >>> render_batch(torch.full((2, 1, 8, 8), 255, dtype=torch.uint8), 4, [0.5], [0.5]).unique()
+        tensor([1.])
+    """
+    batch, _, height, width = images.shape
+    device = images.device
+    if draw is None:
+        theta = torch.eye(2, 3, device=device).repeat(batch, 1, 1)
+    else:
+        theta = draw.theta.to(device, non_blocking=True).clone()
+    if flip:
+        theta[:, :, 0].neg_()
+    side = min(height, width)
+    if height != width:
+        theta = theta * torch.tensor([side / width, side / height], device=device)[:, None]
+    grid = F.affine_grid(theta, [batch, 1, image_size, image_size], align_corners=False)
+    out = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    if draw is None:
+        out.mul_(1 / 255)
+    else:
+        bright = draw.brightness.to(device, non_blocking=True) / 255
+        contrast = draw.contrast.to(device, non_blocking=True)
+        offset = out.mean(dim=(1, 2, 3)) * bright * (1 - contrast)
+        out.mul_((bright * contrast)[:, None, None, None]).add_(offset[:, None, None, None]).clamp_(0, 1)
+    mean_ = torch.tensor(mean, device=device)[:, None, None]
+    std_ = torch.tensor(std, device=device)[:, None, None]
+    out = out.sub_(mean_).div_(std_) if out.shape[1] == len(mean) else (out - mean_) / std_
+    if draw is not None:
+        box = draw.box.to(device, non_blocking=True)
+        at = (torch.arange(image_size, device=device) + 0.5) / image_size
+        across = (at >= box[:, 0:1]) & (at < box[:, 2:3])
+        down = (at >= box[:, 1:2]) & (at < box[:, 3:4])
+        out.masked_fill_((down[:, :, None] & across[:, None, :])[:, None], 0.0)
+    return out

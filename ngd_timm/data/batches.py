@@ -1,0 +1,341 @@
+"""Batches for a model: small pictures decoded once and augmented as whole tensors, large ones a picture at a time."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ngd_timm.data.augment import draw_augment, render_batch
+from ngd_timm.data.decode import check_image, decode_each, image_size_and_grey, open_image, to_mode
+from ngd_timm.data.samplers import SAMPLERS, epoch_order, generator_for
+from ngd_timm.errors import InputError, choices
+from ngd_timm.recipe import AugmentConfig
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["Batch", "FaceBatches", "class_counts"]
+
+log = logging.getLogger("ngd_timm.data")
+
+_MEMORY_SIDE = 96
+_MEMORY_BYTES = 2 << 30
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch.
+
+    Attributes:
+        images: (B, C, H, W) float32, normalised.
+        target: (B,) int64 class indices, or (B, classes) float32 soft targets.
+        valence_arousal: (B, 2) float32 in [-1, 1], or None where the set has none.
+        index: (B,) int64 row numbers in the data set.
+    """
+
+    images: torch.Tensor
+    target: torch.Tensor
+    valence_arousal: torch.Tensor | None
+    index: torch.Tensor
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on a device."""
+        va = None if self.valence_arousal is None else self.valence_arousal.to(device, non_blocking=True)
+        images, target = self.images.to(device, non_blocking=True), self.target.to(device, non_blocking=True)
+        return Batch(images, target, va, self.index.to(device, non_blocking=True))
+
+
+class FaceBatches:
+    """Batches of a data set, each a function of (seed, epoch, batch number) and of nothing else.
+
+    Small pictures of one size (sides up to 96 px, 2 GiB in all) are decoded once into a uint8 tensor and augmented a
+    batch at a time; others go through timm's transforms in a `DataLoader`. Either way every picture is decoded once
+    here, so damage is found before the first batch.
+
+    Args:
+        dataset: From `load_fer`, or any `datasets.Dataset` with `image` and `label` (ClassLabel). Targets are soft
+            where there is a `soft_label` column.
+        image_size: Side of the model's input in pixels.
+        in_chans: 1 (grey) or 3 (RGB).
+        mean: Mean on the scale 0-1, one number or one a channel.
+        std: Standard deviation on the scale 0-1, one number or one a channel.
+        batch_size: Pictures a batch.
+        train: Draw by the sampler and augment; otherwise rows in order, unaugmented.
+        augment: Augmentation for `train`; None means none.
+        seed: The run's seed.
+        sampler: For `train`: "random" or "class_aware", see `samplers.epoch_order`.
+        in_memory: Force or forbid the in-memory path; None decides by size.
+        workers: Processes of the per-image path.
+        drop_last: Leave out a last, smaller batch; None means as `train`.
+        flip: Mirror every picture (for a flip at test time).
+
+    Raises:
+        InputError: A damaged picture, an empty data set, or settings outside what is allowed.
+
+    Example:
+        >>> import tempfile
+        >>> from ngd_timm.data import load_fer
+        >>> from ngd_timm.data.schematic import write_schematic
+        >>> folder = write_schematic(tempfile.mkdtemp(), "pencil", n_train=16, n_valid=8, n_test=8, seed=0)
+        >>> batches = FaceBatches(load_fer("schematic", folder, "train"), image_size=32, batch_size=8, train=True)
+        >>> [tuple(b.images.shape) for b in batches]
+        [(8, 1, 32, 32), (8, 1, 32, 32)]
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        image_size: int,
+        in_chans: int = 1,
+        mean: float | Sequence[float] = 0.5,
+        std: float | Sequence[float] = 0.25,
+        batch_size: int = 128,
+        train: bool = False,
+        augment: AugmentConfig | None = None,
+        seed: int = 0,
+        sampler: str = "random",
+        in_memory: bool | None = None,
+        workers: int = 0,
+        drop_last: bool | None = None,
+        flip: bool = False,
+    ) -> None:
+        if sampler not in SAMPLERS:
+            raise choices("sampler", sampler, SAMPLERS)
+        if in_chans not in (1, 3):
+            raise InputError(f"in_chans must be 1 (grey) or 3 (RGB), got {in_chans}")
+        if image_size < 1 or batch_size < 1 or workers < 0:
+            raise InputError(
+                f"image_size and batch_size must be at least 1 and workers at least 0, got {image_size}, "
+                f"{batch_size}, {workers}"
+            )
+        self.dataset, self.image_size, self.in_chans = dataset, image_size, in_chans
+        self.mean, self.std = _per_channel("mean", mean, in_chans), _per_channel("std", std, in_chans)
+        self.batch_size, self.train, self.seed, self.sampler = batch_size, train, seed, sampler
+        self.augment = augment if train else None
+        self.workers, self.flip = workers, flip
+        self.drop_last = train if drop_last is None else drop_last
+        self.epoch = 0
+        self.classes: tuple[str, ...] = tuple(dataset.features["label"].names)
+        self.labels = _column(dataset, "label").astype(np.int64)
+        self._target = torch.from_numpy(_target(dataset))
+        self._va = _valence_arousal(dataset)
+        if not len(dataset):
+            raise InputError("the data set is empty, there is nothing to make batches of")
+        if self.drop_last and len(dataset) < batch_size:
+            raise InputError(
+                f"{len(dataset)} pictures are fewer than one batch of {batch_size}, and a smaller last batch is left "
+                "out in training; lower batch_size"
+            )
+        self._pixels = self._decode(in_memory)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the decoded pictures are held in memory."""
+        return self._pixels is not None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration draws."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        n = len(self.dataset)
+        return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.batches()
+
+    def batches(self, start: int = 0) -> Iterator[Batch]:
+        """The epoch's batches from number `start` on, equal to the tail of a whole epoch."""
+        epoch = self.epoch
+        if self.train:
+            order = epoch_order(self.labels, self.sampler, self.seed, epoch)
+        else:
+            order = np.arange(len(self.dataset))
+        rows = [order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(start, len(self))]
+        images = self._render(rows, epoch, start) if self.in_memory else self._load(rows, epoch)
+        for index, pixels in zip(rows, images, strict=True):
+            chosen = torch.from_numpy(index)
+            va = None if self._va is None else self._va[chosen]
+            yield Batch(pixels, self._target[chosen], va, chosen)
+
+    def _decode(self, in_memory: bool | None) -> torch.Tensor | None:
+        sizes = np.array(list(decode_each(self.dataset, image_size_and_grey, "opened")), dtype=np.int64)
+        width, height = sizes[0, 0], sizes[0, 1]
+        uniform = bool((sizes[:, :2] == sizes[0, :2]).all())
+        channels = 1 if self.in_chans == 1 or bool(sizes[:, 2].all()) else 3
+        shape = (len(sizes), channels, int(height), int(width))
+        fits = uniform and max(width, height) <= _MEMORY_SIDE and int(np.prod(shape)) <= _MEMORY_BYTES
+        if in_memory and not uniform:
+            other = int((sizes[:, :2] != sizes[0, :2]).any(1).argmax())
+            raise InputError(
+                f"in_memory=true needs pictures of one size, but row 0 is {width}x{height} and row {other} is "
+                f"{sizes[other, 0]}x{sizes[other, 1]}; leave in_memory out"
+            )
+        if not (fits if in_memory is None else in_memory):
+            log.info("checking all %d pictures before the first batch", len(sizes))
+            for _ in decode_each(self.dataset, check_image):
+                pass
+            return None
+        pixels = torch.empty(shape, dtype=torch.uint8)
+        view = pixels.numpy()
+        mode = "L" if channels == 1 else "RGB"
+        for i, array in enumerate(decode_each(self.dataset, _Decoder(mode))):
+            view[i] = array
+        return pixels
+
+    def _render(self, rows: Sequence[np.ndarray], epoch: int, start: int) -> Iterator[torch.Tensor]:
+        assert self._pixels is not None
+        for number, index in enumerate(rows, start):
+            draw = None
+            if self.augment is not None:
+                draw = draw_augment(self.augment, len(index), generator_for(self.seed, epoch, 1, number))
+            chosen = self._pixels[torch.from_numpy(index)]
+            yield render_batch(chosen, self.image_size, self.mean, self.std, draw, self.flip)
+
+    def _load(self, rows: Sequence[np.ndarray], epoch: int) -> Iterator[torch.Tensor]:
+        from torch.utils.data import DataLoader
+
+        mode = "L" if self.in_chans == 1 else "RGB"
+        transform = _transform(self.image_size, self.mean, self.std, self.augment, self.flip)
+        pictures = _Pictures(self.dataset, mode, transform, (self.seed, epoch, 2))
+        loader = DataLoader(
+            pictures,
+            batch_sampler=[index.tolist() for index in rows],
+            num_workers=min(self.workers, len(rows)),
+            # without its own generator the loader would draw its workers' seed from the global state
+            generator=generator_for(self.seed, epoch, 3),
+        )
+        return iter(loader)
+
+
+def class_counts(data: Dataset | FaceBatches) -> np.ndarray:
+    """Pictures a class, for class weights; sums of the soft targets where the set has them.
+
+    Args:
+        data: A data set of `load_fer`, or its batches.
+
+    Returns:
+        (C,) float64.
+
+    Example:
+        >>> from datasets import ClassLabel, Dataset, Features
+        >>> names = Features({"label": ClassLabel(names=["sadness", "fear"])})
+        >>> class_counts(Dataset.from_dict({"label": [1, 1, 0]}, features=names)).tolist()
+        [1.0, 2.0]
+    """
+    dataset = data.dataset if isinstance(data, FaceBatches) else data
+    target = _target(dataset)
+    if target.ndim == 2:
+        return target.sum(0, dtype=np.float64)
+    return np.bincount(target, minlength=len(dataset.features["label"].names)).astype(np.float64)
+
+
+class _Decoder:
+    """Decode a record into a (1 or 3, H, W) array."""
+
+    def __init__(self, mode: str) -> None:
+        self.mode = mode
+
+    def __call__(self, record: dict[str, Any]) -> np.ndarray:
+        with open_image(record) as image:
+            pixels = np.asarray(to_mode(image, self.mode))
+        return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+class _Pictures(torch.utils.data.Dataset[torch.Tensor]):
+    """The per-image path: every picture's random numbers come from (seed, epoch, row), whichever worker draws them."""
+
+    def __init__(
+        self, dataset: Dataset, mode: str, transform: Callable[[Any], torch.Tensor], key: tuple[int, int, int]
+    ) -> None:
+        self.encoded = dataset.select_columns(["image"]).with_format("arrow")
+        self.mode, self.transform, self.key = mode, transform, key
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        record = self.encoded[index]["image"].to_pylist()[0]
+        with open_image(record) as image:
+            picture = to_mode(image, self.mode)
+        # torchvision and timm draw from the global generators; they are put back, so nothing outside notices
+        state = random.getstate()
+        with torch.random.fork_rng(devices=[]):
+            seed = generator_for(*self.key, index).initial_seed()
+            random.seed(seed)
+            torch.manual_seed(seed)
+            try:
+                return self.transform(picture)
+            finally:
+                random.setstate(state)
+
+
+def _transform(
+    size: int, mean: Sequence[float], std: Sequence[float], augment: AugmentConfig | None, flip: bool
+) -> Callable[[Any], torch.Tensor]:
+    from timm.data import create_transform
+    from torchvision import transforms as T
+
+    shape = (len(mean), size, size)
+    shared: dict[str, Any] = {"mean": tuple(mean), "std": tuple(std), "interpolation": "bilinear"}
+    mirror = [T.RandomHorizontalFlip(1.0)] if flip else []
+    if augment is None:
+        plain: Callable[[Any], torch.Tensor] = T.Compose(
+            [*mirror, create_transform(shape, is_training=False, crop_pct=1.0, **shared)]
+        )
+        return plain
+    first, light, last = create_transform(
+        shape,
+        is_training=True,
+        # zooming in by up to `scale`; the picture is large, so nothing has to be invented outside it
+        scale=((1 - augment.scale) ** 2, 1.0),
+        ratio=(1.0, 1.0),
+        hflip=augment.flip,
+        color_jitter=(augment.brightness, augment.contrast, 0.0),
+        re_prob=augment.erase,
+        separate=True,
+        **shared,
+    )
+    affine = T.RandomAffine(
+        degrees=float(np.degrees(augment.rotate)),
+        translate=(augment.shift, augment.shift),
+        interpolation=T.InterpolationMode.BILINEAR,
+        fill=round(255 * float(np.mean(mean))),
+    )
+    full: Callable[[Any], torch.Tensor] = T.Compose([*mirror, first, affine, light, last])
+    return full
+
+
+def _per_channel(what: str, value: float | Sequence[float], channels: int) -> tuple[float, ...]:
+    values = (float(value),) * channels if isinstance(value, (int, float)) else tuple(float(v) for v in value)
+    if len(values) == 1:
+        values *= channels
+    if len(values) != channels:
+        raise InputError(f"{what} must be one number or {channels}, one a channel, got {list(values)}")
+    if what == "std" and min(values) <= 0:
+        raise InputError(f"std must be above 0, got {list(values)}")
+    return values
+
+
+def _column(dataset: Dataset, name: str) -> np.ndarray:
+    return np.asarray(dataset.select_columns([name]).with_format("numpy")[:][name])
+
+
+def _target(dataset: Dataset) -> np.ndarray:
+    if "soft_label" in dataset.column_names:
+        return _column(dataset, "soft_label").astype(np.float32).reshape(len(dataset), -1)
+    return _column(dataset, "label").astype(np.int64)
+
+
+def _valence_arousal(dataset: Dataset) -> torch.Tensor | None:
+    if not {"valence", "arousal"} <= set(dataset.column_names):
+        return None
+    return torch.from_numpy(np.stack([_column(dataset, c) for c in ("valence", "arousal")], axis=1).astype(np.float32))

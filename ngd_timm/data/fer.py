@@ -1,0 +1,368 @@
+"""Facial-expression data sets as one `datasets.Dataset`: which rows there are, which are kept, and why not the rest."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ngd_timm.affect import CLASSES
+from ngd_timm.data.decode import decode_each, image_records, open_image, to_mode
+from ngd_timm.data.labels import DATASETS, LABEL_RULES, NOT_A_CLASS, OTHER_CLASS, SPLITS, apply_rule, class_of
+from ngd_timm.data.layouts import Piece, Rows, find_pieces, read_piece
+from ngd_timm.errors import InputError, choices
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["DUPLICATE", "LIMIT", "LoadReport", "load_fer", "load_split", "parse_spec"]
+
+log = logging.getLogger("ngd_timm.data")
+
+DUPLICATE = "a copy of a training picture"
+LIMIT = "beyond the limit"
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What loading read, dropped and kept.
+
+    Attributes:
+        name: Data set.
+        split: "train", "valid", "test" or "all".
+        labels: The label rule used, or "given" where the set names one class a picture.
+        read: Rows read.
+        dropped: Reason → rows.
+        kept: Rows kept.
+        counts: Class → rows; summed soft targets under the rule `votes`.
+        duplicates: How copies of training pictures were looked for.
+        sha256: Of the kept rows' encoded pictures and targets, in order.
+    """
+
+    name: str
+    split: str
+    labels: str
+    read: int
+    dropped: Mapping[str, int]
+    kept: int
+    counts: Mapping[str, float]
+    duplicates: str
+    sha256: str
+
+    def lines(self) -> list[str]:
+        """The report for people, a few plain lines."""
+        gone = "; ".join(f"{n} {reason}" for reason, n in self.dropped.items()) or "none"
+        per_class = ", ".join(f"{c} {n:g}" if n == int(n) else f"{c} {n:.1f}" for c, n in self.counts.items())
+        return [
+            f"{self.name}:{self.split}: {self.kept} of {self.read} pictures, labels: {self.labels}",
+            f"  dropped: {gone} (duplicates: {self.duplicates})",
+            f"  classes: {per_class}",
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain data that JSON can hold."""
+        return {**asdict(self), "dropped": dict(self.dropped), "counts": dict(self.counts)}
+
+
+def parse_spec(spec: str) -> tuple[str, str, str | None, str]:
+    """Read `name=root[:split]`.
+
+    A colon that isn't followed by a split's name belongs to the root, so Windows paths work.
+
+    Args:
+        spec: For example `ckplus=/data/ck+:test`.
+
+    Returns:
+        Name, root, split or None, and the key under which results are filed: `<name>:<split or all>`.
+
+    Raises:
+        InputError: Not of that form, or an unknown data set or split.
+
+    Example:
+        >>> parse_spec("ferplus=faces/fer:valid")
+        ('ferplus', 'faces/fer', 'valid', 'ferplus:valid')
+        >>> parse_spec("ckplus=faces/ck")
+        ('ckplus', 'faces/ck', None, 'ckplus:all')
+    """
+    name, equals, rest = spec.partition("=")
+    if not equals or not name or not rest:
+        raise InputError(f"'{spec}' is not name=root[:split]; write for example ferplus=/data/ferplus:valid")
+    if name not in DATASETS:
+        raise choices("data set", name, DATASETS)
+    root, colon, tail = rest.rpartition(":")
+    if not colon or "/" in tail or "\\" in tail or not root:
+        return name, rest, None, f"{name}:all"
+    if tail not in (*SPLITS, "all"):
+        raise choices("split", tail, (*SPLITS, "all"))
+    return name, root, tail, f"{name}:{tail}"
+
+
+def load_fer(
+    name: str,
+    root: str | Path,
+    split: str | None = None,
+    *,
+    label_rule: str = "majority",
+    drop_duplicates: bool = True,
+    classes: Sequence[str] = CLASSES,
+    limit: int | None = None,
+) -> Dataset:
+    """Load a facial-expression data set by name and root; `load_split` without the report.
+
+    Example:
+        >>> import tempfile
+        >>> from ngd_timm.data.schematic import write_schematic
+        >>> folder = write_schematic(tempfile.mkdtemp(), "pencil", n_train=8, n_valid=8, n_test=8, seed=0)
+        >>> load_fer("schematic", folder, "valid").features["label"].names[:2]
+        ['neutral', 'happiness']
+    """
+    return load_split(
+        name, root, split, label_rule=label_rule, drop_duplicates=drop_duplicates, classes=classes, limit=limit
+    )[0]
+
+
+def load_split(
+    name: str,
+    root: str | Path,
+    split: str | None = None,
+    *,
+    label_rule: str = "majority",
+    drop_duplicates: bool = True,
+    classes: Sequence[str] = CLASSES,
+    limit: int | None = None,
+) -> tuple[Dataset, LoadReport]:
+    """Load one split, or all rows, of a data set, and say what was dropped.
+
+    Read as they are: a parquet file or a folder of them (picture as bytes or `{bytes, path}`; vote counts, or a label
+    that is a name), and class-named folders `root/class/*` or `root/split/class/*`. Splits are known by file or folder
+    name, with the usual aliases (val, PublicTest, …). A class is known by a name that `name`
+    understands, never by number.
+
+    Args:
+        name: One of `DATASETS`; fixes the label names understood.
+        root: File or folder.
+        split: "train", "valid", "test"; "all" or None for every row under `root`.
+        label_rule: How votes become labels, see `labels.apply_rule`; without effect where a set names one class a
+            picture.
+        drop_duplicates: Drop validation and test rows whose pixels equal a training picture's: by the column
+            `dup_of_train` where there is one, else by comparing the decoded pixels.
+        classes: Class names, in the order of the labels; rows of other classes are dropped and counted.
+        limit: Keep the first N remaining rows of each split.
+
+    Returns:
+        A `datasets.Dataset` with `image` (encoded, decoded on access), `label` (ClassLabel of `classes`), `file_name`,
+        `source` (file and row, for messages), and where the set has them `votes` (C counts), `soft_label` (C, rule
+        `votes` only), `valence`, `arousal`, `subject`; and the report, whose lines are also logged.
+
+    Raises:
+        InputError: A missing root or split, a damaged file, an unknown name, or nothing left.
+
+    Example:
+        >>> import tempfile
+        >>> from ngd_timm.data.schematic import write_schematic
+        >>> folder = write_schematic(tempfile.mkdtemp(), "paint", n_train=16, n_valid=8, n_test=8, seed=0)
+        >>> dataset, report = load_split("schematic", folder, "train")
+        >>> len(dataset), report.kept, report.labels
+        (16, 16, 'given')
+    """
+    _check_arguments(name, split, label_rule, classes, limit)
+    root = Path(root)
+    pieces = find_pieces(root)
+    wanted = _choose(pieces, split, root)
+    parts = [_Part(piece, read_piece(piece, root), name, label_rule, classes) for piece in wanted]
+    searched = _mark_duplicates(parts, pieces, root, drop_duplicates)
+    _apply_limit(parts, limit)
+    dataset = _join(parts, classes)
+    key = split or "all"
+    report = _report(name, key, parts, dataset, searched)
+    if not len(dataset):
+        gone = "; ".join(f"{n} {reason}" for reason, n in report.dropped.items()) or "no rows at all"
+        raise InputError(f"{name}:{key} at {root} has no picture left of {report.read} ({gone}); check root and rule")
+    for line in report.lines():
+        log.info(line)
+    return dataset, report
+
+
+class _Part:
+    """One file or folder: its rows, its labels, and why a row goes."""
+
+    def __init__(self, piece: Piece, rows: Rows, name: str, rule: str, classes: Sequence[str]) -> None:
+        self.piece, self.rows = piece, rows
+        self.dropped: dict[str, np.ndarray] = {}
+        self.soft: np.ndarray | None = None
+        self.counts: np.ndarray | None = None
+        if rows.votes is not None:
+            ruled = apply_rule(rows.votes, rule, classes)
+            self.label, self.soft, self.dropped, self.labels = ruled.label, ruled.soft, dict(ruled.dropped), rule
+            self.counts = rows.votes[:, [CLASSES.index(c) for c in classes]]
+        else:
+            if rule == "votes" and name == "ferplus":
+                raise InputError(
+                    f"{piece.shown}: label_rule=votes needs FER+'s vote columns, but there is only a label; "
+                    "use label_rule=majority or the file with votes"
+                )
+            assert rows.names is not None
+            assert rows.label is not None
+            self.label, self.labels = _by_name(rows.names, rows.label, name, classes, piece), "given"
+            outside = self.label == NOT_A_CLASS
+            if outside.any():
+                self.dropped[OTHER_CLASS] = outside
+        self.kept = self.label != NOT_A_CLASS
+
+    def drop(self, reason: str, mask: np.ndarray) -> None:
+        self.dropped[reason] = mask & self.kept
+        self.kept = self.kept & ~mask
+
+
+def _check_arguments(name: str, split: str | None, rule: str, classes: Sequence[str], limit: int | None) -> None:
+    if name not in DATASETS:
+        raise choices("data set", name, DATASETS)
+    if split is not None and split not in (*SPLITS, "all"):
+        raise choices("split", split, (*SPLITS, "all"))
+    if rule not in LABEL_RULES:
+        raise choices("label rule", rule, LABEL_RULES)
+    for c in classes:
+        if c not in CLASSES:
+            raise choices("class", c, CLASSES)
+    if len(set(classes)) != len(classes) or len(classes) < 2:
+        raise InputError(f"classes must be at least two different names, got {list(classes)}")
+    if limit is not None and limit < 1:
+        raise InputError(f"limit must be at least 1 or absent, got {limit}")
+
+
+def _choose(pieces: Sequence[Piece], split: str | None, root: Path) -> list[Piece]:
+    if split in (None, "all"):
+        return list(pieces)
+    wanted = [p for p in pieces if p.split == split]
+    if not wanted:
+        found = sorted({p.split for p in pieces if p.split}, key=SPLITS.index)
+        have = f"splits found: {', '.join(found)}" if found else "no file or folder there is named after a split"
+        raise InputError(f"no split '{split}' at {root}; {have}; leave the split out to take every row")
+    return wanted
+
+
+def _by_name(names: Sequence[str], label: np.ndarray, dataset: str, classes: Sequence[str], piece: Piece) -> np.ndarray:
+    index = {c: i for i, c in enumerate(classes)}
+    place = np.empty(len(names), dtype=np.int64)
+    for i, name in enumerate(names):
+        try:
+            place[i] = index.get(class_of(dataset, name), NOT_A_CLASS)
+        except InputError as error:
+            raise InputError(f"{piece.shown}: {error}") from None
+    return place[label]
+
+
+def _mark_duplicates(parts: Sequence[_Part], pieces: Sequence[Piece], root: Path, wanted: bool) -> str:
+    held_out = [p for p in parts if p.piece.split in ("valid", "test")]
+    if not wanted:
+        return "kept"
+    if not held_out:
+        return "nothing to compare"
+    unmarked = [p for p in held_out if p.rows.dup_of_train is None]
+    for part in held_out:
+        if part.rows.dup_of_train is not None:
+            part.drop(DUPLICATE, part.rows.dup_of_train)
+    if not unmarked:
+        return "by the column dup_of_train"
+    training = [p for p in pieces if p.split == "train"]
+    if not training:
+        return "not looked for, there is no train split beside it"
+    from datasets import Dataset
+
+    seen: set[bytes] = set()
+    for piece in training:
+        seen.update(decode_each(Dataset(read_piece(piece, root).table), _pixel_hash))
+    for part in unmarked:
+        hashes = decode_each(Dataset(part.rows.table), _pixel_hash)
+        part.drop(DUPLICATE, np.array([h in seen for h in hashes], dtype=bool))
+    return "by comparing pixels with the train split"
+
+
+def _pixel_hash(record: dict[str, Any]) -> bytes:
+    with open_image(record) as image:
+        pixels = to_mode(image, "RGB")
+        return hashlib.sha256(f"{pixels.size}".encode() + pixels.tobytes()).digest()
+
+
+def _apply_limit(parts: Sequence[_Part], limit: int | None) -> None:
+    if limit is None:
+        return
+    left: dict[str | None, int] = {}
+    for part in parts:
+        room = left.get(part.piece.split, limit)
+        rank = np.cumsum(part.kept)
+        left[part.piece.split] = max(room - int(rank[-1] if len(rank) else 0), 0)
+        if len(rank) and rank[-1] > room:
+            part.drop(LIMIT, part.kept & (rank > room))
+
+
+def _join(parts: Sequence[_Part], classes: Sequence[str]) -> Dataset:
+    from datasets import ClassLabel, Dataset, Features, List, Value, concatenate_datasets
+
+    sets = []
+    for part in parts:
+        table, features = part.rows.table, part.rows.features()
+        columns: list[tuple[str, Any, Any]] = [("label", part.label, ClassLabel(names=list(classes)))]
+        if part.counts is not None:
+            columns.append(("votes", part.counts.astype(np.float32), List(Value("float32"), length=len(classes))))
+        if part.soft is not None:
+            columns.append(("soft_label", part.soft, List(Value("float32"), length=len(classes))))
+        for column, values, feature in columns:
+            features[column] = feature
+            table = table.append_column(column, _arrow(values, feature))
+        whole = Dataset(table.cast(Features(features).arrow_schema), info=None)
+        sets.append(whole.select(np.flatnonzero(part.kept)))
+    shared = set.intersection(*(set(s.column_names) for s in sets))
+    sets = [s.select_columns([c for c in s.column_names if c in shared]) for s in sets]
+    return concatenate_datasets(sets) if len(sets) > 1 else sets[0]
+
+
+def _arrow(values: np.ndarray, feature: Any) -> Any:
+    import pyarrow as pa
+
+    if values.ndim == 1:
+        return pa.array(values)
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+
+
+def _report(name: str, split: str, parts: Sequence[_Part], dataset: Dataset, searched: str) -> LoadReport:
+    dropped: dict[str, int] = {}
+    for part in parts:
+        for reason, mask in part.dropped.items():
+            dropped[reason] = dropped.get(reason, 0) + int(mask.sum())
+    names = dataset.features["label"].names
+    label = np.asarray(dataset.with_format("numpy")["label"][:], dtype=np.int64)
+    soft = "soft_label" in dataset.column_names
+    target = np.asarray(dataset.with_format("numpy")["soft_label"][:]) if soft else label
+    counts = target.sum(0) if soft and len(label) else np.bincount(label, minlength=len(names))
+    return LoadReport(
+        name=name,
+        split=split,
+        labels=", ".join(dict.fromkeys(p.labels for p in parts)),
+        read=sum(len(p.label) for p in parts),
+        dropped={reason: n for reason, n in dropped.items() if n},
+        kept=len(dataset),
+        counts={c: round(float(n), 3) for c, n in zip(names, counts, strict=True)},
+        duplicates=searched,
+        sha256=_sha256(dataset, target),
+    )
+
+
+def _sha256(dataset: Dataset, target: np.ndarray) -> str:
+    digest = hashlib.sha256(np.ascontiguousarray(target).tobytes())
+    for record in image_records(dataset):
+        data = record["bytes"] if record["bytes"] is not None else _file_bytes(record["path"])
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()
+
+
+def _file_bytes(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} can't be read ({error.strerror or error}); check the picture paths") from None

@@ -1,0 +1,188 @@
+"""From what a data set says about a face to a class: names, split names, and the rules that read annotators' votes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ngd_timm.affect import CLASSES
+from ngd_timm.errors import InputError, choices
+
+__all__ = [
+    "DATASETS",
+    "LABEL_RULES",
+    "NO_MAJORITY",
+    "NO_VOTE",
+    "NOT_A_CLASS",
+    "NOT_A_FACE",
+    "OTHER_CLASS",
+    "Ruled",
+    "SPLITS",
+    "VOTE_COLUMNS",
+    "apply_rule",
+    "class_of",
+    "split_of",
+]
+
+SPLITS = ("train", "valid", "test")
+LABEL_RULES = ("majority", "argmax", "votes")
+VOTE_COLUMNS = (*CLASSES, "unknown", "NF")
+"""FER+'s ten counts, in the file's order: the eight classes, "unknown", and "not a face"."""
+
+NO_VOTE = "no vote for any of the classes"
+NOT_A_FACE = "led by unknown or NF"
+NO_MAJORITY = "no majority"
+OTHER_CLASS = "a class outside `classes`"
+NOT_A_CLASS = -1
+
+_SPLIT_NAMES = {
+    "train": ("train", "training", "fer2013train"),
+    "valid": ("valid", "validation", "val", "dev", "publictest", "fer2013valid"),
+    "test": ("test", "testing", "privatetest", "fer2013test"),
+}
+_SPLIT_OF = {alias: split for split, aliases in _SPLIT_NAMES.items() for alias in aliases}
+
+_NAMES: Mapping[str, tuple[str, ...]] = {
+    "neutral": ("neutral", "neutrality", "ne"),
+    "happiness": ("happiness", "happy", "joy", "ha"),
+    "surprise": ("surprise", "surprised", "su"),
+    "sadness": ("sadness", "sad", "sa"),
+    "anger": ("anger", "angry", "an"),
+    "disgust": ("disgust", "disgusted", "di"),
+    "fear": ("fear", "fearful", "afraid", "scared", "fe"),
+    "contempt": ("contempt", "contemptuous"),
+}
+_SEVEN = tuple(c for c in CLASSES if c != "contempt")
+_HAS: Mapping[str, tuple[str, ...]] = {
+    "ferplus": CLASSES,
+    "fer2013": _SEVEN,
+    "affectnet": CLASSES,
+    "ckplus": CLASSES,
+    "rafdb": _SEVEN,
+    "jaffe": _SEVEN,
+    "sfew": _SEVEN,
+    "schematic": CLASSES,
+}
+DATASETS = tuple(_HAS)
+"""The names a data set may have; a name fixes which label names are understood."""
+
+
+def class_of(dataset: str, label: str) -> str:
+    """The class, by FER+'s name, that a data set's own label name means.
+
+    Args:
+        dataset: One of `DATASETS`.
+        label: The name as the data set writes it; case and surrounding space don't matter.
+
+    Returns:
+        One of `ngd_timm.CLASSES`.
+
+    Raises:
+        InputError: Unknown data set, or a name this data set doesn't have; the nearest known one is named.
+
+    Example:
+        >>> class_of("fer2013", "Angry")
+        'anger'
+    """
+    if dataset not in _HAS:
+        raise choices("data set", dataset, DATASETS)
+    known = {alias: c for c in _HAS[dataset] for alias in _NAMES[c]}
+    name = label.strip().lower()
+    if name not in known:
+        raise choices(f"{dataset} class name", label, known)
+    return known[name]
+
+
+def split_of(name: str) -> str | None:
+    """The split that a file or folder name speaks of, None where it names none or several.
+
+    Example:
+        >>> split_of("PublicTest"), split_of("ferplus_train-00000-of-00002.parquet"), split_of("faces.parquet")
+        ('valid', 'train', None)
+    """
+    words = name.lower().replace("-", " ").replace("_", " ").replace(".", " ").split()
+    found = {_SPLIT_OF[w] for w in words if w in _SPLIT_OF}
+    return found.pop() if len(found) == 1 else None
+
+
+@dataclass(frozen=True)
+class Ruled:
+    """What a rule made of each row.
+
+    Attributes:
+        label: (N,) int64 index into the classes asked for, `NOT_A_CLASS` where the row is dropped.
+        soft: (N, C) float32 targets that sum to 1 on kept rows, for the rule `votes` only.
+        dropped: Reason → (N,) bool; a row has at most one reason.
+    """
+
+    label: np.ndarray
+    soft: np.ndarray | None
+    dropped: Mapping[str, np.ndarray]
+
+
+def apply_rule(votes: np.ndarray, rule: str, classes: Sequence[str] = CLASSES) -> Ruled:
+    """Turn FER+ vote counts into labels.
+
+    - `majority`: votes of one are dropped (counts of 1 become 0); the leading class must hold more than half of
+      what is left, unknown and NF included; rows led by unknown or NF (or tied with them) fall out.
+    - `argmax`: the class with the most of the eight counts; the first in FER+'s order where some tie.
+    - `votes`: the counts of `classes`, divided by their sum; the label beside it is their argmax.
+
+    Every rule drops rows without a vote for the eight. `majority` and `argmax` decide among the eight and then drop
+    rows of a class outside `classes`; `votes` drops rows without a vote for `classes`.
+
+    Args:
+        votes: (N, 10) counts in the order of `VOTE_COLUMNS`.
+        rule: One of `LABEL_RULES`.
+        classes: Class names wanted, in the order of the targets.
+
+    Returns:
+        Labels, soft targets for `votes`, and why each dropped row was dropped.
+
+    Raises:
+        InputError: Unknown rule, negative counts, or a wrong shape.
+
+    Example:
+        >>> counts = np.array([[1, 0, 0, 5, 4, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 0, 9, 1]])
+        >>> apply_rule(counts, "majority").label.tolist(), apply_rule(counts, "argmax").label.tolist()
+        ([3, -1], [3, -1])
+
+    Reference:
+        Barsoum et al., "Training deep networks for facial expression recognition with crowd-sourced label
+        distribution", ICMI 2016.
+    """
+    if rule not in LABEL_RULES:
+        raise choices("label rule", rule, LABEL_RULES)
+    if votes.ndim != 2 or votes.shape[1] != len(VOTE_COLUMNS):
+        raise InputError(f"votes must have shape (N, {len(VOTE_COLUMNS)}), got {votes.shape}")
+    counts = votes.astype(np.int64)
+    if (counts < 0).any():
+        raise InputError(f"vote counts can't be negative; row {int((counts < 0).any(1).argmax())} has {counts.min()}")
+    eight = counts[:, : len(CLASSES)]
+    dropped = {NO_VOTE: eight.sum(1) == 0}
+    soft: np.ndarray | None = None
+    if rule == "votes":
+        wanted = eight[:, [CLASSES.index(c) for c in classes]]
+        total = wanted.sum(1)
+        dropped[NO_VOTE] = total == 0
+        soft = (wanted / np.maximum(total, 1)[:, None]).astype(np.float32)
+        label = wanted.argmax(1)
+    else:
+        strong = np.where(counts > 1, counts, 0) if rule == "majority" else counts
+        ours = strong[:, : len(CLASSES)]
+        if rule == "majority":
+            other = strong[:, len(CLASSES) :].max(1)
+            dropped[NOT_A_FACE] = ~dropped[NO_VOTE] & (other >= ours.max(1)) & (other > 0)
+            weak = 2 * ours.max(1) <= strong.sum(1)
+            dropped[NO_MAJORITY] = ~dropped[NO_VOTE] & ~dropped[NOT_A_FACE] & weak
+        place = np.array([classes.index(c) if c in classes else NOT_A_CLASS for c in CLASSES])
+        label = place[ours.argmax(1)]
+        outside = label == NOT_A_CLASS
+        for mask in dropped.values():
+            outside = outside & ~mask
+        if outside.any():
+            dropped[OTHER_CLASS] = outside
+    gone = np.logical_or.reduce(list(dropped.values()))
+    return Ruled(np.where(gone, NOT_A_CLASS, label), soft, dropped)

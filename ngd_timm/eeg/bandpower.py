@@ -1,0 +1,233 @@
+"""Band-power files: windows of EEG as power in each band and channel, with ratings, and the features made of them."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ngd_timm.affect import rating_to_va
+from ngd_timm.errors import InputError, choices
+from ngd_timm.files import atomic_path
+
+__all__ = ["BandPower", "load_bandpower", "log_power_z", "save_bandpower"]
+
+DATASETS = {
+    "gameemo": "GAMEEMO (Alakus et al. 2020), 14-channel Emotiv EPOC+ at 128 Hz, four games a person, 12 s windows",
+    "bandpower": "a band-power file",
+}
+NORMALISATION = "log power, per-subject z-score (transductive: uses the subject's own unlabelled recordings)"
+
+_RATING_LOW, _RATING_HIGH = 1.0, 9.0
+_KEYS = ("X", "ch", "bands", "ratings", "subject")
+
+
+@dataclass(frozen=True, eq=False)
+class BandPower:
+    """Windows of EEG as band power.
+
+    Attributes:
+        power: (N, B, C) float32, above 0; µV² or relative, since it is only used after log and z-score.
+        bands: B names.
+        channels: C electrode names.
+        ratings: (N, 2) float32, valence and arousal from 1 to 9, one pair a trial.
+        subject: (N,) int64.
+        trial: (N,) int64, numbered within a subject.
+        window: (N,) int64, numbered within a trial.
+        dataset: What it is, for people.
+        simulated: True for made-up data with a known answer.
+    """
+
+    power: np.ndarray
+    bands: tuple[str, ...]
+    channels: tuple[str, ...]
+    ratings: np.ndarray
+    subject: np.ndarray
+    trial: np.ndarray
+    window: np.ndarray
+    dataset: str
+    simulated: bool = False
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def __len__(self) -> int:
+        return len(self.power)
+
+    @property
+    def valence_arousal(self) -> np.ndarray:
+        """(N, 2) float32 in [-1, 1]."""
+        return rating_to_va(self.ratings, _RATING_LOW, _RATING_HIGH).astype(np.float32)
+
+    @property
+    def sha256(self) -> str:
+        """Hex sha256 of names and values in a fixed byte order."""
+        digest = hashlib.sha256("\n".join([*self.bands, "", *self.channels, ""]).encode())
+        for array, kind in (
+            (self.power, "<f4"),
+            (self.ratings, "<f4"),
+            (self.subject, "<i8"),
+            (self.trial, "<i8"),
+            (self.window, "<i8"),
+        ):
+            digest.update(np.ascontiguousarray(array.astype(kind)).tobytes())
+        return digest.hexdigest()
+
+    def pick_bands(self, bands: Sequence[str] | None) -> BandPower:
+        """Only these bands, in this order; None keeps all.
+
+        Raises:
+            InputError: A band that the file lacks.
+        """
+        if bands is None:
+            return self
+        for band in bands:
+            if band not in self.bands:
+                raise choices("band", band, self.bands)
+        index = [self.bands.index(band) for band in bands]
+        return replace(self, power=self.power[:, index], bands=tuple(bands))
+
+
+def load_bandpower(root: str | Path, name: str = "bandpower") -> BandPower:
+    """Read a band-power `.npz`: `X` (N, B, C), `ch`, `bands`, `ratings` (N, 2) in 1-9, `subject`, `trial` or `game`.
+
+    `window` is optional; `simulated` marks made-up data. Pickled arrays are refused.
+
+    Args:
+        root: The file, or a folder that holds exactly one `.npz`.
+        name: `gameemo` or `bandpower`: how the data set is named in what is made of it.
+
+    Raises:
+        InputError: Names the file and what is wrong with it.
+    """
+    if name not in DATASETS:
+        raise choices("EEG data set", name, DATASETS)
+    path = _find(Path(root))
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
+        raise InputError(f"{path}: not a readable .npz without pickles ({' '.join(str(error).split())})") from None
+    trial_key = "trial" if "trial" in arrays else "game"
+    missing = [key for key in (*_KEYS, trial_key) if key not in arrays]
+    if missing:
+        raise InputError(f"{path}: lacks {', '.join(missing)}; a band-power file has {', '.join(_KEYS)}, trial or game")
+    simulated = bool(arrays["simulated"].item()) if "simulated" in arrays else False
+    subject, trial = _integers(path, "subject", arrays["subject"]), _integers(path, trial_key, arrays[trial_key])
+    window = _integers(path, "window", arrays["window"]) if "window" in arrays else _running(subject, trial)
+    try:
+        return BandPower(
+            power=np.asarray(arrays["X"], dtype=np.float32),
+            bands=tuple(str(b) for b in np.atleast_1d(arrays["bands"])),
+            channels=tuple(str(c) for c in np.atleast_1d(arrays["ch"])),
+            ratings=np.asarray(arrays["ratings"], dtype=np.float32),
+            subject=subject,
+            trial=trial,
+            window=window,
+            dataset="simulated band power" if simulated else DATASETS[name],
+            simulated=simulated,
+        )
+    except (InputError, ValueError) as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def save_bandpower(path: str | Path, data: BandPower) -> None:
+    """Write the `.npz` that `load_bandpower` reads, atomically."""
+    arrays: dict[str, Any] = {
+        "X": data.power,
+        "ch": np.array(data.channels),
+        "bands": np.array(data.bands),
+        "ratings": data.ratings,
+        "subject": data.subject,
+        "trial": data.trial,
+        "window": data.window,
+    }
+    if data.simulated:
+        arrays["simulated"] = np.array(True)
+    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
+        np.savez(handle, **arrays)
+
+
+def log_power_z(data: BandPower) -> np.ndarray:
+    """Log power, z-scored for each subject, band and channel over all of that subject's windows.
+
+    Transductive: a new person's own unlabelled recordings are needed before the first prediction. Ratings have no part.
+
+    Returns:
+        (N, B, C) float32.
+
+    Raises:
+        InputError: A channel that doesn't vary within a subject.
+
+    Example:
+        >>> from ngd_timm.eeg.simulate import simulate_bandpower
+        >>> z = log_power_z(simulate_bandpower(subjects=2, trials=3, windows=2))
+        >>> bool(abs(z[:6].mean(axis=0)).max() < 1e-5)
+        True
+    """
+    log = np.log(data.power.astype(np.float64))
+    out = np.empty_like(log)
+    for subject in np.unique(data.subject):
+        rows = data.subject == subject
+        spread = log[rows].std(axis=0)
+        if (spread < 1e-9).any():
+            band, channel = np.argwhere(spread < 1e-9)[0]
+            raise InputError(
+                f"subject {subject}: {data.bands[band]} power at {data.channels[channel]} never changes; leave that "
+                "channel, band or subject out"
+            )
+        out[rows] = (log[rows] - log[rows].mean(axis=0)) / spread
+    return out.astype(np.float32)
+
+
+def _find(root: Path) -> Path:
+    if root.is_dir():
+        files = sorted(root.glob("*.npz"))
+        if len(files) != 1:
+            raise InputError(f"{root} holds {len(files)} .npz files; give the path of one")
+        return files[0]
+    if not root.is_file():
+        raise InputError(f"no band-power file {root}; set data.root to an .npz file")
+    return root
+
+
+def _integers(path: Path, key: str, values: np.ndarray) -> np.ndarray:
+    if not np.issubdtype(values.dtype, np.integer):
+        raise InputError(f"{path}: '{key}' must be integers, got {values.dtype}")
+    return values.astype(np.int64)
+
+
+def _running(subject: np.ndarray, trial: np.ndarray) -> np.ndarray:
+    seen: dict[tuple[int, int], int] = {}
+    numbers = np.zeros(len(subject), dtype=np.int64)
+    for row, key in enumerate(zip(subject.tolist(), trial.tolist(), strict=True)):
+        numbers[row] = seen[key] = seen.get(key, 0) + 1
+    return numbers
+
+
+def _check(data: BandPower) -> None:
+    shape = data.power.shape
+    if len(shape) != 3 or shape[1:] != (len(data.bands), len(data.channels)) or not shape[0]:
+        raise InputError(f"X must be (windows, {len(data.bands)} bands, {len(data.channels)} channels), got {shape}")
+    if data.ratings.shape != (shape[0], 2):
+        raise InputError(f"ratings must be ({shape[0]}, 2), got {data.ratings.shape}")
+    for name in ("subject", "trial", "window"):
+        if getattr(data, name).shape != (shape[0],):
+            raise InputError(f"{name} must be ({shape[0]},), got {getattr(data, name).shape}")
+    bad = ~(np.isfinite(data.power) & (data.power > 0)).all(axis=(1, 2))
+    if bad.any():
+        raise InputError(f"window {int(bad.argmax())}: power must be finite and above 0 to take its logarithm")
+    rating_to_va(data.ratings, _RATING_LOW, _RATING_HIGH)
+    keys = np.stack([data.subject, data.trial], axis=1)
+    _, first, trial = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    differs = (data.ratings != data.ratings[first][trial.reshape(-1)]).any(axis=1)
+    if differs.any():
+        row = int(differs.argmax())
+        raise InputError(
+            f"subject {data.subject[row]}, trial {data.trial[row]} has more than one rating; a trial has one"
+        )

@@ -1,0 +1,25 @@
+"""The one exception that means "your input, not our bug": the command line prints it as one line and exits with 2."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["InputError", "choices"]
+
+
+class InputError(ValueError):
+    """Something the user gave can't be used. The message says what was given, what is allowed and what to do."""
+
+
+def choices(what: str, given: object, allowed: Iterable[object]) -> InputError:
+    """An `InputError` for a name outside a closed set: names the nearest allowed one, then all of them.
+
+    Example:
+        >>> str(choices("class", "hapiness", ["neutral", "happiness"]))
+        "unknown class 'hapiness'; did you mean 'happiness'? Allowed: neutral, happiness"
+    """
+    names = [str(a) for a in allowed]
+    near = difflib.get_close_matches(str(given), names, n=1, cutoff=0.5)
+    hint = f"; did you mean '{near[0]}'?" if near else "."
+    return InputError(f"unknown {what} '{given}'{hint} Allowed: {', '.join(names)}")

@@ -1,0 +1,142 @@
+"""Scores of a student on any number of data sets, in both protocols."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ngd_timm.errors import InputError
+from ngd_timm.export import open_student
+from ngd_timm.files import write_json
+from ngd_timm.metrics import fer_metrics
+from ngd_timm.ngd_models import TimmModel
+from ngd_timm.recipe import Recipe, load_recipe
+
+__all__ = ["evaluate", "predict_logits", "score"]
+
+logger = logging.getLogger("ngd_timm.evaluate")
+
+
+@torch.no_grad()
+def predict_logits(model: TimmModel, batches: Any, device: torch.device, flip: bool = False) -> tuple[Tensor, Tensor]:
+    """Logits (N, C) float32 and targets of all batches; `flip` averages the logits of a picture and its mirror."""
+    model.eval()
+    logits, targets = [], []
+    for batch in batches:
+        images = batch.images.to(device)
+        output = model(images)
+        if flip:
+            output = (output + model(images.flip(-1))) / 2
+        logits.append(output.float().cpu())
+        targets.append(batch.target)
+    return torch.cat(logits), torch.cat(targets)
+
+
+def score(
+    model: TimmModel,
+    dataset: Any,
+    classes: Sequence[str],
+    device: torch.device,
+    flip: bool = False,
+    batch_size: int = 256,
+    workers: int = 0,
+    resamples: int = 1000,
+) -> dict[str, Any]:
+    """An entry of metrics.json for a student on a loaded data set, the pictures prepared as its config says."""
+    logits, target = predict_logits(model, face_batches(model, dataset, batch_size, workers), device, flip)
+    subjects = np.asarray(dataset["subject"]) if "subject" in dataset.column_names else None
+    return fer_metrics(logits, target, classes, subjects, resamples=resamples)
+
+
+def face_batches(model: TimmModel, dataset: Any, batch_size: int = 256, workers: int = 0) -> Any:
+    """Batches in order, without augmentation, sized and normalised as the model's `pretrained_cfg` says."""
+    from ngd_timm.data import FaceBatches
+
+    cfg = model.pretrained_cfg
+    return FaceBatches(
+        dataset,
+        image_size=int(cfg["input_size"][-1]),
+        in_chans=int(cfg["input_size"][0]),
+        mean=cfg["mean"],
+        std=cfg["std"],
+        batch_size=batch_size,
+        train=False,
+        augment=None,
+        seed=0,
+        workers=workers,
+    )
+
+
+def evaluate(
+    source: str | Path, specs: Sequence[str], out: str | Path | None = None, **overrides: Any
+) -> dict[str, Any]:
+    """Score a run's student (or any saved student) on data sets given as `name=root[:split]`.
+
+    Label rule, duplicates and the flip at test follow the run's recipe; a bare student gets the defaults.
+
+    Args:
+        source: Run directory, student folder, or `hf-hub:user/repo`.
+        specs: `name=root[:split]`; without a split all rows count, under the key `name:all`.
+        out: Where the figures go as JSON, besides being returned.
+        **overrides: `label_rule`, `drop_duplicates`, `flip` instead of the run's.
+
+    Returns:
+        metrics.json's form: `{"name:split": entry}`.
+
+    Raises:
+        InputError: No student there, a data set that can't be read, the same key twice.
+    """
+    from ngd_timm.data import load_split, parse_spec
+
+    if not specs:
+        raise InputError("nothing to evaluate on; give --data name=root[:split]")
+    model, classes = open_student(source)
+    recipe = _recipe_of(source)
+    label_rule = overrides.get("label_rule") or (recipe.data.label_rule if recipe else "majority")
+    drop = overrides.get("drop_duplicates")
+    drop = (recipe.data.drop_duplicates if recipe else True) if drop is None else drop
+    flip = overrides.get("flip")
+    flip = (recipe.eval_flip if recipe else False) if flip is None else flip
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device)
+    parsed = [parse_spec(spec) for spec in specs]
+    keys = [key for *_, key in parsed]
+    if len(set(keys)) != len(keys):
+        raise InputError(f"the same data set twice: {', '.join(keys)}; evaluate them one by one")
+    results: dict[str, Any] = {}
+    for name, root, split, key in parsed:
+        dataset, _ = load_split(
+            name, root, split or "all", label_rule=label_rule, drop_duplicates=drop, classes=classes
+        )
+        results[key] = {**score(model, dataset, classes, device, flip), "label_rule": label_rule, "flip": flip}
+        logger.info(summary_line(key, results[key]))
+    if out is not None:
+        write_json(out, results)
+    return results
+
+
+def summary_line(key: str, entry: dict[str, Any]) -> str:
+    """One line a person reads: n and both protocols, with intervals where there are some."""
+    parts = []
+    for protocol, title in (("8way", f"{len(entry['confusion'])}-way"), ("present", "present-only")):
+        figures = entry[protocol]
+        intervals = entry.get("ci95", {}).get(protocol, {})
+        texts = []
+        for metric, label in (("acc", "acc"), ("macro_f1", "macro-F1"), ("bacc", "bACC")):
+            interval = intervals.get(metric)
+            texts.append(
+                f"{label} {figures[metric]:.2f}" + (f" [{interval[0]:.1f}, {interval[1]:.1f}]" if interval else "")
+            )
+        parts.append(f"{title} {', '.join(texts)}")
+    return f"{key} (n = {entry['n']}): {'; '.join(parts)}; ECE {entry['ece']:.2f}"
+
+
+def _recipe_of(source: str | Path) -> Recipe | None:
+    file = Path(source) / "recipe.yaml"
+    return load_recipe(Recipe, file) if file.is_file() else None

@@ -1,0 +1,156 @@
+"""Students in timm's own folder format: written atomically with all that deployment needs, read back checked."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import save_for_hf
+
+from ngd_timm.affect import CLASSES
+from ngd_timm.errors import InputError, choices
+from ngd_timm.files import atomic_folder
+from ngd_timm.ngd_models import TimmModel, similar_models
+from ngd_timm.recipe import StudentConfig
+
+__all__ = ["create_student", "label_names", "open_student", "save_student", "student_folder"]
+
+# for a backbone trained from scratch, near FER2013's own grey mean and deviation (0.508, 0.255)
+_SCRATCH_MEAN, _SCRATCH_STD = 0.5, 0.25
+
+
+def create_student(config: StudentConfig, num_classes: int) -> TimmModel:
+    """The timm model of a recipe, its size, channels and normalisation written into its own `pretrained_cfg`.
+
+    Raises:
+        InputError: An unknown backbone.
+
+    Example:
+        >>> student = create_student(StudentConfig(backbone="resnet10t", image_size=48), 8)
+        >>> student.pretrained_cfg["input_size"]
+        (1, 48, 48)
+    """
+    if ":" not in config.backbone and not timm.is_model(config.backbone):
+        raise choices("timm backbone", config.backbone, similar_models(config.backbone))
+    source = timm.get_pretrained_cfg(config.backbone) if ":" not in config.backbone else None
+    if config.pretrained and source is not None:
+        mean, std = tuple(source.mean), tuple(source.std)
+        if config.in_chans == 1:
+            mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
+    else:
+        mean, std = (_SCRATCH_MEAN,) * config.in_chans, (_SCRATCH_STD,) * config.in_chans
+    if config.mean is not None:
+        mean = (config.mean,) * config.in_chans
+    if config.std is not None:
+        std = (config.std,) * config.in_chans
+    kwargs: dict[str, Any] = {"in_chans": config.in_chans, "num_classes": num_classes, "drop_rate": config.drop_rate}
+    if config.drop_path_rate is not None:
+        kwargs["drop_path_rate"] = config.drop_path_rate
+    if source is not None and source.fixed_input_size:
+        kwargs["img_size"] = config.image_size
+    model: TimmModel = timm.create_model(config.backbone, pretrained=config.pretrained, **kwargs)
+    # after the weights are in: these describe the student, not the checkpoint it starts from
+    model.pretrained_cfg = {
+        **model.pretrained_cfg,
+        "input_size": (config.in_chans, config.image_size, config.image_size),
+        "test_input_size": None,
+        "min_input_size": None,
+        "pool_size": None,
+        "mean": mean,
+        "std": std,
+        "interpolation": "bilinear",
+        "crop_pct": 1.0,
+        "test_crop_pct": None,
+        "crop_mode": "squash",
+        "label_names": None,
+        "license": None,
+    }
+    return model
+
+
+def save_student(model: TimmModel, folder: str | Path, classes: Sequence[str] = CLASSES) -> Path:
+    """Write a bare timm model as `config.json` (label names, input, mean, std, arguments) and `model.safetensors`.
+
+    An earlier student in that folder is replaced only once the new one is complete.
+
+    Args:
+        model: The timm model, for a wrapped one `model.student`.
+        folder: Where to.
+        classes: Class names in the order of the logits.
+
+    Returns:
+        The folder, which `timm.create_model("local-dir:<folder>", pretrained=True)` loads without this package.
+
+    Raises:
+        InputError: A wrapper instead of its student, or names that don't fit the logits.
+
+    Example:
+        >>> import tempfile
+        >>> student = timm.create_model("resnet10t", num_classes=8)
+        >>> folder = save_student(student, Path(tempfile.mkdtemp()) / "student")
+        >>> sorted(p.name for p in folder.iterdir())
+        ['config.json', 'model.safetensors']
+    """
+    if hasattr(model, "student"):
+        raise InputError("save_student takes the bare student: pass model.student")
+    if len(classes) != model.num_classes:
+        raise InputError(
+            f"the model has {model.num_classes} classes, classes names {len(classes)}: {', '.join(classes)}"
+        )
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").is_file():
+        raise InputError(f"{folder} holds something that is not a student; choose an empty or new folder")
+    # safetensors takes no channels_last strides
+    plain = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
+    with atomic_folder(folder) as temporary:
+        save_for_hf(plain, str(temporary), model_config={"label_names": list(classes)}, safe_serialization=True)
+    return folder
+
+
+def student_folder(source: str | Path) -> Path:
+    """The student of a run directory, or the folder itself where it is one.
+
+    Raises:
+        InputError: Neither.
+    """
+    path = Path(source)
+    for candidate in (path / "student", path):
+        if (candidate / "config.json").is_file() and (candidate / "model.safetensors").is_file():
+            return candidate
+    raise InputError(
+        f"{path} is neither a run directory (with student/) nor a student (config.json and model.safetensors)"
+    )
+
+
+def open_student(source: str | Path) -> tuple[TimmModel, tuple[str, ...]]:
+    """A student in eval mode and its class names, from a run directory, a folder, or `hf-hub:user/repo`.
+
+    Raises:
+        InputError: Nothing of that kind there, a broken file, or no label names.
+    """
+    name = str(source) if str(source).startswith("hf-hub:") else f"local-dir:{student_folder(source)}"
+    try:
+        model = timm.create_model(name, pretrained=True)
+    except (RuntimeError, ValueError, OSError, KeyError, json.JSONDecodeError) as error:
+        raise InputError(f"{source}: not a readable student ({' '.join(str(error).split())[:200]})") from None
+    return model.eval(), label_names(model, str(source))
+
+
+def label_names(model: TimmModel, where: str) -> tuple[str, ...]:
+    """Class names that a timm model carries.
+
+    Raises:
+        InputError: It carries none, or not as many as it has logits.
+    """
+    names = model.pretrained_cfg.get("label_names")
+    if not names or len(names) != model.num_classes:
+        raise InputError(
+            f"{where}: the model does not say what its {model.num_classes} classes are (label_names in config.json); "
+            "use a student saved with save_student"
+        )
+    return tuple(names)

@@ -1,0 +1,115 @@
+"""A frozen classifier that teaches by its logits: fed as it wants to be, read in the student's class order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ngd_timm.errors import InputError
+from ngd_timm.export import label_names, open_student
+from ngd_timm.ngd_models import TimmModel
+
+__all__ = ["KDTeacher"]
+
+_LUMINANCE = (0.299, 0.587, 0.114)
+
+
+class KDTeacher(nn.Module):
+    """Always in eval, without gradients, and with no entry in any state dict: the model is held, not registered.
+
+    Args:
+        model: A timm classifier with its own `pretrained_cfg`.
+        teacher_classes: What its logits mean.
+        classes: The student's classes, a subset of the teacher's.
+        student_mean, student_std: Normalisation of the images that `forward` is given, one value a channel.
+
+    Shape:
+        images (B, C, H, W) as the student sees them; output: (B, len(classes)) logits.
+
+    Raises:
+        InputError: A class of the student that the teacher does not know.
+    """
+
+    student_mean: Tensor
+    student_std: Tensor
+    luminance: Tensor
+    mean: Tensor
+    std: Tensor
+    order: Tensor
+
+    def __init__(
+        self,
+        model: TimmModel,
+        teacher_classes: Sequence[str],
+        classes: Sequence[str],
+        student_mean: Sequence[float],
+        student_std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        missing = [c for c in classes if c not in teacher_classes]
+        if missing:
+            raise InputError(
+                f"the teacher does not know {', '.join(missing)}; it knows {', '.join(teacher_classes)}. Train "
+                "one on the student's classes"
+            )
+        self._held: list[TimmModel] = [model.eval().requires_grad_(False)]
+        cfg = model.pretrained_cfg
+        self.in_chans, self.size = int(cfg["input_size"][0]), (int(cfg["input_size"][1]), int(cfg["input_size"][2]))
+        self.same_normalisation = (
+            len(student_mean) == self.in_chans
+            and tuple(student_mean) == tuple(cfg["mean"])
+            and tuple(student_std) == tuple(cfg["std"])
+        )
+        self.register_buffer("student_mean", torch.tensor(student_mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("student_std", torch.tensor(student_std).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(cfg["mean"]).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(cfg["std"]).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("luminance", torch.tensor(_LUMINANCE).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("order", torch.tensor([list(teacher_classes).index(c) for c in classes]), persistent=False)
+
+    @classmethod
+    def open(
+        cls,
+        source: str | TimmModel,
+        classes: Sequence[str],
+        student_mean: Sequence[float],
+        student_std: Sequence[float],
+    ) -> KDTeacher:
+        """From a run directory, a student folder, `hf-hub:user/repo`, or a timm model that carries its label names."""
+        if isinstance(source, nn.Module):
+            return cls(source, label_names(source, "teacher"), classes, student_mean, student_std)
+        if not source.startswith("hf-hub:") and not Path(source).exists():
+            raise InputError(f"teacher '{source}' does not exist; give a finished run directory or hf-hub:user/repo")
+        model, names = open_student(source)
+        return cls(model, names, classes, student_mean, student_std)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> KDTeacher:
+        super()._apply(fn, recurse)
+        self._held[0]._apply(fn, recurse)
+        return self
+
+    @property
+    def model(self) -> TimmModel:
+        """The classifier."""
+        return self._held[0]
+
+    def adapt(self, images: Tensor) -> Tensor:
+        """The student's images as this model wants them."""
+        if not self.same_normalisation:
+            images = images * self.student_std + self.student_mean
+            if images.shape[1] != self.in_chans:
+                grey = images if images.shape[1] == 1 else (images * self.luminance).sum(dim=1, keepdim=True)
+                images = grey.expand(-1, self.in_chans, -1, -1)
+            images = (images - self.mean) / self.std
+        if images.shape[-2:] != self.size:
+            images = F.interpolate(images, self.size, mode="bilinear", antialias=True)
+        return images
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(self.adapt(images))[:, self.order]

@@ -1,0 +1,71 @@
+"""What the losses share: targets as weights, unit vectors without a singular gradient, gathering across ranks."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ngd_timm.errors import InputError
+
+__all__ = ["at_least_float32", "class_weight_matrix", "distributed", "gather_with_gradient", "unit"]
+
+_ZERO = 1e-3
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """float64 stays, everything narrower becomes float32."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def unit(x: Tensor) -> Tensor:
+    """Rows of `x` (..., D) scaled to length 1, in at least float32; a row without an entry above 1e-3 becomes 0.
+
+    Such a row gets no gradient: it grows as 1/length, would overflow in fp16 and wreck the whole batch's step.
+
+    Example:
+        >>> unit(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).tolist()
+        [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
+    """
+    x = at_least_float32(x)
+    scale = x.detach().abs().amax(dim=-1, keepdim=True)
+    nonzero = scale > _ZERO
+    x = torch.where(nonzero, x / torch.where(nonzero, scale, 1), 0)
+    length = torch.linalg.vector_norm(torch.where(nonzero, x, 1), dim=-1, keepdim=True)
+    return torch.where(nonzero, x / length, 0)
+
+
+def class_weight_matrix(target: Tensor, num_classes: int, like: Tensor) -> Tensor:
+    """Targets as a (B, C) matrix of weights in the dtype of `like`: one-hot for (B,) indices, as they are for (B, C).
+
+    Raises:
+        InputError: A shape that is neither (B,) nor (B, num_classes), or indices that are not integers.
+    """
+    if target.ndim == 1 and not target.is_floating_point():
+        return torch.nn.functional.one_hot(target.long(), num_classes).to(like.dtype)
+    if target.ndim == 2 and target.shape[1] == num_classes:
+        return target.to(like.dtype)
+    raise InputError(
+        f"target must be class indices (B,) or class weights (B, {num_classes}), got {tuple(target.shape)} of "
+        f"{target.dtype}"
+    )
+
+
+def distributed() -> bool:
+    """Whether this process is one of several."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def gather_with_gradient(x: Tensor) -> Tensor:
+    """Concatenate `x` (B_r, ...) of all ranks along dimension 0; B_r may differ.
+
+    The plain `all_gather` cuts the graph; the loss of the joined batch would then miss the other ranks' embeddings.
+    """
+    from torch.distributed.nn.functional import all_gather
+
+    sizes = [torch.zeros(1, dtype=torch.long, device=x.device) for _ in range(dist.get_world_size())]
+    dist.all_gather(sizes, torch.tensor([x.shape[0]], device=x.device))
+    counts = [int(s) for s in sizes]
+    padding = x.new_zeros(max(counts) - x.shape[0], *x.shape[1:])
+    parts = all_gather(torch.cat([x, padding]).contiguous())
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])

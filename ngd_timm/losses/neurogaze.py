@@ -1,0 +1,170 @@
+"""The whole objective: cross-entropy, logit KD, Proto-KD and ramped D-Geo."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ngd_timm.affect import CLASSES
+from ngd_timm.errors import InputError
+from ngd_timm.losses.cross_entropy import cross_entropy
+from ngd_timm.losses.d_geo import DGeoLoss
+from ngd_timm.losses.logit_kd import LogitKDLoss
+from ngd_timm.losses.proto_kd import ProtoKDLoss
+
+if TYPE_CHECKING:
+    from ngd_timm.prototypes import PrototypeGrid
+
+__all__ = ["COMPONENTS", "NeuroGazeLoss", "ramp_weight"]
+
+COMPONENTS = ("ce", "kd", "proto_kd", "d_geo")
+
+
+def ramp_weight(epoch: float, start: float, end: float) -> float:
+    """0 up to `start`, half a cosine up to 1 at `end`.
+
+    Example:
+        >>> [round(ramp_weight(e, 20, 60), 2) for e in (0, 20, 40, 60, 99)]
+        [0.0, 0.0, 0.5, 1.0, 1.0]
+    """
+    if epoch >= end:
+        return 1.0
+    if epoch <= start:
+        return 0.0
+    return 0.5 - 0.5 * math.cos(math.pi * (epoch - start) / (end - start))
+
+
+class NeuroGazeLoss(nn.Module):
+    """lambda_ce CE + lambda_kd KD + lambda_proto Proto-KD + lambda_geo ramp(epoch) D-Geo; defaults: the authors'.
+
+    Args:
+        grid: The frozen `PrototypeGrid`; None leaves Proto-KD out (then `proto_kd` must be 0).
+        num_classes: How many classes the logits have; with `classes` not given it must be 8.
+        epochs: Length of the run, for a ramp in fractions of it.
+        classes: Class names in the order of the logits.
+        ce, kd, proto_kd, d_geo: The lambdas; 0 leaves a term out. KD also stays out of a call without teacher logits.
+        kd_mode, temperature: See `LogitKDLoss`.
+        tau, sigma, target: See `ProtoKDLoss`.
+        ramp: (start, end) of D-Geo: integers are epochs, floats fractions of the run.
+        positive_classes, variance_cap, margin, gather_distributed: See `DGeoLoss`.
+        label_smoothing: Of the cross-entropy.
+        class_weights: (C,) or None.
+
+    Shape:
+        logits (B, C); embedding (B, D), None where no term looks at it; target (B,) or (B, C); teacher_logits (B, C) or
+        None; valence_arousal (B, 2) or None. Output: dict of scalars: "loss", each active component unweighted, and
+        "positive_variance", the mean spread of the positive classes of the batch (NaN where unknown).
+
+    Raises:
+        InputError: Classes that don't match, Proto-KD without a grid.
+
+    Example:
+        >>> from ngd_timm import PrototypeGrid
+        >>> criterion = NeuroGazeLoss(PrototypeGrid.random(64), epochs=10)
+        >>> losses = criterion(torch.randn(4, 8), torch.randn(4, 64), torch.tensor([0, 1, 1, 2]), epoch=5)
+        >>> sorted(losses)
+        ['ce', 'd_geo', 'loss', 'positive_variance', 'proto_kd']
+
+    Reference:
+        NeuroGaze-Distill, arXiv 2509.11916.
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(
+        self,
+        grid: PrototypeGrid | None,
+        num_classes: int = 8,
+        epochs: int = 100,
+        *,
+        classes: Sequence[str] | None = None,
+        ce: float = 1.0,
+        kd: float = 0.30,
+        kd_mode: Literal["mse", "kl"] = "mse",
+        temperature: float = 5.0,
+        proto_kd: float = 0.12,
+        tau: float = 0.90,
+        sigma: float = 0.4,
+        target: Literal["prototype", "va"] = "prototype",
+        d_geo: float = 0.012,
+        ramp: tuple[float, float] = (0.2, 0.6),
+        positive_classes: Sequence[str] = ("happiness", "surprise"),
+        variance_cap: float = 0.2,
+        margin: float = 0.5,
+        gather_distributed: bool = False,
+        label_smoothing: float = 0.055,
+        class_weights: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        if classes is None:
+            if num_classes != len(CLASSES):
+                raise InputError(f"num_classes={num_classes} needs classes=[...] with the {num_classes} names in order")
+            classes = CLASSES
+        if len(classes) != num_classes:
+            raise InputError(f"num_classes={num_classes} but classes names {len(classes)}: {', '.join(classes)}")
+        if grid is None and proto_kd > 0:
+            raise InputError("Proto-KD needs a grid; pass PrototypeGrid.default() or proto_kd=0")
+        self.classes = tuple(classes)
+        self.weights = {"ce": ce, "kd": kd, "proto_kd": proto_kd, "d_geo": d_geo}
+        self.epochs, self.label_smoothing = epochs, label_smoothing
+        start, end = ramp
+        scale = 1 if isinstance(end, int) else epochs
+        self.ramp = (start * scale, end * scale)
+        self.kd = LogitKDLoss(kd_mode, temperature)
+        self.proto_kd = None if grid is None else ProtoKDLoss(grid, tau, target, sigma, classes)
+        self.d_geo = (
+            DGeoLoss(positive_classes, variance_cap, margin, gather_distributed, classes) if d_geo > 0 else None
+        )
+        self.register_buffer("class_weights", class_weights, persistent=False)
+
+    def ramp_at(self, epoch: float) -> float:
+        """Weight of D-Geo's ramp at an epoch."""
+        return ramp_weight(epoch, *self.ramp)
+
+    def effective_weights(self, epoch: float) -> dict[str, float]:
+        """The lambdas as they act at an epoch, the ramp included."""
+        return {**self.weights, "d_geo": self.weights["d_geo"] * self.ramp_at(epoch)}
+
+    def components(
+        self,
+        logits: Tensor,
+        embedding: Tensor | None,
+        target: Tensor,
+        teacher_logits: Tensor | None = None,
+        valence_arousal: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """The active terms, unweighted and attached, and "positive_variance"."""
+        terms = {"ce": cross_entropy(logits, target, self.class_weights, self.label_smoothing)}
+        if self.weights["kd"] > 0 and teacher_logits is not None:
+            terms["kd"] = self.kd(logits, teacher_logits)
+        if self.proto_kd is not None and self.weights["proto_kd"] > 0:
+            terms["proto_kd"] = self.proto_kd(self._needed(embedding), target, valence_arousal)
+        if self.d_geo is not None:
+            geo = self.d_geo.terms(self._needed(embedding), target)
+            terms["d_geo"] = geo.cap + geo.separation
+            terms["positive_variance"] = geo.variance[self.d_geo.positive].nanmean()
+        return terms
+
+    @staticmethod
+    def _needed(embedding: Tensor | None) -> Tensor:
+        if embedding is None:
+            raise InputError("Proto-KD and D-Geo need the embedding: call the model with return_embedding=True")
+        return embedding
+
+    def forward(
+        self,
+        logits: Tensor,
+        embedding: Tensor | None,
+        target: Tensor,
+        epoch: float = 0,
+        teacher_logits: Tensor | None = None,
+        valence_arousal: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        terms = self.components(logits, embedding, target, teacher_logits, valence_arousal)
+        weights = self.effective_weights(epoch)
+        loss = torch.stack([weights[name] * terms[name] for name in COMPONENTS if name in terms]).sum()
+        return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}

@@ -1,0 +1,253 @@
+"""Any timm backbone with an embedding beside its logits, and the same under registered names `ngd_<architecture>`."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import timm
+import torch
+from timm.models import group_parameters, register_model
+from torch import Tensor, nn
+
+from ngd_timm.errors import InputError, choices
+
+if TYPE_CHECKING:
+    from ngd_timm.prototypes import PrototypeGrid
+
+__all__ = ["DistillationWrapper", "wrap"]
+
+# a timm model's attributes (pretrained_cfg, num_classes, forward_head, ...) are unknown to nn.Module's type
+TimmModel: TypeAlias = Any
+
+
+class DistillationWrapper(nn.Module):
+    """A timm model (`.student`) and, where a grid is to be met, a linear projection of its pre-logits (`.projection`).
+
+    Called plainly it is the student, bit for bit. With `return_embedding=True` the same single pass of the backbone
+    also gives the embedding. Only the student is saved, exported and deployed.
+
+    Args:
+        student: A timm classification model.
+        embedding_dim: Width of the projection; None leaves it out and the embedding is the pre-logits.
+
+    Shape:
+        images (B, C, H, W); logits (B, num_classes); embedding (B, embedding_dim or head_hidden_size).
+
+    Raises:
+        InputError: A model without `forward_features` and `forward_head`, or whose parts don't reproduce its logits.
+
+    Example:
+        >>> model = DistillationWrapper(timm.create_model("resnet10t", num_classes=8), embedding_dim=64)
+        >>> logits, embedding = model(torch.randn(2, 3, 32, 32), return_embedding=True)
+        >>> tuple(logits.shape), tuple(embedding.shape)
+        ((2, 8), (2, 64))
+    """
+
+    student: TimmModel
+
+    def __init__(self, student: TimmModel, embedding_dim: int | None = None) -> None:
+        super().__init__()
+        for part in ("forward_features", "forward_head", "get_classifier", "pretrained_cfg"):
+            if not hasattr(student, part):
+                raise InputError(
+                    f"{type(student).__name__} has no {part}: wrap a timm classification model (not features_only), "
+                    "for example timm.create_model('resnet18', num_classes=8)"
+                )
+        self.student = student
+        self.classifier_is_last = _classifier_is_last(student)
+        width = int(getattr(student, "head_hidden_size", None) or student.num_features)
+        self.projection = None if embedding_dim is None else nn.Linear(width, embedding_dim, bias=False)
+        self.embedding_dim = embedding_dim or width
+
+    def forward(self, images: Tensor, return_embedding: bool = False) -> Any:
+        if not return_embedding:
+            return self.student(images)
+        return self.heads(self.student.forward_features(images))
+
+    def heads(self, features: Any) -> tuple[Tensor, Tensor]:
+        """Logits and embedding from what the student's `forward_features` gave."""
+        if self.classifier_is_last:
+            pre_logits = self.student.forward_head(features, pre_logits=True)
+            logits = self.student.get_classifier()(pre_logits)
+        else:
+            logits = self.student.forward_head(features)
+            with batch_norm_statistics_kept(self.student):
+                pre_logits = self.student.forward_head(features, pre_logits=True)
+        return logits, pre_logits if self.projection is None else self.projection(pre_logits)
+
+    @property
+    def pretrained_cfg(self) -> dict[str, Any]:
+        return self.student.pretrained_cfg
+
+    @property
+    def num_classes(self) -> int:
+        return self.student.num_classes
+
+    @property
+    def num_features(self) -> int:
+        return self.student.num_features
+
+    def get_classifier(self) -> nn.Module:
+        """The student's classifier."""
+        return self.student.get_classifier()
+
+    def reset_classifier(self, num_classes: int, *args: Any, **kwargs: Any) -> None:
+        """A new classifier for the student; the projection stays."""
+        self.student.reset_classifier(num_classes, *args, **kwargs)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade compute for memory in the student."""
+        self.student.set_grad_checkpointing(enable)
+
+    def no_weight_decay(self) -> set[str]:
+        """The student's parameters without weight decay, under their names here."""
+        names = self.student.no_weight_decay() if hasattr(self.student, "no_weight_decay") else ()
+        return {f"student.{name}" for name in names}
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int] | dict[str, Any]:
+        """The student's layer groups, the projection in the last one (as timm's feature distillation task does)."""
+        if not hasattr(self.student, "group_matcher"):
+            return {}
+        layers = group_parameters(self.student, self.student.group_matcher(coarse=coarse), reverse=True)
+        last = max(layers.values(), default=0)
+        return lambda name: layers.get(name.removeprefix("student."), last) if name.startswith("student.") else last
+
+
+def wrap(
+    model: str | TimmModel,
+    num_classes: int | None = None,
+    grid: PrototypeGrid | None = None,
+    embedding_dim: int | None = None,
+    **kwargs: Any,
+) -> DistillationWrapper:
+    """Wrap a timm backbone for distillation.
+
+    Args:
+        model: A timm name (tags and `hf-hub:` / `local-dir:` sources work) or a timm model.
+        num_classes: Classes of the logits; for a name the default is 8, a model keeps its own.
+        grid: Its width becomes the embedding's.
+        embedding_dim: Width of the embedding without a grid.
+        **kwargs: For `timm.create_model`, where `model` is a name.
+
+    Raises:
+        InputError: An unknown name, a grid and an `embedding_dim` that disagree, options given along with a model.
+
+    Example:
+        >>> model = wrap("resnet10t", num_classes=8, embedding_dim=64, in_chans=1)
+        >>> model.student.__class__.__name__
+        'ResNet'
+    """
+    if grid is not None:
+        if embedding_dim not in (None, grid.dim):
+            raise InputError(f"embedding_dim={embedding_dim} but the grid has {grid.dim}; give one of the two")
+        embedding_dim = grid.dim
+    if isinstance(model, str):
+        if kwargs.get("features_only"):
+            raise InputError("features_only models have no logits to distil; leave features_only out")
+        if ":" not in model and not timm.is_model(model):
+            raise choices("timm model", model, similar_models(model))
+        model = timm.create_model(model, num_classes=8 if num_classes is None else num_classes, **kwargs)
+    elif kwargs:
+        raise InputError(f"{', '.join(kwargs)} can't be applied to a model that exists; give its timm name instead")
+    elif num_classes is not None and num_classes != model.num_classes:
+        model.reset_classifier(num_classes)
+    return DistillationWrapper(model, embedding_dim)
+
+
+def similar_models(name: str) -> list[str]:
+    """Up to five timm names like this one, for an error message."""
+    names = [n for n in timm.list_models() if not n.startswith("ngd_")]
+    return difflib.get_close_matches(name, names, n=5, cutoff=0.3) or ["any name of timm.list_models()"]
+
+
+@torch.no_grad()
+def _classifier_is_last(model: TimmModel) -> bool:
+    """Whether get_classifier()(pre-logits) is the model's own forward, proven bit for bit on a perturbed copy.
+
+    Perturbed, because a classifier initialised with zeros would make any two paths agree.
+    """
+    if model.num_classes == 0:
+        raise InputError(f"{type(model).__name__} has num_classes=0 and so no logits; give num_classes")
+    probe = copy.deepcopy(model).eval()
+    parameter = next(probe.parameters())
+    generator = torch.Generator().manual_seed(0)
+    for p in probe.parameters():
+        p.add_(0.02 * torch.randn(p.shape, generator=generator).to(p))
+    images = torch.randn(2, *model.pretrained_cfg["input_size"], generator=generator).to(parameter)
+    if images.shape[1] != (chans := _in_chans(model)):
+        images = images[:, :1].expand(-1, chans, -1, -1).contiguous()
+    features = probe.forward_features(images)
+    logits = probe(images)
+    if not torch.equal(logits, probe.forward_head(features)):
+        raise InputError(
+            f"{type(model).__name__}: forward_head(forward_features(x)) is not its forward(x), so logits and embedding "
+            "can't come from one pass; choose another timm backbone"
+        )
+    classifier = probe.get_classifier()
+    if not isinstance(classifier, nn.Module) or isinstance(classifier, nn.ModuleList):
+        return False
+    pre_logits = probe.forward_head(features, pre_logits=True)
+    return _equal_where_it_runs(classifier, pre_logits, logits)
+
+
+def _equal_where_it_runs(classifier: nn.Module, pre_logits: Tensor, logits: Tensor) -> bool:
+    try:
+        return torch.equal(classifier(pre_logits), logits)
+    except (RuntimeError, TypeError, AttributeError):  # pre-logits of a shape that this classifier does not take
+        return False
+
+
+def _in_chans(model: TimmModel) -> int:
+    args = getattr(model, "_model_args", {})
+    if args.get("in_chans"):
+        return int(args["in_chans"])
+    first = model.pretrained_cfg.get("first_conv")
+    first = first[0] if isinstance(first, (list, tuple)) else first
+    if first:
+        return int(model.get_parameter(f"{first}.weight").shape[1])
+    return int(model.pretrained_cfg["input_size"][0])
+
+
+@contextmanager
+def batch_norm_statistics_kept(model: nn.Module) -> Iterator[None]:
+    """Within the block batch norm in training normalises by the batch as usual, but its running statistics stay."""
+    layers = [
+        m
+        for m in model.modules()
+        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training and m.track_running_stats
+    ]
+    for layer in layers:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True
+
+
+def _register(architecture: str) -> None:
+    def entrypoint(
+        pretrained: bool = False, grid: PrototypeGrid | None = None, embedding_dim: int | None = None, **kwargs: Any
+    ) -> DistillationWrapper:
+        kwargs.setdefault("num_classes", 8)
+        return wrap(architecture, grid=grid, embedding_dim=embedding_dim, pretrained=pretrained, **kwargs)
+
+    entrypoint.__name__ = entrypoint.__qualname__ = f"ngd_{architecture}"
+    entrypoint.__doc__ = f"timm's {architecture} in a DistillationWrapper."
+    entrypoint.__module__ = __name__
+    register_model(entrypoint)
+
+
+def _register_all(known: Mapping[str, None]) -> None:
+    for architecture in known:
+        if not architecture.startswith("ngd_"):
+            _register(architecture)
+
+
+_register_all(dict.fromkeys(timm.list_models()))
+# register_model adds every name to __all__; a star import of 1,400 functions helps nobody
+__all__ = ["DistillationWrapper", "wrap"]

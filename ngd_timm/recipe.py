@@ -1,0 +1,316 @@
+"""Recipes: one YAML of data a run, validated, with no code in it and no key that is silently ignored."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ngd_timm.affect import ANCHORS, CLASSES
+from ngd_timm.errors import InputError, choices
+from ngd_timm.files import packaged
+
+__all__ = [
+    "AugmentConfig",
+    "DataConfig",
+    "LossConfig",
+    "OptimConfig",
+    "Recipe",
+    "StrictModel",
+    "StudentConfig",
+    "load_recipe",
+    "recipe_names",
+    "to_yaml",
+]
+
+_MAX_BYTES = 1 << 20
+
+
+class StrictModel(BaseModel):
+    """Base of every recipe section: unknown keys are errors, values are checked, instances don't change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+class StudentConfig(StrictModel):
+    """The timm backbone that is trained and deployed, and the pictures it takes."""
+
+    backbone: str = "resnet18"
+    pretrained: bool = False
+    image_size: Annotated[int, Field(ge=16, le=1024)] = 64
+    in_chans: Literal[1, 3] = 1
+    mean: Annotated[float, Field(ge=0, le=1)] | None = None
+    std: Annotated[float, Field(gt=0, le=1)] | None = None
+    drop_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    drop_path_rate: Annotated[float, Field(ge=0, lt=1)] | None = None
+
+
+class AugmentConfig(StrictModel):
+    """Training augmentation; everything at its zero is off. Angles in radians, shifts as a share of the side."""
+
+    flip: Annotated[float, Field(ge=0, le=1)] = 0.5
+    rotate: Annotated[float, Field(ge=0, le=3.2)] = 0.2
+    scale: Annotated[float, Field(ge=0, lt=1)] = 0.15
+    shift: Annotated[float, Field(ge=0, le=1)] = 0.15
+    brightness: Annotated[float, Field(ge=0, le=1)] = 0.2
+    contrast: Annotated[float, Field(ge=0, le=1)] = 0.2
+    erase: Annotated[float, Field(ge=0, le=1)] = 0.25
+
+
+class DataConfig(StrictModel):
+    """Which faces, by which label rule, drawn how."""
+
+    name: str = "ferplus"
+    root: str | None = None
+    label_rule: Literal["majority", "argmax", "votes"] = "majority"
+    drop_duplicates: bool = True
+    limit: Annotated[int, Field(ge=1)] | None = None
+    sampler: Literal["random", "class_aware"] = "random"
+    classes: tuple[str, ...] = CLASSES
+    augment: AugmentConfig = AugmentConfig()
+    workers: Annotated[int, Field(ge=0, le=256)] = 2
+    in_memory: bool | None = None
+
+    @model_validator(mode="after")
+    def _known_classes(self) -> DataConfig:
+        for name in self.classes:
+            if name not in ANCHORS:
+                raise choices("class", name, CLASSES)
+        if len(set(self.classes)) != len(self.classes) or len(self.classes) < 2:
+            raise ValueError(f"classes must be at least two different names, got {list(self.classes)}")
+        return self
+
+
+class LossConfig(StrictModel):
+    """Weights and settings of the objective; a weight of 0 leaves its term out."""
+
+    ce: Annotated[float, Field(ge=0)] = 1.0
+    kd: Annotated[float, Field(ge=0)] = 0.0
+    kd_mode: Literal["mse", "kl"] = "mse"
+    temperature: Annotated[float, Field(gt=0)] = 5.0
+    proto_kd: Annotated[float, Field(ge=0)] = 0.0
+    proto_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    tau: Annotated[float, Field(gt=0)] = 0.90
+    sigma: Annotated[float, Field(gt=0)] = 0.4
+    target: Literal["prototype", "va"] = "prototype"
+    d_geo: Annotated[float, Field(ge=0)] = 0.0
+    ramp: tuple[int | float, int | float] = (0.2, 0.6)
+    positive_classes: tuple[str, ...] = ("happiness", "surprise")
+    variance_cap: Annotated[float, Field(ge=0)] = 0.2
+    margin: Annotated[float, Field(ge=0)] = 0.5
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.055
+    class_weights: Literal["none", "balanced", "effective_number"] = "effective_number"
+
+    @model_validator(mode="after")
+    def _ramp_in_order(self) -> LossConfig:
+        start, end = self.ramp
+        if start < 0 or end < start or (isinstance(start, int) != isinstance(end, int)):
+            raise ValueError(
+                f"ramp must be [start, end] with 0 <= start <= end, both epochs (integers) or both fractions of the "
+                f"run (floats), got {list(self.ramp)}"
+            )
+        if isinstance(end, float) and end > 1:
+            raise ValueError(f"a ramp of fractions must end by 1.0, got {list(self.ramp)}; write epochs as integers")
+        return self
+
+
+class OptimConfig(StrictModel):
+    """Optimizer and schedule, handed to timm's own factories."""
+
+    opt: str = "adamw"
+    epochs: Annotated[int, Field(ge=1)] = 100
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    lr: Annotated[float, Field(gt=0)] = 2.0e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup: int | float = 0
+    clip_grad: Annotated[float, Field(gt=0)] | None = 1.0
+    amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> OptimConfig:
+        limit = self.epochs if isinstance(self.warmup, int) else 1
+        if not 0 <= self.warmup < limit:
+            raise ValueError(
+                f"warmup must be epochs (an integer) or a fraction of the run below 1.0, got {self.warmup}"
+            )
+        return self
+
+    @property
+    def warmup_epochs(self) -> float:
+        """Length of the linear warm-up in epochs."""
+        return self.warmup if isinstance(self.warmup, int) else self.warmup * self.epochs
+
+
+class Recipe(StrictModel):
+    """A training run. See `recipes/` for the ones that ship.
+
+    Example:
+        >>> Recipe(name="mine", optim={"epochs": 3}).optim.epochs
+        3
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    out: str | None = None
+    student: StudentConfig = StudentConfig()
+    data: DataConfig = DataConfig()
+    grid: str | None = None
+    grid_center: bool = False
+    teacher: str | None = None
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    init: str | None = None
+    eval: dict[str, str] = {}
+    eval_flip: bool = False
+    share_every: Annotated[int, Field(ge=0)] = 100
+    device: str = "auto"
+
+    @model_validator(mode="after")
+    def _terms_have_what_they_need(self) -> Recipe:
+        if self.loss.kd > 0 and self.teacher is None:
+            raise ValueError(
+                "loss.kd is above 0 but there is no teacher; give teacher=RUN_DIRECTORY (for example a finished b0_ce) "
+                "or set loss.kd=0"
+            )
+        if (self.loss.proto_kd > 0 or self.loss.proto_share is not None) and self.grid is None:
+            raise ValueError("loss.proto_kd is above 0 but there is no grid; give grid=gameemo-v1 or a grid file")
+        unknown = [c for c in self.loss.positive_classes if c not in self.data.classes]
+        if unknown and self.loss.d_geo > 0:
+            raise choices("positive class", unknown[0], self.data.classes)
+        return self
+
+
+ModelT = TypeVar("ModelT", bound=StrictModel)
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes in the wheel."""
+    return sorted(p.stem for p in packaged("recipes").glob("*.yaml"))
+
+
+def load_recipe(model: type[ModelT], name: str | Path, overrides: Sequence[str] = ()) -> ModelT:
+    """Read a recipe by packaged name or path, apply `key.sub=value` overrides, and validate all of it.
+
+    Args:
+        model: `Recipe`, or the teacher's.
+        name: A name from `recipes/` or a path to a YAML file.
+        overrides: Strings `key=value`; the value is read as YAML, so `loss.ramp=[20,60]` works.
+
+    Raises:
+        InputError: One line that names the file, the key, and what is allowed.
+    """
+    path = _find(name)
+    data = _parse(path)
+    for override in overrides:
+        _apply(data, override)
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise InputError(f"{path.name}: {_first_problem(model, error)}") from None
+
+
+def to_yaml(recipe: StrictModel) -> str:
+    """The resolved recipe as YAML that `load_recipe` reads back to an equal one."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def _find(name: str | Path) -> Path:
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        if not path.is_file():
+            raise InputError(f"no recipe file {path}")
+        return path
+    packaged_path = packaged("recipes") / f"{name}.yaml"
+    if not packaged_path.is_file():
+        raise choices("recipe", name, recipe_names())
+    return packaged_path
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 floats (2e-4 is a number), no anchors (a short file can't grow into a huge one), no duplicate keys."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not allowed in a recipe")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, (dict, list)) or key in seen:
+                raise yaml.YAMLError(f"key '{key}' stands twice" if not isinstance(key, (dict, list)) else "bad key")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)$"),
+    list("-+.0123456789"),
+)
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > _MAX_BYTES:
+        raise InputError(f"{path}: a recipe is at most {_MAX_BYTES >> 20} MiB; this is not one")
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())[:200]})") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: a recipe is a mapping of keys, got {type(data).__name__}")
+    return data
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    key, equals, raw = override.partition("=")
+    if not equals or not key:
+        raise InputError(f"'{override}' is not key=value; write for example optim.epochs=12")
+    try:
+        value = yaml.load(raw, Loader=_Loader)
+    except yaml.YAMLError:
+        raise InputError(f"the value in '{override}' is not valid YAML") from None
+    *parents, leaf = key.split(".")
+    node = data
+    for part in parents:
+        child = node.get(part)
+        if child is None:
+            child = node[part] = {}
+        if not isinstance(child, dict):
+            raise InputError(f"'{override}': '{part}' is a value, not a section")
+        node = child
+    node[leaf] = value
+
+
+def _first_problem(model: type[StrictModel], error: ValidationError) -> str:
+    problem = error.errors(include_url=False)[0]
+    where = [str(p) for p in problem["loc"]]
+    key = ".".join(where)
+    if problem["type"] == "extra_forbidden":
+        known = list(_keys(model))
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.4) or [
+            k for k in known if k.split(".")[-1] == where[-1]
+        ]
+        siblings = [k for k in known if k.split(".")[:-1] == where[:-1]]
+        hint = f"; did you mean '{near[0]}'?" if near else "."
+        return f"unknown key '{key}'{hint} Allowed here: {', '.join(k.split('.')[-1] for k in siblings)}"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    return f"{key}: {message}, got {problem['input']!r}"
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield from _keys(annotation, f"{prefix}{name}.")

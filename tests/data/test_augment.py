@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ngd_timm.data.augment import AugmentDraw, draw_augment, render_batch
+from ngd_timm.recipe import AugmentConfig
+
+OFF = AugmentConfig(flip=0, rotate=0, scale=0, shift=0, brightness=0, contrast=0, erase=0)
+
+
+def pictures(n: int = 6, channels: int = 1, side: int = 16) -> torch.Tensor:
+    return torch.randint(0, 256, (n, channels, side, side), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+
+
+def draw(n: int = 6, seed: int = 0, **strengths: float) -> AugmentDraw:
+    config = OFF.model_copy(update=strengths)
+    return draw_augment(config, n, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("size", [16, 24, 64])
+def test_rendering_without_augmentation_is_a_bilinear_resize(size: int) -> None:
+    images = pictures()
+    expected = F.interpolate(images.float() / 255, (size, size), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(render_batch(images, size, [0.0], [1.0]), expected, atol=2e-6, rtol=0)
+
+
+def test_augmentation_at_zero_equals_evaluation() -> None:
+    images = pictures()
+    torch.testing.assert_close(render_batch(images, 24, [0.5], [0.25], draw()), render_batch(images, 24, [0.5], [0.25]))
+
+
+def test_flips_mirror_about_half_of_the_pictures_and_leave_the_rest() -> None:
+    images = pictures(64)
+    plain = render_batch(images, 16, [0.0], [1.0])
+    out = render_batch(images, 16, [0.0], [1.0], draw(64, flip=0.5))
+    mirrored = (out - plain.flip(-1)).abs().amax((1, 2, 3)) < 1e-5
+    same = (out - plain).abs().amax((1, 2, 3)) < 1e-5
+    assert bool((mirrored ^ same).all())
+    assert 20 <= int(mirrored.sum()) <= 44
+
+
+def test_a_flip_at_test_time_mirrors_every_picture() -> None:
+    images = pictures()
+    plain = render_batch(images, 24, [0.5], [0.25])
+    torch.testing.assert_close(render_batch(images, 24, [0.5], [0.25], flip=True), plain.flip(-1), atol=1e-5, rtol=0)
+
+
+def test_the_affine_map_equals_a_slow_one_of_its_formula() -> None:
+    images, size = pictures(3, side=12), 10
+    params = draw(3, seed=5, rotate=0.4, scale=0.2, shift=0.1)
+    out = render_batch(images, size, [0.0], [1.0], params)
+    for b in range(3):
+        (a, c, tx), (d, e, ty) = params.theta[b].tolist()
+        for row in range(size):
+            for column in range(size):
+                x, y = (2 * column + 1) / size - 1, (2 * row + 1) / size - 1
+                at = [((s + 1) * 12 - 1) / 2 for s in (a * x + c * y + tx, d * x + e * y + ty)]
+                value = bilinear(images[b, 0].tolist(), *at)
+                assert math.isclose(float(out[b, 0, row, column]), value / 255, abs_tol=1e-4)
+
+
+def bilinear(pixels: list[list[int]], x: float, y: float) -> float:
+    side = len(pixels)
+
+    def mirror(v: float) -> float:
+        if v < -0.5:
+            v = -1 - v
+        if v > side - 0.5:
+            v = 2 * side - 1 - v
+        return min(max(v, 0.0), side - 1)
+
+    x, y = mirror(x), mirror(y)
+    x0, y0 = min(int(x), side - 2), min(int(y), side - 2)
+    fx, fy = x - x0, y - y0
+    top = (1 - fx) * pixels[y0][x0] + fx * pixels[y0][x0 + 1]
+    low = (1 - fx) * pixels[y0 + 1][x0] + fx * pixels[y0 + 1][x0 + 1]
+    return (1 - fy) * top + fy * low
+
+
+def test_rotation_zoom_and_shift_stay_within_their_strengths() -> None:
+    theta = draw(2000, rotate=0.2, scale=0.15, shift=0.1).theta
+    zoom = 1 / theta[:, :, 0].norm(dim=1)
+    angle = torch.atan2(theta[:, 1, 0], theta[:, 0, 0])
+    for values, middle, reach in ((zoom, 1, 0.15), (angle, 0, 0.2), (theta[:, 0, 2], 0, 0.2), (theta[:, 1, 2], 0, 0.2)):
+        spread = (values - middle).abs().max()
+        assert 0.95 * reach < float(spread) <= reach + 1e-5
+
+
+def test_light_scales_about_the_mean_and_stays_in_range() -> None:
+    images = pictures()
+    params = draw(brightness=0.3, contrast=0.4)
+    out = render_batch(images, 16, [0.0], [1.0], params)
+    for b in range(6):
+        bright = images[b] / 255 * params.brightness[b]
+        expected = (bright.mean() + (bright - bright.mean()) * params.contrast[b]).clamp(0, 1)
+        torch.testing.assert_close(out[b], expected, atol=1e-5, rtol=0)
+
+
+def test_erasing_sets_one_box_to_the_mean_and_touches_nothing_else() -> None:
+    images = pictures(200)
+    plain = render_batch(images, 32, [0.5], [0.25])
+    out = render_batch(images, 32, [0.5], [0.25], draw(200, erase=1.0))
+    changed = (out != plain)[:, 0]
+    assert bool((out[:, 0][changed] == 0).all())
+    assert bool(changed.flatten(1).any(1).all())
+    share = (out[:, 0] == 0).float().mean((1, 2))
+    assert float(share.min()) >= 0.01
+    assert float(share.max()) <= 0.36
+    some = draw(400, erase=0.25).box.sum(1) > 0
+    assert 70 <= int(some.sum()) <= 130
+
+
+def test_switching_one_part_off_leaves_the_others_draws() -> None:
+    whole, part = draw(rotate=0.2, brightness=0.2, erase=0.5), draw(brightness=0.2)
+    torch.testing.assert_close(whole.brightness, part.brightness)
+
+
+def test_grey_pictures_fill_every_channel_with_its_own_mean_and_std() -> None:
+    grey = render_batch(pictures(), 20, [0.1, 0.2, 0.3], [0.5, 0.6, 0.7])
+    colour = render_batch(pictures().repeat(1, 3, 1, 1), 20, [0.1, 0.2, 0.3], [0.5, 0.6, 0.7])
+    torch.testing.assert_close(grey, colour)
+
+
+def test_an_oblong_picture_gives_its_central_square() -> None:
+    images = torch.zeros(1, 1, 8, 16, dtype=torch.uint8)
+    images[:, :, :, 4:12] = pictures(1, side=8)
+    torch.testing.assert_close(
+        render_batch(images, 8, [0.0], [1.0]), render_batch(images[..., 4:12], 8, [0.0], [1.0]), atol=1e-5, rtol=0
+    )

@@ -1,0 +1,136 @@
+"""Band-power files: what is read, what is refused, what the features know."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ngd_timm.eeg.bandpower import BandPower, load_bandpower, log_power_z, save_bandpower
+from ngd_timm.eeg.simulate import simulate_bandpower
+from ngd_timm.errors import InputError
+
+
+@pytest.fixture
+def data() -> BandPower:
+    return simulate_bandpower(subjects=3, trials=4, windows=2)
+
+
+def rewrite(path: Path, **change: np.ndarray | None) -> None:
+    with np.load(path) as file:
+        arrays = {key: file[key] for key in file.files}
+    arrays.update({key: value for key, value in change.items() if value is not None})
+    np.savez(path, **{key: value for key, value in arrays.items() if not (key in change and change[key] is None)})
+
+
+def test_a_file_reads_back_as_it_was_written(tmp_path: Path, data: BandPower) -> None:
+    save_bandpower(tmp_path / "a.npz", data)
+    again = load_bandpower(tmp_path / "a.npz")
+    assert again.sha256 == data.sha256
+    assert (again.bands, again.channels, again.simulated) == (data.bands, data.channels, True)
+    assert load_bandpower(tmp_path).sha256 == data.sha256
+    assert [p.name for p in tmp_path.iterdir()] == ["a.npz"]
+
+
+def test_gameemos_own_layout_calls_a_trial_a_game_and_is_named(tmp_path: Path, data: BandPower) -> None:
+    save_bandpower(tmp_path / "a.npz", replace(data, simulated=False))
+    rewrite(tmp_path / "a.npz", trial=None, window=None, game=data.trial)
+    read = load_bandpower(tmp_path / "a.npz", "gameemo")
+    assert read.dataset.startswith("GAMEEMO")
+    assert not read.simulated
+    np.testing.assert_array_equal(read.trial, data.trial)
+    np.testing.assert_array_equal(read.window, data.window)
+
+
+def test_a_simulated_file_stays_simulated_whatever_name_it_is_loaded_by(tmp_path: Path, data: BandPower) -> None:
+    save_bandpower(tmp_path / "a.npz", data)
+    read = load_bandpower(tmp_path / "a.npz", "gameemo")
+    assert read.simulated
+    assert "GAMEEMO" not in read.dataset
+
+
+def test_ratings_from_1_to_9_map_to_the_unit_square(data: BandPower) -> None:
+    np.testing.assert_allclose(data.valence_arousal, (data.ratings - 5) / 4)
+
+
+def test_z_scores_know_only_the_subjects_own_power_and_never_the_ratings(data: BandPower) -> None:
+    z = log_power_z(data)
+    for subject in (1, 2, 3):
+        rows = data.subject == subject
+        np.testing.assert_allclose(z[rows].mean(axis=0), 0, atol=1e-5)
+        np.testing.assert_allclose(z[rows].std(axis=0), 1, atol=1e-4)
+    power = data.power.copy()
+    power[data.subject == 3] *= np.linspace(1, 9, 14, dtype=np.float32)
+    np.testing.assert_allclose(log_power_z(replace(data, power=power)), z, atol=1e-4)
+    order = np.random.default_rng(0).permutation(12).repeat(2)
+    other = replace(data, ratings=np.full_like(data.ratings, 3) + order[:, None] % 2)
+    np.testing.assert_array_equal(log_power_z(other), z)
+
+
+def test_a_channel_that_never_changes_is_named(data: BandPower) -> None:
+    power = data.power.copy()
+    power[data.subject == 2, 1, 4] = 0.5
+    with pytest.raises(InputError, match="subject 2: theta power at T7"):
+        log_power_z(replace(data, power=power))
+
+
+def test_bands_are_picked_by_name(data: BandPower) -> None:
+    picked = data.pick_bands(["beta", "alpha"])
+    np.testing.assert_array_equal(picked.power, data.power[:, [3, 2]])
+    assert data.pick_bands(None) is data
+    with pytest.raises(InputError, match="did you mean 'alpha'"):
+        data.pick_bands(["alfa"])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"X": None}, "lacks X"),
+        ({"trial": None}, "lacks game"),
+        ({"X": np.zeros((24, 4, 14), np.float32)}, "window 0: power must be finite and above 0"),
+        ({"X": np.ones((24, 4, 13), np.float32)}, "14 channels"),
+        ({"X": np.ones((23, 4, 14), np.float32)}, "ratings must be (23, 2)"),
+        ({"ratings": np.full((24, 2), 11.0)}, "ratings must lie in [1.0, 9.0]"),
+        ({"ratings": np.arange(48).reshape(24, 2) % 9 + 1.0}, "more than one rating"),
+        ({"subject": np.ones(24)}, "must be integers"),
+        ({"X": np.array([{}], dtype=object)}, "without pickles"),
+    ],
+)
+def test_a_wrong_file_is_refused_by_name_and_reason(tmp_path: Path, data: BandPower, change: dict, words: str) -> None:
+    path = tmp_path / "mine.npz"
+    save_bandpower(path, data)
+    rewrite(path, **change)
+    with pytest.raises(InputError) as caught:
+        load_bandpower(path)
+    assert words in str(caught.value)
+    assert "mine.npz" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_truncated_file_a_missing_file_and_a_crowded_folder_are_refused(tmp_path: Path, data: BandPower) -> None:
+    path = tmp_path / "mine.npz"
+    save_bandpower(path, data)
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(InputError, match="not a readable"):
+        load_bandpower(path)
+    with pytest.raises(InputError, match="no band-power file"):
+        load_bandpower(tmp_path / "absent.npz")
+    save_bandpower(tmp_path / "two.npz", data)
+    with pytest.raises(InputError, match=r"2 \.npz files"):
+        load_bandpower(tmp_path)
+    with pytest.raises(InputError, match="unknown EEG data set"):
+        load_bandpower(path, "dreamr")
+
+
+def test_simulated_power_follows_valence_and_arousal_where_it_says() -> None:
+    data = simulate_bandpower(subjects=20, trials=20, windows=2, effect=1.0)
+    z, va = log_power_z(data), data.valence_arousal
+    corr = np.array([[np.corrcoef(va[:, a], z[:, b, c])[0, 1] for b in range(4) for c in range(14)] for a in (0, 1)])
+    corr = corr.reshape(2, 4, 14)
+    names = list(data.channels)
+    assert corr[0, 2, names.index("F3")] > 0.3 > -0.3 > corr[0, 2, names.index("F4")]
+    assert corr[1, 3, names.index("O1")] > 0.3 > -0.3 > corr[1, 2, names.index("O1")]
+    assert np.abs(corr[:, :2]).max() < 0.15
+    assert simulate_bandpower(seed=3).sha256 == simulate_bandpower(seed=3).sha256 != simulate_bandpower(seed=4).sha256

@@ -1,0 +1,179 @@
+"""From band power to a grid: the teacher finds what is planted, and only that."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from ngd_timm.eeg.bandpower import save_bandpower
+from ngd_timm.eeg.folds import subject_folds
+from ngd_timm.eeg.recipe import TeacherRecipe
+from ngd_timm.eeg.simulate import simulate_bandpower
+from ngd_timm.eeg.teacher import build_grid, fit_teacher
+from ngd_timm.errors import InputError
+from ngd_timm.prototypes import PrototypeGrid
+from ngd_timm.recipe import load_recipe
+
+SMALL = {
+    "teacher": {"backbone": "test_resnet", "image_size": 32, "embedding_dim": 16},
+    "optim": {"epochs": 6, "samples_per_trial": 3, "batch_size": 32, "lr": 3e-3},
+    "scores": {"bootstrap": 100, "permutations": 200},
+}
+
+
+def small(root: Path, **change: object) -> TeacherRecipe:
+    data = {"name": "bandpower", "root": str(root), "folds": 3}
+    return TeacherRecipe.model_validate({"name": "small", "data": data, **SMALL, **change})
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher run on band power with valence and arousal in it."""
+    folder = tmp_path_factory.mktemp("planted")
+    save_bandpower(folder / "a.npz", simulate_bandpower(subjects=9, trials=12, windows=4, effect=1.5))
+    return fit_teacher(small(folder / "a.npz"), folder / "run")
+
+
+def test_a_planted_effect_is_found_on_people_the_teacher_has_not_seen(planted: Path) -> None:
+    scores = json.loads((planted / "scores.json").read_text())
+    for axis in ("valence", "arousal"):
+        assert scores["teacher"][axis]["ccc"]["value"] > 0.5
+        assert scores["teacher"][axis]["ccc"]["p"] < 0.01
+        assert scores["teacher"][axis]["bacc"]["ci95"][0] > scores["teacher"][axis]["bacc"]["chance"]
+        assert scores["logistic_regression"][axis]["bacc"]["value"] > 0.7
+    assert scores["mantel"]["r"] > 0.4
+    assert scores["mantel"]["p"] < 0.01
+    assert scores["n"] == {"subjects": 9, "trials": 108, "windows": 432}
+
+
+def test_a_run_directory_holds_recipe_fingerprint_scores_and_embeddings_of_every_fold(planted: Path) -> None:
+    assert sorted(p.name for p in planted.iterdir()) == [
+        "embeddings.safetensors",
+        "fingerprint.json",
+        "recipe.yaml",
+        "scores.json",
+    ]
+    tensors = load_file(planted / "embeddings.safetensors")
+    for fold in range(3):
+        assert tensors[f"fold{fold}.embedding"].shape == (432, 16)
+    held_out = tensors["held_out_fold"]
+    np.testing.assert_array_equal(held_out, subject_folds(tensors["subject"], 3, seed=0))
+    recipe = load_recipe(TeacherRecipe, planted / "recipe.yaml")
+    assert recipe.out == str(planted)
+    fingerprint = json.loads((planted / "fingerprint.json").read_text())
+    assert set(fingerprint) >= {"data_sha256", "recipe_sha256", "embeddings_sha256", "packages", "seed"}
+
+
+def test_the_grid_of_a_run_says_what_it_was_built_from_and_that_it_is_simulated(planted: Path, tmp_path: Path) -> None:
+    grid = build_grid(planted)
+    notes = grid.metadata
+    assert notes["simulated"] == "true"
+    assert notes["subjects"] == "9"
+    assert "transductive" in notes["normalisation"]
+    assert float(notes["mantel_r"]) == pytest.approx(grid.mantel_r, abs=1e-3)
+    assert json.loads(notes["scores"])["teacher"]["valence"]["ccc"]["value"] > 0.5
+    assert str(planted) not in "".join(notes.values())
+    grid.save(tmp_path / "grid.safetensors")
+    assert PrototypeGrid.load(tmp_path / "grid.safetensors").sha256 == grid.sha256 == build_grid(planted).sha256
+
+
+def test_size_centring_and_min_subjects_reach_the_grid(planted: Path) -> None:
+    assert build_grid(planted, size=3).size == 3
+    centred = build_grid(planted, size=3, center=True)
+    assert centred.metadata["centered"] == "true"
+    assert float(centred.metadata["mantel_r_centered"]) == pytest.approx(centred.mantel_r, abs=1e-3)
+    private = build_grid(planted, min_subjects=3)
+    people = [int(n) for n in private.metadata["subjects_per_cell"].split(",")]
+    assert min(n for n in people if n) >= 3
+    assert private.filled < build_grid(planted).filled
+
+
+def test_where_nothing_is_planted_nothing_is_found(tmp_path: Path) -> None:
+    save_bandpower(tmp_path / "a.npz", simulate_bandpower(subjects=9, trials=8, windows=3, seed=1, effect=0.0))
+    quick = {"optim": {**SMALL["optim"], "epochs": 3}}
+    run = fit_teacher(small(tmp_path / "a.npz", **quick), tmp_path / "run")
+    scores = json.loads((run / "scores.json").read_text())
+    assert scores["mantel"]["p"] > 0.05
+    for axis in ("valence", "arousal"):
+        assert scores["teacher"][axis]["ccc"]["value"] < 0.3
+        assert scores["teacher"][axis]["ccc"]["p"] > 0.05
+
+
+def test_a_recipe_gives_the_same_embeddings_on_any_number_of_threads_and_another_seed_does_not(
+    tmp_path: Path,
+) -> None:
+    torch.set_num_threads(1)
+    save_bandpower(tmp_path / "a.npz", simulate_bandpower(subjects=3, trials=6, windows=2))
+    quick = {"optim": {**SMALL["optim"], "epochs": 1, "batch_size": 8}, "scores": {"bootstrap": 5, "permutations": 5}}
+    state = torch.random.get_rng_state()
+    runs = []
+    for seed, name, threads in ((0, "one", 1), (0, "two", 2), (1, "three", 1)):
+        torch.set_num_threads(threads)
+        runs.append(fit_teacher(small(tmp_path / "a.npz", seed=seed, **quick), tmp_path / name))
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(1)
+    one, two, three = (load_file(run / "embeddings.safetensors")["fold0.embedding"] for run in runs)
+    np.testing.assert_array_equal(one, two)
+    assert np.abs(one - three).max() > 1e-3
+    assert torch.equal(torch.random.get_rng_state(), state)
+    prints = [json.loads((run / "fingerprint.json").read_text()) for run in runs]
+    assert prints[0] == prints[1]
+    assert prints[0]["recipe_sha256"] != prints[2]["recipe_sha256"]
+
+
+def test_a_directory_that_is_not_empty_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="not empty"):
+        fit_teacher(small(tmp_path / "absent.npz"), tmp_path / "run")
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["mine.txt"]
+
+
+def test_missing_data_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no band-power file"):
+        fit_teacher(small(tmp_path / "absent.npz"), tmp_path / "run")
+    recipe = TeacherRecipe(name="x")
+    with pytest.raises(InputError, match=r"data\.root is not set"):
+        fit_teacher(recipe, tmp_path / "run")
+    save_bandpower(tmp_path / "a.npz", simulate_bandpower(subjects=2, trials=4, windows=2))
+    with pytest.raises(InputError, match="need at least 3 subjects"):
+        fit_teacher(small(tmp_path / "a.npz"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_is_incomplete_or_was_changed_gives_no_grid(planted: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a teacher run"):
+        build_grid(tmp_path)
+    copy = tmp_path / "run"
+    copy.mkdir()
+    for file in planted.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    damaged = bytearray((copy / "embeddings.safetensors").read_bytes())
+    damaged[-9] ^= 4
+    (copy / "embeddings.safetensors").write_bytes(bytes(damaged))
+    with pytest.raises(InputError, match=r"fingerprint\.json describes"):
+        build_grid(copy)
+
+
+def test_the_shipped_recipe_is_valid_and_an_unknown_key_names_the_nearest() -> None:
+    assert load_recipe(TeacherRecipe, "teacher_gameemo").data.name == "gameemo"
+    with pytest.raises(InputError, match=r"did you mean 'optim\.epochs'"):
+        load_recipe(TeacherRecipe, "teacher_gameemo", ["optim.epoch=3"])
+    with pytest.raises(InputError, match="gameemo"):
+        load_recipe(TeacherRecipe, "teacher_gameemo", ["data.name=gamemo"])
+
+
+@pytest.mark.skipif("NGD_DATA" not in os.environ, reason="NGD_DATA does not name a folder with eeg/ in it")
+def test_gameemo_is_read_as_28_people_with_four_games_of_29_windows() -> None:
+    from ngd_timm.eeg.bandpower import load_bandpower
+
+    data = load_bandpower(Path(os.environ["NGD_DATA"]) / "eeg" / "gameemo_bandpower.npz", "gameemo")
+    assert len(data) == 28 * 4 * 29
+    assert not data.simulated
+    assert len(np.unique(np.floor((data.valence_arousal + 1) / 2 * 4.999), axis=0)) == 24

@@ -1,0 +1,155 @@
+"""The operator is MNE's interpolation: the same picture, faster, in batches, with gradients."""
+
+from __future__ import annotations
+
+import mne
+import numpy as np
+import pytest
+import torch
+
+from ngd_timm.eeg.topomap import TopomapOperator, standard_montage
+from ngd_timm.errors import InputError
+
+EMOTIV = ["AF3", "F7", "F3", "FC5", "T7", "P7", "O1", "O2", "P8", "T8", "FC6", "F4", "F8", "AF4"]
+BIOSEMI = [
+    *("Fp1", "AF3", "F3", "F7", "FC5", "FC1", "C3", "T7", "CP5", "CP1", "P3", "P7", "PO3", "O1", "Oz", "Pz"),
+    *("Fp2", "AF4", "Fz", "F4", "F8", "FC6", "FC2", "Cz", "C4", "T8", "CP6", "CP2", "P4", "P8", "PO4", "O2"),
+]
+LOW = ["Fp1", "Fp2", "F9", "F10", "P9", "P10", "Iz", "Cz", "T9"]
+
+
+def drawn_by_mne(values: np.ndarray, channels: list[str], size: int, montage: object = None) -> np.ndarray:
+    """The image inside a `plot_topomap` figure with MNE's defaults, back row first."""
+    from matplotlib.figure import Figure
+
+    info = mne.create_info(channels, 1.0, "eeg")
+    info.set_montage(montage or standard_montage("standard_1005"))
+    axes = Figure().subplots()
+    image, _ = mne.viz.plot_topomap(values, info, axes=axes, res=size, contours=0, sensors=False, show=False)
+    return np.asarray(image.get_array().filled(0.0))
+
+
+@pytest.mark.parametrize("channels", [EMOTIV, BIOSEMI, LOW], ids=["emotiv14", "biosemi32", "below the ears"])
+@pytest.mark.parametrize("size", [32, 67])
+def test_the_map_equals_what_mne_draws(channels: list[str], size: int) -> None:
+    values = np.random.default_rng(size).standard_normal(len(channels))
+    operator = TopomapOperator(channels, size=size)
+    expected = drawn_by_mne(values, channels, size)
+    assert np.abs(operator(values) - expected)[operator.mask].max() < 1e-5
+
+
+def test_the_map_equals_mnes_private_interpolator_pixel_by_pixel() -> None:
+    from mne.channels.layout import _find_topomap_coords
+    from mne.viz.topomap import _make_head_outlines, _setup_interp
+
+    info = mne.create_info(EMOTIV, 1.0, "eeg").set_montage(standard_montage("standard_1005"))
+    positions = _find_topomap_coords(info, list(range(14)))
+    outlines = _make_head_outlines(np.array([0, 0, 0, 0.095]), positions, "head", (0.0, 0.0))
+    _, x, y, reference = _setup_interp(positions, 48, "cubic", "head", outlines, "mean")
+    operator = TopomapOperator(EMOTIV, size=48)
+    for values in np.random.default_rng(0).standard_normal((5, 14)):
+        expected = reference.set_values(values).set_locations(x, y)()
+        assert np.abs(operator(values) - expected)[operator.mask].max() < 1e-5
+
+
+def test_a_montage_with_head_shape_points_uses_the_sphere_fitted_to_them() -> None:
+    standard = standard_montage("standard_1005").get_positions()
+    rng = np.random.default_rng(0)
+    shape = rng.standard_normal((80, 3))
+    shape = np.array([0.002, -0.02, 0.03]) + 0.09 * shape / np.linalg.norm(shape, axis=1, keepdims=True)
+    shape = shape[shape[:, 2] > 0]
+    montage = mne.channels.make_dig_montage(
+        {name: standard["ch_pos"][name] for name in EMOTIV},
+        standard["nasion"],
+        standard["lpa"],
+        standard["rpa"],
+        hsp=shape,
+        coord_frame=standard["coord_frame"],
+    )
+    values = rng.standard_normal(14)
+    operator = TopomapOperator(EMOTIV, size=32, montage=montage)
+    assert np.abs(operator(values) - drawn_by_mne(values, EMOTIV, 32, montage))[operator.mask].max() < 1e-5
+    assert np.abs(operator.matrix - TopomapOperator(EMOTIV, size=32).matrix).max() > 1e-2
+
+
+def test_rows_run_from_back_to_front_and_columns_from_left_to_right() -> None:
+    operator = TopomapOperator(EMOTIV, size=33)
+    back, front = operator(np.eye(14)[EMOTIV.index("O1")]), operator(np.eye(14)[EMOTIV.index("AF4")])
+    row, column = np.unravel_index(back.argmax(), back.shape)
+    assert row < 16 > column
+    row, column = np.unravel_index(front.argmax(), front.shape)
+    assert row > 16 < column
+
+
+def test_maps_are_zero_outside_the_head_and_constant_inside_for_equal_values() -> None:
+    operator = TopomapOperator(BIOSEMI, size=32)
+    maps = operator(np.full((2, 32), 3.5))
+    np.testing.assert_allclose(maps[:, operator.mask], 3.5, atol=1e-9)
+    assert np.all(maps[:, ~operator.mask] == 0)
+    assert operator.mask[16, 16]
+    assert not operator.mask[0, 0]
+
+
+def test_channels_go_by_name_so_their_order_does_not_matter() -> None:
+    order = np.random.default_rng(0).permutation(14)
+    values = np.random.default_rng(1).standard_normal(14)
+    shuffled = TopomapOperator([EMOTIV[i] for i in order], size=24)
+    np.testing.assert_allclose(shuffled(values[order]), TopomapOperator(EMOTIV, size=24)(values), atol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_numpy_and_torch_give_their_own_kind_and_dtype_back(dtype: torch.dtype) -> None:
+    operator = TopomapOperator(EMOTIV, size=16)
+    values = torch.randn(2, 3, 14, generator=torch.Generator().manual_seed(0)).to(dtype)
+    maps = operator(values)
+    assert maps.shape == (2, 3, 16, 16)
+    assert maps.dtype == dtype
+    exact = operator(values.double().numpy())
+    assert isinstance(exact, np.ndarray)
+    tolerance = {torch.float16: 4e-3, torch.bfloat16: 4e-2}.get(dtype, 1e-5)
+    np.testing.assert_allclose(maps.double().numpy(), exact, atol=tolerance)
+    assert operator(np.ones(14, dtype=np.float32)).dtype == np.float32
+    assert operator(np.ones(14, dtype=np.int64)).dtype == np.float64
+
+
+def test_gradients_flow_to_the_channel_values() -> None:
+    operator = TopomapOperator(EMOTIV, size=8)
+    values = torch.randn(2, 14, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(operator, values)
+
+
+def test_a_half_precision_autocast_does_not_touch_the_map() -> None:
+    operator = TopomapOperator(EMOTIV, size=16)
+    values = torch.randn(3, 14)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        maps = operator(values)
+    assert torch.equal(maps, operator(values))
+
+
+@pytest.mark.parametrize(
+    ("channels", "words"),
+    [
+        ([*EMOTIV, "Qz", "X9"], "Qz, X9"),
+        ([*EMOTIV, "AF3"], "given twice: AF3"),
+        (["Fz", "Cz", "Pz"], "at least 4"),
+        (["T7", "T3", "Cz", "Fz", "Oz"], "same position"),
+    ],
+)
+def test_channels_that_cannot_be_mapped_are_listed(channels: list[str], words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        TopomapOperator(channels)
+    assert words in str(caught.value)
+
+
+def test_a_wrong_number_of_channels_an_unknown_montage_and_an_absurd_size_are_refused() -> None:
+    operator = TopomapOperator(EMOTIV, size=8)
+    with pytest.raises(InputError, match="14 channels"):
+        operator(np.zeros((14, 3)))
+    with pytest.raises(InputError, match="floating"):
+        operator(torch.zeros(14, dtype=torch.int64))
+    with pytest.raises(InputError, match="unknown montage 'standard_1006'; did you mean 'standard_10"):
+        TopomapOperator(EMOTIV, montage="standard_1006")
+    with pytest.raises(InputError, match="one line"):
+        TopomapOperator(["Fpz", "Fz", "Cz", "Pz", "Oz"], montage="spherical_1005")
+    with pytest.raises(InputError, match="pixels"):
+        TopomapOperator(EMOTIV, size=0)

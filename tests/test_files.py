@@ -1,0 +1,48 @@
+"""Files are whole or absent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ngd_timm.files import atomic_folder, atomic_path, write_json
+
+
+def write_half_a_file(path: Path) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+
+
+def write_half_a_folder(path: Path) -> None:
+    with atomic_folder(path) as temporary:
+        (temporary / "half").write_text("2")
+        raise KeyboardInterrupt
+
+
+def test_an_interrupted_write_leaves_the_earlier_file_and_no_litter(tmp_path: Path) -> None:
+    target = tmp_path / "a.json"
+    write_json(target, {"a": 1})
+    with pytest.raises(KeyboardInterrupt):
+        write_half_a_file(target)
+    assert target.read_text() == '{\n  "a": 1\n}\n'
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_an_interrupted_folder_leaves_the_earlier_folder_and_a_finished_one_replaces_it_whole(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "student") as first:
+        (first / "old").write_text("1")
+    with pytest.raises(KeyboardInterrupt):
+        write_half_a_folder(tmp_path / "student")
+    assert [p.name for p in (tmp_path / "student").iterdir()] == ["old"]
+    with atomic_folder(tmp_path / "student") as third:
+        (third / "new").write_text("3")
+    assert [p.name for p in (tmp_path / "student").iterdir()] == ["new"]
+    assert [p.name for p in tmp_path.iterdir()] == ["student"]
+
+
+def test_json_without_a_value_for_nan_refuses_it(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", {"a": float("nan")})
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,307 @@
+"""The losses against slow references written from the formulas, and at their edges."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from ngd_timm.affect import CLASSES, anchors
+from ngd_timm.errors import InputError
+from ngd_timm.losses import (
+    DGeoLoss,
+    LogitKDLoss,
+    NeuroGazeLoss,
+    ProtoKDLoss,
+    class_weights,
+    cross_entropy,
+    logit_kd_loss,
+    ramp_weight,
+)
+from ngd_timm.losses.functional import unit
+from ngd_timm.prototypes import PrototypeGrid
+
+DIM = 32
+
+
+@pytest.fixture(scope="module")
+def grid() -> PrototypeGrid:
+    return PrototypeGrid.random(DIM, seed=3)
+
+
+def embeddings(n: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> torch.Tensor:
+    return torch.randn(n, DIM, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def slow_softmax(values: list[float]) -> list[float]:
+    top = max(values)
+    powers = [math.exp(v - top) for v in values]
+    return [p / sum(powers) for p in powers]
+
+
+def slow_unit(vector: np.ndarray) -> np.ndarray:
+    return vector / math.sqrt(sum(float(v) ** 2 for v in vector))
+
+
+def slow_proto_target(va: np.ndarray, grid: PrototypeGrid, tau: float, sigma: float, target: str) -> list[float]:
+    prototypes, centers = grid.prototypes.double().numpy(), grid.centers.double().numpy()
+    place = slow_softmax([-float(((va - c) ** 2).sum()) / (2 * sigma**2) for c in centers])
+    if target == "va":
+        return place
+    mean = slow_unit(sum(a * p for a, p in zip(place, prototypes, strict=True)))
+    return slow_softmax([float(mean @ p) / tau for p in prototypes])
+
+
+def slow_proto_kd(z: np.ndarray, q: list[float], grid: PrototypeGrid, tau: float) -> float:
+    student = slow_softmax([float(slow_unit(z) @ p) / tau for p in grid.prototypes.double().numpy()])
+    return sum(a * math.log(a / b) for a, b in zip(q, student, strict=True) if a > 0)
+
+
+@pytest.mark.parametrize("target", ["prototype", "va"])
+@pytest.mark.parametrize("tau", [0.9, 0.1])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_proto_kd_equals_the_formula_written_out(
+    grid: PrototypeGrid, target: str, tau: float, dtype: torch.dtype
+) -> None:
+    z, y = embeddings(6, dtype), torch.tensor([0, 1, 4, 6, 7, 1])
+    loss = ProtoKDLoss(grid, tau=tau, target=target, sigma=0.4)(z, y)
+    va = anchors(CLASSES).astype(np.float64)
+    slow = [
+        slow_proto_kd(row, slow_proto_target(va[c], grid, tau, 0.4, target), grid, tau)
+        for row, c in zip(z.double().numpy(), y.tolist(), strict=True)
+    ]
+    assert float(loss) == pytest.approx(float(np.mean(slow)), rel=2e-5, abs=2e-6)
+
+
+def test_proto_kd_is_zero_where_the_embedding_points_along_its_prototype_and_nowhere_below(grid: PrototypeGrid) -> None:
+    loss = ProtoKDLoss(grid, tau=0.1)
+    place = torch.softmax(-(loss.class_anchors[:, None] - loss.cell_centers).square().sum(2) / (2 * 0.4**2), dim=1)
+    best = 7.5 * (place @ loss.prototypes)
+    y = torch.arange(8)
+    assert float(loss(best, y)) == pytest.approx(0, abs=1e-6)
+    assert float(loss(best.roll(1, 0), y)) > 1e-3
+
+
+def test_proto_kd_mixes_the_targets_of_soft_labels(grid: PrototypeGrid) -> None:
+    loss, z = ProtoKDLoss(grid, tau=0.1), embeddings(1, torch.float32)
+    mixed = 0.25 * loss.class_targets[2] + 0.75 * loss.class_targets[5]
+    soft = torch.zeros(1, 8)
+    soft[0, 2], soft[0, 5] = 0.25, 0.75
+    slow = slow_proto_kd(z[0].double().numpy(), mixed.tolist(), grid, 0.1)
+    assert float(loss(z, soft)) == pytest.approx(slow, rel=1e-4)
+    assert float(loss(z, torch.eye(8)[[3]])) == pytest.approx(float(loss(z, torch.tensor([3]))))
+
+
+def test_proto_kd_takes_a_pictures_own_valence_arousal_and_the_class_where_that_is_unknown(grid: PrototypeGrid) -> None:
+    loss, z, y = ProtoKDLoss(grid, tau=0.1), embeddings(2, torch.float32), torch.tensor([1, 1])
+    own = torch.tensor([[-0.7, 0.2], [math.nan, math.nan]])
+    target = slow_proto_target(np.array([-0.7, 0.2]), grid, 0.1, 0.4, "prototype")
+    first = slow_proto_kd(z[0].double().numpy(), target, grid, 0.1)
+    second = float(loss(z[1:], y[1:]))
+    assert float(loss(z, y, own)) == pytest.approx((first + second) / 2, rel=1e-4)
+
+
+def slow_d_geo(z: np.ndarray, y: list[int], cap: float, margin: float, positive: tuple[int, ...]) -> float:
+    units = [slow_unit(row) for row in z]
+    present = sorted(set(y))
+    means = {c: np.mean([u for u, k in zip(units, y, strict=True) if k == c], axis=0) for c in present}
+    caps = []
+    for c in positive:
+        members = [u for u, k in zip(units, y, strict=True) if k == c]
+        if len(members) >= 2:
+            variance = np.mean([((u - means[c]) ** 2).sum() for u in members])
+            caps.append(max(0.0, float(variance) - cap))
+    va = anchors(CLASSES).astype(np.float64)
+    longest = max(np.linalg.norm(a - b) for a in va for b in va)
+    gaps = []
+    for i, a in enumerate(present):
+        for b in present[i + 1 :]:
+            cosine = float(slow_unit(means[a]) @ slow_unit(means[b]))
+            gaps.append(max(0.0, margin * float(np.linalg.norm(va[a] - va[b])) / longest - (1 - cosine)))
+    return (float(np.mean(caps)) if caps else 0.0) + (float(np.mean(gaps)) if gaps else 0.0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_d_geo_equals_the_formula_written_out(seed: int) -> None:
+    shared = embeddings(1, seed=100 + seed)
+    z = embeddings(24, seed=seed) + 2 * shared
+    y = torch.randint(0, 8, (24,), generator=torch.Generator().manual_seed(seed))
+    loss = DGeoLoss(variance_cap=0.05, margin=0.9)
+    assert float(loss(z, y)) > 0
+    assert float(loss(z, y)) == pytest.approx(slow_d_geo(z.numpy(), y.tolist(), 0.05, 0.9, (1, 2)), rel=1e-5)
+
+
+def test_d_geo_reads_one_hot_weights_as_the_labels_they_are() -> None:
+    z, y = embeddings(16), torch.arange(16) % 8
+    loss = DGeoLoss(variance_cap=0.05)
+    assert float(loss(z, y)) == pytest.approx(float(loss(z, nn.functional.one_hot(y, 8).double())))
+
+
+def test_d_geo_has_no_wanted_distance_between_anger_and_fear_beyond_their_place_in_the_plane() -> None:
+    margins = DGeoLoss(margin=0.5).margins
+    happy, sad, anger, fear = (CLASSES.index(c) for c in ("happiness", "sadness", "anger", "fear"))
+    assert float(margins[anger, fear]) < 0.06 < float(margins[happy, sad])
+    assert float(margins.max()) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("mode", ["mse", "kl"])
+def test_logit_kd_equals_the_formula_written_out(mode: str) -> None:
+    s, t = torch.randn(5, 8, dtype=torch.float64), torch.randn(5, 8, dtype=torch.float64)
+    if mode == "mse":
+        slow = float(np.mean([(a - b) ** 2 for a, b in zip(s.flatten().tolist(), t.flatten().tolist(), strict=True)]))
+    else:
+        rows = []
+        for a, b in zip(s.tolist(), t.tolist(), strict=True):
+            p, q = slow_softmax([x / 4 for x in b]), slow_softmax([x / 4 for x in a])
+            rows.append(16 * sum(x * math.log(x / y) for x, y in zip(p, q, strict=True)))
+        slow = float(np.mean(rows))
+    assert float(logit_kd_loss(s, t, mode, 4.0)) == pytest.approx(slow, rel=1e-9)
+
+
+def test_logit_kd_sends_no_gradient_to_the_teacher() -> None:
+    s, t = torch.randn(2, 8, requires_grad=True), torch.randn(2, 8, requires_grad=True)
+    LogitKDLoss()(s, t).backward()
+    assert s.grad is not None
+    assert t.grad is None
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.055])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_cross_entropy_of_indices_equals_torchs(smoothing: float, weighted: bool) -> None:
+    logits, y = torch.randn(12, 8), torch.arange(12) % 8
+    weight = torch.rand(8) + 0.1 if weighted else None
+    expected = nn.functional.cross_entropy(logits, y, weight, label_smoothing=smoothing)
+    assert float(cross_entropy(logits, y, weight, smoothing)) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_cross_entropy_of_soft_labels_equals_torchs_without_weights() -> None:
+    logits, soft = torch.randn(6, 8), torch.softmax(torch.randn(6, 8), dim=1)
+    assert float(cross_entropy(logits, soft)) == pytest.approx(
+        float(nn.functional.cross_entropy(logits, soft)), rel=1e-5
+    )
+
+
+def test_class_weights_favour_rare_classes_and_leave_absent_ones_out() -> None:
+    weight = class_weights([1000, 10, 0], "effective_number")
+    assert weight is not None
+    assert weight[1] > weight[0] > 0
+    assert weight[2] == 0
+    assert float(weight.sum()) == pytest.approx(2)
+    assert class_weights([1, 2], "none") is None
+
+
+def every_loss(grid: PrototypeGrid) -> dict[str, nn.Module]:
+    return {
+        "prototype": ProtoKDLoss(grid, tau=0.1),
+        "va": ProtoKDLoss(grid, tau=0.1, target="va"),
+        "d_geo": DGeoLoss(variance_cap=0.05, margin=1.5),
+    }
+
+
+@pytest.mark.parametrize("name", ["prototype", "va", "d_geo"])
+def test_gradients_agree_with_finite_differences_in_float64(grid: PrototypeGrid, name: str) -> None:
+    loss, y = every_loss(grid)[name].double(), torch.tensor([1, 1, 2, 2, 5])
+    z = embeddings(5).requires_grad_()
+    assert torch.autograd.gradcheck(lambda e: loss(e, y), (z,))
+
+
+@pytest.mark.parametrize("name", ["prototype", "va", "d_geo"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("case", ["usual", "zeros", "one row", "huge", "tiny", "no positive class"])
+def test_loss_and_gradient_are_finite_and_attached(
+    grid: PrototypeGrid, name: str, dtype: torch.dtype, case: str
+) -> None:
+    z = {
+        "zeros": torch.zeros(4, DIM),
+        "huge": embeddings(4, torch.float32) * 1e4,
+        "tiny": embeddings(4, torch.float32) * 1e-6,
+    }.get(case, embeddings(4, torch.float32))
+    y = torch.tensor([1, 1, 2, 7])
+    if case == "one row":
+        z, y = z[:1], y[:1]
+    if case == "no positive class":
+        y = torch.tensor([0, 3, 4, 7])
+    z = z.to(dtype).requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = every_loss(grid)[name](z, y)
+    loss.backward()
+    assert loss.ndim == 0
+    assert loss.dtype == torch.float32
+    assert loss.isfinite()
+    assert z.grad is not None
+    assert z.grad.isfinite().all()
+
+
+def test_a_zero_embedding_gets_no_gradient_and_leaves_the_others_theirs() -> None:
+    z = torch.stack([torch.zeros(4), torch.ones(4)]).requires_grad_()
+    unit(z)[:, 0].sum().backward()
+    assert z.grad is not None
+    assert z.grad[0].tolist() == [0, 0, 0, 0]
+    assert z.grad[1].abs().sum() > 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    n=st.integers(1, 9),
+    scale=st.floats(1e-2, 1e6),
+    tau=st.floats(0.05, 2.0),
+)
+def test_proto_kd_is_never_negative_and_does_not_depend_on_the_embeddings_length(
+    seed: int, n: int, scale: float, tau: float
+) -> None:
+    grid = PrototypeGrid.random(DIM, seed=3)
+    z = embeddings(n, torch.float64, seed)
+    y = torch.randint(0, 8, (n,), generator=torch.Generator().manual_seed(seed))
+    loss = ProtoKDLoss(grid, tau=tau)
+    first, second = float(loss(z, y)), float(loss(z * scale, y))
+    assert first >= -1e-6
+    assert second == pytest.approx(first, rel=1e-5, abs=1e-7)
+
+
+def test_ramp_is_zero_then_half_a_cosine_then_one() -> None:
+    assert [ramp_weight(e, 20, 60) for e in (0, 20, 60, 100)] == [0, 0, 1, 1]
+    assert ramp_weight(30, 20, 60) == pytest.approx(0.5 - 0.5 * math.cos(math.pi / 4))
+    assert ramp_weight(0, 0, 0) == 1
+
+
+def test_ramp_of_fractions_is_the_ramp_of_epochs_on_a_hundred(grid: PrototypeGrid) -> None:
+    epochs, fractions = NeuroGazeLoss(grid, ramp=(20, 60)), NeuroGazeLoss(grid, epochs=100, ramp=(0.2, 0.6))
+    assert [epochs.ramp_at(e) for e in range(100)] == [fractions.ramp_at(e) for e in range(100)]
+
+
+def test_the_objective_is_the_weighted_sum_of_its_components(grid: PrototypeGrid) -> None:
+    criterion = NeuroGazeLoss(grid, epochs=10, ce=0.7, kd=0.3, proto_kd=0.2, d_geo=0.5, ramp=(0, 4), variance_cap=0.01)
+    logits, z, y, t = (
+        torch.randn(6, 8),
+        embeddings(6, torch.float32),
+        torch.tensor([1, 1, 2, 2, 0, 3]),
+        torch.randn(6, 8),
+    )
+    losses = criterion(logits, z, y, epoch=2, teacher_logits=t)
+    expected = (
+        0.7 * cross_entropy(logits, y, None, 0.055)
+        + 0.3 * LogitKDLoss()(logits, t)
+        + 0.2 * ProtoKDLoss(grid)(z, y)
+        + 0.5 * 0.5 * DGeoLoss(variance_cap=0.01)(z, y)
+    )
+    assert float(losses["loss"]) == pytest.approx(float(expected), rel=1e-5)
+    assert "kd" not in criterion(logits, z, y, epoch=2)
+
+
+def test_what_does_not_fit_is_refused_with_what_would(grid: PrototypeGrid) -> None:
+    with pytest.raises(InputError, match="projection of that width"):
+        ProtoKDLoss(grid)(torch.randn(2, DIM + 1), torch.tensor([0, 1]))
+    with pytest.raises(InputError, match="did you mean 'happiness'"):
+        DGeoLoss(positive_classes=("hapiness",))
+    with pytest.raises(InputError, match=r"classes=\[...\]"):
+        NeuroGazeLoss(grid, num_classes=7)
+    with pytest.raises(InputError, match="needs a grid"):
+        NeuroGazeLoss(None)
+    with pytest.raises(InputError, match="class indices"):
+        DGeoLoss()(torch.randn(2, 4), torch.randn(2, 3))

@@ -1,0 +1,375 @@
+"""The prototype grid: what it averages, what it refuses, what its figures mean."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ngd_timm.affect import cell_of
+from ngd_timm.errors import InputError
+from ngd_timm.prototypes import PrototypeGrid, grid_versions, mantel_test
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def sample(n: int = 60, dim: int = 7, people: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((n, dim)), rng.uniform(-1, 1, (n, 2)), rng.integers(0, people, n)
+
+
+def slow_build(
+    embeddings: np.ndarray, va: np.ndarray, subjects: np.ndarray, size: int, min_subjects: int
+) -> np.ndarray:
+    """The formula, cell by cell and subject by subject."""
+    rows = unit(embeddings)
+    cells = cell_of(va, size)
+    filled: dict[int, np.ndarray] = {}
+    for cell in range(size * size):
+        people = sorted(set(subjects[cells == cell]))
+        if len(people) >= min_subjects and people:
+            means = [rows[(cells == cell) & (subjects == person)].mean(0) for person in people]
+            filled[cell] = unit(np.mean(means, 0))
+    out = np.zeros((size * size, rows.shape[1]))
+    for cell in range(size * size):
+        if cell in filled:
+            out[cell] = filled[cell]
+            continue
+        squared = {k: (k // size - cell // size) ** 2 + (k % size - cell % size) ** 2 for k in filled}
+        near = [filled[k] for k in filled if squared[k] == min(squared.values())]
+        out[cell] = unit(np.mean(near, 0))
+    return out
+
+
+@pytest.mark.parametrize("min_subjects", [1, 2, 3])
+@pytest.mark.parametrize("size", [3, 5])
+def test_build_equals_a_slow_reference_with_subject_weights_and_filled_gaps(size: int, min_subjects: int) -> None:
+    embeddings, va, subjects = sample()
+    grid = PrototypeGrid.build(embeddings, va, subjects, size=size, min_subjects=min_subjects)
+    expected = slow_build(embeddings, va, subjects, size, min_subjects)
+    np.testing.assert_allclose(grid.prototypes.numpy(), expected, atol=1e-6)
+
+
+def test_subjects_weigh_equally_however_many_rows_they_bring() -> None:
+    embeddings = np.array([[1.0, 0.0]] * 99 + [[0.0, 1.0]])
+    grid = PrototypeGrid.build(embeddings, np.zeros((100, 2)), np.array(["a"] * 99 + ["b"]), size=3)
+    np.testing.assert_allclose(grid.prototypes[4].numpy(), [np.sqrt(0.5)] * 2, atol=1e-6)
+    assert grid.counts[4] == 100
+
+
+def test_without_subjects_every_row_weighs_the_same() -> None:
+    embeddings = np.array([[1.0, 0.0]] * 3 + [[0.0, 1.0]])
+    grid = PrototypeGrid.build(embeddings, np.zeros((4, 2)), size=3)
+    np.testing.assert_allclose(grid.prototypes[4].numpy(), unit(np.array([3.0, 1.0])), atol=1e-6)
+
+
+def test_embedding_length_does_not_matter() -> None:
+    embeddings, va, subjects = sample()
+    scaled = embeddings * np.random.default_rng(1).uniform(0.1, 50, (len(embeddings), 1))
+    one = PrototypeGrid.build(embeddings, va, subjects)
+    two = PrototypeGrid.build(torch.from_numpy(scaled), torch.from_numpy(va), subjects)
+    torch.testing.assert_close(one.prototypes, two.prototypes)
+
+
+def test_an_empty_cell_takes_the_nearest_row_and_averages_equal_distances() -> None:
+    grid = PrototypeGrid.build(np.eye(2), np.array([[-0.9, -0.9], [0.9, 0.9]]), size=3)
+    assert grid.counts.tolist() == [1, 0, 0, 0, 0, 0, 0, 0, 1]
+    np.testing.assert_allclose(grid.prototypes[1].numpy(), [1, 0], atol=1e-7)
+    for tied in (2, 4, 6):
+        np.testing.assert_allclose(grid.prototypes[tied].numpy(), [np.sqrt(0.5)] * 2, atol=1e-7)
+
+
+def test_a_cell_below_min_subjects_counts_as_empty_and_publishes_nobody() -> None:
+    embeddings = np.array([[0.0, 1.0], [1.0, 0.0], [1.0, 0.1], [1.0, -0.1]])
+    va = np.array([[0.9, 0.9], [-0.9, -0.9], [-0.9, -0.9], [-0.9, -0.9]])
+    grid = PrototypeGrid.build(embeddings, va, np.array([1, 1, 2, 3]), min_subjects=3)
+    assert grid.counts.tolist() == [3] + [0] * 24
+    assert (grid.prototypes - grid.prototypes[0]).abs().max() == 0
+    assert grid.metadata["subjects_per_cell"].startswith("3,0,")
+
+
+def test_a_point_on_the_upper_edge_belongs_to_the_last_cell() -> None:
+    grid = PrototypeGrid.build(np.eye(2), np.array([[1.0, 1.0], [-1.0, 1.0]]))
+    assert grid.counts.nonzero().flatten().tolist() == [4, 24]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"embeddings": np.zeros((4, 3))}, "row 0 is zero"),
+        ({"embeddings": np.array([[1.0, 2], [np.nan, 1], [1, 1], [1, 1]])}, "row 1 is not finite"),
+        ({"embeddings": np.ones(4)}, "shape (N, D)"),
+        ({"valence_arousal": np.full((4, 2), 5.0)}, "rating_to_va"),
+        ({"valence_arousal": np.zeros((3, 2))}, "shape (4, 2)"),
+        ({"subjects": None, "min_subjects": 3}, "needs subjects"),
+        ({"subjects": np.arange(3)}, "shape (4,)"),
+        ({"min_subjects": 0}, "at least 1"),
+        ({"min_subjects": 5}, "no cell holds 5 subjects"),
+        ({"size": 1}, "2 to 64"),
+    ],
+)
+def test_build_refuses_what_it_cannot_use(change: dict, words: str) -> None:
+    good = {"embeddings": np.ones((4, 3)), "valence_arousal": np.zeros((4, 2)), "subjects": np.arange(4)}
+    with pytest.raises(InputError) as caught:
+        PrototypeGrid.build(**{**good, **change})
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_centring_takes_out_the_mean_of_filled_rows_only() -> None:
+    rng = np.random.default_rng(0)
+    embeddings = np.array([5.0, 0, 0, 0]) + rng.standard_normal((200, 4))
+    va = np.clip(rng.normal(-0.4, 0.4, (200, 2)), -1, 1)
+    grid = PrototypeGrid.build(embeddings, va)
+    centred = PrototypeGrid.build(embeddings, va, center=True)
+    own = grid.counts > 0
+    assert not own.all()
+    rows = grid.prototypes.double()
+    expected = torch.nn.functional.normalize(rows - rows[own].mean(0))[own]
+    torch.testing.assert_close(centred.prototypes.double()[own], expected, atol=1e-6, rtol=0)
+    assert grid.mean_cosine > 0.9
+    assert abs(centred.mean_cosine) < 0.4
+    assert (grid.metadata["centered"], centred.metadata["centered"]) == ("false", "true")
+    torch.testing.assert_close(grid.centered().prototypes, centred.prototypes)
+
+
+def test_centring_a_grid_of_one_filled_cell_is_refused() -> None:
+    with pytest.raises(InputError, match="center=False"):
+        PrototypeGrid.build(np.ones((3, 2)), np.zeros((3, 2)), center=True)
+
+
+def test_save_and_load_give_the_same_grid(tmp_path: Path) -> None:
+    embeddings, va, subjects = sample()
+    grid = PrototypeGrid.build(embeddings, va, subjects, metadata={"dataset": "made up", "note": "ä\n"})
+    grid.save(tmp_path / "grid.safetensors")
+    again = PrototypeGrid.load(tmp_path / "grid.safetensors")
+    assert again.sha256 == grid.sha256
+    assert again.metadata == grid.metadata
+    assert torch.equal(again.prototypes, grid.prototypes)
+    assert [p.name for p in tmp_path.iterdir()] == ["grid.safetensors"]
+
+
+def test_sha256_depends_on_the_tensors_and_not_on_the_metadata() -> None:
+    embeddings, va, subjects = sample()
+    one = PrototypeGrid.build(embeddings, va, subjects, metadata={"a": "1"})
+    two = PrototypeGrid.build(embeddings, va, subjects, metadata={"b": "2"})
+    assert one.sha256 == two.sha256
+    counts = one.counts.clone()
+    counts[0] += 1
+    assert PrototypeGrid(one.prototypes, counts, one.centers, 5).sha256 != one.sha256
+
+
+def test_sha256_is_the_same_on_every_machine() -> None:
+    rows = torch.eye(4)
+    counts = torch.arange(4)
+    plane = torch.tensor([[-0.5, -0.5], [-0.5, 0.5], [0.5, -0.5], [0.5, 0.5]])
+    expected = "9406489a3250a15a523cea8c955db3a3037a44f6b22aab4f453a316c2ebaba75"
+    assert PrototypeGrid(rows, counts, plane, 2).sha256 == expected
+
+
+def test_a_bit_flipped_anywhere_in_the_file_is_refused_with_the_name_of_the_file(tmp_path: Path) -> None:
+    embeddings, va, subjects = sample(dim=3)
+    path = tmp_path / "grid.safetensors"
+    PrototypeGrid.build(embeddings, va, subjects, size=2, metadata={"dataset": "made up"}).save(path)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(bytes(damaged))
+        with pytest.raises(InputError, match=r"grid\.safetensors"):
+            PrototypeGrid.load(path)
+
+
+def test_a_truncated_file_and_a_missing_file_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "grid.safetensors"
+    PrototypeGrid.random(8).save(path)
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(InputError, match="not a readable safetensors file"):
+        PrototypeGrid.load(path)
+    with pytest.raises(InputError, match="no grid file"):
+        PrototypeGrid.load(tmp_path / "absent.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "edit", "words"),
+    [
+        ("prototypes", lambda t: t * 1.01, "length 1.01"),
+        ("prototypes", lambda t: t.masked_fill(t > 0, float("nan")), "not all finite"),
+        ("prototypes", lambda t: t[:-1], "shape"),
+        ("prototypes", lambda t: t.double(), "float32"),
+        ("counts", lambda t: t - 1, "negative"),
+        ("counts", lambda t: t[:-1], "shapes"),
+        ("centers", lambda t: t + 0.1, "centers are not those"),
+        ("prototypes", lambda t: t.roll(1, 0), "sha256"),
+    ],
+)
+def test_a_file_with_wrong_tensors_is_refused_by_reason(tmp_path: Path, name: str, edit, words: str) -> None:
+    path = tmp_path / "grid.safetensors"
+    grid = PrototypeGrid.random(30)
+    grid.save(path)
+    from safetensors import safe_open
+
+    with safe_open(str(path), framework="pt") as handle:
+        notes = handle.metadata()
+    tensors = load_file(path)
+    tensors[name] = edit(tensors[name]).contiguous()
+    save_file(tensors, path, metadata=notes)
+    with pytest.raises(InputError) as caught:
+        PrototypeGrid.load(path)
+    assert words in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_another_format_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "grid.safetensors"
+    grid = PrototypeGrid.random(30)
+    tensors = {"prototypes": grid.prototypes, "counts": grid.counts, "centers": grid.centers}
+    save_file(tensors, path, metadata={"format_version": "99"})
+    with pytest.raises(InputError, match="format version '99'"):
+        PrototypeGrid.load(path)
+    save_file({"weight": torch.zeros(3)}, path)
+    with pytest.raises(InputError, match="not a prototype grid"):
+        PrototypeGrid.load(path)
+
+
+def test_a_failed_save_leaves_the_earlier_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "grid.safetensors"
+    PrototypeGrid.random(8, seed=0).save(path)
+    before = path.read_bytes()
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        PrototypeGrid.random(8, seed=1).save(path)
+    assert path.read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_metadata_must_be_strings_and_not_the_files_own_keys() -> None:
+    grid = PrototypeGrid.random(4)
+    with pytest.raises(InputError, match="strings"):
+        PrototypeGrid(grid.prototypes, grid.counts, grid.centers, 5, {"n": 3})  # type: ignore[dict-item]
+    with pytest.raises(InputError, match="sha256"):
+        PrototypeGrid(grid.prototypes, grid.counts, grid.centers, 5, {"sha256": "x"})
+
+
+def test_a_random_grid_is_orthonormal_where_the_width_allows_and_depends_on_its_seed() -> None:
+    grid = PrototypeGrid.random(32, seed=3)
+    torch.testing.assert_close(grid.prototypes @ grid.prototypes.T, torch.eye(25), atol=1e-5, rtol=0)
+    assert PrototypeGrid.random(32, seed=3).sha256 == grid.sha256 != PrototypeGrid.random(32, seed=4).sha256
+    assert PrototypeGrid.random(8).prototypes.norm(dim=1).allclose(torch.ones(25))
+    assert grid.metadata["control"] == "random"
+
+
+def test_a_shuffled_grid_has_the_same_rows_in_other_cells() -> None:
+    embeddings, va, subjects = sample(400)
+    grid = PrototypeGrid.build(embeddings, va, subjects)
+    other = grid.shuffled(seed=1)
+    assert not torch.equal(other.prototypes, grid.prototypes)
+    assert sorted(map(tuple, other.prototypes.tolist())) == sorted(map(tuple, grid.prototypes.tolist()))
+    assert other.mean_cosine == pytest.approx(grid.mean_cosine)
+    assert torch.equal(other.centers, grid.centers)
+    assert other.metadata["shuffled_from"] == grid.sha256
+
+
+def test_mean_cosine_is_the_mean_over_pairs_of_different_cells() -> None:
+    embeddings, va, _ = sample()
+    rows = PrototypeGrid.build(embeddings, va, size=3).prototypes.numpy()
+    pairs = [float(rows[i] @ rows[j]) for i in range(9) for j in range(9) if i != j]
+    assert PrototypeGrid.build(embeddings, va, size=3).mean_cosine == pytest.approx(np.mean(pairs), abs=1e-6)
+
+
+def planted(strength: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Ten people, eight trials of three windows; two directions of the embedding follow the plane."""
+    rng = np.random.default_rng(seed)
+    subjects = np.repeat(np.arange(10), 24)
+    trials = np.tile(np.repeat(np.arange(8), 3), 10)
+    va = np.repeat(rng.uniform(-1, 1, (80, 2)), 3, axis=0)
+    embeddings = rng.standard_normal((240, 6)) + np.eye(6)[0] * 2
+    embeddings[:, 2:4] += strength * va
+    return embeddings, va, subjects, trials
+
+
+def test_mantel_finds_a_planted_geometry_and_not_a_missing_one() -> None:
+    found = mantel_test(*planted(3.0), size=4, permutations=199)
+    assert found.r > 0.5
+    assert found.p == pytest.approx(1 / 200)
+    absent = [mantel_test(*planted(0.0, seed), size=4, permutations=99).p for seed in range(8)]
+    assert np.mean(absent) > 0.2
+
+
+def test_mantel_r_equals_a_slow_reference_and_the_grids_own_figure() -> None:
+    embeddings, va, subjects, trials = planted(1.0)
+    for center in (False, True):
+        grid = PrototypeGrid.build(embeddings, va, subjects, size=4, min_subjects=2, center=center)
+        cosines, distances = [], []
+        for i in range(16):
+            for j in range(i):
+                if grid.counts[i] and grid.counts[j]:
+                    cosines.append(float(grid.prototypes[i].double() @ grid.prototypes[j].double()))
+                    distances.append(np.hypot(i // 4 - j // 4, i % 4 - j % 4))
+        expected = -np.corrcoef(cosines, distances)[0, 1]
+        got = mantel_test(embeddings, va, subjects, trials, 4, 5, min_subjects=2, center=center)
+        assert got.r == pytest.approx(expected, abs=1e-6)
+        assert grid.mantel_r == pytest.approx(expected, abs=1e-6)
+
+
+def test_mantel_refuses_a_trial_with_two_ratings_and_subjects_with_one_trial() -> None:
+    embeddings, va, subjects, trials = planted(1.0)
+    with pytest.raises(InputError, match="more than one"):
+        mantel_test(embeddings, va + np.linspace(0, 1e-3, 240)[:, None] * np.sign(-va), subjects, trials)
+    with pytest.raises(InputError, match="nothing to permute"):
+        mantel_test(embeddings, va, subjects * 8 + trials, np.zeros(240))
+
+
+def test_the_packaged_grid_loads_offline_and_says_whose_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="ngd_timm"):
+        grid = PrototypeGrid.default()
+    assert "GAMEEMO" in caplog.text
+    assert "not the paper's" in caplog.text
+    assert grid.size == 5
+    assert PrototypeGrid.default("gameemo-v1").metadata["dataset"].startswith("GAMEEMO")
+    assert min(int(n) for n in grid.metadata["subjects_per_cell"].split(",") if n != "0") >= 3
+    assert not any("simulated" in (key + value).lower() for key, value in grid.metadata.items())
+
+
+def test_versions_are_found_by_folder_and_the_newest_has_the_highest_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed, name in enumerate(["gameemo-v2", "gameemo-v10", "other-v9"]):
+        PrototypeGrid.random(8, seed=seed).save(tmp_path / name / "grid.safetensors")
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "gameemo-v99").mkdir()
+    monkeypatch.setattr("ngd_timm.prototypes.packaged", lambda _: tmp_path)
+    assert grid_versions() == ["gameemo-v2", "other-v9", "gameemo-v10"]
+    assert PrototypeGrid.default().sha256 == PrototypeGrid.random(8, seed=1).sha256
+    assert PrototypeGrid.default("gameemo-v2").sha256 == PrototypeGrid.random(8, seed=0).sha256
+    with pytest.raises(InputError, match="did you mean 'gameemo-v2'"):
+        PrototypeGrid.default("gameemo-v3")
+
+
+def test_a_spec_names_a_version_a_file_or_a_control(tmp_path: Path) -> None:
+    PrototypeGrid.random(9).save(tmp_path / "mine.safetensors")
+    assert PrototypeGrid.from_spec(str(tmp_path / "mine.safetensors")).dim == 9
+    default = PrototypeGrid.default()
+    assert PrototypeGrid.from_spec("gameemo-v1").metadata == PrototypeGrid.default("gameemo-v1").metadata
+    assert PrototypeGrid.from_spec("random").dim == default.dim
+    assert PrototypeGrid.from_spec("shuffled", seed=2).metadata["shuffled_from"] == default.sha256
+    with pytest.raises(InputError, match="unknown grid 'gameemo-v0'"):
+        PrototypeGrid.from_spec("gameemo-v0")
+    with pytest.raises(InputError, match="no grid file"):
+        PrototypeGrid.from_spec("absent/grid.safetensors")
+
+
+def test_the_picture_is_a_png(tmp_path: Path) -> None:
+    PrototypeGrid.random(9).picture(tmp_path / "grid.png")
+    assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
