@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ngd_timm.errors import InputError
 from ngd_timm.files import write_json
-from ngd_timm.recipe import Recipe
+from ngd_timm.recipe import Recipe, load_recipe
 
 __all__ = ["DemoSizes", "run_demo"]
 
@@ -20,8 +20,8 @@ class DemoSizes:
     subjects: int = 15
     trials: int = 16
     windows: int = 6
-    teacher_epochs: int = 12
-    permutations: int = 1000
+    teacher_epochs: int = 8
+    permutations: int = 500
     train: int = 2400
     valid: int = 400
     test: int = 800
@@ -63,17 +63,15 @@ def run_demo(out: str | Path, seed: int = 0, sizes: DemoSizes | None = None) -> 
     save_bandpower(recording, simulate_bandpower(sizes.subjects, sizes.trials, sizes.windows, seed))
 
     say("fitting the EEG teacher, scored on people it never saw")
-    teacher_recipe = TeacherRecipe.model_validate(
-        {
-            "name": "demo_teacher",
-            "seed": seed,
-            "data": {"name": "bandpower", "root": str(recording), "folds": 3},
-            "teacher": {"backbone": sizes.backbone},
-            "optim": {"epochs": sizes.teacher_epochs},
-            "scores": {"bootstrap": sizes.permutations, "permutations": sizes.permutations},
-        }
-    )
-    teacher = fit_teacher(teacher_recipe, out / "teacher")
+    shipped = load_recipe(TeacherRecipe, "teacher_demo")
+    chance = {"bootstrap": sizes.permutations, "permutations": sizes.permutations}
+    changes = {
+        "seed": seed,
+        "data": shipped.data.model_copy(update={"root": str(recording)}),
+        "optim": shipped.optim.model_copy(update={"epochs": sizes.teacher_epochs}),
+        "scores": shipped.scores.model_copy(update=chance),
+    }
+    teacher = fit_teacher(shipped.model_copy(update=changes), out / "teacher")
 
     say("building the 5×5 valence/arousal grid from its embeddings")
     grid = out / "grid.safetensors"
@@ -108,7 +106,7 @@ def run_demo(out: str | Path, seed: int = 0, sizes: DemoSizes | None = None) -> 
             scores[f"{domain}:test"] = entry
         write_json(folder / "test.json", scores)
     report = write_demo_report(out)
-    say.end(report)
+    say.end()
     return report
 
 
@@ -122,5 +120,5 @@ class _Stages:
         self.number += 1
         print(f"[{self.number}/{self.total}, {time.monotonic() - self.began:3.0f} s] {text}", flush=True)
 
-    def end(self, report: Path) -> None:
-        print(f"[done, {time.monotonic() - self.began:3.0f} s] open {report}", flush=True)
+    def end(self) -> None:
+        print(f"[done, {time.monotonic() - self.began:3.0f} s]", flush=True)

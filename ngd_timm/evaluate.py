@@ -39,19 +39,13 @@ def predict_logits(model: TimmModel, batches: Any, device: torch.device, flip: b
 
 
 def score(
-    model: TimmModel,
-    dataset: Any,
-    classes: Sequence[str],
-    device: torch.device,
-    flip: bool = False,
-    batch_size: int = 256,
-    workers: int = 0,
-    resamples: int = 1000,
+    model: TimmModel, batches: Any, classes: Sequence[str], device: torch.device, flip: bool = False
 ) -> dict[str, Any]:
-    """An entry of metrics.json for a student on a loaded data set, the pictures prepared as its config says."""
-    logits, target = predict_logits(model, face_batches(model, dataset, batch_size, workers), device, flip)
+    """An entry of metrics.json for a student on the batches of `face_batches`."""
+    logits, target = predict_logits(model, batches, device, flip)
+    dataset = batches.dataset
     subjects = np.asarray(dataset["subject"]) if "subject" in dataset.column_names else None
-    return fer_metrics(logits, target, classes, subjects, resamples=resamples)
+    return fer_metrics(logits, target, classes, subjects)
 
 
 def face_batches(model: TimmModel, dataset: Any, batch_size: int = 256, workers: int = 0) -> Any:
@@ -114,7 +108,8 @@ def evaluate(
         dataset, _ = load_split(
             name, root, split or "all", label_rule=label_rule, drop_duplicates=drop, classes=classes
         )
-        results[key] = {**score(model, dataset, classes, device, flip), "label_rule": label_rule, "flip": flip}
+        entry = score(model, face_batches(model, dataset), classes, device, flip)
+        results[key] = {**entry, "label_rule": label_rule, "flip": flip}
         logger.info(summary_line(key, results[key]))
     if out is not None:
         write_json(out, results)

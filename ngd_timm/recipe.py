@@ -170,6 +170,7 @@ class Recipe(StrictModel):
     eval: dict[str, str] = {}
     eval_flip: bool = False
     share_every: Annotated[int, Field(ge=0)] = 100
+    tensorboard: bool = False
     device: str = "auto"
 
     @model_validator(mode="after")

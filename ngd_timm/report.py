@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,13 +64,15 @@ def write_demo_report(folder: str | Path) -> Path:
     folder = Path(folder)
     grid = PrototypeGrid.load(folder / "grid.safetensors")
     run, baseline = _read_run(folder / "run"), _read_run(folder / "baseline")
+    trained_on = Path(run.recipe.data.root or "").name
     context = {
         "title": "The whole flow, on simulated data",
         "simulated": ["the EEG is simulated from known valence and arousal", "the faces are drawn by a program"],
         "teacher": _teacher_rows(folder / "teacher" / "scores.json"),
         "grid": _grid_context(grid, run.recipe),
-        "domains": _domain_samples(folder / "faces", run.recipe.data.classes),
-        "trained_on": Path(run.recipe.data.root or "").name,
+        "domains": _domain_samples(folder / "faces", run.recipe.data.classes, trained_on),
+        "trained_on": trained_on,
+        "shares": _mean_shares(run.rows),
         "run": _run_context(run),
         "comparison": _comparison(baseline, run),
     }
@@ -151,7 +154,7 @@ def _facts(run: _Run) -> dict[str, str]:
     weights += [f"{w:g} × {_TERMS[t]}" for t in ("kd", "proto_kd", "d_geo") if (w := getattr(loss, t)) > 0]
     if loss.proto_share is not None:
         weights.append(f"Proto-KD held at {100 * loss.proto_share:g} % of the gradient")
-    seconds = [v for v in _column(run.rows, "seconds") if not math.isnan(v)]
+    seconds = _known(_column(run.rows, "seconds"))
     return {
         "Student": f"{student.backbone}, {student.image_size} × {student.image_size} px, "
         f"{'grey' if student.in_chans == 1 else 'colour'}, from {start if recipe.init is None else recipe.init}",
@@ -159,16 +162,23 @@ def _facts(run: _Run) -> dict[str, str]:
         "Objective": " + ".join(weights),
         "Trained": f"{len(run.rows)} epochs"
         + (f", {_clock(sum(seconds) / len(seconds))} each, {_clock(sum(seconds))} in all" if seconds else ""),
-        "Grid": "none" if recipe.grid is None else recipe.grid,
-        "Logit teacher": "none" if recipe.teacher is None else recipe.teacher,
+        "Grid": _short(recipe.grid),
+        "Logit teacher": _short(recipe.teacher),
         "Weights scored": "the last epoch's (the best on validation is kept beside it and not reported)",
     }
+
+
+def _short(source: str | None) -> str:
+    """What a recipe names; of an absolute path only its end, since where it lies is nobody's business."""
+    if source is None:
+        return "none"
+    return Path(source).name if Path(source).is_absolute() else source
 
 
 def _faces(run: _Run) -> str:
     train = run.fingerprint.get("data", {}).get("train", {})
     kept = f", {train['kept']:,} training pictures" if "kept" in train else ""
-    return f"{run.recipe.data.name}{kept}, labels by {run.recipe.data.label_rule}"
+    return f"{run.recipe.data.name}{kept}, labels: {train.get('labels', run.recipe.data.label_rule)}"
 
 
 def _clock(seconds: float) -> str:
@@ -252,6 +262,15 @@ def _training_figures(run: _Run) -> list[dict[str, str]]:
     return made
 
 
+def _mean_shares(rows: Sequence[Mapping[str, str]]) -> str:
+    shares = _filled(rows, {label: f"share_{t}" for t, label in _TERMS.items()})
+    return ", ".join(f"{label} gave {statistics.fmean(_known(values)):.1f} %" for label, values in shares.items())
+
+
+def _known(values: Sequence[float]) -> list[float]:
+    return [v for v in values if not math.isnan(v)]
+
+
 def _filled(rows: Sequence[Mapping[str, str]], columns: Mapping[str, str | None]) -> dict[str, list[float]]:
     """The columns that exist and hold at least one number."""
     found = {label: _column(rows, name) for label, name in columns.items() if name is not None}
@@ -265,7 +284,7 @@ def _ending(row: Mapping[str, str], suffix: str) -> str | None:
 def _first_last(lines: Mapping[str, Sequence[float]], form: str) -> str:
     parts = []
     for label, values in lines.items():
-        known = [v for v in values if not math.isnan(v)]
+        known = _known(values)
         parts.append(f"{label}: first {form.format(known[0])}, last {form.format(known[-1])}")
     return "; ".join(parts) + "."
 
@@ -319,12 +338,12 @@ def _comparison(baseline: _Run, run: _Run) -> dict[str, Any]:
     return {"rows": rows, "score_names": _SCORES}
 
 
-def _domain_samples(faces: Path, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """One drawn face a class from each domain's test split, as data URIs."""
+def _domain_samples(faces: Path, classes: Sequence[str], first: str) -> list[dict[str, Any]]:
+    """One drawn face a class from each domain's test split, as data URIs; the domain named `first` leads."""
     from ngd_timm.data import load_fer
 
     domains = []
-    for folder in sorted(p for p in faces.iterdir() if p.is_dir()):
+    for folder in sorted((p for p in faces.iterdir() if p.is_dir()), key=lambda p: (p.name != first, p.name)):
         rows = load_fer("schematic", str(folder), "test", classes=tuple(classes))
         labels = list(rows["label"])
         pictures = [

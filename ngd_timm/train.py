@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import importlib.metadata
+import importlib.util
 import io
 import json
 import logging
@@ -71,7 +72,6 @@ class Setup:
     autocast: torch.dtype | None
     batches: Any
     valid: Any
-    valid_set: Any
     task: NeuroGazeTask
     optimizer: torch.optim.Optimizer
     scheduler: Any
@@ -159,10 +159,12 @@ def _run(setup: Setup, out: Path, progress: Progress) -> Path:
             save_student(student, out / "student_best", recipe.data.classes)
         write_text(out / "summary.csv", _csv(progress.rows))
         _save_state(setup, progress, out / "last" / "state.pt")
+        if recipe.tensorboard:
+            _write_tensorboard(out / "tensorboard", row)
         logger.info(_epoch_line(row, recipe.optim.epochs))
 
     student = _student(task)
-    entry = score(student, setup.valid_set, recipe.data.classes, setup.device, recipe.eval_flip)
+    entry = score(student, setup.valid, recipe.data.classes, setup.device, recipe.eval_flip)
     metrics = {key: {**entry, "label_rule": recipe.data.label_rule, "flip": recipe.eval_flip}}
     logger.info(summary_line(key, entry))
     if recipe.eval:
@@ -241,6 +243,8 @@ def prepare(recipe: Recipe) -> Setup:
     """
     from ngd_timm.data import FaceBatches, class_counts, load_split
 
+    if recipe.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise InputError("tensorboard=true needs the package tensorboard: pip install 'ngd-timm[tensorboard]'")
     torch.manual_seed(recipe.seed)
     device = _device(recipe.device)
     data, classes = recipe.data, recipe.data.classes
@@ -336,7 +340,6 @@ def prepare(recipe: Recipe) -> Setup:
         autocast=autocast,
         batches=batches,
         valid=valid,
-        valid_set=sets["valid"],
         task=task,
         optimizer=optimizer,
         scheduler=scheduler,
@@ -440,6 +443,15 @@ def _epoch_line(row: dict[str, Any], epochs: int) -> str:
         + f"  valid acc {row['valid_acc']:.2f} macro-F1 {row['valid_macro_f1']:.2f} bACC {row['valid_bacc']:.2f}"
         + f"  {row['seconds']:.0f} s, {row['images_per_second']:.0f} images/s"
     )
+
+
+def _write_tensorboard(folder: Path, row: dict[str, Any]) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(folder)) as writer:
+        for name, value in row.items():
+            if value is not None and name != "epoch":
+                writer.add_scalar(name, value, row["epoch"])
 
 
 def _csv(rows: list[dict[str, Any]]) -> str:

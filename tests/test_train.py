@@ -127,10 +127,13 @@ def test_a_share_asked_for_is_the_share_that_is_measured(faces: Path, tmp_path: 
     assert float(rows(run)[0]["share_proto_kd"]) == pytest.approx(25, abs=6)
 
 
-def test_ema_votes_and_the_class_aware_sampler_train_too(faces: Path, tmp_path: Path) -> None:
-    changes = {"optim": {"epochs": 1, "batch_size": 16, "ema": 0.9, "warmup": 0.5}, "eval_flip": True}
+def test_ema_tensorboard_flip_and_the_class_aware_sampler_work_together(faces: Path, tmp_path: Path) -> None:
+    optim = {"epochs": 1, "batch_size": 16, "ema": 0.9, "warmup": 0.5}
+    changes = {"optim": optim, "eval_flip": True, "tensorboard": True}
     data = {"name": "schematic", "root": str(faces), "workers": 0, "sampler": "class_aware"}
-    assert (train(recipe(faces, tmp_path / "run", data=data, **changes)) / "metrics.json").is_file()
+    run = train(recipe(faces, tmp_path / "run", data=data, **changes))
+    assert json.loads((run / "metrics.json").read_text())["schematic:valid"]["flip"] is True
+    assert list((run / "tensorboard").iterdir())
 
 
 def test_evaluate_scores_several_sets_and_writes_the_metrics_form(baseline: Path, faces: Path, tmp_path: Path) -> None:
