@@ -10,7 +10,7 @@ from ngd_timm.errors import InputError
 from ngd_timm.files import packaged, write_text
 from ngd_timm.prototypes import PrototypeGrid
 
-__all__ = ["grid_card", "write_grid_card"]
+__all__ = ["build_commands", "grid_card", "write_grid_card"]
 
 _CITATIONS = {
     "GAMEEMO": (
@@ -87,6 +87,28 @@ def grid_card(grid: PrototypeGrid, name: str, command: str) -> str:
 def write_grid_card(grid: PrototypeGrid, path: str | Path, name: str, command: str) -> None:
     """Write `grid_card` to a file, atomically."""
     write_text(path, grid_card(grid, name, command))
+
+
+def build_commands(run: str | Path, out: str | Path, size: int = 5, min_subjects: int = 1, center: bool = False) -> str:
+    """The two shell lines that make a grid again from its teacher run, without a folder of anybody's disk.
+
+    Raises:
+        InputError: A directory without a teacher's recipe.
+    """
+    from ngd_timm.eeg.recipe import TeacherRecipe
+    from ngd_timm.recipe import load_recipe
+
+    run, out = Path(run), Path(out)
+    recipe = load_recipe(TeacherRecipe, run / "recipe.yaml")
+    flags = [f"--size {size}"] if size != 5 else []
+    flags += [f"--min-subjects {min_subjects}"] if min_subjects != 1 else []
+    flags += ["--center"] if center else []
+    where = f"runs/{run.name}"
+    build = (
+        f"ngd prototypes build {where} --out {'/'.join(out.parts[-3:] if not out.is_absolute() else out.parts[-2:])}"
+    )
+    data = Path(recipe.data.root or "").name
+    return f"ngd teacher fit {recipe.name} data.root={data} out={where}\n{' '.join([build, *flags])}"
 
 
 _PROVENANCE = (

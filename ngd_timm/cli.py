@@ -125,12 +125,17 @@ def prototypes_build(
     size: Annotated[int, typer.Option(min=2, max=15, help="Cells a side.")] = 5,
     min_subjects: Annotated[int, typer.Option(min=1, help="Cells of fewer people count as empty.")] = 1,
     center: Annotated[bool, typer.Option(help="Subtract the grand mean.")] = False,
+    card: Annotated[Path | None, typer.Option(help="Also write the grid's card (Markdown) here.")] = None,
 ) -> None:
     """Boil a teacher's held-out embeddings down to a frozen grid."""
+    from ngd_timm.card import build_commands, write_grid_card
     from ngd_timm.eeg.teacher import build_grid
 
     grid = build_grid(run, size=size, center=center, min_subjects=min_subjects)
     grid.save(out)
+    if card is not None:
+        name = out.parent.name if out.stem == "grid" and out.parent.name else out.stem
+        write_grid_card(grid, card, name, build_commands(run, out, size, min_subjects, center))
     _describe(grid, str(out))
 
 
