@@ -15,7 +15,7 @@ __all__ = ["DemoSizes", "run_demo"]
 
 @dataclass(frozen=True)
 class DemoSizes:
-    """How much the demo makes and trains; the default takes about two minutes on two cores."""
+    """How much the demo makes and trains; the default takes one to two minutes on two cores."""
 
     subjects: int = 15
     trials: int = 16

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,6 @@ from ngd_timm.ngd_models import TimmModel
 from ngd_timm.recipe import Recipe, load_recipe
 
 __all__ = ["evaluate", "predict_logits", "score"]
-
-logger = logging.getLogger("ngd_timm.evaluate")
 
 
 @torch.no_grad()
@@ -110,7 +107,6 @@ def evaluate(
         )
         entry = score(model, face_batches(model, dataset), classes, device, flip)
         results[key] = {**entry, "label_rule": label_rule, "flip": flip}
-        logger.info(summary_line(key, results[key]))
     if out is not None:
         write_json(out, results)
     return results

@@ -264,7 +264,9 @@ def _training_figures(run: _Run) -> list[dict[str, str]]:
 
 def _mean_shares(rows: Sequence[Mapping[str, str]]) -> str:
     shares = _filled(rows, {label: f"share_{t}" for t, label in _TERMS.items()})
-    return ", ".join(f"{label} gave {statistics.fmean(_known(values)):.1f} %" for label, values in shares.items())
+    return ", ".join(
+        f"{label} gave {statistics.fmean(_known(values)):.1f}\N{NO-BREAK SPACE}%" for label, values in shares.items()
+    )
 
 
 def _known(values: Sequence[float]) -> list[float]:

@@ -23,7 +23,7 @@ from timm.scheduler import create_scheduler_v2
 from torch import Tensor, nn
 
 from ngd_timm.errors import InputError
-from ngd_timm.evaluate import face_batches, predict_logits, score, summary_line
+from ngd_timm.evaluate import evaluate, face_batches, predict_logits, score, summary_line
 from ngd_timm.export import create_student, open_student, save_student
 from ngd_timm.files import atomic_path, write_json, write_text
 from ngd_timm.kd_teacher import KDTeacher
@@ -125,8 +125,9 @@ def resume(run: str | Path) -> Path:
     """
     out = Path(run)
     state_file = out / "last" / "state.pt"
-    if not (out / "recipe.yaml").is_file():
-        raise InputError(f"{out} is not a run directory (it has no recipe.yaml)")
+    for needed in ("recipe.yaml", "fingerprint.json"):
+        if not (out / needed).is_file():
+            raise InputError(f"{out} is not a run that can be continued: it has no {needed}; start a new one")
     setup = prepare(load_recipe(Recipe, out / "recipe.yaml"))
     before = json.loads((out / "fingerprint.json").read_text(encoding="utf-8"))
     for key in ("recipe", "data", "grid", "teacher", "init"):
@@ -145,12 +146,11 @@ def _run(setup: Setup, out: Path, progress: Progress) -> Path:
     while progress.epoch < recipe.optim.epochs:
         began = time.perf_counter()
         row = _train_epoch(setup, progress)
-        trained = time.perf_counter() - began
         student = _student(task)
         logits, target = predict_logits(student, setup.valid, setup.device, recipe.eval_flip)
         figures = fer_metrics(logits, target, recipe.data.classes, resamples=0)["8way"]
         row |= {f"valid_{name}": value for name, value in figures.items()}
-        row |= {"seconds": time.perf_counter() - began, "images_per_second": row.pop("images") / trained}
+        row["seconds"] = time.perf_counter() - began
         progress.rows.append(row)
         progress.epoch += 1
         save_student(student, out / "student", recipe.data.classes)
@@ -166,11 +166,10 @@ def _run(setup: Setup, out: Path, progress: Progress) -> Path:
     student = _student(task)
     entry = score(student, setup.valid, recipe.data.classes, setup.device, recipe.eval_flip)
     metrics = {key: {**entry, "label_rule": recipe.data.label_rule, "flip": recipe.eval_flip}}
-    logger.info(summary_line(key, entry))
     if recipe.eval:
-        from ngd_timm.evaluate import evaluate
-
         metrics |= evaluate(out, [f"{name}={root}" for name, root in recipe.eval.items()])
+    for name, figures in metrics.items():
+        logger.info(summary_line(name, figures))
     write_json(out / "metrics.json", metrics)
     from ngd_timm.report import write_report
 
@@ -181,7 +180,7 @@ def _run(setup: Setup, out: Path, progress: Progress) -> Path:
 def _train_epoch(setup: Setup, progress: Progress) -> dict[str, Any]:
     """One pass over the training set. Returns the epoch's row of summary.csv, validation left out."""
     recipe, task, optimizer = setup.recipe, setup.task, setup.optimizer
-    epoch, steps = progress.epoch, len(setup.batches)
+    began, epoch, steps = time.perf_counter(), progress.epoch, len(setup.batches)
     task.set_epoch(epoch)
     task.train()
     setup.batches.set_epoch(epoch)
@@ -207,12 +206,14 @@ def _train_epoch(setup: Setup, progress: Progress) -> dict[str, Any]:
         totals.add({**result, "grad_norm": norm}, count=len(logits))
         if step % 50 == 0 or step == steps - 1:
             _refuse_nonfinite(totals, epoch, step)
-    row = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"], **totals.means(), "images": totals.count}
+    criterion = task.criterion
     return {
-        **row,
-        "loss": row["loss"],
-        "geo_ramp": task.criterion.ramp_at(epoch) if task.criterion.d_geo is not None else None,
-        "lambda_proto_kd": task.criterion.weights["proto_kd"] if task.criterion.proto_kd is not None else None,
+        "epoch": epoch,
+        "lr": optimizer.param_groups[0]["lr"],
+        **totals.means(),
+        "geo_ramp": None if criterion.d_geo is None else criterion.ramp_at(epoch),
+        "lambda_proto_kd": None if criterion.proto_kd is None else criterion.weights["proto_kd"],
+        "images_per_second": totals.count / (time.perf_counter() - began),
     }
 
 

@@ -187,6 +187,11 @@ def test_resume_refuses_a_run_whose_data_changed(faces: Path, baseline: Path, tm
         resume(run)
 
 
+def test_resume_refuses_what_is_not_a_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no recipe\.yaml"):
+        resume(tmp_path)
+
+
 def test_the_kd_teacher_is_read_by_class_name_at_its_own_size_and_stays_out_of_every_state(tmp_path: Path) -> None:
     shuffled = tuple(reversed(CLASSES))
     model = timm.create_model("test_resnet", num_classes=8, in_chans=3).eval()
