@@ -178,7 +178,7 @@ def _classifier_is_last(model: TimmModel) -> bool:
     for p in probe.parameters():
         p.add_(0.02 * torch.randn(p.shape, generator=generator).to(p))
     images = torch.randn(2, *model.pretrained_cfg["input_size"], generator=generator).to(parameter)
-    if images.shape[1] != (chans := _in_chans(model)):
+    if images.shape[1] != (chans := input_channels(model)):
         images = images[:, :1].expand(-1, chans, -1, -1).contiguous()
     features = probe.forward_features(images)
     logits = probe(images)
@@ -201,7 +201,8 @@ def _equal_where_it_runs(classifier: nn.Module, pre_logits: Tensor, logits: Tens
         return False
 
 
-def _in_chans(model: TimmModel) -> int:
+def input_channels(model: TimmModel) -> int:
+    """Channels that a timm model takes, whatever its pretrained_cfg was written for."""
     args = getattr(model, "_model_args", {})
     if args.get("in_chans"):
         return int(args["in_chans"])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ngd_timm.kd_teacher import KDTeacher
 from ngd_timm.losses import COMPONENTS, NeuroGazeLoss
-from ngd_timm.ngd_models import DistillationWrapper, batch_norm_statistics_kept
+from ngd_timm.ngd_models import DistillationWrapper, TimmModel, batch_norm_statistics_kept, input_channels
 
 __all__ = ["NeuroGazeTask"]
 
@@ -25,7 +25,8 @@ class NeuroGazeTask(TrainingTask):
     Args:
         model: A `DistillationWrapper`.
         criterion: The objective.
-        teacher: For logit KD; None leaves that term out.
+        teacher: For logit KD: a timm classifier with label names, a run directory, `hf-hub:user/repo`, or a
+            `KDTeacher`; None leaves that term out.
         device, dtype, verbose: As timm's tasks.
 
     Example:
@@ -42,12 +43,14 @@ class NeuroGazeTask(TrainingTask):
         self,
         model: DistillationWrapper,
         criterion: NeuroGazeLoss,
-        teacher: KDTeacher | None = None,
+        teacher: KDTeacher | str | TimmModel | None = None,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
         verbose: bool = True,
     ) -> None:
         super().__init__(device=device, dtype=dtype, verbose=verbose)
+        if teacher is not None and not isinstance(teacher, KDTeacher):
+            teacher = KDTeacher.open(teacher, criterion.classes, *_normalisation(model.student))
         self.trainable_module: Any = model
         self.criterion = criterion.to(self.device)
         self.teacher = None if teacher is None else teacher.to(self.device)
@@ -135,3 +138,12 @@ class NeuroGazeTask(TrainingTask):
         weighted = {name: weights[name] * norm for name, norm in norms.items()}
         total = sum(weighted.values())
         return {name: 100 * value / total if total > 0 else 0.0 for name, value in weighted.items()}
+
+
+def _normalisation(student: TimmModel) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation a channel; a grey model with a colour model's config takes their mean."""
+    cfg, channels = student.pretrained_cfg, input_channels(student)
+    mean, std = tuple(cfg["mean"]), tuple(cfg["std"])
+    if len(mean) == channels:
+        return mean, std
+    return (sum(mean) / len(mean),) * channels, (sum(std) / len(std),) * channels

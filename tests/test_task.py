@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import timm
 import torch
 
-from ngd_timm import NeuroGazeLoss, NeuroGazeTask, PrototypeGrid, wrap
+from ngd_timm import CLASSES, InputError, NeuroGazeLoss, NeuroGazeTask, PrototypeGrid, save_student, wrap
 
 
 def make(**options: float) -> NeuroGazeTask:
@@ -41,6 +44,20 @@ def test_checkpoints_hold_bare_timm_keys_and_the_projection_apart() -> None:
     other.load_checkpoint_state(state["state_dict"], state["task_state"])
     assert other.epoch == 3
     assert torch.equal(other.trainable_module.projection.weight, task.trainable_module.projection.weight)
+
+
+def test_a_timm_model_or_a_folder_will_do_as_teacher(tmp_path: Path) -> None:
+    folder = save_student(timm.create_model("test_resnet", num_classes=8), tmp_path / "teacher", CLASSES)
+    named = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    losses = []
+    for teacher in (str(folder), named):
+        torch.manual_seed(0)
+        grid = PrototypeGrid.random(32)
+        model = wrap("test_resnet", grid=grid, in_chans=1).eval()
+        losses.append(float(NeuroGazeTask(model, NeuroGazeLoss(grid), teacher, verbose=False)(*batch())["kd"]))
+    assert losses[0] == losses[1] > 0
+    with pytest.raises(InputError, match="does not say what its 8 classes are"):
+        NeuroGazeTask(model, NeuroGazeLoss(grid), timm.create_model("test_resnet", num_classes=8))
 
 
 def test_ema_and_eval_model_are_the_bare_student() -> None:
