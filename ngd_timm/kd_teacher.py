@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from ngd_timm.errors import InputError
 from ngd_timm.export import label_names, open_student
-from ngd_timm.ngd_models import TimmModel
+from ngd_timm.ngd_models import TimmModel, input_channels
 
-__all__ = ["KDTeacher"]
+__all__ = ["KDTeacher", "normalisation"]
 
 _LUMINANCE = (0.299, 0.587, 0.114)
 
@@ -59,16 +59,13 @@ class KDTeacher(nn.Module):
             )
         self._held: list[TimmModel] = [model.eval().requires_grad_(False)]
         cfg = model.pretrained_cfg
-        self.in_chans, self.size = int(cfg["input_size"][0]), (int(cfg["input_size"][1]), int(cfg["input_size"][2]))
-        self.same_normalisation = (
-            len(student_mean) == self.in_chans
-            and tuple(student_mean) == tuple(cfg["mean"])
-            and tuple(student_std) == tuple(cfg["std"])
-        )
+        self.in_chans, self.size = input_channels(model), (int(cfg["input_size"][1]), int(cfg["input_size"][2]))
+        mean, std = normalisation(model)
+        self.same_normalisation = (tuple(student_mean), tuple(student_std)) == (mean, std)
         self.register_buffer("student_mean", torch.tensor(student_mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("student_std", torch.tensor(student_std).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("mean", torch.tensor(cfg["mean"]).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(cfg["std"]).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("luminance", torch.tensor(_LUMINANCE).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("order", torch.tensor([list(teacher_classes).index(c) for c in classes]), persistent=False)
 
@@ -113,3 +110,12 @@ class KDTeacher(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         return self.model(self.adapt(images))[:, self.order]
+
+
+def normalisation(model: TimmModel) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation a channel; a grey model with a colour model's config takes their mean."""
+    cfg, channels = model.pretrained_cfg, input_channels(model)
+    mean, std = tuple(cfg["mean"]), tuple(cfg["std"])
+    if len(mean) == channels:
+        return mean, std
+    return (sum(mean) / len(mean),) * channels, (sum(std) / len(std),) * channels

@@ -9,9 +9,9 @@ from timm.task import TrainingTask
 from timm.utils import unwrap_model
 from torch import Tensor, nn
 
-from ngd_timm.kd_teacher import KDTeacher
+from ngd_timm.kd_teacher import KDTeacher, normalisation
 from ngd_timm.losses import COMPONENTS, NeuroGazeLoss
-from ngd_timm.ngd_models import DistillationWrapper, TimmModel, batch_norm_statistics_kept, input_channels
+from ngd_timm.ngd_models import DistillationWrapper, TimmModel, batch_norm_statistics_kept
 
 __all__ = ["NeuroGazeTask"]
 
@@ -50,7 +50,7 @@ class NeuroGazeTask(TrainingTask):
     ) -> None:
         super().__init__(device=device, dtype=dtype, verbose=verbose)
         if teacher is not None and not isinstance(teacher, KDTeacher):
-            teacher = KDTeacher.open(teacher, criterion.classes, *_normalisation(model.student))
+            teacher = KDTeacher.open(teacher, criterion.classes, *normalisation(model.student))
         self.trainable_module: Any = model
         self.criterion = criterion.to(self.device)
         self.teacher = None if teacher is None else teacher.to(self.device)
@@ -138,12 +138,3 @@ class NeuroGazeTask(TrainingTask):
         weighted = {name: weights[name] * norm for name, norm in norms.items()}
         total = sum(weighted.values())
         return {name: 100 * value / total if total > 0 else 0.0 for name, value in weighted.items()}
-
-
-def _normalisation(student: TimmModel) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation a channel; a grey model with a colour model's config takes their mean."""
-    cfg, channels = student.pretrained_cfg, input_channels(student)
-    mean, std = tuple(cfg["mean"]), tuple(cfg["std"])
-    if len(mean) == channels:
-        return mean, std
-    return (sum(mean) / len(mean),) * channels, (sum(std) / len(std),) * channels
