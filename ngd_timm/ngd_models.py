@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -243,12 +243,8 @@ def _register(architecture: str) -> None:
     register_model(entrypoint)
 
 
-def _register_all(known: Mapping[str, None]) -> None:
-    for architecture in known:
-        if not architecture.startswith("ngd_"):
-            _register(architecture)
-
-
-_register_all(dict.fromkeys(timm.list_models()))
+for _name in timm.list_models():
+    if not _name.startswith("ngd_"):
+        _register(_name)
 # register_model adds every name to __all__; a star import of 1,400 functions helps nobody
 __all__ = ["DistillationWrapper", "wrap"]

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from ngd_timm.errors import InputError
 from ngd_timm.evaluate import evaluate, face_batches, predict_logits, score, summary_line
-from ngd_timm.export import create_student, open_student, save_student
-from ngd_timm.files import atomic_path, write_json, write_text
+from ngd_timm.export import create_student, open_student, save_student, student_folder
+from ngd_timm.files import atomic_path, sha256_file, write_json, write_text
 from ngd_timm.kd_teacher import KDTeacher
 from ngd_timm.losses import COMPONENTS, NeuroGazeLoss, class_weights
 from ngd_timm.metrics import fer_metrics
@@ -487,9 +487,6 @@ def _fingerprint(
 
 
 def _student_hash(source: str | None) -> str | None:
-    from ngd_timm.export import student_folder
-    from ngd_timm.files import sha256_file
-
     if source is None or source.startswith("hf-hub:"):
         return source
     return sha256_file(student_folder(source) / "model.safetensors")
