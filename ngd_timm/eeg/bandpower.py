@@ -1,11 +1,11 @@
-"""Band-power files: windows of EEG as power in each band and channel, with ratings, and the features made of them."""
+"""Windows of EEG as power in each band and channel, with ratings: their file, and the features made of them."""
 
 from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ DATASETS = {
 NORMALISATION = "log power, per-subject z-score (transductive: uses the subject's own unlabelled recordings)"
 
 _RATING_LOW, _RATING_HIGH = 1.0, 9.0
-_KEYS = ("X", "ch", "bands", "ratings", "subject")
+_KEYS = ("X", "ch", "bands", "subject")
+_NOTE = "note."  # keys of the .npz that hold notes begin so
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,22 +36,24 @@ class BandPower:
         power: (N, B, C) float32, above 0; µV² or relative, since it is only used after log and z-score.
         bands: B names.
         channels: C electrode names.
-        ratings: (N, 2) float32, valence and arousal from 1 to 9, one pair a trial.
+        valence_arousal: (N, 2) float32 in [-1, 1], one pair a trial; NaN, both, in trials that nobody rated.
         subject: (N,) int64.
         trial: (N,) int64, numbered within a subject.
         window: (N,) int64, numbered within a trial.
         dataset: What it is, for people.
+        notes: How it was made (filters, windows, what was dropped), for fingerprints and cards.
         simulated: True for made-up data with a known answer.
     """
 
     power: np.ndarray
     bands: tuple[str, ...]
     channels: tuple[str, ...]
-    ratings: np.ndarray
+    valence_arousal: np.ndarray
     subject: np.ndarray
     trial: np.ndarray
     window: np.ndarray
     dataset: str
+    notes: Mapping[str, str] = field(default_factory=dict)
     simulated: bool = False
 
     def __post_init__(self) -> None:
@@ -60,9 +63,9 @@ class BandPower:
         return len(self.power)
 
     @property
-    def valence_arousal(self) -> np.ndarray:
-        """(N, 2) float32 in [-1, 1]."""
-        return rating_to_va(self.ratings, _RATING_LOW, _RATING_HIGH).astype(np.float32)
+    def rated(self) -> np.ndarray:
+        """(N,) bool, windows of trials with a rating."""
+        return np.isfinite(self.valence_arousal).all(axis=1)
 
     @property
     def sha256(self) -> str:
@@ -70,7 +73,7 @@ class BandPower:
         digest = hashlib.sha256("\n".join([*self.bands, "", *self.channels, ""]).encode())
         for array, kind in (
             (self.power, "<f4"),
-            (self.ratings, "<f4"),
+            (self.valence_arousal, "<f4"),
             (self.subject, "<i8"),
             (self.trial, "<i8"),
             (self.window, "<i8"),
@@ -78,25 +81,36 @@ class BandPower:
             digest.update(np.ascontiguousarray(array.astype(kind)).tobytes())
         return digest.hexdigest()
 
-    def pick_bands(self, bands: Sequence[str] | None) -> BandPower:
-        """Only these bands, in this order; None keeps all.
+    def rows(self, index: np.ndarray) -> BandPower:
+        """Only these windows: row indices or a mask."""
+        return replace(
+            self,
+            power=self.power[index],
+            valence_arousal=self.valence_arousal[index],
+            subject=self.subject[index],
+            trial=self.trial[index],
+            window=self.window[index],
+        )
+
+    def pick(self, bands: Sequence[str] | None = None, channels: Sequence[str] | None = None) -> BandPower:
+        """Only these bands and electrodes, by name and in this order; None keeps all.
 
         Raises:
-            InputError: A band that the file lacks.
+            InputError: A band or an electrode that is lacking; all that lack are listed.
         """
-        if bands is None:
-            return self
-        for band in bands:
-            if band not in self.bands:
-                raise choices("band", band, self.bands)
-        index = [self.bands.index(band) for band in bands]
-        return replace(self, power=self.power[:, index], bands=tuple(bands))
+        power = self.power
+        if bands is not None:
+            power = power[:, _indices("band", bands, self.bands, self.dataset)]
+        if channels is not None:
+            power = power[:, :, _indices("channel", channels, self.channels, self.dataset)]
+        return replace(self, power=power, bands=tuple(bands or self.bands), channels=tuple(channels or self.channels))
 
 
 def load_bandpower(root: str | Path, name: str = "bandpower") -> BandPower:
-    """Read a band-power `.npz`: `X` (N, B, C), `ch`, `bands`, `ratings` (N, 2) in 1-9, `subject`, `trial` or `game`.
+    """Read a band-power `.npz`: `X` (N, B, C), `ch`, `bands`, ratings (N, 2), `subject`, `trial` or `game`.
 
-    `window` is optional; `simulated` marks made-up data. Pickled arrays are refused.
+    Ratings are either `ratings` from 1 to 9 or `valence_arousal` in [-1, 1] with NaN for unrated trials. `window` is
+    optional; `simulated` marks made-up data, `note.*` say how it was made. Pickled arrays are refused.
 
     Args:
         root: The file, or a folder that holds exactly one `.npz`.
@@ -114,22 +128,31 @@ def load_bandpower(root: str | Path, name: str = "bandpower") -> BandPower:
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
         raise InputError(f"{path}: not a readable .npz without pickles ({' '.join(str(error).split())})") from None
     trial_key = "trial" if "trial" in arrays else "game"
-    missing = [key for key in (*_KEYS, trial_key) if key not in arrays]
+    rating_key = "valence_arousal" if "valence_arousal" in arrays else "ratings"
+    missing = [key for key in (*_KEYS, rating_key, trial_key) if key not in arrays]
     if missing:
-        raise InputError(f"{path}: lacks {', '.join(missing)}; a band-power file has {', '.join(_KEYS)}, trial or game")
+        raise InputError(
+            f"{path}: lacks {', '.join(missing)}; a band-power file has {', '.join(_KEYS)}, ratings or "
+            "valence_arousal, trial or game"
+        )
     simulated = bool(arrays["simulated"].item()) if "simulated" in arrays else False
     subject, trial = _integers(path, "subject", arrays["subject"]), _integers(path, trial_key, arrays[trial_key])
+    notes = {key.removeprefix(_NOTE): str(arrays[key]) for key in arrays if key.startswith(_NOTE)}
     window = _integers(path, "window", arrays["window"]) if "window" in arrays else _running(subject, trial)
     try:
+        va = np.asarray(arrays[rating_key], dtype=np.float32)
+        if rating_key == "ratings":
+            va = rating_to_va(va, _RATING_LOW, _RATING_HIGH).astype(np.float32)
         return BandPower(
             power=np.asarray(arrays["X"], dtype=np.float32),
             bands=tuple(str(b) for b in np.atleast_1d(arrays["bands"])),
             channels=tuple(str(c) for c in np.atleast_1d(arrays["ch"])),
-            ratings=np.asarray(arrays["ratings"], dtype=np.float32),
+            valence_arousal=va,
             subject=subject,
             trial=trial,
             window=window,
-            dataset="simulated band power" if simulated else DATASETS[name],
+            dataset=notes.pop("dataset", "simulated band power" if simulated else DATASETS[name]),
+            notes=notes,
             simulated=simulated,
         )
     except (InputError, ValueError) as error:
@@ -142,11 +165,13 @@ def save_bandpower(path: str | Path, data: BandPower) -> None:
         "X": data.power,
         "ch": np.array(data.channels),
         "bands": np.array(data.bands),
-        "ratings": data.ratings,
+        "valence_arousal": data.valence_arousal,
         "subject": data.subject,
         "trial": data.trial,
         "window": data.window,
     }
+    for key, note in {"dataset": data.dataset, **data.notes}.items():
+        arrays[_NOTE + key] = np.array(note)
     if data.simulated:
         arrays["simulated"] = np.array(True)
     with atomic_path(path) as temporary, open(temporary, "wb") as handle:
@@ -214,20 +239,31 @@ def _check(data: BandPower) -> None:
     shape = data.power.shape
     if len(shape) != 3 or shape[1:] != (len(data.bands), len(data.channels)) or not shape[0]:
         raise InputError(f"X must be (windows, {len(data.bands)} bands, {len(data.channels)} channels), got {shape}")
-    if data.ratings.shape != (shape[0], 2):
-        raise InputError(f"ratings must be ({shape[0]}, 2), got {data.ratings.shape}")
+    va = data.valence_arousal
+    if va.shape != (shape[0], 2):
+        raise InputError(f"ratings must be ({shape[0]}, 2), got {va.shape}")
     for name in ("subject", "trial", "window"):
         if getattr(data, name).shape != (shape[0],):
             raise InputError(f"{name} must be ({shape[0]},), got {getattr(data, name).shape}")
     bad = ~(np.isfinite(data.power) & (data.power > 0)).all(axis=(1, 2))
     if bad.any():
         raise InputError(f"window {int(bad.argmax())}: power must be finite and above 0 to take its logarithm")
-    rating_to_va(data.ratings, _RATING_LOW, _RATING_HIGH)
+    half = np.isfinite(va[:, 0]) != np.isfinite(va[:, 1])
+    if half.any() or np.isinf(va).any() or (np.abs(va) > 1).any():
+        raise InputError("valence and arousal must lie in [-1, 1], or both be NaN where nobody rated the trial")
     keys = np.stack([data.subject, data.trial], axis=1)
     _, first, trial = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-    differs = (data.ratings != data.ratings[first][trial.reshape(-1)]).any(axis=1)
-    if differs.any():
-        row = int(differs.argmax())
+    same = (va == va[first][trial.reshape(-1)]) | np.isnan(va) & np.isnan(va[first][trial.reshape(-1)])
+    if not same.all():
+        row = int((~same.all(axis=1)).argmax())
         raise InputError(
             f"subject {data.subject[row]}, trial {data.trial[row]} has more than one rating; a trial has one"
         )
+
+
+def _indices(what: str, wanted: Sequence[str], present: Sequence[str], dataset: str) -> list[int]:
+    missing = [name for name in wanted if name not in present]
+    if missing:
+        lacks = f"{dataset} lacks the {what}{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
+        raise InputError(f"{lacks}; it has {', '.join(present)}")
+    return [present.index(name) for name in wanted]

@@ -58,7 +58,7 @@ def simulate_bandpower(
         power=np.exp(log).reshape(-1, *shape).astype(np.float32),
         bands=BANDS,
         channels=CHANNELS,
-        ratings=np.repeat(ratings.reshape(-1, 2), windows, axis=0),
+        valence_arousal=np.repeat((ratings.reshape(-1, 2) - 5) / 4, windows, axis=0),
         subject=subject.astype(np.int64),
         trial=trial.astype(np.int64),
         window=window.astype(np.int64),

@@ -63,7 +63,7 @@ def fit_teacher(recipe: TeacherRecipe, out: Path | None = None) -> Path:
     if recipe.data.root is None:
         raise InputError("data.root is not set; give the recordings, for example data.root=gameemo_bandpower.npz")
     started = time.monotonic()
-    data = load_bandpower(recipe.data.root, recipe.data.name).pick_bands(recipe.data.bands)
+    data = load_bandpower(recipe.data.root, recipe.data.name).pick(recipe.data.bands, recipe.data.channels)
     z = torch.from_numpy(log_power_z(data))
     operator = TopomapOperator(data.channels, size=recipe.teacher.image_size)
     fold_of = subject_folds(data.subject, recipe.data.folds, recipe.seed)

@@ -36,7 +36,8 @@ def test_a_file_reads_back_as_it_was_written(tmp_path: Path, data: BandPower) ->
 
 def test_gameemos_own_layout_calls_a_trial_a_game_and_is_named(tmp_path: Path, data: BandPower) -> None:
     save_bandpower(tmp_path / "a.npz", replace(data, simulated=False))
-    rewrite(tmp_path / "a.npz", trial=None, window=None, game=data.trial)
+    ratings = {"valence_arousal": None, "ratings": 5 + 4 * data.valence_arousal, "note.dataset": None}
+    rewrite(tmp_path / "a.npz", trial=None, window=None, game=data.trial, **ratings)
     read = load_bandpower(tmp_path / "a.npz", "gameemo")
     assert read.dataset.startswith("GAMEEMO")
     assert not read.simulated
@@ -51,8 +52,22 @@ def test_a_simulated_file_stays_simulated_whatever_name_it_is_loaded_by(tmp_path
     assert "GAMEEMO" not in read.dataset
 
 
-def test_ratings_from_1_to_9_map_to_the_unit_square(data: BandPower) -> None:
-    np.testing.assert_allclose(data.valence_arousal, (data.ratings - 5) / 4)
+def test_ratings_from_1_to_9_map_to_the_unit_square(tmp_path: Path, data: BandPower) -> None:
+    save_bandpower(tmp_path / "a.npz", data)
+    rewrite(tmp_path / "a.npz", valence_arousal=None, ratings=5 + 4 * data.valence_arousal)
+    np.testing.assert_allclose(load_bandpower(tmp_path / "a.npz").valence_arousal, data.valence_arousal)
+
+
+def test_trials_that_nobody_rated_come_back_as_such(tmp_path: Path, data: BandPower) -> None:
+    va = data.valence_arousal.copy()
+    va[data.trial == 2] = np.nan
+    save_bandpower(tmp_path / "a.npz", replace(data, valence_arousal=va, notes={"window": "4 s"}))
+    again = load_bandpower(tmp_path / "a.npz")
+    np.testing.assert_array_equal(again.rated, data.trial != 2)
+    assert again.notes == {"window": "4 s"}
+    va[0, 0] = np.nan
+    with pytest.raises(InputError, match="both be NaN"):
+        replace(data, valence_arousal=va)
 
 
 def test_z_scores_know_only_the_subjects_own_power_and_never_the_ratings(data: BandPower) -> None:
@@ -65,7 +80,7 @@ def test_z_scores_know_only_the_subjects_own_power_and_never_the_ratings(data: B
     power[data.subject == 3] *= np.linspace(1, 9, 14, dtype=np.float32)
     np.testing.assert_allclose(log_power_z(replace(data, power=power)), z, atol=1e-4)
     order = np.random.default_rng(0).permutation(12).repeat(2)
-    other = replace(data, ratings=np.full_like(data.ratings, 3) + order[:, None] % 2)
+    other = replace(data, valence_arousal=np.zeros_like(data.valence_arousal) + 0.1 * (order[:, None] % 2))
     np.testing.assert_array_equal(log_power_z(other), z)
 
 
@@ -76,12 +91,14 @@ def test_a_channel_that_never_changes_is_named(data: BandPower) -> None:
         log_power_z(replace(data, power=power))
 
 
-def test_bands_are_picked_by_name(data: BandPower) -> None:
-    picked = data.pick_bands(["beta", "alpha"])
-    np.testing.assert_array_equal(picked.power, data.power[:, [3, 2]])
-    assert data.pick_bands(None) is data
-    with pytest.raises(InputError, match="did you mean 'alpha'"):
-        data.pick_bands(["alfa"])
+def test_bands_and_channels_are_picked_by_name(data: BandPower) -> None:
+    picked = data.pick(["beta", "alpha"], ["O2", "AF3"])
+    np.testing.assert_array_equal(picked.power, data.power[:, [3, 2]][:, :, [7, 0]])
+    assert picked.channels == ("O2", "AF3")
+    with pytest.raises(InputError, match="lacks the band alfa; it has delta, theta"):
+        data.pick(["alfa"])
+    with pytest.raises(InputError, match="lacks the channels Cz, Pz; it has AF3"):
+        data.pick(channels=["AF3", "Cz", "Pz"])
 
 
 @pytest.mark.parametrize(
@@ -92,8 +109,10 @@ def test_bands_are_picked_by_name(data: BandPower) -> None:
         ({"X": np.zeros((24, 4, 14), np.float32)}, "window 0: power must be finite and above 0"),
         ({"X": np.ones((24, 4, 13), np.float32)}, "14 channels"),
         ({"X": np.ones((23, 4, 14), np.float32)}, "ratings must be (23, 2)"),
-        ({"ratings": np.full((24, 2), 11.0)}, "ratings must lie in [1.0, 9.0]"),
-        ({"ratings": np.arange(48).reshape(24, 2) % 9 + 1.0}, "more than one rating"),
+        ({"valence_arousal": None, "ratings": np.full((24, 2), 11.0)}, "ratings must lie in [1.0, 9.0]"),
+        ({"valence_arousal": np.full((24, 2), 3.0)}, "must lie in [-1, 1]"),
+        ({"valence_arousal": None}, "lacks ratings"),
+        ({"valence_arousal": (np.arange(48).reshape(24, 2) % 9 - 4) / 4}, "more than one rating"),
         ({"subject": np.ones(24)}, "must be integers"),
         ({"X": np.array([{}], dtype=object)}, "without pickles"),
     ],
