@@ -1,0 +1,204 @@
+"""DEAP's files: what is read of them, and that nothing in them is ever run."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ngd_timm.eeg.deap import CHANNELS, read_deap, write_deap
+from ngd_timm.eeg.recording import Recording
+from ngd_timm.errors import InputError
+
+
+def recordings(subjects: int = 2, trials: int = 3, seconds: int = 2) -> list[Recording]:
+    rng = np.random.default_rng(0)
+    return [
+        Recording(
+            subject,
+            trial,
+            rng.normal(0, 10, (32, seconds * 128)),
+            128.0,
+            CHANNELS,
+            ((subject - 2) / 4, (trial - 2) / 4),
+            rng.normal(0, 10, (32, 384)),
+        )
+        for subject in range(1, subjects + 1)
+        for trial in range(1, trials + 1)
+    ]
+
+
+def content(trials: int = 2, samples: int = 400) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(1)
+    return {"labels": rng.uniform(1, 9, (trials, 4)), "data": rng.normal(0, 10, (trials, 40, samples))}
+
+
+def put(folder: Path, raw: bytes) -> Path:
+    (folder / "s01.dat").write_bytes(raw)
+    return folder
+
+
+def python2(arrays: dict[str, np.ndarray]) -> bytes:
+    """The bytes that Python 2's cPickle writes at protocol 2 for a dict of float64 arrays."""
+    out = [b"\x80\x02}q\x01("]
+    dtype = b"cnumpy\ndtype\nq\x05U\x02f8K\x00K\x01\x87Rq\x06(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    for number, (name, array) in enumerate(arrays.items()):
+        key = name.encode()
+        out.append(b"U" + bytes([len(key)]) + key)
+        out.append(b"cnumpy.core.multiarray\n_reconstruct\nq\x02cnumpy\nndarray\nq\x03K\x00\x85U\x01b\x87Rq\x04(K\x01")
+        out.append(b"(" + b"".join(b"M" + struct.pack("<H", n) for n in array.shape) + b"t")
+        raw = array.astype("<f8").tobytes()
+        out += [b"h\x06" if number else dtype, b"\x89T", struct.pack("<i", len(raw)), raw, b"tb"]
+    return b"".join([*out, b"u."])
+
+
+def test_what_is_written_reads_back_marked_as_simulated(tmp_path: Path) -> None:
+    write_deap(tmp_path, recordings())
+    for root in (tmp_path, tmp_path / "data_preprocessed_python"):
+        opened = read_deap(root)
+        assert opened.simulated
+        assert "simulated" in opened.dataset
+        assert [p.name for p in opened.files] == ["s01.dat", "s02.dat", "SIMULATED.txt"]
+        for one, other in zip(recordings(), opened, strict=True):
+            assert (one.subject, one.trial, one.channels) == (other.subject, other.trial, other.channels)
+            assert one.valence_arousal == pytest.approx(other.valence_arousal)
+            np.testing.assert_array_equal(one.signal, other.signal)
+            np.testing.assert_array_equal(one.baseline, other.baseline)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+@pytest.mark.parametrize("kind", ["<f8", "<f4", ">f8"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_arrays_are_those_that_unpickling_gives(tmp_path: Path, protocol: int, kind: str, order: str) -> None:
+    arrays = {name: np.asarray(array.astype(kind), order=order) for name, array in content().items()}  # type: ignore[call-overload]
+    put(tmp_path, pickle.dumps(arrays, protocol=protocol))
+    expected = pickle.loads((tmp_path / "s01.dat").read_bytes())
+    opened = read_deap(tmp_path)
+    assert not opened.simulated
+    for trial, recording in enumerate(opened):
+        np.testing.assert_array_equal(recording.signal, expected["data"][trial, :32, 384:])
+        np.testing.assert_array_equal(recording.baseline, expected["data"][trial, :32, :384])
+        assert recording.valence_arousal == pytest.approx((expected["labels"][trial, :2] - 5) / 4)
+
+
+def test_the_opcodes_of_python_2_are_read(tmp_path: Path) -> None:
+    arrays = content()
+    raw = python2(arrays)
+    np.testing.assert_array_equal(pickle.loads(raw, encoding="latin1")["data"], arrays["data"])
+    first, second = read_deap(put(tmp_path, raw))
+    np.testing.assert_array_equal(first.signal, arrays["data"][0, :32, 384:])
+    assert (second.subject, second.trial) == (1, 2)
+    assert second.channels[0] == "Fp1"
+
+
+class Malicious:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple:
+        return (open, (str(self.target), "w"))
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
+def test_a_pickle_that_runs_code_is_refused_by_name_and_not_run(tmp_path: Path, protocol: int) -> None:
+    target = tmp_path / "owned"
+    raw = pickle.dumps({**content(), "extra": Malicious(target)}, protocol=protocol)
+    with pytest.raises(InputError, match=r"s01\.dat.*nothing in it was run"):
+        list(read_deap(put(tmp_path, raw)))
+    assert not target.exists()
+    pickle.loads(raw)  # the pickle does what the reader must not
+    assert target.exists()
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (b"cos\nsystem\n(S'true'\ntR.", "the name os.system"),
+        (b"\x80\x04\x8c\x02os\x8c\x06system\x93.", "the name os.system"),
+        (b"(S'true'\nios\nsystem\n.", "the opcode INST"),
+        (b"\x80\x02cnumpy\nndarray\n)\x81.", "the opcode NEWOBJ"),
+        (b"\x80\x02cnumpy\nndarray\n)R.", "a call of ndarray"),
+        (b"\x80\x02cnumpy\ndtype\nU\x01O\x85R.", "isn't float32 or float64"),
+        (b"\x80\x02}(K\x01K\x02u.", "keys that aren't names"),
+        (b"\x80\x02K\x01.", "no dict"),
+        (b"\x80\x02}K\x01b.", "isn't an array"),
+        (b"\x80\x02h\x07.", "damaged"),
+        (b"\x80\x02u.", "damaged"),
+        (b"\x80\x02R.", "damaged"),
+        (b"", "damaged"),
+        (b"PK\x03\x04 not a pickle", "damaged"),
+    ],
+)
+def test_anything_but_a_dict_of_arrays_is_refused(tmp_path: Path, raw: bytes, words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        list(read_deap(put(tmp_path, raw)))
+    assert words in str(caught.value)
+    assert "s01.dat" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("keep", [0.001, 0.3, 0.999])
+def test_a_truncated_file_is_refused(tmp_path: Path, keep: float) -> None:
+    raw = python2(content())
+    with pytest.raises(InputError, match=r"s01\.dat"):
+        list(read_deap(put(tmp_path, raw[: int(keep * len(raw))])))
+
+
+def test_an_array_whose_shape_is_not_its_bytes_is_refused(tmp_path: Path) -> None:
+    raw = python2(content()).replace(b"M" + struct.pack("<H", 400), b"M" + struct.pack("<H", 401))
+    with pytest.raises(InputError, match="an array of shape"):
+        list(read_deap(put(tmp_path, raw)))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"data": np.zeros((2, 32, 400))}, r"data must be \(trials, 40"),
+        ({"data": np.zeros((2, 40, 384))}, "more than 384 samples"),
+        ({"labels": np.full((3, 4), 5.0)}, r"got \(2, 40, 400\) and \(3, 4\)"),
+        ({"labels": np.full((2, 4), 10.0)}, r"s01.dat, trial 1: ratings must lie in \[1.0, 9.0\]"),
+        ({"labels": np.full((2, 4), np.nan)}, "ratings must lie"),
+        ({"data": np.full((2, 40, 400), np.nan)}, "s01.dat, trial 1: .*Fp1 is not finite"),
+        ({"data": 3}, "lacks the array data"),
+    ],
+)
+def test_wrong_content_is_refused_by_file_and_reason(tmp_path: Path, change: dict, words: str) -> None:
+    raw = pickle.dumps({**content(), **change}, protocol=2)
+    with pytest.raises(InputError, match=words):
+        list(read_deap(put(tmp_path, raw)))
+
+
+def test_opening_reads_nothing_and_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no s01"):
+        read_deap(tmp_path)
+    put(tmp_path, b"not a pickle")
+    assert read_deap(tmp_path).files == (tmp_path / "s01.dat",)
+
+
+def test_what_the_layout_cannot_hold_is_not_written(tmp_path: Path) -> None:
+    one = recordings(1, 1)[0]
+    for change, words in (
+        ({"baseline": None}, "3 s of baseline"),
+        ({"sfreq": 256.0}, "128 Hz"),
+        ({"valence_arousal": None}, "no rating"),
+        ({"trial": 2}, "from 1 without gaps"),
+    ):
+        with pytest.raises(InputError, match=words):
+            write_deap(tmp_path, [replace(one, **change)])  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="lacks the channels"):
+        write_deap(tmp_path, [one.pick(CHANNELS[:31])])
+    assert not list(tmp_path.glob("**/*.dat"))
+
+
+def test_reading_calls_nothing_that_unpickles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, python2(content()))
+    for name in ("load", "loads", "Unpickler"):
+        monkeypatch.setattr(sys.modules["pickle"], name, None)
+    assert len(list(read_deap(tmp_path))) == 2

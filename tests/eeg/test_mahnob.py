@@ -1,0 +1,218 @@
+"""MAHNOB-HCI's layout: what is read of it, what is left out, what is refused."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import mne
+import numpy as np
+import pytest
+
+from ngd_timm.eeg.bdf import STEP_UV, write_bdf
+from ngd_timm.eeg.mahnob import CHANNELS, read_mahnob, write_mahnob
+from ngd_timm.eeg.recording import Recording
+from ngd_timm.errors import InputError
+
+
+def recording(
+    subject: int = 1,
+    trial: int = 2,
+    va: tuple[float, float] | None = (0.5, -1.0),
+    channels: Sequence[str] = CHANNELS,
+    rest: int | None = 100,
+) -> Recording:
+    rng = np.random.default_rng([subject, trial])
+    signal = rng.normal(50, 10, (len(channels), 150)).astype(np.float32)
+    baseline = None if rest is None else rng.normal(50, 10, (len(channels), rest)).astype(np.float32)
+    return Recording(subject, trial, signal, 64.0, tuple(channels), va, baseline)
+
+
+def session_xml(root: Path, number: int) -> Path:
+    return root / "Sessions" / str(number) / "session.xml"
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+def replace_bdf(root: Path, number: int, status: np.ndarray, channels: Sequence[str] = CHANNELS) -> None:
+    file = next((root / "Sessions" / str(number)).glob("*.bdf"))
+    write_bdf(file, np.full((len(channels), len(status)), 5.0), 64, channels, status, patient="simulated")
+
+
+def test_recordings_come_back_as_written_in_order_of_their_sessions(tmp_path: Path) -> None:
+    written = [recording(2, 135), recording(1, 12, None), recording(1, 2), recording(2, 131)]
+    write_mahnob(tmp_path, written)
+    opened = read_mahnob(tmp_path)
+    read = list(opened)
+    assert opened.simulated
+    assert "simulated" in opened.dataset
+    assert [r.trial for r in read] == [2, 12, 131, 135]
+    assert len(opened.files) == 8
+    for was, now in zip(sorted(written, key=lambda r: r.trial), read, strict=True):
+        assert (now.subject, now.trial, now.sfreq, now.channels) == (was.subject, was.trial, 64.0, CHANNELS)
+        assert now.valence_arousal == was.valence_arousal
+        assert now.signal.dtype == np.float32
+        np.testing.assert_allclose(now.signal, was.signal, atol=STEP_UV)
+        assert was.baseline is not None
+        np.testing.assert_allclose(now.baseline, was.baseline, atol=STEP_UV)
+    assert [r.trial for r in opened] == [2, 12, 131, 135]
+    assert read_mahnob(tmp_path / "Sessions").files == opened.files
+
+
+def test_the_files_are_named_and_laid_out_as_the_originals(tmp_path: Path) -> None:
+    write_mahnob(tmp_path, [recording(21, 18), recording(1, 1, None)])
+    names = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.*"))
+    assert names == [
+        "Sessions/1/Part_1_N_Trial1_emotion.bdf",
+        "Sessions/1/session.xml",
+        "Sessions/2618/Part_21_S_Trial9_emotion.bdf",
+        "Sessions/2618/session.xml",
+    ]
+    assert 'isStim="1"' in session_xml(tmp_path, 2618).read_text()
+    assert "felt" not in session_xml(tmp_path, 1).read_text()
+    raw = mne.io.read_raw_bdf(tmp_path / names[0], verbose="error")
+    assert len(raw.ch_names) == 47
+    assert (raw.ch_names[40], raw.ch_names[44], raw.ch_names[46]) == ("GSR1", "Resp", "Status")
+    assert mne.find_events(raw, "Status", mask=0xFFFF, mask_type="and", verbose="error")[:, 2].tolist() == [268, 268]
+
+
+def test_a_recording_without_rest_gets_noise_for_it(tmp_path: Path) -> None:
+    write_mahnob(tmp_path, [recording(rest=None)])
+    (read,) = read_mahnob(tmp_path)
+    np.testing.assert_allclose(read.signal, recording(rest=None).signal, atol=STEP_UV)
+    assert read.baseline is not None
+    assert read.baseline.shape == (32, 256)
+
+
+def test_a_neutral_clip_and_one_with_a_rating_missing_are_unrated(tmp_path: Path) -> None:
+    write_mahnob(tmp_path, [recording(1, 1), recording(1, 2), recording(1, 3)])
+    edit(session_xml(tmp_path, 1), 'isStim="1"', 'isStim="0"')
+    edit(session_xml(tmp_path, 2), ' feltVlnc="7"', "")
+    assert [r.valence_arousal for r in read_mahnob(tmp_path)] == [None, None, (0.5, -1.0)]
+
+
+def test_sessions_without_an_eeg_file_are_left_out_and_counted(tmp_path: Path) -> None:
+    write_mahnob(tmp_path, [recording(1, 1), recording(1, 2), recording(1, 3)])
+    next(session_xml(tmp_path, 1).parent.glob("*.bdf")).unlink()
+    tagging = next(session_xml(tmp_path, 2).parent.glob("*.bdf"))
+    tagging.rename(tagging.with_name("Part_1_tagging.bdf"))
+    (tmp_path / "Sessions" / "9").mkdir()
+    opened = read_mahnob(tmp_path)
+    assert [r.trial for r in opened] == [3]
+    assert opened.notes == {"sessions left out": "2 without an EEG file, 1 without session.xml"}
+
+
+def test_a_session_without_two_marks_is_left_out_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_mahnob(tmp_path, [recording(1, 1), recording(1, 2), recording(1, 3)])
+    status = np.zeros(192, dtype=int)
+    status[80:84] = 268
+    replace_bdf(tmp_path, 1, status)
+    status[:4] = 268  # no rise is seen where a recording begins with it
+    replace_bdf(tmp_path, 2, status)
+    with caplog.at_level(logging.WARNING, logger="ngd_timm.eeg"):
+        assert [r.trial for r in read_mahnob(tmp_path)] == [3]
+    assert caplog.messages == [f"session {n} left out: 1 stimulus marks in its EEG, not 2" for n in (1, 2)]
+
+
+def test_bits_that_are_no_trigger_are_no_marks(tmp_path: Path) -> None:
+    write_mahnob(tmp_path, [recording(1, 1)])
+    status = np.full(192, 1 << 16)
+    status[10:] |= 1 << 20
+    status[30:] |= 1 << 22
+    status[64:66] |= 268
+    status[128:130] |= 268
+    status[100:] &= ~(1 << 16)
+    status[150:] |= 1 << 16
+    replace_bdf(tmp_path, 1, status)
+    (read,) = read_mahnob(tmp_path)
+    assert read.baseline is not None
+    assert (read.baseline.shape[1], read.signal.shape[1]) == (64, 64)
+
+
+def test_electrodes_are_taken_by_name_and_those_that_lack_are_listed(tmp_path: Path) -> None:
+    write_mahnob(tmp_path, [recording(1, 1)])
+    status = np.zeros(192, dtype=int)
+    status[[64, 128]] = 268
+    file = next(session_xml(tmp_path, 1).parent.glob("*.bdf"))
+    reverse = CHANNELS[::-1]
+    level = np.repeat(np.arange(32.0)[:, None], 192, axis=1)
+    write_bdf(file, level, 64, reverse, status)
+    (read,) = read_mahnob(tmp_path)
+    np.testing.assert_allclose(read.signal[:, 0], np.arange(32)[::-1], atol=STEP_UV)
+    replace_bdf(tmp_path, 1, status, [c for c in CHANNELS if c not in ("Cz", "Oz")])
+    with pytest.raises(InputError, match=r"Part_1_S_Trial1_emotion\.bdf lacks the channels Oz, Cz"):
+        list(read_mahnob(tmp_path))
+
+
+def test_a_rating_off_the_scale_names_the_session(tmp_path: Path) -> None:
+    write_mahnob(tmp_path, [recording(1, 7)])
+    edit(session_xml(tmp_path, 7), 'feltVlnc="7"', 'feltVlnc="10"')
+    with pytest.raises(InputError, match=r"Sessions.7.session\.xml: feltVlnc .*\[1\.0, 9\.0\]"):
+        read_mahnob(tmp_path)
+    edit(session_xml(tmp_path, 7), 'feltVlnc="10"', 'feltVlnc="high"')
+    with pytest.raises(InputError, match=r"Sessions.7.session\.xml: feltVlnc"):
+        read_mahnob(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_session_file_with_a_doctype_is_refused(tmp_path: Path, encoding: str) -> None:
+    write_mahnob(tmp_path, [recording(1, 1)])
+    bomb = f"<?xml version='1.0' encoding='{encoding}'?><!DOCTYPE session [<!ENTITY a 'aaaa'>]><session>&a;</session>"
+    session_xml(tmp_path, 1).write_bytes(bomb.encode(encoding))
+    with pytest.raises(InputError, match="has a DOCTYPE"):
+        read_mahnob(tmp_path)
+
+
+def test_broken_files_are_named(tmp_path: Path) -> None:
+    write_mahnob(tmp_path, [recording(1, 1)])
+    xml = session_xml(tmp_path, 1)
+    text = xml.read_text()
+    xml.write_text(text[:100])
+    with pytest.raises(InputError, match=r"session\.xml: not readable as XML"):
+        read_mahnob(tmp_path)
+    xml.write_text(text.replace('subject id="1"', 'subject id="one"'))
+    with pytest.raises(InputError, match=r"<subject id="):
+        read_mahnob(tmp_path)
+    xml.write_text(text)
+    bdf = next(xml.parent.glob("*.bdf"))
+    whole = bdf.read_bytes()
+    bdf.write_bytes(whole[:1000])
+    with pytest.raises(InputError, match=r"emotion\.bdf: not readable as BDF"):
+        list(read_mahnob(tmp_path))
+    bdf.write_bytes(b"")
+    with pytest.raises(InputError, match=r"emotion\.bdf: not a BDF file"):
+        read_mahnob(tmp_path)
+
+
+def test_files_not_marked_as_simulated_are_recordings_and_a_mix_is_refused(tmp_path: Path) -> None:
+    write_mahnob(tmp_path, [recording(1, 1), recording(1, 2)])
+    files = sorted(tmp_path.rglob("*.bdf"))
+    for file in files:
+        data = bytearray(file.read_bytes())
+        data[8:17] = b"P1       "
+        file.write_bytes(data)
+        if file is files[0]:
+            with pytest.raises(InputError, match="mixes recordings with simulated ones"):
+                read_mahnob(tmp_path)
+    opened = read_mahnob(tmp_path)
+    assert not opened.simulated
+    assert opened.dataset.startswith("MAHNOB-HCI")
+
+
+def test_what_the_layout_cannot_hold_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="lacks the channels"):
+        write_mahnob(tmp_path / "a", [recording(channels=CHANNELS[:5])])
+    with pytest.raises(InputError, match="there already"):
+        write_mahnob(tmp_path / "b", [recording(1, 1), recording(1, 1)])
+    with pytest.raises(InputError, match="no folder"):
+        read_mahnob(tmp_path / "c")
+    (tmp_path / "Sessions").mkdir()
+    with pytest.raises(InputError, match="holds no session"):
+        read_mahnob(tmp_path)
