@@ -125,7 +125,7 @@ def load_bandpower(root: str | Path, name: str = "bandpower") -> BandPower:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
+    except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
         raise InputError(f"{path}: not a readable .npz without pickles ({' '.join(str(error).split())})") from None
     trial_key = "trial" if "trial" in arrays else "game"
     rating_key = "valence_arousal" if "valence_arousal" in arrays else "ratings"

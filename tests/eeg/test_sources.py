@@ -1,0 +1,112 @@
+"""Names and roots to band power: which reader, what shares a cache entry, what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ngd_timm.eeg.sources as sources
+from ngd_timm.eeg.bandpower import save_bandpower
+from ngd_timm.eeg.deap import CHANNELS, write_deap
+from ngd_timm.eeg.recipe import TeacherData
+from ngd_timm.eeg.recording import Recording
+from ngd_timm.eeg.simulate import simulate_bandpower
+from ngd_timm.eeg.sources import load_eeg, open_recordings
+from ngd_timm.errors import InputError
+
+SETTINGS = TeacherData(name="deap", channels=("Fz", "Cz", "Pz"), window_s=2.0)
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("NGD_CACHE", str(tmp_path / "cache"))
+    rng = np.random.default_rng(0)
+    write_deap(
+        tmp_path / "deap",
+        (
+            Recording(1, t, rng.normal(0, 10, (32, 512)), 128.0, CHANNELS, (0.0, 0.5), rng.normal(0, 10, (32, 384)))
+            for t in (1, 2)
+        ),
+    )
+    return str(tmp_path / "deap")
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """The bands of each computation that the cache did not spare."""
+    done: list[tuple[str, ...]] = []
+    original = sources.band_power
+
+    def counting(recordings, settings):  # type: ignore[no-untyped-def]
+        done.append(settings.bands)
+        return original(recordings, settings)
+
+    monkeypatch.setattr(sources, "band_power", counting)
+    return done
+
+
+def test_signals_become_band_power_with_the_bands_asked_for(root: str) -> None:
+    data = load_eeg(SETTINGS.model_copy(update={"bands": ("alpha", "theta")}), "deap", root)
+    assert data.bands == ("alpha", "theta")
+    assert data.channels == ("Fz", "Cz", "Pz")
+    assert data.simulated
+    assert len(data) == 4
+    assert "4 to 45 Hz" in data.notes["as supplied"]
+
+
+def test_another_choice_of_bands_or_folds_finds_the_cache_and_another_signal_setting_does_not(
+    root: str, tmp_path: Path, computed: list[tuple[str, ...]]
+) -> None:
+    whole = load_eeg(SETTINGS, "deap", root)
+    for change in ({"bands": ("alpha",)}, {"folds": 3}, {"root": "elsewhere"}):
+        load_eeg(SETTINGS.model_copy(update=change), "deap", root)
+    assert computed == [("delta", "theta", "alpha", "beta", "gamma")]
+    for change in ({"window_s": 1.0}, {"artefact_uv": 300.0}, {"notch": None}, {"channels": ("Fz", "Cz")}):
+        load_eeg(SETTINGS.model_copy(update=change), "deap", root)
+    assert len(computed) == 5
+    assert len(list((tmp_path / "cache").iterdir())) == 5
+    again = load_eeg(SETTINGS.model_copy(update={"cache": False}), "deap", root)
+    assert len(computed) == 6
+    assert again.sha256 == whole.sha256
+    assert again.notes == whole.notes
+
+
+def test_a_narrower_filter_keeps_the_bands_that_it_lets_through(root: str, computed: list[tuple[str, ...]]) -> None:
+    narrow = SETTINGS.model_copy(update={"lowpass": 30.0, "bands": ("alpha",)})
+    assert load_eeg(narrow, "deap", root).bands == ("alpha",)
+    assert computed == [("delta", "theta", "alpha", "beta")]
+    with pytest.raises(InputError, match="gamma"):
+        load_eeg(SETTINGS.model_copy(update={"lowpass": 30.0}), "deap", root)
+
+
+def test_a_band_power_file_is_taken_as_it_is(tmp_path: Path) -> None:
+    save_bandpower(tmp_path / "mine.npz", simulate_bandpower(2, 2, 2))
+    settings = TeacherData(name="bandpower", bands=("beta",), channels=("O1", "AF3"))
+    data = load_eeg(settings, "bandpower", str(tmp_path / "mine.npz"))
+    assert (data.bands, data.channels) == (("beta",), ("O1", "AF3"))
+
+
+@pytest.mark.parametrize(
+    ("name", "example"),
+    [
+        ("dreamer", "data.root=DREAMER.mat"),
+        ("mahnob", "data.root=PATH, the folder that holds Sessions/"),
+        ("deap", "data.root=PATH, the folder that holds data_preprocessed_python/"),
+        ("recordings", "data.root=recordings.csv"),
+        ("gameemo", "data.root=gameemo_bandpower.npz"),
+        ("bandpower", "data.root=mine.npz"),
+    ],
+)
+def test_without_a_root_an_example_is_given(name: str, example: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_eeg(TeacherData(), name, None)
+    assert str(caught.value).endswith(f"for example {example}")
+
+
+def test_an_unknown_name_is_answered_with_the_nearest() -> None:
+    with pytest.raises(InputError, match="did you mean 'dreamer'"):
+        load_eeg(TeacherData(), "dreamr", "x")
+    with pytest.raises(InputError, match="Allowed: dreamer, mahnob, deap, recordings"):
+        open_recordings("gameemo", "x")
