@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from ngd_timm.errors import InputError
 from ngd_timm.files import packaged, write_text
 from ngd_timm.prototypes import PrototypeGrid
+from ngd_timm.verdict import METRICS, WHO, grid_verdict, score_rows, sizes_verdict, teacher_verdict
 
-__all__ = ["build_commands", "grid_card", "write_grid_card"]
+__all__ = ["build_commands", "dataset_name", "grid_card", "write_grid_card"]
 
 _CITATIONS = {
     "GAMEEMO": (
         'T. B. Alakus, M. Gonen, I. Turkoglu, "Database for an emotion recognition system based on EEG signals and '
         'various computer games - GAMEEMO", Biomedical Signal Processing and Control 60 (2020), 101951.'
-    )
+    ),
+    "DREAMER": (
+        'S. Katsigiannis, N. Ramzan, "DREAMER: A database for emotion recognition through EEG and ECG signals from '
+        'wireless low-cost off-the-shelf devices", IEEE Journal of Biomedical and Health Informatics 22 (2018), 98-107.'
+    ),
+    "MAHNOB-HCI": (
+        'M. Soleymani, J. Lichtenauer, T. Pun, M. Pantic, "A multimodal database for affect recognition and implicit '
+        'tagging", IEEE Transactions on Affective Computing 3 (2012), 42-55.'
+    ),
+    "DEAP": (
+        'S. Koelstra et al., "DEAP: A database for emotion analysis using physiological signals", IEEE Transactions on '
+        "Affective Computing 3 (2012), 18-31."
+    ),
 }
 _NOTES = {
     "GAMEEMO": (
@@ -24,8 +38,13 @@ _NOTES = {
         "share one label."
     )
 }
-_WHO = {"teacher": "teacher", "logistic_regression": "logistic regression, same folds"}
-_METRIC = {"bacc": "bACC", "ccc": "CCC"}
+# What people did while their EEG was recorded.
+_DOING = {
+    "GAMEEMO": "playing games",
+    "DREAMER": "watching film clips",
+    "MAHNOB-HCI": "watching film clips",
+    "DEAP": "watching music videos",
+}
 _NEEDED = ("dataset", "subjects", "trials", "windows", "split", "scores", "mantel_r", "mantel_p", "subjects_per_cell")
 
 
@@ -47,8 +66,15 @@ def grid_card(grid: PrototypeGrid, name: str, command: str) -> str:
     if missing:
         raise InputError(f"this grid's metadata lack {', '.join(missing)}; a card needs a grid made from a teacher run")
     simulated = "simulated" in notes
-    dataset_name = notes["dataset"].split(" (")[0]
+    name_of_set, support = dataset_name(notes["dataset"]), dataset_name(notes.get("support", ""))
     scores = json.loads(notes["scores"])
+    grids = json.loads(notes.get("grids", "{}"))
+    halves = grids[str(grid.size)]["stability"]["centered"] if str(grid.size) in grids else None
+    sentences = [
+        *teacher_verdict(scores),
+        *grid_verdict(grid.size, float(notes["mantel_p"]), float(notes["mantel_p_centered"]), halves),
+        *sizes_verdict(grids),
+    ]
     centered = grid if notes.get("centered") == "true" else grid.centered()
     template = (packaged("hub") / "templates" / "grid_card.md").read_text(encoding="utf-8")
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
@@ -59,12 +85,15 @@ def grid_card(grid: PrototypeGrid, name: str, command: str) -> str:
         name=name,
         size=grid.size,
         simulated=simulated,
-        dataset_name=dataset_name,
-        verdict=_verdict(scores, float(notes["mantel_p"]), float(notes["mantel_p_centered"])),
+        source=_source(name_of_set, support),
+        verdict=" ".join(sentences),
         folds=notes["split"].split(",")[0],
         subjects=notes["subjects"],
         trials=notes["trials"],
-        scores=list(_rows(scores)),
+        scores=[_score_row(row) for row in score_rows(scores)],
+        by_number="trial_number" in scores,
+        grids=[_size_row(size, entry) for size, entry in grids.items()],
+        preprocessing=json.loads(notes.get("preprocessing", "{}")),
         mantel_r=notes["mantel_r"],
         mantel_p=notes["mantel_p"],
         mantel_r_centered=notes["mantel_r_centered"],
@@ -79,8 +108,9 @@ def grid_card(grid: PrototypeGrid, name: str, command: str) -> str:
         min_subjects=notes["min_subjects"],
         provenance=[*((k.replace("_", " "), v) for k, v in notes.items() if k in _PROVENANCE), ("sha256", grid.sha256)],
         command=command,
-        note=_NOTES.get(dataset_name, ""),
-        citation=_CITATIONS.get(dataset_name),
+        note=_NOTES.get(name_of_set, ""),
+        doing=_DOING.get(name_of_set),
+        citations=[_CITATIONS[name] for name in (name_of_set, support) if name in _CITATIONS],
     )
 
 
@@ -107,12 +137,15 @@ def build_commands(run: str | Path, out: str | Path, size: int = 5, min_subjects
     build = (
         f"ngd prototypes build {where} --out {'/'.join(out.parts[-3:] if not out.is_absolute() else out.parts[-2:])}"
     )
-    data = Path(recipe.data.root or "").name
-    return f"ngd teacher fit {recipe.name} data.root={data} out={where}\n{' '.join([build, *flags])}"
+    data = f"data.root={Path(recipe.data.root or '').name}"
+    if recipe.data.support is not None:
+        data += f" data.support.root={Path(recipe.data.support.root or '').name}"
+    return f"ngd teacher fit {recipe.name} {data} out={where}\n{' '.join([build, *flags])}"
 
 
 _PROVENANCE = (
     "dataset",
+    "support",
     "data_sha256",
     "subjects",
     "trials",
@@ -130,47 +163,54 @@ _PROVENANCE = (
 )
 
 
-def _rows(scores: dict[str, Any]) -> list[dict[str, str]]:
-    return [
-        {
-            "what": f"{_WHO[who]}, {axis} {_METRIC[metric]}",
-            "value": f"{figure['value']:.3f}",
-            "ci": f"{figure['ci95'][0]:.3f} to {figure['ci95'][1]:.3f}",
-            "chance": f"{figure['chance']:.3f}",
-            "p": f"{figure['p']:.4f}",
-        }
-        for who, axes in scores.items()
-        for axis, metrics in axes.items()
-        for metric, figure in metrics.items()
-    ]
+def dataset_name(dataset: str) -> str:
+    """The name at the head of a data set's description.
+
+    Example:
+        >>> dataset_name("DREAMER (Katsigiannis & Ramzan 2018), 14-channel Emotiv")
+        'DREAMER'
+    """
+    return re.split(r" \(|[,;:]", dataset)[0].strip()
 
 
-def _verdict(scores: dict[str, Any], mantel_p: float, mantel_p_centered: float) -> str:
-    """Plain words for the figures, by rule."""
-    teacher = scores["teacher"]
-    above = [axis for axis in teacher if teacher[axis]["bacc"]["p"] < 0.05]
-    below = [axis for axis in teacher if axis not in above]
-    lines = []
-    if above:
-        weak = all(teacher[axis]["ccc"]["value"] < 0.5 for axis in above)
-        strength = ", weakly" if weak else ""
-        lines.append(f"On people it has not seen, the teacher tells high from low {' and '.join(above)}{strength}.")
-    unsure = [axis for axis in above if teacher[axis]["bacc"]["ci95"][0] <= 0.5]
-    if unsure:
-        lines.append(f"The interval over people reaches chance for {' and '.join(unsure)}.")
-    if below:
-        lines.append(f"For {' and '.join(below)} it can't be told from chance on people it has not seen (p above .05).")
-    simple = scores["logistic_regression"]
-    better = [axis for axis in simple if simple[axis]["bacc"]["value"] >= teacher[axis]["bacc"]["value"]]
-    if better:
-        lines.append(f"A logistic regression does no worse for {' and '.join(better)}.")
-    for label, p in (("as it is", mantel_p), ("centred", mantel_p_centered)):
-        if p < 0.05:
-            lines.append(f"The grid {label} follows the valence/arousal plane more than permuted ratings do (Mantel).")
-        else:
-            lines.append(
-                f"The grid {label} does not follow the valence/arousal plane more than permuted ratings do (Mantel "
-                f"p {p:.3f}): its geometry is no evidence of affect, and a student may gain no more from it than from "
-                "a shuffled or a random grid."
-            )
-    return " ".join(lines)
+def _source(dataset: str, support: str) -> str:
+    """What the grid is made of, against what the paper made its own of; true for every data set."""
+    if dataset != "DREAMER":
+        return (
+            f"It is built from {dataset}, **not** from DREAMER and MAHNOB-HCI as in the paper whose method it follows\n"
+            "(NeuroGaze-Distill, arXiv 2509.11916): it is not the paper's grid."
+        )
+    beside = (
+        "with MAHNOB-HCI as unlabelled support: the paper's own sources."
+        if support == "MAHNOB-HCI"
+        else "the paper's own source of ratings, without MAHNOB-HCI, the paper's unlabelled support."
+    )
+    return (
+        f"It is built from {dataset}, {beside} The method is NeuroGaze-Distill's\n(arXiv 2509.11916), whose authors "
+        "published neither code nor grid: this one follows their description and is **not** theirs."
+    )
+
+
+def _score_row(row: dict[str, Any]) -> dict[str, str]:
+    return {
+        "what": f"{WHO[row['who']]}, {row['axis']} {METRICS[row['metric']]}",
+        "value": f"{round(row['value'], 3) + 0.0:.3f}",  # the sum turns -0.000 into 0.000
+        "ci": f"{row['ci95'][0]:.3f} to {row['ci95'][1]:.3f}",
+        "chance": f"{round(row['chance'], 3) + 0.0:.3f}",
+        "p": f"{row['p']:.4f}",
+    }
+
+
+def _size_row(size: str, entry: dict[str, Any]) -> dict[str, str]:
+    def spread(figure: dict[str, Any]) -> str:
+        return f"{figure['value']:.2f} ({figure['ci95'][0]:.2f} to {figure['ci95'][1]:.2f})"
+
+    centered = entry["stability"]["centered"]
+    return {
+        "size": f"{size} x {size}",
+        "filled": f"{entry['filled']} of {entry['cells']}",
+        "cosine": spread(entry["stability"]["cosine"]),
+        "centered": f"{spread(centered)}, chance {centered['chance']:.2f}, p = {centered['p']:.4f}",
+        "mantel": f"{entry['mantel']['r']:.2f}, p = {entry['mantel']['p']:.4f}",
+        "mantel_centered": f"{entry['mantel_centered']['r']:.2f}, p = {entry['mantel_centered']['p']:.4f}",
+    }

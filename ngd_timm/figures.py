@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
     from ngd_timm.prototypes import PrototypeGrid
 
-__all__ = ["cosine_figure", "grid_figure", "line_figure", "share_figure"]
+__all__ = ["INK", "RULE", "STYLES", "cosine_figure", "grid_figure", "line_figure", "share_figure", "to_svg"]
 
-# Stand-ins that `_svg` replaces by CSS, so one drawing serves the light and the dark page.
-_INK, _RULE, _ACCENT, _PAGE = "#010203", "#040506", "#070809", "#0a0b0c"
-_CSS = {_INK: "currentColor", _RULE: "var(--rule)", _ACCENT: "var(--accent)", _PAGE: "var(--page)"}
+# Stand-ins that `to_svg` replaces by CSS, so one drawing serves the light and the dark page.
+INK, RULE, ACCENT, PAGE = "#010203", "#040506", "#070809", "#0a0b0c"
+_CSS = {INK: "currentColor", RULE: "var(--rule)", ACCENT: "var(--accent)", PAGE: "var(--page)"}
 # Okabe and Ito's palette, with a marker each: told apart without colour too.
-_STYLES = (("#0072B2", "o"), ("#E69F00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#56B4E9", "v"), ("#D55E00", "P"))
+STYLES = (("#0072B2", "o"), ("#E69F00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#56B4E9", "v"), ("#D55E00", "P"))
 
 
 def line_figure(
@@ -56,7 +56,7 @@ def line_figure(
             axes.set_yscale("log")
         _over_epochs(axes, epochs, ylabel, len(lines))
 
-    return _svg(name, alt, draw)
+    return to_svg(name, alt, draw)
 
 
 def share_figure(name: str, alt: str, epochs: Sequence[float], shares: Mapping[str, Sequence[float]]) -> str:
@@ -81,11 +81,11 @@ def share_figure(name: str, alt: str, epochs: Sequence[float], shares: Mapping[s
         axes.set_ylim(0, 100.5)
         _over_epochs(axes, epochs, "percent of the gradient", len(shares))
 
-    return _svg(name, alt, draw)
+    return to_svg(name, alt, draw)
 
 
 def grid_figure(name: str, alt: str, grid: PrototypeGrid, classes: Sequence[str]) -> str:
-    """The valence/arousal plane: how many EEG windows fill each cell, and where each class lies.
+    """The valence/arousal plane: how many EEG windows (of how many people) fill each cell, and where each class lies.
 
     Args:
         name: Prefix of the element ids, unique on a page.
@@ -99,6 +99,7 @@ def grid_figure(name: str, alt: str, grid: PrototypeGrid, classes: Sequence[str]
 
     def draw(axes: Axes) -> None:
         counts = np.asarray(grid.counts).reshape(grid.size, grid.size)
+        people = grid.metadata.get("subjects_per_cell", "").split(",")
         side = 2 / grid.size
         top = max(int(counts.max()), 1)
         for i_valence in range(grid.size):
@@ -108,25 +109,31 @@ def grid_figure(name: str, alt: str, grid: PrototypeGrid, classes: Sequence[str]
                 axes.fill(
                     [x, x + side, x + side, x],
                     [y, y, y + side, y + side],
-                    facecolor=_ACCENT,
+                    facecolor=ACCENT,
                     alpha=0.5 * count / top,
                     linewidth=0,
                 )
-                axes.text(x + side - 0.03, y + side - 0.03, f"{count:,}", fontsize=7, color=_INK, ha="right", va="top")
+                label = f"{count:,}"
+                if len(people) == grid.size**2 and count:
+                    label += f" ({people[i_valence * grid.size + i_arousal]})"
+                axes.text(x + 0.03, y + side - 0.03, label, fontsize=7, color=INK, ha="left", va="top")
         for edge in np.linspace(-1, 1, grid.size + 1):
-            axes.axhline(edge, color=_RULE, linewidth=0.8)
-            axes.axvline(edge, color=_RULE, linewidth=0.8)
+            axes.axhline(edge, color=RULE, linewidth=0.8)
+            axes.axvline(edge, color=RULE, linewidth=0.8)
         for (x, y), label in _places(classes).items():
             inside = x < 0.5
+            # above its dot, unless the counts at the cells' upper edges are there
+            above = side - (y + 1.02) % side > 0.21
             axes.annotate(
                 label,
                 (x, y),
-                xytext=(4 if inside else -4, 3),
+                xytext=(4 if inside else -4, 3 if above else -3),
                 textcoords="offset points",
                 ha="left" if inside else "right",
+                va="bottom" if above else "top",
                 fontsize=8,
-                color=_INK,
-                bbox={"facecolor": _PAGE, "alpha": 0.8, "linewidth": 0, "pad": 0.8},
+                color=INK,
+                bbox={"facecolor": PAGE, "alpha": 0.8, "linewidth": 0, "pad": 0.8},
             )
             axes.plot(x, y, marker="o", markersize=4, color="#D55E00", linestyle="none")
         axes.set(xlim=(-1, 1), ylim=(-1, 1), xticks=_centers(grid), yticks=_centers(grid))
@@ -134,7 +141,7 @@ def grid_figure(name: str, alt: str, grid: PrototypeGrid, classes: Sequence[str]
         axes.set_xlabel("valence: unpleasant → pleasant")
         axes.set_ylabel("arousal: calm → excited")
 
-    return _svg(name, alt, draw, size=(4.0, 4.0))
+    return to_svg(name, alt, draw, size=(4.0, 4.0))
 
 
 def cosine_figure(name: str, alt: str, grid: PrototypeGrid) -> str:
@@ -163,11 +170,11 @@ def cosine_figure(name: str, alt: str, grid: PrototypeGrid) -> str:
         axes.set_xlabel("cell, by valence; arousal rises within a block")
         axes.set_ylabel("cell, by valence")
         bar = axes.figure.colorbar(picture, ax=axes, fraction=0.046, pad=0.03)
-        bar.set_label("cosine", color=_INK)
-        bar.ax.tick_params(colors=_INK, labelsize=7)
+        bar.set_label("cosine", color=INK)
+        bar.ax.tick_params(colors=INK, labelsize=7)
         bar.outline.set_visible(False)
 
-    return _svg(name, alt, draw, size=(4.4, 3.7))
+    return to_svg(name, alt, draw, size=(4.4, 3.7))
 
 
 def _centers(grid: PrototypeGrid) -> list[float]:
@@ -175,7 +182,7 @@ def _centers(grid: PrototypeGrid) -> list[float]:
 
 
 def _cycle(n: int) -> list[tuple[str, str]]:
-    return [_STYLES[i % len(_STYLES)] for i in range(n)]
+    return [STYLES[i % len(STYLES)] for i in range(n)]
 
 
 def _places(classes: Sequence[str]) -> dict[tuple[float, float], str]:
@@ -199,7 +206,7 @@ def _over_epochs(axes: Axes, epochs: Sequence[float], ylabel: str, entries: int)
         axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
     axes.set_xlabel("epoch")
     axes.set_ylabel(ylabel)
-    axes.grid(axis="y", color=_RULE, linewidth=0.6)
+    axes.grid(axis="y", color=RULE, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.legend(
         loc="lower left",
@@ -207,14 +214,14 @@ def _over_epochs(axes: Axes, epochs: Sequence[float], ylabel: str, entries: int)
         ncols=min(entries, 4),
         frameon=False,
         fontsize=8,
-        labelcolor=_INK,
+        labelcolor=INK,
         borderaxespad=0.2,
         handlelength=1.4,
         columnspacing=1.1,
     )
 
 
-def _svg(name: str, alt: str, draw: Callable[[Axes], None], size: tuple[float, float] = (4.4, 2.9)) -> str:
+def to_svg(name: str, alt: str, draw: Callable[[Axes], None], size: tuple[float, float] = (4.4, 2.9)) -> str:
     """Draw into an SVG that has no ids in common with its neighbours, no date, no fonts and no colours of its own."""
     from xml.sax.saxutils import quoteattr
 
@@ -227,10 +234,10 @@ def _svg(name: str, alt: str, draw: Callable[[Axes], None], size: tuple[float, f
         "svg.hashsalt": name,
         "font.family": "sans-serif",
         "font.size": 9,
-        "axes.edgecolor": _RULE,
-        "axes.labelcolor": _INK,
-        "xtick.color": _INK,
-        "ytick.color": _INK,
+        "axes.edgecolor": RULE,
+        "axes.labelcolor": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
         "axes.spines.top": False,
         "axes.spines.right": False,
     }

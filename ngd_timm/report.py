@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import csv
-import io
 import json
 import math
 import statistics
@@ -15,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 from ngd_timm import figures
 from ngd_timm.errors import InputError
-from ngd_timm.files import write_text
 from ngd_timm.recipe import Recipe, load_recipe
+from ngd_timm.report_page import PROTOCOLS, clock, grid_context, png_uri, read_json, render, write_page
+from ngd_timm.report_teacher import write_teacher_report
+from ngd_timm.verdict import WHO, score_rows
 
 if TYPE_CHECKING:
     from ngd_timm.prototypes import PrototypeGrid
 
-__all__ = ["write_demo_report", "write_report"]
+__all__ = ["write_demo_report", "write_report", "write_teacher_report"]
 
 _TERMS = {"ce": "cross-entropy", "kd": "logit KD", "proto_kd": "Proto-KD", "d_geo": "D-Geo"}
 _SCORES = {"acc": "accuracy", "macro_f1": "macro-F1", "bacc": "balanced accuracy"}
-_PROTOCOLS = {"8way": "all classes", "present": "present classes only"}
-_MAX_BYTES = 3_000_000
 
 
 def write_report(run: str | Path) -> Path:
@@ -43,8 +41,8 @@ def write_report(run: str | Path) -> Path:
         InputError: A file is missing or can't be read; it is named.
     """
     files = _read_run(Path(run))
-    page = _render("run.html.j2", _run_context(files))
-    return _write(files.folder / "report.html", page)
+    page = render("run.html.j2", _run_context(files))
+    return write_page(files.folder / "report.html", page)
 
 
 def write_demo_report(folder: str | Path) -> Path:
@@ -69,14 +67,15 @@ def write_demo_report(folder: str | Path) -> Path:
         "title": "The whole flow, on simulated data",
         "simulated": ["the EEG is simulated from known valence and arousal", "the faces are drawn by a program"],
         "teacher": _teacher_rows(folder / "teacher" / "scores.json"),
-        "grid": _grid_context(grid, run.recipe),
+        "teacher_report": (folder / "teacher" / "report.html").is_file(),
+        "grid": grid_context(grid, run.recipe.grid, run.recipe.data.classes),
         "domains": _domain_samples(folder / "faces", run.recipe.data.classes, trained_on),
         "trained_on": trained_on,
         "shares": _mean_shares(run.rows),
         "run": _run_context(run),
         "comparison": _comparison(baseline, run),
     }
-    return _write(folder / "report.html", _render("demo.html.j2", context))
+    return write_page(folder / "report.html", render("demo.html.j2", context))
 
 
 @dataclass(frozen=True)
@@ -107,23 +106,11 @@ def _read_run(folder: Path) -> _Run:
         folder=folder,
         recipe=recipe,
         recipe_text=(folder / "recipe.yaml").read_text(encoding="utf-8"),
-        fingerprint=_json(folder / "fingerprint.json"),
+        fingerprint=read_json(folder / "fingerprint.json"),
         rows=rows,
-        metrics=_json(folder / "metrics.json"),
+        metrics=read_json(folder / "metrics.json"),
         grid=PrototypeGrid.load(grid_file) if grid_file.is_file() else None,
     )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise InputError(f"{path} is missing; the report is made from it")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{path} must hold a JSON object, got {type(value).__name__}")
-    return value
 
 
 def _run_context(run: _Run) -> dict[str, Any]:
@@ -139,7 +126,7 @@ def _run_context(run: _Run) -> dict[str, Any]:
         "facts": _facts(run),
         "sets": [_set_context(key, entry, recipe.data.classes) for key, entry in run.metrics.items()],
         "figures": _training_figures(run),
-        "grid": None if run.grid is None else _grid_context(run.grid, recipe),
+        "grid": None if run.grid is None else grid_context(run.grid, recipe.grid, recipe.data.classes),
         "recipe_text": run.recipe_text,
         "fingerprint_text": json.dumps(run.fingerprint, indent=2, ensure_ascii=False),
         "score_names": _SCORES,
@@ -161,7 +148,7 @@ def _facts(run: _Run) -> dict[str, str]:
         "Faces": _faces(run),
         "Objective": " + ".join(weights),
         "Trained": f"{len(run.rows)} epochs"
-        + (f", {_clock(sum(seconds) / len(seconds))} each, {_clock(sum(seconds))} in all" if seconds else ""),
+        + (f", {clock(sum(seconds) / len(seconds))} each, {clock(sum(seconds))} in all" if seconds else ""),
         "Grid": _short(recipe.grid),
         "Logit teacher": _short(recipe.teacher),
         "Weights scored": "the last epoch's (the best on validation is kept beside it and not reported)",
@@ -181,15 +168,11 @@ def _faces(run: _Run) -> str:
     return f"{run.recipe.data.name}{kept}, labels: {train.get('labels', run.recipe.data.label_rule)}"
 
 
-def _clock(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
-
-
 def _set_context(key: str, entry: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
     try:
         per_class = {c: entry["per_class"][c] for c in classes}
         confusion, n = entry["confusion"], int(entry["n"])
-        scores = {p: {s: float(entry[p][s]) for s in _SCORES} for p in _PROTOCOLS}
+        scores = {p: {s: float(entry[p][s]) for s in _SCORES} for p in PROTOCOLS}
     except (KeyError, TypeError) as error:
         raise InputError(f"metrics.json: the entry '{key}' lacks {error}; evaluate the run again") from None
     support = [sum(row) for row in confusion]
@@ -199,7 +182,7 @@ def _set_context(key: str, entry: Mapping[str, Any], classes: Sequence[str]) -> 
         "key": key,
         "n": n,
         "scores": scores,
-        "intervals": {p: entry.get("ci95", {}).get(p, {}) for p in _PROTOCOLS},
+        "intervals": {p: entry.get("ci95", {}).get(p, {}) for p in PROTOCOLS},
         "ece": entry.get("ece"),
         "absent": absent,
         "smallest": sorted(((s, c) for c, s in zip(classes, support, strict=True) if s > 0))[:2],
@@ -291,32 +274,9 @@ def _first_last(lines: Mapping[str, Sequence[float]], form: str) -> str:
     return "; ".join(parts) + "."
 
 
-def _grid_context(grid: PrototypeGrid, recipe: Recipe) -> dict[str, Any]:
-    filled = int((grid.counts > 0).sum())
-    cells = grid.size * grid.size
-    total = int(grid.counts.sum())
-    plane_alt = f"Valence/arousal plane of {cells} cells, {filled} filled by {total} EEG windows; class anchors marked."
-    cosine_alt = f"Matrix of cosines between {cells} prototypes; mean off the diagonal {grid.mean_cosine:.3f}."
-    return {
-        "name": recipe.grid,
-        "size": grid.size,
-        "cells": cells,
-        "filled": filled,
-        "total": total,
-        "dim": int(grid.prototypes.shape[1]),
-        "mean_cosine": grid.mean_cosine,
-        "sha256": grid.sha256,
-        "mantel": {k: grid.metadata.get(k) for k in ("mantel_r", "mantel_p")},
-        "dataset": grid.metadata.get("dataset", grid.metadata.get("provenance", "not recorded")),
-        "metadata": dict(sorted(grid.metadata.items())),
-        "plane": figures.grid_figure("plane", plane_alt, grid, recipe.data.classes),
-        "cosines": figures.cosine_figure("cosines", cosine_alt, grid),
-    }
-
-
 def _comparison(baseline: _Run, run: _Run) -> dict[str, Any]:
     """Cross-entropy alone beside the full objective, on every set that both were tested on."""
-    tests = [_json(r.folder / "test.json") for r in (baseline, run)]
+    tests = [read_json(r.folder / "test.json") for r in (baseline, run)]
     if list(tests[0]) != list(tests[1]):
         raise InputError(f"test.json names {list(tests[0])} for one student and {list(tests[1])} for the other")
     rows = []
@@ -349,7 +309,7 @@ def _domain_samples(faces: Path, classes: Sequence[str], first: str) -> list[dic
         rows = load_fer("schematic", str(folder), "test", classes=tuple(classes))
         labels = list(rows["label"])
         pictures = [
-            {"name": name, "uri": _png_uri(rows[labels.index(i)]["image"])}
+            {"name": name, "uri": png_uri(rows[labels.index(i)]["image"])}
             for i, name in enumerate(classes)
             if i in labels
         ]
@@ -357,55 +317,14 @@ def _domain_samples(faces: Path, classes: Sequence[str], first: str) -> list[dic
     return domains
 
 
-def _png_uri(image: Any) -> str:
-    buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
 def _teacher_rows(path: Path) -> list[dict[str, Any]]:
-    """One row a figure of the held-out people, the teacher's beside the logistic regression's."""
-    names = {"bacc": "high against low, balanced accuracy", "ccc": "concordance with the rating (CCC)"}
-    scores = _json(path)
-    rows = []
+    """One row a figure of the held-out people: the teacher's beside those of the linear models."""
+    metrics = {"bacc": "high against low, balanced accuracy", "ccc": "concordance with the rating (CCC)"}
+    decoders = ("teacher", "ridge", "logistic_regression")
+    scores = read_json(path)
     try:
-        for axis in ("valence", "arousal"):
-            for metric, title in names.items():
-                for who in ("teacher", "logistic_regression"):
-                    if metric in scores[who][axis]:
-                        figure = scores[who][axis][metric]
-                        row = {k: figure[k] for k in ("value", "ci95", "chance", "p")}
-                        rows.append({"axis": axis, "metric": title, "who": who.replace("_", " "), **row})
-    except KeyError as error:
+        rows = list(score_rows({who: scores[who] for who in decoders}))
+    except (KeyError, TypeError) as error:
         raise InputError(f"{path} lacks {error}; fit the teacher again") from None
-    return rows
-
-
-def _percent(value: float) -> str:
-    return f"{value:.1f}"
-
-
-def _interval(pair: Sequence[float] | None) -> str:
-    return "" if not pair else f"{pair[0]:.1f}–{pair[1]:.1f}"
-
-
-def _render(template: str, context: Mapping[str, Any]) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(
-        loader=PackageLoader("ngd_timm"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(percent=_percent, interval=_interval, svg=Markup)
-    return environment.get_template(template).render(**context, protocols=_PROTOCOLS)
-
-
-def _write(path: Path, page: str) -> Path:
-    if len(page.encode()) > _MAX_BYTES:
-        raise RuntimeError(f"the report would be {len(page.encode()):,} bytes; it must stay under {_MAX_BYTES:,}")
-    write_text(path, page)
-    return path
+    rows.sort(key=lambda row: (row["axis"] != "valence", row["metric"]))
+    return [{**row, "who": WHO[row["who"]], "metric": metrics[row["metric"]]} for row in rows]

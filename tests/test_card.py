@@ -61,6 +61,92 @@ def test_a_simulated_grid_says_so_on_its_card() -> None:
     assert "DREAMER" not in card
 
 
+def entry(size: int, p: float) -> dict[str, object]:
+    return {
+        "filled": size * size,
+        "cells": size * size,
+        "mean_cosine": 0.9,
+        "mantel": {"r": 0.31, "p": p, "permutations": 100},
+        "mantel_centered": {"r": 0.21, "p": p, "permutations": 100},
+        "stability": {
+            "splits": 200,
+            "cells": 7.0,
+            "cosine": {"value": 0.95, "ci95": [0.9, 0.98]},
+            "centered": {"value": 0.33, "ci95": [0.1, 0.5], "chance": 0.02, "p": p},
+        },
+    }
+
+
+def full_grid(p: float, number: float = 0.7, **notes: str) -> PrototypeGrid:
+    """With all that a new run leaves in a grid's metadata."""
+    teacher, by_number = ({"value": v, "ci95": [0.52, 0.75], "chance": 0.5, "p": 0.001} for v in (0.6, number))
+    scores = {
+        "teacher": {"valence": {"bacc": teacher, "ccc": teacher}},
+        "ridge": {"valence": {"bacc": teacher, "ccc": teacher}},
+        "logistic_regression": {"valence": {"bacc": {**teacher, "value": 0.55}}},
+        "trial_number": {"valence": {"bacc": by_number}},
+    }
+    extra = {
+        "scores": json.dumps(scores),
+        "grids": json.dumps({"3": entry(3, 0.001), "5": entry(5, p)}),
+        "preprocessing": json.dumps({"filter": "1 to 45 Hz", "trials_dropped": "3 of 90"}),
+    }
+    return grid(p, **{**extra, **notes})
+
+
+def test_the_card_of_a_new_run_has_baselines_sizes_and_preprocessing() -> None:
+    card = grid_card(full_grid(0.4), "a-v1", "…")
+    for words in (
+        "| ridge regression, same folds, valence CCC | 0.600 | 0.520 to 0.750 |",
+        "| trial number alone, no EEG, valence bACC | 0.700 |",
+        "| 3 x 3 | 9 of 9 | 0.95 (0.90 to 0.98) | 0.33 (0.10 to 0.50), chance 0.02, p = 0.0010 | 0.31, p = 0.0010 |",
+        "| filter | 1 to 45 Hz |",
+        "| trials dropped | 3 of 90 |",
+        "Both halves are embedded by the same teachers",
+        "A ridge regression does no worse for valence.",
+    ):
+        assert words in card
+
+
+def test_a_grid_that_nothing_speaks_for_is_said_to_be_one() -> None:
+    weak, strong = grid_card(full_grid(0.4), "a-v1", "…"), grid_card(full_grid(0.01), "a-v1", "…")
+    assert "Neither its geometry nor its stability speaks for the 5 x 5 grid" in weak
+    assert "halves of the people agree no more than chance" in weak
+    assert "both speak for 3 x 3; neither speaks for 5 x 5" in weak
+    assert "Neither its geometry" not in strong
+    assert "both speak for 3 x 3 and 5 x 5." in strong
+
+
+def test_ratings_that_go_with_the_order_of_trials_are_called_confounded() -> None:
+    assert "order of trials is confounded with ratings" in grid_card(full_grid(0.4, number=0.7), "a-v1", "…")
+    behind = grid_card(full_grid(0.4, number=0.55), "a-v1", "…")
+    assert "confounded" not in behind
+    assert "though less well" in behind
+
+
+@pytest.mark.parametrize(
+    ("dataset", "support", "says", "not_says"),
+    [
+        ("DREAMER (Katsigiannis & Ramzan 2018), 14 channels", "", "without MAHNOB-HCI", "not** from DREAMER"),
+        ("DREAMER (K)", "MAHNOB-HCI (Soleymani et al. 2012), 24 people", "the paper's own sources", "without MAHNOB"),
+        ("DEAP (Koelstra et al. 2012)", "", "built from DEAP, **not** from DREAMER", "playing games"),
+        ("MAHNOB-HCI (Soleymani et al. 2012)", "", "watching film clips", "playing games"),
+        ("our lab's recordings", "", "over a few people; they", "## Citation"),
+    ],
+)
+def test_what_is_said_of_the_source_is_true_for_every_data_set(
+    dataset: str, support: str, says: str, not_says: str
+) -> None:
+    notes = {"support": support} if support else {}
+    card = grid_card(full_grid(0.4, dataset=dataset, **notes), "a-v1", "…")
+    assert says in card
+    assert not_says not in card
+    cited = {"DREAMER": "Katsigiannis", "DEAP": "Koelstra", "MAHNOB-HCI": "Soleymani, J. Lichtenauer"}
+    for name, author in cited.items():
+        if name in f"{dataset} {support}":
+            assert author in card.split("## Citation")[1]
+
+
 def test_a_control_has_no_card() -> None:
     with pytest.raises(InputError, match="metadata lack dataset"):
         grid_card(PrototypeGrid.random(8), "random", "…")

@@ -10,15 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from ngd_timm import figures
-from ngd_timm.affect import CLASSES
+from ngd_timm.affect import CLASSES, cell_of
+from ngd_timm.eeg.recipe import TeacherRecipe
 from ngd_timm.errors import InputError
-from ngd_timm.files import write_json, write_text
+from ngd_timm.files import sha256_file, write_json, write_text
 from ngd_timm.metrics import fer_metrics
 from ngd_timm.prototypes import PrototypeGrid
 from ngd_timm.recipe import Recipe, to_yaml
-from ngd_timm.report import write_report
+from ngd_timm.report import write_report, write_teacher_report
 
 VOID = {"meta", "br", "img", "hr", "link", "input", "path", "use", "image"}
 TERMS = ("ce", "kd", "proto_kd", "d_geo")
@@ -211,3 +213,185 @@ def test_damaged_metrics_are_refused_by_name(tmp_path: Path) -> None:
 
 def test_classes_at_nearly_the_same_place_share_one_label() -> None:
     assert "anger, fear" in figures._places(CLASSES).values()
+
+
+BANDS, CHANNELS = ["theta", "alpha", "beta"], ["F3", "F4", "C3", "C4", "O1", "O2"]
+
+
+def figure(value: float, p: float) -> dict[str, object]:
+    return {"value": value, "ci95": [value - 0.07, value + 0.08], "chance": 0.49, "p": p}
+
+
+def make_teacher(folder: Path, *, simulated: bool = False, support: bool = False, people: int = 8) -> Path:
+    """A teacher's run directory with made-up numbers in the layout that `ngd teacher fit` writes."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    disk = "/home/u1234/private eeg"
+    data: dict[str, object] = {"name": "dreamer", "root": f"{disk}/DREAMER.mat", "folds": 3}
+    if support:
+        data["support"] = {"name": "mahnob", "root": f"{disk}/MAHNOB-HCI"}
+    recipe = TeacherRecipe(name="made_up", out=f"{disk}/runs/made_up-0", data=data, optim={"consistency": 0.5})
+    write_text(folder / "recipe.yaml", to_yaml(recipe))
+
+    trials = 20
+    subject, trial = np.repeat(np.arange(people), trials), np.tile(np.arange(trials), people)
+    va = rng.uniform(-1, 1, (people * trials, 2)).astype(np.float32)
+    tensors = {"subject": subject, "trial": trial, "window": np.zeros_like(trial), "valence_arousal": va}
+    tensors["held_out_fold"] = subject % 3
+    base = np.concatenate([va, 1 + 0.3 * rng.standard_normal((len(va), 6))], axis=1).astype(np.float32)
+    for fold in range(3):
+        tensors[f"fold{fold}.embedding"], tensors[f"fold{fold}.valence_arousal"] = base, va
+    save_file(tensors, folder / "embeddings.safetensors")
+    owners = [np.unique(subject[cell_of(va, 5) == cell]) for cell in range(25)]
+    cells = {
+        "z_mean": rng.normal(0, 0.4, (25, len(BANDS), len(CHANNELS))).astype(np.float32),
+        "windows": np.bincount(cell_of(va, 5), minlength=25),
+        "subjects": np.array([len(o) for o in owners]),
+        "slope": rng.normal(0, 0.1, (2, len(BANDS), len(CHANNELS))).astype(np.float32),
+    }
+    save_file(cells, folder / "cells.safetensors")
+
+    both = {"bacc": figure(0.571, 0.012), "ccc": {**figure(0.113, 0.0004), "chance": -0.004}}
+    grids = {
+        str(size): {
+            "filled": size * size - 1,
+            "cells": size * size,
+            "mean_cosine": 0.91,
+            "mantel": {"r": 0.312, "p": p, "permutations": 2000},
+            "mantel_centered": {"r": 0.204, "p": p, "permutations": 2000},
+            "stability": {
+                "splits": 200,
+                "cells": 7.5,
+                "cosine": {"value": 0.953, "ci95": [0.93, 0.97]},
+                "centered": {"value": 0.42 - size / 20, "ci95": [0.0, 0.5], "chance": 0.02, "p": p},
+            },
+        }
+        for size, p in ((3, 0.001), (5, 0.03), (7, 0.4))
+    }
+    scores: dict[str, object] = {
+        "dataset": "DREAMER (Katsigiannis & Ramzan 2018), 14-channel Emotiv",
+        "n": {"subjects": people, "trials": len(va), "windows": 4321},
+        "protocol": "leave-subjects-out, 3 folds",
+        "teacher": {"valence": both, "arousal": both},
+        "ridge": {"valence": both, "arousal": both},
+        "logistic_regression": {"valence": {"bacc": figure(0.6, 0.01)}, "arousal": {"bacc": figure(0.5, 0.4)}},
+        "trial_number": {"valence": {"bacc": figure(0.683, 0.0004)}, "arousal": {"bacc": figure(0.5, 0.5)}},
+        "grids": grids,
+        "frame_agreement": [1.0, 0.81, 0.84],
+        "seconds": {"fold": [61.0, 62.0, 63.0], "total": 200.0},
+    }
+    if simulated:
+        scores["simulated"] = True
+    write_json(folder / "scores.json", scores)
+    fingerprint = {
+        "dataset": scores["dataset"],
+        "simulated": simulated,
+        "data_sha256": "ab" * 32,
+        "channels": CHANNELS,
+        "bands": BANDS,
+        "notes": {"artefacts": "211 of 4,532 windows (4.7 %)", "trials dropped": "none", "file": f"{disk}/DREAMER.mat"},
+        "trials": len(va),
+        "support": {"dataset": "MAHNOB-HCI (Soleymani et al. 2012), 32-channel", "subjects": 24, "windows": 999}
+        if support
+        else None,
+        "recipe_sha256": "cd" * 32,
+        "embeddings_sha256": sha256_file(folder / "embeddings.safetensors"),
+    }
+    write_json(folder / "fingerprint.json", fingerprint)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def teacher_page(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, _Page]:
+    html = write_teacher_report(make_teacher(tmp_path_factory.mktemp("teacher") / "run")).read_text(encoding="utf-8")
+    return html, _Page(html)
+
+
+def test_a_teachers_page_has_every_part_and_asks_the_network_for_nothing(teacher_page: tuple[str, _Page]) -> None:
+    html, page = teacher_page
+    assert page.open == []
+    assert all(a.startswith(("data:image/png;base64,", "#")) for a in page.addresses)
+    assert len(page.ids) == len(set(page.ids))
+    assert "<script" not in html
+    assert len(html.encode()) < 3_000_000
+    assert len(page.pictures) == 7  # two forests, plane, cosines, stability, two sets of maps
+    assert all((p.get("aria-label") or "").strip() for p in page.pictures)
+    for words in (
+        "never seen",
+        "ridge regression",
+        "trial number alone",
+        "7\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}7",
+        "split into random halves",
+        "nose up",
+        "211 of 4,532 windows",
+        "3.3 min in all",
+        "Do not use this",
+        "consistency: 0.5",
+    ):
+        assert words in page.text
+
+
+def test_a_teachers_page_shows_the_figures_of_scores_json(teacher_page: tuple[str, _Page]) -> None:
+    _, page = teacher_page
+    for words in ("0.57", "0.50 to 0.65", "0.68", "< 0.001", "8 of 9", "48 of 49", "0.31", "0.95"):
+        assert words in page.text
+
+
+def test_the_plane_says_how_many_windows_and_people_fill_each_cell(teacher_page: tuple[str, _Page]) -> None:
+    html, page = teacher_page
+    assert len(re.findall(r">\d+ \([1-8]\)</text>", html)) == 25
+    assert "of people in brackets" in page.text
+
+
+def test_a_teachers_page_judges_by_rule(teacher_page: tuple[str, _Page]) -> None:
+    _, page = teacher_page
+    assert "tells high from low valence and arousal, weakly" in page.text
+    assert "order of trials is confounded with ratings" in page.text
+    assert "both speak for 3 x 3 and 5 x 5; neither speaks for 7 x 7" in page.text
+
+
+def test_a_teachers_page_holds_no_path_and_only_data_that_are_simulated_are_called_so(tmp_path: Path) -> None:
+    real = write_teacher_report(make_teacher(tmp_path / "real", support=True)).read_text(encoding="utf-8")
+    made_up = write_teacher_report(make_teacher(tmp_path / "made_up", simulated=True)).read_text(encoding="utf-8")
+    assert "u1234" not in real
+    assert "private eeg" not in real
+    assert str(tmp_path) not in real
+    assert "DREAMER.mat" in real
+    assert "24 people, 999 windows, without their ratings" in real
+    assert "Simulated:" not in real
+    assert "Simulated:" in made_up
+
+
+def test_no_cell_of_fewer_than_three_people_is_drawn(tmp_path: Path) -> None:
+    html = write_teacher_report(make_teacher(tmp_path / "run", people=4)).read_text(encoding="utf-8")
+    assert not re.search(r"\((?:1|2) people\)", html)
+    cells = make_teacher(tmp_path / "two", people=4) / "cells.safetensors"
+    shape = (25, len(BANDS), len(CHANNELS))
+    tensors = {"z_mean": np.ones(shape, np.float32), "slope": np.ones((2, *shape[1:]), np.float32)}
+    save_file({**tensors, "windows": np.full(25, 9), "subjects": np.full(25, 2)}, cells)
+    assert "it would be a person's" in _Page(write_teacher_report(cells.parent).read_text(encoding="utf-8")).text
+
+
+def test_maps_have_the_nose_up_and_the_front_of_the_head_at_the_top() -> None:
+    from ngd_timm.eeg.topomap import TopomapOperator
+
+    front = TopomapOperator(CHANNELS, size=16)(np.array([1.0, 1.0, 0.0, 0.0, -1.0, -1.0]))
+    assert front[-5:].mean() > 0.1 > -0.1 > front[:5].mean()  # so that origin="lower" draws the front at the top
+
+
+@pytest.mark.parametrize(
+    "name", ["recipe.yaml", "fingerprint.json", "scores.json", "embeddings.safetensors", "cells.safetensors"]
+)
+def test_a_file_missing_from_a_teacher_run_is_named(tmp_path: Path, name: str) -> None:
+    run = make_teacher(tmp_path / "run")
+    (run / name).unlink()
+    with pytest.raises(InputError, match=re.escape(name)):
+        write_teacher_report(run)
+    assert not (run / "report.html").exists()
+
+
+def test_scores_of_another_layout_are_refused_by_name(tmp_path: Path) -> None:
+    run = make_teacher(tmp_path / "run")
+    write_json(run / "scores.json", {"teacher": {}})
+    with pytest.raises(InputError, match=r"scores\.json or fingerprint\.json lacks 'grids'"):
+        write_teacher_report(run)
