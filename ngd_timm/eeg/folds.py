@@ -35,24 +35,42 @@ def subject_folds(subjects: np.ndarray, folds: int, seed: int = 0) -> np.ndarray
     return fold[index.reshape(-1)]
 
 
-def check_split(train: np.ndarray, held_out: np.ndarray, subjects: np.ndarray) -> None:
+def check_split(
+    train: np.ndarray, held_out: np.ndarray, subjects: np.ndarray, trials: np.ndarray, power: np.ndarray | None = None
+) -> None:
     """Refuse a split that leaks: windows of one person are near copies, and of one trial share a label.
 
     Args:
         train: Row indices (or a mask) that are trained on.
         held_out: Row indices (or a mask) that are scored.
         subjects: (N,) names.
+        trials: (N,) names of trials within a subject.
+        power: (N, …) what the rows hold; given it, the same recording under two subjects' names is found as well.
 
     Raises:
-        InputError: A subject on both sides, or a side without rows.
+        InputError: A trial, a subject or a copy of a window on both sides, or a side without rows.
     """
-    both = np.intersect1d(subjects[train], subjects[held_out])
-    if len(both):
-        raise InputError(
-            f"the split puts subject {', '.join(map(str, both[:5]))} on both sides; split by subject, not by window"
-        )
     if not len(subjects[train]) or not len(subjects[held_out]):
         raise InputError("the split leaves one side without recordings")
+    sides = [set(zip(subjects[rows].tolist(), trials[rows].tolist(), strict=True)) for rows in (train, held_out)]
+    both = sorted(sides[0] & sides[1])
+    if both:
+        subject, trial = both[0]
+        raise InputError(
+            f"the split puts subject {subject}, trial {trial} on both sides; split by subject, not by window"
+        )
+    shared = np.intersect1d(subjects[train], subjects[held_out])
+    if len(shared):
+        raise InputError(
+            f"the split puts subject {', '.join(map(str, shared[:5]))} on both sides; split by subject, not by trial"
+        )
+    if power is not None:
+        flat = np.ascontiguousarray(power).reshape(len(power), -1)
+        rows = flat.view(np.dtype((np.void, flat.dtype.itemsize * flat.shape[1]))).ravel()
+        _, at, other = np.intersect1d(rows[train], rows[held_out], return_indices=True)
+        if len(at):
+            names = subjects[train][at[0]], subjects[held_out][other[0]]
+            raise InputError(f"the same window is filed under subject {names[0]} and subject {names[1]}; remove one")
 
 
 def procrustes(source: np.ndarray, target: np.ndarray) -> np.ndarray:

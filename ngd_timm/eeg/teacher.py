@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.metadata
 import json
 import logging
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,16 @@ import torch
 from rich.progress import Progress
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
 
-from ngd_timm.eeg.bandpower import NORMALISATION, BandPower, load_bandpower, log_power_z
+from ngd_timm.affect import cell_of
+from ngd_timm.eeg.bandpower import NORMALISATION, BandPower, log_power_z
+from ngd_timm.eeg.baselines import logistic_regression, ridge_regression, trial_number
+from ngd_timm.eeg.fitting import Trials, fit_one, group_trials, infer
 from ngd_timm.eeg.folds import align, check_split, subject_folds
-from ngd_timm.eeg.model import AffectTeacher, ccc_loss
 from ngd_timm.eeg.recipe import TeacherRecipe
-from ngd_timm.eeg.scores import AXES, score_trials, trial_means
+from ngd_timm.eeg.scores import score_trials, trial_means
+from ngd_timm.eeg.sources import load_eeg
+from ngd_timm.eeg.stability import split_half
 from ngd_timm.eeg.topomap import TopomapOperator
 from ngd_timm.errors import InputError
 from ngd_timm.files import atomic_folder, sha256_file, write_json, write_text
@@ -34,18 +36,21 @@ from ngd_timm.prototypes import PrototypeGrid, mantel_test
 from ngd_timm.recipe import load_recipe, to_yaml
 from ngd_timm.version import __version__
 
-__all__ = ["build_grid", "fit_teacher"]
+__all__ = ["GRID_SIZES", "build_grid", "fit_teacher", "preview_grid"]
 
 logger = logging.getLogger("ngd_timm.eeg")
 
+GRID_SIZES = (3, 5, 7)
+_DECODERS = ("teacher", "ridge", "logistic_regression", "trial_number")
 _PACKAGES = ("torch", "timm", "mne", "numpy", "scipy", "scikit-learn", "safetensors")
 
 
 def fit_teacher(recipe: TeacherRecipe, out: Path | None = None) -> Path:
     """Fit one teacher a fold and write the run directory, whole or not at all.
 
-    The directory holds `recipe.yaml`, `fingerprint.json`, `scores.json` and `embeddings.safetensors` (each teacher's
-    embeddings of every recording, with subjects: keep it where the recordings may be kept). See `build_grid`.
+    The directory holds `recipe.yaml`, `fingerprint.json`, `scores.json`, `report.html`, `cells.safetensors` (means over
+    people, for pictures) and `embeddings.safetensors` (each teacher's embeddings of every rated window, with subjects:
+    keep it where the recordings may be kept). See `build_grid`.
 
     Args:
         recipe: What to fit on what.
@@ -60,49 +65,63 @@ def fit_teacher(recipe: TeacherRecipe, out: Path | None = None) -> Path:
     run = Path(out or recipe.out or Path("runs") / f"{recipe.name}-{recipe.seed}")
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise InputError(f"{run} exists and is not empty; choose another out= or remove it")
-    if recipe.data.root is None:
-        raise InputError("data.root is not set; give the recordings, for example data.root=gameemo_bandpower.npz")
     started = time.monotonic()
-    data = load_bandpower(recipe.data.root, recipe.data.name).pick(recipe.data.bands, recipe.data.channels)
-    z = torch.from_numpy(log_power_z(data))
-    operator = TopomapOperator(data.channels, size=recipe.teacher.image_size)
+    everything, support = _load(recipe)
+    operator = TopomapOperator(everything.channels, size=recipe.teacher.image_size)
+    z_all = log_power_z(everything)
+    rated = everything.rated
+    data, z = everything.rows(rated), z_all[rated]
+    unrated, z_unrated = everything.subject[~rated], z_all[~rated]
     fold_of = subject_folds(data.subject, recipe.data.folds, recipe.seed)
-    logger.info(
-        "%s: %d windows, %d trials, %d subjects, %d bands, %d channels, %d folds by subject",
-        data.dataset,
-        len(data),
-        len(_trials(data)),
-        len(np.unique(data.subject)),
-        len(data.bands),
-        len(data.channels),
-        recipe.data.folds,
-    )
+    for line in _opening(recipe, data, len(z_unrated), support):
+        logger.info("%s", line)
+    labels = torch.from_numpy(data.valence_arousal)
     embeddings, predictions, seconds = [], [], []
     with Progress(disable=not _terminal(), transient=True) as progress:
         bar = progress.add_task("teacher", total=recipe.data.folds * recipe.optim.epochs)
         for fold in range(recipe.data.folds):
             began = time.monotonic()
-            held_out = fold_of == fold
-            check_split(~held_out, held_out, data.subject)
-            with _one_thread():
-                embedding, prediction = _fit_fold(
-                    recipe, data, z, operator, ~held_out, fold, lambda: progress.advance(bar)
-                )
+            train, held_out = fold_of != fold, fold_of == fold
+            check_split(train, held_out, data.subject, data.trial, data.power)
+            fitting = Trials(
+                torch.from_numpy(z), [r for r in group_trials(data.subject, data.trial) if train[r[0]]], labels
+            )
+            pools = []
+            if support is not None:
+                pools.append(_unlabelled(log_power_z(support), support.subject, support.trial))
+            # unrated trials of held-out people stay out: the teacher is to meet them for the first time
+            known = ~np.isin(unrated, data.subject[held_out])
+            if known.any():
+                pools.append(_unlabelled(z_unrated[known], unrated[known], everything.trial[~rated][known]))
+            teacher = fit_one(recipe, fitting, pools, operator, len(data.bands), fold, lambda: progress.advance(bar))
+            embedding, prediction = infer(teacher, torch.from_numpy(z), operator)
             embeddings.append(embedding)
             predictions.append(prediction)
             seconds.append(time.monotonic() - began)
             logger.info("fold %d of %d: %.0f s", fold + 1, recipe.data.folds, seconds[-1])
-    stacked, predicted = np.stack(embeddings), np.stack(predictions)
-    scores = _scores(recipe, data, z.numpy(), fold_of, stacked, predicted)
+    fitted = _Fitted(np.stack(embeddings), np.stack(predictions))
+    scores = _score(recipe, data, z, fold_of, fitted)
     scores["seconds"] = {"fold": [round(s, 1) for s in seconds], "total": round(time.monotonic() - started, 1)}
+    from ngd_timm.report import write_teacher_report
+
     with atomic_folder(run) as folder:
         write_text(folder / "recipe.yaml", to_yaml(recipe.model_copy(update={"out": str(run)})))
         write_json(folder / "scores.json", scores)
-        _write_embeddings(folder / "embeddings.safetensors", data, fold_of, stacked, predicted)
-        write_json(folder / "fingerprint.json", _fingerprint(recipe, data, folder))
+        _write_embeddings(folder / "embeddings.safetensors", data, fold_of, fitted)
+        _save(folder / "cells.safetensors", _cells(data, z))
+        write_json(folder / "fingerprint.json", _fingerprint(recipe, data, support, folder))
+        write_teacher_report(folder)
     for line in _lines(scores):
         logger.info("%s", line)
+    logger.info("report: %s", run / "report.html")
     return run
+
+
+def preview_grid(run: str | Path) -> PrototypeGrid:
+    """The 5×5 grid of a teacher run without its Mantel figures, for pictures."""
+    _, _, _, stored = _read_run(Path(run))
+    aligned, _ = align(stored.embeddings, stored.held_out_fold)
+    return PrototypeGrid.build(aligned, stored.valence_arousal, stored.subject)
 
 
 def build_grid(run: str | Path, size: int = 5, center: bool = False, min_subjects: int = 1) -> PrototypeGrid:
@@ -122,8 +141,8 @@ def build_grid(run: str | Path, size: int = 5, center: bool = False, min_subject
     """
     run = Path(run)
     recipe, fingerprint, scores, stored = _read_run(run)
-    stacked, subject, trial, va, fold_of = stored
-    aligned, agreement = align(stacked, fold_of)
+    subject, trial, va = stored.subject, stored.trial, stored.valence_arousal
+    aligned, agreement = align(stored.embeddings, stored.held_out_fold)
     permutations = recipe.scores.permutations
     plain, centred = (
         mantel_test(
@@ -148,7 +167,9 @@ def build_grid(run: str | Path, size: int = 5, center: bool = False, min_subject
             f"{recipe.teacher.embedding_dim}-d embedding"
         ),
         "teacher_recipe_sha256": fingerprint["recipe_sha256"],
-        "scores": json.dumps({key: scores[key] for key in ("teacher", "logistic_regression")}),
+        "scores": json.dumps({key: scores[key] for key in _DECODERS if key in scores}),
+        "grids": json.dumps(scores["grids"]),
+        "preprocessing": json.dumps(fingerprint["notes"]),
         "mantel_r": f"{plain.r:.4f}",
         "mantel_p": f"{plain.p:.4f}",
         "mantel_r_centered": f"{centred.r:.4f}",
@@ -157,125 +178,92 @@ def build_grid(run: str | Path, size: int = 5, center: bool = False, min_subject
         "created": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "built_with": f"ngd_timm {__version__}",
     }
+    if fingerprint["support"] is not None:
+        support = fingerprint["support"]
+        notes["support"] = (
+            f"{support['dataset']}, {support['subjects']} people, {support['windows']} windows, unlabelled"
+        )
     if fingerprint["simulated"]:
         notes["simulated"] = "true"
     return PrototypeGrid.build(aligned, va, subject, size, min_subjects, center, notes)
 
 
-def _fit_fold(
-    recipe: TeacherRecipe,
-    data: BandPower,
-    z: torch.Tensor,
-    operator: TopomapOperator,
-    train: np.ndarray,
-    fold: int,
-    done_epoch: Callable[[], None],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Train one teacher; its (N, D) embeddings and (N, 2) predictions of every recording."""
-    optim = recipe.optim
-    device = _device(recipe.device)
-    windows = [rows for rows in _trials(data) if train[rows[0]]]
-    targets = torch.from_numpy(data.valence_arousal)
-    steps = max(1, len(windows) * optim.samples_per_trial // optim.batch_size)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(recipe.seed * 1000 + fold)
-        rng = np.random.default_rng([recipe.seed, fold])
-        teacher = AffectTeacher(
-            recipe.teacher.backbone,
-            len(data.bands),
-            recipe.teacher.embedding_dim,
-            recipe.teacher.image_size,
-            recipe.teacher.drop_rate,
-        ).to(device)
-        optimizer = create_optimizer_v2(teacher, opt=optim.opt, lr=optim.lr, weight_decay=optim.weight_decay)
-        scheduler, _ = create_scheduler_v2(
-            optimizer,
-            sched="cosine",
-            num_epochs=optim.epochs,
-            warmup_epochs=min(optim.warmup, optim.epochs - 1),
-            warmup_prefix=True,
-            step_on_epochs=False,
-            updates_per_epoch=steps,
+@dataclass(frozen=True)
+class _Fitted:
+    embeddings: np.ndarray  # (F, N, D)
+    predictions: np.ndarray  # (F, N, 2)
+
+
+def _load(recipe: TeacherRecipe) -> tuple[BandPower, BandPower | None]:
+    """The recordings, and the support set on the same electrodes and bands."""
+    settings = recipe.data
+    data = load_eeg(settings, settings.name, settings.root)
+    if not data.rated.any():
+        raise InputError(f"{data.dataset}: nobody rated anything; a teacher needs rated trials (unrated ones support)")
+    if settings.support is None:
+        return data, None
+    if recipe.optim.consistency == 0:
+        raise InputError(
+            "data.support is used by optim.consistency only, which is 0; raise it or leave data.support out"
         )
-        for epoch in range(optim.epochs):
-            teacher.train()
-            order = rng.permutation(np.repeat(np.arange(len(windows)), optim.samples_per_trial))
-            for step in range(steps):
-                chosen = order[step * optim.batch_size : (step + 1) * optim.batch_size]
-                sample, target = _sample(recipe, z, targets, [windows[i] for i in chosen], rng)
-                prediction, _ = teacher(operator(sample.to(device)))
-                target = target.to(device)
-                loss = optim.ccc * ccc_loss(prediction, target)
-                loss = loss + optim.mse * torch.nn.functional.mse_loss(prediction, target)
-                optimizer.zero_grad()
-                loss.backward()
-                if optim.clip_grad is not None:
-                    torch.nn.utils.clip_grad_norm_(teacher.parameters(), optim.clip_grad)
-                optimizer.step()
-                scheduler.step_update(epoch * steps + step + 1)
-            done_epoch()
-        return _infer(teacher, z, operator, device)
+    wanted = settings.model_copy(update={"channels": data.channels, "bands": data.bands})
+    support = load_eeg(wanted, settings.support.name, settings.support.root)
+    if np.isin(_row_keys(support.power), _row_keys(data.power)).any():
+        raise InputError("data.support holds windows of data.root itself; held-out people would be trained on")
+    return data, support
 
 
-def _sample(
-    recipe: TeacherRecipe, z: torch.Tensor, targets: torch.Tensor, trials: list[np.ndarray], rng: np.random.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """One augmented batch: (B, bands, channels) z-scores and (B, 2) ratings."""
-    augment = recipe.augment
-    drawn = []
-    for rows in trials:
-        count = int(rng.integers(1, min(augment.average, len(rows)) + 1))
-        drawn.append(z[rng.choice(rows, count, replace=False)].mean(dim=0))
-    sample, target = torch.stack(drawn), targets[[int(rows[0]) for rows in trials]]
-    if augment.mixup > 0:
-        share = torch.from_numpy(rng.beta(augment.mixup, augment.mixup, len(trials)).astype(np.float32))
-        other = torch.from_numpy(rng.permutation(len(trials)))
-        sample = share[:, None, None] * sample + (1 - share[:, None, None]) * sample[other]
-        target = share[:, None] * target + (1 - share[:, None]) * target[other]
-    if augment.noise > 0:
-        sample = sample + augment.noise * torch.from_numpy(rng.standard_normal(sample.shape, dtype=np.float32))
-    if augment.channel_drop > 0:
-        kept = rng.random((len(trials), 1, sample.shape[-1])) >= augment.channel_drop
-        sample = sample * torch.from_numpy(kept)
-    return sample, target
+def _row_keys(power: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(power).reshape(len(power), -1).view(f"V{power[0].nbytes}").ravel()
 
 
-@torch.inference_mode()
-def _infer(
-    teacher: AffectTeacher, z: torch.Tensor, operator: TopomapOperator, device: torch.device
-) -> tuple[np.ndarray, np.ndarray]:
-    teacher.eval()
-    predictions, embeddings = [], []
-    for batch in z.split(256):
-        prediction, embedding = teacher(operator(batch.to(device)))
-        predictions.append(prediction.cpu())
-        embeddings.append(embedding.cpu())
-    return torch.cat(embeddings).numpy(), torch.cat(predictions).numpy()
+def _unlabelled(z: np.ndarray, subject: np.ndarray, trial: np.ndarray) -> Trials:
+    return Trials(torch.from_numpy(z), group_trials(subject, trial), torch.empty(0, 2))
 
 
-def _scores(
-    recipe: TeacherRecipe,
-    data: BandPower,
-    z: np.ndarray,
-    fold_of: np.ndarray,
-    embeddings: np.ndarray,
-    predictions: np.ndarray,
+def _opening(recipe: TeacherRecipe, data: BandPower, unrated: int, support: BandPower | None) -> Iterator[str]:
+    def size(of: BandPower) -> str:
+        return (
+            f"{len(of)} windows, {len(group_trials(of.subject, of.trial))} trials, {len(np.unique(of.subject))} people"
+        )
+
+    yield (
+        f"{data.dataset}: {size(data)}, {len(data.bands)} bands, {len(data.channels)} channels, "
+        f"{recipe.data.folds} folds by subject"
+    )
+    if unrated:
+        yield f"unrated: {unrated} windows" + ("" if recipe.optim.consistency else ", unused (optim.consistency is 0)")
+    if support is not None:
+        yield f"support, without its ratings: {support.dataset}: {size(support)}"
+
+
+def _score(
+    recipe: TeacherRecipe, data: BandPower, z: np.ndarray, fold_of: np.ndarray, fitted: _Fitted
 ) -> dict[str, Any]:
     """All figures of the run; a trial's prediction is the mean over its windows, by the teacher that hasn't seen it."""
     target, subject, first = trial_means(data.valence_arousal, data.subject, data.trial)
     fold_of_trial = fold_of[first]
     prediction, decision = np.empty_like(target), np.empty_like(target)
     for fold in range(recipe.data.folds):
-        by_trial, _, _ = trial_means(predictions[fold], data.subject, data.trial)
+        by_trial, _, _ = trial_means(fitted.predictions[fold], data.subject, data.trial)
         own = fold_of_trial == fold
         prediction[own] = by_trial[own]
         # High or low is told from the middle of what this teacher says of its own training trials.
         decision[own] = by_trial[own] - by_trial[~own].mean(axis=0)
-    settings = {
-        "bootstrap": recipe.scores.bootstrap,
-        "permutations": recipe.scores.permutations,
-        "seed": recipe.seed,
-    }
+
+    def scored(decision: np.ndarray, prediction: np.ndarray | None = None) -> dict[str, Any]:
+        times = recipe.scores
+        return score_trials(
+            decision,
+            prediction,
+            target,
+            subject,
+            bootstrap=times.bootstrap,
+            permutations=times.permutations,
+            seed=recipe.seed,
+        )
+
+    ridge, ridge_decision = ridge_regression(data, z, fold_of)
     scores: dict[str, Any] = {
         "dataset": data.dataset,
         "n": {"subjects": len(np.unique(subject)), "trials": len(target), "windows": len(data)},
@@ -283,49 +271,78 @@ def _scores(
             f"leave-subjects-out, {recipe.data.folds} folds; a trial is the mean over its windows; 95 % intervals over "
             f"subjects, chance and p by permuting ratings within subject; {NORMALISATION}"
         ),
-        "teacher": score_trials(decision, prediction, target, subject, **settings),
-        "logistic_regression": score_trials(_logistic_regression(data, z, fold_of), None, target, subject, **settings),
+        "teacher": scored(decision, prediction),
+        "ridge": scored(ridge_decision, ridge),
+        "logistic_regression": scored(logistic_regression(data, z, fold_of)),
     }
-    aligned, agreement = align(embeddings, fold_of)
-    va = data.valence_arousal
-    for key, center in (("mantel", False), ("mantel_centered", True)):
-        found = mantel_test(
-            aligned, va, data.subject, data.trial, 5, recipe.scores.permutations, recipe.seed, center=center
-        )
-        scores[key] = {"r": round(found.r, 4), "p": round(found.p, 5), "permutations": found.permutations}
-    scores["mean_cosine"] = round(PrototypeGrid.build(aligned, va, data.subject).mean_cosine, 4)
+    by_number = trial_number(data, fold_of)
+    if by_number is not None:
+        scores["trial_number"] = scored(by_number)
+    aligned, agreement = align(fitted.embeddings, fold_of)
+    scores["grids"] = {}
+    for size in GRID_SIZES:
+        try:
+            scores["grids"][str(size)] = _score_grid(recipe, data, aligned, size)
+        except InputError as error:  # few people leave too few cells to compare; the scores above still hold
+            scores.setdefault("grids_not_scored", {})[str(size)] = str(error)
+            logger.warning("grid %dx%d is not scored: %s", size, size, error)
     scores["frame_agreement"] = [round(a, 4) for a in agreement]
     if data.simulated:
         scores["simulated"] = True
     return scores
 
 
-def _logistic_regression(data: BandPower, z: np.ndarray, fold_of: np.ndarray) -> np.ndarray:
-    """Decisions (T, 2) of a logistic regression on the windows' z-scores, in the teacher's folds."""
-    from sklearn.linear_model import LogisticRegression
+def _score_grid(recipe: TeacherRecipe, data: BandPower, aligned: np.ndarray, size: int) -> dict[str, Any]:
+    va, permutations, seed = data.valence_arousal, recipe.scores.permutations, recipe.seed
+    grid = PrototypeGrid.build(aligned, va, data.subject, size)
+    halves = split_half(aligned, va, data.subject, data.trial, size, permutations=min(permutations, 500), seed=seed)
+    out: dict[str, Any] = {"filled": grid.filled, "cells": size * size, "mean_cosine": round(grid.mean_cosine, 4)}
+    for key, center in (("mantel", False), ("mantel_centered", True)):
+        found = mantel_test(aligned, va, data.subject, data.trial, size, permutations, seed, center=center)
+        out[key] = {"r": round(found.r, 4), "p": round(found.p, 5), "permutations": found.permutations}
+    out["stability"] = {
+        "splits": halves.splits,
+        "cells": round(halves.cells, 1),
+        "cosine": {"value": round(halves.cosine, 4), "ci95": [round(v, 4) for v in halves.cosine_range]},
+        "centered": {
+            "value": round(halves.centered, 4),
+            "ci95": [round(v, 4) for v in halves.centered_range],
+            "chance": round(halves.chance, 4),
+            "p": round(halves.p, 5),
+        },
+    }
+    return out
 
-    features, high = z.reshape(len(z), -1), data.valence_arousal > 0
-    decision = np.empty(high.shape)
-    for fold in np.unique(fold_of):
-        train = fold_of != fold
-        for axis, name in enumerate(AXES):
-            if len(np.unique(high[train, axis])) < 2:
-                raise InputError(f"fold {fold}: every training trial is on one side of the middle in {name}")
-            fitted = LogisticRegression(class_weight="balanced", max_iter=2000).fit(features[train], high[train, axis])
-            decision[~train, axis] = fitted.decision_function(features[~train])
-    return trial_means(decision, data.subject, data.trial)[0]
+
+def _cells(data: BandPower, z: np.ndarray, size: int = 5) -> dict[str, np.ndarray]:
+    """What the grid's cells and the two axes look like on the scalp: aggregates over people, for pictures."""
+    by_trial, subject, first = trial_means(z, data.subject, data.trial)
+    va = data.valence_arousal[first]
+    cells = cell_of(va, size)
+    mean = np.zeros((size * size, *z.shape[1:]))
+    people = np.zeros(size * size, dtype=np.int64)
+    slopes = []
+    for person in np.unique(subject):
+        own = subject == person
+        for cell in np.unique(cells[own]):
+            mean[cell] += by_trial[own & (cells == cell)].mean(axis=0)
+            people[cell] += 1
+        centred = by_trial[own] - by_trial[own].mean(axis=0)
+        rating = va[own] - va[own].mean(axis=0)
+        spread = np.sqrt((rating**2).sum(axis=0)[:, None, None] * (centred**2).sum(axis=0))
+        if (spread > 0).all():  # someone who gave one rating throughout has no correlation
+            slopes.append(np.einsum("ta,tbc->abc", rating, centred) / spread)
+    mean /= np.maximum(people, 1)[:, None, None]
+    slope = np.mean(slopes, axis=0) if slopes else np.zeros((2, *z.shape[1:]))
+    return {
+        "z_mean": mean.astype(np.float32),
+        "windows": np.bincount(cell_of(data.valence_arousal, size), minlength=size * size),
+        "subjects": people,
+        "slope": slope.astype(np.float32),
+    }
 
 
-def _trials(data: BandPower) -> list[np.ndarray]:
-    """Row indices of each trial's windows, by subject and trial."""
-    _, index = np.unique(np.stack([data.subject, data.trial], axis=1), axis=0, return_inverse=True)
-    order = np.argsort(index.reshape(-1), kind="stable")
-    return np.split(order, np.cumsum(np.bincount(index.reshape(-1)))[:-1])
-
-
-def _write_embeddings(
-    path: Path, data: BandPower, fold_of: np.ndarray, embeddings: np.ndarray, predictions: np.ndarray
-) -> None:
+def _write_embeddings(path: Path, data: BandPower, fold_of: np.ndarray, fitted: _Fitted) -> None:
     tensors = {
         "subject": data.subject,
         "trial": data.trial,
@@ -333,22 +350,37 @@ def _write_embeddings(
         "valence_arousal": data.valence_arousal,
         "held_out_fold": fold_of,
     }
-    for fold in range(len(embeddings)):
-        tensors[f"fold{fold}.embedding"] = embeddings[fold].astype(np.float32)
-        tensors[f"fold{fold}.valence_arousal"] = predictions[fold].astype(np.float32)
-    save_file({name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in tensors.items()}, str(path))
+    for fold, (embedding, prediction) in enumerate(zip(fitted.embeddings, fitted.predictions, strict=True)):
+        tensors[f"fold{fold}.embedding"] = embedding.astype(np.float32)
+        tensors[f"fold{fold}.valence_arousal"] = prediction.astype(np.float32)
+    _save(path, tensors)
 
 
-def _fingerprint(recipe: TeacherRecipe, data: BandPower, folder: Path) -> dict[str, Any]:
+def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    save_file({name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}, str(path))
+
+
+def _fingerprint(recipe: TeacherRecipe, data: BandPower, support: BandPower | None, folder: Path) -> dict[str, Any]:
     # Where the data lie and where the run goes don't change what comes out.
-    settings = recipe.model_dump(mode="json", exclude={"out": True, "device": True, "data": {"root"}})
+    elsewhere: dict[str, Any] = {"out": True, "device": True, "data": {"root": True, "cache": True, "support": {"root"}}}
+    settings = recipe.model_dump(mode="json", exclude=elsewhere)
     return {
         "dataset": data.dataset,
         "simulated": data.simulated,
         "data_sha256": data.sha256,
         "channels": list(data.channels),
         "bands": list(data.bands),
-        "trials": len(_trials(data)),
+        "notes": dict(data.notes),
+        "trials": len(group_trials(data.subject, data.trial)),
+        "support": None
+        if support is None
+        else {
+            "dataset": support.dataset,
+            "sha256": support.sha256,
+            "subjects": len(np.unique(support.subject)),
+            "windows": len(support),
+            "notes": dict(support.notes),
+        },
         "recipe_sha256": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
         "embeddings_sha256": sha256_file(folder / "embeddings.safetensors"),
         "seed": recipe.seed,
@@ -357,7 +389,13 @@ def _fingerprint(recipe: TeacherRecipe, data: BandPower, folder: Path) -> dict[s
     }
 
 
-_Stored = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+@dataclass(frozen=True)
+class _Stored:
+    embeddings: np.ndarray  # (F, N, D)
+    subject: np.ndarray
+    trial: np.ndarray
+    valence_arousal: np.ndarray
+    held_out_fold: np.ndarray
 
 
 def _read_run(run: Path) -> tuple[TeacherRecipe, dict[str, Any], dict[str, Any], _Stored]:
@@ -379,43 +417,27 @@ def _read_run(run: Path) -> tuple[TeacherRecipe, dict[str, Any], dict[str, Any],
         with safe_open(str(path), framework="np") as handle:
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - not a dict
         stacked = np.stack([tensors[f"fold{fold}.embedding"] for fold in range(recipe.data.folds)])
-        stored = (stacked, *(tensors[k] for k in ("subject", "trial", "valence_arousal", "held_out_fold")))
+        stored = _Stored(stacked, *(tensors[k] for k in ("subject", "trial", "valence_arousal", "held_out_fold")))
     except (SafetensorError, KeyError, ValueError) as error:
         raise InputError(f"{path}: {' '.join(str(error).split())}") from None
     return recipe, fingerprint, scores, stored
 
 
 def _lines(scores: dict[str, Any]) -> Iterator[str]:
-    for who in ("teacher", "logistic_regression"):
-        for axis, metrics in scores[who].items():
+    for who in _DECODERS:
+        for axis, metrics in scores.get(who, {}).items():
             for metric, f in metrics.items():
                 yield (
                     f"{who.replace('_', ' ')}, {axis} {metric}: {f['value']:.3f} "
                     f"[{f['ci95'][0]:.3f}, {f['ci95'][1]:.3f}], chance {f['chance']:.3f}, p {f['p']:.4f}"
                 )
-    for key in ("mantel", "mantel_centered"):
-        yield f"{key.replace('_', ', ')}: r {scores[key]['r']:.3f}, p {scores[key]['p']:.4f}"
-    yield f"mean cosine between prototypes: {scores['mean_cosine']:.3f}"
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    # Another number of threads adds in another order, and so would give another grid on another machine.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.device(name)
-    except RuntimeError:
-        raise InputError(f"unknown device '{name}'; write auto, cpu or cuda") from None
+    for size, grid in scores["grids"].items():
+        mantel, halves = grid["mantel"], grid["stability"]["centered"]
+        yield (
+            f"grid {size}x{size}: {grid['filled']} cells filled, mean cosine {grid['mean_cosine']:.3f}, "
+            f"Mantel r {mantel['r']:.3f} (p {mantel['p']:.4f}), halves agree {halves['value']:.3f} "
+            f"(chance {halves['chance']:.3f}, p {halves['p']:.4f})"
+        )
 
 
 def _terminal() -> bool:

@@ -29,13 +29,24 @@ def test_fewer_subjects_than_folds_is_refused() -> None:
         subject_folds(np.array([1, 2, 3, 3]), 5)
 
 
-def test_a_split_with_a_subject_on_both_sides_is_refused() -> None:
-    subjects = np.array(["ann", "ann", "bob", "bob"])
-    check_split(np.array([0, 1]), np.array([2, 3]), subjects)
+def test_a_split_with_a_subject_or_a_trial_on_both_sides_is_refused() -> None:
+    subjects, trials = np.array(["ann", "ann", "bob", "bob"]), np.array([1, 2, 1, 1])
+    check_split(np.array([0, 1]), np.array([2, 3]), subjects, trials)
     with pytest.raises(InputError, match="subject ann on both sides"):
-        check_split(np.array([0, 2]), np.array([1]), subjects)
+        check_split(np.array([0, 2]), np.array([1]), subjects, trials)
+    with pytest.raises(InputError, match="subject bob, trial 1 on both sides"):
+        check_split(np.array([0, 1, 2]), np.array([3]), subjects, trials)
     with pytest.raises(InputError, match="without recordings"):
-        check_split(np.zeros(4, dtype=bool), np.ones(4, dtype=bool), subjects)
+        check_split(np.zeros(4, dtype=bool), np.ones(4, dtype=bool), subjects, trials)
+
+
+def test_one_recording_under_two_names_is_found_in_a_split() -> None:
+    subjects, trials = np.array([1, 1, 2, 2]), np.array([1, 2, 1, 2])
+    power = np.arange(4 * 6, dtype=np.float32).reshape(4, 2, 3)
+    check_split(subjects == 1, subjects == 2, subjects, trials, power)
+    power[3] = power[0]
+    with pytest.raises(InputError, match="filed under subject 1 and subject 2"):
+        check_split(subjects == 1, subjects == 2, subjects, trials, power)
 
 
 def test_procrustes_recovers_a_rotation_and_a_reflection() -> None:

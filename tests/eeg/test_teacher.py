@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from safetensors.numpy import load_file
 from ngd_timm.eeg.bandpower import save_bandpower
 from ngd_timm.eeg.folds import subject_folds
 from ngd_timm.eeg.recipe import TeacherRecipe
-from ngd_timm.eeg.simulate import simulate_bandpower
+from ngd_timm.eeg.simulate import CHANNELS, simulate_bandpower
 from ngd_timm.eeg.teacher import build_grid, fit_teacher
 from ngd_timm.errors import InputError
 from ngd_timm.prototypes import PrototypeGrid
@@ -47,16 +48,23 @@ def test_a_planted_effect_is_found_on_people_the_teacher_has_not_seen(planted: P
         assert scores["teacher"][axis]["ccc"]["p"] < 0.01
         assert scores["teacher"][axis]["bacc"]["ci95"][0] > scores["teacher"][axis]["bacc"]["chance"]
         assert scores["logistic_regression"][axis]["bacc"]["value"] > 0.7
-    assert scores["mantel"]["r"] > 0.4
-    assert scores["mantel"]["p"] < 0.01
+        assert scores["ridge"][axis]["ccc"]["value"] > 0.7
+    assert list(scores["grids"]) == ["3", "5", "7"]
+    grid = scores["grids"]["5"]
+    assert grid["mantel"]["r"] > 0.4
+    assert grid["mantel"]["p"] < 0.01
+    assert grid["stability"]["centered"]["p"] < 0.01
+    assert grid["stability"]["centered"]["value"] > grid["stability"]["centered"]["chance"] + 0.2
     assert scores["n"] == {"subjects": 9, "trials": 108, "windows": 432}
 
 
 def test_a_run_directory_holds_recipe_fingerprint_scores_and_embeddings_of_every_fold(planted: Path) -> None:
     assert sorted(p.name for p in planted.iterdir()) == [
+        "cells.safetensors",
         "embeddings.safetensors",
         "fingerprint.json",
         "recipe.yaml",
+        "report.html",
         "scores.json",
     ]
     tensors = load_file(planted / "embeddings.safetensors")
@@ -68,6 +76,81 @@ def test_a_run_directory_holds_recipe_fingerprint_scores_and_embeddings_of_every
     assert recipe.out == str(planted)
     fingerprint = json.loads((planted / "fingerprint.json").read_text())
     assert set(fingerprint) >= {"data_sha256", "recipe_sha256", "embeddings_sha256", "packages", "seed"}
+
+
+def test_the_pictures_data_show_where_on_the_scalp_each_axis_was_planted(planted: Path) -> None:
+    tensors = load_file(planted / "cells.safetensors")
+    assert tensors["windows"].sum() == 432
+    assert tensors["subjects"].max() <= 9
+    slope, names = tensors["slope"], list(CHANNELS)
+    alpha, beta = 2, 3
+    assert slope[0, alpha, names.index("F3")] > 0.5 > -0.5 > slope[0, alpha, names.index("F4")]
+    assert slope[1, beta, names.index("O1")] > 0.5 > -0.5 > slope[1, alpha, names.index("O1")]
+    assert tensors["z_mean"].shape == (25, 4, 14)
+    assert (tensors["z_mean"][tensors["subjects"] == 0] == 0).all()
+
+
+def test_unlabelled_support_is_used_without_its_ratings(tmp_path: Path) -> None:
+    save_bandpower(tmp_path / "a.npz", simulate_bandpower(subjects=4, trials=6, windows=3))
+    other = simulate_bandpower(subjects=5, trials=4, windows=3, seed=9)
+    wide = replace(other, power=other.power[:, ::-1, ::-1], bands=other.bands[::-1], channels=other.channels[::-1])
+    unrated = replace(wide, valence_arousal=np.full_like(wide.valence_arousal, np.nan))
+    found = {}
+    quick = {**SMALL["optim"], "epochs": 1, "batch_size": 8}
+    for name, support in (("rated", other), ("turned", wide), ("unrated", unrated)):
+        save_bandpower(tmp_path / f"{name}.npz", support)
+        data = {"name": "bandpower", "root": str(tmp_path / "a.npz"), "folds": 3}
+        data["support"] = {"name": "bandpower", "root": str(tmp_path / f"{name}.npz")}
+        recipe = small(
+            tmp_path, data=data, optim={**quick, "consistency": 0.5}, scores={"bootstrap": 5, "permutations": 5}
+        )
+        run = fit_teacher(recipe, tmp_path / name)
+        found[name] = load_file(run / "embeddings.safetensors")["fold0.embedding"]
+        assert json.loads((run / "fingerprint.json").read_text())["support"]["windows"] == 60
+        assert "5 people, 60 windows" in build_grid(run).metadata["support"]
+    np.testing.assert_array_equal(found["rated"], found["unrated"])
+    np.testing.assert_array_equal(found["rated"], found["turned"])  # electrodes and bands by name
+    alone = fit_teacher(
+        small(tmp_path / "a.npz", optim=quick, scores={"bootstrap": 5, "permutations": 5}), tmp_path / "alone"
+    )
+    assert np.abs(load_file(alone / "embeddings.safetensors")["fold0.embedding"] - found["rated"]).max() > 1e-3
+
+
+def test_unrated_trials_of_the_data_itself_support_and_are_not_scored(tmp_path: Path) -> None:
+    data = simulate_bandpower(subjects=4, trials=6, windows=3)
+    va = data.valence_arousal.copy()
+    va[data.trial == 6] = np.nan
+    save_bandpower(tmp_path / "a.npz", replace(data, valence_arousal=va))
+    few = {"bootstrap": 5, "permutations": 5}
+    found = []
+    for weight in (0.0, 0.5):
+        optim = {**SMALL["optim"], "epochs": 1, "batch_size": 8, "consistency": weight}
+        run = fit_teacher(small(tmp_path / "a.npz", optim=optim, scores=few), tmp_path / f"run{weight}")
+        assert json.loads((run / "scores.json").read_text())["n"] == {"subjects": 4, "trials": 20, "windows": 60}
+        found.append(load_file(run / "embeddings.safetensors")["fold0.embedding"])
+    assert np.abs(found[0] - found[1]).max() > 1e-3
+
+
+def test_support_that_cannot_serve_is_refused(tmp_path: Path) -> None:
+    data = simulate_bandpower(subjects=4, trials=6, windows=2)
+    save_bandpower(tmp_path / "a.npz", data)
+    save_bandpower(tmp_path / "few.npz", data.pick(channels=data.channels[:12]))
+    save_bandpower(tmp_path / "nobody.npz", replace(data, valence_arousal=np.full_like(data.valence_arousal, np.nan)))
+
+    def fit(support: str, weight: float = 0.5, root: str = "a.npz") -> None:
+        data = {"name": "bandpower", "root": str(tmp_path / root), "folds": 3}
+        data["support"] = {"name": "bandpower", "root": str(tmp_path / support)}
+        fit_teacher(small(tmp_path, data=data, optim={**SMALL["optim"], "consistency": weight}), tmp_path / "run")
+
+    with pytest.raises(InputError, match="lacks the channels F8, AF4"):
+        fit("few.npz")
+    with pytest.raises(InputError, match=r"optim\.consistency only, which is 0"):
+        fit("few.npz", weight=0.0)
+    with pytest.raises(InputError, match=r"windows of data\.root itself"):
+        fit("a.npz")
+    with pytest.raises(InputError, match="nobody rated anything"):
+        fit("a.npz", root="nobody.npz")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_grid_of_a_run_says_what_it_was_built_from_and_that_it_is_simulated(planted: Path, tmp_path: Path) -> None:
@@ -99,7 +182,8 @@ def test_where_nothing_is_planted_nothing_is_found(tmp_path: Path) -> None:
     quick = {"optim": {**SMALL["optim"], "epochs": 3}}
     run = fit_teacher(small(tmp_path / "a.npz", **quick), tmp_path / "run")
     scores = json.loads((run / "scores.json").read_text())
-    assert scores["mantel"]["p"] > 0.05
+    assert scores["grids"]["5"]["mantel"]["p"] > 0.05
+    assert scores["grids"]["5"]["stability"]["centered"]["p"] > 0.05
     for axis in ("valence", "arousal"):
         assert scores["teacher"][axis]["ccc"]["value"] < 0.3
         assert scores["teacher"][axis]["ccc"]["p"] > 0.05

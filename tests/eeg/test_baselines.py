@@ -1,0 +1,65 @@
+"""What a teacher has to beat: the baselines know what is planted and nothing of the people they are scored on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ngd_timm.eeg.bandpower import log_power_z
+from ngd_timm.eeg.baselines import logistic_regression, ridge_regression, trial_number
+from ngd_timm.eeg.folds import subject_folds
+from ngd_timm.eeg.scores import balanced_accuracy, ccc, trial_means
+from ngd_timm.eeg.simulate import simulate_bandpower
+from ngd_timm.errors import InputError
+
+
+def test_ridge_and_logistic_regression_find_what_is_planted_on_people_they_have_not_seen() -> None:
+    data = simulate_bandpower(subjects=9, trials=12, windows=4, effect=1.5)
+    z, folds = log_power_z(data), subject_folds(data.subject, 3)
+    target = trial_means(data.valence_arousal, data.subject, data.trial)[0]
+    prediction, decision = ridge_regression(data, z, folds)
+    logistic = logistic_regression(data, z, folds)
+    assert np.abs(prediction).max() <= 1
+    for axis in (0, 1):
+        assert ccc(prediction[:, axis], target[:, axis]) > 0.7
+        assert balanced_accuracy(decision[:, axis], target[:, axis]) > 0.8
+        assert balanced_accuracy(logistic[:, axis], target[:, axis]) > 0.8
+
+
+def test_a_baseline_never_sees_the_ratings_of_held_out_people() -> None:
+    data = simulate_bandpower(subjects=6, trials=8, windows=2)
+    z, folds = log_power_z(data), subject_folds(data.subject, 3)
+    held_out = folds == 0
+    va = data.valence_arousal.copy()
+    va[held_out] = -va[held_out]
+    flipped = replace(data, valence_arousal=va)
+    own = trial_means(held_out[:, None].astype(float), data.subject, data.trial)[0].ravel() > 0
+    for baseline in (ridge_regression, logistic_regression):
+        before, after = (np.asarray(baseline(d, z, folds)).reshape(-1, len(own), 2) for d in (data, flipped))
+        np.testing.assert_allclose(before[:, own], after[:, own])
+        assert np.abs(before[:, ~own] - after[:, ~own]).max() > 1e-3
+
+
+def test_the_trials_number_tells_all_where_everybody_rates_the_same_order_alike() -> None:
+    data = simulate_bandpower(subjects=6, trials=5, windows=2, effect=0.0)
+    by_trial = np.array([[-1.0, 0.5], [0.5, -0.5], [1.0, 1.0], [-0.5, -1.0], [0.25, 0.25]], dtype=np.float32)
+    same = replace(data, valence_arousal=by_trial[data.trial - 1])
+    decision = trial_number(same, subject_folds(data.subject, 3))
+    assert decision is not None
+    target = trial_means(same.valence_arousal, data.subject, data.trial)[0]
+    np.testing.assert_allclose(decision, target - target.mean(axis=0), atol=1e-6)
+
+
+def test_where_numbers_are_not_shared_there_is_no_such_baseline() -> None:
+    data = simulate_bandpower(subjects=6, trials=5, windows=2)
+    own_numbers = replace(data, trial=data.trial + 100 * data.subject)
+    assert trial_number(own_numbers, subject_folds(data.subject, 3)) is None
+
+
+def test_training_people_who_are_all_on_one_side_are_refused() -> None:
+    data = simulate_bandpower(subjects=6, trials=4, windows=2)
+    low = replace(data, valence_arousal=np.full_like(data.valence_arousal, -0.5))
+    with pytest.raises(InputError, match="one side of the middle in valence"):
+        logistic_regression(low, log_power_z(low), subject_folds(low.subject, 3))
