@@ -248,13 +248,10 @@ def _patterns(teacher: _Teacher) -> str | None:
 
 def _maps(teacher: _Teacher, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Maps (…, H, W) of (…, C), and the electrodes (C, 2) in radii of a map."""
-    from ngd_timm.eeg.topomap import TopomapOperator, _positions
+    from ngd_timm.eeg.topomap import TopomapOperator
 
     operator = TopomapOperator(teacher.fingerprint["channels"], size=_MAP_PIXELS)
-    positions, sphere = _positions(operator.channels, "standard_1005")
-    # the operator's picture grows with the electrode that lies farthest out
-    radius = max(float(sphere[3]), 1.01 * float(np.linalg.norm(positions, axis=1).max()))
-    return operator(values), positions / radius
+    return operator(values), operator.positions
 
 
 def _telling_cells(people: np.ndarray) -> list[int]:

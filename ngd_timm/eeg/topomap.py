@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -39,6 +40,7 @@ class TopomapOperator:
     Attributes:
         matrix: (H*W, C) float64; rows run over the image from back to front, left to right.
         mask: (H, W) bool, True inside the head; outside it maps are 0.
+        positions: (C, 2) float64, where the electrodes lie in the image: right and front are positive, its edge is 1.
         channels: The names, as a tuple.
 
     Raises:
@@ -64,8 +66,13 @@ class TopomapOperator:
         self.channels = tuple(str(name) for name in channels)
         self.size = int(size)
         positions, sphere = _positions(self.channels, montage)
-        self.matrix, self.mask = _interpolation(positions, sphere, self.size)
-        self._cast: dict[tuple[torch.device, torch.dtype], torch.Tensor] = {}
+        # The image grows past the head where electrodes lie outside it, as MNE's does.
+        head = sphere[3] * max(1.0, np.linalg.norm(positions, axis=1).max() * 1.01 / sphere[3])
+        self.matrix, self.mask = _interpolation(positions, sphere, head, self.size)
+        self.positions = positions / head
+        # The transpose (C, H*W) in each precision and on each device asked for.
+        self._arrays: dict[np.dtype, np.ndarray] = {}
+        self._tensors: dict[tuple[torch.device, torch.dtype], torch.Tensor] = {}
 
     def __repr__(self) -> str:
         return f"TopomapOperator({len(self.channels)} channels, size={self.size})"
@@ -74,13 +81,14 @@ class TopomapOperator:
         """Interpolate.
 
         Args:
-            values: (…, C) array or floating tensor, in any unit; a numpy array that isn't floating becomes float64.
+            values: (…, C) array or floating tensor, in any unit; a numpy array of integers becomes float64.
 
         Returns:
-            (…, H, W) of the same kind and dtype, in the unit given; half precision is computed in float32.
+            (…, H, W) of the same kind and dtype, in the unit given; half precision is computed in float32, and float32
+            as exactly as `torch.set_float32_matmul_precision` says.
 
         Raises:
-            InputError: A last axis that isn't the channels, or an integer tensor.
+            InputError: A last axis that isn't the channels, an integer tensor, complex numbers.
         """
         if values.ndim < 1 or values.shape[-1] != len(self.channels):
             raise InputError(
@@ -89,21 +97,32 @@ class TopomapOperator:
             )
         shape = (*values.shape[:-1], self.size, self.size)
         if isinstance(values, torch.Tensor):
-            if not values.is_floating_point():
-                raise InputError(f"a tensor of channel values must be floating, got {values.dtype}")
-            wide = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
-            with torch.autocast(values.device.type, enabled=False):
-                maps = wide @ self._matrix_like(wide).T
-            return maps.to(values.dtype).reshape(shape)
-        array = values if np.issubdtype(values.dtype, np.floating) else values.astype(np.float64)
-        wide_array = array.astype(np.float32) if array.dtype == np.float16 else array
-        return (wide_array @ self.matrix.astype(wide_array.dtype).T).astype(array.dtype, copy=False).reshape(shape)
+            return self._map_tensor(values.reshape(-1, len(self.channels))).reshape(shape)
+        return self._map_array(values.reshape(-1, len(self.channels))).reshape(shape)
 
-    def _matrix_like(self, values: torch.Tensor) -> torch.Tensor:
-        key = (values.device, values.dtype)
-        if key not in self._cast:
-            self._cast[key] = torch.from_numpy(self.matrix).to(values)
-        return self._cast[key]
+    def _map_tensor(self, values: torch.Tensor) -> torch.Tensor:
+        if not values.is_floating_point():
+            raise InputError(f"a tensor of channel values must be floating, got {values.dtype}; call .float() on it")
+        wide = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+        key = (wide.device, wide.dtype)
+        if key not in self._tensors:
+            # A tensor made in inference mode could never take part in a gradient afterwards.
+            with torch.inference_mode(False):
+                self._tensors[key] = torch.from_numpy(self.matrix.T).to(wide.dtype).to(wide.device)
+        device = wide.device.type
+        mixed = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        # Entering autocast costs as much as one small map, so only where there is one to leave.
+        with torch.autocast(device, enabled=False) if mixed else nullcontext():
+            return (wide @ self._tensors[key]).to(values.dtype)
+
+    def _map_array(self, values: np.ndarray) -> np.ndarray:
+        if values.dtype.kind not in "fiub":
+            raise InputError(f"channel values must be real numbers, got an array of {values.dtype}")
+        dtype = values.dtype if values.dtype.kind == "f" else np.dtype(np.float64)
+        wide = np.dtype(np.float32) if dtype == np.float16 else dtype
+        if wide not in self._arrays:
+            self._arrays[wide] = self.matrix.T.astype(wide, copy=False)
+        return (values.astype(wide, copy=False) @ self._arrays[wide]).astype(dtype, copy=False)
 
 
 def standard_montage(name: str) -> mne.channels.DigMontage:
@@ -168,7 +187,7 @@ def _sphere(info: Any) -> np.ndarray:
     return np.array([*centre, radius], dtype=np.float64)
 
 
-def _interpolation(positions: np.ndarray, sphere: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+def _interpolation(positions: np.ndarray, sphere: np.ndarray, head: float, size: int) -> tuple[np.ndarray, np.ndarray]:
     """The matrix (size*size, C), zero outside the head, and the mask (size, size)."""
     from scipy.interpolate import CloughTocher2DInterpolator
     from scipy.spatial import Delaunay
@@ -177,8 +196,6 @@ def _interpolation(positions: np.ndarray, sphere: np.ndarray, size: int) -> tupl
     spread = np.linalg.svd(positions - positions.mean(axis=0), compute_uv=False)
     if spread[1] < 1e-6 * spread[0]:
         raise InputError("the electrodes lie on one line; a map needs two dimensions")
-    # The figure grows past the head where electrodes lie outside it, as MNE's does.
-    head = sphere[3] * max(1.0, np.linalg.norm(positions, axis=1).max() * 1.01 / sphere[3])
     triangles = Delaunay(positions, incremental=True)
     first, second, third = triangles.simplices.T
     edges = positions[np.concatenate([first, second])] - positions[np.concatenate([second, third])]
@@ -196,7 +213,8 @@ def _interpolation(positions: np.ndarray, sphere: np.ndarray, size: int) -> tupl
         axes.append(np.linspace(min(-head, scale * centre - head), max(head, scale * centre + head), size))
     x, y = np.meshgrid(*axes)
     mask = np.hypot(x, y) <= head * (1 + 1e-9)
-    matrix = np.zeros((size * size, count))
+    # Channel by channel in memory: the transpose, which multiplies, is then contiguous. A single map gains by it.
+    matrix = np.zeros((size * size, count), order="F")
     matrix[mask.ravel()] = cubic(x[mask], y[mask])
     return matrix, mask
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import mne
 import numpy as np
 import pytest
@@ -38,18 +40,19 @@ def test_the_map_equals_what_mne_draws(channels: list[str], size: int) -> None:
     assert np.abs(operator(values) - expected)[operator.mask].max() < 1e-5
 
 
-def test_the_map_equals_mnes_private_interpolator_pixel_by_pixel() -> None:
-    from mne.channels.layout import _find_topomap_coords
-    from mne.viz.topomap import _make_head_outlines, _setup_interp
+@pytest.mark.parametrize("channels", [EMOTIV, BIOSEMI], ids=["emotiv14", "biosemi32"])
+@pytest.mark.parametrize("size", [32, 64, 224])
+def test_float32_batches_equal_mnes_private_interpolator_pixel_by_pixel(channels: list[str], size: int) -> None:
+    from mne.viz.topomap import _get_pos_outlines, _setup_interp
 
-    info = mne.create_info(EMOTIV, 1.0, "eeg").set_montage(standard_montage("standard_1005"))
-    positions = _find_topomap_coords(info, list(range(14)))
-    outlines = _make_head_outlines(np.array([0, 0, 0, 0.095]), positions, "head", (0.0, 0.0))
-    _, x, y, reference = _setup_interp(positions, 48, "cubic", "head", outlines, "mean")
-    operator = TopomapOperator(EMOTIV, size=48)
-    for values in np.random.default_rng(0).standard_normal((5, 14)):
-        expected = reference.set_values(values).set_locations(x, y)()
-        assert np.abs(operator(values) - expected)[operator.mask].max() < 1e-5
+    info = mne.create_info(channels, 1.0, "eeg").set_montage(standard_montage("standard_1005"))
+    positions, outlines = _get_pos_outlines(info, None, np.array([0, 0, 0, 0.095]))
+    _, x, y, reference = _setup_interp(positions, size, "cubic", "head", outlines, "mean")
+    operator = TopomapOperator(channels, size=size)
+    values = torch.randn(3, len(channels), generator=torch.Generator().manual_seed(size))
+    for given, image in zip(values, operator(values), strict=True):
+        expected = reference.set_values(given.double().numpy()).set_locations(x, y)()
+        assert np.abs(image.numpy() - expected)[operator.mask].max() < 1e-5
 
 
 def test_a_montage_with_head_shape_points_uses_the_sphere_fitted_to_them() -> None:
@@ -109,13 +112,44 @@ def test_numpy_and_torch_give_their_own_kind_and_dtype_back(dtype: torch.dtype) 
     tolerance = {torch.float16: 4e-3, torch.bfloat16: 4e-2}.get(dtype, 1e-5)
     np.testing.assert_allclose(maps.double().numpy(), exact, atol=tolerance)
     assert operator(np.ones(14, dtype=np.float32)).dtype == np.float32
+    assert operator(np.ones(14, dtype=np.float16)).dtype == np.float16
     assert operator(np.ones(14, dtype=np.int64)).dtype == np.float64
+
+
+@pytest.mark.parametrize("kind", [torch.from_numpy, np.asarray], ids=["torch", "numpy"])
+def test_a_batch_of_any_shape_and_layout_holds_the_maps_of_its_rows(kind: Callable) -> None:
+    operator = TopomapOperator(EMOTIV, size=16)
+    values = np.random.default_rng(0).standard_normal((14, 3, 2)).T
+    maps = operator(kind(values))
+    assert maps.shape == (2, 3, 16, 16)
+    np.testing.assert_allclose(maps[1, 2], operator(values[1, 2]), atol=1e-12)
+    assert operator(kind(values)[:0]).shape == (0, 3, 16, 16)
+
+
+def test_maps_follow_the_device_of_their_values() -> None:
+    operator = TopomapOperator(EMOTIV, size=16)
+    assert operator(torch.empty(2, 14, device="meta")).device.type == "meta"
+    values = torch.randn(2, 14, device="cuda" if torch.cuda.is_available() else "cpu")
+    maps = operator(values)
+    assert maps.device == values.device
+    np.testing.assert_allclose(maps.cpu(), operator(values.cpu()), atol=1e-5)
 
 
 def test_gradients_flow_to_the_channel_values() -> None:
     operator = TopomapOperator(EMOTIV, size=8)
     values = torch.randn(2, 14, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(operator, values)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_first_call_in_inference_mode_leaves_later_gradients_possible(dtype: torch.dtype) -> None:
+    operator = TopomapOperator(EMOTIV, size=8)
+    values = torch.randn(14, dtype=dtype)
+    with torch.inference_mode():
+        operator(values)
+    values.requires_grad_()
+    operator(values).sum().backward()
+    np.testing.assert_allclose(values.grad, operator.matrix.sum(axis=0), rtol=1e-4, atol=1e-4)
 
 
 def test_a_half_precision_autocast_does_not_touch_the_map() -> None:
@@ -147,9 +181,23 @@ def test_a_wrong_number_of_channels_an_unknown_montage_and_an_absurd_size_are_re
         operator(np.zeros((14, 3)))
     with pytest.raises(InputError, match="floating"):
         operator(torch.zeros(14, dtype=torch.int64))
+    with pytest.raises(InputError, match="real numbers, got an array of complex128"):
+        operator(np.zeros(14, dtype=np.complex128))
     with pytest.raises(InputError, match="unknown montage 'standard_1006'; did you mean 'standard_10"):
         TopomapOperator(EMOTIV, montage="standard_1006")
     with pytest.raises(InputError, match="one line"):
         TopomapOperator(["Fpz", "Fz", "Cz", "Pz", "Oz"], montage="spherical_1005")
     with pytest.raises(InputError, match="pixels"):
         TopomapOperator(EMOTIV, size=0)
+
+
+def test_electrodes_lie_where_the_picture_shows_them() -> None:
+    channels = ["Fz", "Cz", "Pz", "T7", "T8", "Oz"]
+    operator = TopomapOperator(channels, size=65)
+    right, front = operator.positions.T
+    assert right[channels.index("T7")] < -0.5 < 0.5 < right[channels.index("T8")]
+    assert front[channels.index("Oz")] < front[channels.index("Pz")] < front[channels.index("Fz")]
+    for index in range(len(channels)):
+        column, row = np.rint(32 + 32 * operator.positions[index]).astype(int)
+        peak = operator(np.eye(len(channels))[index])
+        assert peak[row, column] > 0.8
