@@ -49,7 +49,7 @@ _NEEDED = ("dataset", "subjects", "trials", "windows", "split", "scores", "mante
 
 
 def grid_card(grid: PrototypeGrid, name: str, command: str) -> str:
-    """The card of a grid that `ngd_timm.eeg.teacher.build_grid` built, as Markdown with a YAML header.
+    """The card of a grid that `ngd_timm.eeg.consolidate.build_grid` built, as Markdown with a YAML header.
 
     Args:
         grid: Its metadata carry provenance, scores and Mantel figures.

@@ -118,6 +118,24 @@ def teacher_fit(
     typer.echo(fit_teacher(load_recipe(TeacherRecipe, recipe, overrides or [])))
 
 
+@teacher_app.command("simulate", epilog="Example: ngd teacher simulate dreamer DREAMER.mat --subjects 16")
+def teacher_simulate(
+    layout: Annotated[str, typer.Argument(help="dreamer, mahnob or deap: whose file layout.")],
+    out: Annotated[Path, typer.Argument(help="The file (dreamer) or folder to write; it must not exist.")],
+    subjects: Annotated[int, typer.Option(min=1)] = 16,
+    trials: Annotated[int | None, typer.Option(min=1, help="A person; default: as in the real data set.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=1, help="A trial; default: 60.")] = None,
+    effect: Annotated[float, typer.Option(min=0, help="Of valence and arousal on alpha and beta; 0: none.")] = 1.0,
+    shuffled: Annotated[bool, typer.Option(help="Permute each person's ratings: nothing left to find.")] = False,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Write simulated EEG in a licensed data set's layout, to try the flow before the data come."""
+    from ngd_timm.eeg.simulated_sets import write_simulated
+
+    write_simulated(layout, out, subjects, trials, seconds, effect, shuffled, seed)
+    typer.echo(out)
+
+
 @prototypes_app.command("build", epilog="Example: ngd prototypes build runs/teacher_gameemo-0 --out grid.safetensors")
 def prototypes_build(
     run: Annotated[Path, typer.Argument(help="A teacher run.")],
@@ -129,7 +147,7 @@ def prototypes_build(
 ) -> None:
     """Boil a teacher's held-out embeddings down to a frozen grid."""
     from ngd_timm.card import build_commands, write_grid_card
-    from ngd_timm.eeg.teacher import build_grid
+    from ngd_timm.eeg.consolidate import build_grid
 
     grid = build_grid(run, size=size, center=center, min_subjects=min_subjects)
     grid.save(out)

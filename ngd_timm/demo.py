@@ -49,9 +49,10 @@ def run_demo(out: str | Path, seed: int = 0, sizes: DemoSizes | None = None) -> 
     # heavy imports wait until the folder is known to be good
     from ngd_timm.data.schematic import DOMAINS, write_schematic
     from ngd_timm.eeg.bandpower import save_bandpower
+    from ngd_timm.eeg.consolidate import build_grid
     from ngd_timm.eeg.recipe import TeacherRecipe
     from ngd_timm.eeg.simulate import simulate_bandpower
-    from ngd_timm.eeg.teacher import build_grid, fit_teacher
+    from ngd_timm.eeg.teacher import fit_teacher
     from ngd_timm.evaluate import evaluate
     from ngd_timm.report import write_demo_report
     from ngd_timm.train import train

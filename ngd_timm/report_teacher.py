@@ -64,7 +64,7 @@ def write_teacher_report(run: str | Path) -> Path:
     Raises:
         InputError: A file is missing or can't be read; it is named.
     """
-    from ngd_timm.eeg.teacher import preview_grid
+    from ngd_timm.eeg.consolidate import preview_grid
 
     folder = Path(run)
     teacher = _read(folder)

@@ -17,11 +17,12 @@ README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8"
 def test_the_python_blocks_run_one_after_the_other_when_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.S)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     names: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
     assert (tmp_path / "student" / "model.safetensors").is_file()
+    assert (tmp_path / "mine.npz").is_file()
 
 
 def test_the_recipe_table_lists_the_recipes_in_the_wheel_and_no_others() -> None:

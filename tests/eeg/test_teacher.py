@@ -13,10 +13,11 @@ import torch
 from safetensors.numpy import load_file
 
 from ngd_timm.eeg.bandpower import save_bandpower
+from ngd_timm.eeg.consolidate import build_grid
 from ngd_timm.eeg.folds import subject_folds
 from ngd_timm.eeg.recipe import TeacherRecipe
 from ngd_timm.eeg.simulate import CHANNELS, simulate_bandpower
-from ngd_timm.eeg.teacher import build_grid, fit_teacher
+from ngd_timm.eeg.teacher import fit_teacher
 from ngd_timm.errors import InputError
 from ngd_timm.prototypes import PrototypeGrid
 from ngd_timm.recipe import load_recipe
