@@ -51,7 +51,7 @@ def run_demo(out: str | Path, seed: int = 0, sizes: DemoSizes | None = None) -> 
     from ngd_timm.eeg.bandpower import save_bandpower
     from ngd_timm.eeg.consolidate import build_grid
     from ngd_timm.eeg.recipe import TeacherRecipe
-    from ngd_timm.eeg.simulate import simulate_bandpower
+    from ngd_timm.eeg.simulated_power import simulate_bandpower
     from ngd_timm.eeg.teacher import fit_teacher
     from ngd_timm.evaluate import evaluate
     from ngd_timm.report import write_demo_report

@@ -190,7 +190,7 @@ def log_power_z(data: BandPower) -> np.ndarray:
         InputError: A channel that doesn't vary within a subject.
 
     Example:
-        >>> from ngd_timm.eeg.simulate import simulate_bandpower
+        >>> from ngd_timm.eeg.simulated_power import simulate_bandpower
         >>> z = log_power_z(simulate_bandpower(subjects=2, trials=3, windows=2))
         >>> bool(abs(z[:6].mean(axis=0)).max() < 1e-5)
         True

@@ -40,7 +40,7 @@ def cached(key_parts: Mapping[str, object], files: Sequence[Path], make: Callabl
     Example:
         >>> import tempfile
         >>> from unittest import mock
-        >>> from ngd_timm.eeg.simulate import simulate_bandpower
+        >>> from ngd_timm.eeg.simulated_power import simulate_bandpower
         >>> with mock.patch.dict(os.environ, NGD_CACHE=tempfile.mkdtemp()):
         ...     first = cached({"seed": 0}, [], lambda: simulate_bandpower(2, 2, 2))
         ...     again = cached({"seed": 0}, [], lambda: 1 / 0)

@@ -23,7 +23,7 @@ from ngd_timm.eeg.bandpower import log_power_z
 from ngd_timm.eeg.deap import CHANNELS as GENEVA
 from ngd_timm.eeg.recipe import TeacherData
 from ngd_timm.eeg.recording import Recording, RecordingSet
-from ngd_timm.eeg.simulate import CHANNELS as EMOTIV
+from ngd_timm.eeg.simulated_power import CHANNELS as EMOTIV
 from ngd_timm.eeg.topomap import TopomapOperator
 
 spent: Counter[str] = Counter()

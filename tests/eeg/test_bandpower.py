@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ngd_timm.eeg.bandpower import BandPower, load_bandpower, log_power_z, save_bandpower
-from ngd_timm.eeg.simulate import simulate_bandpower
+from ngd_timm.eeg.simulated_power import simulate_bandpower
 from ngd_timm.errors import InputError
 
 

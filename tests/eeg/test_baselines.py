@@ -11,7 +11,7 @@ from ngd_timm.eeg.bandpower import log_power_z
 from ngd_timm.eeg.baselines import logistic_regression, ridge_regression, trial_number
 from ngd_timm.eeg.folds import subject_folds
 from ngd_timm.eeg.scores import balanced_accuracy, ccc, trial_means
-from ngd_timm.eeg.simulate import simulate_bandpower
+from ngd_timm.eeg.simulated_power import simulate_bandpower
 from ngd_timm.errors import InputError
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from ngd_timm.eeg.bandpower import BandPower
 from ngd_timm.eeg.cache import cache_folder, cached
-from ngd_timm.eeg.simulate import simulate_bandpower
+from ngd_timm.eeg.simulated_power import simulate_bandpower
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from ngd_timm.eeg.bandpower import save_bandpower
 from ngd_timm.eeg.deap import CHANNELS, write_deap
 from ngd_timm.eeg.recipe import TeacherData
 from ngd_timm.eeg.recording import Recording
-from ngd_timm.eeg.simulate import simulate_bandpower
+from ngd_timm.eeg.simulated_power import simulate_bandpower
 from ngd_timm.eeg.sources import load_eeg, open_recordings
 from ngd_timm.errors import InputError
 

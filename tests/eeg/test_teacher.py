@@ -16,7 +16,7 @@ from ngd_timm.eeg.bandpower import save_bandpower
 from ngd_timm.eeg.consolidate import build_grid
 from ngd_timm.eeg.folds import subject_folds
 from ngd_timm.eeg.recipe import TeacherRecipe
-from ngd_timm.eeg.simulate import CHANNELS, simulate_bandpower
+from ngd_timm.eeg.simulated_power import CHANNELS, simulate_bandpower
 from ngd_timm.eeg.teacher import fit_teacher
 from ngd_timm.errors import InputError
 from ngd_timm.prototypes import PrototypeGrid

@@ -1,0 +1,228 @@
+"""DREAMER: what is written reads back, as SciPy shows it too; one person at a time; faults are named."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.io
+from numpy.lib.recfunctions import repack_fields
+
+from ngd_timm.eeg.dreamer import CHANNELS, read_dreamer, write_dreamer
+from ngd_timm.eeg.recording import Recording
+from ngd_timm.eeg.simulated_signals import simulate_recordings
+from ngd_timm.errors import InputError
+
+
+def simulated(subjects: int = 2, trials: int = 3, seconds: float = 2.0, **change: Any) -> list[Recording]:
+    given = {"channels": CHANNELS, "baseline_s": 1.0, "levels": 5, **change}
+    return list(simulate_recordings(subjects, trials, seconds, **given))
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("dreamer") / "DREAMER.mat"
+    write_dreamer(path, simulated())
+    return path
+
+
+def changed(source: Path, path: Path, change: Callable[[Any], None], compress: bool = True) -> Path:
+    """The file as SciPy writes it again after `change` on DREAMER[0, 0]."""
+    database = scipy.io.loadmat(source)["DREAMER"]
+    change(database[0, 0])
+    scipy.io.savemat(path, {"DREAMER": database}, do_compression=compress)
+    return path
+
+
+def test_recordings_come_back_with_dc_and_the_headsets_resolution(file: Path) -> None:
+    data = read_dreamer(file)
+    again = list(data)
+    assert [str(r) for r in again] == [str(r) for r in simulated()]
+    for ours, given in zip(again, simulated(), strict=True):
+        assert (ours.channels, ours.sfreq, ours.signal.dtype) == (CHANNELS, 128.0, np.float32)
+        assert ours.valence_arousal == given.valence_arousal
+        for a, b in ((ours.signal, given.signal), (ours.baseline, given.baseline)):
+            assert a is not None
+            assert b is not None
+            assert a.shape == b.shape
+            assert np.abs(a - b - 4200).max() < 0.26
+    assert data.simulated
+    assert data.files == (file,)
+    assert [str(r) for r in data] == [str(r) for r in again]  # a set can be read again
+
+
+def test_a_folder_that_holds_the_file_will_do(file: Path, tmp_path: Path) -> None:
+    assert read_dreamer(file.parent).files == (file,)
+    write_dreamer(tmp_path, simulated(1, 1))
+    assert [p.name for p in tmp_path.iterdir()] == ["DREAMER.mat"]
+    assert len(list(read_dreamer(tmp_path))) == 1
+
+
+def test_scipy_shows_the_documented_layout(file: Path) -> None:
+    database = scipy.io.loadmat(file)["DREAMER"][0, 0]
+    assert database.dtype.names == (
+        "Data",
+        "EEG_SamplingRate",
+        "ECG_SamplingRate",
+        "EEG_Electrodes",
+        "noOfSubjects",
+        "noOfVideoSequences",
+        "Disclaimer",
+        "Provider",
+        "Version",
+        "Acknowledgement",
+    )
+    assert database["Data"].shape == (1, 2)
+    assert (database["EEG_SamplingRate"].item(), database["ECG_SamplingRate"].item()) == (128, 256)
+    assert [e.item() for e in database["EEG_Electrodes"][0]] == list(CHANNELS)
+    person = database["Data"][0, 1]
+    assert person.dtype.names[:4] == ("Age", "Gender", "EEG", "ECG")
+    assert person["ScoreValence"][0, 0].shape == person["ScoreDominance"][0, 0].shape == (3, 1)
+    assert person["EEG"][0, 0]["stimuli"][0, 0][2, 0].shape == (256, 14)
+    assert person["ECG"][0, 0]["baseline"][0, 0][2, 0].shape == (256, 2)
+    assert person["EEG"][0, 0]["stimuli"][0, 0][0, 0].dtype == np.float64
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_signals_and_ratings_are_those_that_scipy_reads(file: Path, tmp_path: Path, compress: bool) -> None:
+    path = changed(file, tmp_path / "a.mat", lambda database: None, compress)
+    people = scipy.io.loadmat(path)["DREAMER"][0, 0]["Data"]
+    for recording in read_dreamer(path):
+        person, trial = people[0, recording.subject - 1], recording.trial - 1
+        for part, signal in (("stimuli", recording.signal), ("baseline", recording.baseline)):
+            np.testing.assert_array_equal(signal, person["EEG"][0, 0][part][0, 0][trial, 0].T.astype(np.float32))
+        ratings = [person[score][0, 0][trial, 0] for score in ("ScoreValence", "ScoreArousal")]
+        assert recording.valence_arousal == tuple((r - 3) / 2 for r in ratings)
+
+
+def test_trials_may_differ_in_length(tmp_path: Path) -> None:
+    made = [replace(r, signal=r.signal[:, : 100 + 10 * r.trial], channels=r.channels) for r in simulated()]
+    write_dreamer(tmp_path / "a.mat", made)
+    assert [r.signal.shape[1] for r in read_dreamer(tmp_path / "a.mat")] == [110, 120, 130] * 2
+
+
+def test_electrodes_are_named_by_the_file_and_only_ours_is_called_simulated(file: Path, tmp_path: Path) -> None:
+    def reverse(database: Any) -> None:
+        database["EEG_Electrodes"][:] = database["EEG_Electrodes"][:, ::-1].copy()
+        database["Provider"] = np.array(["University of the West of Scotland"])
+
+    data = read_dreamer(changed(file, tmp_path / "a.mat", reverse))
+    assert next(iter(data)).channels == CHANNELS[::-1]
+    assert not data.simulated
+    assert "Katsigiannis" in data.dataset
+
+
+def test_one_person_is_in_memory_at_a_time(tmp_path: Path) -> None:
+    rest = np.zeros((14, 16), np.float32)
+    made = [replace(r, baseline=rest) for r in simulated(16, 4, 40.0, channels=CHANNELS)]
+    person = 4 * made[0].signal.nbytes
+    write_dreamer(tmp_path / "a.mat", made)
+    del made
+    data = read_dreamer(tmp_path / "a.mat")
+    tracemalloc.start()
+    count = sum(1 for _ in data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 64
+    assert peak < 3 * person
+
+
+def first_person(database: Any) -> Any:
+    return database["Data"][0, 0]
+
+
+def set_rating(database: Any) -> None:
+    database["Data"][0, 1][0, 0]["ScoreArousal"][2, 0] = 7
+
+
+def set_nan(database: Any) -> None:
+    first_person(database)["EEG"][0, 0]["stimuli"][0, 0][1, 0][5, 3] = np.nan
+
+
+def drop_a_rating(database: Any) -> None:
+    database["Data"][0, 0][0, 0]["ScoreValence"] = np.array([[1.0], [2.0]])
+
+
+def drop_an_electrode(database: Any) -> None:
+    stimuli = first_person(database)["EEG"][0, 0]["stimuli"][0, 0]
+    stimuli[1, 0] = stimuli[1, 0][:, :13]
+
+
+def drop_a_subject_field(database: Any) -> None:
+    person = first_person(database)
+    database["Data"][0, 0] = repack_fields(person[[name for name in person.dtype.names if name != "ScoreArousal"]])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (set_rating, r"subject 2, trial 3: arousal must be 1 to 5, got 7"),
+        (set_nan, r"subject 1, trial 2: signal of FC5 is not finite"),
+        (drop_a_rating, r"subject 1 must have as many ratings as trials, got .*2 valence"),
+        (drop_an_electrode, r"subject 1's stimuli, trial 2: must be \(samples, 14 electrodes\), got .*13"),
+        (drop_a_subject_field, r"subject 1 lacks ScoreArousal; it has Age"),
+    ],
+)
+def test_faults_in_the_data_name_file_subject_and_trial(
+    file: Path, tmp_path: Path, change: Callable[[Any], None], message: str
+) -> None:
+    data = read_dreamer(changed(file, tmp_path / "a.mat", change))
+    with pytest.raises(InputError, match=rf"a\.mat: {message}"):
+        list(data)
+
+
+def test_a_field_that_lacks_is_named_before_anything_is_read(file: Path, tmp_path: Path) -> None:
+    database = scipy.io.loadmat(file)["DREAMER"]
+    some = repack_fields(database[[n for n in database.dtype.names if n not in ("EEG_Electrodes", "Provider")]])
+    scipy.io.savemat(tmp_path / "a.mat", {"DREAMER": some})
+    with pytest.raises(InputError, match=r"DREAMER lacks EEG_Electrodes, Provider; it has Data"):
+        read_dreamer(tmp_path / "a.mat")
+
+
+def test_other_files_are_refused_in_one_line(file: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no file .*DREAMER\.mat; give the path"):
+        read_dreamer(tmp_path)
+    scipy.io.savemat(tmp_path / "other.mat", {"x": 1, "y": 2})
+    with pytest.raises(InputError, match="this has x, y"):
+        read_dreamer(tmp_path / "other.mat")
+    scipy.io.savemat(tmp_path / "flat.mat", {"DREAMER": np.eye(3)})
+    with pytest.raises(InputError, match="must be one struct, got numeric"):
+        read_dreamer(tmp_path / "flat.mat")
+    (tmp_path / "cut.mat").write_bytes(file.read_bytes()[:-5000])
+    with pytest.raises(InputError, match=r"cut\.mat: damaged MAT file, cut short"):
+        read_dreamer(tmp_path / "cut.mat")
+    (tmp_path / "new.mat").write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(400))
+    with pytest.raises(InputError, match=r"new\.mat: a MATLAB 7\.3 \(HDF5\) file"):
+        read_dreamer(tmp_path / "new.mat")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"baseline": None}, "subject 1, trial 1: DREAMER has a rating, a baseline"),
+        ({"valence_arousal": None}, "subject 1, trial 1: DREAMER has a rating"),
+        ({"sfreq": 256.0}, "128 Hz in every trial"),
+        ({"valence_arousal": (0.25, 0.0)}, "whole numbers on a scale of 5"),
+        ({"trial": 2}, "numbered from 1, in order"),
+        ({"subject": 2}, "numbered from 1, in order"),
+    ],
+)
+def test_recordings_that_do_not_fit_the_layout_are_not_written(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    made = simulated(1, 2)
+    made[0] = replace(made[0], **change)
+    with pytest.raises(InputError, match=message):
+        write_dreamer(tmp_path / "a.mat", made)
+    assert not list(tmp_path.iterdir())
+
+
+def test_unequal_numbers_of_trials_are_not_written(tmp_path: Path) -> None:
+    for made in ([], simulated()[:-1]):
+        with pytest.raises(InputError, match="as many trials"):
+            write_dreamer(tmp_path / "a.mat", made)

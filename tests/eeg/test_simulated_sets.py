@@ -1,0 +1,52 @@
+"""Simulated data sets in the licensed ones' layouts, written by one command and read as the real ones are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from ngd_timm.cli import app
+from ngd_timm.eeg.simulated_sets import LAYOUTS, write_simulated
+from ngd_timm.eeg.sources import open_recordings
+from ngd_timm.errors import InputError
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_each_layout_reads_back_by_name_and_is_called_simulated(name: str, tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    size = ["--subjects", "2", "--trials", "3", "--seconds", "4"]
+    result = CliRunner().invoke(app, ["teacher", "simulate", name, str(out), *size])
+    assert result.exit_code == 0, result.output
+    recordings = open_recordings(name, str(out))
+    read = list(recordings)
+    assert recordings.simulated
+    assert sorted({r.subject for r in read}) == [1, 2]
+    assert len(read) == 6
+    for recording in read:
+        assert set(recording.channels) == set(LAYOUTS[name].channels)
+        assert recording.sfreq == LAYOUTS[name].sfreq
+        assert recording.seconds >= 4
+        assert recording.valence_arousal is not None
+
+
+def test_shuffling_moves_the_ratings_and_leaves_the_signals(tmp_path: Path) -> None:
+    for shuffled in (False, True):
+        write_simulated("dreamer", tmp_path / f"{shuffled}.mat", 1, 8, 2.0, shuffled=shuffled)
+    plain, moved = (list(open_recordings("dreamer", str(tmp_path / f"{s}.mat"))) for s in (False, True))
+    for one, other in zip(plain, moved, strict=True):
+        np.testing.assert_array_equal(one.signal, other.signal)
+    assert [r.valence_arousal for r in plain] != [r.valence_arousal for r in moved]
+    assert sorted(r.valence_arousal or () for r in plain) == sorted(r.valence_arousal or () for r in moved)
+
+
+def test_nothing_is_overwritten_and_unknown_layouts_name_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "mine.mat").write_text("mine")
+    with pytest.raises(InputError, match="exists; choose another name"):
+        write_simulated("dreamer", tmp_path / "mine.mat")
+    with pytest.raises(InputError, match="did you mean 'dreamer'"):
+        write_simulated("dreamr", tmp_path / "x")
+    assert (tmp_path / "mine.mat").read_text() == "mine"
+    assert not (tmp_path / "x").exists()
