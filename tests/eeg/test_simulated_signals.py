@@ -104,7 +104,6 @@ def test_the_pattern_is_mirrored_left_to_right_and_grows_towards_the_back() -> N
 
 
 def test_every_name_of_the_1005_system_has_a_place() -> None:
-    mne = pytest.importorskip("mne")
     names = [n for n in standard_montage("standard_1005").ch_names if n[0] not in "AM" or n[1] == "F"]
     assert np.isfinite(scalp_pattern(names)).all()
 
