@@ -64,21 +64,20 @@ def logistic_regression(data: BandPower, z: np.ndarray, fold_of: np.ndarray) -> 
 
 
 def trial_number(data: BandPower, fold_of: np.ndarray) -> np.ndarray | None:
-    """Decisions (T, 2) from the trial's number alone, or None where numbers aren't shared between people.
+    """Decisions (T, 2) from the trial's number alone, or None where no number is shared between people.
 
-    A trial's rating is guessed from what the training subjects gave the trial of that number. Where everybody had the
-    same stimuli in the same order, this is what a decoder can reach without any affect in the EEG, by telling early
-    trials from late ones or one stimulus from another.
+    A trial's rating is guessed from what the training subjects gave the trial of that number (from all they gave, where
+    nobody else has that number). Where everybody had the same stimuli in the same order, this is what a decoder can
+    reach without any affect in the EEG, by telling early trials from late ones or one stimulus from another.
     """
     _, _, first = trial_means(data.power[:, 0, 0], data.subject, data.trial)
     number, target, fold = data.trial[first], data.valence_arousal[first], fold_of[first]
-    decision = np.empty(target.shape)
+    decision, shared = np.zeros(target.shape), False
     for held_out in np.unique(fold):
         train = fold != held_out
         overall = target[train].mean(axis=0)
         for row in np.flatnonzero(~train):
             same = train & (number == number[row])
-            if not same.any():
-                return None
-            decision[row] = target[same].mean(axis=0) - overall
-    return decision
+            if same.any():
+                decision[row], shared = target[same].mean(axis=0) - overall, True
+    return decision if shared else None

@@ -17,7 +17,7 @@ from ngd_timm.eeg.recipe import TeacherAugment, TeacherRecipe
 from ngd_timm.eeg.topomap import TopomapOperator
 from ngd_timm.errors import InputError
 
-__all__ = ["Trials", "fit_one", "group_trials", "infer"]
+__all__ = ["Trials", "fit_one", "group_trials", "infer", "open_device"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def fit_one(
         The teacher, in eval mode, on the recipe's device.
     """
     optim = recipe.optim
-    device = _device(recipe.device)
+    device = open_device(recipe.device)
     with one_thread(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(recipe.seed * 1000 + fold)
         rng = np.random.default_rng([recipe.seed, fold])
@@ -182,10 +182,17 @@ def _disturb(augment: TeacherAugment, sample: torch.Tensor, rng: np.random.Gener
     return sample
 
 
-def _device(name: str) -> torch.device:
+def open_device(name: str) -> torch.device:
+    """The device of a name, `auto` taking a GPU where there is one.
+
+    Raises:
+        InputError: A name that torch doesn't know, or a device that this machine lacks.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.device(name)
-    except RuntimeError:
-        raise InputError(f"unknown device '{name}'; write auto, cpu or cuda") from None
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise InputError(f"device '{name}' is not on this machine; write auto, cpu or cuda") from None
+    return device

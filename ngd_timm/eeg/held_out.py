@@ -13,7 +13,7 @@ from ngd_timm.eeg.bandpower import NORMALISATION, BandPower
 from ngd_timm.eeg.baselines import logistic_regression, ridge_regression, trial_number
 from ngd_timm.eeg.folds import align
 from ngd_timm.eeg.recipe import TeacherRecipe
-from ngd_timm.eeg.scores import score_trials, trial_means
+from ngd_timm.eeg.scores import AXES, score_trials, trial_means
 from ngd_timm.eeg.stability import split_half
 from ngd_timm.errors import InputError
 from ngd_timm.prototypes import PrototypeGrid, mantel_test
@@ -117,20 +117,27 @@ def _score_grid(recipe: TeacherRecipe, data: BandPower, aligned: np.ndarray, siz
     return out
 
 
-def scalp_means(data: BandPower, z: np.ndarray, size: int = 5) -> dict[str, np.ndarray]:
+def scalp_means(data: BandPower, z: np.ndarray, size: int = 5, min_subjects: int = 3) -> dict[str, np.ndarray]:
     """What the grid's cells and the two axes look like on the scalp: averages over people, for pictures.
 
+    Args:
+        data: N windows, all rated.
+        z: (N, B, C) z-scored log power.
+        size: S, cells along an axis.
+        min_subjects: Cells of fewer people stay 0, for they would be a person's own.
+
     Returns:
-        `z_mean` (S*S, B, C) a cell's mean z-score, subjects weighing equally, 0 where it is empty; `windows` and
-        `subjects` (S*S,) their counts; `slope` (2, B, C) the correlation of a trial's mean z-score with its valence and
-        arousal within a person, averaged over people.
+        `z_mean` (S*S, B, C) a cell's mean z-score, subjects weighing equally; `windows` and `subjects` (S*S,) their
+        counts; `slope` (2, B, C) the correlation of a trial's mean z-score with its valence and its arousal within a
+        person, averaged over the people whose ratings vary; `slope_people` (2,) their number.
     """
     by_trial, subject, first = trial_means(z, data.subject, data.trial)
     va = data.valence_arousal[first]
     cells = cell_of(va, size)
     mean = np.zeros((size * size, *z.shape[1:]))
     people = np.zeros(size * size, dtype=np.int64)
-    slopes = []
+    slope = np.zeros((len(AXES), *z.shape[1:]))
+    slope_people = np.zeros(len(AXES), dtype=np.int64)
     for person in np.unique(subject):
         own = subject == person
         for cell in np.unique(cells[own]):
@@ -138,16 +145,19 @@ def scalp_means(data: BandPower, z: np.ndarray, size: int = 5) -> dict[str, np.n
             people[cell] += 1
         centred = by_trial[own] - by_trial[own].mean(axis=0)
         rating = va[own] - va[own].mean(axis=0)
-        spread = np.sqrt((rating**2).sum(axis=0)[:, None, None] * (centred**2).sum(axis=0))
-        if (spread > 0).all():  # someone who gave one rating throughout has no correlation
-            slopes.append(np.einsum("ta,tbc->abc", rating, centred) / spread)
+        for axis in range(len(AXES)):
+            spread = np.sqrt((rating[:, axis] ** 2).sum() * (centred**2).sum(axis=0))
+            if (spread > 0).all():
+                slope[axis] += np.einsum("t,tbc->bc", rating[:, axis], centred) / spread
+                slope_people[axis] += 1
     mean /= np.maximum(people, 1)[:, None, None]
-    slope = np.mean(slopes, axis=0) if slopes else np.zeros((2, *z.shape[1:]))
+    mean[people < min_subjects] = 0
     return {
         "z_mean": mean.astype(np.float32),
         "windows": np.bincount(cell_of(data.valence_arousal, size), minlength=size * size),
         "subjects": people,
-        "slope": slope.astype(np.float32),
+        "slope": (slope / np.maximum(slope_people, 1)[:, None, None]).astype(np.float32),
+        "slope_people": slope_people,
     }
 
 

@@ -16,15 +16,17 @@ import numpy as np
 import torch
 from rich.progress import Progress
 from safetensors.torch import save_file
+from timm.optim import list_optimizers
 
 from ngd_timm.eeg.bandpower import BandPower, log_power_z
-from ngd_timm.eeg.fitting import Trials, fit_one, group_trials, infer
+from ngd_timm.eeg.fitting import Trials, fit_one, group_trials, infer, open_device
 from ngd_timm.eeg.folds import check_split, subject_folds
 from ngd_timm.eeg.held_out import scalp_means, score_run, summary_lines
 from ngd_timm.eeg.recipe import TeacherRecipe
+from ngd_timm.eeg.scores import AXES
 from ngd_timm.eeg.sources import load_eeg
 from ngd_timm.eeg.topomap import TopomapOperator
-from ngd_timm.errors import InputError
+from ngd_timm.errors import InputError, choices
 from ngd_timm.files import atomic_folder, sha256_file, write_json, write_text
 from ngd_timm.recipe import to_yaml
 from ngd_timm.version import __version__
@@ -57,34 +59,39 @@ def fit_teacher(recipe: TeacherRecipe, out: Path | None = None) -> Path:
     run = Path(out or recipe.out or Path("runs") / f"{recipe.name}-{recipe.seed}")
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise InputError(f"{run} exists and is not empty; choose another out= or remove it")
+    _check_settings(recipe)
     started = time.monotonic()
     everything, support = _load(recipe)
     operator = TopomapOperator(everything.channels, size=recipe.teacher.image_size)
-    z_all = log_power_z(everything)
-    rated = everything.rated
+    z_all, rated = log_power_z(everything), everything.rated
     data, z = everything.rows(rated), z_all[rated]
-    unrated, z_unrated = everything.subject[~rated], z_all[~rated]
     fold_of = subject_folds(data.subject, recipe.data.folds, recipe.seed)
-    for line in _opening(recipe, data, len(z_unrated), support):
+    _check_sides(data, fold_of)
+    # an unrated window belongs to its person's fold; people who rated nothing are never held out
+    fold_of_person = dict(zip(data.subject.tolist(), fold_of.tolist(), strict=True))
+    fold_of_all = np.array([fold_of_person.get(person, -1) for person in everything.subject.tolist()])
+    if recipe.optim.consistency > 0 and rated.all() and support is None:
+        raise InputError(
+            "optim.consistency is above 0, and there is nothing unlabelled to agree on: every trial is rated, and "
+            "data.support is not set; set it, or optim.consistency=0"
+        )
+    for line in _opening(recipe, data, int((~rated).sum()), support):
         logger.info("%s", line)
     labels = torch.from_numpy(data.valence_arousal)
+    beside = [] if support is None else [_unlabelled(support, log_power_z(support))]
     embeddings, predictions, seconds = [], [], []
     with Progress(disable=not _terminal(), transient=True) as progress:
         bar = progress.add_task("teacher", total=recipe.data.folds * recipe.optim.epochs)
         for fold in range(recipe.data.folds):
             began = time.monotonic()
-            train, held_out = fold_of != fold, fold_of == fold
-            check_split(train, held_out, data.subject, data.trial, data.power)
+            known = fold_of_all != fold
+            check_split(known, ~known, everything.subject, everything.trial, everything.power)
+            train = fold_of != fold
             fitting = Trials(
                 torch.from_numpy(z), [r for r in group_trials(data.subject, data.trial) if train[r[0]]], labels
             )
-            pools = []
-            if support is not None:
-                pools.append(_unlabelled(log_power_z(support), support.subject, support.trial))
-            # unrated trials of held-out people stay out: the teacher is to meet them for the first time
-            known = ~np.isin(unrated, data.subject[held_out])
-            if known.any():
-                pools.append(_unlabelled(z_unrated[known], unrated[known], everything.trial[~rated][known]))
+            unrated = known & ~rated
+            pools = [*beside, _unlabelled(everything.rows(unrated), z_all[unrated])] if unrated.any() else beside
             teacher = fit_one(recipe, fitting, pools, operator, len(data.bands), fold, lambda: progress.advance(bar))
             embedding, prediction = infer(teacher, torch.from_numpy(z), operator)
             embeddings.append(embedding)
@@ -123,17 +130,37 @@ def _load(recipe: TeacherRecipe) -> tuple[BandPower, BandPower | None]:
         )
     wanted = settings.model_copy(update={"channels": data.channels, "bands": data.bands})
     support = load_eeg(wanted, settings.support.name, settings.support.root)
-    if np.isin(_row_keys(support.power), _row_keys(data.power)).any():
+    # z-scores, so that another unit doesn't hide a copy; another filter or window would
+    if np.isin(_row_keys(log_power_z(support)), _row_keys(log_power_z(data))).any():
         raise InputError("data.support holds windows of data.root itself; held-out people would be trained on")
     return data, support
 
 
-def _row_keys(power: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(power).reshape(len(power), -1).view(f"V{power[0].nbytes}").ravel()
+def _row_keys(z: np.ndarray) -> np.ndarray:
+    rounded = np.ascontiguousarray(z.reshape(len(z), -1).round(2).astype(np.float32) + 0.0)
+    return rounded.view(f"V{rounded[0].nbytes}").ravel()
 
 
-def _unlabelled(z: np.ndarray, subject: np.ndarray, trial: np.ndarray) -> Trials:
-    return Trials(torch.from_numpy(z), group_trials(subject, trial), torch.empty(0, 2))
+def _unlabelled(data: BandPower, z: np.ndarray) -> Trials:
+    return Trials(torch.from_numpy(z), group_trials(data.subject, data.trial), torch.empty(0, 2))
+
+
+def _check_settings(recipe: TeacherRecipe) -> None:
+    open_device(recipe.device)
+    if recipe.optim.opt not in list_optimizers():
+        raise choices("optim.opt", recipe.optim.opt, list_optimizers())
+
+
+def _check_sides(data: BandPower, fold_of: np.ndarray) -> None:
+    """High against low is scored in the end, and a fold that can't be is better known before an hour of fitting."""
+    for axis, name in enumerate(AXES):
+        high = data.valence_arousal[:, axis] > 0
+        for fold in np.unique(fold_of):
+            if len(np.unique(high[fold_of != fold])) < 2:
+                raise InputError(
+                    f"{name}: in fold {fold} every training trial is on one side of the middle of the scale; use fewer "
+                    "folds, another seed or more people"
+                )
 
 
 def _opening(recipe: TeacherRecipe, data: BandPower, unrated: int, support: BandPower | None) -> Iterator[str]:

@@ -36,7 +36,7 @@ def test_a_baseline_never_sees_the_ratings_of_held_out_people() -> None:
     va[held_out] = -va[held_out]
     flipped = replace(data, valence_arousal=va)
     own = trial_means(held_out[:, None].astype(float), data.subject, data.trial)[0].ravel() > 0
-    for baseline in (ridge_regression, logistic_regression):
+    for baseline in (ridge_regression, logistic_regression, lambda d, _, f: trial_number(d, f)):
         before, after = (np.asarray(baseline(d, z, folds)).reshape(-1, len(own), 2) for d in (data, flipped))
         np.testing.assert_allclose(before[:, own], after[:, own])
         assert np.abs(before[:, ~own] - after[:, ~own]).max() > 1e-3
@@ -56,6 +56,24 @@ def test_where_numbers_are_not_shared_there_is_no_such_baseline() -> None:
     data = simulate_bandpower(subjects=6, trials=5, windows=2)
     own_numbers = replace(data, trial=data.trial + 100 * data.subject)
     assert trial_number(own_numbers, subject_folds(data.subject, 3)) is None
+
+
+def test_one_trial_of_a_number_of_its_own_takes_nothing_from_the_others() -> None:
+    data = simulate_bandpower(subjects=6, trials=5, windows=1)
+    folds = subject_folds(data.subject, 3)
+    trial = data.trial.copy()
+    trial[0] = 99
+    whole, one_apart = trial_number(data, folds), trial_number(replace(data, trial=trial), folds)
+    assert whole is not None
+    assert one_apart is not None
+    apart = trial_means(trial[:, None] == 99, data.subject, trial)[0].ravel() > 0
+    assert (one_apart[apart] == 0).all()
+    others = data.subject[trial_means(trial[:, None], data.subject, trial)[2]] != data.subject[0]
+    other_numbers = trial_means(trial[:, None], data.subject, trial)[0].ravel() != data.trial[0]
+    kept = others & other_numbers
+    rows = trial_means(data.trial[:, None], data.subject, data.trial)
+    kept_whole = (rows[1] != data.subject[0]) & (rows[0].ravel() != data.trial[0])
+    np.testing.assert_array_equal(np.sign(one_apart[kept]), np.sign(whole[kept_whole]))
 
 
 def test_training_people_who_are_all_on_one_side_are_refused() -> None:

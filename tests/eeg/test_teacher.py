@@ -87,8 +87,11 @@ def test_the_pictures_data_show_where_on_the_scalp_each_axis_was_planted(planted
     alpha, beta = 2, 3
     assert slope[0, alpha, names.index("F3")] > 0.5 > -0.5 > slope[0, alpha, names.index("F4")]
     assert slope[1, beta, names.index("O1")] > 0.5 > -0.5 > slope[1, alpha, names.index("O1")]
+    assert tensors["slope_people"].tolist() == [9, 9]
     assert tensors["z_mean"].shape == (25, 4, 14)
-    assert (tensors["z_mean"][tensors["subjects"] == 0] == 0).all()
+    enough = tensors["subjects"] >= 3
+    assert enough.any()
+    np.testing.assert_array_equal((tensors["z_mean"] != 0).any(axis=(1, 2)), enough)  # a cell of one is a person's own
 
 
 def test_unlabelled_support_is_used_without_its_ratings(tmp_path: Path) -> None:
@@ -132,10 +135,81 @@ def test_unrated_trials_of_the_data_itself_support_and_are_not_scored(tmp_path: 
     assert np.abs(found[0] - found[1]).max() > 1e-3
 
 
+def _other_values_of_the_same_mean_and_spread(power: np.ndarray) -> np.ndarray:
+    log = np.log(power.astype(np.float64))
+    mirrored = 2 * log.mean(axis=0) - log
+    return np.exp(mirrored).astype(np.float32)
+
+
+def test_unrated_trials_of_held_out_people_are_not_trained_on(tmp_path: Path) -> None:
+    data = simulate_bandpower(subjects=4, trials=6, windows=3)
+    folds = subject_folds(data.subject, 3)
+    va = data.valence_arousal.copy()
+    va[data.trial == 6] = np.nan
+    held_out = folds == 0
+    unrated = held_out & (data.trial == 6)
+    power = data.power.copy()
+    # the person's mean and spread stay, and with them the z-scores of all rated trials
+    power[unrated] = _other_values_of_the_same_mean_and_spread(power[unrated])
+    found = []
+    for name, values in (("one", data.power), ("other", power)):
+        save_bandpower(tmp_path / f"{name}.npz", replace(data, valence_arousal=va, power=values))
+        optim = {**SMALL["optim"], "epochs": 1, "batch_size": 8, "consistency": 0.5}
+        recipe = small(tmp_path / f"{name}.npz", optim=optim, scores={"bootstrap": 5, "permutations": 5})
+        found.append(load_file(fit_teacher(recipe, tmp_path / name) / "embeddings.safetensors"))
+    assert (power != data.power).any()
+    # exp and log round, so that the last bits of the person's own z-scores move; those of everybody else do not
+    others = ~held_out[data.trial != 6]
+    np.testing.assert_array_equal(found[0]["fold0.embedding"][others], found[1]["fold0.embedding"][others])
+    assert np.abs(found[0]["fold1.embedding"] - found[1]["fold1.embedding"]).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"device": "cuda:77"}, "device 'cuda:77' is not on this machine"),
+        ({"device": "meta"}, "device 'meta' is not on this machine"),
+        ({"optim": {**SMALL["optim"], "opt": "adamww"}}, "did you mean 'adamw'"),
+        ({"optim": {**SMALL["optim"], "consistency": 0.5}}, "nothing unlabelled to agree on"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_before_anything_is_fitted(
+    tmp_path: Path, change: dict, words: str
+) -> None:
+    save_bandpower(tmp_path / "a.npz", simulate_bandpower(subjects=4, trials=4, windows=2))
+    with pytest.raises(InputError, match=words):
+        fit_teacher(small(tmp_path / "a.npz", **change), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_ratings_on_one_side_are_refused_before_anything_is_fitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = simulate_bandpower(subjects=4, trials=4, windows=2)
+    va = data.valence_arousal.copy()
+    va[:, 1] = -np.abs(va[:, 1])
+    save_bandpower(tmp_path / "a.npz", replace(data, valence_arousal=va))
+    monkeypatch.setattr("ngd_timm.eeg.teacher.fit_one", lambda *_: pytest.fail("fitted"))
+    with pytest.raises(InputError, match="arousal: in fold 0 every training trial is on one side"):
+        fit_teacher(small(tmp_path / "a.npz"), tmp_path / "run")
+
+
+def test_an_unrated_copy_under_another_name_is_found(tmp_path: Path) -> None:
+    data = simulate_bandpower(subjects=4, trials=4, windows=2)
+    twice = np.concatenate([np.arange(len(data)), np.flatnonzero(data.subject == 1)])
+    both = data.rows(twice)
+    subject, va = both.subject.copy(), both.valence_arousal.copy()
+    subject[len(data) :], va[len(data) :] = 9, np.nan
+    save_bandpower(tmp_path / "a.npz", replace(both, subject=subject, valence_arousal=va))
+    with pytest.raises(InputError, match="filed under subject"):
+        fit_teacher(small(tmp_path / "a.npz"), tmp_path / "run")
+
+
 def test_support_that_cannot_serve_is_refused(tmp_path: Path) -> None:
     data = simulate_bandpower(subjects=4, trials=6, windows=2)
     save_bandpower(tmp_path / "a.npz", data)
     save_bandpower(tmp_path / "few.npz", data.pick(channels=data.channels[:12]))
+    save_bandpower(tmp_path / "doubled.npz", replace(data, power=2 * data.power))
     save_bandpower(tmp_path / "nobody.npz", replace(data, valence_arousal=np.full_like(data.valence_arousal, np.nan)))
 
     def fit(support: str, weight: float = 0.5, root: str = "a.npz") -> None:
@@ -149,6 +223,8 @@ def test_support_that_cannot_serve_is_refused(tmp_path: Path) -> None:
         fit("few.npz", weight=0.0)
     with pytest.raises(InputError, match=r"windows of data\.root itself"):
         fit("a.npz")
+    with pytest.raises(InputError, match=r"windows of data\.root itself"):
+        fit("doubled.npz")
     with pytest.raises(InputError, match="nobody rated anything"):
         fit("a.npz", root="nobody.npz")
     assert not (tmp_path / "run").exists()
