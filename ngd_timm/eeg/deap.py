@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import pickletools
 import re
@@ -47,14 +48,22 @@ def read_deap(root: str | Path) -> RecordingSet:
         root: The folder of the `.dat` files, or the one that holds it.
 
     Raises:
-        InputError: No such files; when iterated, a file that holds anything else, named with the reason.
+        InputError: No such files, or two of one person; when iterated, a file that holds anything else, named with
+            the reason.
 
     Reference:
         Koelstra et al., "DEAP: a database for emotion analysis using physiological signals", IEEE TAC 3 (2012).
     """
     root = Path(root)
     folder = root / _FOLDER if (root / _FOLDER).is_dir() else root
-    files = {int(m[1]): p for p in folder.glob("*.dat") if (m := re.fullmatch(r"s(\d+)", p.stem))}
+    files: dict[int, Path] = {}
+    for path in sorted(folder.glob("*.dat")):
+        if found := re.fullmatch(r"s(\d+)", path.stem):
+            other = files.setdefault(int(found[1]), path)
+            if other != path:
+                raise InputError(
+                    f"{folder}: {other.name} and {path.name} are both of subject {int(found[1])}; keep one"
+                )
     if not files:
         raise InputError(f"no s01.dat … in {folder}; give the folder that holds DEAP's {_FOLDER}")
     marker = folder / _MARKER
@@ -193,9 +202,21 @@ class _Array:
         self.value = np.frombuffer(raw, kind).reshape(shape, order="F" if fortran else "C")
 
 
+class _Bounded(io.BufferedReader):
+    """Never asks a file for more than it holds: a pickle's lengths are claims, and memory is set aside by them."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        self._size = path.stat().st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        left = self._size - self.tell()
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
 def _load(path: Path) -> dict[str, Any]:
     try:
-        with open(path, "rb") as handle:
+        with _Bounded(path) as handle:
             content = _walk(handle)
     except (_Refused, ValueError, OverflowError) as error:
         reason = " ".join(str(error).split())[:200]

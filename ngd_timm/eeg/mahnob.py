@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -19,7 +20,7 @@ from ngd_timm.eeg.recording import Recording, RecordingSet
 from ngd_timm.errors import InputError
 from ngd_timm.files import write_text
 
-__all__ = ["CHANNELS", "read_mahnob", "write_mahnob"]
+__all__ = ["CHANNELS", "SESSIONS_A_SUBJECT", "read_mahnob", "write_mahnob"]
 
 logger = logging.getLogger("ngd_timm.eeg")
 
@@ -29,13 +30,16 @@ CHANNELS = (
 )
 """The 32 EEG electrodes, in the files' order."""
 
+SESSIONS_A_SUBJECT = 130
+"""The numbers set aside for a subject, of which 40 are films."""
+
 DATASET = "MAHNOB-HCI (Soleymani et al. 2012), 32-channel BioSemi, film clips"
 
 _OTHERS = (*(f"EXG{i}" for i in range(1, 9)), "GSR1", "GSR2", "Erg1", "Erg2", "Resp", "Temp")
 _RATING_LOW, _RATING_HIGH = 1.0, 9.0
 _TRIGGER_BITS = 0xFFFF  # above them BioSemi keeps its own state: CMS in range, battery, a new recording
-_SESSIONS_A_SUBJECT = 130  # the numbers set aside for a subject, of which 40 are films
 _SIMULATED = "simulated"
+_REFERENCE = "average of the 32 electrodes; BioSemi's signals come without one"
 
 
 @dataclass(frozen=True)
@@ -50,9 +54,13 @@ class _Session:
 def read_mahnob(root: str | Path) -> RecordingSet:
     """MAHNOB-HCI's emotion-elicitation sessions: the film clips with their ratings, and the neutral ones without.
 
-    The signal lies between the two marks of the Status channel, the rest before the first is the baseline. A trial's
-    number is its session's. Sessions of the other experiments have no such EEG file, and are left out; so is, with a
-    warning while reading, a session without two marks.
+    The signal lies between the two marks of the Status channel, the rest before the first is the baseline. Both are
+    referenced to the average of the 32 electrodes: BioSemi's files hold the electrodes against CMS, with all that is
+    common to them. A trial's number is its session's.
+
+    Sessions of the other experiments have no such EEG file, and are left out; so is, with a warning, a session without
+    two marks, a cut file for one. That only reading shows: each iteration counts them anew in the set's notes, which
+    are complete when it ends.
 
     Args:
         root: The folder `Sessions`, or the one that holds it.
@@ -62,7 +70,8 @@ def read_mahnob(root: str | Path) -> RecordingSet:
 
     Reference:
         Soleymani, Lichtenauer, Pun and Pantic, "A multimodal database for affect recognition and implicit tagging",
-        IEEE Trans. Affective Computing 3 (2012), 42-55.
+        IEEE Trans. Affective Computing 3 (2012), 42-55. BioSemi, "What is the function of the CMS and DRL electrodes",
+        www.biosemi.com/faq/cms&drl.htm
     """
     folder = Path(root)
     folder = folder / "Sessions" if (folder / "Sessions").is_dir() else folder
@@ -87,11 +96,12 @@ def read_mahnob(root: str | Path) -> RecordingSet:
     marked = [bdf_patient(session.bdf) == _SIMULATED for session in sessions]
     if any(marked) and not all(marked):
         raise InputError(f"{folder} mixes recordings with simulated ones, {sessions[marked.index(True)].bdf} for one")
-    notes = {"sessions left out": ", ".join(f"{n} {why}" for why, n in left_out.items())} if left_out else {}
+    notes: dict[str, str] = {}
+    _note(notes, left_out)
     return RecordingSet(
         dataset="simulated recordings in MAHNOB-HCI's layout" if all(marked) else DATASET,
         files=tuple(file for session in sessions for file in (session.xml, session.bdf)),
-        read=lambda: _read_all(sessions),
+        read=lambda: _read_all(sessions, left_out, notes),
         notes=notes,
         simulated=all(marked),
     )
@@ -120,8 +130,8 @@ def write_mahnob(root: str | Path, recordings: Iterable[Recording]) -> None:
         ([(2, 131, 2.0, (0.5, -0.5))], True)
     """
     for recording in recordings:
-        within = (recording.trial - 1) % _SESSIONS_A_SUBJECT + 1
-        number = (recording.subject - 1) * _SESSIONS_A_SUBJECT + within
+        within = (recording.trial - 1) % SESSIONS_A_SUBJECT + 1
+        number = (recording.subject - 1) * SESSIONS_A_SUBJECT + within
         folder = Path(root) / "Sessions" / str(number)
         if folder.exists():
             raise InputError(f"{recording}: {folder} is there already; a session holds one trial")
@@ -167,30 +177,42 @@ def _attributes(xml: Path) -> tuple[dict[str, str], int]:
     return session, int(subjects[0])
 
 
-def _read_all(sessions: Iterable[_Session]) -> Iterator[Recording]:
+def _note(notes: dict[str, str], left_out: Counter[str]) -> None:
+    notes.clear()
+    notes["reference"] = _REFERENCE
+    if left_out:
+        notes["sessions left out"] = ", ".join(f"{n} {why}" for why, n in left_out.items())
+
+
+def _read_all(sessions: Iterable[_Session], unopened: Counter[str], notes: dict[str, str]) -> Iterator[Recording]:
+    left_out = unopened.copy()
+    _note(notes, left_out)
     for session in sessions:
         recording = _read(session)
         if recording is not None:
             yield recording
+        else:
+            left_out["without two stimulus marks"] += 1
+            _note(notes, left_out)
 
 
 def _read(session: _Session) -> Recording | None:
     import mne
 
-    try:
+    with _named(session.bdf):
         raw = mne.io.read_raw_bdf(session.bdf, preload=False, verbose="error")
-    except (ValueError, OSError, AssertionError) as error:
-        raise InputError(f"{session.bdf}: not readable as BDF ({' '.join(str(error).split())})") from None
     missing = [name for name in (*CHANNELS, "Status") if name not in raw.ch_names]
     if missing:
         raise InputError(f"{session.bdf} lacks the channels {', '.join(missing)}; it has {', '.join(raw.ch_names)}")
-    status = raw.get_data(picks=["Status"], verbose="error")[0].astype(np.int64) & _TRIGGER_BITS
+    with _named(session.bdf):
+        status = raw.get_data(picks=["Status"], verbose="error")[0].astype(np.int64) & _TRIGGER_BITS
     marks = np.flatnonzero(np.diff(status) > 0) + 1
     if len(marks) != 2:
         logger.warning("session %d left out: %d stimulus marks in its EEG, not 2", session.number, len(marks))
         return None
     start, stop = marks.tolist()
-    signal = raw.get_data(picks=list(CHANNELS), stop=stop, units="uV", verbose="error").astype(np.float32)
+    with _named(session.bdf):
+        signal = _referenced(raw.get_data(picks=list(CHANNELS), stop=stop, units="uV", verbose="error"))
     return Recording(
         subject=session.subject,
         trial=session.number,
@@ -200,6 +222,22 @@ def _read(session: _Session) -> Recording | None:
         valence_arousal=session.valence_arousal,
         baseline=signal[:, :start],
     )
+
+
+@contextlib.contextmanager
+def _named(bdf: Path) -> Iterator[None]:
+    """MNE's errors about a broken file as one that names it."""
+    try:
+        yield
+    except (ValueError, OSError, AssertionError) as error:
+        raise InputError(f"{bdf}: not readable as BDF ({' '.join(str(error).split())})") from None
+
+
+def _referenced(signal: np.ndarray) -> np.ndarray:
+    still = signal.max(axis=1) == signal.min(axis=1)
+    signal -= signal.mean(axis=0)
+    signal[still] = 0  # a dead electrode must not pass for a live one by what the others had in common
+    return signal.astype(np.float32)
 
 
 def _with_rest(recording: Recording) -> tuple[np.ndarray, np.ndarray]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,8 +162,8 @@ def _row(folder: Path, where: str, cells: dict[str, str], counts: dict[int, int]
     subject = _whole(where, "subject", cells["subject"])
     counts[subject] = counts.get(subject, 0) + 1
     seconds = _number(where, "seconds", cells["seconds"]) if cells.get("seconds") else None
-    if seconds is not None and seconds <= 0:
-        raise InputError(f"{where}: seconds must be above 0, got {seconds}")
+    if seconds is not None and not (0 < seconds < math.inf):
+        raise InputError(f"{where}: seconds must be a length above 0, got {seconds}")
     return _Row(
         where=where,
         file=file,
@@ -217,11 +219,31 @@ def _check_trials(rows: list[_Row]) -> None:
 
 
 def _parts(file: Path) -> list[Path]:
-    """All files of a recording: formats of several (.vhdr + .eeg, .set + .fdt, split .fif, folders) share a stem."""
+    """All files of a recording: a folder's, those of its stem (split ones too), and those that its header names.
+
+    BrainVision's header (.vhdr, .ahdr) is asked for those names. EEGLAB's (.set) would have to be parsed as a whole, so
+    that every .fdt beside it counts. Other formats of several files count by their stem alone.
+    """
     if file.is_dir():
         return sorted(p for p in file.rglob("*") if p.is_file())
-    siblings = (p for p in file.parent.iterdir() if p.stem == file.stem or p.stem.startswith(f"{file.stem}-"))
-    return sorted(p for p in siblings if p.is_file())
+    beside = [p for p in file.parent.iterdir() if p.is_file()]
+    series = re.escape(file.stem).replace("_split\\-01", r"_split\-\d+")  # BIDS; MNE's own is stem-1, stem-2 …
+    parts = {p for p in beside if re.fullmatch(rf"{series}(-.*)?", p.stem)}
+    suffix = file.suffix.lower()
+    if suffix == ".set":
+        parts |= {p for p in beside if p.suffix.lower() == ".fdt"}
+    if suffix in (".vhdr", ".ahdr"):
+        parts |= {file.parent / name for name in _named_in(file) if (file.parent / name).is_file()}
+    return sorted(parts)
+
+
+def _named_in(header: Path) -> list[str]:
+    raw = header.read_bytes()
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        text = raw.decode("latin-1")
+    return re.findall(r"^[ \t]*(?:DataFile|MarkerFile)[ \t]*[=:][ \t]*(\S.*?)\s*$", text, re.IGNORECASE | re.MULTILINE)
 
 
 def _read_all(by_file: Mapping[Path, list[_Row]]) -> Iterator[Recording]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from ngd_timm.eeg import deap, dreamer, mahnob
 from ngd_timm.eeg.recording import Recording
 from ngd_timm.eeg.simulated_signals import simulate_recordings
 from ngd_timm.errors import InputError, choices
+from ngd_timm.files import atomic_folder
 
 __all__ = ["LAYOUTS", "LayoutName", "write_simulated"]
 
@@ -26,12 +28,24 @@ class _Layout:
     trials: int
     seconds: float
     baseline_s: float
+    folder: bool
+    most_trials: int | None = None  # a person
 
 
 LAYOUTS: dict[str, _Layout] = {
-    "dreamer": _Layout(dreamer.write_dreamer, dreamer.CHANNELS, 128.0, 5, 18, 60.0, 61.0),
-    "mahnob": _Layout(mahnob.write_mahnob, mahnob.CHANNELS, 256.0, 9, 20, 60.0, 30.0),
-    "deap": _Layout(deap.write_deap, deap.CHANNELS, 128.0, 9, 40, 60.0, 3.0),
+    "dreamer": _Layout(dreamer.write_dreamer, dreamer.CHANNELS, 128.0, 5, 18, 60.0, 61.0, folder=False),
+    "mahnob": _Layout(
+        mahnob.write_mahnob,
+        mahnob.CHANNELS,
+        256.0,
+        9,
+        20,
+        60.0,
+        30.0,
+        folder=True,
+        most_trials=mahnob.SESSIONS_A_SUBJECT,
+    ),
+    "deap": _Layout(deap.write_deap, deap.CHANNELS, 128.0, 9, 40, 60.0, 3.0, folder=True),
 }
 
 
@@ -47,6 +61,8 @@ def write_simulated(
 ) -> None:
     """Write simulated EEG in a data set's own layout; whatever reads it knows that it is simulated.
 
+    What is written is whole or absent.
+
     Args:
         name: `dreamer` (a DREAMER.mat), `mahnob` or `deap` (a folder).
         out: What to write; it must not exist.
@@ -58,7 +74,7 @@ def write_simulated(
         seed: Same seed, same data.
 
     Raises:
-        InputError: An unknown layout, a file that exists, sizes below one.
+        InputError: An unknown layout, a file that exists, sizes below one or beyond what the layout holds.
     """
     if name not in LAYOUTS:
         raise choices("layout", name, LAYOUTS)
@@ -66,10 +82,16 @@ def write_simulated(
     if out.exists():
         raise InputError(f"{out} exists; choose another name or remove it")
     layout = LAYOUTS[name]
+    trials = layout.trials if trials is None else trials
+    seconds = layout.seconds if seconds is None else seconds
+    if layout.most_trials is not None and trials > layout.most_trials:
+        raise InputError(f"the layout {name} has numbers for {layout.most_trials} trials a person, got {trials}")
+    if not math.isfinite(seconds):
+        raise InputError(f"seconds must be a finite length, got {seconds}")
     recordings = simulate_recordings(
         subjects,
-        layout.trials if trials is None else trials,
-        layout.seconds if seconds is None else seconds,
+        trials,
+        seconds,
         channels=layout.channels,
         sfreq=layout.sfreq,
         baseline_s=layout.baseline_s,
@@ -78,4 +100,8 @@ def write_simulated(
         effect=effect,
         shuffled=shuffled,
     )
-    layout.write(out, recordings)
+    if not layout.folder:
+        layout.write(out, recordings)
+        return
+    with atomic_folder(out) as temporary:
+        layout.write(temporary, recordings)

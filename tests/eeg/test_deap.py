@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import resource
 import struct
 import sys
 from dataclasses import replace
@@ -149,6 +150,29 @@ def test_a_truncated_file_is_refused(tmp_path: Path, keep: float) -> None:
     raw = python2(content())
     with pytest.raises(InputError, match=r"s01\.dat"):
         list(read_deap(put(tmp_path, raw[: int(keep * len(raw))])))
+
+
+@pytest.mark.parametrize("opcode", [b"\x8e", b"\x8d", b"\x96"])  # BINBYTES8, BINUNICODE8, BYTEARRAY8
+@pytest.mark.parametrize("claimed", [2**50, 2**63 - 1, 2**64 - 1])
+def test_a_length_beyond_the_file_is_refused_and_no_memory_set_aside(
+    tmp_path: Path, opcode: bytes, claimed: int
+) -> None:
+    raw = b"\x80\x04" + opcode + struct.pack("<Q", claimed) + b"abc."
+    with pytest.raises(InputError, match=r"s01\.dat: not a preprocessed file of DEAP, or damaged"):
+        list(read_deap(put(tmp_path, raw)))
+    for short in (b"\x8b", b"B", b"T", b"X"):  # LONG4, BINBYTES, BINSTRING, BINUNICODE
+        put(tmp_path, b"\x80\x04" + short + struct.pack("<I", min(claimed, 2**31 - 1)) + b"abc.")
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(InputError, match=r"s01\.dat"):
+            list(read_deap(tmp_path))
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1e6  # kB
+
+
+def test_two_files_of_one_person_are_refused_by_name(tmp_path: Path) -> None:
+    put(tmp_path, python2(content()))
+    (tmp_path / "s1.dat").write_bytes(python2(content()))
+    with pytest.raises(InputError, match=r"s01\.dat and s1\.dat are both of subject 1"):
+        read_deap(tmp_path)
 
 
 def test_an_array_whose_shape_is_not_its_bytes_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import mne
@@ -12,6 +13,8 @@ import pytest
 
 from ngd_timm.eeg.bdf import STEP_UV, write_bdf
 from ngd_timm.eeg.mahnob import CHANNELS, read_mahnob, write_mahnob
+from ngd_timm.eeg.preprocess import band_power
+from ngd_timm.eeg.recipe import TeacherData
 from ngd_timm.eeg.recording import Recording
 from ngd_timm.errors import InputError
 
@@ -27,6 +30,11 @@ def recording(
     signal = rng.normal(50, 10, (len(channels), 150)).astype(np.float32)
     baseline = None if rest is None else rng.normal(50, 10, (len(channels), rest)).astype(np.float32)
     return Recording(subject, trial, signal, 64.0, tuple(channels), va, baseline)
+
+
+def referenced(values: np.ndarray | None) -> np.ndarray:
+    assert values is not None
+    return values - values.mean(axis=0)
 
 
 def session_xml(root: Path, number: int) -> Path:
@@ -57,9 +65,8 @@ def test_recordings_come_back_as_written_in_order_of_their_sessions(tmp_path: Pa
         assert (now.subject, now.trial, now.sfreq, now.channels) == (was.subject, was.trial, 64.0, CHANNELS)
         assert now.valence_arousal == was.valence_arousal
         assert now.signal.dtype == np.float32
-        np.testing.assert_allclose(now.signal, was.signal, atol=STEP_UV)
-        assert was.baseline is not None
-        np.testing.assert_allclose(now.baseline, was.baseline, atol=STEP_UV)
+        np.testing.assert_allclose(now.signal, referenced(was.signal), atol=STEP_UV)
+        np.testing.assert_allclose(now.baseline, referenced(was.baseline), atol=STEP_UV)
     assert [r.trial for r in opened] == [2, 12, 131, 135]
     assert read_mahnob(tmp_path / "Sessions").files == opened.files
 
@@ -84,7 +91,7 @@ def test_the_files_are_named_and_laid_out_as_the_originals(tmp_path: Path) -> No
 def test_a_recording_without_rest_gets_noise_for_it(tmp_path: Path) -> None:
     write_mahnob(tmp_path, [recording(rest=None)])
     (read,) = read_mahnob(tmp_path)
-    np.testing.assert_allclose(read.signal, recording(rest=None).signal, atol=STEP_UV)
+    np.testing.assert_allclose(read.signal, referenced(recording(rest=None).signal), atol=STEP_UV)
     assert read.baseline is not None
     assert read.baseline.shape == (32, 256)
 
@@ -104,7 +111,7 @@ def test_sessions_without_an_eeg_file_are_left_out_and_counted(tmp_path: Path) -
     (tmp_path / "Sessions" / "9").mkdir()
     opened = read_mahnob(tmp_path)
     assert [r.trial for r in opened] == [3]
-    assert opened.notes == {"sessions left out": "2 without an EEG file, 1 without session.xml"}
+    assert opened.notes["sessions left out"] == "2 without an EEG file, 1 without session.xml"
 
 
 def test_a_session_without_two_marks_is_left_out_with_a_warning(
@@ -116,9 +123,49 @@ def test_a_session_without_two_marks_is_left_out_with_a_warning(
     replace_bdf(tmp_path, 1, status)
     status[:4] = 268  # no rise is seen where a recording begins with it
     replace_bdf(tmp_path, 2, status)
+    opened = read_mahnob(tmp_path)
     with caplog.at_level(logging.WARNING, logger="ngd_timm.eeg"):
-        assert [r.trial for r in read_mahnob(tmp_path)] == [3]
+        assert [r.trial for r in opened] == [3]
     assert caplog.messages == [f"session {n} left out: 1 stimulus marks in its EEG, not 2" for n in (1, 2)]
+
+
+def test_sessions_left_out_while_reading_are_noted_and_counted_anew_each_time(tmp_path: Path) -> None:
+    write_mahnob(tmp_path, [recording(1, n) for n in (1, 2, 3, 4)])
+    replace_bdf(tmp_path, 1, np.zeros(192, dtype=int))
+    replace_bdf(tmp_path, 3, np.zeros(192, dtype=int))
+    next(session_xml(tmp_path, 4).parent.glob("*.bdf")).unlink()
+    opened = read_mahnob(tmp_path)
+    assert opened.notes["sessions left out"] == "1 without an EEG file"
+    for _ in range(2):
+        assert [r.trial for r in opened] == [2]
+        assert opened.notes["sessions left out"] == "1 without an EEG file, 2 without two stimulus marks"
+    settings = TeacherData(name="mahnob", bands=("beta",), window_s=1.0, lowpass=30, artefact_uv=None, cache=False)
+    assert band_power(opened, settings).notes["sessions left out"] == opened.notes["sessions left out"]
+
+
+def test_what_all_electrodes_share_vanishes_and_the_reference_is_noted(tmp_path: Path) -> None:
+    plain = recording(1, 2)
+    hum = 300 * np.sin(np.arange(150) / 3) - 2000
+    write_mahnob(tmp_path / "plain", [plain])
+    write_mahnob(tmp_path / "noisy", [replace(plain, signal=plain.signal + hum, baseline=plain.baseline + hum[:100])])
+    (one,), (other,) = read_mahnob(tmp_path / "plain"), read_mahnob(tmp_path / "noisy")
+    np.testing.assert_allclose(one.signal, other.signal, atol=2 * STEP_UV)
+    np.testing.assert_allclose(one.baseline, other.baseline, atol=2 * STEP_UV)
+    assert read_mahnob(tmp_path / "noisy").notes["reference"].startswith("average of the 32 electrodes")
+
+
+def test_a_dead_electrode_stays_flat_though_the_others_are_referenced(tmp_path: Path) -> None:
+    dead = recording(1, 2)
+    assert dead.baseline is not None
+    for values in (dead.signal, dead.baseline):
+        values[5] = -7
+    write_mahnob(tmp_path, [dead])
+    file = next(tmp_path.rglob("*.bdf"))
+    assert mne.io.read_raw_bdf(file, verbose="error").ch_names[5] == CHANNELS[5]
+    (read,) = read_mahnob(tmp_path)
+    assert read.baseline is not None
+    for values in (read.signal, read.baseline):
+        assert np.flatnonzero(np.ptp(values, axis=1) == 0).tolist() == [5]
 
 
 def test_bits_that_are_no_trigger_are_no_marks(tmp_path: Path) -> None:
@@ -142,10 +189,11 @@ def test_electrodes_are_taken_by_name_and_those_that_lack_are_listed(tmp_path: P
     status[[64, 128]] = 268
     file = next(session_xml(tmp_path, 1).parent.glob("*.bdf"))
     reverse = CHANNELS[::-1]
-    level = np.repeat(np.arange(32.0)[:, None], 192, axis=1)
+    level = np.outer(np.arange(1.0, 33), np.arange(192) % 2)
     write_bdf(file, level, 64, reverse, status)
     (read,) = read_mahnob(tmp_path)
-    np.testing.assert_allclose(read.signal[:, 0], np.arange(32)[::-1], atol=STEP_UV)
+    np.testing.assert_allclose(np.ptp(read.signal, axis=1), np.abs(np.arange(1, 33)[::-1] - 16.5), atol=STEP_UV)
+    assert read.signal[0, 1] > read.signal[-1, 1]
     replace_bdf(tmp_path, 1, status, [c for c in CHANNELS if c not in ("Cz", "Oz")])
     with pytest.raises(InputError, match=r"Part_1_S_Trial1_emotion\.bdf lacks the channels Oz, Cz"):
         list(read_mahnob(tmp_path))
@@ -186,9 +234,20 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
     bdf.write_bytes(whole[:1000])
     with pytest.raises(InputError, match=r"emotion\.bdf: not readable as BDF"):
         list(read_mahnob(tmp_path))
+    bdf.write_bytes(whole[: 256 * 48])  # the header of 47 channels, and nothing after it
+    with pytest.raises(InputError, match=r"emotion\.bdf: not readable as BDF"):
+        list(read_mahnob(tmp_path))
     bdf.write_bytes(b"")
     with pytest.raises(InputError, match=r"emotion\.bdf: not a BDF file"):
         read_mahnob(tmp_path)
+
+
+def test_a_file_cut_before_its_second_mark_counts_as_left_out(tmp_path: Path) -> None:
+    write_mahnob(tmp_path, [recording(1, 1)])
+    bdf = next(tmp_path.rglob("*.bdf"))
+    bdf.write_bytes(bdf.read_bytes()[: 256 * 48 + 3 * 64 * 100])
+    assert list(opened := read_mahnob(tmp_path)) == []
+    assert opened.notes["sessions left out"] == "1 without two stimulus marks"
 
 
 def test_files_not_marked_as_simulated_are_recordings_and_a_mix_is_refused(tmp_path: Path) -> None:

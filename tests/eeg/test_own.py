@@ -131,6 +131,51 @@ def test_the_files_a_recording_is_spread_over_all_count(folder: Path) -> None:
     assert [f.name for f in read_recordings(table).files] == ["mine.csv", "c.eeg", "c.vhdr", "c.vmrk"]
 
 
+def test_files_that_a_header_names_count_whatever_they_are_called(folder: Path) -> None:
+    header = "BrainVision Data Exchange Header File Version 1.0\r\n; DataFile=comment.eeg\r\n[Common Infos]\r\n"
+    header += "Codepage=ANSI\r\nDataFile=renämed.eeg\r\nmarkerfile = marks.vmrk\r\nNumberOfChannels=2\r\n"
+    (folder / "late.vhdr").write_bytes(header.replace("marks.vmrk", "gone.vmrk").encode())
+    (folder / "c.vhdr").write_bytes(header.encode("latin-1"))
+    for name in ("renämed.eeg", "marks.vmrk", "comment.eeg", "c.eeg", "late.vmrk"):
+        (folder / name).touch()
+    table = write_table(folder, "c.vhdr,1,happy,,")
+    assert [f.name for f in read_recordings(table).files] == [
+        "mine.csv",
+        "c.eeg",
+        "c.vhdr",
+        "marks.vmrk",
+        "renämed.eeg",
+    ]
+    table = write_table(folder, "late.vhdr,1,happy,,")
+    assert [f.name for f in read_recordings(table).files] == ["mine.csv", "late.vhdr", "late.vmrk", "renämed.eeg"]
+
+
+def test_split_files_and_those_that_a_set_may_keep_its_data_in_count(folder: Path) -> None:
+    for name in (
+        "e.set",
+        "old.fdt",
+        "s_split-01_eeg.fif",
+        "s_split-02_eeg.fif",
+        "t_raw.fif",
+        "t_raw-1.fif",
+        "t_rawer.fif",
+    ):
+        (folder / name).touch()
+    for name, parts in (
+        ("e.set", ["e.set", "old.fdt"]),
+        ("s_split-01_eeg.fif", ["s_split-01_eeg.fif", "s_split-02_eeg.fif"]),
+        ("t_raw.fif", ["t_raw-1.fif", "t_raw.fif"]),
+    ):
+        assert [f.name for f in read_recordings(write_table(folder, f"{name},1,happy,,")).files] == ["mine.csv", *parts]
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-inf", "0", "-2"])
+def test_a_length_that_is_none_names_its_row(folder: Path, seconds: str) -> None:
+    header = "file,subject,annotation,valence,arousal,seconds"
+    with pytest.raises(InputError, match=f"row 3: seconds must be a length above 0, got {float(seconds)}"):
+        read_recordings(write_table(folder, "a_raw.fif,1,happy,,,2", f"a_raw.fif,1,press,,,{seconds}", header=header))
+
+
 def test_a_row_that_fits_no_annotation_or_several_says_how_many(folder: Path) -> None:
     with pytest.raises(InputError, match=r"row 3: 2 annotations 'rest' in a_raw\.fif"):
         list(read_recordings(write_table(folder, "a_raw.fif,1,happy,,", "a_raw.fif,1,rest,,")))

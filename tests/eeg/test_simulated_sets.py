@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from ngd_timm.cli import app
+from ngd_timm.eeg import simulated_sets
+from ngd_timm.eeg.recording import Recording
 from ngd_timm.eeg.simulated_sets import LAYOUTS, write_simulated
+from ngd_timm.eeg.simulated_signals import simulate_recordings
 from ngd_timm.eeg.sources import open_recordings
 from ngd_timm.errors import InputError
 
@@ -40,6 +45,37 @@ def test_shuffling_moves_the_ratings_and_leaves_the_signals(tmp_path: Path) -> N
         np.testing.assert_array_equal(one.signal, other.signal)
     assert [r.valence_arousal for r in plain] != [r.valence_arousal for r in moved]
     assert sorted(r.valence_arousal or () for r in plain) == sorted(r.valence_arousal or () for r in moved)
+
+
+def test_a_size_that_cannot_be_leaves_nothing_behind_and_a_later_call_works(tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    command = ["teacher", "simulate", "mahnob", str(out), "--subjects", "1", "--seconds", "1"]
+    result = CliRunner().invoke(app, [*command, "--trials", "131"])
+    assert isinstance(result.exception, InputError)
+    assert "130 trials a person, got 131" in str(result.exception)
+    assert not list(tmp_path.iterdir())
+    assert CliRunner().invoke(app, [*command, "--trials", "2"]).exit_code == 0
+    assert [r.trial for r in open_recordings("mahnob", str(out))] == [1, 2]
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("seconds", [float("inf"), float("nan"), -1.0, 0.0])
+def test_a_length_that_is_none_is_refused(name: str, seconds: float, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="seconds"):
+        write_simulated(name, tmp_path / "set", 1, 1, seconds)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_write_that_fails_halfway_leaves_nothing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*args: Any, **kwargs: Any) -> Iterator[Recording]:
+        yield from simulate_recordings(*args, **kwargs)
+        raise OSError("no space left")
+
+    monkeypatch.setattr(simulated_sets, "simulate_recordings", failing)
+    with pytest.raises(OSError, match="no space left"):
+        write_simulated(name, tmp_path / "set", 1, 2, 1.0)
+    assert not list(tmp_path.iterdir())
 
 
 def test_nothing_is_overwritten_and_unknown_layouts_name_the_nearest(tmp_path: Path) -> None:
