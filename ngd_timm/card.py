@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from ngd_timm.errors import InputError
 from ngd_timm.files import packaged, write_text
+from ngd_timm.paths import last_part, without_paths
 from ngd_timm.prototypes import PrototypeGrid
-from ngd_timm.verdict import METRICS, WHO, grid_verdict, score_rows, sizes_verdict, teacher_verdict
+from ngd_timm.recipe import load_recipe, recipe_names
+from ngd_timm.verdict import METRICS, WHO, decimal, grid_verdict, score_rows, sizes_verdict, span, teacher_verdict
+
+if TYPE_CHECKING:
+    from ngd_timm.eeg.recipe import TeacherRecipe
 
 __all__ = ["build_commands", "dataset_name", "grid_card", "write_grid_card"]
 
@@ -45,6 +54,7 @@ _DOING = {
     "MAHNOB-HCI": "watching film clips",
     "DEAP": "watching music videos",
 }
+_JSON = ("scores", "grids", "preprocessing")  # metadata whose text is an object
 _NEEDED = ("dataset", "subjects", "trials", "windows", "split", "scores", "mantel_r", "mantel_p", "subjects_per_cell")
 
 
@@ -61,7 +71,7 @@ def grid_card(grid: PrototypeGrid, name: str, command: str) -> str:
     """
     from jinja2 import Environment, StrictUndefined
 
-    notes = grid.metadata
+    notes = {key: value if key in _JSON else without_paths(value) for key, value in grid.metadata.items()}
     missing = [key for key in _NEEDED if key not in notes]
     if missing:
         raise InputError(f"this grid's metadata lack {', '.join(missing)}; a card needs a grid made from a teacher run")
@@ -93,7 +103,7 @@ def grid_card(grid: PrototypeGrid, name: str, command: str) -> str:
         scores=[_score_row(row) for row in score_rows(scores)],
         by_number="trial_number" in scores,
         grids=[_size_row(size, entry) for size, entry in grids.items()],
-        preprocessing=json.loads(notes.get("preprocessing", "{}")),
+        preprocessing=without_paths(json.loads(notes.get("preprocessing", "{}"))),
         mantel_r=notes["mantel_r"],
         mantel_p=notes["mantel_p"],
         mantel_r_centered=notes["mantel_r_centered"],
@@ -122,25 +132,79 @@ def write_grid_card(grid: PrototypeGrid, path: str | Path, name: str, command: s
 def build_commands(run: str | Path, out: str | Path, size: int = 5, min_subjects: int = 1, center: bool = False) -> str:
     """The two shell lines that make a grid again from its teacher run, without a folder of anybody's disk.
 
+    Args:
+        run: The teacher run; its recipe is told as a packaged one and what differs from that, or as recipe.yaml.
+        out: The grid's file; its folders are told only below hub/, where the packaged grids lie.
+        size: As in `ngd_timm.eeg.consolidate.build_grid`.
+        min_subjects: Likewise.
+        center: Likewise.
+
     Raises:
         InputError: A directory without a teacher's recipe.
     """
     from ngd_timm.eeg.recipe import TeacherRecipe
-    from ngd_timm.recipe import load_recipe
 
-    run, out = Path(run), Path(out)
-    recipe = load_recipe(TeacherRecipe, run / "recipe.yaml")
+    recipe = load_recipe(TeacherRecipe, Path(run) / "recipe.yaml")
+    where = f"runs/{recipe.name}-{recipe.seed}"  # where a run goes that isn't told where to
     flags = [f"--size {size}"] if size != 5 else []
     flags += [f"--min-subjects {min_subjects}"] if min_subjects != 1 else []
     flags += ["--center"] if center else []
-    where = f"runs/{run.name}"
-    build = (
-        f"ngd prototypes build {where} --out {'/'.join(out.parts[-3:] if not out.is_absolute() else out.parts[-2:])}"
-    )
-    data = f"data.root={Path(recipe.data.root or '').name}"
-    if recipe.data.support is not None:
-        data += f" data.support.root={Path(recipe.data.support.root or '').name}"
-    return f"ngd teacher fit {recipe.name} {data} out={where}\n{' '.join([build, *flags])}"
+    fit = " ".join(["ngd teacher fit", *_fit_arguments(recipe, where)])
+    return f"{fit}\n{' '.join([f'ngd prototypes build {where} --out {_shown_path(Path(out))}', *flags])}"
+
+
+def _fit_arguments(recipe: TeacherRecipe, where: str) -> Iterator[str]:
+    own, packaged_one = dict(_leaves(_told(recipe))), _packaged(recipe)
+    if packaged_one is None:
+        # A run's recipe.yaml names the run's own folder, which is full, and data by their place on that disk.
+        yield "recipe.yaml"
+        changed = {key: value for key, value in own.items() if key.endswith("root") and value is not None}
+        changed["out"] = where
+    else:
+        yield recipe.name
+        before = dict(_leaves(_told(packaged_one)))
+        changed = {key: value for key, value in own.items() if key not in before or value != before[key]}
+    for key, value in changed.items():
+        yield shlex.quote(f"{key}={_as_yaml(value)}")
+
+
+def _packaged(recipe: TeacherRecipe) -> TeacherRecipe | None:
+    if recipe.name not in recipe_names():
+        return None
+    try:
+        return load_recipe(type(recipe), recipe.name)
+    except InputError:  # a student's
+        return None
+
+
+def _told(recipe: TeacherRecipe) -> dict[str, Any]:
+    """What a shell line says of a recipe: data by their names, and nothing that is about one machine only."""
+    told = recipe.model_dump(mode="json", exclude={"out": True, "device": True, "data": {"cache": True}})
+    for data in (told["data"], told["data"]["support"]):
+        if data is not None and data["root"] is not None:
+            data["root"] = last_part(data["root"])
+    return told
+
+
+def _leaves(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in section.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _as_yaml(value: Any) -> str:
+    """A value as an override reads it back: names bare, all else as JSON."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_as_yaml, value))}]"
+    bare = isinstance(value, str) and re.fullmatch(r"[^\W\d_](?:[\w./ -]*\w)?", value) is not None
+    return value if bare and yaml.safe_load(value) == value else json.dumps(value, ensure_ascii=False)
+
+
+def _shown_path(path: Path) -> str:
+    below_hub = path.parts[:1] == ("hub",) and ".." not in path.parts
+    return shlex.quote(path.as_posix() if below_hub else last_part(str(path)))
 
 
 _PROVENANCE = (
@@ -194,23 +258,21 @@ def _source(dataset: str, support: str) -> str:
 def _score_row(row: dict[str, Any]) -> dict[str, str]:
     return {
         "what": f"{WHO[row['who']]}, {row['axis']} {METRICS[row['metric']]}",
-        "value": f"{round(row['value'], 3) + 0.0:.3f}",  # the sum turns -0.000 into 0.000
-        "ci": f"{row['ci95'][0]:.3f} to {row['ci95'][1]:.3f}",
-        "chance": f"{round(row['chance'], 3) + 0.0:.3f}",
+        "value": decimal(row["value"], 3),
+        "ci": span(row["ci95"], 3),
+        "chance": decimal(row["chance"], 3),
         "p": f"{row['p']:.4f}",
     }
 
 
 def _size_row(size: str, entry: dict[str, Any]) -> dict[str, str]:
-    def spread(figure: dict[str, Any]) -> str:
-        return f"{figure['value']:.2f} ({figure['ci95'][0]:.2f} to {figure['ci95'][1]:.2f})"
-
-    centered = entry["stability"]["centered"]
+    halves, centered = entry["stability"], entry["stability"]["centered"]
+    agree = {key: f"{decimal(halves[key]['value'])} ({span(halves[key]['ci95'])})" for key in ("cosine", "centered")}
+    follow = {key: f"{decimal(entry[key]['r'])}, p = {entry[key]['p']:.4f}" for key in ("mantel", "mantel_centered")}
     return {
         "size": f"{size} x {size}",
         "filled": f"{entry['filled']} of {entry['cells']}",
-        "cosine": spread(entry["stability"]["cosine"]),
-        "centered": f"{spread(centered)}, chance {centered['chance']:.2f}, p = {centered['p']:.4f}",
-        "mantel": f"{entry['mantel']['r']:.2f}, p = {entry['mantel']['p']:.4f}",
-        "mantel_centered": f"{entry['mantel_centered']['r']:.2f}, p = {entry['mantel_centered']['p']:.4f}",
+        "cosine": agree["cosine"],
+        "centered": f"{agree['centered']}, chance {decimal(centered['chance'])}, p = {centered['p']:.4f}",
+        **follow,
     }

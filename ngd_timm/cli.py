@@ -152,12 +152,13 @@ def prototypes_build(
     grid = build_grid(run, size=size, center=center, min_subjects=min_subjects)
     grid.save(out)
     if card is not None:
-        name = out.parent.name if out.stem == "grid" and out.parent.name else out.stem
+        # a packaged grid is hub/<name>/grid.safetensors; any other folder is nobody's business
+        name = out.parent.name if out.parent.parent.name == "hub" else out.stem
         write_grid_card(grid, card, name, build_commands(run, out, size, min_subjects, center))
     _describe(grid, str(out))
 
 
-@prototypes_app.command("show", epilog="Example: ngd prototypes show gameemo-v1 --picture grid.png")
+@prototypes_app.command("show", epilog="Example: ngd prototypes show gameemo-v2 --picture grid.png")
 def prototypes_show(
     grid: Annotated[str, typer.Argument(help="A packaged version or a file; default: the newest in the package.")] = "",
     picture: Annotated[Path | None, typer.Option(help="Draw counts and the cosine matrix into this PNG.")] = None,

@@ -295,7 +295,7 @@ class PrototypeGrid:
             InputError: A version that isn't there; the message lists those that are.
 
         Example:
-            >>> PrototypeGrid.default("gameemo-v1").size
+            >>> PrototypeGrid.default("gameemo-v2").size
             5
         """
         known = grid_versions()
@@ -313,7 +313,7 @@ class PrototypeGrid:
         """The grid a recipe names.
 
         Args:
-            spec: A packaged version (`gameemo-v1`), a path of a file, `random`, or `shuffled` (of the default grid).
+            spec: A packaged version (`gameemo-v2`), a path of a file, `random`, or `shuffled` (of the default grid).
             dim: Width of a random grid; None takes the default grid's, so that a control matches what it controls.
             seed: Of the two controls.
 

@@ -181,7 +181,7 @@ class Recipe(StrictModel):
                 "or set loss.kd=0"
             )
         if (self.loss.proto_kd > 0 or self.loss.proto_share is not None) and self.grid is None:
-            raise ValueError("loss.proto_kd is above 0 but there is no grid; give grid=gameemo-v1 or a grid file")
+            raise ValueError("loss.proto_kd is above 0 but there is no grid; give grid=gameemo-v2 or a grid file")
         unknown = [c for c in self.loss.positive_classes if c not in self.data.classes]
         if unknown and self.loss.d_geo > 0:
             raise choices("positive class", unknown[0], self.data.classes)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ngd_timm import figures
 from ngd_timm.errors import InputError
 from ngd_timm.files import write_text
+from ngd_timm.paths import without_paths
 
 if TYPE_CHECKING:
     from ngd_timm.prototypes import PrototypeGrid
@@ -98,8 +99,8 @@ def grid_context(grid: PrototypeGrid, name: str | None, classes: Sequence[str]) 
         "sha256": grid.sha256,
         "people_known": "subjects_per_cell" in grid.metadata,
         "mantel": {k: grid.metadata.get(k) for k in ("mantel_r", "mantel_p")},
-        "dataset": grid.metadata.get("dataset", grid.metadata.get("provenance", "not recorded")),
-        "metadata": dict(sorted(grid.metadata.items())),
+        "dataset": without_paths(grid.metadata.get("dataset", grid.metadata.get("provenance", "not recorded"))),
+        "metadata": dict(sorted(without_paths(grid.metadata).items())),
         "plane": figures.grid_figure("plane", plane_alt, grid, classes),
         "cosines": figures.cosine_figure("cosines", cosine_alt, grid),
     }

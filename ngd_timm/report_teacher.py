@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,10 @@ from ngd_timm.affect import CLASSES, cell_distances, centers
 from ngd_timm.card import dataset_name
 from ngd_timm.errors import InputError
 from ngd_timm.figures_teacher import Score, forest_figure, scalp_figure, stability_figure
+from ngd_timm.paths import last_part, without_paths
 from ngd_timm.recipe import load_recipe, to_yaml
 from ngd_timm.report_page import clock, grid_context, read_json, render, write_page
-from ngd_timm.verdict import METRICS, WHO, grid_verdict, score_rows, sizes_verdict, teacher_verdict
+from ngd_timm.verdict import METRICS, WHO, decimal, grid_verdict, score_rows, sizes_verdict, span, teacher_verdict
 
 if TYPE_CHECKING:
     from ngd_timm.eeg.recipe import TeacherRecipe
@@ -36,7 +36,6 @@ _SHORT = {
 _SIZE = 5  # of the grid that the page shows, and of cells.safetensors
 _MIN_PEOPLE = 3  # a map of fewer would show a person, not a cell
 _MAP_PIXELS = 64
-_PATH = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?[\\/](?:[^\\/,;:]+[\\/])+([^\\/,;:\s]*)")
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,8 @@ def write_teacher_report(run: str | Path) -> Path:
         context = _context(teacher)
     except (KeyError, TypeError) as error:
         raise InputError(f"{folder}: scores.json or fingerprint.json lacks {error}; fit the teacher again") from None
-    context["grid"] = grid_context(preview_grid(folder), None, CLASSES)
+    grid = preview_grid(folder, _MIN_PEOPLE)
+    context["grid"] = None if grid is None else grid_context(grid, None, CLASSES)
     return write_page(folder / "report.html", render("teacher.html.j2", context))
 
 
@@ -92,6 +92,7 @@ def _read(folder: Path) -> _Teacher:
         cells = load_file(folder / "cells.safetensors")
         shape = (len(fingerprint["bands"]), len(fingerprint["channels"]))
         fits = cells["z_mean"].shape == (_SIZE**2, *shape) and cells["slope"].shape == (len(_AXES), *shape)
+        fits = fits and cells["slope_people"].shape == (len(_AXES),)
         fits = fits and cells["windows"].shape == cells["subjects"].shape == (_SIZE**2,)
     except (SafetensorError, KeyError, TypeError) as error:
         raise InputError(f"{folder / 'cells.safetensors'}: {' '.join(str(error).split())}; fit again") from None
@@ -128,12 +129,13 @@ def _context(teacher: _Teacher) -> dict[str, Any]:
         "permutations": recipe.scores.permutations,
         "stability": stability_figure("stability", _stability_alt(grids), grids) if grids else None,
         "slopes": _slopes(teacher),
+        "slopes_hidden": [axis for axis, people in zip(_AXES, _slope_people(teacher), strict=True) if not people],
         "patterns": _patterns(teacher),
         "facts": _facts(teacher),
         "notes": _spelled(teacher.fingerprint["notes"]),
         "support_notes": _spelled((teacher.fingerprint.get("support") or {}).get("notes", {})),
         "recipe_text": to_yaml(_without_folders(recipe)),
-        "fingerprint_text": json.dumps(_without_paths(teacher.fingerprint), indent=2, ensure_ascii=False),
+        "fingerprint_text": json.dumps(without_paths(teacher.fingerprint), indent=2, ensure_ascii=False),
     }
 
 
@@ -162,9 +164,9 @@ def _score_groups(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
             "rows": [
                 {
                     "who": WHO[row["who"]],
-                    "value": _decimal(row["value"]),
-                    "ci": _span(row["ci95"]),
-                    "chance": _decimal(row["chance"]),
+                    "value": decimal(row["value"]),
+                    "ci": span(row["ci95"]),
+                    "chance": decimal(row["chance"]),
                     "p": _p(row["p"]),
                 }
                 for row in rows
@@ -190,7 +192,7 @@ def _forests(scores: Mapping[str, Any]) -> list[dict[str, str]]:
             for row in rows
             if (row["axis"], row["metric"]) == (axis, metric)
         ]
-        told = "; ".join(f"{m.group}, {m.label}: {_decimal(m.value)}, chance {_decimal(m.chance)}" for m in marks)
+        told = "; ".join(f"{m.group}, {m.label}: {decimal(m.value)}, chance {decimal(m.chance)}" for m in marks)
         made.append(
             {
                 "title": _MEANING[metric].capitalize().replace("(bacc)", "(bACC)").replace("(ccc)", "(CCC)"),
@@ -206,12 +208,12 @@ def _size_row(size: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "size": f"{size}\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}{size}",
         "filled": f"{entry['filled']} of {entry['cells']}",
-        "mean_cosine": _decimal(entry["mean_cosine"]),
-        "plain": (_decimal(plain["value"]), _span(plain["ci95"])),
-        "centered": (_decimal(centered["value"]), _span(centered["ci95"])),
-        "chance": f"chance {_decimal(centered['chance'])}, p {_p(centered['p'])}",
-        "mantel": (_decimal(entry["mantel"]["r"]), f"p {_p(entry['mantel']['p'])}"),
-        "mantel_centered": (_decimal(entry["mantel_centered"]["r"]), f"p {_p(entry['mantel_centered']['p'])}"),
+        "mean_cosine": decimal(entry["mean_cosine"]),
+        "plain": (decimal(plain["value"]), span(plain["ci95"])),
+        "centered": (decimal(centered["value"]), span(centered["ci95"])),
+        "chance": f"chance {decimal(centered['chance'])}, p {_p(centered['p'])}",
+        "mantel": (decimal(entry["mantel"]["r"]), f"p {_p(entry['mantel']['p'])}"),
+        "mantel_centered": (decimal(entry["mantel_centered"]["r"]), f"p {_p(entry['mantel_centered']['p'])}"),
     }
 
 
@@ -219,17 +221,24 @@ def _stability_alt(grids: Mapping[str, Any]) -> str:
     parts = []
     for size, grid in grids.items():
         plain, centered = grid["stability"]["cosine"], grid["stability"]["centered"]
-        told = f"{_decimal(plain['value'])} as it is, {_decimal(centered['value'])} centred"
-        parts.append(f"{size} × {size}: {told}, chance {_decimal(centered['chance'])}")
+        told = f"{decimal(plain['value'])} as it is, {decimal(centered['value'])} centred"
+        parts.append(f"{size} × {size}: {told}, chance {decimal(centered['chance'])}")
     return f"Cosine between grids of two halves of the people, by size. {'; '.join(parts)}."
 
 
-def _slopes(teacher: _Teacher) -> str:
-    maps, dots = _maps(teacher, teacher.cells["slope"])
-    alt = f"Scalp maps of the correlation of band power with valence and with arousal, {_named_bands(teacher)}."
-    return scalp_figure(
-        "slopes", alt, dict(zip(_AXES, maps, strict=True)), teacher.fingerprint["bands"], dots, "correlation"
-    )
+def _slopes(teacher: _Teacher) -> str | None:
+    enough = _slope_people(teacher)
+    if not enough.any():
+        return None
+    maps, dots = _maps(teacher, teacher.cells["slope"][enough])
+    rows = dict(zip((axis for axis, people in zip(_AXES, enough, strict=True) if people), maps, strict=True))
+    alt = f"Scalp maps of the correlation of band power with {' and with '.join(rows)}, {_named_bands(teacher)}."
+    return scalp_figure("slopes", alt, rows, teacher.fingerprint["bands"], dots, "correlation")
+
+
+def _slope_people(teacher: _Teacher) -> np.ndarray:
+    """(2,) bool: is an axis's slope an average over people, and not a person's?"""
+    return teacher.cells["slope_people"] >= _MIN_PEOPLE
 
 
 def _patterns(teacher: _Teacher) -> str | None:
@@ -278,10 +287,10 @@ def _facts(teacher: _Teacher) -> dict[str, str]:
     support, agreement = fingerprint.get("support"), teacher.scores["frame_agreement"][1:]
     seconds, pixels = teacher.scores["seconds"], recipe.teacher.image_size
     counts = f"{n['subjects']} people, {n['trials']:,} rated trials, {n['windows']:,} windows"
-    facts = {"Recordings": f"{_without_paths(fingerprint['dataset'])}: {counts}"}
+    facts = {"Recordings": f"{without_paths(fingerprint['dataset'])}: {counts}"}
     if support is not None:
         counts = f"{support['subjects']} people, {support['windows']:,} windows, without their ratings"
-        facts["Unlabelled support"] = f"{_without_paths(support['dataset'])}: {counts}"
+        facts["Unlabelled support"] = f"{without_paths(support['dataset'])}: {counts}"
     facts |= {
         "Folds": f"{recipe.data.folds}, by person: nobody is in training and test at once",
         "Bands": ", ".join(fingerprint["bands"]),
@@ -291,7 +300,7 @@ def _facts(teacher: _Teacher) -> dict[str, str]:
     }
     if agreement:
         facts["Folds' networks agree"] = (
-            f"{_decimal(min(agreement))} to {_decimal(max(agreement))}: cosine on training data they share, turned "
+            f"{decimal(min(agreement))} to {decimal(max(agreement))}: cosine on training data they share, turned "
             "into one frame"
         )
     facts["Time"] = f"{clock(seconds['total'])} in all, {clock(sum(seconds['fold']) / len(seconds['fold']))} a fold"
@@ -303,14 +312,14 @@ def _named_bands(teacher: _Teacher) -> str:
 
 
 def _spelled(notes: Mapping[str, Any]) -> dict[str, str]:
-    return {key.replace("_", " "): str(_without_paths(value)) for key, value in notes.items()}
+    return {key.replace("_", " "): str(without_paths(value)) for key, value in notes.items()}
 
 
 def _without_folders(recipe: TeacherRecipe) -> TeacherRecipe:
     """The recipe with the names of its files and no folder of anybody's disk."""
 
     def name(path: str | None) -> str | None:
-        return None if path is None else Path(path).name
+        return None if path is None else last_part(path)
 
     support = recipe.data.support
     data = recipe.data.model_copy(
@@ -320,24 +329,6 @@ def _without_folders(recipe: TeacherRecipe) -> TeacherRecipe:
         }
     )
     return recipe.model_copy(update={"out": name(recipe.out), "data": data})
-
-
-def _without_paths(value: Any) -> Any:
-    """The same value with every absolute path in its texts cut to its end."""
-    if isinstance(value, Mapping):
-        return {key: _without_paths(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_without_paths(entry) for entry in value]
-    return _PATH.sub(r"\1", value) if isinstance(value, str) else value
-
-
-def _decimal(value: float) -> str:
-    # the sum turns -0.00 into 0.00
-    return f"{round(value, 2) + 0.0:.2f}"
-
-
-def _span(pair: tuple[float, float]) -> str:
-    return f"{_decimal(pair[0])} to {_decimal(pair[1])}"
 
 
 def _p(value: float) -> str:

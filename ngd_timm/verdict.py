@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-__all__ = ["METRICS", "WHO", "grid_verdict", "score_rows", "sizes_verdict", "teacher_verdict"]
+__all__ = ["METRICS", "WHO", "decimal", "grid_verdict", "score_rows", "sizes_verdict", "span", "teacher_verdict"]
 
 WHO: Mapping[str, str] = {
     "teacher": "teacher",
@@ -24,6 +24,21 @@ def score_rows(scores: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             for metric, figure in metrics.items():
                 row = {key: figure[key] for key in ("value", "ci95", "chance", "p")}
                 yield {"who": who, "axis": axis, "metric": metric, **row}
+
+
+def decimal(value: float, digits: int = 2) -> str:
+    """A figure to so many digits, and never -0.00.
+
+    Example:
+        >>> decimal(-0.001), decimal(0.5125, 3)
+        ('0.00', '0.512')
+    """
+    return f"{round(value, digits) + 0.0:.{digits}f}"
+
+
+def span(pair: Sequence[float], digits: int = 2) -> str:
+    """An interval in words: `0.10 to 0.50`."""
+    return f"{decimal(pair[0], digits)} to {decimal(pair[1], digits)}"
 
 
 def teacher_verdict(scores: Mapping[str, Any]) -> list[str]:

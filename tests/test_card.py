@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import shlex
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
-from ngd_timm.card import grid_card
+from ngd_timm.card import build_commands, grid_card
+from ngd_timm.eeg.recipe import TeacherRecipe
 from ngd_timm.errors import InputError
-from ngd_timm.files import packaged
+from ngd_timm.files import packaged, write_text
 from ngd_timm.prototypes import PrototypeGrid
+from ngd_timm.recipe import load_recipe, to_yaml
 
 
 def grid(p: float, **notes: str) -> PrototypeGrid:
@@ -152,9 +157,80 @@ def test_a_control_has_no_card() -> None:
         grid_card(PrototypeGrid.random(8), "random", "…")
 
 
-def test_the_shipped_card_is_what_the_shipped_grid_gives_and_lies_beside_a_licence() -> None:
-    folder = packaged("hub") / "gameemo-v1"
+@pytest.mark.parametrize("version", ["gameemo-v1", "gameemo-v2"])
+def test_a_shipped_card_is_what_the_shipped_grid_gives_and_lies_beside_a_licence(version: str) -> None:
+    folder = packaged("hub") / version
     card = (folder / "README.md").read_text(encoding="utf-8")
     command = card.split("Made by:\n\n```\n")[1].split("\n```")[0]
-    assert grid_card(PrototypeGrid.default("gameemo-v1"), "gameemo-v1", command) == card
-    assert "research" in (folder / "LICENSE").read_text(encoding="utf-8")
+    assert grid_card(PrototypeGrid.default(version), version, command) == card
+    licence = (folder / "LICENSE").read_text(encoding="utf-8")
+    assert "research" in licence
+    assert version in licence
+
+
+def test_a_grid_whose_cells_may_be_one_persons_says_that_it_is_not_for_publishing() -> None:
+    shipped = PrototypeGrid.default()
+    loose = replace(shipped, metadata={**shipped.metadata, "min_subjects": "1"})
+    assert "Not for publishing" in grid_card(loose, "mine", "…")
+    assert "Not for publishing" not in grid_card(shipped, "mine", "…")
+
+
+def test_the_command_of_a_packaged_recipe_names_every_override_and_gives_the_same_run_again(tmp_path: Path) -> None:
+    changes = ["data.name=recordings", "seed=7", "data.folds=3", "optim.epochs=2", "optim.lr=2e-5", "device=cpu"]
+    changes += ["data.root=/home/anna/my eeg/all of it.csv", "data.bands=[alpha, beta]", "data.notch=null"]
+    changes += ["data.support={name: bandpower, root: ../anna/b.npz}", "optim.consistency=0.5", "data.cache=false"]
+    recipe = load_recipe(TeacherRecipe, "teacher_dreamer", [*changes, "out=/home/anna/run"])
+    write_text(tmp_path / "recipe.yaml", to_yaml(recipe))
+    fit, build = build_commands(tmp_path, "grid.safetensors", 7, 3, True).split("\n")
+    assert fit.startswith("ngd teacher fit teacher_dreamer seed=7 data.name=recordings ")
+    assert "anna" not in fit
+    assert not {key for key in ("out=", "device", "cache") if key in fit}
+    assert build == (
+        "ngd prototypes build runs/teacher_dreamer-7 --out grid.safetensors --size 7 --min-subjects 3 --center"
+    )
+    again = load_recipe(TeacherRecipe, "teacher_dreamer", shlex.split(fit)[4:])
+    here = {"out": None, "device": "auto"}
+    roots = {"root": "all of it.csv", "cache": True}
+    support = recipe.data.support.model_copy(update={"root": "b.npz"}) if recipe.data.support else None
+    data = recipe.data.model_copy(update={**roots, "support": support})
+    assert again == recipe.model_copy(update={**here, "data": data})
+
+
+def test_the_command_of_a_recipe_as_it_ships_names_the_data_alone(tmp_path: Path) -> None:
+    recipe = load_recipe(TeacherRecipe, "teacher_gameemo", ["data.root=/home/anna/gameemo_bandpower.npz"])
+    write_text(tmp_path / "recipe.yaml", to_yaml(recipe))
+    fit, _ = build_commands(tmp_path, "grid.safetensors").split("\n")
+    assert fit == "ngd teacher fit teacher_gameemo data.root=gameemo_bandpower.npz"
+
+
+@pytest.mark.parametrize("name", ["mine", "b0_ce"])
+def test_the_command_of_a_recipe_that_is_not_packaged_takes_the_runs_own(tmp_path: Path, name: str) -> None:
+    data = {"name": "deap", "root": "C:\\anna\\data_preprocessed_python"}
+    recipe = TeacherRecipe.model_validate({"name": name, "data": data, "out": "/home/anna/run", "seed": 2})
+    write_text(tmp_path / "recipe.yaml", to_yaml(recipe))
+    fit, build = build_commands(tmp_path, "grid.safetensors").split("\n")
+    assert fit == f"ngd teacher fit recipe.yaml data.root=data_preprocessed_python out=runs/{name}-2"
+    assert f"build runs/{name}-2 " in build
+
+
+@pytest.mark.parametrize(
+    ("out", "shown"),
+    [
+        ("../../home/anna/grid.safetensors", "grid.safetensors"),
+        ("/home/anna/private/grid.safetensors", "grid.safetensors"),
+        ("anna/private/my grid.safetensors", "'my grid.safetensors'"),
+        ("hub/../anna/grid.safetensors", "grid.safetensors"),
+        ("hub/gameemo-v2/grid.safetensors", "hub/gameemo-v2/grid.safetensors"),
+    ],
+)
+def test_the_command_shows_no_folder_but_the_hubs(tmp_path: Path, out: str, shown: str) -> None:
+    write_text(tmp_path / "recipe.yaml", to_yaml(load_recipe(TeacherRecipe, "teacher_gameemo")))
+    assert build_commands(tmp_path, out).endswith(f" --out {shown}")
+
+
+def test_the_card_of_an_older_grid_shows_no_path_either() -> None:
+    notes = json.dumps({"source": "x=../anna/private/a.npz, in µV²/Hz"})
+    card = grid_card(full_grid(0.4, preprocessing=notes, dataset="ours, /home/anna/b.mat"), "a-v1", "…")
+    assert "| source | x=a.npz, in µV²/Hz |" in card
+    assert "| dataset | ours, b.mat |" in card
+    assert "anna" not in card

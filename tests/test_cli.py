@@ -111,7 +111,7 @@ def test_show_prints_the_packaged_grid_for_people_and_for_programs(tmp_path: Pat
     assert done.returncode == 0, done.stderr
     assert "GAMEEMO" in done.stdout
     assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
-    shown = json.loads(ngd("prototypes", "show", "gameemo-v1", "--json").stdout)
+    shown = json.loads(ngd("prototypes", "show", "gameemo-v2", "--json").stdout)
     assert shown["size"] == 5
     assert shown["sha256"] in done.stdout
 

@@ -337,7 +337,7 @@ def test_the_packaged_grid_loads_offline_and_says_whose_it_is(caplog: pytest.Log
     assert "GAMEEMO" in caplog.text
     assert "not the paper's" in caplog.text
     assert grid.size == 5
-    assert PrototypeGrid.default("gameemo-v1").metadata["dataset"].startswith("GAMEEMO")
+    assert PrototypeGrid.default("gameemo-v2").metadata["dataset"].startswith("GAMEEMO")
     assert min(int(n) for n in grid.metadata["subjects_per_cell"].split(",") if n != "0") >= 3
     assert not any("simulated" in (key + value).lower() for key, value in grid.metadata.items())
 

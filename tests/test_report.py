@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -10,12 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from ngd_timm import figures
 from ngd_timm.affect import CLASSES, cell_of
+from ngd_timm.eeg.consolidate import build_grid
 from ngd_timm.eeg.recipe import TeacherRecipe
+from ngd_timm.eeg.topomap import TopomapOperator
 from ngd_timm.errors import InputError
+from ngd_timm.figures_teacher import scalp_figure
 from ngd_timm.files import sha256_file, write_json, write_text
 from ngd_timm.metrics import fer_metrics
 from ngd_timm.prototypes import PrototypeGrid
@@ -215,6 +220,7 @@ def test_classes_at_nearly_the_same_place_share_one_label() -> None:
     assert "anger, fear" in figures._places(CLASSES).values()
 
 
+AXES = ("valence", "arousal")
 BANDS, CHANNELS = ["theta", "alpha", "beta"], ["F3", "F4", "C3", "C4", "O1", "O2"]
 
 
@@ -248,6 +254,7 @@ def make_teacher(folder: Path, *, simulated: bool = False, support: bool = False
         "windows": np.bincount(cell_of(va, 5), minlength=25),
         "subjects": np.array([len(o) for o in owners]),
         "slope": rng.normal(0, 0.1, (2, len(BANDS), len(CHANNELS))).astype(np.float32),
+        "slope_people": np.array([people, people]),
     }
     save_file(cells, folder / "cells.safetensors")
 
@@ -339,7 +346,8 @@ def test_a_teachers_page_shows_the_figures_of_scores_json(teacher_page: tuple[st
 
 def test_the_plane_says_how_many_windows_and_people_fill_each_cell(teacher_page: tuple[str, _Page]) -> None:
     html, page = teacher_page
-    assert len(re.findall(r">\d+ \([1-8]\)</text>", html)) == 25
+    assert 20 < len(re.findall(r">\d+ \([3-8]\)</text>", html)) <= 25
+    assert not re.search(r">\d+ \([12]\)</text>", html)
     assert "of people in brackets" in page.text
 
 
@@ -368,15 +376,91 @@ def test_no_cell_of_fewer_than_three_people_is_drawn(tmp_path: Path) -> None:
     cells = make_teacher(tmp_path / "two", people=4) / "cells.safetensors"
     shape = (25, len(BANDS), len(CHANNELS))
     tensors = {"z_mean": np.ones(shape, np.float32), "slope": np.ones((2, *shape[1:]), np.float32)}
-    save_file({**tensors, "windows": np.full(25, 9), "subjects": np.full(25, 2)}, cells)
-    assert "it would be a person's" in _Page(write_teacher_report(cells.parent).read_text(encoding="utf-8")).text
+    counts = {"windows": np.full(25, 9), "subjects": np.full(25, 2), "slope_people": np.array([4, 4])}
+    save_file({**tensors, **counts}, cells)
+    assert (
+        "so no cell's map is shown: it would be a person's"
+        in _Page(write_teacher_report(cells.parent).read_text(encoding="utf-8")).text
+    )
 
 
-def test_maps_have_the_nose_up_and_the_front_of_the_head_at_the_top() -> None:
-    from ngd_timm.eeg.topomap import TopomapOperator
+@pytest.mark.parametrize(("people", "hidden"), [((4, 2), ["arousal"]), ((2, 3), ["valence"]), ((1, 0), [*AXES])])
+def test_no_slope_of_fewer_than_three_people_is_drawn(
+    tmp_path: Path, people: tuple[int, int], hidden: list[str]
+) -> None:
+    cells = make_teacher(tmp_path / "run") / "cells.safetensors"
+    save_file({**load_file(cells), "slope_people": np.array(people)}, cells)
+    page = _Page(write_teacher_report(cells.parent).read_text(encoding="utf-8"))
+    for axis in AXES:
+        assert (f"Fewer than three people have a slope for {axis}" in page.text) == (axis in hidden)
+    drawn = [p["aria-label"] or "" for p in page.pictures if "correlation of band power" in (p["aria-label"] or "")]
+    assert [axis for axis in AXES if any(f"with {axis}" in label for label in drawn)] == [
+        axis for axis in AXES if axis not in hidden
+    ]
 
-    front = TopomapOperator(CHANNELS, size=16)(np.array([1.0, 1.0, 0.0, 0.0, -1.0, -1.0]))
-    assert front[-5:].mean() > 0.1 > -0.1 > front[:5].mean()  # so that origin="lower" draws the front at the top
+
+def test_a_run_that_does_not_say_how_many_people_are_behind_a_slope_is_to_be_fitted_again(tmp_path: Path) -> None:
+    cells = make_teacher(tmp_path / "run") / "cells.safetensors"
+    save_file({key: value for key, value in load_file(cells).items() if key != "slope_people"}, cells)
+    with pytest.raises(InputError, match=r"cells\.safetensors: 'slope_people'; fit again"):
+        write_teacher_report(cells.parent)
+
+
+def test_a_grid_of_cells_of_one_person_is_not_drawn(tmp_path: Path) -> None:
+    run = make_teacher(tmp_path / "run", people=3)
+    tensors = load_file(run / "embeddings.safetensors")
+    quarter = np.array([[-0.8, -0.8], [0.8, -0.8], [0.8, 0.8]], np.float32)
+    tensors["valence_arousal"] = quarter[tensors["subject"]]
+    save_file(tensors, run / "embeddings.safetensors")
+    told = json.loads((run / "fingerprint.json").read_text())
+    write_json(run / "fingerprint.json", {**told, "embeddings_sha256": sha256_file(run / "embeddings.safetensors")})
+    page = _Page(write_teacher_report(run).read_text(encoding="utf-8"))
+    assert "so the grid is not drawn" in page.text
+    assert not [p for p in page.pictures if "prototypes" in (p["aria-label"] or "")]
+
+
+def test_without_the_trial_number_the_page_says_that_the_control_is_not_there(tmp_path: Path) -> None:
+    run = make_teacher(tmp_path / "run")
+    scores = json.loads((run / "scores.json").read_text())
+    write_json(run / "scores.json", {key: value for key, value in scores.items() if key != "trial_number"})
+    text = _Page(write_teacher_report(run).read_text(encoding="utf-8")).text
+    assert "no trial number is shared between people, so this control is not there" in text
+
+
+def test_maps_are_drawn_with_the_front_of_the_head_at_the_top() -> None:
+    from PIL import Image
+
+    operator = TopomapOperator(CHANNELS, size=32)
+    front = operator(np.array([[1.0, 1.0, 0.0, 0.0, -1.0, -1.0]]))
+    svg = scalp_figure("front", "a map", {"front": front}, ["alpha"], operator.positions, "z")
+    tag = next(t for t in re.findall(r"<image[^>]*>", svg, re.DOTALL) if "base64" in t)
+    pixels = base64.b64decode(re.search(r"base64,([^\"]+)", tag)[1])  # type: ignore[index]
+    picture = np.asarray(Image.open(io.BytesIO(pixels)).convert("RGB"), dtype=float)
+    if re.search(r"matrix\(\S+ \S+ \S+ -", tag):  # stored from the bottom up, and turned over when drawn
+        picture = picture[::-1]
+    red = picture[..., 0] - picture[..., 2]
+    half = len(red) // 2
+    assert red[:half].mean() > 20 > -20 > red[half:].mean()
+
+
+def test_a_grid_built_from_a_run_carries_no_path_and_an_older_run_is_to_be_fitted_again(tmp_path: Path) -> None:
+    run = make_teacher(tmp_path / "run", support=True)
+    told = json.loads((run / "fingerprint.json").read_text())
+    told["notes"]["source"] = "../anna/private/x.bdf"
+    told["support"]["dataset"] = "mine, /home/u1234/b.npz"
+    write_json(run / "fingerprint.json", told)
+    notes = build_grid(run).metadata
+    everything = " ".join(notes.values())
+    assert not [word for word in ("u1234", "private", "anna") if word in everything]
+    assert json.loads(notes["preprocessing"])["source"] == "x.bdf"
+    assert "DREAMER.mat" in everything
+
+    write_json(run / "fingerprint.json", {key: told[key] for key in told if key not in ("notes", "support")})
+    scores = json.loads((run / "scores.json").read_text())
+    write_json(run / "scores.json", {key: scores[key] for key in scores if key != "grids"})
+    with pytest.raises(InputError, match=r"older version: no .*notes, .*support, .*grids; fit the teacher again") as e:
+        build_grid(run)
+    assert "\n" not in str(e.value)
 
 
 @pytest.mark.parametrize(

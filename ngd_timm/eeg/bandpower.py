@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +26,17 @@ NORMALISATION = "log power, per-subject z-score (transductive: uses the subject'
 
 _RATING_LOW, _RATING_HIGH = 1.0, 9.0
 _KEYS = ("X", "ch", "bands", "subject")
+_UNREADABLE = (
+    ValueError,
+    OSError,
+    EOFError,
+    RuntimeError,
+    TypeError,  # a lone array has no files; of Python 3.10 the next
+    AttributeError,
+    zlib.error,
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+)
 _NOTE = "note."  # keys of the .npz that hold notes begin so
 
 
@@ -124,8 +136,8 @@ def load_bandpower(root: str | Path, name: str = "bandpower") -> BandPower:
     path = _find(Path(root))
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
+            arrays = {key: np.asarray(file[key]) for key in file.files}
+    except _UNREADABLE as error:
         raise InputError(f"{path}: not a readable .npz without pickles ({' '.join(str(error).split())})") from None
     trial_key = "trial" if "trial" in arrays else "game"
     rating_key = "valence_arousal" if "valence_arousal" in arrays else "ratings"
@@ -135,7 +147,7 @@ def load_bandpower(root: str | Path, name: str = "bandpower") -> BandPower:
             f"{path}: lacks {', '.join(missing)}; a band-power file has {', '.join(_KEYS)}, ratings or "
             "valence_arousal, trial or game"
         )
-    simulated = bool(arrays["simulated"].item()) if "simulated" in arrays else False
+    simulated = "simulated" in arrays and _flag(path, "simulated", arrays["simulated"])
     subject, trial = _integers(path, "subject", arrays["subject"]), _integers(path, trial_key, arrays[trial_key])
     notes = {key.removeprefix(_NOTE): str(arrays[key]) for key in arrays if key.startswith(_NOTE)}
     window = _integers(path, "window", arrays["window"]) if "window" in arrays else _running(subject, trial)
@@ -155,7 +167,7 @@ def load_bandpower(root: str | Path, name: str = "bandpower") -> BandPower:
             notes=notes,
             simulated=simulated,
         )
-    except (InputError, ValueError) as error:
+    except (InputError, ValueError, TypeError) as error:
         raise InputError(f"{path}: {error}") from None
 
 
@@ -187,7 +199,7 @@ def log_power_z(data: BandPower) -> np.ndarray:
         (N, B, C) float32.
 
     Raises:
-        InputError: A channel that doesn't vary within a subject.
+        InputError: A subject with one window, or whose power doesn't vary, in a channel or at all.
 
     Example:
         >>> from ngd_timm.eeg.simulated_power import simulate_bandpower
@@ -199,7 +211,16 @@ def log_power_z(data: BandPower) -> np.ndarray:
     out = np.empty_like(log)
     for subject in np.unique(data.subject):
         rows = data.subject == subject
+        if rows.sum() < 2:
+            raise InputError(
+                f"subject {subject} has one window; a z-score needs at least two: leave that subject out, or give more"
+            )
         spread = log[rows].std(axis=0)
+        if (spread < 1e-9).all():
+            raise InputError(
+                f"subject {subject} has the same power in all of {rows.sum()} windows; a z-score needs windows that "
+                "differ: leave that subject out"
+            )
         if (spread < 1e-9).any():
             band, channel = np.argwhere(spread < 1e-9)[0]
             raise InputError(
@@ -225,6 +246,12 @@ def _integers(path: Path, key: str, values: np.ndarray) -> np.ndarray:
     if not np.issubdtype(values.dtype, np.integer):
         raise InputError(f"{path}: '{key}' must be integers, got {values.dtype}")
     return values.astype(np.int64)
+
+
+def _flag(path: Path, key: str, values: np.ndarray) -> bool:
+    if values.size != 1:
+        raise InputError(f"{path}: '{key}' must be one true or false, got an array of shape {values.shape}")
+    return bool(values.item())
 
 
 def _running(subject: np.ndarray, trial: np.ndarray) -> np.ndarray:

@@ -17,18 +17,40 @@ from ngd_timm.eeg.held_out import DECODERS
 from ngd_timm.eeg.recipe import TeacherRecipe
 from ngd_timm.errors import InputError
 from ngd_timm.files import sha256_file
+from ngd_timm.paths import without_paths
 from ngd_timm.prototypes import PrototypeGrid, mantel_test
 from ngd_timm.recipe import load_recipe
 from ngd_timm.version import __version__
 
 __all__ = ["build_grid", "preview_grid"]
 
+_FINGERPRINT = (
+    "dataset",
+    "simulated",
+    "data_sha256",
+    "channels",
+    "bands",
+    "notes",
+    "trials",
+    "support",
+    "recipe_sha256",
+)
+_SUPPORT = ("dataset", "subjects", "windows")
 
-def preview_grid(run: str | Path) -> PrototypeGrid:
-    """The 5×5 grid of a teacher run without its Mantel figures, for pictures."""
+
+def preview_grid(run: str | Path, min_subjects: int = 3) -> PrototypeGrid | None:
+    """The 5×5 grid of a teacher run without its Mantel figures, for pictures; None if it has fewer than two cells.
+
+    Raises:
+        InputError: As `build_grid`.
+    """
     _, _, _, stored = _read_run(Path(run))
     aligned, _ = align(stored.embeddings, stored.held_out_fold)
-    return PrototypeGrid.build(aligned, stored.valence_arousal, stored.subject)
+    grid = PrototypeGrid.build(aligned, stored.valence_arousal, stored.subject)
+    people = [int(n) for n in grid.metadata["subjects_per_cell"].split(",")]
+    if sum(n >= min_subjects for n in people) < 2:
+        return None
+    return PrototypeGrid.build(aligned, stored.valence_arousal, stored.subject, min_subjects=min_subjects)
 
 
 def build_grid(run: str | Path, size: int = 5, center: bool = False, min_subjects: int = 1) -> PrototypeGrid:
@@ -44,10 +66,13 @@ def build_grid(run: str | Path, size: int = 5, center: bool = False, min_subject
         The grid; its metadata say what it was built from, how the teacher scored, and the Mantel figures.
 
     Raises:
-        InputError: A directory that isn't a complete teacher run, or whose embeddings were changed.
+        InputError: A directory that isn't a complete teacher run, or is one of an older version, or whose embeddings
+            were changed.
     """
     run = Path(run)
     recipe, fingerprint, scores, stored = _read_run(run)
+    _check_layout(run, fingerprint, scores)
+    fingerprint = without_paths(fingerprint)  # the grid is published, folders are not
     subject, trial, va = stored.subject, stored.trial, stored.valence_arousal
     aligned, agreement = align(stored.embeddings, stored.held_out_fold)
     permutations = recipe.scores.permutations
@@ -70,7 +95,7 @@ def build_grid(run: str | Path, size: int = 5, center: bool = False, min_subject
         "frame": "teachers of the folds brought into fold 0's frame by orthogonal Procrustes on shared training data",
         "frame_agreement": ",".join(f"{a:.3f}" for a in agreement),
         "teacher": (
-            f"{recipe.teacher.backbone} on {recipe.teacher.image_size} px maps, "
+            f"{without_paths(recipe.teacher.backbone)} on {recipe.teacher.image_size} px maps, "
             f"{recipe.teacher.embedding_dim}-d embedding"
         ),
         "teacher_recipe_sha256": fingerprint["recipe_sha256"],
@@ -104,6 +129,16 @@ class _Stored:
     held_out_fold: np.ndarray
 
 
+def _check_layout(run: Path, fingerprint: dict[str, Any], scores: dict[str, Any]) -> None:
+    lacking = [f"fingerprint.json's {key}" for key in _FINGERPRINT if key not in fingerprint]
+    lacking += [f"scores.json's {key}" for key in ("teacher", "grids") if key not in scores]
+    lacking += [
+        f"fingerprint.json's support.{key}" for key in _SUPPORT if key not in (fingerprint.get("support") or _SUPPORT)
+    ]
+    if lacking:
+        raise InputError(f"{run} was made by an older version: no {', '.join(lacking)}; fit the teacher again")
+
+
 def _read_run(run: Path) -> tuple[TeacherRecipe, dict[str, Any], dict[str, Any], _Stored]:
     names = ("recipe.yaml", "fingerprint.json", "scores.json", "embeddings.safetensors")
     missing = [name for name in names if not (run / name).is_file()]
@@ -114,6 +149,8 @@ def _read_run(run: Path) -> tuple[TeacherRecipe, dict[str, Any], dict[str, Any],
         fingerprint = json.loads((run / "fingerprint.json").read_text(encoding="utf-8"))
         scores = json.loads((run / "scores.json").read_text(encoding="utf-8"))
         expected = fingerprint["embeddings_sha256"]
+        if not isinstance(scores, dict):
+            raise TypeError
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
         raise InputError(f"{run}: fingerprint.json or scores.json is damaged; fit the teacher again") from None
     path = run / "embeddings.safetensors"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -11,11 +11,11 @@ import numpy as np
 from ngd_timm.eeg.bandpower import BandPower
 from ngd_timm.eeg.recipe import BANDS, TeacherData
 from ngd_timm.eeg.recording import Recording, RecordingSet
-from ngd_timm.errors import InputError
+from ngd_timm.errors import InputError, choices
 
 __all__ = ["FEATURES", "band_power", "check_bands", "filter_bands"]
 
-FEATURES = 1
+FEATURES = 2
 """Counts up when the steps here, or what a reader gives, change: cached band power of an older number is not used."""
 
 logger = logging.getLogger("ngd_timm.eeg")
@@ -29,7 +29,8 @@ def band_power(recordings: RecordingSet, settings: TeacherData) -> BandPower:
     """Band power of every clean window of every recording.
 
     A recording loses its mean, is filtered (zero-phase FIR) and notched, and cut into windows without overlap. Windows
-    that swing wider than `artefact_uv` in some channel, or in which a channel stands still, are dropped. Power is
+    that swing wider than `artefact_uv` in some channel, or in which a channel stands still, are dropped, and so are
+    trials in which a channel is dead throughout and people left with one window, who have no z-score. Power is
     Welch's over Hann segments of 2 s (or the window, if shorter), half overlapped. With `baseline`, it is divided by
     the geometric mean of the power in the clean baseline windows of the same trial, cut as the trial is; a baseline
     shorter than a window is one window, if it holds a segment.
@@ -43,11 +44,11 @@ def band_power(recordings: RecordingSet, settings: TeacherData) -> BandPower:
         trial, so that a dropped one leaves a gap; the notes say what was done and what was dropped.
 
     Raises:
-        InputError: A channel that is lacking or flat, a rate too low for the filter, a baseline in some recordings
-            only, a band outside the filter, nothing left.
+        InputError: A channel that is lacking, or dead in every trial, a rate too low for the filter, a baseline in some
+            recordings only, a band outside the filter, nothing left.
 
     Example:
-        >>> time = np.arange(512) / 128
+        >>> time = np.arange(1024) / 128
         >>> signal = 4200 + np.outer([10, 20], np.sin(2 * np.pi * 10 * time))  # µV, on the offset of an Emotiv
         >>> read = lambda: iter([Recording(1, 1, signal, 128.0, ("O1", "O2"))])
         >>> data = band_power(RecordingSet("a sine", (), read), TeacherData(name="recordings", bands=("alpha",)))
@@ -75,18 +76,18 @@ def band_power(recordings: RecordingSet, settings: TeacherData) -> BandPower:
         tally.rates.add(recording.sfreq)
         count = recording.signal.shape[1] // length
         tally.windows[trial] += count
-        power, places = _window_power(recording, recording.signal, length, limits, settings, tally)
+        power, places, dead = _window_power(recording, recording.signal, length, limits, settings, tally)
         tally.dropped += count - len(power)
         if not len(power):
-            tally.lost[trial] = "without a clean window"
+            tally.lose(trial, dead, "without a clean window")
             continue
         if corrected and recording.baseline is not None:
             # Windows as long as the trial's, or one of all there is: Welch's segments are the same.
             segment = min(length, round(_SEGMENT_S * recording.sfreq))
             shorter = min(length, max(segment, recording.baseline.shape[1]))
-            rest, _ = _window_power(recording, recording.baseline, shorter, limits, settings, tally)
+            rest, _, dead = _window_power(recording, recording.baseline, shorter, limits, settings, tally)
             if not len(rest):
-                tally.lost[trial] = "without a clean window of baseline"
+                tally.lose(trial, dead, "without a clean window of baseline")
                 continue
             power = np.exp(np.log(power) - np.log(rest).mean(axis=0))
         rows.append(power.astype(np.float32))
@@ -98,10 +99,19 @@ def band_power(recordings: RecordingSet, settings: TeacherData) -> BandPower:
         raise _nothing_left(recordings.dataset, settings, tally)
     kept = {(subject, trial) for subject, trial, _ in keys}
     tally.lost = {trial: why for trial, why in tally.lost.items() if trial not in kept}
+    subject, number, window = np.array(keys, dtype=np.int64).T
+    people, of_person, own = np.unique(subject, return_inverse=True, return_counts=True)
+    enough = own[of_person.reshape(-1)] > 1
+    if not enough.any():
+        raise InputError(
+            f"{recordings.dataset}: nobody has two clean windows, and a z-score needs them; raise data.artefact_uv or "
+            "lower data.window_s"
+        )
+    tally.lost |= {trial: "of a person with one window" for trial in kept if own[people == trial[0]] < 2}
+    tally.people = int((own > 1).sum())
     notes = {**recordings.notes, **_notes(settings, bool(corrected), tally)}
     _log(recordings.dataset, notes, tally)
-    subject, number, window = np.array(keys, dtype=np.int64).T
-    return BandPower(
+    whole = BandPower(
         power=np.concatenate(rows),
         bands=bands,
         channels=channels or (),
@@ -113,6 +123,7 @@ def band_power(recordings: RecordingSet, settings: TeacherData) -> BandPower:
         notes=notes,
         simulated=recordings.simulated,
     )
+    return whole if enough.all() else whole.rows(enough)
 
 
 def filter_bands(settings: TeacherData) -> tuple[str, ...]:
@@ -124,13 +135,16 @@ def check_bands(settings: TeacherData) -> tuple[str, ...]:
     """The bands asked for; None asks for all.
 
     Raises:
-        InputError: A band that the filter cuts into; says which bands are left.
+        InputError: A band that isn't known, or that the filter cuts into; says which bands are left.
 
     Example:
         >>> check_bands(TeacherData(name="dreamer", lowpass=30, bands=("alpha", "beta")))
         ('alpha', 'beta')
     """
     wanted, inside = tuple(settings.bands or BANDS), filter_bands(settings)
+    for band in wanted:  # a copy of settings is not validated
+        if band not in BANDS:
+            raise choices("band", band, BANDS)
     outside = [f"{band} ({BANDS[band][0]:g}-{BANDS[band][1]:g} Hz)" for band in wanted if band not in inside]
     if outside:
         raise InputError(
@@ -148,7 +162,13 @@ class _Tally:
         self.windows: Counter[tuple[int, int]] = Counter()  # a trial's windows, clean or not
         self.dropped = 0
         self.lost: dict[tuple[int, int], str] = {}
+        self.dead: defaultdict[tuple[int, int], set[str]] = defaultdict(set)  # a lost trial's channels
+        self.people = 0  # with two windows or more
         self.brief = 0  # signals and baselines shorter than the filter
+
+    def lose(self, trial: tuple[int, int], dead: Sequence[str], why: str) -> None:
+        self.lost[trial] = f"with a dead channel: {', '.join(dead)}" if dead else why
+        self.dead[trial].update(dead)
 
     @property
     def total(self) -> int:
@@ -188,30 +208,36 @@ def _window_power(
     limits: np.ndarray,
     settings: TeacherData,
     tally: _Tally,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Power (W, B, C) of the clean windows of a (C, T) signal, and their places in it, counted from 0."""
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Power (W, B, C) of the clean windows of a (C, T) signal, their places in it, counted from 0, and dead channels.
+
+    A channel that never changes, or has no power, leaves no window.
+    """
+    count = signal.shape[1] // length
+    none = np.empty((0, len(limits), len(signal)), np.float32), np.empty(0, np.int64)
+    if not count:
+        return *none, ()
     still = signal.max(axis=1) == signal.min(axis=1)
     if still.any():
-        flat = ", ".join(recording.channels[row] for row in np.flatnonzero(still))
-        raise InputError(f"{recording}: {flat} never changes; leave that channel out with data.channels")
-    count = signal.shape[1] // length
-    if not count:
-        return np.empty((0, len(limits), len(signal)), np.float32), np.empty(0, np.int64)
+        return *none, _names(recording, still)
     tally.brief += signal.shape[1] < _FIR_S / _transitions(settings, recording.sfreq)[0] * recording.sfreq
     windows = _cut(_filtered(recording, signal, settings), count, length)
+    places = np.arange(count)
     if settings.artefact_uv is not None:
         raw = _cut(signal, count, length)
         clean = (np.ptp(windows, axis=2) <= settings.artefact_uv) & (np.ptp(raw, axis=2) > 0)
         places = np.flatnonzero(clean.all(axis=0))
         windows = windows[:, places]
-    else:
-        places = np.arange(count)
     power = _welch(windows, recording.sfreq, limits)
-    silent = ~(power > np.finfo(np.float32).tiny).all(axis=(0, 1))
-    if silent.any():
-        flat = ", ".join(recording.channels[row] for row in np.flatnonzero(silent))
-        raise InputError(f"{recording}: {flat} has a window without power; leave that channel out with data.channels")
-    return power, places
+    loud = power.min(axis=1) > np.finfo(np.float32).tiny
+    heard = loud.all(axis=1)
+    if len(heard) and not heard.any():
+        return *none, _names(recording, ~loud.all(axis=0))
+    return power[heard], places[heard], ()
+
+
+def _names(recording: Recording, rows: np.ndarray) -> tuple[str, ...]:
+    return tuple(recording.channels[row] for row in np.flatnonzero(rows))
 
 
 def _cut(signal: np.ndarray, count: int, length: int) -> np.ndarray:
@@ -285,6 +311,8 @@ def _notes(settings: TeacherData, corrected: bool, tally: _Tally) -> Mapping[str
     brief = f"; signals shorter than it, and less exact in the slowest band: {tally.brief}" if tally.brief else ""
     notch = f", notch at {settings.notch} Hz" if settings.notch else ""
     why = ", ".join(f"{count} {reason}" for reason, count in sorted(Counter(tally.lost.values()).items()))
+    people = len({subject for subject, _ in tally.windows})
+    alone = people - tally.people
     uncorrected = "not corrected: the recordings have none" if settings.baseline else "not corrected"
     return {
         "rate": ", ".join(f"{rate:g}" for rate in sorted(tally.rates)) + " Hz",
@@ -295,12 +323,14 @@ def _notes(settings: TeacherData, corrected: bool, tally: _Tally) -> Mapping[str
         if settings.artefact_uv is None
         else f"{tally.share}: peak to peak above {settings.artefact_uv:g} µV, or a channel that stands still",
         "trials dropped": f"{len(tally.lost)} of {len(tally.windows)}{': ' + why if why else ''}",
+        "people dropped": f"{alone} of {people}{': left with fewer than two windows' if alone else ''}",
         "baseline": "power divided by the geometric mean over the trial's own baseline" if corrected else uncorrected,
     }
 
 
 def _log(dataset: str, notes: Mapping[str, str], tally: _Tally) -> None:
-    logger.info("%s: artefacts: %s; trials dropped: %s", dataset, notes["artefacts"], notes["trials dropped"])
+    told = "; ".join(f"{key}: {notes[key]}" for key in ("artefacts", "trials dropped", "people dropped"))
+    logger.info("%s: %s", dataset, told)
     if 2 * tally.dropped > tally.total:
         logger.warning(
             "%s: more than half of the windows are dropped; look at the signal, or raise data.artefact_uv", dataset
@@ -310,6 +340,19 @@ def _log(dataset: str, notes: Mapping[str, str], tally: _Tally) -> None:
 def _nothing_left(dataset: str, settings: TeacherData, tally: _Tally) -> InputError:
     if not tally.total:
         return InputError(f"{dataset}: no recording holds a window of {settings.window_s:g} s; lower data.window_s")
+    trials = [trial for trial, windows in tally.windows.items() if windows]
+    always = set.intersection(*(tally.dead[trial] for trial in trials))
+    if always:
+        return InputError(
+            f"{dataset}: {', '.join(sorted(always))} never changes, or has no power, in every trial; leave that "
+            "channel out with data.channels"
+        )
+    hurt = [dead for dead in tally.dead.values() if dead]
+    if hurt:
+        return InputError(
+            f"{dataset}: no trial has a clean window, and in {len(hurt)} of {len(trials)} a channel is "
+            f"dead ({', '.join(sorted(set().union(*hurt)))}); choose others with data.channels"
+        )
     if tally.dropped == tally.total:
         return InputError(
             f"{dataset}: all {tally.total} windows swing wider than {settings.artefact_uv:g} µV; raise "

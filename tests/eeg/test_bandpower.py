@@ -115,6 +115,7 @@ def test_bands_and_channels_are_picked_by_name(data: BandPower) -> None:
         ({"valence_arousal": (np.arange(48).reshape(24, 2) % 9 - 4) / 4}, "more than one rating"),
         ({"subject": np.ones(24)}, "must be integers"),
         ({"X": np.array([{}], dtype=object)}, "without pickles"),
+        ({"simulated": np.array([True, False])}, "'simulated' must be one true or false"),
     ],
 )
 def test_a_wrong_file_is_refused_by_name_and_reason(tmp_path: Path, data: BandPower, change: dict, words: str) -> None:
@@ -141,6 +142,31 @@ def test_a_truncated_file_a_missing_file_and_a_crowded_folder_are_refused(tmp_pa
         load_bandpower(tmp_path)
     with pytest.raises(InputError, match="unknown EEG data set"):
         load_bandpower(path, "dreamr")
+
+
+def test_a_lone_array_and_a_damaged_compressed_file_are_refused(tmp_path: Path, data: BandPower) -> None:
+    np.save(tmp_path / "lone.npy", data.power)
+    (tmp_path / "lone.npy").rename(tmp_path / "lone.npz")
+    path = tmp_path / "packed.npz"
+    np.savez_compressed(path, X=np.zeros(4096))
+    damaged = bytearray(path.read_bytes())
+    start = damaged.index(b"X.npy") + len("X.npy") + 20  # numpy's zip64 field, then the deflated bytes
+    damaged[start : start + 4] = b"\xff\xff\xff\xff"
+    path.write_bytes(bytes(damaged))
+    for name in ("lone.npz", "packed.npz"):
+        with pytest.raises(InputError, match=f"{name}: not a readable") as caught:
+            load_bandpower(tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_person_with_one_window_or_without_change_is_named_in_words(data: BandPower) -> None:
+    one = data.rows((data.subject != 3) | (np.arange(len(data)) == len(data) - 1))
+    with pytest.raises(InputError, match="subject 3 has one window; a z-score needs at least two"):
+        log_power_z(one)
+    power = data.power.copy()
+    power[data.subject == 2] = 0.5
+    with pytest.raises(InputError, match="subject 2 has the same power in all of 8 windows"):
+        log_power_z(replace(data, power=power))
 
 
 def test_simulated_power_follows_valence_and_arousal_where_it_says() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ngd_timm.eeg import preprocess
-from ngd_timm.eeg.bandpower import BandPower
+from ngd_timm.eeg.bandpower import BandPower, log_power_z
 from ngd_timm.eeg.preprocess import band_power
 from ngd_timm.eeg.recipe import TeacherData
 from ngd_timm.eeg.recording import Recording, RecordingSet
@@ -55,7 +55,7 @@ def test_a_sine_has_half_the_square_of_its_amplitude_in_its_band_and_nothing_els
     assert len(data) == 20 // window_s
 
 
-@pytest.mark.parametrize("seconds", [20, 1])
+@pytest.mark.parametrize("seconds", [20, 2])
 def test_the_offset_of_an_emotiv_changes_nothing(seconds: float) -> None:
     plain = records(1, seconds)
     offset = [replace(plain[0], signal=(plain[0].signal + 4200).astype(np.float32))]
@@ -107,7 +107,7 @@ def test_a_window_in_which_a_channel_stands_still_is_dropped() -> None:
 
 def test_dropping_more_than_half_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     signal = noise(20)
-    signal[:, 8 * 128 :] *= 40
+    signal[:, 10 * 128 :] *= 40
     power([Recording(1, 1, signal, 128.0, NAMES)])
     assert "more than half of the windows are dropped" in caplog.text
 
@@ -121,6 +121,43 @@ def test_a_trial_without_a_clean_window_is_dropped_and_counted() -> None:
     assert data.notes["trials dropped"] == "2 of 4: 2 without a clean window"
     with pytest.raises(InputError, match=r"no recording holds a window of 4 s; lower data\.window_s"):
         power(trials[3:])
+
+
+def killed(recording: Recording, channel: int | str) -> Recording:
+    """With one channel of the signal dead, or Cz of the baseline."""
+    if channel == "baseline":
+        assert recording.baseline is not None
+        return replace(recording, baseline=recording.baseline * [[1], [0], [1]])
+    return replace(recording, signal=recording.signal * (np.arange(3) != channel)[:, None])
+
+
+def test_a_trial_with_a_dead_channel_is_dropped_under_its_own_reason() -> None:
+    trials = records(4, baseline=8)
+    trials[0], trials[1] = killed(trials[0], 1), killed(trials[1], "baseline")
+    faint = trials[2].signal.copy()
+    faint[2] *= 1e-25
+    trials[2] = replace(trials[2], signal=faint)
+    data = power(trials)
+    assert set(data.trial.tolist()) == {4}
+    assert data.notes["trials dropped"] == "3 of 4: 2 with a dead channel: Cz, 1 with a dead channel: Pz"
+
+
+def test_a_baseline_of_one_sample_is_too_short_and_no_dead_channel() -> None:
+    trials = records(2, baseline=8)
+    trials[1] = replace(trials[1], baseline=noise(1)[:, :1])
+    assert power(trials).notes["trials dropped"] == "1 of 2: 1 without a clean window of baseline"
+
+
+def test_a_person_left_with_one_window_is_dropped_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    trials = [*records(1), Recording(2, 1, noise(4), 128.0, NAMES), Recording(3, 1, 100 * noise(8), 128.0, NAMES)]
+    with caplog.at_level(logging.INFO, "ngd_timm.eeg"):
+        data = power(trials)
+    assert set(data.subject.tolist()) == {1}
+    assert data.notes["people dropped"] == "2 of 3: left with fewer than two windows"
+    assert data.notes["trials dropped"] == "2 of 3: 1 of a person with one window, 1 without a clean window"
+    assert "people dropped: 2 of 3" in caplog.text
+    assert power(records(1)).notes["people dropped"] == "0 of 1"
+    log_power_z(data)
 
 
 def test_the_baseline_cancels_a_gain_of_the_trial() -> None:
@@ -200,6 +237,8 @@ def test_only_the_bands_asked_for_come_and_those_outside_the_filter_are_refused(
     trials = records(1)
     picked = power(trials, bands=("beta", "theta"))
     np.testing.assert_array_equal(picked.power, power(trials).pick(("beta", "theta")).power)
+    with pytest.raises(InputError, match="unknown band 'alfa'; did you mean 'alpha'"):
+        power(trials, bands=("alfa",))
     with pytest.raises(InputError, match=r"gamma \(30-45 Hz\) lies outside .*data.bands=\[delta, theta, alpha, beta\]"):
         power(trials, lowpass=40.0)
 
@@ -215,8 +254,11 @@ def test_a_recording_shorter_than_the_filter_is_said() -> None:
     [
         (list, "mine holds no recordings"),
         (lambda: [Recording(1, 1, noise(20, sfreq=64), 64.0, NAMES)], "64 samples a second.*lower data.lowpass=45"),
-        (lambda: [Recording(3, 2, noise(20) * [[1], [0], [0]], 128.0, NAMES)], "subject 3, trial 2: Cz, Pz never"),
-        (lambda: [Recording(1, 1, noise(20) * 1e-25, 128.0, NAMES)], "Fz, Cz, Pz has a window without power"),
+        (lambda: [Recording(3, 2, noise(20) * [[1], [0], [0]], 128.0, NAMES)], "Cz, Pz never changes.* every trial"),
+        (lambda: [Recording(1, 1, noise(20) * 1e-25, 128.0, NAMES)], "Cz, Fz, Pz never changes, or has no power, in"),
+        (lambda: [killed(r, r.trial % 3) for r in records(3)], r"in 3 of 3 a channel is dead \(Cz, Fz, Pz\)"),
+        (lambda: [killed(r, "baseline") for r in records(2, baseline=8)], "mine: Cz never changes"),
+        (lambda: records(1, 4), "nobody has two clean windows"),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_one_line(make: Callable[[], Records], words: str) -> None:
