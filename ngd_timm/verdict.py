@@ -76,7 +76,7 @@ def teacher_verdict(scores: Mapping[str, Any]) -> list[str]:
         better = [axis for axis, simple in scores.get(who, {}).items() if _as_good(simple, teacher[axis], metric)]
         if better:
             lines.append(f"A {name} regression does no worse for {_and(better)}.")
-    return lines + _order(teacher, scores.get("trial_number", {}))
+    return lines + _order(teacher, scores.get("trial_number", {})) + _beyond(teacher)
 
 
 def grid_verdict(size: int, plain_p: float, centered_p: float, stability: Mapping[str, Any] | None = None) -> list[str]:
@@ -169,6 +169,29 @@ def _order(teacher: Mapping[str, Any], number: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"The trial's number alone tells high from low {_and(part)} better than chance too, though less well: part "
             "of what is decoded may be the order of the trials and not affect."
+        )
+    return lines
+
+
+def _beyond(teacher: Mapping[str, Any]) -> list[str]:
+    """What the teacher knows of a rating once the trial's number is given."""
+    p_of = {
+        axis: metrics["bacc"]["given_number"]["p"]
+        for axis, metrics in teacher.items()
+        if "given_number" in metrics["bacc"]
+    }
+    more = [f"{axis} (p {p:.4f})" for axis, p in p_of.items() if p < _ALPHA]
+    none = [f"{axis} (p {p:.2f})" for axis, p in p_of.items() if p >= _ALPHA]
+    lines = []
+    if more:
+        lines.append(
+            f"Among trials of the same number it tells high from low better than chance for {_and(more)}: more than "
+            "which stimulus or time it was."
+        )
+    if none:
+        lines.append(
+            f"Among trials of the same number it tells high from low no better than chance for {_and(none)}: nothing "
+            "is shown beyond which stimulus or time it was."
         )
     return lines
 

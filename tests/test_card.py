@@ -17,6 +17,7 @@ from ngd_timm.errors import InputError
 from ngd_timm.files import packaged, write_text
 from ngd_timm.prototypes import PrototypeGrid
 from ngd_timm.recipe import load_recipe, to_yaml
+from ngd_timm.verdict import teacher_verdict
 
 
 def grid(p: float, **notes: str) -> PrototypeGrid:
@@ -234,3 +235,16 @@ def test_the_card_of_an_older_grid_shows_no_path_either() -> None:
     assert "| source | x=a.npz, in µV²/Hz |" in card
     assert "| dataset | ours, b.mat |" in card
     assert "anna" not in card
+
+
+def test_the_verdict_says_what_is_known_beyond_the_trials_number() -> None:
+    def figure(p: float, given: float) -> dict:
+        return {"value": 0.6, "ci95": [0.55, 0.7], "chance": 0.5, "p": p, "given_number": {"chance": 0.6, "p": given}}
+
+    teacher = {
+        axis: {"bacc": figure(0.01, given), "ccc": figure(0.01, given)}
+        for axis, given in (("valence", 0.84), ("arousal", 0.001))
+    }
+    said = " ".join(teacher_verdict({"teacher": teacher, "logistic_regression": {}}))
+    assert "no better than chance for valence (p 0.84): nothing is shown beyond" in said
+    assert "better than chance for arousal (p 0.0010): more than which stimulus" in said

@@ -54,17 +54,14 @@ def score_run(
         # High or low is told from the middle of what this teacher says of its own training trials.
         decision[own] = by_trial[own] - by_trial[~own].mean(axis=0)
 
-    def scored(decision: np.ndarray, prediction: np.ndarray | None = None) -> dict[str, Any]:
-        times = recipe.scores
-        return score_trials(
-            decision,
-            prediction,
-            target,
-            subject,
-            bootstrap=times.bootstrap,
-            permutations=times.permutations,
-            seed=recipe.seed,
-        )
+    by_number = trial_number(data, fold_of)
+    shared = None if by_number is None else data.trial[first]
+
+    def scored(
+        decision: np.ndarray, prediction: np.ndarray | None = None, number: np.ndarray | None = shared
+    ) -> dict[str, Any]:
+        times = {"bootstrap": recipe.scores.bootstrap, "permutations": recipe.scores.permutations}
+        return score_trials(decision, prediction, target, subject, **times, seed=recipe.seed, number=number)
 
     ridge, ridge_decision = ridge_regression(data, z, fold_of)
     scores: dict[str, Any] = {
@@ -78,9 +75,8 @@ def score_run(
         "ridge": scored(ridge_decision, ridge),
         "logistic_regression": scored(logistic_regression(data, z, fold_of)),
     }
-    by_number = trial_number(data, fold_of)
     if by_number is not None:
-        scores["trial_number"] = scored(by_number)
+        scores["trial_number"] = scored(by_number, number=None)
     aligned, agreement = align(embeddings, fold_of)
     scores["grids"] = {}
     for size in GRID_SIZES:

@@ -67,6 +67,7 @@ def score_trials(
     bootstrap: int,
     permutations: int,
     seed: int,
+    number: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Scores of both axes over all held-out trials.
 
@@ -78,21 +79,25 @@ def score_trials(
         bootstrap: Resamples of the subjects for the 95 % intervals.
         permutations: Permutations of the ratings within each subject, for chance.
         seed: Of both.
+        number: (T,) which trial it was, where that means the same for everybody.
 
     Returns:
-        For each axis and metric `value`, `ci95`, `chance` (mean under permutation) and one-sided `p`.
+        For each axis and metric `value`, `ci95`, `chance` (mean under permutation) and one-sided `p`. With `number`
+        also `given_number`: chance and p with ratings permuted among the people who had the trial of that number. It
+        asks what a decoder knows beyond which stimulus, or which place in the session, a trial was.
     """
     out: dict[str, Any] = {}
     for column, axis in enumerate(AXES):
-        out[axis] = {
-            "bacc": _figure(
-                balanced_accuracy, decision[:, column], target[:, column], subject, bootstrap, permutations, seed
-            )
-        }
+        given: dict[str, tuple[Metric, np.ndarray]] = {"bacc": (balanced_accuracy, decision[:, column])}
         if prediction is not None:
-            out[axis]["ccc"] = _figure(
-                ccc, prediction[:, column], target[:, column], subject, bootstrap, permutations, seed
-            )
+            given["ccc"] = (ccc, prediction[:, column])
+        out[axis] = {}
+        for name, (metric, values) in given.items():
+            figure = _figure(metric, values, target[:, column], subject, bootstrap, permutations, seed)
+            if number is not None:
+                rng = np.random.default_rng(seed)
+                figure["given_number"] = _chance(metric, values, target[:, column], number, permutations, rng)
+            out[axis][name] = figure
     return out
 
 
@@ -114,17 +119,30 @@ def _figure(
         if metric is balanced_accuracy and len(np.unique(target[rows] > 0)) < 2:
             continue  # a resample without one of the two sides has no balanced accuracy
         drawn.append(metric(given[rows], target[rows]))
-    chance = []
-    for _ in range(permutations):
-        permuted = target.copy()
-        for rows in rows_of:
-            permuted[rows] = target[rng.permutation(rows)]
-        chance.append(metric(given, permuted))
     low, high = np.percentile(drawn, [2.5, 97.5])
-    p = (1 + int(np.sum(np.array(chance) >= value - 1e-12))) / (1 + permutations)
     return {
         "value": round(value, 4),
         "ci95": [round(float(low), 4), round(float(high), 4)],
-        "chance": round(float(np.mean(chance)), 4),
-        "p": round(p, 5),
+        **_chance(metric, given, target, subject, permutations, rng),
     }
+
+
+def _chance(
+    metric: Metric,
+    given: np.ndarray,
+    target: np.ndarray,
+    group: np.ndarray,
+    permutations: int,
+    rng: np.random.Generator,
+) -> dict[str, float]:
+    """Mean of the metric with ratings permuted within groups, and the one-sided p of the metric itself."""
+    value = metric(given, target)
+    rows_of = [np.flatnonzero(group == g) for g in np.unique(group)]
+    drawn = np.empty(permutations)
+    for index in range(permutations):
+        permuted = target.copy()
+        for rows in rows_of:
+            permuted[rows] = target[rng.permutation(rows)]
+        drawn[index] = metric(given, permuted)
+    p = (1 + int((drawn >= value - 1e-12).sum())) / (1 + permutations)
+    return {"chance": round(float(drawn.mean()), 4), "p": round(p, 5)}

@@ -69,6 +69,24 @@ def test_a_good_predictor_beats_chance_and_noise_does_not() -> None:
     assert "ccc" not in score_trials(prediction, None, target, subject, bootstrap=5, permutations=5, seed=0)["arousal"]
 
 
+def test_a_decoder_that_knows_the_stimulus_alone_is_not_above_chance_once_the_stimulus_is_given() -> None:
+    rng = np.random.default_rng(0)
+    people, number = np.arange(30).repeat(4), np.tile(np.arange(4), 30)
+    of_stimulus = np.array([[-0.6, 0.5], [0.6, -0.5], [0.4, 0.6], [-0.4, -0.6]])[number]
+    target = np.clip(of_stimulus + 0.5 * rng.standard_normal((120, 2)), -1, 1)
+    knows_more = target + 0.5 * rng.standard_normal((120, 2))
+    times = {"bootstrap": 5, "permutations": 300, "seed": 0, "number": number}
+    blind = score_trials(of_stimulus, of_stimulus + 0.01 * rng.standard_normal((120, 2)), target, people, **times)
+    told = score_trials(knows_more, knows_more, target, people, **times)
+    for axis in ("valence", "arousal"):
+        assert blind[axis]["bacc"]["p"] < 0.01
+        assert blind[axis]["bacc"]["given_number"]["p"] > 0.05
+        assert blind[axis]["ccc"]["given_number"]["p"] > 0.05
+        assert blind[axis]["bacc"]["given_number"]["chance"] > 0.6 > blind[axis]["bacc"]["chance"]
+        assert told[axis]["bacc"]["given_number"]["p"] < 0.01
+        assert told[axis]["ccc"]["given_number"]["p"] < 0.01
+
+
 def test_intervals_over_subjects_are_wider_than_over_copies_of_their_trials() -> None:
     rng = np.random.default_rng(0)
     target = rng.uniform(-1, 1, (40, 2)).repeat(10, axis=0)

@@ -49,6 +49,7 @@ def test_a_planted_effect_is_found_on_people_the_teacher_has_not_seen(planted: P
         assert scores["teacher"][axis]["ccc"]["p"] < 0.01
         assert scores["teacher"][axis]["bacc"]["ci95"][0] > scores["teacher"][axis]["bacc"]["chance"]
         assert scores["logistic_regression"][axis]["bacc"]["value"] > 0.7
+        assert scores["teacher"][axis]["ccc"]["given_number"]["p"] < 0.01  # numbers mean nothing here
         assert scores["ridge"][axis]["ccc"]["value"] > 0.7
     assert list(scores["grids"]) == ["3", "5", "7"]
     grid = scores["grids"]["5"]
