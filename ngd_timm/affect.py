@@ -8,7 +8,7 @@ import numpy as np
 
 from ngd_timm.errors import InputError, choices
 
-__all__ = ["ANCHORS", "CLASSES", "anchors", "cell_distances", "cell_of", "centers", "rating_to_va"]
+__all__ = ["ANCHORS", "CLASSES", "anchors", "cell_distances", "cell_of", "centers", "rating_to_va", "va_to_rating"]
 
 CLASSES: tuple[str, ...] = (
     "neutral",
@@ -82,6 +82,16 @@ def rating_to_va(rating: np.ndarray | float, low: float, high: float) -> np.ndar
     if not (np.isfinite(values).all() and (values >= low).all() and (values <= high).all()):
         raise InputError(f"ratings must lie in [{low}, {high}], got {values.min()} to {values.max()}")
     return (values - (low + high) / 2) / ((high - low) / 2)
+
+
+def va_to_rating(valence_arousal: np.ndarray, low: float, high: float) -> np.ndarray:
+    """The inverse of `rating_to_va`.
+
+    Example:
+        >>> va_to_rating(np.array([-1.0, 0.0, 1.0]), 1, 9).tolist()
+        [1.0, 5.0, 9.0]
+    """
+    return (low + high) / 2 + (high - low) / 2 * np.asarray(valence_arousal, dtype=np.float64)
 
 
 def centers(size: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from ngd_timm.affect import cell_distances, cell_of, centers
 from ngd_timm.errors import InputError, choices
 from ngd_timm.files import atomic_path, packaged
 
-__all__ = ["FORMAT_VERSION", "Mantel", "PrototypeGrid", "grid_versions", "mantel_test"]
+__all__ = ["FORMAT_VERSION", "Mantel", "PrototypeGrid", "grid_versions", "mantel_test", "permute_within"]
 
 logger = logging.getLogger("ngd_timm.prototypes")
 
@@ -445,11 +445,21 @@ def mantel_test(
     by_subject = [np.flatnonzero(owner == s) for s in range(people)]
     reached = 0
     for _ in range(permutations):
-        permuted = cells.copy()
-        for rows in by_subject:
-            permuted[rows] = cells[rng.permutation(rows)]
-        reached += statistic(permuted) >= r - 1e-12
+        reached += statistic(permute_within(cells, by_subject, rng)) >= r - 1e-12
     return Mantel(r, (1 + reached) / (1 + permutations), permutations)
+
+
+def permute_within(values: np.ndarray, groups: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    """A copy of (N, …) values, permuted among the rows of each group.
+
+    Example:
+        >>> permute_within(np.array([1, 2, 3]), [np.array([0]), np.array([1, 2])], np.random.default_rng(1)).tolist()
+        [1, 2, 3]
+    """
+    out = values.copy()
+    for rows in groups:
+        out[rows] = values[rng.permutation(rows)]
+    return out
 
 
 def _mantel_r(rows: np.ndarray, distances: np.ndarray) -> float:

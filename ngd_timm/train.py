@@ -22,6 +22,7 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from torch import Tensor, nn
 
+from ngd_timm.devices import open_device
 from ngd_timm.errors import InputError
 from ngd_timm.evaluate import evaluate, face_batches, predict_logits, score, summary_line
 from ngd_timm.export import create_student, open_student, save_student, student_folder
@@ -247,7 +248,7 @@ def prepare(recipe: Recipe) -> Setup:
     if recipe.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise InputError("tensorboard=true needs the package tensorboard: pip install 'ngd-timm[tensorboard]'")
     torch.manual_seed(recipe.seed)
-    device = _device(recipe.device)
+    device = open_device(recipe.device)
     data, classes = recipe.data, recipe.data.classes
     if data.root is None:
         raise InputError(f"{recipe.name}: data.root is not set; give data.root=FOLDER that holds {data.name}")
@@ -360,18 +361,6 @@ def _start_from(student: TimmModel, source: str, classes: tuple[str, ...]) -> No
         raise InputError(
             f"init={source} is another backbone than the recipe's ({str(error).splitlines()[0]})"
         ) from None
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise InputError(f"unknown device '{name}'; allowed: auto, cpu, cuda, cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device={name} but torch sees no GPU; use device=cpu or auto")
-    return device
 
 
 def _autocast_type(amp: str, device: torch.device) -> torch.dtype | None:

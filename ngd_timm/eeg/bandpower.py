@@ -16,7 +16,7 @@ from ngd_timm.affect import rating_to_va
 from ngd_timm.errors import InputError, choices
 from ngd_timm.files import atomic_path
 
-__all__ = ["BandPower", "load_bandpower", "log_power_z", "save_bandpower"]
+__all__ = ["BandPower", "load_bandpower", "log_power_z", "save_bandpower", "trial_index"]
 
 DATASETS = {
     "gameemo": "GAMEEMO (Alakus et al. 2020), 14-channel Emotiv EPOC+ at 128 Hz, four games a person, 12 s windows",
@@ -231,6 +231,18 @@ def log_power_z(data: BandPower) -> np.ndarray:
     return out.astype(np.float32)
 
 
+def trial_index(subject: np.ndarray, trial: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Trials in order of subject and trial: the first row of each, (T,), and the trial of each row, (N,).
+
+    Example:
+        >>> [x.tolist() for x in trial_index(np.array([2, 1, 2]), np.array([1, 1, 1]))]
+        [[1, 0], [1, 0, 1]]
+    """
+    keys = np.stack([subject, trial], axis=1)
+    _, first, index = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    return first, index.reshape(-1)
+
+
 def _find(root: Path) -> Path:
     if root.is_dir():
         files = sorted(root.glob("*.npz"))
@@ -278,9 +290,9 @@ def _check(data: BandPower) -> None:
     half = np.isfinite(va[:, 0]) != np.isfinite(va[:, 1])
     if half.any() or np.isinf(va).any() or (np.abs(va) > 1).any():
         raise InputError("valence and arousal must lie in [-1, 1], or both be NaN where nobody rated the trial")
-    keys = np.stack([data.subject, data.trial], axis=1)
-    _, first, trial = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-    same = (va == va[first][trial.reshape(-1)]) | np.isnan(va) & np.isnan(va[first][trial.reshape(-1)])
+    first, trial = trial_index(data.subject, data.trial)
+    given = va[first][trial]
+    same = (va == given) | np.isnan(va) & np.isnan(given)
     if not same.all():
         row = int((~same.all(axis=1)).argmax())
         raise InputError(

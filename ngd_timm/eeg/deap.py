@@ -13,19 +13,15 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ngd_timm.affect import rating_to_va
+from ngd_timm.affect import rating_to_va, va_to_rating
+from ngd_timm.eeg.electrodes import BIOSEMI_32
 from ngd_timm.eeg.recording import Recording, RecordingSet
 from ngd_timm.errors import InputError
 from ngd_timm.files import atomic_path, write_text
 
 __all__ = ["CHANNELS", "read_deap", "write_deap"]
 
-# fmt: off
-CHANNELS = (
-    "Fp1", "AF3", "F3", "F7", "FC5", "FC1", "C3", "T7", "CP5", "CP1", "P3", "P7", "PO3", "O1", "Oz", "Pz",
-    "Fp2", "AF4", "Fz", "F4", "F8", "FC6", "FC2", "Cz", "C4", "T8", "CP6", "CP2", "P4", "P8", "PO4", "O2",
-)
-# fmt: on
+CHANNELS = BIOSEMI_32
 """The EEG channels in the order of the files, which is Geneva's; eight peripheral signals follow."""
 
 _FOLDER = "data_preprocessed_python"
@@ -120,7 +116,7 @@ def write_deap(root: str | Path, recordings: Iterable[Recording]) -> None:
 def _labels(recording: Recording) -> tuple[float, float, float, float]:
     if recording.valence_arousal is None:
         raise InputError(f"{recording} has no rating; every trial of DEAP has one")
-    valence, arousal = ((_LOW + _HIGH) / 2 + (_HIGH - _LOW) / 2 * value for value in recording.valence_arousal)
+    valence, arousal = va_to_rating(np.array(recording.valence_arousal), _LOW, _HIGH).tolist()
     return valence, arousal, 5.0, 5.0
 
 

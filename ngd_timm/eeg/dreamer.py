@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ngd_timm.affect import rating_to_va
+from ngd_timm.affect import rating_to_va, va_to_rating
+from ngd_timm.eeg.electrodes import EMOTIV_14
 from ngd_timm.eeg.mat5 import MatArray, open_mat
 from ngd_timm.eeg.recording import Recording, RecordingSet
 from ngd_timm.errors import InputError
@@ -18,7 +19,7 @@ from ngd_timm.files import atomic_path
 
 __all__ = ["CHANNELS", "read_dreamer", "write_dreamer"]
 
-CHANNELS = ("AF3", "F7", "F3", "FC5", "T7", "P7", "O1", "O2", "P8", "T8", "FC6", "F4", "F8", "AF4")
+CHANNELS = EMOTIV_14
 
 _NAME = "DREAMER.mat"
 _DATASET = "DREAMER (Katsigiannis and Ramzan 2018), 14-channel Emotiv EPOC at 128 Hz, 18 film clips a person"
@@ -232,7 +233,7 @@ def _need(file: Path, where: str, array: MatArray, fields: Iterable[str]) -> Non
 def _trial(recording: Recording) -> dict[str, Any]:
     if recording.valence_arousal is None or recording.baseline is None or recording.sfreq != _RATE:
         raise InputError(f"{recording}: DREAMER has a rating, a baseline and {_RATE:g} Hz in every trial")
-    ratings = (_LOW + _HIGH) / 2 + (_HIGH - _LOW) / 2 * np.array(recording.valence_arousal)
+    ratings = va_to_rating(np.array(recording.valence_arousal), _LOW, _HIGH)
     if np.abs(ratings - ratings.round()).max() > 1e-6:
         raise InputError(f"{recording}: ratings must be whole numbers on a scale of 5, got {ratings.tolist()}")
     picked = recording.pick(CHANNELS)

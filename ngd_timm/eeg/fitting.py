@@ -12,12 +12,13 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from torch.nn.functional import cosine_similarity, mse_loss
 
+from ngd_timm.devices import open_device
+from ngd_timm.eeg.bandpower import trial_index
 from ngd_timm.eeg.model import AffectTeacher, ccc_loss
 from ngd_timm.eeg.recipe import TeacherAugment, TeacherRecipe
 from ngd_timm.eeg.topomap import TopomapOperator
-from ngd_timm.errors import InputError
 
-__all__ = ["Trials", "fit_one", "group_trials", "infer", "open_device"]
+__all__ = ["Trials", "fit_one", "group_trials", "infer"]
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,8 @@ class Trials:
 
 def group_trials(subject: np.ndarray, trial: np.ndarray) -> list[np.ndarray]:
     """Row indices of each trial's windows, by subject and trial."""
-    _, index = np.unique(np.stack([subject, trial], axis=1), axis=0, return_inverse=True)
-    order = np.argsort(index.reshape(-1), kind="stable")
-    return np.split(order, np.cumsum(np.bincount(index.reshape(-1)))[:-1])
+    _, index = trial_index(subject, trial)
+    return np.split(np.argsort(index, kind="stable"), np.cumsum(np.bincount(index))[:-1])
 
 
 def fit_one(
@@ -180,19 +180,3 @@ def _disturb(augment: TeacherAugment, sample: torch.Tensor, rng: np.random.Gener
         kept = rng.random((len(sample), 1, sample.shape[-1])) >= augment.channel_drop
         sample = sample * torch.from_numpy(kept)
     return sample
-
-
-def open_device(name: str) -> torch.device:
-    """The device of a name, `auto` taking a GPU where there is one.
-
-    Raises:
-        InputError: A name that torch doesn't know, or a device that this machine lacks.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise InputError(f"device '{name}' is not on this machine; write auto, cpu or cuda") from None
-    return device

@@ -14,8 +14,9 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
-from ngd_timm.affect import rating_to_va
+from ngd_timm.affect import rating_to_va, va_to_rating
 from ngd_timm.eeg.bdf import bdf_patient, write_bdf
+from ngd_timm.eeg.electrodes import BIOSEMI_32
 from ngd_timm.eeg.recording import Recording, RecordingSet
 from ngd_timm.errors import InputError
 from ngd_timm.files import write_text
@@ -24,10 +25,7 @@ __all__ = ["CHANNELS", "SESSIONS_A_SUBJECT", "read_mahnob", "write_mahnob"]
 
 logger = logging.getLogger("ngd_timm.eeg")
 
-CHANNELS = (
-    *("Fp1", "AF3", "F3", "F7", "FC5", "FC1", "C3", "T7", "CP5", "CP1", "P3", "P7", "PO3", "O1", "Oz", "Pz"),
-    *("Fp2", "AF4", "Fz", "F4", "F8", "FC6", "FC2", "Cz", "C4", "T8", "CP6", "CP2", "P4", "P8", "PO4", "O2"),
-)
+CHANNELS = BIOSEMI_32
 """The 32 EEG electrodes, in the files' order."""
 
 SESSIONS_A_SUBJECT = 130
@@ -268,8 +266,7 @@ def _session_xml(recording: Recording, number: int, within: int) -> str:
         "mediaFile": "simulated.avi",
     }
     if recording.valence_arousal is not None:
-        low, high = _RATING_LOW, _RATING_HIGH
-        valence, arousal = (float(low + (value + 1) / 2 * (high - low)) for value in recording.valence_arousal)
+        valence, arousal = va_to_rating(np.array(recording.valence_arousal), _RATING_LOW, _RATING_HIGH).tolist()
         felt = {"feltEmo": 0, "feltArsl": arousal, "feltVlnc": valence, "feltCtrl": 5, "feltPred": 5}
         attributes |= {key: f"{value:.12g}" for key, value in felt.items()}
     listed = " ".join(f"{key}={quoteattr(str(value))}" for key, value in attributes.items())

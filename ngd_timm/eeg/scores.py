@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from ngd_timm.eeg.bandpower import trial_index
 from ngd_timm.errors import InputError
+from ngd_timm.prototypes import permute_within
 
 __all__ = ["balanced_accuracy", "ccc", "score_trials", "trial_means"]
 
@@ -50,8 +52,7 @@ def trial_means(
     values: np.ndarray, subject: np.ndarray, trial: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean of (N, …) values over each trial's windows, (T, …), with each trial's subject and first row."""
-    _, first, index = np.unique(np.stack([subject, trial], axis=1), axis=0, return_index=True, return_inverse=True)
-    index = index.reshape(-1)
+    first, index = trial_index(subject, trial)
     sums = np.zeros((len(first), *values.shape[1:]))
     np.add.at(sums, index, values)
     counts = np.bincount(index).reshape(-1, *[1] * (values.ndim - 1))
@@ -140,9 +141,6 @@ def _chance(
     rows_of = [np.flatnonzero(group == g) for g in np.unique(group)]
     drawn = np.empty(permutations)
     for index in range(permutations):
-        permuted = target.copy()
-        for rows in rows_of:
-            permuted[rows] = target[rng.permutation(rows)]
-        drawn[index] = metric(given, permuted)
+        drawn[index] = metric(given, permute_within(target, rows_of, rng))
     p = (1 + int((drawn >= value - 1e-12).sum())) / (1 + permutations)
     return {"chance": round(float(drawn.mean()), 4), "p": round(p, 5)}

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from ngd_timm.eeg.bandpower import BandPower
+from ngd_timm.eeg.electrodes import EMOTIV_14
 from ngd_timm.errors import InputError
 
 __all__ = ["CHANNELS", "simulate_bandpower"]
 
-CHANNELS = ("AF3", "F7", "F3", "FC5", "T7", "P7", "O1", "O2", "P8", "T8", "FC6", "F4", "F8", "AF4")
+CHANNELS = EMOTIV_14
 BANDS = ("delta", "theta", "alpha", "beta")
 
 _LEFT = np.array([1, 1, 1, 1, 0.5, 0.3, 0.2, -0.2, -0.3, -0.5, -1, -1, -1, -1])

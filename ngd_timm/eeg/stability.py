@@ -7,7 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ngd_timm.affect import cell_of
+from ngd_timm.eeg.bandpower import trial_index
 from ngd_timm.errors import InputError
+from ngd_timm.prototypes import permute_within
 
 __all__ = ["Stability", "split_half"]
 
@@ -81,8 +83,7 @@ def split_half(
     people = int(who.max()) + 1
     if people < 4:
         raise InputError(f"halves of {people} subjects can't be compared; at least four are needed")
-    _, first, trial = np.unique(np.stack([who, trials], axis=1), axis=0, return_index=True, return_inverse=True)
-    trial = trial.reshape(-1)
+    first, trial = trial_index(who, trials)
     sums = np.zeros((len(first), unit.shape[1]))
     np.add.at(sums, trial, unit)
     weights = np.bincount(trial).astype(np.float64)
@@ -125,11 +126,8 @@ def split_half(
     by_subject = [np.flatnonzero(owner == person) for person in range(people)]
     drawn = np.empty(permutations)
     for index in range(permutations):
-        permuted = cells.copy()
-        for rows in by_subject:
-            permuted[rows] = cells[rng.permutation(rows)]
         # which cells a person fills never changes, so neither do the usable splits
-        drawn[index] = compare(permuted)[1][usable].mean()
+        drawn[index] = compare(permute_within(cells, by_subject, rng))[1][usable].mean()
     return Stability(
         cosine=float(plain[usable].mean()),
         cosine_range=_range(plain[usable]),

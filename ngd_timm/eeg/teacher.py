@@ -18,8 +18,9 @@ from rich.progress import Progress
 from safetensors.torch import save_file
 from timm.optim import list_optimizers
 
+from ngd_timm.devices import open_device
 from ngd_timm.eeg.bandpower import BandPower, log_power_z
-from ngd_timm.eeg.fitting import Trials, fit_one, group_trials, infer, open_device
+from ngd_timm.eeg.fitting import Trials, fit_one, group_trials, infer
 from ngd_timm.eeg.folds import check_split, subject_folds
 from ngd_timm.eeg.held_out import scalp_means, score_run, summary_lines
 from ngd_timm.eeg.recipe import TeacherRecipe
@@ -43,8 +44,7 @@ def fit_teacher(recipe: TeacherRecipe, out: Path | None = None) -> Path:
 
     The directory holds `recipe.yaml`, `fingerprint.json`, `scores.json`, `report.html`, `cells.safetensors` (means over
     people, for pictures) and `embeddings.safetensors` (each teacher's embeddings of every rated window, with subjects:
-    keep it where the recordings may be kept). See
-    `ngd_timm.eeg.consolidate.build_grid`.
+    keep it where the recordings may be kept). See `ngd_timm.eeg.consolidate.build_grid`.
 
     Args:
         recipe: What to fit on what.
@@ -61,9 +61,10 @@ def fit_teacher(recipe: TeacherRecipe, out: Path | None = None) -> Path:
         raise InputError(f"{run} exists and is not empty; choose another out= or remove it")
     _check_settings(recipe)
     started = time.monotonic()
-    everything, support = _load(recipe)
+    everything = _load(recipe)
     operator = TopomapOperator(everything.channels, size=recipe.teacher.image_size)
     z_all, rated = log_power_z(everything), everything.rated
+    support, z_support = _load_support(recipe, everything, z_all)
     data, z = everything.rows(rated), z_all[rated]
     fold_of = subject_folds(data.subject, recipe.data.folds, recipe.seed)
     _check_sides(data, fold_of)
@@ -78,7 +79,8 @@ def fit_teacher(recipe: TeacherRecipe, out: Path | None = None) -> Path:
     for line in _opening(recipe, data, int((~rated).sum()), support):
         logger.info("%s", line)
     labels = torch.from_numpy(data.valence_arousal)
-    beside = [] if support is None else [_unlabelled(support, log_power_z(support))]
+    beside = [] if support is None else [_unlabelled(support, z_support)]
+    trials = group_trials(data.subject, data.trial)
     embeddings, predictions, seconds = [], [], []
     with Progress(disable=not _terminal(), transient=True) as progress:
         bar = progress.add_task("teacher", total=recipe.data.folds * recipe.optim.epochs)
@@ -87,9 +89,7 @@ def fit_teacher(recipe: TeacherRecipe, out: Path | None = None) -> Path:
             known = fold_of_all != fold
             check_split(known, ~known, everything.subject, everything.trial, everything.power)
             train = fold_of != fold
-            fitting = Trials(
-                torch.from_numpy(z), [r for r in group_trials(data.subject, data.trial) if train[r[0]]], labels
-            )
+            fitting = Trials(torch.from_numpy(z), [rows for rows in trials if train[rows[0]]], labels)
             unrated = known & ~rated
             pools = [*beside, _unlabelled(everything.rows(unrated), z_all[unrated])] if unrated.any() else beside
             teacher = fit_one(recipe, fitting, pools, operator, len(data.bands), fold, lambda: progress.advance(bar))
@@ -116,24 +116,29 @@ def fit_teacher(recipe: TeacherRecipe, out: Path | None = None) -> Path:
     return run
 
 
-def _load(recipe: TeacherRecipe) -> tuple[BandPower, BandPower | None]:
-    """The recordings, and the support set on the same electrodes and bands."""
-    settings = recipe.data
-    data = load_eeg(settings, settings.name, settings.root)
+def _load(recipe: TeacherRecipe) -> BandPower:
+    data = load_eeg(recipe.data, recipe.data.name, recipe.data.root)
     if not data.rated.any():
         raise InputError(f"{data.dataset}: nobody rated anything; a teacher needs rated trials (unrated ones support)")
+    return data
+
+
+def _load_support(recipe: TeacherRecipe, data: BandPower, z: np.ndarray) -> tuple[BandPower | None, np.ndarray]:
+    """The support set on the same electrodes and bands, and its z-scores."""
+    settings = recipe.data
     if settings.support is None:
-        return data, None
+        return None, z[:0]
     if recipe.optim.consistency == 0:
         raise InputError(
             "data.support is used by optim.consistency only, which is 0; raise it or leave data.support out"
         )
     wanted = settings.model_copy(update={"channels": data.channels, "bands": data.bands})
     support = load_eeg(wanted, settings.support.name, settings.support.root)
+    z_support = log_power_z(support)
     # z-scores, so that another unit doesn't hide a copy; another filter or window would
-    if np.isin(_row_keys(log_power_z(support)), _row_keys(log_power_z(data))).any():
+    if np.isin(_row_keys(z_support), _row_keys(z)).any():
         raise InputError("data.support holds windows of data.root itself; held-out people would be trained on")
-    return data, support
+    return support, z_support
 
 
 def _row_keys(z: np.ndarray) -> np.ndarray:
