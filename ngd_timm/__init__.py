@@ -7,6 +7,7 @@ from ngd_timm.kd_teacher import KDTeacher
 from ngd_timm.losses import DGeoLoss, LogitKDLoss, NeuroGazeLoss, ProtoKDLoss
 from ngd_timm.ngd_models import DistillationWrapper, wrap
 from ngd_timm.prototypes import PrototypeGrid
+from ngd_timm.run import Run, load_run
 from ngd_timm.task import NeuroGazeTask
 from ngd_timm.version import __version__
 
@@ -22,7 +23,9 @@ __all__ = [
     "NeuroGazeTask",
     "ProtoKDLoss",
     "PrototypeGrid",
+    "Run",
     "__version__",
+    "load_run",
     "save_student",
     "wrap",
 ]

@@ -1,114 +1,76 @@
-"""Model cards, written from what a file says of itself and from nothing else."""
+"""The card and the licence of a grid, written from what its file says of itself and from nothing else."""
 
 from __future__ import annotations
 
 import json
-import re
-import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import yaml
-
+from ngd_timm.credits import EEG, FORBIDDEN, METHOD, dataset_name
 from ngd_timm.errors import InputError
 from ngd_timm.files import packaged, write_text
-from ngd_timm.paths import last_part, without_paths
-from ngd_timm.prototypes import PrototypeGrid
-from ngd_timm.recipe import load_recipe, recipe_names
+from ngd_timm.paths import without_paths
+from ngd_timm.prototypes import PrototypeGrid, grid_versions
 from ngd_timm.verdict import METRICS, WHO, decimal, grid_verdict, score_rows, sizes_verdict, span, teacher_verdict
 
-if TYPE_CHECKING:
-    from ngd_timm.eeg.recipe import TeacherRecipe
+__all__ = ["card_header", "grid_card", "grid_licence", "render_card", "write_grid_card"]
 
-__all__ = ["build_commands", "dataset_name", "grid_card", "write_grid_card"]
-
-_CITATIONS = {
-    "GAMEEMO": (
-        'T. B. Alakus, M. Gonen, I. Turkoglu, "Database for an emotion recognition system based on EEG signals and '
-        'various computer games - GAMEEMO", Biomedical Signal Processing and Control 60 (2020), 101951.'
-    ),
-    "DREAMER": (
-        'S. Katsigiannis, N. Ramzan, "DREAMER: A database for emotion recognition through EEG and ECG signals from '
-        'wireless low-cost off-the-shelf devices", IEEE Journal of Biomedical and Health Informatics 22 (2018), 98-107.'
-    ),
-    "MAHNOB-HCI": (
-        'M. Soleymani, J. Lichtenauer, T. Pun, M. Pantic, "A multimodal database for affect recognition and implicit '
-        'tagging", IEEE Transactions on Affective Computing 3 (2012), 42-55.'
-    ),
-    "DEAP": (
-        'S. Koelstra et al., "DEAP: A database for emotion analysis using physiological signals", IEEE Transactions on '
-        "Affective Computing 3 (2012), 18-31."
-    ),
-}
-_NOTES = {
-    "GAMEEMO": (
-        "The powers are of z-scored windows, hence relative. People rated a game once, so that all windows of a trial "
-        "share one label."
-    )
-}
-# What people did while their EEG was recorded.
-_DOING = {
-    "GAMEEMO": "playing games",
-    "DREAMER": "watching film clips",
-    "MAHNOB-HCI": "watching film clips",
-    "DEAP": "watching music videos",
-}
 _JSON = ("scores", "grids", "preprocessing")  # metadata whose text is an object
-_NEEDED = ("dataset", "subjects", "trials", "windows", "split", "scores", "mantel_r", "mantel_p", "subjects_per_cell")
+_NEEDED = ("dataset", "subjects_per_cell", "min_subjects")
 
 
-def grid_card(grid: PrototypeGrid, name: str, command: str) -> str:
-    """The card of a grid that `ngd_timm.eeg.consolidate.build_grid` built, as Markdown with a YAML header.
+def grid_card(grid: PrototypeGrid, name: str, repo_id: str | None = None) -> str:
+    """The card of a grid, as Markdown with a YAML header, made of the grid and its metadata alone.
 
     Args:
-        grid: Its metadata carry provenance, scores and Mantel figures.
-        name: Version or repository name.
-        command: The shell lines that make the grid again.
+        grid: Built from people's recordings; what `ngd_timm.eeg.consolidate.build_grid` records is shown, and what a
+            grid built by hand lacks is said to be unknown.
+        name: Version, file or repository name.
+        repo_id: Where on the Hub it goes to.
 
     Raises:
-        InputError: A grid without that metadata (a control, say): there is nothing to put on a card.
+        InputError: A grid that doesn't say whose data it holds (a control, say): there is nothing to put on a card.
     """
-    from jinja2 import Environment, StrictUndefined
-
     notes = {key: value if key in _JSON else without_paths(value) for key, value in grid.metadata.items()}
     missing = [key for key in _NEEDED if key not in notes]
     if missing:
-        raise InputError(f"this grid's metadata lack {', '.join(missing)}; a card needs a grid made from a teacher run")
-    simulated = "simulated" in notes
-    name_of_set, support = dataset_name(notes["dataset"]), dataset_name(notes.get("support", ""))
-    scores = json.loads(notes["scores"])
-    grids = json.loads(notes.get("grids", "{}"))
-    halves = grids[str(grid.size)]["stability"]["centered"] if str(grid.size) in grids else None
-    sentences = [
-        *teacher_verdict(scores),
-        *grid_verdict(grid.size, float(notes["mantel_p"]), float(notes["mantel_p_centered"]), halves),
-        *sizes_verdict(grids),
-    ]
+        raise InputError(
+            f"this grid's metadata lack {', '.join(missing)}; a card needs a grid made from a teacher run, or built "
+            "with subjects=, min_subjects= and metadata={'dataset': ...}"
+        )
+    set_name, support = dataset_name(notes["dataset"]), dataset_name(notes.get("support", ""))
+    credits = [EEG[key] for key in (set_name, support) if key in EEG]
+    scores, grids = (json.loads(notes.get(key, "{}")) for key in ("scores", "grids"))
     centered = grid if notes.get("centered") == "true" else grid.centered()
-    template = (packaged("hub") / "templates" / "grid_card.md").read_text(encoding="utf-8")
-    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
     axis = [f"{v:+.1f}" for v in grid.centers[:: grid.size, 0].tolist()]
     people = notes["subjects_per_cell"].split(",")
     cells = [f"{n} ({who})" if n else "–" for n, who in zip(grid.counts.tolist(), people, strict=True)]
-    return environment.from_string(template).render(
+    return render_card(
+        "grid_card.md",
+        header=card_header(
+            library_name="ngd_timm",
+            tags=["eeg", "valence-arousal", "prototypes", "knowledge-distillation", "timm"],
+            datasets=[credit.title.lower() for credit in credits],
+        ),
         name=name,
+        opened_by=_opened_by(name, repo_id),
         size=grid.size,
-        simulated=simulated,
-        source=_source(name_of_set, support),
-        verdict=" ".join(sentences),
-        folds=notes["split"].split(",")[0],
-        subjects=notes["subjects"],
-        trials=notes["trials"],
-        scores=[_score_row(row) for row in score_rows(scores)],
+        simulated="simulated" in notes,
+        source=_source(set_name, support),
+        verdict=" ".join(_verdict(grid, notes, scores, grids)),
+        folds=notes.get("split", "").split(",")[0],
+        subjects=notes.get("subjects"),
+        trials=notes.get("trials"),
+        scores=[_score_row(row) for row in score_rows(scores)] if scores else [],
         by_number="trial_number" in scores,
         grids=[_size_row(size, entry) for size, entry in grids.items()],
         preprocessing=without_paths(json.loads(notes.get("preprocessing", "{}"))),
-        mantel_r=notes["mantel_r"],
-        mantel_p=notes["mantel_p"],
-        mantel_r_centered=notes["mantel_r_centered"],
-        mantel_p_centered=notes["mantel_p_centered"],
-        permutations=notes["mantel_permutations"],
+        mantel_r=notes.get("mantel_r", f"{grid.mantel_r:.4f}"),
+        mantel_p=notes.get("mantel_p"),
+        mantel_r_centered=notes.get("mantel_r_centered"),
+        mantel_p_centered=notes.get("mantel_p_centered"),
+        permutations=notes.get("mantel_permutations"),
         mean_cosine=f"{grid.mean_cosine:.4f}",
         mean_cosine_centered=f"{centered.mean_cosine:.4f}",
         filled=grid.filled,
@@ -117,94 +79,87 @@ def grid_card(grid: PrototypeGrid, name: str, command: str) -> str:
         table=[{"arousal": axis[j], "cells": cells[j :: grid.size]} for j in reversed(range(grid.size))],
         min_subjects=notes["min_subjects"],
         provenance=[*((k.replace("_", " "), v) for k, v in notes.items() if k in _PROVENANCE), ("sha256", grid.sha256)],
-        command=command,
-        note=_NOTES.get(name_of_set, ""),
-        doing=_DOING.get(name_of_set),
-        citations=[_CITATIONS[name] for name in (name_of_set, support) if name in _CITATIONS],
+        command=notes.get("command"),
+        credits=credits,
+        method=METHOD,
+        forbidden=FORBIDDEN,
     )
 
 
-def write_grid_card(grid: PrototypeGrid, path: str | Path, name: str, command: str) -> None:
-    """Write `grid_card` to a file, atomically."""
-    write_text(path, grid_card(grid, name, command))
+def card_header(
+    *, library_name: str, tags: list[str], datasets: Sequence[str], pipeline_tag: str | None = None, **more: Any
+) -> str:
+    """The YAML at the head of a card, without its dashes; every artifact of ours is for research under its LICENSE."""
+    from huggingface_hub import ModelCardData
+
+    data = ModelCardData(
+        license="other",
+        license_name="research-use",
+        license_link="LICENSE",
+        library_name=library_name,
+        pipeline_tag=pipeline_tag,
+        tags=tags,
+        datasets=list(datasets) or None,
+        **more,
+    )
+    return data.to_yaml().strip()
 
 
-def build_commands(run: str | Path, out: str | Path, size: int = 5, min_subjects: int = 1, center: bool = False) -> str:
-    """The two shell lines that make a grid again from its teacher run, without a folder of anybody's disk.
+def render_card(template: str, **context: Any) -> str:
+    """A text of `hub/templates/` filled in; a name that the context lacks is an error."""
+    from jinja2 import Environment, StrictUndefined
 
-    Args:
-        run: The teacher run; its recipe is told as a packaged one and what differs from that, or as recipe.yaml.
-        out: The grid's file; its folders are told only below hub/, where the packaged grids lie.
-        size: As in `ngd_timm.eeg.consolidate.build_grid`.
-        min_subjects: Likewise.
-        center: Likewise.
+    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
+    text = (packaged("hub") / "templates" / template).read_text(encoding="utf-8")
+    return environment.from_string(text).render(**context)
+
+
+def grid_licence(grid: PrototypeGrid, name: str) -> str:
+    """The terms of a grid, as the text of its LICENSE file.
 
     Raises:
-        InputError: A directory without a teacher's recipe.
+        InputError: As `grid_card`.
     """
-    from ngd_timm.eeg.recipe import TeacherRecipe
-
-    recipe = load_recipe(TeacherRecipe, Path(run) / "recipe.yaml")
-    where = f"runs/{recipe.name}-{recipe.seed}"  # where a run goes that isn't told where to
-    flags = [f"--size {size}"] if size != 5 else []
-    flags += [f"--min-subjects {min_subjects}"] if min_subjects != 1 else []
-    flags += ["--center"] if center else []
-    fit = " ".join(["ngd teacher fit", *_fit_arguments(recipe, where)])
-    return f"{fit}\n{' '.join([f'ngd prototypes build {where} --out {_shown_path(Path(out))}', *flags])}"
-
-
-def _fit_arguments(recipe: TeacherRecipe, where: str) -> Iterator[str]:
-    own, packaged_one = dict(_leaves(_told(recipe))), _packaged(recipe)
-    if packaged_one is None:
-        # A run's recipe.yaml names the run's own folder, which is full, and data by their place on that disk.
-        yield "recipe.yaml"
-        changed = {key: value for key, value in own.items() if key.endswith("root") and value is not None}
-        changed["out"] = where
-    else:
-        yield recipe.name
-        before = dict(_leaves(_told(packaged_one)))
-        changed = {key: value for key, value in own.items() if key not in before or value != before[key]}
-    for key, value in changed.items():
-        yield shlex.quote(f"{key}={_as_yaml(value)}")
+    if "dataset" not in grid.metadata:
+        raise InputError("this grid's metadata lack dataset; a licence has to say whose data are in the grid")
+    notes = without_paths(grid.metadata)
+    credits = [EEG[key] for key in map(dataset_name, (notes["dataset"], notes.get("support", ""))) if key in EEG]
+    people = f", {notes['subjects']} people" if "subjects" in notes else ""
+    whose = [
+        "grid.safetensors holds averages of a neural network's features of EEG band power from "
+        f"{notes['dataset']}{people}.",
+        *(f"{credit.terms} Cite: {credit.citation}" for credit in credits),
+        "No recording, no row of a single person and no rating is in the grid. Every cell that has data averages at "
+        f"least {notes.get('min_subjects', '1')} people.",
+    ]
+    return render_card(
+        "grid_licence.txt",
+        name=name,
+        simulated="simulated" in notes,
+        whose=" ".join(whose),
+        never=f"Use it, or a model distilled from it, {FORBIDDEN}; or try to recover a participant's data from it.",
+    )
 
 
-def _packaged(recipe: TeacherRecipe) -> TeacherRecipe | None:
-    if recipe.name not in recipe_names():
-        return None
-    try:
-        return load_recipe(type(recipe), recipe.name)
-    except InputError:  # a student's
-        return None
+def write_grid_card(grid: PrototypeGrid, path: str | Path, name: str) -> None:
+    """Write `grid_card` to a file, atomically."""
+    write_text(path, grid_card(grid, name))
 
 
-def _told(recipe: TeacherRecipe) -> dict[str, Any]:
-    """What a shell line says of a recipe: data by their names, and nothing that is about one machine only."""
-    told = recipe.model_dump(mode="json", exclude={"out": True, "device": True, "data": {"cache": True}})
-    for data in (told["data"], told["data"]["support"]):
-        if data is not None and data["root"] is not None:
-            data["root"] = last_part(data["root"])
-    return told
+def _opened_by(name: str, repo_id: str | None) -> str:
+    if repo_id is not None:
+        return f'from_pretrained("{repo_id}")'
+    return f'default("{name}")' if name in grid_versions() else 'load("grid.safetensors")'
 
 
-def _leaves(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in section.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
-def _as_yaml(value: Any) -> str:
-    """A value as an override reads it back: names bare, all else as JSON."""
-    if isinstance(value, list):
-        return f"[{', '.join(map(_as_yaml, value))}]"
-    bare = isinstance(value, str) and re.fullmatch(r"[^\W\d_](?:[\w./ -]*\w)?", value) is not None
-    return value if bare and yaml.safe_load(value) == value else json.dumps(value, ensure_ascii=False)
-
-
-def _shown_path(path: Path) -> str:
-    below_hub = path.parts[:1] == ("hub",) and ".." not in path.parts
-    return shlex.quote(path.as_posix() if below_hub else last_part(str(path)))
+def _verdict(
+    grid: PrototypeGrid, notes: Mapping[str, str], scores: Mapping[str, Any], grids: Mapping[str, Any]
+) -> list[str]:
+    if not scores:
+        return []
+    halves = grids[str(grid.size)]["stability"]["centered"] if str(grid.size) in grids else None
+    p, p_centered = float(notes["mantel_p"]), float(notes["mantel_p_centered"])
+    return [*teacher_verdict(scores), *grid_verdict(grid.size, p, p_centered, halves), *sizes_verdict(grids)]
 
 
 _PROVENANCE = (
@@ -225,16 +180,6 @@ _PROVENANCE = (
     "created",
     "built_with",
 )
-
-
-def dataset_name(dataset: str) -> str:
-    """The name at the head of a data set's description.
-
-    Example:
-        >>> dataset_name("DREAMER (Katsigiannis & Ramzan 2018), 14-channel Emotiv")
-        'DREAMER'
-    """
-    return re.split(r" \(|[,;:]", dataset)[0].strip()
 
 
 def _source(dataset: str, support: str) -> str:

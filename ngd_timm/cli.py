@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +33,13 @@ app.add_typer(teacher_app, name="teacher")
 app.add_typer(prototypes_app, name="prototypes")
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the recipe to change.")]
+RepoId = Annotated[str, typer.Argument(metavar="USER/REPO", help="The repository on the Hub; made if it is missing.")]
+Private = Annotated[bool | None, typer.Option("--private/--public", help="Of a repository that is made now.")]
+Branch = Annotated[str | None, typer.Option("--revision", help="A branch, made if it is missing; default: main.")]
+Message = Annotated[str | None, typer.Option("--message", help="Title of the commit.")]
+CreatePr = Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead of committing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list what would go up.")]
+Folder = Annotated[Path | None, typer.Option(help="Write what would go up into this new folder, and push nothing.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 
 
@@ -105,6 +113,70 @@ def evaluate(
             typer.echo(summary_line(key, entry))
 
 
+@app.command(epilog="Example: ngd push runs/b3_full-0 user/my-student --metrics test.json --dry-run")
+def push(
+    run: Annotated[Path, typer.Argument(help="A finished run directory.")],
+    repo: RepoId,
+    metrics: Annotated[
+        list[Path] | None, typer.Option(help="Further figures for the card, from `ngd evaluate --out`; may repeat.")
+    ] = None,
+    private: Private = None,
+    revision: Branch = None,
+    message: Message = None,
+    create_pr: CreatePr = False,
+    dry_run: DryRun = False,
+    folder: Folder = None,
+) -> None:
+    """Publish a run's student on the Hugging Face Hub, with card, licence, recipe, fingerprint and metrics."""
+    from ngd_timm.publish import push_run, stage_run
+    from ngd_timm.run import load_run, read_metrics
+
+    opened = load_run(run)
+    more = read_metrics(metrics or [])
+    if dry_run or folder is not None:
+        _show_staged(repo, lambda at: stage_run(opened, at, repo, more), folder)
+    else:
+        done = push_run(
+            opened, repo, more, private=private, revision=revision, commit_message=message, create_pr=create_pr
+        )
+        typer.echo(f"{done.url}\nhf-hub:{done.repo}@{done.commit}")
+
+
+@app.command(epilog="Example: ngd publish --dry-run")
+def publish(
+    namespace: Annotated[
+        str | None, typer.Option(help="A user or organisation; default: the one that pyproject.toml names.")
+    ] = None,
+    private: Private = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Publish everything that ships in hub/: every version of the packaged grid under its own name."""
+    from ngd_timm import publish as publishing
+    from ngd_timm.hub import upload_staged
+
+    for repo, stage in publishing.packaged_artifacts(namespace or publishing.namespace()).items():
+        if dry_run:
+            _show_staged(repo, stage, None)
+        else:
+            typer.echo(upload_staged(stage, repo, private=private).url)
+
+
+def _show_staged(repo: str, stage: Callable[[Path], None], folder: Path | None) -> None:
+    from ngd_timm.files import atomic_folder
+    from ngd_timm.publish import listing
+
+    if folder is not None:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise InputError(f"{folder} is not empty; choose a new folder with --folder DIR")
+        with atomic_folder(folder) as temporary:
+            stage(temporary)
+        typer.echo(f"{folder} holds what would go to {repo}")
+        return
+    typer.echo(f"{repo} would get:")
+    for name, size, sha256 in listing(stage):
+        typer.echo(f"  {size:>10,} bytes  sha256 {sha256}  {name}")
+
+
 @teacher_app.command("fit", epilog="Example: ngd teacher fit teacher_gameemo data.root=gameemo_bandpower.npz")
 def teacher_fit(
     recipe: Annotated[str, typer.Argument(help="A packaged teacher recipe's name or a YAML file.")],
@@ -146,16 +218,52 @@ def prototypes_build(
     card: Annotated[Path | None, typer.Option(help="Also write the grid's card (Markdown) here.")] = None,
 ) -> None:
     """Boil a teacher's held-out embeddings down to a frozen grid."""
-    from ngd_timm.card import build_commands, write_grid_card
+    from ngd_timm.card import write_grid_card
     from ngd_timm.eeg.consolidate import build_grid
 
     grid = build_grid(run, size=size, center=center, min_subjects=min_subjects)
     grid.save(out)
     if card is not None:
-        # a packaged grid is hub/<name>/grid.safetensors; any other folder is nobody's business
-        name = out.parent.name if out.parent.parent.name == "hub" else out.stem
-        write_grid_card(grid, card, name, build_commands(run, out, size, min_subjects, center))
+        write_grid_card(grid, card, out.stem)
     _describe(grid, str(out))
+
+
+@prototypes_app.command("push", epilog="Example: ngd prototypes push grid.safetensors user/my-grid --private")
+def prototypes_push(
+    grid: Annotated[str, typer.Argument(help="A file or a packaged version.")],
+    repo: RepoId,
+    private: Private = None,
+    revision: Branch = None,
+    message: Message = None,
+    create_pr: CreatePr = False,
+    dry_run: DryRun = False,
+    folder: Folder = None,
+) -> None:
+    """Publish a grid on the Hugging Face Hub, with its card, its licence and its picture."""
+    from ngd_timm.prototypes import PrototypeGrid
+    from ngd_timm.publish import stage_grid
+
+    opened = PrototypeGrid.from_spec(grid)
+    if dry_run or folder is not None:
+        _show_staged(repo, lambda at: stage_grid(opened, at, repo), folder)
+    else:
+        done = opened.push_to_hub(repo, private=private, revision=revision, commit_message=message, create_pr=create_pr)
+        typer.echo(f"{done.url}\nhf-hub:{done.repo}@{done.commit}, sha256 of the grid {opened.sha256}")
+
+
+@prototypes_app.command("pull", epilog="Example: ngd prototypes pull user/my-grid@v1 --out grid.safetensors")
+def prototypes_pull(
+    source: Annotated[str, typer.Argument(metavar="USER/REPO[@REVISION]", help="A repository on the Hub.")],
+    out: Annotated[Path, typer.Option(help="The grid's file; an earlier one is replaced.")],
+) -> None:
+    """Download a grid, check all of it, and write it to a file."""
+    from ngd_timm.hub import pin
+    from ngd_timm.prototypes import GRID_FILE, PrototypeGrid
+
+    pinned = pin(source, GRID_FILE)
+    grid = PrototypeGrid.from_pretrained(pinned)
+    grid.save(out)
+    _describe(grid, f"{out} from {pinned}")
 
 
 @prototypes_app.command("show", epilog="Example: ngd prototypes show gameemo-v2 --picture grid.png")

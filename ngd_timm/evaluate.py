@@ -13,6 +13,7 @@ from torch import Tensor
 from ngd_timm.errors import InputError
 from ngd_timm.export import open_student
 from ngd_timm.files import write_json
+from ngd_timm.hub import fetch, hub_id
 from ngd_timm.metrics import fer_metrics
 from ngd_timm.ngd_models import TimmModel
 from ngd_timm.recipe import Recipe, load_recipe
@@ -72,7 +73,7 @@ def evaluate(
     Label rule, duplicates and the flip at test follow the run's recipe; a bare student gets the defaults.
 
     Args:
-        source: Run directory, student folder, or `hf-hub:user/repo`.
+        source: Run directory, student folder, or a Hub id (`user/repo[@revision]`).
         specs: `name=root[:split]`; without a split all rows count, under the key `name:all`.
         out: Where the figures go as JSON, besides being returned.
         **overrides: `label_rule`, `drop_duplicates`, `flip` instead of the run's.
@@ -129,5 +130,7 @@ def summary_line(key: str, entry: dict[str, Any]) -> str:
 
 
 def _recipe_of(source: str | Path) -> Recipe | None:
-    file = Path(source) / "recipe.yaml"
+    repository = hub_id(source)
+    folder = Path(source) if repository is None else fetch(repository, ["config.json"], ["recipe.yaml"]).folder
+    file = folder / "recipe.yaml"
     return load_recipe(Recipe, file) if file.is_file() else None

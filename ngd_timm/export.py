@@ -10,15 +10,31 @@ from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from timm.models import save_for_hf
 
 from ngd_timm.affect import CLASSES
 from ngd_timm.errors import InputError, choices
-from ngd_timm.files import atomic_folder
+from ngd_timm.files import atomic_folder, sha256_file
+from ngd_timm.hub import Snapshot, fetch, hub_id
 from ngd_timm.ngd_models import TimmModel, similar_models
 from ngd_timm.recipe import StudentConfig
 
-__all__ = ["create_student", "label_names", "open_student", "save_student", "student_folder"]
+__all__ = [
+    "PUBLISHED_FORMAT",
+    "STUDENT_FILES",
+    "check_published",
+    "create_student",
+    "label_names",
+    "load_student",
+    "open_student",
+    "save_student",
+    "student_files",
+    "student_folder",
+]
+
+STUDENT_FILES = ("config.json", "model.safetensors")
+PUBLISHED_FORMAT = "1"
 
 # for a backbone trained from scratch, near FER2013's own grey mean and deviation (0.508, 0.255)
 _SCRATCH_MEAN, _SCRATCH_STD = 0.5, 0.25
@@ -128,17 +144,67 @@ def student_folder(source: str | Path) -> Path:
 
 
 def open_student(source: str | Path) -> tuple[TimmModel, tuple[str, ...]]:
-    """A student in eval mode and its class names, from a run directory, a folder, or `hf-hub:user/repo`.
+    """A student in eval mode and its class names, from a run directory, a folder, or the Hub (`user/repo[@revision]`).
 
     Raises:
         InputError: Nothing of that kind there, a broken file, or no label names.
     """
-    name = str(source) if str(source).startswith("hf-hub:") else f"local-dir:{student_folder(source)}"
+    folder = student_files(source)
+    return load_student(folder, str(source))
+
+
+def student_files(source: str | Path) -> Path:
+    """The folder of a student's config.json and model.safetensors, brought from the Hub and checked where it is there.
+
+    Raises:
+        InputError: Neither a run directory, nor a student, nor a repository that holds one; a repository with pickles
+            only is refused.
+    """
+    repository = hub_id(source)
+    if repository is None:
+        return student_folder(source)
+    snapshot = fetch(repository, STUDENT_FILES, ["fingerprint.json"])
+    check_published(snapshot)
+    return snapshot.folder
+
+
+def check_published(snapshot: Snapshot) -> None:
+    """Compare the files of a repository with the hashes that `ngd push` wrote into its fingerprint.json, if it did.
+
+    Raises:
+        InputError: A format of a later version, or a file that is not the one that was pushed.
+    """
+    if "fingerprint.json" not in snapshot.names:
+        return
     try:
-        model = timm.create_model(name, pretrained=True)
-    except (RuntimeError, ValueError, OSError, KeyError, json.JSONDecodeError) as error:
-        raise InputError(f"{source}: not a readable student ({' '.join(str(error).split())[:200]})") from None
-    return model.eval(), label_names(model, str(source))
+        fingerprint = json.loads((snapshot.folder / "fingerprint.json").read_text(encoding="utf-8"))
+        version, hashes = fingerprint["format_version"], dict(fingerprint["sha256"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise InputError(
+            f"{snapshot.id}: fingerprint.json is not one that ngd push wrote; push the run again"
+        ) from None
+    if version != PUBLISHED_FORMAT:
+        raise InputError(
+            f"{snapshot.id}: run format {version!r}, this package reads {PUBLISHED_FORMAT!r}; upgrade ngd-timm"
+        )
+    for name in snapshot.names:
+        if name != "fingerprint.json" and sha256_file(snapshot.folder / name) != hashes.get(name):
+            raise InputError(
+                f"{snapshot.id}: {name} is not the file that was pushed (sha256 differs); push the run again"
+            )
+
+
+def load_student(folder: str | Path, shown: str) -> tuple[TimmModel, tuple[str, ...]]:
+    """A student from its folder, in eval mode, and its class names; messages call it `shown`.
+
+    Raises:
+        InputError: A broken file, or no label names.
+    """
+    try:
+        model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    except (RuntimeError, ValueError, OSError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise InputError(f"{shown}: not a readable student ({' '.join(str(error).split())[:200]})") from None
+    return model.eval(), label_names(model, shown)
 
 
 def label_names(model: TimmModel, where: str) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ngd_timm.errors import InputError
 from ngd_timm.export import label_names, open_student
+from ngd_timm.hub import hub_id
 from ngd_timm.ngd_models import TimmModel, input_channels
 
 __all__ = ["KDTeacher", "normalisation"]
@@ -77,11 +78,13 @@ class KDTeacher(nn.Module):
         student_mean: Sequence[float],
         student_std: Sequence[float],
     ) -> KDTeacher:
-        """From a run directory, a student folder, `hf-hub:user/repo`, or a timm model that carries its label names."""
+        """From a run directory, a student folder, a Hub id (`user/repo`), or a timm model with label names."""
         if isinstance(source, nn.Module):
             return cls(source, label_names(source, "teacher"), classes, student_mean, student_std)
-        if not source.startswith("hf-hub:") and not Path(source).exists():
-            raise InputError(f"teacher '{source}' does not exist; give a finished run directory or hf-hub:user/repo")
+        if hub_id(source) is None and not Path(source).exists():
+            raise InputError(
+                f"teacher '{source}' does not exist; give a finished run directory or user/repo on the Hub"
+            )
         model, names = open_student(source)
         return cls(model, names, classes, student_mean, student_std)
 

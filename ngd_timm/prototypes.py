@@ -19,12 +19,14 @@ from safetensors.torch import save_file
 from ngd_timm.affect import cell_distances, cell_of, centers
 from ngd_timm.errors import InputError, choices
 from ngd_timm.files import atomic_path, packaged
+from ngd_timm.hub import Published, fetch, hub_id
 
-__all__ = ["FORMAT_VERSION", "Mantel", "PrototypeGrid", "grid_versions", "mantel_test", "permute_within"]
+__all__ = ["FORMAT_VERSION", "GRID_FILE", "Mantel", "PrototypeGrid", "grid_versions", "mantel_test", "permute_within"]
 
 logger = logging.getLogger("ngd_timm.prototypes")
 
 FORMAT_VERSION = "1"
+GRID_FILE = "grid.safetensors"
 _TENSORS = {"prototypes": torch.float32, "counts": torch.int64, "centers": torch.float32}
 _RESERVED = ("format_version", "sha256", "metadata_sha256")
 _UNIT_TOLERANCE = 1e-4
@@ -257,11 +259,15 @@ class PrototypeGrid:
         Raises:
             InputError: Names the file and what is wrong with it.
         """
-        path = Path(path)
-        if not path.is_file():
+        if not Path(path).is_file():
             raise InputError(f"no grid file {path}; build one with: ngd prototypes build RUN --out {path}")
+        return cls._read(Path(path), str(path))
+
+    @classmethod
+    def _read(cls, file: Path, path: str) -> PrototypeGrid:
+        """Read a grid file that messages call `path`."""
         try:
-            with safe_open(str(path), framework="pt") as handle:
+            with safe_open(str(file), framework="pt") as handle:
                 notes = dict(handle.metadata() or {})
                 names = sorted(handle.keys())
                 if names != sorted(_TENSORS):
@@ -304,16 +310,92 @@ class PrototypeGrid:
         if version is not None and version not in known:
             raise choices("grid version", version, known)
         name = version or known[-1]
-        grid = cls.load(packaged("hub") / name / "grid.safetensors")
+        grid = cls.load(packaged("hub") / name / GRID_FILE)
         logger.info("grid %s: built from %s, not the paper's grid", name, grid.metadata.get("dataset", "unnamed data"))
         return grid
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        revision: str | None = None,
+        *,
+        cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+    ) -> PrototypeGrid:
+        """Read a grid from the Hugging Face Hub, a folder or a file, and check all of it.
+
+        Args:
+            source: `user/repo`, `user/repo@revision` or `hf-hub:user/repo`; or a path.
+            revision: A branch, tag or commit; a full commit id gives the same bytes for ever.
+            cache_dir: Instead of the usual cache of the Hub.
+            token: Instead of the one that is logged in; False for none.
+            local_files_only: Take what the cache has, without the network.
+
+        Raises:
+            InputError: One line that names the repository or the file, and what is wrong.
+
+        Example:
+            >>> import tempfile
+            >>> folder = Path(tempfile.mkdtemp())
+            >>> PrototypeGrid.random(32).save(folder / "grid.safetensors")
+            >>> PrototypeGrid.from_pretrained(folder).dim
+            32
+        """
+        repository = hub_id(source, revision)
+        if repository is None:
+            path = Path(source)
+            return cls.load(path / GRID_FILE if path.is_dir() else path)
+        snapshot = fetch(repository, [GRID_FILE], cache_dir=cache_dir, token=token, local_files_only=local_files_only)
+        return cls._read(snapshot.folder / GRID_FILE, f"{snapshot.id}: {GRID_FILE}")
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        create_pr: bool = False,
+        token: str | bool | None = None,
+    ) -> Published:
+        """Publish the grid with its card, licence and picture, in one commit; nothing of them names a path.
+
+        Args:
+            repo_id: `user/repo`; made if it is missing.
+            private: For a repository that is made now.
+            revision: A branch, made if it is missing.
+            commit_message: Title of the commit.
+            create_pr: Open a pull request instead.
+            token: Instead of the one that is logged in.
+
+        Returns:
+            The commit and its page.
+
+        Raises:
+            InputError: A grid that is not fit to publish (a cell may be one person's, or it doesn't say whose data it
+                holds), or one line of what went wrong.
+        """
+        from ngd_timm.publish import push_grid
+
+        return push_grid(
+            self,
+            repo_id,
+            private=private,
+            revision=revision,
+            commit_message=commit_message,
+            create_pr=create_pr,
+            token=token,
+        )
 
     @classmethod
     def from_spec(cls, spec: str, *, dim: int | None = None, seed: int = 0) -> PrototypeGrid:
         """The grid a recipe names.
 
         Args:
-            spec: A packaged version (`gameemo-v2`), a path of a file, `random`, or `shuffled` (of the default grid).
+            spec: A packaged version (`gameemo-v2`), a path, a Hub id (`user/repo[@revision]`), `random`, or `shuffled`
+                (of the default grid).
             dim: Width of a random grid; None takes the default grid's, so that a control matches what it controls.
             seed: Of the two controls.
 
@@ -331,9 +413,9 @@ class PrototypeGrid:
         if spec in grid_versions():
             return cls.default(spec)
         path = Path(spec)
-        if path.suffix or len(path.parts) > 1 or path.exists():
-            return cls.load(path)
-        raise choices("grid", spec, [*grid_versions(), "random", "shuffled", "PATH.safetensors"])
+        if hub_id(spec) is not None or path.suffix or len(path.parts) > 1 or path.exists():
+            return cls.from_pretrained(spec)
+        raise choices("grid", spec, [*grid_versions(), "random", "shuffled", "PATH.safetensors", "user/repo"])
 
     def picture(self, path: str | Path) -> None:
         """Draw the counts on the valence/arousal plane beside the cosines between prototypes, as a PNG."""
@@ -362,7 +444,7 @@ def grid_versions() -> list[str]:
     found = []
     for folder in packaged("hub").iterdir():
         match = _VERSION.match(folder.name)
-        if match and (folder / "grid.safetensors").is_file():
+        if match and (folder / GRID_FILE).is_file():
             found.append((int(match[1]), folder.name))
     return [name for _, name in sorted(found)]
 

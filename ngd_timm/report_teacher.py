@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ngd_timm.affect import CLASSES, cell_distances, centers
-from ngd_timm.card import dataset_name
+from ngd_timm.credits import dataset_name
 from ngd_timm.errors import InputError
 from ngd_timm.figures_teacher import Score, forest_figure, scalp_figure, stability_figure
 from ngd_timm.paths import last_part, without_paths

@@ -25,7 +25,7 @@ class NeuroGazeTask(TrainingTask):
     Args:
         model: A `DistillationWrapper`.
         criterion: The objective.
-        teacher: For logit KD: a timm classifier with label names, a run directory, `hf-hub:user/repo`, or a
+        teacher: For logit KD: a timm classifier with label names, a run directory, a Hub id (`user/repo`), or a
             `KDTeacher`; None leaves that term out.
         device, dtype, verbose: As timm's tasks.
 

@@ -25,13 +25,14 @@ from torch import Tensor, nn
 from ngd_timm.devices import open_device
 from ngd_timm.errors import InputError
 from ngd_timm.evaluate import evaluate, face_batches, predict_logits, score, summary_line
-from ngd_timm.export import create_student, open_student, save_student, student_folder
+from ngd_timm.export import STUDENT_FILES, create_student, open_student, save_student, student_files
 from ngd_timm.files import atomic_path, sha256_file, write_json, write_text
+from ngd_timm.hub import hub_id, pin
 from ngd_timm.kd_teacher import KDTeacher
 from ngd_timm.losses import COMPONENTS, NeuroGazeLoss, class_weights
 from ngd_timm.metrics import fer_metrics
 from ngd_timm.ngd_models import DistillationWrapper, TimmModel
-from ngd_timm.prototypes import PrototypeGrid
+from ngd_timm.prototypes import GRID_FILE, PrototypeGrid
 from ngd_timm.recipe import Recipe, load_recipe, to_yaml
 from ngd_timm.task import NeuroGazeTask
 
@@ -110,6 +111,7 @@ def train(recipe: Recipe) -> Path:
     out = Path(recipe.out or f"runs/{recipe.name}-{recipe.seed}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not empty; choose another out=DIR, or continue it with: ngd train --resume {out}")
+    recipe = _pinned(recipe)
     setup = prepare(recipe)
     write_text(out / "recipe.yaml", to_yaml(recipe))
     write_json(out / "fingerprint.json", setup.fingerprint)
@@ -351,6 +353,13 @@ def prepare(recipe: Recipe) -> Setup:
     )
 
 
+def _pinned(recipe: Recipe) -> Recipe:
+    """The recipe with every Hub id at its present commit, so that a resumed run gets the same bytes."""
+    of = {"grid": GRID_FILE, "teacher": STUDENT_FILES[0], "init": STUDENT_FILES[0]}
+    named = {key: getattr(recipe, key) for key in of if getattr(recipe, key) is not None}
+    return recipe.model_copy(update={key: pin(source, of[key]) for key, source in named.items()})
+
+
 def _start_from(student: TimmModel, source: str, classes: tuple[str, ...]) -> None:
     start, names = open_student(source)
     if names != classes:
@@ -468,6 +477,7 @@ def _fingerprint(
         "grid": None if grid is None else grid.sha256,
         "teacher": _student_hash(recipe.teacher if recipe.loss.kd > 0 else None),
         "init": _student_hash(recipe.init),
+        "hub": {key: s for key in ("grid", "teacher", "init") if (s := getattr(recipe, key)) and hub_id(s)},
         "precision": "float32" if autocast is None else str(autocast).removeprefix("torch."),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "python": platform.python_version(),
@@ -476,9 +486,7 @@ def _fingerprint(
 
 
 def _student_hash(source: str | None) -> str | None:
-    if source is None or source.startswith("hf-hub:"):
-        return source
-    return sha256_file(student_folder(source) / "model.safetensors")
+    return None if source is None else sha256_file(student_files(source) / "model.safetensors")
 
 
 def _save_state(setup: Setup, progress: Progress, file: Path) -> None:

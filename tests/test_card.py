@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import shlex
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
-from ngd_timm.card import build_commands, grid_card
+from ngd_timm.card import grid_card, grid_licence
+from ngd_timm.commands import build_commands
 from ngd_timm.eeg.recipe import TeacherRecipe
 from ngd_timm.errors import InputError
-from ngd_timm.files import packaged, write_text
+from ngd_timm.files import packaged
 from ngd_timm.prototypes import PrototypeGrid
-from ngd_timm.recipe import load_recipe, to_yaml
+from ngd_timm.recipe import load_recipe
 from ngd_timm.verdict import teacher_verdict
 
 
@@ -44,7 +44,7 @@ def grid(p: float, **notes: str) -> PrototypeGrid:
 
 def test_the_card_carries_the_licence_the_scores_the_counts_and_the_sha256() -> None:
     made = grid(0.4)
-    card = grid_card(made, "mine-v1", "ngd teacher fit mine")
+    card = grid_card(made, "mine-v1")
     assert yaml.safe_load(card.split("---")[1])["license"] == "other"
     for words in ("| teacher, valence bACC | 0.512 | 0.410 to 0.610 | 0.499 | 0.4000 |", made.sha256, "101951"):
         assert words in card
@@ -54,7 +54,7 @@ def test_the_card_carries_the_licence_the_scores_the_counts_and_the_sha256() -> 
 
 
 def test_a_weak_teacher_and_a_grid_without_structure_are_said_plainly() -> None:
-    weak, strong = grid_card(grid(0.4), "a-v1", "…"), grid_card(grid(0.001), "a-v1", "…")
+    weak, strong = grid_card(grid(0.4), "a-v1"), grid_card(grid(0.001), "a-v1")
     assert "can't be told from chance" in weak
     assert "does not follow the valence/arousal plane" in weak
     assert "can't be told from chance" not in strong
@@ -62,7 +62,7 @@ def test_a_weak_teacher_and_a_grid_without_structure_are_said_plainly() -> None:
 
 
 def test_a_simulated_grid_says_so_on_its_card() -> None:
-    card = grid_card(grid(0.4, simulated="true", dataset="simulated band power"), "a-v1", "…")
+    card = grid_card(grid(0.4, simulated="true", dataset="simulated band power"), "a-v1")
     assert "**Simulated.**" in card
     assert "DREAMER" not in card
 
@@ -101,7 +101,7 @@ def full_grid(p: float, number: float = 0.7, **notes: str) -> PrototypeGrid:
 
 
 def test_the_card_of_a_new_run_has_baselines_sizes_and_preprocessing() -> None:
-    card = grid_card(full_grid(0.4), "a-v1", "…")
+    card = grid_card(full_grid(0.4), "a-v1")
     for words in (
         "| ridge regression, same folds, valence CCC | 0.600 | 0.520 to 0.750 |",
         "| trial number alone, no EEG, valence bACC | 0.700 |",
@@ -115,7 +115,7 @@ def test_the_card_of_a_new_run_has_baselines_sizes_and_preprocessing() -> None:
 
 
 def test_a_grid_that_nothing_speaks_for_is_said_to_be_one() -> None:
-    weak, strong = grid_card(full_grid(0.4), "a-v1", "…"), grid_card(full_grid(0.01), "a-v1", "…")
+    weak, strong = grid_card(full_grid(0.4), "a-v1"), grid_card(full_grid(0.01), "a-v1")
     assert "Neither its geometry nor its stability speaks for the 5 x 5 grid" in weak
     assert "halves of the people agree no more than chance" in weak
     assert "both speak for 3 x 3; neither speaks for 5 x 5" in weak
@@ -124,8 +124,8 @@ def test_a_grid_that_nothing_speaks_for_is_said_to_be_one() -> None:
 
 
 def test_ratings_that_go_with_the_order_of_trials_are_called_confounded() -> None:
-    assert "order of trials is confounded with ratings" in grid_card(full_grid(0.4, number=0.7), "a-v1", "…")
-    behind = grid_card(full_grid(0.4, number=0.55), "a-v1", "…")
+    assert "order of trials is confounded with ratings" in grid_card(full_grid(0.4, number=0.7), "a-v1")
+    behind = grid_card(full_grid(0.4, number=0.55), "a-v1")
     assert "confounded" not in behind
     assert "though less well" in behind
 
@@ -137,14 +137,14 @@ def test_ratings_that_go_with_the_order_of_trials_are_called_confounded() -> Non
         ("DREAMER (K)", "MAHNOB-HCI (Soleymani et al. 2012), 24 people", "the paper's own sources", "without MAHNOB"),
         ("DEAP (Koelstra et al. 2012)", "", "built from DEAP, **not** from DREAMER", "playing games"),
         ("MAHNOB-HCI (Soleymani et al. 2012)", "", "watching film clips", "playing games"),
-        ("our lab's recordings", "", "over a few people; they", "## Citation"),
+        ("our lab's recordings", "", "over a few people; they", "IEEE"),
     ],
 )
 def test_what_is_said_of_the_source_is_true_for_every_data_set(
     dataset: str, support: str, says: str, not_says: str
 ) -> None:
     notes = {"support": support} if support else {}
-    card = grid_card(full_grid(0.4, dataset=dataset, **notes), "a-v1", "…")
+    card = grid_card(full_grid(0.4, dataset=dataset, **notes), "a-v1")
     assert says in card
     assert not_says not in card
     cited = {"DREAMER": "Katsigiannis", "DEAP": "Koelstra", "MAHNOB-HCI": "Soleymani, J. Lichtenauer"}
@@ -155,34 +155,34 @@ def test_what_is_said_of_the_source_is_true_for_every_data_set(
 
 def test_a_control_has_no_card() -> None:
     with pytest.raises(InputError, match="metadata lack dataset"):
-        grid_card(PrototypeGrid.random(8), "random", "…")
+        grid_card(PrototypeGrid.random(8), "random")
 
 
 @pytest.mark.parametrize("version", ["gameemo-v1", "gameemo-v2"])
 def test_a_shipped_card_is_what_the_shipped_grid_gives_and_lies_beside_a_licence(version: str) -> None:
     folder = packaged("hub") / version
-    card = (folder / "README.md").read_text(encoding="utf-8")
-    command = card.split("Made by:\n\n```\n")[1].split("\n```")[0]
-    assert grid_card(PrototypeGrid.default(version), version, command) == card
+    grid = PrototypeGrid.default(version)
+    assert grid_card(grid, version) == (folder / "README.md").read_text(encoding="utf-8")
     licence = (folder / "LICENSE").read_text(encoding="utf-8")
-    assert "research" in licence
+    assert grid_licence(grid, version) == licence
+    assert "for research" in licence
     assert version in licence
+    assert (folder / "grid.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_grid_whose_cells_may_be_one_persons_says_that_it_is_not_for_publishing() -> None:
     shipped = PrototypeGrid.default()
     loose = replace(shipped, metadata={**shipped.metadata, "min_subjects": "1"})
-    assert "Not for publishing" in grid_card(loose, "mine", "…")
-    assert "Not for publishing" not in grid_card(shipped, "mine", "…")
+    assert "Not for publishing" in grid_card(loose, "mine")
+    assert "Not for publishing" not in grid_card(shipped, "mine")
 
 
-def test_the_command_of_a_packaged_recipe_names_every_override_and_gives_the_same_run_again(tmp_path: Path) -> None:
+def test_the_command_of_a_packaged_recipe_names_every_override_and_gives_the_same_run_again() -> None:
     changes = ["data.name=recordings", "seed=7", "data.folds=3", "optim.epochs=2", "optim.lr=2e-5", "device=cpu"]
     changes += ["data.root=/home/anna/my eeg/all of it.csv", "data.bands=[alpha, beta]", "data.notch=null"]
     changes += ["data.support={name: bandpower, root: ../anna/b.npz}", "optim.consistency=0.5", "data.cache=false"]
     recipe = load_recipe(TeacherRecipe, "teacher_dreamer", [*changes, "out=/home/anna/run"])
-    write_text(tmp_path / "recipe.yaml", to_yaml(recipe))
-    fit, build = build_commands(tmp_path, "grid.safetensors", 7, 3, True).split("\n")
+    fit, build = build_commands(recipe, 7, 3, True).split("\n")
     assert fit.startswith("ngd teacher fit teacher_dreamer seed=7 data.name=recordings ")
     assert "anna" not in fit
     assert not {key for key in ("out=", "device", "cache") if key in fit}
@@ -197,41 +197,24 @@ def test_the_command_of_a_packaged_recipe_names_every_override_and_gives_the_sam
     assert again == recipe.model_copy(update={**here, "data": data})
 
 
-def test_the_command_of_a_recipe_as_it_ships_names_the_data_alone(tmp_path: Path) -> None:
+def test_the_command_of_a_recipe_as_it_ships_names_the_data_alone() -> None:
     recipe = load_recipe(TeacherRecipe, "teacher_gameemo", ["data.root=/home/anna/gameemo_bandpower.npz"])
-    write_text(tmp_path / "recipe.yaml", to_yaml(recipe))
-    fit, _ = build_commands(tmp_path, "grid.safetensors").split("\n")
+    fit, _ = build_commands(recipe).split("\n")
     assert fit == "ngd teacher fit teacher_gameemo data.root=gameemo_bandpower.npz"
 
 
 @pytest.mark.parametrize("name", ["mine", "b0_ce"])
-def test_the_command_of_a_recipe_that_is_not_packaged_takes_the_runs_own(tmp_path: Path, name: str) -> None:
+def test_the_command_of_a_recipe_that_is_not_packaged_takes_the_runs_own(name: str) -> None:
     data = {"name": "deap", "root": "C:\\anna\\data_preprocessed_python"}
     recipe = TeacherRecipe.model_validate({"name": name, "data": data, "out": "/home/anna/run", "seed": 2})
-    write_text(tmp_path / "recipe.yaml", to_yaml(recipe))
-    fit, build = build_commands(tmp_path, "grid.safetensors").split("\n")
+    fit, build = build_commands(recipe).split("\n")
     assert fit == f"ngd teacher fit recipe.yaml data.root=data_preprocessed_python out=runs/{name}-2"
     assert f"build runs/{name}-2 " in build
 
 
-@pytest.mark.parametrize(
-    ("out", "shown"),
-    [
-        ("../../home/anna/grid.safetensors", "grid.safetensors"),
-        ("/home/anna/private/grid.safetensors", "grid.safetensors"),
-        ("anna/private/my grid.safetensors", "'my grid.safetensors'"),
-        ("hub/../anna/grid.safetensors", "grid.safetensors"),
-        ("hub/gameemo-v2/grid.safetensors", "hub/gameemo-v2/grid.safetensors"),
-    ],
-)
-def test_the_command_shows_no_folder_but_the_hubs(tmp_path: Path, out: str, shown: str) -> None:
-    write_text(tmp_path / "recipe.yaml", to_yaml(load_recipe(TeacherRecipe, "teacher_gameemo")))
-    assert build_commands(tmp_path, out).endswith(f" --out {shown}")
-
-
 def test_the_card_of_an_older_grid_shows_no_path_either() -> None:
     notes = json.dumps({"source": "x=../anna/private/a.npz, in µV²/Hz"})
-    card = grid_card(full_grid(0.4, preprocessing=notes, dataset="ours, /home/anna/b.mat"), "a-v1", "…")
+    card = grid_card(full_grid(0.4, preprocessing=notes, dataset="ours, /home/anna/b.mat"), "a-v1")
     assert "| source | x=a.npz, in µV²/Hz |" in card
     assert "| dataset | ours, b.mat |" in card
     assert "anna" not in card

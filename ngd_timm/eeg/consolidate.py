@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from ngd_timm.commands import build_commands
 from ngd_timm.eeg.bandpower import NORMALISATION
 from ngd_timm.eeg.folds import align
 from ngd_timm.eeg.held_out import DECODERS
@@ -109,6 +110,7 @@ def build_grid(run: str | Path, size: int = 5, center: bool = False, min_subject
         "mantel_permutations": str(permutations),
         "created": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "built_with": f"ngd_timm {__version__}",
+        "command": build_commands(recipe, size, min_subjects, center),
     }
     if fingerprint["support"] is not None:
         support = fingerprint["support"]

@@ -15,6 +15,17 @@ from ngd_timm.losses.functional import at_least_float32, class_weight_matrix, di
 __all__ = ["class_weights", "cross_entropy"]
 
 EFFECTIVE_NUMBER_BETA = 0.999
+CITATIONS = {
+    "label_smoothing": (
+        'C. Szegedy, V. Vanhoucke, S. Ioffe, J. Shlens, Z. Wojna, "Rethinking the Inception architecture for computer '
+        'vision", CVPR 2016, 2818-2826.'
+    ),
+    "effective_number": (
+        'Y. Cui, M. Jia, T.-Y. Lin, Y. Song, S. Belongie, "Class-balanced loss based on effective number of samples", '
+        "CVPR 2019, 9268-9277."
+    ),
+}
+"""What to cite for each option."""
 
 
 def class_weights(counts: np.ndarray | Sequence[float], rule: str) -> Tensor | None:

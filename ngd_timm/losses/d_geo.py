@@ -84,6 +84,8 @@ class DGeoLoss(nn.Module):
         NeuroGaze-Distill, arXiv 2509.11916, section on D-Geo.
     """
 
+    citation = "NeuroGaze-Distill, arXiv 2509.11916 (2025); the formula is this package's reading of its words."
+
     positive: Tensor
     margins: Tensor
 

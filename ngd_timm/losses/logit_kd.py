@@ -57,6 +57,10 @@ class LogitKDLoss(nn.Module):
         Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network", arXiv 1503.02531.
     """
 
+    citation = (
+        'G. Hinton, O. Vinyals, J. Dean, "Distilling the knowledge in a neural network", arXiv 1503.02531 (2015).'
+    )
+
     def __init__(self, mode: Literal["mse", "kl"] = "mse", temperature: float = 5.0) -> None:
         super().__init__()
         if mode not in ("mse", "kl"):

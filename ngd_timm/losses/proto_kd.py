@@ -78,6 +78,8 @@ class ProtoKDLoss(nn.Module):
         NeuroGaze-Distill, arXiv 2509.11916, section on Proto-KD.
     """
 
+    citation = "NeuroGaze-Distill, arXiv 2509.11916 (2025); the target distribution is this package's reading of it."
+
     prototypes: Tensor
     cell_centers: Tensor
     class_anchors: Tensor

@@ -1,0 +1,218 @@
+"""The card and the licence of a student, written from its run and from nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ngd_timm.card import card_header, render_card
+from ngd_timm.commands import train_command
+from ngd_timm.credits import EEG, FACES, FORBIDDEN, METHOD, Credit, dataset_name
+from ngd_timm.errors import InputError
+from ngd_timm.losses import DGeoLoss, LogitKDLoss, ProtoKDLoss
+from ngd_timm.losses.cross_entropy import CITATIONS
+from ngd_timm.ngd_models import input_channels
+from ngd_timm.paths import without_paths
+from ngd_timm.prototypes import PrototypeGrid
+from ngd_timm.run import Run
+
+__all__ = ["student_card", "student_licence"]
+
+_METRICS = {"acc": "accuracy", "macro_f1": "macro-F1", "bacc": "balanced accuracy"}
+_METRIC_IDS = {"acc": "accuracy", "macro_f1": "f1", "bacc": "balanced_accuracy"}
+_PROTOCOLS = {"present": "present-only"}
+
+
+def student_card(run: Run, repo_id: str, picture: bool = False) -> str:
+    """The card of a run's student, as Markdown with a YAML header that holds its metrics in both protocols.
+
+    Args:
+        run: From `load_run`.
+        repo_id: Where on the Hub it goes to.
+        picture: Whether the grid's picture lies beside the card as grid.png.
+
+    Raises:
+        InputError: A metrics.json that lacks a figure.
+    """
+    cfg, recipe = run.student.pretrained_cfg, run.recipe
+    channels = input_channels(run.student)
+    terms = list(_terms(run))
+    try:
+        results = list(_results(run))
+        tables = [_per_class(key, entry) for key, entry in run.metrics.items()]
+        model_index = list(_model_index(run))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{run.source}: metrics.json lacks {error}; evaluate the run again") from None
+    faces = FACES[recipe.data.name]
+    shown = [FACES[name] for name in dict.fromkeys(key.partition(":")[0] for key in run.metrics) if name in FACES]
+    grid_credits = _grid_credits(run)
+    cited = [c.citation for c in dict.fromkeys([faces, *shown, *grid_credits]) if c.citation]
+    return render_card(
+        "student_card.md",
+        header=card_header(
+            library_name="timm",
+            pipeline_tag="image-classification",
+            tags=["timm", "image-classification", "facial-expression-recognition", "neurogaze-distill"],
+            datasets=[recipe.data.name],
+            metrics=list(_METRIC_IDS.values()),
+            model_name=repo_id.partition("/")[2],
+            eval_results=model_index,
+        ),
+        name=repo_id.partition("/")[2],
+        repo_id=repo_id,
+        architecture=cfg["architecture"],
+        parameters=_millions(sum(p.numel() for p in run.student.parameters())),
+        size=cfg["input_size"][-1],
+        in_chans=channels,
+        classes=run.classes,
+        distilled=len(terms) > 1,
+        simulated=faces.terms if recipe.data.name == "schematic" else "",
+        results=results,
+        units=" or ".join(dict.fromkeys(f"{e['bootstrap']['unit']}s" for e in run.metrics.values())),
+        per_class=tables,
+        epochs=recipe.optim.epochs,
+        seed=recipe.seed,
+        trained_on=f"{faces.title}, labels: {run.fingerprint['data']['train']['labels']}. {faces.terms}",
+        splits=[_split(name, report) for name, report in without_paths(run.fingerprint["data"]).items()],
+        terms=terms,
+        command=train_command(recipe),
+        grid=None if run.grid is None else _grid(run.grid, recipe.grid, picture),
+        forbidden=FORBIDDEN,
+        method=METHOD,
+        citations=cited,
+    )
+
+
+def student_licence(run: Run, name: str) -> str:
+    """The terms of a student, as the text of its LICENSE file."""
+    recipe = run.recipe
+    faces = FACES[recipe.data.name]
+    whose = [f"model.safetensors was trained on {faces.title}. {faces.terms}"]
+    if faces.citation:
+        whose.append(f"Cite: {faces.citation}")
+    if run.grid is not None and "dataset" in run.grid.metadata:
+        whose.append(f"It was distilled from a grid of averages over EEG recordings: {run.grid.metadata['dataset']}.")
+        whose += [f"{credit.terms} Cite: {credit.citation}" for credit in _grid_credits(run)]
+    whose.append("No picture and no recording is in the model's repository.")
+    return render_card(
+        "student_licence.txt",
+        name=name,
+        whose=without_paths(" ".join(whose)),
+        never=f"Use it, or a model distilled from it, {FORBIDDEN}.",
+    )
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.2f} million" if count >= 10_000 else str(count)
+
+
+def _protocol(name: str, run: Run) -> str:
+    return _PROTOCOLS.get(name, f"{len(run.classes)}-way")
+
+
+def _results(run: Run) -> Iterator[dict[str, Any]]:
+    for key, entry in run.metrics.items():
+        for protocol in ("8way", "present"):
+            figures = {
+                metric: f"{entry[protocol][metric]:.2f} [{low:.1f}, {high:.1f}]"
+                for metric in _METRICS
+                for low, high in [entry["ci95"][protocol][metric]]
+            }
+            yield {"set": key, "n": entry["n"], "protocol": _protocol(protocol, run), **figures}
+
+
+def _per_class(key: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    rows = [
+        {"name": name, **{k: f"{row[k]:.1f}" for k in ("precision", "recall", "f1")}, "support": row["support"]}
+        for name, row in entry["per_class"].items()
+    ]
+    return {"set": key, "ece": f"{entry['ece']:.1f}", "rows": rows}
+
+
+def _model_index(run: Run) -> Iterator[Any]:
+    from huggingface_hub import EvalResult
+
+    for key, entry in run.metrics.items():
+        name, _, split = key.partition(":")
+        for protocol in ("8way", "present"):
+            for metric, label in _METRICS.items():
+                yield EvalResult(
+                    task_type="image-classification",
+                    task_name="facial-expression recognition",
+                    dataset_type=name,
+                    dataset_name=FACES[name].title if name in FACES else name,
+                    dataset_split=split,
+                    metric_type=_METRIC_IDS[metric],
+                    metric_name=f"{label}, {_protocol(protocol, run)} (percent)",
+                    metric_value=round(entry[protocol][metric], 2),
+                    metric_args={
+                        "protocol": _protocol(protocol, run),
+                        "n": entry["n"],
+                        "ci95": [round(bound, 2) for bound in entry["ci95"][protocol][metric]],
+                        "label_rule": entry["label_rule"],
+                    },
+                )
+
+
+def _terms(run: Run) -> Iterator[dict[str, str]]:
+    loss = run.recipe.loss
+    options = {
+        "label_smoothing": loss.label_smoothing > 0,
+        "effective_number": loss.class_weights == "effective_number",
+    }
+    yield {
+        "name": "cross-entropy",
+        "weight": f"{loss.ce:g}",
+        "settings": f"label_smoothing={loss.label_smoothing:g}, class_weights={loss.class_weights}",
+        "citation": " ".join(CITATIONS[option] for option, used in options.items() if used) or "–",
+    }
+    if loss.kd > 0:
+        kd = LogitKDLoss(loss.kd_mode, loss.temperature)
+        yield {"name": "logit KD", "weight": f"{loss.kd:g}", "settings": kd.extra_repr(), "citation": kd.citation}
+    if run.grid is not None and (loss.proto_kd > 0 or loss.proto_share is not None):
+        proto = ProtoKDLoss(run.grid, loss.tau, loss.target, loss.sigma, run.classes)
+        share = f"set for {100 * loss.proto_share:g} % of the gradient" if loss.proto_share else f"{loss.proto_kd:g}"
+        yield {"name": "Proto-KD", "weight": share, "settings": proto.extra_repr(), "citation": proto.citation}
+    if loss.d_geo > 0:
+        geo = DGeoLoss(loss.positive_classes, loss.variance_cap, loss.margin, classes=run.classes)
+        ramp = f"ramp={list(loss.ramp)}, positive_classes={list(loss.positive_classes)}"
+        yield {
+            "name": "D-Geo",
+            "weight": f"{loss.d_geo:g}",
+            "settings": f"{geo.extra_repr()}, {ramp}",
+            "citation": geo.citation,
+        }
+
+
+def _split(name: str, report: Mapping[str, Any]) -> dict[str, str]:
+    dropped = "; ".join(f"{n} {reason}" for reason, n in report["dropped"].items()) or "none"
+    counts = ", ".join(f"{c} {n:g}" for c, n in report["counts"].items())
+    return {
+        "split": name,
+        "kept": str(report["kept"]),
+        "read": str(report["read"]),
+        "dropped": dropped,
+        "counts": counts,
+    }
+
+
+def _grid_credits(run: Run) -> list[Credit]:
+    notes = {} if run.grid is None else run.grid.metadata
+    return [EEG[key] for key in map(dataset_name, (notes.get("dataset", ""), notes.get("support", ""))) if key in EEG]
+
+
+def _grid(grid: PrototypeGrid, name: str | None, picture: bool) -> dict[str, Any]:
+    notes = without_paths(grid.metadata)
+    if "control" in notes:
+        sentence = f"A control without EEG in it ({notes['control']}, seed {notes.get('seed', '?')})."
+    elif "simulated" in notes:
+        sentence = "Built from **simulated** EEG with a known answer; it says nothing about people."
+    else:
+        sentence = f"Built from {notes.get('dataset', 'data that its file does not name')}; not the paper's grid."
+    rows = [("name", name), ("size", f"{grid.size} x {grid.size}, {grid.dim} values each"), ("sha256", grid.sha256)]
+    rows += [("cells with data of their own", f"{grid.filled} of {grid.size**2}")]
+    rows += [("mean cosine between prototypes", f"{grid.mean_cosine:.4f}")]
+    if "mantel_r" in notes:
+        rows += [("Mantel r, whether it follows the plane", f"{notes['mantel_r']}, p = {notes['mantel_p']}")]
+    rows += [(key, notes[key]) for key in ("teacher", "split", "support", "created") if key in notes]
+    return {"sentence": sentence, "rows": rows, "picture": picture}

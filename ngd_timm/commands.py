@@ -1,0 +1,120 @@
+"""The shell lines that make a thing again from its recipe, without a folder of anybody's disk."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import yaml
+
+from ngd_timm.errors import InputError
+from ngd_timm.paths import last_part
+from ngd_timm.recipe import Recipe, StrictModel, load_recipe, recipe_names
+
+if TYPE_CHECKING:
+    from ngd_timm.eeg.recipe import TeacherRecipe
+
+__all__ = ["build_commands", "train_command", "without_folders"]
+
+RecipeT = TypeVar("RecipeT", bound=StrictModel)
+
+
+def build_commands(recipe: TeacherRecipe, size: int = 5, min_subjects: int = 1, center: bool = False) -> str:
+    """The two shell lines that make a grid again from its teacher's recipe.
+
+    Args:
+        recipe: The teacher's; told as a packaged one and what differs from that, or as recipe.yaml.
+        size: As in `ngd_timm.eeg.consolidate.build_grid`.
+        min_subjects: Likewise.
+        center: Likewise.
+    """
+    where = f"runs/{recipe.name}-{recipe.seed}"  # where a run goes that isn't told where to
+    flags = [f"--size {size}"] if size != 5 else []
+    flags += [f"--min-subjects {min_subjects}"] if min_subjects != 1 else []
+    flags += ["--center"] if center else []
+    fit = " ".join(["ngd teacher fit", *_arguments(recipe, where)])
+    return f"{fit}\n{' '.join([f'ngd prototypes build {where} --out grid.safetensors', *flags])}"
+
+
+def train_command(recipe: Recipe) -> str:
+    """The shell line that trains a student again.
+
+    Example:
+        >>> train_command(load_recipe(Recipe, "b0_ce", ["data.root=/home/anna/ferplus", "optim.epochs=12", "seed=3"]))
+        'ngd train b0_ce seed=3 data.root=ferplus optim.epochs=12'
+    """
+    return " ".join(["ngd train", *_arguments(recipe, f"runs/{recipe.name}-{recipe.seed}")])
+
+
+def without_folders(recipe: RecipeT) -> RecipeT:
+    """The same recipe with paths cut to their last name and without what is about one machine only.
+
+    Example:
+        >>> mine = Recipe(name="mine", out="/home/anna/run", data={"root": "/home/anna/ferplus"}, init="hf-hub:a/b")
+        >>> shown = without_folders(mine)
+        >>> shown.out, shown.data.root, shown.init
+        (None, 'ferplus', 'hf-hub:a/b')
+    """
+    values = recipe.model_dump(mode="json")
+    values.update(out=None, device="auto")
+    if "cache" in values["data"]:
+        values["data"]["cache"] = True
+    for section in (values["data"], values["data"].get("support")):
+        if section is not None and section["root"] is not None:
+            section["root"] = last_part(section["root"])
+    for key in ("grid", "teacher", "init"):
+        if isinstance(values.get(key), str) and not values[key].startswith("hf-hub:"):
+            values[key] = last_part(values[key])
+    if "eval" in values:
+        values["eval"] = {name: last_part(root) for name, root in values["eval"].items()}
+    return type(recipe).model_validate(values)
+
+
+def _arguments(recipe: StrictModel, where: str) -> Iterator[str]:
+    own, packaged_one = dict(_leaves(_told(recipe))), _packaged(recipe)
+    if packaged_one is None:
+        # A run's recipe.yaml names the run's own folder, which is full, and data by their place on that disk.
+        yield "recipe.yaml"
+        changed = {key: value for key, value in own.items() if key.endswith("root") and value is not None}
+        changed["out"] = where
+    else:
+        yield packaged_one.name  # type: ignore[attr-defined]
+        before = dict(_leaves(_told(packaged_one)))
+        changed = {key: value for key, value in own.items() if key not in before or value != before[key]}
+    for key, value in changed.items():
+        yield shlex.quote(f"{key}={_as_yaml(value)}")
+
+
+def _packaged(recipe: RecipeT) -> RecipeT | None:
+    name = recipe.name  # type: ignore[attr-defined]
+    if name not in recipe_names():
+        return None
+    try:
+        return load_recipe(type(recipe), name)
+    except InputError:  # of the other kind: a student's, or a teacher's
+        return None
+
+
+def _told(recipe: StrictModel) -> dict[str, Any]:
+    told = without_folders(recipe).model_dump(mode="json", exclude={"out": True, "device": True})
+    told["data"].pop("cache", None)
+    return told
+
+
+def _leaves(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in section.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _as_yaml(value: Any) -> str:
+    """A value as an override reads it back: names bare, all else as JSON."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_as_yaml, value))}]"
+    bare = isinstance(value, str) and re.fullmatch(r"[^\W\d_](?:[\w./:@ -]*\w)?", value) is not None
+    return value if bare and yaml.safe_load(value) == value else json.dumps(value, ensure_ascii=False)
