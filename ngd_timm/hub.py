@@ -34,7 +34,7 @@ _FILES = (".safetensors", ".yaml", ".yml", ".json", ".npz")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 _TRANSIENT = (429, 500, 502, 503, 504)
 _TRIES = 3
-_LONGEST_WAIT = 60.0
+_PATIENCE, _LONGEST_WAIT = 20.0, 60.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -312,20 +312,18 @@ def _what_it_holds(repository: HubId, token: str | bool | None) -> str:
 
 
 def _tried(action: Callable[[], ResultT], repository: HubId) -> ResultT:
-    """Run a request; a failure that may pass is tried again, any other ends in one line."""
-    for attempt in range(1, _TRIES):
+    """Run a request; a failure that may pass is tried again for a while (the client also does), any other is told."""
+    began, attempt = time.monotonic(), 0
+    while True:
+        attempt += 1
         try:
             return action()
         except _errors() as error:
             wait = _wait(error, attempt)
-            if wait is None:
+            if wait is None or attempt == _TRIES or time.monotonic() - began > _PATIENCE:
                 raise _explained(error, repository) from None
             logger.warning(f"{repository}: {_told(error)}; trying again in {wait:.0f} s")
             time.sleep(wait)
-    try:
-        return action()
-    except _errors() as error:
-        raise _explained(error, repository) from None
 
 
 def _errors() -> tuple[type[Exception], ...]:
@@ -338,10 +336,10 @@ def _errors() -> tuple[type[Exception], ...]:
 
 
 def _origin(error: BaseException) -> BaseException:
-    """The failure behind one that only says that the cache could not help either."""
+    """The failure behind one that only says what could not be done for it."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    while isinstance(error, (LocalEntryNotFoundError, ValueError)) and error.__cause__ is not None:
+    while isinstance(error, (LocalEntryNotFoundError, ValueError, RuntimeError)) and error.__cause__ is not None:
         error = error.__cause__
     return error
 
@@ -402,11 +400,7 @@ def _explained(error: Exception, repository: HubId) -> InputError:
     elif status == 403:
         line = "your token may not do this there; use one with the right to write, or push to a name of your own"
     elif status is not None:
-        line = (
-            f"the Hub answered {status}, after {_TRIES} tries; try again later"
-            if status in _TRANSIENT
-            else _told(error)
-        )
+        line = f"the Hub answered {status}, again and again; try again later" if status in _TRANSIENT else _told(error)
     elif isinstance(origin, OSError) and origin.errno == errno.ENOSPC:
         line = "no space left on the disk; free some, or set HF_HOME to a larger one. Nothing incomplete is used"
     elif isinstance(origin, OSError) and origin.errno is not None and not isinstance(origin, ConnectionError):

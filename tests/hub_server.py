@@ -1087,7 +1087,7 @@ class _Handler(BaseHTTPRequestHandler):
             size = int(self.headers.get("Content-Length") or 0)
             body = self.rfile.read(size)
             return body if len(body) == size else None
-        chunks = []
+        chunks: list[bytes] = []
         while line := self.rfile.readline():
             if not (size := int(line.split(b";")[0], 16)):
                 while self.rfile.readline().strip():
@@ -1184,7 +1184,7 @@ def client_here(monkeypatch: pytest.MonkeyPatch, hub: HubServer, home: str | Pat
     of an HfApi made at import (`huggingface_hub.create_repo`, `upload_folder`, `model_info`) keep their address; use
     those of an `HfApi()` made in the test, or `run_client`.
     """
-    from huggingface_hub import constants
+    from huggingface_hub import constants, file_download
 
     home = Path(home)
     settings = {
@@ -1201,6 +1201,8 @@ def client_here(monkeypatch: pytest.MonkeyPatch, hub: HubServer, home: str | Pat
     }
     for name, value in settings.items():
         monkeypatch.setattr(constants, name, value, raising=False)
+        if hasattr(file_download, name):  # clients before 1.0 copy some of them
+            monkeypatch.setattr(file_download, name, value)
     for name in list(os.environ):
         if name.lower().endswith("_proxy") or name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE"):
             monkeypatch.delenv(name)

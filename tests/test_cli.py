@@ -7,33 +7,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import pytest
-
-from ngd_timm.cli import main
-
-
-class Outcome(NamedTuple):
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def ngd(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
-    """Run the command in this process; what it logs is not captured, so stderr is what a user sees at the end."""
-
-    def run(*arguments: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["ngd", *arguments])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return Outcome(code, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +56,7 @@ def test_bad_input_is_one_line_and_exit_code_two_and_writes_nothing(
     message: str,
     broken: Path,
     tmp_path: Path,
-    ngd: Callable[..., Outcome],
+    ngd: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -98,7 +74,7 @@ def test_the_installed_command_exits_with_two_and_one_line() -> None:
     assert "did you mean 'b3_full'" in done.stderr
 
 
-def test_a_full_directory_is_refused(faces: Path, tmp_path: Path, ngd: Callable[..., Outcome]) -> None:
+def test_a_full_directory_is_refused(faces: Path, tmp_path: Path, ngd: Callable[..., Any]) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     done = ngd("train", "b0_ce", "data.name=schematic", f"data.root={faces}", f"out={tmp_path}")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
@@ -106,7 +82,7 @@ def test_a_full_directory_is_refused(faces: Path, tmp_path: Path, ngd: Callable[
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_show_prints_the_packaged_grid_for_people_and_for_programs(tmp_path: Path, ngd: Callable[..., Outcome]) -> None:
+def test_show_prints_the_packaged_grid_for_people_and_for_programs(tmp_path: Path, ngd: Callable[..., Any]) -> None:
     done = ngd("prototypes", "show", "--picture", str(tmp_path / "grid.png"))
     assert done.returncode == 0, done.stderr
     assert "GAMEEMO" in done.stdout
