@@ -311,6 +311,7 @@ def main() -> None:
     """Entry point: input errors become one line and exit code 2."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("ngd_timm").setLevel(logging.INFO)
+    logging.getLogger("huggingface_hub").propagate = False  # it prints its warnings itself
     try:
         app()
     except InputError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import logging
 import re
 import tempfile
@@ -16,10 +17,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ngd_timm.errors import InputError
 from ngd_timm.files import sha256_file
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
 
 __all__ = ["HubId", "Published", "Snapshot", "fetch", "hub_id", "pin", "staged", "target", "upload", "upload_staged"]
 
@@ -91,7 +95,8 @@ class Published:
 def hub_id(source: str | Path, revision: str | None = None) -> HubId | None:
     """The repository that a text names, or None where it names a file, a folder or nothing of the kind.
 
-    `hf-hub:user/repo[@revision]` always is one; a bare `user/repo[@revision]` is one unless there is such a path here.
+    `hf-hub:user/repo[@revision]` always is one; a bare `user/repo[@revision]` is one unless a path of that name, or a
+    folder `user`, is here: who mistypes a path should hear of the path.
 
     Raises:
         InputError: The prefix before something that is no repository, or two revisions.
@@ -105,9 +110,11 @@ def hub_id(source: str | Path, revision: str | None = None) -> HubId | None:
     found = _ID.match(text.removeprefix(_PREFIX))
     if explicit and found is None:
         raise InputError(f"'{text}' is no repository on the Hub; write hf-hub:user/repo or hf-hub:user/repo@revision")
-    if found is None or (not explicit and (text.endswith(_FILES) or Path(text).exists())):
+    if found is None:
         return None
     repo, own = found.groups()
+    if not explicit and (text.endswith(_FILES) or Path(text).exists() or Path(text).parent.is_dir()):
+        return None
     if own and revision and own != revision:
         raise InputError(f"'{text}' names the revision {own}, revision={revision} another; give one of the two")
     return HubId(repo, own or revision)
@@ -232,23 +239,24 @@ def upload(
     Raises:
         InputError: One line that names the repository and what went wrong; no commit is there then.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi
 
     repository = target(repo_id)
+    if create_pr and revision is not None:
+        raise InputError(f"{repository}: a pull request is against the main branch; leave out revision={revision}")
     api = HfApi(token=token, library_name="ngd_timm")
     _tried(lambda: api.create_repo(repo_id, private=private, exist_ok=True), repository)
     if revision is not None:
         _tried(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True), repository)
-    info = _tried(
-        lambda: api.upload_folder(
-            repo_id=repo_id,
-            folder_path=folder,
-            commit_message=commit_message or "Upload with ngd_timm",
-            revision=revision,
-            create_pr=create_pr,
-        ),
-        repository,
-    )
+    files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+
+    def commit() -> CommitInfo:
+        # operations remember what they have uploaded, so each try gets its own
+        added = [CommitOperationAdd(path.relative_to(folder).as_posix(), path) for path in files]
+        message = commit_message or "Upload with ngd_timm"
+        return api.create_commit(repo_id, added, commit_message=message, revision=revision, create_pr=create_pr)
+
+    info = _tried(commit, repository)
     return Published(repo_id, info.oid, info.pr_url or info.commit_url)
 
 
@@ -328,11 +336,10 @@ def _tried(action: Callable[[], ResultT], repository: HubId) -> ResultT:
 
 def _errors() -> tuple[type[Exception], ...]:
     """What a request may raise: the Hub's errors, those of the client's HTTP library, and the disk's."""
-    from huggingface_hub.errors import HfHubHTTPError
+    # that of requests, httpx or httpx2, by the client's version
+    from huggingface_hub.errors import HTTPError
 
-    # the HTTP library has changed twice; its base class is the first that HfHubHTTPError has from elsewhere
-    http = next(base for base in HfHubHTTPError.__mro__ if not base.__module__.startswith("huggingface_hub"))
-    return (http, OSError, ValueError, RuntimeError)
+    return (HTTPError, OSError, ValueError, RuntimeError)
 
 
 def _origin(error: BaseException) -> BaseException:
@@ -359,6 +366,8 @@ def _wait(error: Exception, attempt: int) -> float | None:
             return None
         asked = origin.response.headers.get("Retry-After", "")  # type: ignore[attr-defined]
         return min(float(asked), _LONGEST_WAIT) if asked.isdigit() else float(2**attempt)
+    if isinstance(origin, json.JSONDecodeError):  # a gateway's page instead of an answer
+        return float(2**attempt)
     if isinstance(origin, (OfflineModeIsEnabled, HfHubHTTPError, ValueError, FileNotFoundError)):
         return None
     if isinstance(origin, OSError) and origin.errno is not None and not isinstance(origin, ConnectionError):

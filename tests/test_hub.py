@@ -104,6 +104,7 @@ def test_a_path_that_exists_is_never_a_hub_id(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "b0").mkdir(parents=True)
     assert hub_id("runs/b0") is None
+    assert hub_id("runs/b1") is None  # a slip, and not somebody called runs
     assert hub_id("hf-hub:runs/b0") == HubId("runs/b0")
 
 
@@ -559,6 +560,7 @@ def test_a_wrong_token_a_missing_right_a_missing_repository_and_a_missing_revisi
         (lambda: PrototypeGrid.from_pretrained("bob/grid", local_files_only=True), "not in the local cache"),
         (lambda: grid.push_to_hub("grid"), "no name to push to"),
         (lambda: grid.push_to_hub("ann/grid@v1"), "a branch by --revision"),
+        (lambda: grid.push_to_hub("ann/grid", revision="v1", create_pr=True), "against the main branch"),
     ]
     for action, line in cases:
         with pytest.raises(InputError, match=line) as excinfo:
@@ -585,6 +587,13 @@ def test_a_push_that_meets_a_passing_fault_arrives_whole(
     assert struck.hits
     assert set(here.repo("ann/grid").files()) >= {"README.md", "LICENSE", "grid.safetensors", "grid.png"}
     assert PrototypeGrid.from_pretrained("ann/grid").sha256 == grid.sha256
+
+
+def test_a_push_whose_answer_gets_lost_makes_one_commit(here: HubServer, waits: list[float]) -> None:
+    here.fault("/commit/", after_bytes=0)
+    done = PrototypeGrid.default("gameemo-v2").push_to_hub("ann/grid", commit_message="once")
+    assert [c.message for c in here.repo("ann/grid").commits()].count("once") == 1
+    assert done.commit == here.repo("ann/grid").head().oid
 
 
 @pytest.mark.parametrize("path", ["/preupload/", "objects/batch", "PUT ", "/commit/"])
