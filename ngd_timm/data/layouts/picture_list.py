@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -10,9 +11,9 @@ import numpy as np
 from ngd_timm.data.layouts.csv_file import header_of, read_csv
 from ngd_timm.data.layouts.rows import Rows
 from ngd_timm.errors import InputError
-from ngd_timm.files import sha256_file
+from ngd_timm.files import sha256_file, write_text
 
-__all__ = ["PATH_COLUMNS", "check_sha256", "on_list", "read_list"]
+__all__ = ["PATH_COLUMNS", "check_sha256", "on_list", "read_list", "write_list"]
 
 PATH_COLUMNS = ("image_path", "path", "img", "file", "filepath", "filename")
 
@@ -83,3 +84,27 @@ def on_list(rows: Rows, listed: frozenset[str]) -> np.ndarray:
     return np.array(
         [(s if disk else n) in listed for disk, n, s in zip(on_disk, names, sources, strict=True)], dtype=bool
     )
+
+
+def write_list(path: str | Path, entries: Iterable[str]) -> str:
+    """Write a list of pictures and, beside it, its hash; publish both and nothing of the pictures.
+
+    Args:
+        path: A `.txt`; the hash goes to `<path>.sha256`, as `sha256sum` writes it.
+        entries: Paths relative to the data set's root.
+
+    Returns:
+        The hash.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "affectnet-mini.txt"
+        >>> digest = write_list(path, ["val_set/images/7.jpg"])
+        >>> sorted(read_list(path, digest))
+        ['val_set/images/7.jpg']
+    """
+    path = Path(path)
+    write_text(path, "".join(f"{entry}\n" for entry in sorted(set(entries))))
+    digest = sha256_file(path)
+    write_text(path.with_name(f"{path.name}.sha256"), f"{digest}  {path.name}\n")
+    return digest
