@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,7 +58,8 @@ def stream(
             )
     rows = _Rows(wanted, training, name, rule, tuple(classes), drop_duplicates, limit)
     features = rows.first_features()
-    return IterableDataset.from_generator(rows.examples, features=features, gen_kwargs={"columns": list(features)})
+    # bound, not in gen_kwargs: a list there would be divided among the workers of a loader, and rows repeated
+    return IterableDataset.from_generator(partial(rows.examples, list(features)), features=features)
 
 
 @dataclass(frozen=True)

@@ -231,6 +231,15 @@ def test_an_npz_may_hold_names_colour_and_no_split(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(dataset[1]["image"]), colour[1])
 
 
+def test_a_csv_that_cannot_be_read_does_not_hide_the_class_folders(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = write_tiny("fer2013-folders", tmp_path / "set")
+    (root / "notes.csv").write_bytes("größe\n".encode("latin-1"))
+    assert load_split("fer2013", root)[1].kept == 28
+    assert "notes.csv can't be read as a UTF-8 CSV" in caplog.text
+
+
 def write_two_csv(folder: Path, pictures: dict[str, bytes], labels: list[list[str]]) -> None:
     """`fer2013.csv` and `fer2013new.csv` of some of Microsoft's rows; rows without a name get a black picture."""
     header, *rows = labels

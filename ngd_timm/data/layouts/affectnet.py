@@ -19,7 +19,7 @@ import numpy as np
 
 from ngd_timm.affect import CLASSES
 from ngd_timm.data.labels import AFFECTNET_IDS, split_of
-from ngd_timm.data.layouts.csv_file import header_of, read_csv, require_columns, whole_numbers
+from ngd_timm.data.layouts.csv_file import csv_headers, header_of, read_csv, require_columns, whole_numbers
 from ngd_timm.data.layouts.folders import split_folders
 from ngd_timm.data.layouts.options import Source
 from ngd_timm.data.layouts.rows import (
@@ -99,10 +99,10 @@ def find_affectnet_csv(source: Source) -> list[Piece] | None:
     """
     root = source.root
     if root.is_file():
-        files = [root] if root.suffix.lower() == ".csv" else []
+        files = {root: header_of(root)} if root.suffix.lower() == ".csv" else {}
     else:
-        files = next((f for b in _LISTS if (f := sorted((root / b).glob("*.csv")))), [])
-    ours = [(p, split_of(p.stem)) for p in files if _PATH in header_of(p)]
+        files = next((f for b in _LISTS if (f := csv_headers(root / b))), {})
+    ours = [(p, split_of(p.stem)) for p, names in files.items() if _PATH in names]
     if not root.is_file() and any(split for _, split in ours):
         for path in (p for p, split in ours if split is None):
             log.warning("%s: %s is not named after a split and is left out", root, path.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,9 @@ from ngd_timm.errors import InputError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["header_of", "read_csv", "require_columns", "whole_numbers"]
+__all__ = ["csv_headers", "header_of", "read_csv", "require_columns", "whole_numbers"]
+
+log = logging.getLogger("ngd_timm.data")
 
 # A row of 48x48 pixels has 10 KB; pyarrow refuses a row that is longer than a block.
 _BLOCK_BYTES = 16 << 20
@@ -41,6 +44,19 @@ def header_of(path: Path) -> list[str]:
     if not first:
         raise InputError(f"{path} is empty; a CSV with a header line was expected")
     return [name.strip() for name in first]
+
+
+def csv_headers(folder: Path) -> dict[Path, list[str]]:
+    """The CSV files in a folder and their columns; one that can't be read is left out, aloud."""
+    found = {}
+    for path in sorted(folder.glob("*.csv")):
+        if path.name.startswith("."):
+            continue
+        try:
+            found[path] = header_of(path)
+        except InputError as error:
+            log.warning("%s; it is left out", error)
+    return found
 
 
 def read_csv(path: Path, columns: Sequence[str] | None = None) -> pa.Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from ngd_timm.data.layouts.options import Source
 from ngd_timm.data.layouts.rows import Piece, Rows, image_files, subfolders, table_of_files
 from ngd_timm.errors import InputError
 
-__all__ = ["find_folders", "read_class_folders", "split_folders", "subjects_of"]
+__all__ = ["find_folders", "read_class_folders", "split_folders", "subjects_of", "warn_left_out"]
 
 log = logging.getLogger("ngd_timm.data")
 
@@ -30,6 +31,7 @@ def find_folders(source: Source) -> list[Piece] | None:
         return None
     found = split_folders(root)
     if found:
+        warn_left_out(root, [path for path, _ in found])
         return [_piece(path, split, root, dataset) for path, split in found]
     if not subfolders(root):
         raise InputError(
@@ -40,14 +42,16 @@ def find_folders(source: Source) -> list[Piece] | None:
 
 
 def split_folders(root: Path) -> list[tuple[Path, str]]:
-    """The folders of `root` that are named after a split; others beside them are left out, aloud."""
+    """The folders of `root` that are named after a split, with it."""
     named = [(p, split_of(p.name)) for p in subfolders(root)]
-    found = [(p, split) for p, split in named if split]
-    if found:
-        for path, split in named:
-            if split is None:
-                log.warning("%s: folder '%s' is not named after a split and is left out", root, path.name)
-    return found
+    return [(p, split) for p, split in named if split]
+
+
+def warn_left_out(root: Path, taken: Sequence[Path]) -> None:
+    """Say which folders of `root` aren't read."""
+    for path in subfolders(root):
+        if path not in taken:
+            log.warning("%s: folder '%s' is not named after a split and is left out", root, path.name)
 
 
 def _piece(path: Path, split: str | None, root: Path, dataset: str) -> Piece:

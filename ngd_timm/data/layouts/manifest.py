@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ngd_timm.data.labels import split_of
-from ngd_timm.data.layouts.csv_file import header_of, read_csv
+from ngd_timm.data.layouts.csv_file import csv_headers, header_of, read_csv
 from ngd_timm.data.layouts.options import Source
 from ngd_timm.data.layouts.parquet import LABEL_COLUMNS
 from ngd_timm.data.layouts.picture_list import PATH_COLUMNS, check_sha256
@@ -48,8 +48,8 @@ def find_manifests(source: Source) -> list[Piece] | None:
                 f"({', '.join((*LABEL_COLUMNS, *ID_COLUMNS))}); it has: {', '.join(names)}"
             )
         return _pieces(root)
-    files = [p for p in sorted(root.glob("*.csv")) if not p.name.startswith(".")]
-    ours = [p for p in files if _column(header_of(p), PATH_COLUMNS) and _has_label(header_of(p))]
+    files = csv_headers(root)
+    ours = [p for p, names in files.items() if _column(names, PATH_COLUMNS) and _has_label(names)]
     for path in files if ours else ():
         if path not in ours:
             log.warning("%s: %s has no path and label columns and is left out", root, path.name)

@@ -47,12 +47,13 @@ class Layout:
 
 
 LAYOUTS: tuple[Layout, ...] = (
-    Layout(find_parquet),
-    Layout(find_ferplus_export, ("ferplus",)),
-    Layout(find_ferplus_two_csv, ("ferplus",)),
+    # before parquet, which is looked for below every folder: these have hundreds of thousands of files
     Layout(find_affectnet_folders, ("affectnet",)),
     Layout(find_affectnet_csv, ("affectnet",)),
     Layout(find_ckplus, ("ckplus",)),
+    Layout(find_parquet),
+    Layout(find_ferplus_export, ("ferplus",)),
+    Layout(find_ferplus_two_csv, ("ferplus",)),
     Layout(find_rafdb_list, ("rafdb",)),
     Layout(find_rafdb_kaggle, ("rafdb",)),
     Layout(find_jaffe, ("jaffe",)),

@@ -27,6 +27,8 @@ def find_sfew(source: Source) -> list[Piece] | None:
     if root.is_file():
         return None
     found = split_folders(root)
+    if not any(_class_folders(path) for path, _ in found):
+        return None
     aligned = {split for path, split in found if _is_aligned(path)}
     pieces = []
     for path, split in found:
@@ -39,7 +41,7 @@ def find_sfew(source: Source) -> list[Piece] | None:
             continue
         shown = folder.relative_to(root).as_posix()
         pieces.append(Piece("SFEW folders", folder, split, shown, partial(read_class_folders, folder, root, dataset)))
-    return pieces or None
+    return pieces
 
 
 def _class_folders(path: Path) -> Path | None:
