@@ -260,6 +260,26 @@ def test_an_npz_cut_short_is_refused(tmp_path: Path) -> None:
     refused("can't be read as an NPZ", "ferplus", root)
 
 
+@pytest.mark.parametrize("value", ["99999999999999999999", "", "+3", "3.0"])
+def test_a_number_that_is_none_is_named_by_its_row(tmp_path: Path, value: str) -> None:
+    root = write_tiny("fer2013-csv", tmp_path / "set")
+    edit(root / "fer2013.csv", lambda rows: [*rows[:3], [value, *rows[3][1:]], *rows[4:]])
+    refused(f"row 2: emotion must be a whole number, got '{value.replace('+', '.')}'", "fer2013", root)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "header"),
+    [
+        ("fer2013", "fer2013.csv", "emotion,pixels,Usage"),
+        ("sfew", "faces.csv", "path,label"),
+        ("affectnet", "training.csv", "subDirectory_filePath,expression,valence,arousal"),
+    ],
+)
+def test_a_file_of_a_header_alone_is_refused(tmp_path: Path, name: str, file: str, header: str) -> None:
+    (tmp_path / file).write_text(header + "\n")
+    refused("has no rows|no picture left of 0", name, tmp_path)
+
+
 def test_no_layout_takes_any_file_or_an_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     refused(

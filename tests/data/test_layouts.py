@@ -283,3 +283,54 @@ def test_real_ferplus_gives_the_same_rows_in_all_its_forms(tmp_path: Path) -> No
             assert reports[0].counts == reports[1].counts == reports[2].counts
             assert reports[0].dropped == reports[2].dropped
     assert reports[1].dropped[NAMED_TWICE] == 1
+
+
+PUBLISHED = {
+    # written out again from the publishers' pages: writers and readers share the package's tables
+    "fer2013-csv": {0: "anger", 1: "disgust", 2: "fear", 3: "happiness", 4: "sadness", 5: "surprise", 6: "neutral"},
+    "ckplus-48": {0: "anger", 1: "disgust", 2: "fear", 3: "happiness", 4: "sadness", 5: "surprise", 6: "neutral"}
+    | {7: "contempt"},
+    "ckplus-sequences": {1: "anger", 2: "contempt", 3: "disgust", 4: "fear", 5: "happiness", 6: "sadness"}
+    | {7: "surprise"},
+    "affectnet-lists": {0: "neutral", 1: "happiness", 2: "sadness", 3: "surprise", 4: "fear", 5: "disgust"}
+    | {6: "anger", 7: "contempt"},
+    "rafdb-list": {1: "surprise", 2: "fear", 3: "disgust", 4: "happiness", 5: "sadness", 6: "anger", 7: "neutral"},
+}
+
+
+@pytest.mark.parametrize("layout", PUBLISHED)
+def test_numbers_mean_what_the_publishers_say(layout: str, tmp_path: Path) -> None:
+    root = write_tiny(layout, tmp_path / "set", n=1)
+    for number, expression in PUBLISHED[layout].items():
+        set_number(layout, root, number)
+        labels = load_fer(TINY_LAYOUTS[layout].dataset, root, drop_duplicates=False)["label"][:]
+        assert set(labels) == {CLASSES.index(expression)}, number
+
+
+def set_number(layout: str, root: Path, number: int) -> None:
+    """Give every picture this number."""
+    if layout == "rafdb-list":
+        path = root / "EmoLabel" / "list_patition_label.txt"
+        path.write_text("".join(f"{line.split()[0]} {number}\n" for line in path.read_text().splitlines()))
+    elif layout == "ckplus-sequences":
+        for path in root.rglob("*_emotion.txt"):
+            path.write_text(f"   {number:.7e}\n")
+    else:
+        for path in root.glob("*.csv"):
+            with open(path, newline="") as handle:
+                rows = list(csv.DictReader(handle))
+            column = "emotion" if "emotion" in rows[0] else "expression"
+            with open(path, "w", newline="") as handle:
+                writer = csv.DictWriter(handle, list(rows[0]))
+                writer.writeheader()
+                kept = [r for r in rows if int(r[column]) < 8]
+                writer.writerows({**r, column: number} for r in kept)
+
+
+def test_jaffe_letters_mean_what_its_read_me_says(tmp_path: Path) -> None:
+    letters = {"NE": "neutral", "HA": "happiness", "SA": "sadness", "SU": "surprise", "AN": "anger", "DI": "disgust"}
+    for short, expression in {**letters, "FE": "fear"}.items():
+        folder = tmp_path / short
+        folder.mkdir()
+        tiny_face("neutral", 0).save(folder / f"KA.{short}1.39.tiff")
+        assert load_fer("jaffe", folder)["label"][:] == [CLASSES.index(expression)]

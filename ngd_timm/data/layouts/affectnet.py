@@ -29,7 +29,6 @@ from ngd_timm.data.layouts.rows import (
     image_files,
     labels_of_ids,
     require_files,
-    shown_path,
     table_of_files,
 )
 from ngd_timm.errors import InputError
@@ -151,5 +150,5 @@ def _rows(paths: Sequence[Path], root: Path, ids: np.ndarray, va: dict[str, list
     }
     missing = int((absent & (label >= 0)).sum())
     if missing:
-        log.info("%s: %d labelled faces have no valence and arousal", shown_path(Path(shown), root), missing)
+        log.info("%s: %d labelled faces have no valence and arousal", shown, missing)
     return Rows(table_of_files(paths, root, **columns), None, names[: len(CLASSES)], label, None, dropped)

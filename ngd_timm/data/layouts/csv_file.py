@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ log = logging.getLogger("ngd_timm.data")
 
 # A row of 48x48 pixels has 10 KB; pyarrow refuses a row that is longer than a block.
 _BLOCK_BYTES = 16 << 20
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
 
 
 def header_of(path: Path) -> list[str]:
@@ -114,5 +116,5 @@ def whole_numbers(path: Path, column: pa.ChunkedArray, name: str) -> np.ndarray:
         return pc.cast(column, pa.int64()).to_numpy()
     except pa.ArrowException:
         values = column.to_pylist()
-        row = next(i for i, v in enumerate(values) if not v.lstrip("+-").isdecimal())
+        row = next(i for i, v in enumerate(values) if not _WHOLE.fullmatch(v))
         raise InputError(f"{path} row {row}: {name} must be a whole number, got '{values[row][:40]}'") from None

@@ -106,7 +106,12 @@ def pieces_by_split(
         path: The file.
         splits: Each row's split.
         read: From (M,) row numbers to their rows.
+
+    Raises:
+        InputError: No row at all.
     """
+    if not len(splits):
+        raise InputError(f"{path} has no rows; copy or write it again")
     each = np.array([s or "" for s in splits])
     return [
         Piece(kind, path, split, path.name, partial(read, np.flatnonzero(each == (split or ""))))
