@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from ngd_timm.data.batches import Batch, FaceBatches, class_counts
     from ngd_timm.data.fer import LoadReport, load_fer, load_split, parse_spec
     from ngd_timm.data.labels import DATASETS, LABEL_RULES, SPLITS
+    from ngd_timm.data.layouts.picture_list import write_list
+    from ngd_timm.data.tiny import TINY_LAYOUTS, write_tiny
 
 __all__ = [
     "Batch",
@@ -18,11 +20,14 @@ __all__ = [
     "LABEL_RULES",
     "LoadReport",
     "SPLITS",
+    "TINY_LAYOUTS",
     "class_counts",
     "load_fer",
     "load_split",
     "parse_spec",
     "schematic",
+    "write_list",
+    "write_tiny",
 ]
 
 _HOME = {
@@ -32,10 +37,13 @@ _HOME = {
     "LABEL_RULES": "labels",
     "LoadReport": "fer",
     "SPLITS": "labels",
+    "TINY_LAYOUTS": "tiny",
     "class_counts": "batches",
     "load_fer": "fer",
     "load_split": "fer",
     "parse_spec": "fer",
+    "write_list": "layouts.picture_list",
+    "write_tiny": "tiny",
 }
 
 

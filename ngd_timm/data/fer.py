@@ -7,24 +7,25 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
 from ngd_timm.affect import CLASSES
-from ngd_timm.data.decode import decode_each, image_records, open_image, to_mode
-from ngd_timm.data.labels import DATASETS, LABEL_RULES, NOT_A_CLASS, OTHER_CLASS, SPLITS, apply_rule, class_of
-from ngd_timm.data.layouts import Piece, Rows, find_pieces, read_piece
+from ngd_timm.data.decode import image_records
+from ngd_timm.data.duplicates import BY_COLUMN, BY_PIXELS, DUPLICATE, copies_of, hashes_of
+from ngd_timm.data.labels import DATASETS, LABEL_RULES, SPLITS
+from ngd_timm.data.layouts import NOT_LISTED, Piece, look_at
+from ngd_timm.data.parts import Part
 from ngd_timm.errors import InputError, choices
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
 
 __all__ = ["DUPLICATE", "LIMIT", "LoadReport", "load_fer", "load_split", "parse_spec"]
 
 log = logging.getLogger("ngd_timm.data")
 
-DUPLICATE = "a copy of a training picture"
 LIMIT = "beyond the limit"
 
 
@@ -42,6 +43,7 @@ class LoadReport:
         counts: Class → rows; summed soft targets under the rule `votes`.
         duplicates: How copies of training pictures were looked for.
         sha256: Of the kept rows' encoded pictures and targets, in order.
+        layout: As what the files were read.
     """
 
     name: str
@@ -53,6 +55,7 @@ class LoadReport:
     counts: Mapping[str, float]
     duplicates: str
     sha256: str
+    layout: str = ""
 
     def lines(self) -> list[str]:
         """The report for people, a few plain lines."""
@@ -102,6 +105,7 @@ def parse_spec(spec: str) -> tuple[str, str, str | None, str]:
     return name, root, tail, f"{name}:{tail}"
 
 
+@overload
 def load_fer(
     name: str,
     root: str | Path,
@@ -111,8 +115,54 @@ def load_fer(
     drop_duplicates: bool = True,
     classes: Sequence[str] = CLASSES,
     limit: int | None = None,
-) -> Dataset:
+    options: Mapping[str, Any] | None = None,
+    streaming: Literal[False] = False,
+) -> Dataset: ...
+
+
+@overload
+def load_fer(
+    name: str,
+    root: str | Path,
+    split: str | None = None,
+    *,
+    label_rule: str = "majority",
+    drop_duplicates: bool = True,
+    classes: Sequence[str] = CLASSES,
+    limit: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    streaming: Literal[True],
+) -> IterableDataset: ...
+
+
+def load_fer(
+    name: str,
+    root: str | Path,
+    split: str | None = None,
+    *,
+    label_rule: str = "majority",
+    drop_duplicates: bool = True,
+    classes: Sequence[str] = CLASSES,
+    limit: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    streaming: bool = False,
+) -> Dataset | IterableDataset:
     """Load a facial-expression data set by name and root; `load_split` without the report.
+
+    Args:
+        name: As `load_split`, as are the others.
+        root: File, folder or Hub id.
+        split: "train", "valid", "test"; "all" or None for every row.
+        label_rule: How votes become labels.
+        drop_duplicates: Drop validation and test rows whose pixels equal a training picture's.
+        classes: Class names, in the order of the labels.
+        limit: Keep the first N remaining rows of each split.
+        options: What a layout leaves open.
+        streaming: Give an `IterableDataset` with the same columns and the same rows, read as they are asked for: from
+            parquet files and Hub ids.
+
+    Raises:
+        InputError: As `load_split`, or a layout that can't be streamed.
 
     Example:
         >>> import tempfile
@@ -120,9 +170,26 @@ def load_fer(
         >>> folder = write_schematic(tempfile.mkdtemp(), "pencil", n_train=8, n_valid=8, n_test=8, seed=0)
         >>> load_fer("schematic", folder, "valid").features["label"].names[:2]
         ['neutral', 'happiness']
+        >>> next(iter(load_fer("schematic", folder, "valid", streaming=True)))["source"]
+        'valid.parquet row 0'
     """
+    if streaming:
+        from ngd_timm.data.streaming import stream
+
+        _check_arguments(name, split, label_rule, classes, limit)
+        found = look_at(root, name, options, streaming=True)
+        training = [p for p in found.pieces if p.split == "train"]
+        wanted = _choose(found.pieces, split, root)
+        return stream(wanted, training, name, label_rule, classes, drop_duplicates, limit)
     return load_split(
-        name, root, split, label_rule=label_rule, drop_duplicates=drop_duplicates, classes=classes, limit=limit
+        name,
+        root,
+        split,
+        label_rule=label_rule,
+        drop_duplicates=drop_duplicates,
+        classes=classes,
+        limit=limit,
+        options=options,
     )[0]
 
 
@@ -135,17 +202,25 @@ def load_split(
     drop_duplicates: bool = True,
     classes: Sequence[str] = CLASSES,
     limit: int | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> tuple[Dataset, LoadReport]:
     """Load one split, or all rows, of a data set, and say what was dropped.
 
-    Read as they are: a parquet file or a folder of them (picture as bytes or `{bytes, path}`; vote counts, or a label
-    that is a name), and class-named folders `root/class/*` or `root/split/class/*`. Splits are known by file or folder
-    name, with the usual aliases (val, PublicTest, …). A class is known by a name that `name`
-    understands, never by number.
+    The layouts that are read are those of `ngd_timm.data.layouts`, which is found by what lies at the root:
+
+    - any data set: parquet (picture as bytes or `{bytes, path}`; vote counts, or a label that is a name), a Hub id
+      (`user/dataset[@revision]`), a CSV manifest, an NPZ, class-named folders `root/class/*` or `root/split/class/*`;
+    - FER+: Microsoft's export with `fer2013new.csv`, and `fer2013.csv` with `fer2013new.csv`;
+    - FER2013: `fer2013.csv`, `icml_face_data.csv`; CK+: the distribution's sequences, `ckextended.csv`;
+    - AffectNet: folders with annotations, `training.csv` and `validation.csv`; RAF-DB: its list, folders 1 to 7;
+      JAFFE: its file names; SFEW: its folders.
+
+    Splits are known by file or folder name, with the usual aliases (val, PublicTest, …). A class is known by a name
+    that `name` understands; by number only where a layout's publishers fixed the numbers.
 
     Args:
         name: One of `DATASETS`; fixes the label names understood.
-        root: File or folder.
+        root: File, folder or Hub id; options may follow it, `root,key=value,…`.
         split: "train", "valid", "test"; "all" or None for every row under `root`.
         label_rule: How votes become labels, see `labels.apply_rule`; without effect where a set names one class a
             picture.
@@ -153,11 +228,14 @@ def load_split(
             `dup_of_train` where there is one, else by comparing the decoded pixels.
         classes: Class names, in the order of the labels; rows of other classes are dropped and counted.
         limit: Keep the first N remaining rows of each split.
+        options: What a layout leaves open, the keys of `layouts.LayoutOptions`: `apex_frames` and `neutral_frame` of
+            CK+'s sequences; `list` and `sha256` of a published list of pictures. They win over those in `root`.
 
     Returns:
         A `datasets.Dataset` with `image` (encoded, decoded on access), `label` (ClassLabel of `classes`), `file_name`,
         `source` (file and row, for messages), and where the set has them `votes` (C counts), `soft_label` (C, rule
-        `votes` only), `valence`, `arousal`, `subject`; and the report, whose lines are also logged.
+        `votes` only), `valence`, `arousal` (null on rows without), `subject`; and the report, whose lines are also
+        logged.
 
     Raises:
         InputError: A missing root or split, a damaged file, an unknown name, or nothing left.
@@ -167,17 +245,18 @@ def load_split(
         >>> from ngd_timm.data.schematic import write_schematic
         >>> folder = write_schematic(tempfile.mkdtemp(), "paint", n_train=16, n_valid=8, n_test=8, seed=0)
         >>> dataset, report = load_split("schematic", folder, "train")
-        >>> len(dataset), report.kept, report.labels
-        (16, 16, 'given')
+        >>> len(dataset), report.kept, report.labels, report.layout
+        (16, 16, 'given', 'parquet')
     """
     _check_arguments(name, split, label_rule, classes, limit)
-    root = Path(root)
-    pieces = find_pieces(root)
-    wanted = _choose(pieces, split, root)
-    parts = [_Part(piece, read_piece(piece, root), name, label_rule, classes) for piece in wanted]
-    searched = _mark_duplicates(parts, pieces, root, drop_duplicates)
+    found = look_at(root, name, options)
+    wanted = _choose(found.pieces, split, root)
+    parts = [Part(piece, piece.read(), name, label_rule, classes) for piece in wanted]
+    if found.listed is not None and split in (None, "all"):
+        _require_whole_list(parts, len(found.listed), root)
+    searched = _mark_duplicates(parts, found.pieces, drop_duplicates)
     _apply_limit(parts, limit)
-    dataset = _join(parts, classes)
+    dataset = _join(parts)
     key = split or "all"
     report = _report(name, key, parts, dataset, searched)
     if not len(dataset):
@@ -186,37 +265,6 @@ def load_split(
     for line in report.lines():
         log.info(line)
     return dataset, report
-
-
-class _Part:
-    """One file or folder: its rows, its labels, and why a row goes."""
-
-    def __init__(self, piece: Piece, rows: Rows, name: str, rule: str, classes: Sequence[str]) -> None:
-        self.piece, self.rows = piece, rows
-        self.dropped: dict[str, np.ndarray] = {}
-        self.soft: np.ndarray | None = None
-        self.counts: np.ndarray | None = None
-        if rows.votes is not None:
-            ruled = apply_rule(rows.votes, rule, classes)
-            self.label, self.soft, self.dropped, self.labels = ruled.label, ruled.soft, dict(ruled.dropped), rule
-            self.counts = rows.votes[:, [CLASSES.index(c) for c in classes]]
-        else:
-            if rule == "votes" and name == "ferplus":
-                raise InputError(
-                    f"{piece.shown}: label_rule=votes needs FER+'s vote columns, but there is only a label; "
-                    "use label_rule=majority or the file with votes"
-                )
-            assert rows.names is not None
-            assert rows.label is not None
-            self.label, self.labels = _by_name(rows.names, rows.label, name, classes, piece), "given"
-            outside = self.label == NOT_A_CLASS
-            if outside.any():
-                self.dropped[OTHER_CLASS] = outside
-        self.kept = self.label != NOT_A_CLASS
-
-    def drop(self, reason: str, mask: np.ndarray) -> None:
-        self.dropped[reason] = mask & self.kept
-        self.kept = self.kept & ~mask
 
 
 def _check_arguments(name: str, split: str | None, rule: str, classes: Sequence[str], limit: int | None) -> None:
@@ -235,7 +283,7 @@ def _check_arguments(name: str, split: str | None, rule: str, classes: Sequence[
         raise InputError(f"limit must be at least 1 or absent, got {limit}")
 
 
-def _choose(pieces: Sequence[Piece], split: str | None, root: Path) -> list[Piece]:
+def _choose(pieces: Sequence[Piece], split: str | None, root: str | Path) -> list[Piece]:
     if split in (None, "all"):
         return list(pieces)
     wanted = [p for p in pieces if p.split == split]
@@ -246,18 +294,16 @@ def _choose(pieces: Sequence[Piece], split: str | None, root: Path) -> list[Piec
     return wanted
 
 
-def _by_name(names: Sequence[str], label: np.ndarray, dataset: str, classes: Sequence[str], piece: Piece) -> np.ndarray:
-    index = {c: i for i, c in enumerate(classes)}
-    place = np.empty(len(names), dtype=np.int64)
-    for i, name in enumerate(names):
-        try:
-            place[i] = index.get(class_of(dataset, name), NOT_A_CLASS)
-        except InputError as error:
-            raise InputError(f"{piece.shown}: {error}") from None
-    return place[label]
+def _require_whole_list(parts: Sequence[Part], listed: int, root: str | Path) -> None:
+    found = sum(int((~p.dropped[NOT_LISTED]).sum()) for p in parts)
+    if found < listed:
+        raise InputError(
+            f"{root}: only {found} of the {listed} pictures on the list are in this data set; is it the list of "
+            "another copy? Its paths are relative to the data set's root"
+        )
 
 
-def _mark_duplicates(parts: Sequence[_Part], pieces: Sequence[Piece], root: Path, wanted: bool) -> str:
+def _mark_duplicates(parts: Sequence[Part], pieces: Sequence[Piece], wanted: bool) -> str:
     held_out = [p for p in parts if p.piece.split in ("valid", "test")]
     if not wanted:
         return "kept"
@@ -268,28 +314,18 @@ def _mark_duplicates(parts: Sequence[_Part], pieces: Sequence[Piece], root: Path
         if part.rows.dup_of_train is not None:
             part.drop(DUPLICATE, part.rows.dup_of_train)
     if not unmarked:
-        return "by the column dup_of_train"
+        return BY_COLUMN
     training = [p for p in pieces if p.split == "train"]
     if not training:
         return "not looked for, there is no train split beside it"
-    from datasets import Dataset
-
-    seen: set[bytes] = set()
-    for piece in training:
-        seen.update(decode_each(Dataset(read_piece(piece, root).table), _pixel_hash))
+    read = {part.piece: part.rows for part in parts}
+    seen = hashes_of(read[piece] if piece in read else piece.read() for piece in training)
     for part in unmarked:
-        hashes = decode_each(Dataset(part.rows.table), _pixel_hash)
-        part.drop(DUPLICATE, np.array([h in seen for h in hashes], dtype=bool))
-    return "by comparing pixels with the train split"
+        part.drop(DUPLICATE, copies_of(part.rows, seen))
+    return BY_PIXELS
 
 
-def _pixel_hash(record: dict[str, Any]) -> bytes:
-    with open_image(record) as image:
-        pixels = to_mode(image, "RGB")
-        return hashlib.sha256(f"{pixels.size}".encode() + pixels.tobytes()).digest()
-
-
-def _apply_limit(parts: Sequence[_Part], limit: int | None) -> None:
+def _apply_limit(parts: Sequence[Part], limit: int | None) -> None:
     if limit is None:
         return
     left: dict[str | None, int] = {}
@@ -301,36 +337,16 @@ def _apply_limit(parts: Sequence[_Part], limit: int | None) -> None:
             part.drop(LIMIT, part.kept & (rank > room))
 
 
-def _join(parts: Sequence[_Part], classes: Sequence[str]) -> Dataset:
-    from datasets import ClassLabel, Dataset, Features, List, Value, concatenate_datasets
+def _join(parts: Sequence[Part]) -> Dataset:
+    from datasets import concatenate_datasets
 
-    sets = []
-    for part in parts:
-        table, features = part.rows.table, part.rows.features()
-        columns: list[tuple[str, Any, Any]] = [("label", part.label, ClassLabel(names=list(classes)))]
-        if part.counts is not None:
-            columns.append(("votes", part.counts.astype(np.float32), List(Value("float32"), length=len(classes))))
-        if part.soft is not None:
-            columns.append(("soft_label", part.soft, List(Value("float32"), length=len(classes))))
-        for column, values, feature in columns:
-            features[column] = feature
-            table = table.append_column(column, _arrow(values, feature))
-        whole = Dataset(table.cast(Features(features).arrow_schema), info=None)
-        sets.append(whole.select(np.flatnonzero(part.kept)))
+    sets = [part.dataset() for part in parts]
     shared = set.intersection(*(set(s.column_names) for s in sets))
     sets = [s.select_columns([c for c in s.column_names if c in shared]) for s in sets]
     return concatenate_datasets(sets) if len(sets) > 1 else sets[0]
 
 
-def _arrow(values: np.ndarray, feature: Any) -> Any:
-    import pyarrow as pa
-
-    if values.ndim == 1:
-        return pa.array(values)
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
-
-
-def _report(name: str, split: str, parts: Sequence[_Part], dataset: Dataset, searched: str) -> LoadReport:
+def _report(name: str, split: str, parts: Sequence[Part], dataset: Dataset, searched: str) -> LoadReport:
     dropped: dict[str, int] = {}
     for part in parts:
         for reason, mask in part.dropped.items():
@@ -350,6 +366,7 @@ def _report(name: str, split: str, parts: Sequence[_Part], dataset: Dataset, sea
         counts={c: round(float(n), 3) for c, n in zip(names, counts, strict=True)},
         duplicates=searched,
         sha256=_sha256(dataset, target),
+        layout=", ".join(dict.fromkeys(p.piece.kind for p in parts)),
     )
 
 

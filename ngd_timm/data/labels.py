@@ -12,14 +12,21 @@ from ngd_timm.errors import InputError, choices
 
 __all__ = [
     "DATASETS",
+    "FER2013_IDS",
+    "AFFECTNET_IDS",
+    "CKPLUS_48_IDS",
+    "CKPLUS_IDS",
+    "JAFFE_LETTERS",
     "LABEL_RULES",
     "NO_MAJORITY",
     "NO_VOTE",
     "NOT_A_CLASS",
     "NOT_A_FACE",
     "OTHER_CLASS",
+    "RAFDB_IDS",
     "Ruled",
     "SPLITS",
+    "SUBJECT_IN_NAME",
     "VOTE_COLUMNS",
     "apply_rule",
     "class_of",
@@ -67,6 +74,46 @@ _HAS: Mapping[str, tuple[str, ...]] = {
 }
 DATASETS = tuple(_HAS)
 """The names a data set may have; a name fixes which label names are understood."""
+
+# Numbers mean a class only where the publishers fixed them for one layout; they are read there and nowhere else.
+FER2013_IDS: Mapping[int, str] = dict(
+    enumerate(("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral"))
+)
+"""`emotion` in fer2013.csv and icml_face_data.csv: "Challenges in Representation Learning: Facial Expression
+Recognition Challenge", Kaggle 2013, data page."""
+
+CKPLUS_IDS: Mapping[int, str] = dict(
+    enumerate(("neutral", "anger", "contempt", "disgust", "fear", "happiness", "sadness", "surprise"))
+)
+"""`*_emotion.txt` in CK+'s own distribution: its ReadMeCohnKanadeDatabase_website.txt (2010)."""
+
+CKPLUS_48_IDS: Mapping[int, str] = {**FER2013_IDS, 7: "contempt"}
+"""`emotion` in ckextended.csv, the 48-pixel export: its Kaggle page ("CKPLUS", 920 pictures)."""
+
+AFFECTNET_IDS: Mapping[int, str] = dict(
+    enumerate(("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt"))
+) | {8: "None", 9: "Uncertain", 10: "Non-Face"}
+"""`expression` of AffectNet: Mollahosseini, Hasani and Mahoor (2017), and the read-me of the distribution; from 8 on
+they are no expressions."""
+
+RAFDB_IDS: Mapping[int, str] = dict(
+    enumerate(("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral"), start=1)
+)
+"""list_patition_label.txt and the folders 1 to 7: RAF-DB's read-me (basic emotions), Li, Deng and Du (2017)."""
+
+JAFFE_LETTERS: Mapping[str, str] = {
+    "NE": "neutral",
+    "HA": "happiness",
+    "SU": "surprise",
+    "SA": "sadness",
+    "AN": "anger",
+    "DI": "disgust",
+    "FE": "fear",
+}
+"""The letters in JAFFE's file names (KA.AN1.39.tiff): its read-me, Lyons et al. (1998)."""
+
+SUBJECT_IN_NAME: Mapping[str, str] = {"ckplus": r"(S\d{3})_", "jaffe": r"([A-Z]{2})\."}
+"""Where a set's file names begin with the person: CK+'s S005_001_00000011.png, JAFFE's KA.AN1.39.tiff."""
 
 
 def class_of(dataset: str, label: str) -> str:

@@ -1,0 +1,106 @@
+"""CK+ as it is distributed: sequences from a neutral face to the apex, and an emotion for some of them.
+
+Reference:
+    Lucey et al.: "The Extended Cohn-Kanade Dataset (CK+)", 2010, and the read-me of the distribution: 593 sequences, of
+    which 327 have an emotion file, named after the last frame, the apex.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from ngd_timm.data.labels import CKPLUS_IDS
+from ngd_timm.data.layouts.options import LayoutOptions, Source
+from ngd_timm.data.layouts.rows import Piece, Rows, image_files, labels_of_ids, subfolders, table_of_files
+from ngd_timm.errors import InputError
+
+__all__ = ["NO_EMOTION", "find_ckplus"]
+
+NO_EMOTION = "the apex of a sequence without an emotion"
+
+_IMAGES = ("cohn-kanade-images", "extended-cohn-kanade-images/cohn-kanade-images")
+_EMOTIONS = ("Emotion", "Emotion_labels/Emotion")
+_NEUTRAL = next(number for number, name in CKPLUS_IDS.items() if name == "neutral")
+
+
+def find_ckplus(source: Source) -> list[Piece] | None:
+    """`cohn-kanade-images/S005/001/S005_001_00000011.png` and `Emotion/S005/001/S005_001_00000011_emotion.txt`.
+
+    Each sequence with an emotion gives its last `options.apex_frames` frames, labelled with it, and with
+    `options.neutral_frame` its first frame, labelled neutral. Sequences without one are dropped and counted.
+
+    Raises:
+        InputError: Images without the folder of emotions.
+    """
+    root, options = source.root, source.options
+    images = next((root / p for p in _IMAGES if (root / p).is_dir()), None)
+    if images is None:
+        return None
+    emotions = next((root / p for p in _EMOTIONS if (root / p).is_dir()), None)
+    if emotions is None:
+        raise InputError(f"{root} has {images.name} but no folder Emotion; unpack Emotion_labels.zip there")
+    return [Piece("CK+ sequences", images, None, images.name, partial(_read, images, emotions, root, options))]
+
+
+def _read(images: Path, emotions: Path, root: Path, options: LayoutOptions) -> Rows:
+    paths: list[Path] = []
+    ids: list[int] = []
+    labelled: list[bool] = []
+    for person in subfolders(images):
+        for sequence in subfolders(person):
+            frames = image_files(sequence)
+            if not frames:
+                continue
+            emotion = _emotion(emotions / person.name / sequence.name)
+            if emotion is None:
+                paths.append(frames[-1])
+                ids.append(_NEUTRAL)
+                labelled.append(False)
+                continue
+            number, apex = emotion
+            chosen, numbers = _frames(frames, number, apex, sequence, options)
+            paths += chosen
+            ids += numbers
+            labelled += [True] * len(chosen)
+    label = labels_of_ids(np.array(ids, dtype=np.int64), CKPLUS_IDS, images.name, "emotion")
+    has = np.array(labelled, dtype=bool)
+    label[~has] = -1
+    table = table_of_files(paths, root, subject=[p.parent.parent.name for p in paths])
+    return Rows(table, None, tuple(CKPLUS_IDS.values()), label, None, {NO_EMOTION: ~has})
+
+
+def _frames(
+    frames: list[Path], number: int, apex: str, sequence: Path, options: LayoutOptions
+) -> tuple[list[Path], list[int]]:
+    names = [p.stem for p in frames]
+    if apex not in names:
+        raise InputError(f"{sequence} lacks {apex}.png, which its emotion file names; unpack the images again")
+    frames = frames[: names.index(apex) + 1]
+    if len(frames) < options.apex_frames + options.neutral_frame:
+        raise InputError(
+            f"{sequence} has {len(frames)} frames, fewer than apex_frames={options.apex_frames}"
+            f"{' and a neutral one' if options.neutral_frame else ''}; lower apex_frames"
+        )
+    chosen = frames[-options.apex_frames :]
+    if options.neutral_frame:
+        return [frames[0], *chosen], [_NEUTRAL, *[number] * len(chosen)]
+    return chosen, [number] * len(chosen)
+
+
+def _emotion(folder: Path) -> tuple[int, str] | None:
+    """The number in a sequence's emotion file and the frame it is named after; None where there is no file."""
+    files = sorted(p for p in folder.glob("*_emotion.txt") if not p.name.startswith(".")) if folder.is_dir() else []
+    if not files:
+        return None
+    if len(files) > 1:
+        raise InputError(f"{folder} has {len(files)} emotion files, expected one; unpack Emotion_labels.zip again")
+    try:
+        value = float(files[0].read_text(encoding="utf-8"))
+    except ValueError:
+        raise InputError(f"{files[0]} does not hold one number, as 3.0000000e+00; unpack it again") from None
+    if not value.is_integer():
+        raise InputError(f"{files[0]} holds {value}, expected a whole number from 0 to {max(CKPLUS_IDS)}")
+    return int(value), files[0].name.removesuffix("_emotion.txt")

@@ -1,0 +1,120 @@
+"""A CSV file as a table of trimmed strings, read strictly: every row has every column."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ngd_timm.errors import InputError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["csv_headers", "header_of", "read_csv", "require_columns", "whole_numbers"]
+
+log = logging.getLogger("ngd_timm.data")
+
+# A row of 48x48 pixels has 10 KB; pyarrow refuses a row that is longer than a block.
+_BLOCK_BYTES = 16 << 20
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
+
+
+def header_of(path: Path) -> list[str]:
+    """The column names in the first line, trimmed (FER2013's `icml_face_data.csv` has " Usage", " pixels").
+
+    Raises:
+        InputError: Empty, or not text.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "icml_face_data.csv"
+        >>> _ = path.write_text("emotion, Usage, pixels\\n0,Training,1 2\\n")
+        >>> header_of(path)
+        ['emotion', 'Usage', 'pixels']
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as handle:
+            first = next(csv.reader(handle), None)
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        raise InputError(f"{path} can't be read as a UTF-8 CSV ({' '.join(str(error).split())[:120]})") from None
+    if not first:
+        raise InputError(f"{path} is empty; a CSV with a header line was expected")
+    return [name.strip() for name in first]
+
+
+def csv_headers(folder: Path) -> dict[Path, list[str]]:
+    """The CSV files in a folder and their columns; one that can't be read is left out, aloud."""
+    found = {}
+    for path in sorted(folder.glob("*.csv")):
+        if path.name.startswith("."):
+            continue
+        try:
+            found[path] = header_of(path)
+        except InputError as error:
+            log.warning("%s; it is left out", error)
+    return found
+
+
+def read_csv(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a CSV; every value is a string without surrounding space.
+
+    Args:
+        path: The file.
+        columns: Column names, where the file has no header line.
+
+    Raises:
+        InputError: Not text, a row of another length, a column name that stands twice.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "faces.csv"
+        >>> _ = path.write_text("path,label\\na.png, happy\\n")
+        >>> read_csv(path).to_pylist()
+        [{'path': 'a.png', 'label': 'happy'}]
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    from pyarrow import csv as pacsv
+
+    names = list(columns) if columns is not None else header_of(path)
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
+        raise InputError(f"{path}: column '{twice[0]}' stands twice in the header; rename or remove one")
+    try:
+        table = pacsv.read_csv(
+            path,
+            read_options=pacsv.ReadOptions(
+                column_names=names, skip_rows=0 if columns is not None else 1, block_size=_BLOCK_BYTES
+            ),
+            convert_options=pacsv.ConvertOptions(column_types={n: pa.string() for n in names}),
+        )
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(f"{path} is damaged or not a CSV ({reason}); copy or write it again") from None
+    return pa.table({n: pc.utf8_trim_whitespace(table[n]) for n in names})
+
+
+def require_columns(path: Path, names: Sequence[str], wanted: Sequence[str]) -> None:
+    """Refuse a header that lacks a column, by name."""
+    missing = [w for w in wanted if w not in names]
+    if missing:
+        raise InputError(f"{path} has no column '{missing[0]}'; it has: {', '.join(names)}")
+
+
+def whole_numbers(path: Path, column: pa.ChunkedArray, name: str) -> np.ndarray:
+    """A column of whole numbers, (N,) int64; the first value that is none is named by its row."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    try:
+        return pc.cast(column, pa.int64()).to_numpy()
+    except pa.ArrowException:
+        values = column.to_pylist()
+        row = next(i for i, v in enumerate(values) if not _WHOLE.fullmatch(v))
+        raise InputError(f"{path} row {row}: {name} must be a whole number, got '{values[row][:40]}'") from None

@@ -1,0 +1,135 @@
+"""An NPZ file of pixels and names, the form in which the authors of arXiv 2509.11916 kept their data.
+
+They published none, so the arrays are named here: `X` or `images` (N, H, W), (N, H, W, 1) or (N, H, W, 3) uint8; `y` or
+`labels` (N,) names, or numbers together with `classes` (C,) names; optional `split`, `subject` (N,) and `valence` with
+`arousal` (N,) in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ngd_timm.data.labels import split_of
+from ngd_timm.data.layouts.options import Source
+from ngd_timm.data.layouts.rows import Piece, Rows, affect_column, pieces_by_split, table_of_pixels
+from ngd_timm.errors import InputError
+
+__all__ = ["find_npz"]
+
+
+def find_npz(source: Source) -> list[Piece] | None:
+    """An NPZ file, or every NPZ file in a folder; None where there is none.
+
+    Raises:
+        InputError: A damaged file, or arrays that don't make a data set.
+    """
+    root = source.root
+    if root.is_file():
+        files = [root] if root.suffix.lower() == ".npz" else []
+    else:
+        files = sorted(p for p in root.glob("*.npz") if not p.name.startswith("."))
+    return [piece for path in files for piece in _pieces(path)] or None
+
+
+def _pieces(path: Path) -> list[Piece]:
+    arrays = _load(path)
+    images, names, label = _images(path, arrays), *_labels(path, arrays)
+    n = len(images)
+    for key in ("y", "labels", "split", "subject", "valence", "arousal"):
+        if key in arrays and arrays[key].shape != (n,):
+            raise InputError(
+                f"{path}: '{key}' has shape {arrays[key].shape}, but there are {n} pictures; expected ({n},)"
+            )
+    splits: list[str | None] = [split_of(path.stem)] * n
+    if "split" in arrays:
+        splits = [split_of(str(s)) for s in arrays["split"]]
+        if None in splits:
+            row = splits.index(None)
+            raise InputError(f"{path} row {row}: split '{arrays['split'][row]}' is unknown; write train, valid or test")
+    return pieces_by_split("NPZ", path, splits, partial(_read, path, arrays, images, names, label))
+
+
+def _read(
+    path: Path,
+    arrays: dict[str, np.ndarray],
+    images: np.ndarray,
+    names: tuple[str, ...],
+    label: np.ndarray,
+    rows: np.ndarray,
+) -> Rows:
+    further: dict[str, Any] = {}
+    if "subject" in arrays:
+        further["subject"] = [str(s) for s in arrays["subject"][rows]]
+    if {"valence", "arousal"} <= set(arrays):
+        for c in ("valence", "arousal"):
+            if not np.issubdtype(arrays[c].dtype, np.floating):
+                raise InputError(f"{path}: '{c}' must hold floats in [-1, 1], got {arrays[c].dtype}")
+            further[c] = affect_column(arrays[c][rows].tolist(), c, path.name)
+    return Rows(table_of_pixels(images, rows, path.name, **further), None, names, label[rows])
+
+
+def _load(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {key: file[key] for key in file.files}
+    except (
+        ValueError,
+        EOFError,
+        OSError,
+        KeyError,
+        zipfile.BadZipFile,
+        zlib.error,
+        AttributeError,
+        TypeError,
+    ) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(
+            f"{path} can't be read as an NPZ of plain arrays ({reason}); write it again with numpy.savez, without "
+            "objects"
+        ) from None
+
+
+def _one(path: Path, arrays: dict[str, np.ndarray], names: tuple[str, str], what: str) -> np.ndarray:
+    found = [n for n in names if n in arrays]
+    if len(found) != 1:
+        raise InputError(
+            f"{path} must have {what} under '{names[0]}' or '{names[1]}', one of them; it has: {', '.join(arrays)}"
+        )
+    return arrays[found[0]]
+
+
+def _images(path: Path, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    images = _one(path, arrays, ("X", "images"), "its pictures")
+    grey, colour = images.ndim == 3, images.ndim == 4 and images.shape[3] in (1, 3)
+    if images.dtype != np.uint8 or not (grey or colour) or 0 in images.shape:
+        raise InputError(
+            f"{path}: pictures must be uint8 of shape (N, H, W), (N, H, W, 1) or (N, H, W, 3), got {images.dtype} of "
+            f"{images.shape}"
+        )
+    return images
+
+
+def _labels(path: Path, arrays: dict[str, np.ndarray]) -> tuple[tuple[str, ...], np.ndarray]:
+    given = _one(path, arrays, ("y", "labels"), "its labels")
+    if given.dtype.kind in "US":
+        text = given.astype(np.str_)
+        names, label = np.unique(text, return_inverse=True)
+        return tuple(names.tolist()), label.reshape(-1).astype(np.int64)
+    if given.dtype.kind not in "iu":
+        raise InputError(f"{path}: labels must be names or whole numbers, got {given.dtype}")
+    classes = arrays.get("classes")
+    if classes is None or classes.dtype.kind not in "US" or classes.ndim != 1:
+        raise InputError(
+            f"{path} has plain integers as labels and no array 'classes' of names; class numbers mean different things "
+            "in different data sets: store names, or 'classes' beside the numbers"
+        )
+    names_given = tuple(str(c) for c in classes.astype(np.str_))
+    if given.size and not (given.min() >= 0 and given.max() < len(names_given)):
+        raise InputError(f"{path}: labels hold {given.min()} to {given.max()}, but 'classes' names {len(names_given)}")
+    return names_given, given.astype(np.int64)

@@ -1,0 +1,211 @@
+"""Parquet files, and any table with a picture and what is said of it: votes, a name, or a ClassLabel with names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ngd_timm.data.labels import VOTE_COLUMNS, split_of
+from ngd_timm.data.layouts.options import Source
+from ngd_timm.data.layouts.rows import Piece, Rows, affect_column
+from ngd_timm.errors import InputError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["LABEL_COLUMNS", "find_parquet", "rows_of_table"]
+
+LABEL_COLUMNS = ("label_name", "class_name", "label_str", "label")
+
+_STREAM_ROWS = 256
+
+
+def find_parquet(source: Source) -> list[Piece] | None:
+    """A parquet file, or every parquet file below a folder; None where there is none."""
+    root = source.root
+    if root.is_file():
+        return [_piece(root, split_of(root.stem), root.name)] if root.suffix == ".parquet" else None
+    files = sorted(p for p in root.rglob("*.parquet") if not p.name.startswith("."))
+    return [_piece(p, _split_of_file(p, root), p.relative_to(root).as_posix()) for p in files] or None
+
+
+def rows_of_table(table: pa.Table, shown: str, where: str, folder: Path | None = None, start: int = 0) -> Rows:
+    """The rows of a table whose schema may carry `datasets` features.
+
+    Args:
+        table: Its columns: `image` (bytes, or a struct of bytes and path); FER+'s ten counts, or a label that is a name
+            or a ClassLabel with names; and where known `file_name`, `subject`, `valence` and `arousal`,
+            `dup_of_train`.
+        shown: What messages and `source` call it.
+        where: The same with its whole path.
+        folder: What relative picture paths are relative to.
+        start: The number of the first row.
+
+    Raises:
+        InputError: Columns that don't make a data set.
+    """
+    import pyarrow as pa
+
+    if "image" not in table.column_names:
+        raise InputError(f"{where} has no column 'image'; it has: {', '.join(table.column_names)}")
+    columns: dict[str, Any] = {
+        "image": _image_column(table["image"], where, folder),
+        "file_name": _file_names(table),
+        "source": pa.array([f"{shown} row {start + i}" for i in range(table.num_rows)], pa.string()),
+    }
+    if "subject" in table.column_names:
+        columns["subject"] = table["subject"].cast(pa.string())
+    if "valence" in table.column_names and "arousal" in table.column_names:
+        for c in ("valence", "arousal"):
+            columns[c] = affect_column(table[c], c, shown, start)
+    dup = None
+    if "dup_of_train" in table.column_names:
+        dup = table["dup_of_train"].combine_chunks().fill_null(False).to_numpy(zero_copy_only=False).astype(bool)
+    votes = names = label = None
+    if all(c in table.column_names for c in VOTE_COLUMNS):
+        votes = _vote_columns(table, where)
+    else:
+        names, label = _label_column(table, shown, where, start)
+    return Rows(pa.table(columns), votes, names, label, dup)
+
+
+def _piece(path: Path, split: str | None, shown: str) -> Piece:
+    return Piece(
+        "parquet", path, split, shown, partial(_read_parquet, path, shown), partial(_stream_parquet, path, shown)
+    )
+
+
+def _split_of_file(path: Path, root: Path) -> str | None:
+    for part in (path.stem, *reversed(path.relative_to(root).parent.parts)):
+        if split := split_of(part):
+            return split
+    return None
+
+
+def _read_parquet(path: Path, shown: str) -> Rows:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        # A memory map would turn a file cut short under us into a crash; pages are checked as they are read.
+        table = pq.read_table(path, page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, error) from None
+    return rows_of_table(table, shown, str(path), path.parent)
+
+
+def _stream_parquet(path: Path, shown: str) -> Iterator[Rows]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    start = 0
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            for batch in file.iter_batches(batch_size=_STREAM_ROWS):
+                yield rows_of_table(pa.Table.from_batches([batch]), shown, str(path), path.parent, start)
+                start += batch.num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    reason = " ".join(str(error).split())[:160]
+    return InputError(f"{path} is not a whole parquet file ({reason}); copy or write it again")
+
+
+def _image_column(column: pa.ChunkedArray, where: str, folder: Path | None) -> pa.ChunkedArray:
+    import pyarrow as pa
+
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    if pa.types.is_struct(column.type) and {f.name for f in column.type} >= {"bytes"}:
+        fields = [f.name for f in column.type]
+        chunks = [_resolved(chunk, fields, folder) for chunk in column.chunks]
+    elif pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+        chunks = [
+            pa.StructArray.from_arrays([c.cast(pa.binary()), pa.nulls(len(c), pa.string())], ["bytes", "path"])
+            for c in column.chunks
+        ]
+    else:
+        raise InputError(f"{where}: column 'image' must hold bytes or {{bytes, path}}, got {column.type}")
+    return pa.chunked_array(chunks, type=kind)
+
+
+def _resolved(chunk: pa.StructArray, fields: Sequence[str], folder: Path | None) -> pa.StructArray:
+    """Bytes as they are; where there are none, the path is taken relative to the parquet file."""
+    import pyarrow as pa
+
+    data = chunk.field("bytes").cast(pa.binary())
+    path = chunk.field("path").cast(pa.string()) if "path" in fields else pa.nulls(len(chunk), pa.string())
+    if data.null_count and folder is not None:
+        missing = data.is_null().to_pylist()
+        path = pa.array(
+            [str(folder / p) if gone and p else p for p, gone in zip(path.to_pylist(), missing, strict=True)],
+            pa.string(),
+        )
+    return pa.StructArray.from_arrays([data, path], ["bytes", "path"])
+
+
+def _file_names(table: pa.Table) -> pa.ChunkedArray | pa.Array:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if "file_name" in table.column_names:
+        return table["file_name"].cast(pa.string())
+    image = table["image"]
+    if pa.types.is_struct(image.type) and any(f.name == "path" for f in image.type):
+        return pc.struct_field(image, "path").cast(pa.string())
+    return pa.nulls(table.num_rows, pa.string())
+
+
+def _vote_columns(table: pa.Table, where: str) -> np.ndarray:
+    import pyarrow as pa
+
+    for c in VOTE_COLUMNS:
+        if table[c].null_count or not (pa.types.is_integer(table[c].type) or pa.types.is_floating(table[c].type)):
+            raise InputError(f"{where}: vote column '{c}' must hold a whole number in every row")
+    return np.stack([table[c].to_numpy() for c in VOTE_COLUMNS], axis=1)
+
+
+def _label_column(table: pa.Table, shown: str, where: str, start: int) -> tuple[tuple[str, ...], np.ndarray]:
+    import pyarrow as pa
+
+    column = next((c for c in LABEL_COLUMNS if c in table.column_names), None)
+    if column is None:
+        raise InputError(
+            f"{where} has neither the ten vote columns of FER+ nor a label column "
+            f"({', '.join(LABEL_COLUMNS)}); it has: {', '.join(table.column_names)}"
+        )
+    values = table[column].combine_chunks()
+    if values.null_count:
+        row = values.is_null().to_pylist().index(True)
+        raise InputError(f"{shown} row {start + row}: column '{column}' is empty; label or remove the row")
+    if pa.types.is_integer(values.type):
+        names = _class_label_names(table.schema, column)
+        if names is None:
+            raise InputError(
+                f"{where}: column '{column}' holds plain integers, and class numbers mean different things in "
+                "different data sets; store names, or a datasets.ClassLabel with names"
+            )
+        index = values.to_numpy().astype(np.int64)
+        if len(index) and not (index.min() >= 0 and index.max() < len(names)):
+            raise InputError(
+                f"{where}: column '{column}' holds {index.min()} to {index.max()}, but names {len(names)} classes"
+            )
+        return names, index
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+        raise InputError(f"{where}: column '{column}' must hold class names, got {values.type}")
+    encoded = values.dictionary_encode()
+    return tuple(encoded.dictionary.to_pylist()), encoded.indices.to_numpy().astype(np.int64)
+
+
+def _class_label_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
+    from datasets import ClassLabel, Features
+
+    feature = Features.from_arrow_schema(schema).get(column)
+    return tuple(feature.names) if isinstance(feature, ClassLabel) and feature.names else None

@@ -1,0 +1,295 @@
+"""What can't be read is refused in one line that says what was given, what is allowed and what to do."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import png
+
+from ngd_timm.data import load_fer, load_split
+from ngd_timm.data.tiny import write_tiny
+from ngd_timm.errors import InputError
+
+
+def edit(path: Path, change: Callable[[list[list[str]]], list[list[str]]]) -> None:
+    with open(path, newline="") as handle:
+        rows = list(csv.reader(handle))
+    with open(path, "w", newline="") as handle:
+        csv.writer(handle).writerows(change(rows))
+
+
+def refused(message: str, name: str, root: Path, split: str | None = None, **options: object) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        load_fer(name, root, split, options=options or None)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 700
+
+
+def test_ferplus_refuses_missing_pictures_and_names_the_first(tmp_path: Path) -> None:
+    root = write_tiny("ferplus-export", tmp_path / "set")
+    for path in sorted((root / "FER2013Valid").iterdir())[:4]:
+        path.unlink()
+    refused(r"fer2013new\.csv: 4 of 16 pictures aren't there \(first: .*fer0000115\.png.*generate", "ferplus", root)
+
+
+def test_ferplus_refuses_a_label_file_that_puts_pictures_elsewhere(tmp_path: Path) -> None:
+    root = write_tiny("ferplus-export", tmp_path / "set")
+    path = root / "fer2013new.csv"
+    path.write_text(path.read_text().replace("PublicTest", "Training"))
+    refused(r"16 of 32 pictures aren't there", "ferplus", root, "train")
+
+
+def test_ferplus_without_votes_is_refused(tmp_path: Path) -> None:
+    root = write_tiny("ferplus-export", tmp_path / "a")
+    (root / "fer2013new.csv").unlink()
+    refused("has no label.csv, and there is no fer2013new.csv", "ferplus", root)
+    root = write_tiny("ferplus-two-csv", tmp_path / "b")
+    (root / "fer2013new.csv").unlink()
+    refused("FER2013's labels, not FER\\+'s votes; put Microsoft's fer2013new.csv beside", "ferplus", root)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: rows[:-1], r"has 49 rows and fer2013new\.csv 48; they are joined by row"),
+        (lambda rows: [rows[0], *reversed(rows[1:])], r"row 0 has Usage Training, fer2013new\.csv has PrivateTest"),
+        (lambda rows: [[*r[:3], "x", *r[4:]] if i == 5 else r for i, r in enumerate(rows)], "row 4: happiness must be"),
+        (lambda rows: [r[:-1] for r in rows], "has no column 'NF'"),
+        (lambda rows: [["Usage" if i else "usage", *r[1:]] for i, r in enumerate(rows)], "has no column 'Usage'"),
+    ],
+)
+def test_two_csv_files_that_disagree_are_refused(
+    tmp_path: Path, change: Callable[[list[list[str]]], list[list[str]]], message: str
+) -> None:
+    root = write_tiny("ferplus-two-csv", tmp_path / "set")
+    edit(root / "fer2013new.csv", change)
+    refused(message, "ferplus", root)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (["3", "1 2 3", "Training"], r"fer2013\.csv row 42: 3 pixels, expected 48x48 = 2304"),
+        (["3", " ".join(["256"] * 2304), "Training"], r"rows 0 to 42: a pixel is no whole number from 0 to 255"),
+        (["3", " ".join(["1.5"] * 2304), "Training"], r"a pixel is no whole number from 0 to 255"),
+        (["7", " ".join(["1"] * 2304), "Training"], r"emotion 7 is none of this layout's \(0 anger, 1 disgust"),
+        (["happy", " ".join(["1"] * 2304), "Training"], r"row 42: emotion must be a whole number, got 'happy'"),
+        (["3", " ".join(["1"] * 2304), "Trial"], r"row 42: Usage is 'Trial'; expected Training"),
+        (["3", "1"], r"fer2013\.csv is damaged or not a CSV"),
+    ],
+)
+def test_a_damaged_row_of_pixels_is_refused(tmp_path: Path, row: list[str], message: str) -> None:
+    root = write_tiny("fer2013-csv", tmp_path / "set")
+    edit(root / "fer2013.csv", lambda rows: [*rows, row])
+    refused(message, "fer2013", root)
+
+
+def test_emotion_numbers_mean_nothing_for_other_sets(tmp_path: Path) -> None:
+    root = write_tiny("fer2013-csv", tmp_path / "set")
+    refused(
+        "emotion numbers, which are fixed for fer2013 and ckplus only, not for rafdb", "rafdb", root / "fer2013.csv"
+    )
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "fer2013.csv").write_bytes(b"\xff\xfe\x00\x01" * 50)
+    refused("can't be read as a UTF-8 CSV", "fer2013", tmp_path)
+    (tmp_path / "fer2013.csv").write_bytes(b"")
+    refused("is empty", "fer2013", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.array("happy"), r"16_exp\.npy does not hold one number"),
+        (np.array(["1", "2"]), r"16_exp\.npy does not hold one number \(an array of shape"),
+        (np.array({"a": 1}, dtype=object), r"16_exp\.npy does not hold one number \(.*pickle"),
+        (np.array("11"), r"val_set row 0: expression 11 is none of this layout's"),
+    ],
+)
+def test_a_damaged_annotation_of_affectnet_is_refused(tmp_path: Path, array: np.ndarray, message: str) -> None:
+    root = write_tiny("affectnet-folders", tmp_path / "set")
+    np.save(root / "val_set" / "annotations" / "16_exp.npy", array, allow_pickle=True)
+    refused(message, "affectnet", root, "valid")
+
+
+def test_affectnet_refuses_pictures_without_annotations_and_lists_without_pictures(tmp_path: Path) -> None:
+    root = write_tiny("affectnet-folders", tmp_path / "a")
+    (root / "val_set" / "annotations" / "20_aro.npy").unlink()
+    refused(r"1 annotations of 16 pictures aren't there \(first: 20_aro\.npy", "affectnet", root, "valid")
+    root = write_tiny("affectnet-lists", tmp_path / "b")
+    (root / "Manually_Annotated_Images").rename(root / "somewhere")
+    refused(r"validation\.csv: 16 of 16 pictures aren't there", "affectnet", root, "valid")
+
+
+def test_affectnet_refuses_a_valence_outside_the_plane(tmp_path: Path) -> None:
+    root = write_tiny("affectnet-lists", tmp_path / "set")
+    edit(root / "validation.csv", lambda rows: [rows[0], [*rows[1][:7], "1.5", "0"], *rows[2:]])
+    refused(r"validation\.csv row 0: valence must lie in \[-1, 1\], got 1\.5", "affectnet", root, "valid")
+
+
+def test_ck_plus_refuses_what_its_sequences_cannot_give(tmp_path: Path) -> None:
+    root = write_tiny("ckplus-sequences", tmp_path / "set", n=1)
+    refused("has 5 frames, fewer than apex_frames=6; lower", "ckplus", root, apex_frames=6)
+    refused("fewer than apex_frames=5 and a neutral one", "ckplus", root, apex_frames=5, neutral_frame=True)
+    refused("apex_frames must be a whole number from 1 on, got '0'", "ckplus", root, apex_frames=0)
+    refused("did you mean 'apex_frames'", "ckplus", root, apex_frame=2)
+    notes = root / "Emotion" / "S005" / "001" / "S005_001_00000005_emotion.txt"
+    notes.write_text("happy")
+    refused("does not hold one number, as 3.0000000e\\+00", "ckplus", root)
+    notes.write_text("   9.0000000e+00\n")
+    refused("emotion 9 is none of this layout's", "ckplus", root)
+    notes.write_text("   3.0000000e+00\n")
+    (root / "cohn-kanade-images" / "S005" / "001" / "S005_001_00000005.png").unlink()
+    refused("lacks S005_001_00000005.png, which its emotion file names", "ckplus", root)
+    (root / "Emotion").rename(root / "emotions")
+    refused("has cohn-kanade-images but no folder Emotion", "ckplus", root)
+
+
+def test_rafdb_refuses_a_list_or_folders_that_are_not_its_own(tmp_path: Path) -> None:
+    root = write_tiny("rafdb-list", tmp_path / "a")
+    path = root / "EmoLabel" / "list_patition_label.txt"
+    lines = path.read_text()
+    path.write_text(lines.replace(" 7", " 0"))
+    refused(r"label 0 is none of this layout's \(1 surprise", "rafdb", root)
+    path.write_text("train_00001.jpg\n" + lines)
+    refused("row 0: 'train_00001.jpg' is not a file name and a number", "rafdb", root)
+    path.write_text("valid_00001.jpg 5\n".replace("valid", "picture"))
+    refused("begins with neither train_ nor test_", "rafdb", root)
+    root = write_tiny("rafdb-kaggle", tmp_path / "b")
+    (root / "DATASET" / "test" / "7").rename(root / "DATASET" / "test" / "0")
+    refused("folder '0' is none of RAF-DB's \\(1 surprise", "rafdb", root)
+
+
+def test_rafdb_refuses_a_table_that_contradicts_the_folders(tmp_path: Path) -> None:
+    root = write_tiny("rafdb-kaggle", tmp_path / "set")
+    edit(root / "test_labels.csv", lambda rows: [rows[0], [rows[1][0], "2"], *rows[2:]])
+    refused("test_labels.csv gives test_00015_aligned.jpg the label 2, but it lies in folder 7", "rafdb", root, "test")
+
+
+def test_jaffe_refuses_other_pictures_among_its_own(tmp_path: Path) -> None:
+    root = write_tiny("jaffe", tmp_path / "set")
+    (root / "KA.XX1.99.tiff").write_bytes(png(0))
+    refused("1 pictures aren't named as JAFFE's.*KA.XX1.99.tiff", "jaffe", root)
+
+
+def manifest(folder: Path, header: str, *rows: str) -> Path:
+    for i in range(3):
+        (folder / f"{i}.png").write_bytes(png(i))
+    path = folder / "faces.csv"
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "message"),
+    [
+        ("path,label", ["0.png,3"], r"column 'label' holds plain integers.*faces\.classes\.json"),
+        ("path,label_id", ["0.png,3"], r"column 'label_id' holds plain integers"),
+        ("path,label", ["0.png,hapy"], "unknown affectnet class name 'hapy'; did you mean 'happy'"),
+        ("path,label", ["0.png,"], "column 'label' is empty in 1 rows"),
+        ("path,label,split", ["0.png,fear,trian"], "row 0: split 'trian' is unknown; write train, valid or test"),
+        ("path,label,valence,arousal", ["0.png,fear,x,0"], "valence must be a number or empty, got 'x'"),
+        ("path,label,valence,arousal", ["0.png,fear,7,0"], r"row 0: valence must lie in \[-1, 1\], got 7"),
+        ("path,label,label", ["0.png,fear,fear"], "column 'label' stands twice"),
+        ("picture,label", ["0.png,fear"], r"faces\.csv needs a path column \(image_path, path"),
+        ("path,label", ["0.png,fear", "1.png"], "is damaged or not a CSV"),
+    ],
+)
+def test_a_manifest_that_says_too_little_is_refused(tmp_path: Path, header: str, rows: list[str], message: str) -> None:
+    refused(message, "affectnet", manifest(tmp_path, header, *rows))
+
+
+def test_a_manifest_says_how_many_pictures_are_missing_and_shows_three(tmp_path: Path) -> None:
+    path = manifest(tmp_path, "path,label", "0.png,fear", *(f"{c}.png,fear" for c in "abcd"))
+    refused(
+        r"4 of 5 pictures aren't there \(first: \S*a\.png, \S*b\.png, \S*c\.png\); paths are relative", "ckplus", path
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not JSON"),
+        ('["fear"]', "must map numbers to class names"),
+        ('{"fear": 3}', "must map numbers to class names"),
+        ('{"4": "fear"}', "label 3 is not in the class map, which has 4"),
+    ],
+)
+def test_a_class_map_that_maps_nothing_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = manifest(tmp_path, "path,label", "0.png,3")
+    (tmp_path / "class_map.json").write_text(text)
+    refused(message, "ckplus", path)
+
+
+PIXELS = np.zeros((2, 8, 8), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"X": PIXELS, "y": np.array([0, 1])}, "plain integers as labels and no array 'classes'"),
+        (
+            {"X": PIXELS, "y": np.array([0, 2]), "classes": np.array(["fear", "sad"])},
+            "0 to 2, but 'classes' names 2",
+        ),
+        ({"X": PIXELS, "y": np.array([0.0, 1.0])}, "labels must be names or whole numbers, got float64"),
+        ({"X": PIXELS, "y": np.array(["fear"])}, r"'y' has shape \(1,\), but there are 2 pictures"),
+        ({"X": PIXELS.astype(float), "y": np.array(["sad", "fear"])}, "pictures must be uint8 of shape"),
+        ({"X": PIXELS[0], "y": np.array(["sad", "fear"])}, r"got uint8 of \(8, 8\)"),
+        ({"X": PIXELS, "images": PIXELS, "y": np.array(["sad", "fear"])}, "its pictures under 'X' or 'images', one of"),
+        ({"y": np.array(["sad", "fear"])}, "must have its pictures under 'X' or 'images'"),
+        ({"X": PIXELS, "y": np.array(["sad", None])}, "can't be read as an NPZ of plain arrays.*pickle"),
+        ({"X": PIXELS, "y": np.array(["sad", "fear"]), "split": np.array(["a", "b"])}, "row 0: split 'a' is unknown"),
+        ({"X": PIXELS, "y": np.array(["sad", "angri"])}, "unknown fer2013 class name 'angri'"),
+    ],
+)
+def test_an_npz_that_says_too_little_is_refused(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
+    np.savez(tmp_path / "faces.npz", **arrays)
+    refused(message, "fer2013", tmp_path)
+
+
+def test_an_npz_cut_short_is_refused(tmp_path: Path) -> None:
+    root = write_tiny("npz", tmp_path / "set")
+    path = root / "faces.npz"
+    path.write_bytes(path.read_bytes()[:-200])
+    refused("can't be read as an NPZ", "ferplus", root)
+
+
+@pytest.mark.parametrize("value", ["99999999999999999999", "", "+3", "3.0"])
+def test_a_number_that_is_none_is_named_by_its_row(tmp_path: Path, value: str) -> None:
+    root = write_tiny("fer2013-csv", tmp_path / "set")
+    edit(root / "fer2013.csv", lambda rows: [*rows[:3], [value, *rows[3][1:]], *rows[4:]])
+    refused(f"row 2: emotion must be a whole number, got '{value.replace('+', '.')}'", "fer2013", root)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "header"),
+    [
+        ("fer2013", "fer2013.csv", "emotion,pixels,Usage"),
+        ("sfew", "faces.csv", "path,label"),
+        ("affectnet", "training.csv", "subDirectory_filePath,expression,valence,arousal"),
+    ],
+)
+def test_a_file_of_a_header_alone_is_refused(tmp_path: Path, name: str, file: str, header: str) -> None:
+    (tmp_path / file).write_text(header + "\n")
+    refused("has no rows|no picture left of 0", name, tmp_path)
+
+
+def test_no_layout_takes_any_file_or_an_empty_folder(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("x")
+    refused(
+        "notes.txt is no file that holds a data set; give a parquet, NPZ or CSV file", "ckplus", tmp_path / "notes.txt"
+    )
+    (tmp_path / "empty").mkdir()
+    refused("holds neither parquet, NPZ or CSV files nor folders", "ckplus", tmp_path / "empty")
+
+
+def test_numbered_folders_are_classes_for_rafdb_only(tmp_path: Path) -> None:
+    root = write_tiny("rafdb-kaggle", tmp_path / "set") / "DATASET"
+    assert load_split("rafdb", root)[1].kept == 28
+    refused("unknown affectnet class name '1'", "affectnet", root)

@@ -1,0 +1,336 @@
+"""Every layout, written in miniature by `ngd_timm.data.tiny`, is read with each picture beside its own label."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from ngd_timm.affect import CLASSES, anchors
+from ngd_timm.data import load_fer, load_split
+from ngd_timm.data.layouts.ferplus import NAMED_TWICE, NO_NAME
+from ngd_timm.data.tiny import TINY_LAYOUTS, tiny_face, write_tiny
+
+SEVEN = tuple(c for c in CLASSES if c != "contempt")
+
+
+@pytest.fixture(scope="module")
+def drawn() -> tuple[np.ndarray, np.ndarray]:
+    """All pictures that `write_tiny` can have drawn with n=2, and what each shows."""
+    faces = [(c, np.asarray(tiny_face(c, i), dtype=np.int16)) for c in CLASSES for i in range(6)]
+    return np.stack([f for _, f in faces]), np.array([c for c, _ in faces])
+
+
+@pytest.mark.parametrize("layout", TINY_LAYOUTS)
+def test_every_picture_keeps_its_own_label(layout: str, tmp_path: Path, drawn: tuple[np.ndarray, np.ndarray]) -> None:
+    dataset = load_fer(TINY_LAYOUTS[layout].dataset, write_tiny(layout, tmp_path / "set"), drop_duplicates=False)
+    pictures, shows = drawn
+    for row in dataset:
+        distance = np.abs(pictures - np.asarray(row["image"].convert("L"), dtype=np.int16)).mean(axis=(1, 2))
+        assert distance.min() < 3  # JPEG
+        assert shows[distance.argmin()] == CLASSES[row["label"]], row["source"]
+
+
+SPLITS = {
+    "ferplus-export": {"train": 16, "valid": 16, "test": 15},
+    "ferplus-folder-labels": {"train": 16, "valid": 16, "test": 15},
+    "ferplus-two-csv": {"train": 16, "valid": 16, "test": 15},
+    "fer2013-csv": {"train": 14, "valid": 14, "test": 14},
+    "fer2013-icml": {"train": 14, "valid": 14, "test": 14},
+    "fer2013-folders": {"train": 14, "test": 14},
+    "affectnet-folders": {"train": 16, "valid": 16},
+    "affectnet-lists": {"train": 16, "valid": 16},
+    "ckplus-sequences": {"all": 14},
+    "ckplus-folders": {"all": 14},
+    "ckplus-48": {"train": 16, "valid": 16, "test": 16},
+    "rafdb-list": {"train": 14, "test": 14},
+    "rafdb-kaggle": {"train": 14, "test": 14},
+    "jaffe": {"all": 14},
+    "sfew": {"train": 14, "valid": 14},
+    "manifest": {"train": 16, "valid": 16, "test": 16},
+    "npz": {"train": 16, "valid": 16, "test": 16},
+}
+
+
+@pytest.mark.parametrize("layout", TINY_LAYOUTS)
+def test_the_splits_of_a_layout_have_their_rows(layout: str, tmp_path: Path) -> None:
+    root = write_tiny(layout, tmp_path / "set")
+    name = TINY_LAYOUTS[layout].dataset
+    kept = {split: load_split(name, root, split)[1].kept for split in SPLITS[layout]}
+    assert kept == SPLITS[layout]
+    assert load_split(name, root)[1].kept == sum(kept.values())
+
+
+@pytest.mark.parametrize("layout", TINY_LAYOUTS)
+def test_seven_classes_drop_contempt_and_count_it(layout: str, tmp_path: Path) -> None:
+    name = TINY_LAYOUTS[layout].dataset
+    root = write_tiny(layout, tmp_path / "set", n=1)
+    eight = load_split(name, root)[1]
+    seven = load_split(name, root, classes=SEVEN)[1]
+    assert seven.kept == eight.kept - eight.counts["contempt"]
+    assert seven.dropped.get("a class outside `classes`", 0) == eight.counts["contempt"]
+
+
+def test_the_report_says_which_layout_was_read(tmp_path: Path) -> None:
+    report = load_split("jaffe", write_tiny("jaffe", tmp_path / "set"))[1]
+    assert report.layout == "JAFFE's file names"
+    assert report.as_dict()["layout"] == report.layout
+
+
+def test_the_three_forms_of_ferplus_are_the_same_rows(tmp_path: Path) -> None:
+    forms = ("ferplus-export", "ferplus-folder-labels", "ferplus-two-csv")
+    reports = {f: load_split("ferplus", write_tiny(f, tmp_path / f), "test")[1] for f in forms}
+    assert len({r.sha256 for r in reports.values()}) == 1
+    assert reports["ferplus-two-csv"].dropped == {NAMED_TWICE: 1}
+    assert load_split("ferplus", tmp_path / "ferplus-two-csv", "train")[1].dropped == {NO_NAME: 1}
+
+
+def test_ferplus_votes_are_joined_by_image_name_whatever_the_order_of_the_label_file(tmp_path: Path) -> None:
+    root = write_tiny("ferplus-export", tmp_path / "set")
+    before = {r["file_name"]: r["votes"] for r in load_fer("ferplus", root, "train")}
+    header, *rows = (root / "fer2013new.csv").read_text().splitlines()
+    (root / "fer2013new.csv").write_text("\n".join([header, *reversed(rows)]) + "\n")
+    assert {r["file_name"]: r["votes"] for r in load_fer("ferplus", root, "train")} == before
+    assert len(before) == 16
+
+
+def test_label_files_without_a_box_are_read_too(tmp_path: Path) -> None:
+    root = write_tiny("ferplus-folder-labels", tmp_path / "set")
+    before = load_split("ferplus", root, "valid")[1].sha256
+    path = root / "data" / "FER2013Valid" / "label.csv"
+    with open(path, newline="") as handle:
+        rows = [[name, *votes] for name, _, *votes in csv.reader(handle)]
+    path.write_text("".join(",".join(r) + "\n" for r in rows))
+    assert load_split("ferplus", root, "valid")[1].sha256 == before
+
+
+def test_pictures_without_a_label_row_are_left_out_aloud(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = write_tiny("ferplus-export", tmp_path / "set")
+    (root / "FER2013Valid" / "fer9999999.png").write_bytes((root / "FER2013Valid" / "fer0000115.png").read_bytes())
+    assert load_split("ferplus", root, "valid")[1].read == 16
+    assert "1 pictures have no row in fer2013new.csv" in caplog.text
+
+
+def test_ck_plus_sequences_give_as_many_apex_frames_as_asked(tmp_path: Path) -> None:
+    root = write_tiny("ckplus-sequences", tmp_path / "set")
+    one, report = load_split("ckplus", root)
+    assert {n[-6:] for n in one["file_name"][:]} == {"05.png"}
+    assert report.dropped == {"the apex of a sequence without an emotion": 1}
+    three = load_fer("ckplus", root, options={"apex_frames": 3})
+    assert Counter(n[-6:] for n in three["file_name"][:]) == {"03.png": 14, "04.png": 14, "05.png": 14}
+    with_neutral = load_split("ckplus", f"{root},neutral_frame=true,apex_frames=2")[1]
+    assert (with_neutral.counts["neutral"], with_neutral.kept) == (14, 42)
+    assert one.unique("subject") == ["S005", "S006"]
+
+
+def test_subjects_come_from_the_file_names_of_ck_plus_and_jaffe(tmp_path: Path) -> None:
+    folders = load_fer("ckplus", write_tiny("ckplus-folders", tmp_path / "ck"))
+    assert set(folders["subject"][:]) == {"S010", "S011"}
+    jaffe = load_fer("jaffe", write_tiny("jaffe", tmp_path / "jaffe"))
+    assert set(jaffe["subject"][:]) == {"KA", "KL"}
+
+
+@pytest.mark.parametrize("layout", ["affectnet-folders", "affectnet-lists", "manifest"])
+def test_valence_and_arousal_come_with_each_picture(layout: str, tmp_path: Path) -> None:
+    dataset = load_fer("affectnet", write_tiny(layout, tmp_path / "set"), "valid")
+    place = np.stack([dataset["valence"][:], dataset["arousal"][:]], axis=1)
+    np.testing.assert_allclose(place, anchors(CLASSES)[dataset["label"][:]], atol=1e-3)
+
+
+def test_affectnet_drops_and_counts_what_is_no_expression(tmp_path: Path) -> None:
+    root = write_tiny("affectnet-lists", tmp_path / "set")
+    report = load_split("affectnet", root, "train")[1]
+    assert report.dropped == {"labelled 'None'": 1, "labelled 'Uncertain'": 1, "labelled 'Non-Face'": 1}
+
+
+def test_a_face_without_valence_and_arousal_has_none_and_trains_towards_its_class(tmp_path: Path) -> None:
+    from ngd_timm.data import FaceBatches
+
+    root = write_tiny("affectnet-folders", tmp_path / "set")
+    np.save(root / "val_set" / "annotations" / "16_val.npy", np.array("-2"))
+    dataset = load_fer("affectnet", root, "valid")
+    assert dataset["valence"][:].count(None) == dataset["arousal"][:].count(None) == 1
+    va = next(iter(FaceBatches(dataset, image_size=32, batch_size=16))).valence_arousal
+    assert va is not None
+    assert va.isfinite().all(dim=1).sum() == 15  # ProtoKDLoss takes the class's place for the other
+
+
+@pytest.mark.parametrize("value", [np.array(4), np.array("4"), np.array([4.0]), np.array(4, dtype=np.int8)])
+def test_affectnet_annotations_may_be_text_or_numbers(tmp_path: Path, value: np.ndarray) -> None:
+    root = write_tiny("affectnet-folders", tmp_path / "set")
+    np.save(root / "val_set" / "annotations" / "16_exp.npy", value)
+    rows = load_fer("affectnet", root, "valid")
+    assert dict(zip(rows["file_name"][:], rows["label"][:], strict=True))["16.jpg"] == CLASSES.index("fear")
+
+
+def test_rafdb_takes_whole_pictures_where_there_are_no_aligned_ones(tmp_path: Path) -> None:
+    root = write_tiny("rafdb-list", tmp_path / "set")
+    original = root / "Image" / "original"
+    original.mkdir()
+    for path in (root / "Image" / "aligned").iterdir():
+        path.rename(original / path.name.replace("_aligned", ""))
+    (root / "Image" / "aligned").rmdir()
+    report = load_split("rafdb", root, "train")[1]
+    assert (report.kept, report.layout) == (14, "RAF-DB list, pictures of original")
+
+
+def test_sfew_is_read_without_the_folder_in_between_and_without_its_unlabelled_test(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = write_tiny("sfew", tmp_path / "set")
+    assert load_split("sfew", root)[1].kept == 28
+    assert "'Test' has no class folders" in caplog.text
+    for split, inner in (("Train", "Train_Aligned_Faces"), ("Val", "Val_Aligned_Faces_new")):
+        (root / split / inner).rename(root / inner)
+        shutil.rmtree(root / split)
+    assert load_split("sfew", root)[1].kept == 28
+
+
+def test_a_manifest_of_numbers_is_read_with_its_class_map(tmp_path: Path) -> None:
+    root = write_tiny("manifest", tmp_path / "set")
+    names = load_split("affectnet", root, "valid")[1]
+    text = (root / "manifest.csv").read_text()
+    for i, name in enumerate(reversed(CLASSES)):
+        text = text.replace(f",{name},", f",{i},")
+    (root / "manifest.csv").write_text(text.replace("label_name", "label_id"))
+    mapping = ", ".join(f'"{i}": "{name}"' for i, name in enumerate(reversed(CLASSES)))
+    (root / "manifest.classes.json").write_text(f"{{{mapping}}}")
+    assert load_split("affectnet", root, "valid")[1].sha256 == names.sha256
+
+
+@pytest.mark.parametrize("column", ["path", "img", "file", "filepath", "filename"])
+def test_a_manifest_knows_the_usual_headers(tmp_path: Path, column: str) -> None:
+    root = write_tiny("manifest", tmp_path / "set")
+    path = root / "manifest.csv"
+    path.write_text(path.read_text().replace("image_path", column).replace("label_name", "label"))
+    assert load_split("affectnet", root, "valid")[1].kept == 16
+    assert load_split("affectnet", path, "valid")[1].kept == 16
+
+
+def test_a_manifest_may_name_absolute_paths_and_its_file_a_split(tmp_path: Path) -> None:
+    picture = tmp_path / "elsewhere" / "a.png"
+    picture.parent.mkdir()
+    tiny_face("fear", 0).save(picture)
+    (tmp_path / "val.csv").write_text(f"path,label\n{picture},fear\n../{tmp_path.name}/elsewhere/a.png,fear\n")
+    assert load_split("fer2013", tmp_path / "val.csv", "valid")[1].kept == 2
+
+
+def test_an_npz_may_hold_names_colour_and_no_split(tmp_path: Path) -> None:
+    colour = np.random.default_rng(0).integers(0, 256, (3, 20, 10, 3), dtype=np.uint8)
+    np.savez(tmp_path / "test.npz", images=colour, labels=np.array(["fear", "Happy", "fear"]))
+    dataset = load_fer("rafdb", tmp_path / "test.npz", "test")
+    assert dataset["label"][:] == [CLASSES.index(c) for c in ("fear", "happiness", "fear")]
+    np.testing.assert_array_equal(np.asarray(dataset[1]["image"]), colour[1])
+
+
+def test_a_csv_that_cannot_be_read_does_not_hide_the_class_folders(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = write_tiny("fer2013-folders", tmp_path / "set")
+    (root / "notes.csv").write_bytes("größe\n".encode("latin-1"))
+    assert load_split("fer2013", root)[1].kept == 28
+    assert "notes.csv can't be read as a UTF-8 CSV" in caplog.text
+
+
+def write_two_csv(folder: Path, pictures: dict[str, bytes], labels: list[list[str]]) -> None:
+    """`fer2013.csv` and `fer2013new.csv` of some of Microsoft's rows; rows without a name get a black picture."""
+    header, *rows = labels
+    folder.mkdir()
+    with open(folder / "fer2013new.csv", "w", newline="") as handle:
+        csv.writer(handle).writerows([header, *rows])
+    with open(folder / "fer2013.csv", "w", newline="") as handle:
+        handle.write("emotion,pixels,Usage\n")
+        for usage, name, *_ in rows:
+            pixels = np.zeros((48, 48), np.uint8)
+            if name:
+                pixels = np.asarray(Image.open(io.BytesIO(pictures[name])))
+            handle.write(f"0,{' '.join(map(str, pixels.ravel().tolist()))},{usage}\n")
+
+
+@pytest.mark.skipif("NGD_DATA" not in os.environ, reason="NGD_DATA does not name a folder that holds ferplus/")
+def test_real_ferplus_gives_the_same_rows_in_all_its_forms(tmp_path: Path) -> None:
+    source = Path(os.environ["NGD_DATA"]) / "ferplus"
+    with open(source / "fer2013new.csv", newline="") as handle:
+        labels = [r for r in csv.reader(handle) if r[0] != "Training"]  # a fifth of the set keeps the test short
+    pictures = {}
+    for split in ("valid", "test"):
+        table = pq.read_table(source / f"{split}.parquet", columns=["file_name", "image"])
+        pictures |= {r["file_name"]: r["image"]["bytes"] for r in table.to_pylist()}
+    write_two_csv(tmp_path / "two", pictures, labels)
+    export = tmp_path / "export"
+    folders = {"PublicTest": export / "FER2013Valid", "PrivateTest": export / "FER2013Test"}
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+    for usage, name, *_ in labels[1:]:
+        if name:
+            (folders[usage] / name).write_bytes(pictures[name])
+    shutil.copy(source / "fer2013new.csv", export)
+    for split in ("valid", "test"):
+        for rule in ("majority", "argmax", "votes"):
+            reports = [
+                load_split("ferplus", root, split, label_rule=rule, drop_duplicates=False)[1]
+                for root in (source, tmp_path / "two", export)
+            ]
+            assert len({r.sha256 for r in reports}) == 1
+            assert reports[0].counts == reports[1].counts == reports[2].counts
+            assert reports[0].dropped == reports[2].dropped
+    assert reports[1].dropped[NAMED_TWICE] == 1
+
+
+PUBLISHED = {
+    # written out again from the publishers' pages: writers and readers share the package's tables
+    "fer2013-csv": {0: "anger", 1: "disgust", 2: "fear", 3: "happiness", 4: "sadness", 5: "surprise", 6: "neutral"},
+    "ckplus-48": {0: "anger", 1: "disgust", 2: "fear", 3: "happiness", 4: "sadness", 5: "surprise", 6: "neutral"}
+    | {7: "contempt"},
+    "ckplus-sequences": {1: "anger", 2: "contempt", 3: "disgust", 4: "fear", 5: "happiness", 6: "sadness"}
+    | {7: "surprise"},
+    "affectnet-lists": {0: "neutral", 1: "happiness", 2: "sadness", 3: "surprise", 4: "fear", 5: "disgust"}
+    | {6: "anger", 7: "contempt"},
+    "rafdb-list": {1: "surprise", 2: "fear", 3: "disgust", 4: "happiness", 5: "sadness", 6: "anger", 7: "neutral"},
+}
+
+
+@pytest.mark.parametrize("layout", PUBLISHED)
+def test_numbers_mean_what_the_publishers_say(layout: str, tmp_path: Path) -> None:
+    root = write_tiny(layout, tmp_path / "set", n=1)
+    for number, expression in PUBLISHED[layout].items():
+        set_number(layout, root, number)
+        labels = load_fer(TINY_LAYOUTS[layout].dataset, root, drop_duplicates=False)["label"][:]
+        assert set(labels) == {CLASSES.index(expression)}, number
+
+
+def set_number(layout: str, root: Path, number: int) -> None:
+    """Give every picture this number."""
+    if layout == "rafdb-list":
+        path = root / "EmoLabel" / "list_patition_label.txt"
+        path.write_text("".join(f"{line.split()[0]} {number}\n" for line in path.read_text().splitlines()))
+    elif layout == "ckplus-sequences":
+        for path in root.rglob("*_emotion.txt"):
+            path.write_text(f"   {number:.7e}\n")
+    else:
+        for path in root.glob("*.csv"):
+            with open(path, newline="") as handle:
+                rows = list(csv.DictReader(handle))
+            column = "emotion" if "emotion" in rows[0] else "expression"
+            with open(path, "w", newline="") as handle:
+                writer = csv.DictWriter(handle, list(rows[0]))
+                writer.writeheader()
+                kept = [r for r in rows if int(r[column]) < 8]
+                writer.writerows({**r, column: number} for r in kept)
+
+
+def test_jaffe_letters_mean_what_its_read_me_says(tmp_path: Path) -> None:
+    letters = {"NE": "neutral", "HA": "happiness", "SA": "sadness", "SU": "surprise", "AN": "anger", "DI": "disgust"}
+    for short, expression in {**letters, "FE": "fear"}.items():
+        folder = tmp_path / short
+        folder.mkdir()
+        tiny_face("neutral", 0).save(folder / f"KA.{short}1.39.tiff")
+        assert load_fer("jaffe", folder)["label"][:] == [CLASSES.index(expression)]

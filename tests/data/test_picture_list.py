@@ -1,0 +1,106 @@
+"""A published list names the pictures that are meant, and its hash says that it is that list."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from ngd_timm.data import load_fer, load_split, parse_spec
+from ngd_timm.data.layouts.picture_list import write_list
+from ngd_timm.data.tiny import write_tiny
+from ngd_timm.errors import InputError
+
+MINI = [f"val_set/images/{i}.jpg" for i in (16, 20, 21)]
+
+
+@pytest.fixture
+def affectnet(tmp_path: Path) -> Path:
+    root = write_tiny("affectnet-folders", tmp_path / "AffectNet")
+    write_list(root / "mini.txt", MINI)
+    return root
+
+
+def test_only_the_pictures_on_the_list_are_the_data_set(affectnet: Path) -> None:
+    dataset, report = load_split("affectnet", f"{affectnet},list=mini.txt", "valid")
+    assert sorted(dataset["source"][:]) == MINI
+    assert report.dropped == {"not on the list of pictures": 13}
+    assert load_fer("affectnet", affectnet, options={"list": "mini.txt"})["source"][:] == dataset["source"][:]
+
+
+def test_a_spec_carries_the_list_and_its_hash(affectnet: Path) -> None:
+    digest = (affectnet / "mini.txt.sha256").read_text().split()[0]
+    (affectnet / "mini.txt.sha256").unlink()
+    name, root, split, key = parse_spec(f"affectnet={affectnet},list=mini.txt,sha256={digest}:valid")
+    assert load_split(name, root, split)[1].kept == 3
+    assert key == "affectnet:valid"
+
+
+@pytest.mark.parametrize("where", ["beside", "given"])
+def test_a_list_with_another_hash_is_refused(affectnet: Path, where: str) -> None:
+    other = "0" * 64
+    (affectnet / "mini.txt.sha256").write_text(f"{other}  mini.txt\n")
+    options = {"list": "mini.txt"} | ({"sha256": other} if where == "given" else {})
+    with pytest.raises(InputError, match=rf"mini\.txt has sha256 [0-9a-f]{{64}}, expected {other}: it is not the file"):
+        load_fer("affectnet", affectnet, options=options)
+
+
+def test_one_changed_name_changes_the_hash(affectnet: Path) -> None:
+    path = affectnet / "mini.txt"
+    path.write_text(path.read_text().replace("20.jpg", "22.jpg"))
+    with pytest.raises(InputError, match="it is not the file that was published"):
+        load_fer("affectnet", affectnet, options={"list": "mini.txt"})
+
+
+def test_a_list_without_a_hash_is_refused_and_its_hash_shown(affectnet: Path) -> None:
+    (affectnet / "mini.txt.sha256").unlink()
+    digest = hashlib.sha256((affectnet / "mini.txt").read_bytes()).hexdigest()
+    with pytest.raises(InputError, match=f"has no hash to check it by; write it into mini.txt.sha256.*{digest}"):
+        load_fer("affectnet", affectnet, options={"list": "mini.txt"})
+
+
+def test_a_list_of_which_pictures_are_missing_is_refused(affectnet: Path) -> None:
+    write_list(affectnet / "mini.txt", [*MINI, "val_set/images/x.jpg", "val_set/images/y.jpg"])
+    with pytest.raises(InputError, match=r"2 of 5 pictures aren't below .*first: val_set/images/x\.jpg"):
+        load_fer("affectnet", affectnet, "valid", options={"list": "mini.txt"})
+    write_list(affectnet / "mini.txt", ["16.jpg", "20.jpg"])
+    with pytest.raises(InputError, match="only 0 of the 2 pictures on the list are in this data set"):
+        load_fer("affectnet", affectnet, options={"list": "mini.txt"})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"list": "other.txt"}, r"no list of pictures at .*other\.txt"),
+        ({"list": "mini.txt", "sha256": "abc"}, "sha256 must be 64 hex digits, got 'abc'"),
+        ({"sha256": "0" * 64}, "sha256=… is the hash of a list or of a file"),
+        ({"lst": "mini.txt"}, "unknown layout option 'lst'; did you mean 'list'"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(affectnet: Path, options: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_fer("affectnet", affectnet, options=options)
+
+
+def test_a_list_may_be_a_csv_and_names_pictures_within_a_file(tmp_path: Path) -> None:
+    root = write_tiny("ferplus-two-csv", tmp_path / "fer")
+    names = load_fer("ferplus", root, "valid")["file_name"][2:5]
+    path = root.parent / "few.csv"
+    path.write_text("filename\n" + "\n".join(names) + "\n")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    kept = load_fer("ferplus", root, options={"list": str(path), "sha256": digest})
+    assert kept["file_name"][:] == names
+
+
+def test_a_manifest_with_its_hash_beside_it_must_match(tmp_path: Path) -> None:
+    root = write_tiny("manifest", tmp_path / "set")
+    digest = hashlib.sha256((root / "manifest.csv").read_bytes()).hexdigest()
+    (root / "manifest.csv.sha256").write_text(f"{digest}  manifest.csv\n")
+    assert load_split("affectnet", root, "valid")[1].kept == 16
+    (root / "manifest.csv").write_text((root / "manifest.csv").read_text() + "pictures/0.png,fear,train,p,0,0\n")
+    with pytest.raises(InputError, match=r"manifest\.csv has sha256"):
+        load_fer("affectnet", root)
+    (root / "manifest.csv.sha256").unlink()
+    with pytest.raises(InputError, match=f"expected {digest}"):
+        load_fer("affectnet", root / "manifest.csv", options={"sha256": digest})
