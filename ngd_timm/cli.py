@@ -120,6 +120,32 @@ def evaluate(
         typer.echo(table.markdown() if form == "markdown" else table.latex())
 
 
+@app.command(epilog="Example: ngd ablate b0_ce b1_kd b2_proto b3_full data.root=ferplus/ --seeds 3 --out ablation")
+def ablate(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RECIPE... [KEY=VALUE]...",
+            help="Recipes, the first is the reference; keys to change in all of them, or in one: RECIPE:KEY=VALUE.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Runs, ablation.json, table.md, table.tex and ablation.png go here.")],
+    seeds: Annotated[int, typer.Option(min=1, help="How many, each trained by every recipe.")] = 3,
+    warm_start: Annotated[
+        int | None, typer.Option(min=1, metavar="EPOCHS", help="Start every recipe from so much cross-entropy.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train several recipes on several seeds and print means and paired differences; run again, it goes on."""
+    from ngd_timm.ablation import ablate as run_ablation
+
+    tables = run_ablation(arguments, seeds, out, warm_start)
+    if as_json:
+        _print_json(json.loads((out / "ablation.json").read_text(encoding="utf-8")))
+    else:
+        typer.echo("\n\n".join(table.text() for table in tables))
+
+
 @teacher_app.command("fit", epilog="Example: ngd teacher fit teacher_gameemo data.root=gameemo_bandpower.npz")
 def teacher_fit(
     recipe: Annotated[str, typer.Argument(help="A packaged teacher recipe's name or a YAML file.")],

@@ -8,7 +8,16 @@ from typing import Any
 
 from ngd_timm.metrics import METRICS
 
-__all__ = ["FORMATS", "METRIC_NAMES", "Table", "protocol_name", "score_table", "shown_protocols", "with_interval"]
+__all__ = [
+    "FORMATS",
+    "METRIC_NAMES",
+    "Table",
+    "ablation_tables",
+    "protocol_name",
+    "score_table",
+    "shown_protocols",
+    "with_interval",
+]
 
 FORMATS = ("text", "markdown", "latex", "json")
 METRIC_NAMES = {"acc": "acc", "macro_f1": "macro-F1", "bacc": "bACC"}
@@ -129,14 +138,79 @@ def score_table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table
     return Table("figures in percent, with 95 % bootstrap intervals", tuple(header), tuple(rows), tuple(notes))
 
 
+def ablation_tables(comparison: Mapping[str, Any]) -> list[Table]:
+    """Figures and paired differences of each data set and protocol, then what the terms pulled in training.
+
+    Args:
+        comparison: Of `comparison.compare`.
+    """
+    seeds = comparison["seeds"]
+    run = f"{len(seeds)} seed{'s' * (len(seeds) > 1)} ({', '.join(map(str, seeds))})"
+    names = tuple(METRIC_NAMES[m] for m in METRICS)
+    tables = []
+    for key, found in comparison["sets"].items():
+        unit = next(iter(found["recipes"].values()))["bootstrap"]["unit"].replace("image", "picture")
+        for protocol in shown_protocols(found):
+            where = f"{key}, {protocol_name(protocol, found)}, n = {found['n']}"
+            rows = [(name, *_means(mean[protocol])) for name, mean in found["recipes"].items()]
+            notes = [f"mean over seeds [95 % over {unit}s] ± deviation between seeds"]
+            if comparison["warm_start"]:
+                notes.append("every recipe starts from the same seed's warm_start, cross-entropy alone")
+            tables.append(Table(f"{where}: percent, {run}", ("recipe", *names), tuple(rows), tuple(notes)))
+            if found["differences"]:
+                rows = [(f"{d['a']} − {d['b']}", *_differences(d[protocol])) for d in found["differences"]]
+                notes = [f"on the same seeds and {unit}s: [95 % over {unit}s, for these students]"]
+                if len(seeds) > 1:
+                    notes[0] += f" (95 % over seeds, Student's t, on these {unit}s)"
+                title = f"{where}: paired differences in points"
+                tables.append(Table(title, ("difference", *names), tuple(rows), tuple(notes)))
+    return [*tables, _training_table(comparison["training"])]
+
+
+def _means(found: Mapping[str, Any]) -> list[str]:
+    spread = [("" if found[m]["seed_sd"] is None else f" ± {found[m]['seed_sd']:.2f}") for m in METRICS]
+    return [with_interval(found[m]["mean"], found[m]["ci95"]) + sd for m, sd in zip(METRICS, spread, strict=True)]
+
+
+def _differences(found: Mapping[str, Any]) -> list[str]:
+    cells = []
+    for metric in METRICS:
+        cell, over_seeds = (
+            with_interval(found[metric]["mean"], found[metric]["ci95"], signed=True),
+            found[metric]["seed_ci95"],
+        )
+        if over_seeds is not None:
+            cell += f" ({over_seeds[0]:+.1f}, {over_seeds[1]:+.1f})".replace("-", "−")
+        cells.append(cell)
+    return cells
+
+
+def _training_table(training: Mapping[str, Any]) -> Table:
+    terms = {"ce": "CE %", "kd": "KD %", "proto_kd": "Proto-KD %", "d_geo": "D-Geo %"}
+    rows = []
+    for name, found in training.items():
+        shares = ["" if found["share"][t] is None else f"{found['share'][t]:.2f}" for t in terms]
+        weight = found["lambda_proto_kd"]
+        cells = (*shares, "" if weight is None else f"{weight:.3g}", str(found["epochs"]), f"{found['minutes']:.1f}")
+        rows.append((name, *cells))
+    header = ("recipe", *terms.values(), "λ Proto-KD", "epochs", "minutes")
+    note = "shares of the gradient at the backbone's features, means over epochs and seeds; minutes of one run"
+    return Table("training", header, tuple(rows), (note,))
+
+
 def shown_protocols(entry: Mapping[str, Any]) -> tuple[str, ...]:
     """Both protocols, or one where the set has every class, so that they are the same."""
-    return ("8way",) if len(entry["present_classes"]) == len(entry["confusion"]) else ("8way", "present")
+    return ("8way",) if len(entry["present_classes"]) == _width(entry) else ("8way", "present")
 
 
 def protocol_name(protocol: str, entry: Mapping[str, Any]) -> str:
     """As the paper calls it; with other than eight classes it is that many-way."""
-    return f"{len(entry['confusion'])}-way" if protocol == "8way" else "present-only"
+    return f"{_width(entry)}-way" if protocol == "8way" else "present-only"
+
+
+def _width(entry: Mapping[str, Any]) -> int:
+    # an entry of metrics.json, or a set of a comparison
+    return len(entry["confusion"] if "confusion" in entry else entry["classes"])
 
 
 def with_interval(value: float, interval: Sequence[float] | None, signed: bool = False) -> str:

@@ -37,7 +37,7 @@ from ngd_timm.prototypes import PrototypeGrid
 from ngd_timm.recipe import Recipe, load_recipe, to_yaml
 from ngd_timm.task import NeuroGazeTask
 
-__all__ = ["open_grid", "resume", "train"]
+__all__ = ["open_grid", "resume", "student_hash", "train"]
 
 logger = logging.getLogger("ngd_timm.train")
 
@@ -487,8 +487,8 @@ def _fingerprint(
         "seed": recipe.seed,
         "data": {split: report.as_dict() for split, report in reports.items()},
         "grid": None if grid is None else grid.sha256,
-        "teacher": _student_hash(recipe.teacher_source),
-        "init": _student_hash(recipe.init),
+        "teacher": student_hash(recipe.teacher_source),
+        "init": student_hash(recipe.init),
         "precision": "float32" if autocast is None else str(autocast).removeprefix("torch."),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "python": platform.python_version(),
@@ -496,7 +496,8 @@ def _fingerprint(
     }
 
 
-def _student_hash(source: str | None) -> str | None:
+def student_hash(source: str | None) -> str | None:
+    """sha256 of a student's weights, by which a fingerprint knows a teacher or a start; a Hub id stands for itself."""
     if source is None or source.startswith("hf-hub:"):
         return source
     return sha256_file(student_folder(source) / "model.safetensors")
