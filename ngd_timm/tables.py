@@ -162,6 +162,8 @@ def ablation_tables(comparison: Mapping[str, Any]) -> list[Table]:
                 notes = [f"on the same seeds and {unit}s: [95 % over {unit}s, for these students]"]
                 if len(seeds) > 1:
                     notes[0] += f" (95 % over seeds, Student's t, on these {unit}s)"
+                if len(rows) > 1:
+                    notes.append(f"{len(rows)} differences, no interval is widened for their number")
                 title = f"{where}: paired differences in points"
                 tables.append(Table(title, ("difference", *names), tuple(rows), tuple(notes)))
     return [*tables, _training_table(comparison["training"])]
@@ -191,7 +193,7 @@ def _training_table(training: Mapping[str, Any]) -> Table:
     for name, found in training.items():
         shares = ["" if found["share"][t] is None else f"{found['share'][t]:.2f}" for t in terms]
         weight = found["lambda_proto_kd"]
-        cells = (*shares, "" if weight is None else f"{weight:.3g}", str(found["epochs"]), f"{found['minutes']:.1f}")
+        cells = (*shares, "" if weight is None else f"{weight:.3g}", str(found["epochs"]), f"{found['minutes']:.2f}")
         rows.append((name, *cells))
     header = ("recipe", *terms.values(), "λ Proto-KD", "epochs", "minutes")
     note = "shares of the gradient at the backbone's features, means over epochs and seeds; minutes of one run"
