@@ -13,7 +13,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ngd_timm.errors import InputError
+from ngd_timm.errors import InputError, choices
+from ngd_timm.paths import last_part
 from ngd_timm.version import __version__
 
 __all__ = ["app", "main"]
@@ -90,7 +91,9 @@ def train(
         typer.echo(training.train(load_recipe(Recipe, recipe, overrides or [])))
 
 
-@app.command(epilog="Example: ngd evaluate runs/b0_ce-0 --data ferplus=ferplus/:test --out test.json")
+@app.command(
+    epilog="Example: ngd evaluate runs/b0_ce-0 --data ferplus=ferplus/:test --data ckplus=ckplus/ --format markdown"
+)
 def evaluate(
     student: Annotated[str, typer.Argument(help="A run directory, a student folder, or hf-hub:user/repo.")],
     data: Annotated[list[str], typer.Option(metavar="NAME=ROOT[:SPLIT]", help="May be given several times.")],
@@ -98,19 +101,57 @@ def evaluate(
     label_rule: Annotated[str | None, typer.Option(help="majority, argmax or votes; default: as the run.")] = None,
     flip: Annotated[bool | None, typer.Option("--flip/--no-flip", help="Average with the mirror image.")] = None,
     keep_duplicates: Annotated[bool, typer.Option(help="Keep copies of training pictures.")] = False,
+    temperature: Annotated[
+        float, typer.Option(help="Of the softmax behind the calibration error, and of no more.")
+    ] = 1.0,
+    predictions: Annotated[bool, typer.Option(help="Keep logits and embeddings in the run's predictions/.")] = False,
+    form: Annotated[str, typer.Option("--format", help="text, markdown, latex or json.")] = "text",
     as_json: AsJson = False,
 ) -> None:
-    """Score a student on any number of data sets, in both protocols."""
+    """Score a student on any number of data sets, in both protocols, looking at every picture once."""
     from ngd_timm.evaluate import evaluate as evaluate_student
     from ngd_timm.evaluate import summary_line
+    from ngd_timm.tables import FORMATS, score_table
 
-    drop = False if keep_duplicates else None
-    results = evaluate_student(student, data, out, label_rule=label_rule, flip=flip, drop_duplicates=drop)
-    if as_json:
+    form = "json" if as_json else form
+    if form not in FORMATS:
+        raise choices("format", form, FORMATS)
+    overrides = {"label_rule": label_rule, "flip": flip, "drop_duplicates": False if keep_duplicates else None}
+    results = evaluate_student(student, data, out, temperature=temperature, predictions=predictions, **overrides)
+    if form == "json":
         _print_json(results)
-    else:
+    elif form == "text":
         for key, entry in results.items():
             typer.echo(summary_line(key, entry))
+    else:
+        table = score_table({last_part(student): results})
+        typer.echo(table.markdown() if form == "markdown" else table.latex())
+
+
+@app.command(epilog="Example: ngd ablate b0_ce b1_kd b2_proto b3_full data.root=ferplus/ --seeds 3 --out ablation")
+def ablate(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RECIPE... [KEY=VALUE]...",
+            help="Recipes, the first is the reference; keys to change in all of them, or in one: RECIPE:KEY=VALUE.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Runs, ablation.json, table.md, table.tex and ablation.png go here.")],
+    seeds: Annotated[int, typer.Option(min=1, help="How many, each trained by every recipe.")] = 3,
+    warm_start: Annotated[
+        int | None, typer.Option(min=1, metavar="EPOCHS", help="Start every recipe from so much cross-entropy.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train several recipes on several seeds and print means and paired differences; run again, it goes on."""
+    from ngd_timm.ablation import ablate as run_ablation
+
+    tables = run_ablation(arguments, seeds, out, warm_start)
+    if as_json:
+        _print_json(json.loads((out / "ablation.json").read_text(encoding="utf-8")))
+    else:
+        typer.echo("\n\n".join(table.text() for table in tables))
 
 
 @app.command(epilog="Example: ngd push runs/b3_full-0 user/my-student --metrics test.json --dry-run")

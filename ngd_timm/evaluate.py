@@ -6,44 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from ngd_timm.errors import InputError
 from ngd_timm.export import open_student
 from ngd_timm.files import write_json
 from ngd_timm.hub import fetch, hub_id
-from ngd_timm.metrics import fer_metrics
-from ngd_timm.ngd_models import TimmModel
+from ngd_timm.ngd_models import DistillationWrapper, TimmModel
+from ngd_timm.predictions import predict, prediction_file, read_predictions, write_predictions
 from ngd_timm.recipe import Recipe, load_recipe
 
-__all__ = ["evaluate", "predict_logits", "score"]
-
-
-@torch.no_grad()
-def predict_logits(model: TimmModel, batches: Any, device: torch.device, flip: bool = False) -> tuple[Tensor, Tensor]:
-    """Logits (N, C) float32 and targets of all batches; `flip` averages the logits of a picture and its mirror."""
-    model.eval()
-    logits, targets = [], []
-    for batch in batches:
-        images = batch.images.to(device)
-        output = model(images)
-        if flip:
-            output = (output + model(images.flip(-1))) / 2
-        logits.append(output.float().cpu())
-        targets.append(batch.target)
-    return torch.cat(logits), torch.cat(targets)
-
-
-def score(
-    model: TimmModel, batches: Any, classes: Sequence[str], device: torch.device, flip: bool = False
-) -> dict[str, Any]:
-    """An entry of metrics.json for a student on the batches of `face_batches`."""
-    logits, target = predict_logits(model, batches, device, flip)
-    dataset = batches.dataset
-    subjects = np.asarray(dataset["subject"]) if "subject" in dataset.column_names else None
-    return fer_metrics(logits, target, classes, subjects)
+__all__ = ["evaluate", "face_batches", "read_predictions", "summary_line"]
 
 
 def face_batches(model: TimmModel, dataset: Any, batch_size: int = 256, workers: int = 0) -> Any:
@@ -66,23 +39,33 @@ def face_batches(model: TimmModel, dataset: Any, batch_size: int = 256, workers:
 
 
 def evaluate(
-    source: str | Path, specs: Sequence[str], out: str | Path | None = None, **overrides: Any
+    source: str | Path,
+    specs: Sequence[str],
+    out: str | Path | None = None,
+    *,
+    temperature: float = 1.0,
+    predictions: bool = False,
+    **overrides: Any,
 ) -> dict[str, Any]:
     """Score a run's student (or any saved student) on data sets given as `name=root[:split]`.
 
-    Label rule, duplicates and the flip at test follow the run's recipe; a bare student gets the defaults.
+    Every picture is looked at once (twice with the flip at test). Label rule, duplicates and flip follow the run's
+    recipe; a bare student gets the defaults.
 
     Args:
         source: Run directory, student folder, or a Hub id (`user/repo[@revision]`).
         specs: `name=root[:split]`; without a split all rows count, under the key `name:all`.
         out: Where the figures go as JSON, besides being returned.
+        temperature: Of the softmax behind ECE and the reliability bins; no other figure depends on it.
+        predictions: Keep logits and embeddings in the run's `predictions/`, see `read_predictions`.
         **overrides: `label_rule`, `drop_duplicates`, `flip` instead of the run's.
 
     Returns:
         metrics.json's form: `{"name:split": entry}`.
 
     Raises:
-        InputError: No student there, a data set that can't be read, the same key twice.
+        InputError: No student there, a data set that can't be read, the same key twice, predictions to be kept of what
+            is not a run.
     """
     from ngd_timm.data import load_split, parse_spec
 
@@ -90,6 +73,10 @@ def evaluate(
         raise InputError("nothing to evaluate on; give --data name=root[:split]")
     model, classes = open_student(source)
     recipe = _recipe_of(source)
+    if predictions:
+        if recipe is None:
+            raise InputError(f"{source} is not a run directory, so it has no place for predictions; leave them out")
+        model = _wrapped(model, Path(source))
     label_rule = overrides.get("label_rule") or (recipe.data.label_rule if recipe else "majority")
     drop = overrides.get("drop_duplicates")
     drop = (recipe.data.drop_duplicates if recipe else True) if drop is None else drop
@@ -103,11 +90,14 @@ def evaluate(
         raise InputError(f"the same data set twice: {', '.join(keys)}; evaluate them one by one")
     results: dict[str, Any] = {}
     for name, root, split, key in parsed:
-        dataset, _ = load_split(
+        dataset, report = load_split(
             name, root, split or "all", label_rule=label_rule, drop_duplicates=drop, classes=classes
         )
-        entry = score(model, face_batches(model, dataset), classes, device, flip)
-        results[key] = {**entry, "label_rule": label_rule, "flip": flip}
+        predicted = predict(model, face_batches(model, dataset), device, flip)
+        predicted = predicted.described(classes, label_rule, report.sha256)
+        results[key] = predicted.entry(temperature)
+        if predictions:
+            write_predictions(prediction_file(source, key), predicted)
     if out is not None:
         write_json(out, results)
     return results
@@ -134,3 +124,19 @@ def _recipe_of(source: str | Path) -> Recipe | None:
     folder = Path(source) if repository is None else fetch(repository, ["config.json"], ["recipe.yaml"]).folder
     file = folder / "recipe.yaml"
     return load_recipe(Recipe, file) if file.is_file() else None
+
+
+def _wrapped(student: TimmModel, run: Path) -> DistillationWrapper:
+    """The student with the projection that the run's last epoch left, so that embeddings lie in the grid's space."""
+    file = run / "last" / "state.pt"
+    if not file.is_file():
+        raise InputError(
+            f"{run} has no {file.name} in last/, where the projection of its embeddings is; train it again"
+        )
+    state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    ema = state["checkpoint_ema"]
+    projection = (ema["task_state_ema"] if ema else state["checkpoint"]["task_state"])["projection"]
+    model = DistillationWrapper(student, None if projection is None else projection["weight"].shape[0])
+    if model.projection is not None:
+        model.projection.load_state_dict(projection)
+    return model

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ngd_timm.affect import ANCHORS, CLASSES
 from ngd_timm.errors import InputError, choices
@@ -23,6 +23,7 @@ __all__ = [
     "Recipe",
     "StrictModel",
     "StudentConfig",
+    "TeacherRun",
     "load_recipe",
     "recipe_names",
     "to_yaml",
@@ -148,6 +149,12 @@ class OptimConfig(StrictModel):
         return self.warmup if isinstance(self.warmup, int) else self.warmup * self.epochs
 
 
+class TeacherRun(StrictModel):
+    """`teacher: {run: b0_ce}`: in an ablation the same seed's run of that recipe."""
+
+    run: str
+
+
 class Recipe(StrictModel):
     """A training run. See `recipes/` for the ones that ship.
 
@@ -162,8 +169,9 @@ class Recipe(StrictModel):
     student: StudentConfig = StudentConfig()
     data: DataConfig = DataConfig()
     grid: str | None = None
+    grid_size: Annotated[int, Field(ge=2, le=64)] | None = None
     grid_center: bool = False
-    teacher: str | None = None
+    teacher: str | TeacherRun | None = None
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     init: str | None = None
@@ -173,6 +181,36 @@ class Recipe(StrictModel):
     tensorboard: bool = False
     device: str = "auto"
 
+    @field_validator("teacher", mode="before")
+    @classmethod
+    def _one_of_the_ways_to_name_a_teacher(cls, value: Any) -> Any:
+        if value is None or isinstance(value, (str, TeacherRun)):
+            return value
+        if isinstance(value, dict) and list(value) == ["run"] and isinstance(value["run"], str):
+            return value
+        raise ValueError(
+            "teacher must be a run directory, a student folder, hf-hub:user/repo, or in an ablation {run: RECIPE}, "
+            f"got {value!r}"
+        )
+
+    @property
+    def teacher_source(self) -> str | None:
+        """The teacher that logit KD opens; None where the term is off.
+
+        Raises:
+            InputError: `{run: RECIPE}`, which only an ablation can resolve.
+        """
+        if self.loss.kd == 0 or self.teacher is None:
+            return None
+        if isinstance(self.teacher, TeacherRun):
+            run = self.teacher.run
+            raise InputError(
+                f"{self.name}: teacher {{run: {run}}} is the same seed's run in an ablation, so there is no teacher "
+                f"for a single run; give teacher=RUN_DIRECTORY (a finished {run}, say runs/{run}-0), or use: "
+                f"ngd ablate {run} {self.name}"
+            )
+        return self.teacher
+
     @model_validator(mode="after")
     def _terms_have_what_they_need(self) -> Recipe:
         if self.loss.kd > 0 and self.teacher is None:
@@ -181,6 +219,13 @@ class Recipe(StrictModel):
                 "or set loss.kd=0"
             )
         if (self.loss.proto_kd > 0 or self.loss.proto_share is not None) and self.grid is None:
+            if self.grid_size is not None:
+                size = self.grid_size
+                raise ValueError(
+                    f"{self.name} needs a {size}x{size} grid and none ships; build one from a teacher run (ngd teacher "
+                    f"fit, then: ngd prototypes build TEACHER_RUN --size {size} --min-subjects 3 --out "
+                    f"grid{size}.safetensors) and give grid=grid{size}.safetensors"
+                )
             raise ValueError("loss.proto_kd is above 0 but there is no grid; give grid=gameemo-v2 or a grid file")
         unknown = [c for c in self.loss.positive_classes if c not in self.data.classes]
         if unknown and self.loss.d_geo > 0:

@@ -150,7 +150,7 @@ def _facts(run: _Run) -> dict[str, str]:
         "Trained": f"{len(run.rows)} epochs"
         + (f", {clock(sum(seconds) / len(seconds))} each, {clock(sum(seconds))} in all" if seconds else ""),
         "Grid": _short(recipe.grid),
-        "Logit teacher": _short(recipe.teacher),
+        "Logit teacher": _short(recipe.teacher_source),
         "Weights scored": "the last epoch's (the best on validation is kept beside it and not reported)",
     }
 

@@ -20,11 +20,12 @@ from typing import Any
 import torch
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
+from timm.utils import unwrap_model
 from torch import Tensor, nn
 
 from ngd_timm.devices import open_device
 from ngd_timm.errors import InputError
-from ngd_timm.evaluate import evaluate, face_batches, predict_logits, score, summary_line
+from ngd_timm.evaluate import evaluate, face_batches, summary_line
 from ngd_timm.export import STUDENT_FILES, create_student, open_student, save_student, student_files
 from ngd_timm.files import atomic_path, sha256_file, write_json, write_text
 from ngd_timm.hub import hub_id, pin
@@ -32,11 +33,12 @@ from ngd_timm.kd_teacher import KDTeacher
 from ngd_timm.losses import COMPONENTS, NeuroGazeLoss, class_weights
 from ngd_timm.metrics import fer_metrics
 from ngd_timm.ngd_models import DistillationWrapper, TimmModel
+from ngd_timm.predictions import predict, prediction_file, write_predictions
 from ngd_timm.prototypes import GRID_FILE, PrototypeGrid
 from ngd_timm.recipe import Recipe, load_recipe, to_yaml
 from ngd_timm.task import NeuroGazeTask
 
-__all__ = ["resume", "train"]
+__all__ = ["open_grid", "resume", "student_hash", "train"]
 
 logger = logging.getLogger("ngd_timm.train")
 
@@ -100,7 +102,8 @@ def train(recipe: Recipe) -> Path:
 
     Returns:
         The run directory: recipe.yaml, fingerprint.json, summary.csv, student/ (last epoch), student_best/ (best
-        validation accuracy), last/ (resume state), metrics.json, report.html.
+        validation accuracy), last/ (resume state), predictions/ (logits and embeddings of validation and of `eval`),
+        metrics.json, report.html.
 
     Raises:
         InputError: Anything in the recipe or the data that can't be used; nothing is written then.
@@ -145,32 +148,35 @@ def resume(run: str | Path) -> Path:
 
 def _run(setup: Setup, out: Path, progress: Progress) -> Path:
     recipe, task = setup.recipe, setup.task
-    key = f"{recipe.data.name}:valid"
+    key, predicted = f"{recipe.data.name}:valid", None
     while progress.epoch < recipe.optim.epochs:
         began = time.perf_counter()
         row = _train_epoch(setup, progress)
-        student = _student(task)
-        logits, target = predict_logits(student, setup.valid, setup.device, recipe.eval_flip)
-        figures = fer_metrics(logits, target, recipe.data.classes, resamples=0)["8way"]
+        model = _model(task)
+        predicted = predict(model, setup.valid, setup.device, recipe.eval_flip)
+        figures = fer_metrics(predicted.logits, predicted.target, recipe.data.classes, resamples=0)["8way"]
         row |= {f"valid_{name}": value for name, value in figures.items()}
         row["seconds"] = time.perf_counter() - began
         progress.rows.append(row)
         progress.epoch += 1
-        save_student(student, out / "student", recipe.data.classes)
+        save_student(model.student, out / "student", recipe.data.classes)
         if figures["acc"] > progress.best:
             progress.best = figures["acc"]
-            save_student(student, out / "student_best", recipe.data.classes)
+            save_student(model.student, out / "student_best", recipe.data.classes)
         write_text(out / "summary.csv", _csv(progress.rows))
         _save_state(setup, progress, out / "last" / "state.pt")
         if recipe.tensorboard:
             _write_tensorboard(out / "tensorboard", row)
         logger.info(_epoch_line(row, recipe.optim.epochs))
 
-    student = _student(task)
-    entry = score(student, setup.valid, recipe.data.classes, setup.device, recipe.eval_flip)
-    metrics = {key: {**entry, "label_rule": recipe.data.label_rule, "flip": recipe.eval_flip}}
+    # a run that stopped between its last epoch and its figures has only the weights
+    predicted = predicted or predict(_model(task), setup.valid, setup.device, recipe.eval_flip)
+    data_sha256 = setup.fingerprint["data"]["valid"]["sha256"]
+    predicted = predicted.described(recipe.data.classes, recipe.data.label_rule, data_sha256)
+    write_predictions(prediction_file(out, key), predicted)
+    metrics = {key: predicted.entry()}
     if recipe.eval:
-        metrics |= evaluate(out, [f"{name}={root}" for name, root in recipe.eval.items()])
+        metrics |= evaluate(out, [f"{name}={root}" for name, root in recipe.eval.items()], predictions=True)
     for name, figures in metrics.items():
         logger.info(summary_line(name, figures))
     write_json(out / "metrics.json", metrics)
@@ -254,16 +260,14 @@ def prepare(recipe: Recipe) -> Setup:
     data, classes = recipe.data, recipe.data.classes
     if data.root is None:
         raise InputError(f"{recipe.name}: data.root is not set; give data.root=FOLDER that holds {data.name}")
-    grid = None if recipe.grid is None else PrototypeGrid.from_spec(recipe.grid, seed=recipe.seed)
-    if grid is not None and recipe.grid_center:
-        grid = grid.centered()
+    grid = open_grid(recipe)
     model = DistillationWrapper(create_student(recipe.student, len(classes)), None if grid is None else grid.dim)
     cfg = model.student.pretrained_cfg
     if recipe.init is not None:
         _start_from(model.student, recipe.init, classes)
     teacher = None
-    if recipe.loss.kd > 0 and recipe.teacher is not None:
-        teacher = KDTeacher.open(recipe.teacher, classes, cfg["mean"], cfg["std"])
+    if recipe.teacher_source is not None:
+        teacher = KDTeacher.open(recipe.teacher_source, classes, cfg["mean"], cfg["std"])
 
     sets, reports = {}, {}
     for split in ("train", "valid"):
@@ -356,8 +360,25 @@ def prepare(recipe: Recipe) -> Setup:
 def _pinned(recipe: Recipe) -> Recipe:
     """The recipe with every Hub id at its present commit, so that a resumed run gets the same bytes."""
     of = {"grid": GRID_FILE, "teacher": STUDENT_FILES[0], "init": STUDENT_FILES[0]}
-    named = {key: getattr(recipe, key) for key in of if getattr(recipe, key) is not None}
+    named = {key: getattr(recipe, key) for key in of if isinstance(getattr(recipe, key), str)}
     return recipe.model_copy(update={key: pin(source, of[key]) for key, source in named.items()})
+
+
+def open_grid(recipe: Recipe) -> PrototypeGrid | None:
+    """The grid that a recipe names, of the size that it asks for, centred where it says so.
+
+    Raises:
+        InputError: Nothing of that name, or another size.
+    """
+    if recipe.grid is None:
+        return None
+    grid = PrototypeGrid.from_spec(recipe.grid, seed=recipe.seed)
+    if recipe.grid_size not in (None, grid.size):
+        raise InputError(
+            f"{recipe.name}: grid={recipe.grid} is {grid.size}x{grid.size}, grid_size asks for {recipe.grid_size}; "
+            f"build one with: ngd prototypes build TEACHER_RUN --size {recipe.grid_size} --out FILE"
+        )
+    return grid.centered() if recipe.grid_center else grid
 
 
 def _start_from(student: TimmModel, source: str, classes: tuple[str, ...]) -> None:
@@ -388,10 +409,10 @@ def _to_device(batch: Any, device: torch.device) -> tuple[Tensor, Tensor, Tensor
     return images, batch.target.to(device, non_blocking=True), None if va is None else va.to(device, non_blocking=True)
 
 
-def _student(task: NeuroGazeTask) -> TimmModel:
-    student = task.get_eval_model(ema=task.has_ema())
-    assert student is not None
-    return student
+def _model(task: NeuroGazeTask) -> DistillationWrapper:
+    """What is scored and saved: the moving average where there is one."""
+    model: DistillationWrapper = unwrap_model(task.get_trainable_module(ema=task.has_ema()))
+    return model
 
 
 class _Mean:
@@ -475,9 +496,9 @@ def _fingerprint(
         "seed": recipe.seed,
         "data": {split: report.as_dict() for split, report in reports.items()},
         "grid": None if grid is None else grid.sha256,
-        "teacher": _student_hash(recipe.teacher if recipe.loss.kd > 0 else None),
-        "init": _student_hash(recipe.init),
-        "hub": {key: s for key in ("grid", "teacher", "init") if (s := getattr(recipe, key)) and hub_id(s)},
+        "teacher": student_hash(recipe.teacher_source),
+        "init": student_hash(recipe.init),
+        "hub": {k: s for k in ("grid", "teacher", "init") if isinstance(s := getattr(recipe, k), str) and hub_id(s)},
         "precision": "float32" if autocast is None else str(autocast).removeprefix("torch."),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "python": platform.python_version(),
@@ -485,7 +506,8 @@ def _fingerprint(
     }
 
 
-def _student_hash(source: str | None) -> str | None:
+def student_hash(source: str | None) -> str | None:
+    """sha256 of a student's weights, by which a fingerprint knows a teacher or a start."""
     return None if source is None else sha256_file(student_files(source) / "model.safetensors")
 
 

@@ -82,6 +82,52 @@ def test_a_full_directory_is_refused(faces: Path, tmp_path: Path, ngd: Callable[
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
 
 
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from ngd_timm.export import create_student, save_student
+    from ngd_timm.recipe import StudentConfig
+
+    model = create_student(StudentConfig(backbone="test_resnet", image_size=32), 8)
+    return save_student(model, tmp_path_factory.mktemp("students") / "mine")
+
+
+def test_evaluate_prints_text_markdown_latex_and_json_of_several_sets(
+    student: Path, faces: Path, ngd: Callable[..., Any]
+) -> None:
+    arguments = ["evaluate", str(student), "--data", f"schematic={faces}:test", "--data", f"schematic={faces}"]
+    text, markdown, latex, as_json, alias = (
+        ngd(*arguments, *form).stdout
+        for form in ([], ["--format", "markdown"], ["--format", "latex"], ["--format", "json"], ["--json"])
+    )
+    assert text.startswith("schematic:test (n = 16): 8-way acc ")
+    assert "| mine |" in markdown
+    assert "schematic:all 8-way acc" in markdown
+    assert r"\begin{tabular}" in latex
+    assert as_json == alias
+    assert list(json.loads(alias)) == ["schematic:test", "schematic:all"]
+    wrong = ngd(*arguments, "--format", "html")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "unknown format 'html'" in wrong.stderr
+
+
+def test_a_temperature_is_recorded_and_moves_calibration_alone(
+    student: Path, faces: Path, ngd: Callable[..., Any]
+) -> None:
+    arguments = ["evaluate", str(student), "--data", f"schematic={faces}:test", "--json"]
+    (plain,) = json.loads(ngd(*arguments).stdout).values()
+    (warm,) = json.loads(ngd(*arguments, "--temperature", "0.2").stdout).values()
+    assert (plain["temperature"], warm["temperature"]) == (1.0, 0.2)
+    assert warm["ece"] != plain["ece"]
+    assert (warm["8way"], warm["ci95"]) == (plain["8way"], plain["ci95"])
+
+
+def test_ablate_refuses_in_one_line_and_writes_nothing(tmp_path: Path, ngd: Callable[..., Any]) -> None:
+    done = ngd("ablate", "b0_ce", "b1_kd", "optim.epoch=1", "--out", str(tmp_path / "out"))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "did you mean 'optim.epochs'" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_show_prints_the_packaged_grid_for_people_and_for_programs(tmp_path: Path, ngd: Callable[..., Any]) -> None:
     done = ngd("prototypes", "show", "--picture", str(tmp_path / "grid.png"))
     assert done.returncode == 0, done.stderr
@@ -93,7 +139,7 @@ def test_show_prints_the_packaged_grid_for_people_and_for_programs(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["demo"], ["train"], ["evaluate"], ["teacher", "fit"], ["prototypes", "build"]]
+    "command", [[], ["demo"], ["train"], ["evaluate"], ["ablate"], ["teacher", "fit"], ["prototypes", "build"]]
 )
 def test_every_command_has_help_with_an_example(command: list[str]) -> None:
     from typer.testing import CliRunner

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, recall_score
 
 from ngd_timm.errors import InputError
-from ngd_timm.metrics import fer_metrics
+from ngd_timm.metrics import PROTOCOLS, fer_metrics, gather_rows, mean_over_seeds, paired_difference
 
 
 def random_set(seed: int, n: int, present: list[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -76,7 +76,132 @@ def test_pictures_of_one_person_widen_the_interval() -> None:
 def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
     sure = np.log(np.array([[0.8, 0.2]] * 10))
     target = np.array([0] * 5 + [1] * 5)
-    assert fer_metrics(sure, target, classes=("a", "b"), resamples=0)["ece"] == pytest.approx(30)
+    entry = fer_metrics(sure, target, classes=("a", "b"), resamples=0)
+    assert entry["ece"] == pytest.approx(30)
+    (filled,) = [b for b in entry["calibration"] if b["n"]]
+    assert filled["low"] <= 80 <= filled["high"]
+    assert (filled["n"], filled["confidence"], filled["accuracy"]) == (10, pytest.approx(80), 50)
+
+
+def test_the_reliability_bins_hold_every_picture_and_make_up_accuracy_and_ece() -> None:
+    logits, target = random_set(3, 500, list(range(8)))
+    entry = fer_metrics(logits, target, resamples=0)
+    bins = [b for b in entry["calibration"] if b["n"]]
+    assert sum(b["n"] for b in bins) == 500
+    assert sum(b["n"] * b["accuracy"] for b in bins) / 500 == pytest.approx(entry["8way"]["acc"])
+    assert sum(b["n"] * abs(b["confidence"] - b["accuracy"]) for b in bins) / 500 == pytest.approx(entry["ece"])
+
+
+def test_a_temperature_changes_calibration_and_no_other_figure() -> None:
+    logits, target = random_set(4, 300, list(range(8)))
+    cold, warm = fer_metrics(logits, target), fer_metrics(logits, target, temperature=4.0)
+    assert warm["ece"] == pytest.approx(fer_metrics(logits / 4, target, resamples=0)["ece"])
+    assert warm["ece"] != pytest.approx(cold["ece"], abs=1)
+    assert warm["temperature"] == 4.0
+    calibration = ("ece", "calibration", "temperature")
+    assert {k: v for k, v in warm.items() if k not in calibration} == {
+        k: v for k, v in cold.items() if k not in calibration
+    }
+    with pytest.raises(InputError, match="temperature must be above 0"):
+        fer_metrics(logits, target, temperature=0)
+
+
+@pytest.mark.parametrize("unit", ["image", "subject"])
+def test_intervals_of_accuracy_cover_the_truth_in_93_to_97_of_100_draws(unit: str) -> None:
+    rng, draws, hits = np.random.default_rng(0), 600, 0
+    for draw in range(draws):
+        # either 400 pictures of as many people, or 80 people of 8 pictures whose own accuracy varies about 70 %
+        people, each = (400, 1) if unit == "image" else (80, 8)
+        skill = np.full(people, 0.7) if unit == "image" else rng.beta(7, 3, people)
+        subject = np.repeat(np.arange(people), each)
+        target = rng.integers(0, 4, people * each)
+        answer = np.where(rng.random(people * each) < skill[subject], target, (target + 1) % 4)
+        by = None if unit == "image" else subject
+        entry = fer_metrics(np.eye(4)[answer], target, tuple("abcd"), by, resamples=400, seed=draw)
+        low, high = entry["ci95"]["8way"]["acc"]
+        hits += low <= 70 <= high
+    assert 0.93 <= hits / draws <= 0.97
+
+
+def seeds_of_two(count: int, n: int = 300) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
+    """Logits of two recipes that share what is hard about a picture; the first is the better one."""
+    rng = np.random.default_rng(5)
+    target = rng.choice([0, 1, 2, 5], n)
+    hard = rng.normal(size=(n, 8))
+    a = [hard + 2.2 * np.eye(8)[target] + 0.2 * rng.normal(size=(n, 8)) for _ in range(count)]
+    b = [hard + 1.9 * np.eye(8)[target] + 0.2 * rng.normal(size=(n, 8)) for _ in range(count)]
+    return a, b, target
+
+
+def test_a_difference_is_the_mean_over_seeds_of_the_difference_of_figures() -> None:
+    a, b, target = seeds_of_two(3)
+    difference = paired_difference(a, b, target, resamples=200)
+    for protocol in PROTOCOLS:
+        for metric, found in difference[protocol].items():
+            figures = [[fer_metrics(x, target, resamples=0)[protocol][metric] for x in runs] for runs in (a, b)]
+            per_seed = np.subtract(*figures)
+            assert found["per_seed"] == pytest.approx(per_seed)
+            assert found["mean"] == pytest.approx(per_seed.mean())
+            assert found["seed_sd"] == pytest.approx(per_seed.std(ddof=1))
+
+
+def test_the_paired_bootstrap_equals_a_loop_that_draws_pictures_for_both() -> None:
+    a, b, target = seeds_of_two(2, n=120)
+    found = paired_difference(a, b, target, resamples=3000)["8way"]["macro_f1"]["ci95"]
+    rng, slow = np.random.default_rng(1), []
+    for _ in range(600):
+        rows = rng.integers(0, 120, 120)
+        f1 = [
+            f1_score(target[rows], x[rows].argmax(1), labels=list(range(8)), average="macro", zero_division=0)
+            for x in (*a, *b)
+        ]
+        slow.append(100 * (f1[0] + f1[1] - f1[2] - f1[3]) / 2)
+    assert found == pytest.approx(np.percentile(slow, [2.5, 97.5]), abs=1)
+
+
+def test_pairing_narrows_the_interval_of_students_that_err_on_the_same_pictures() -> None:
+    a, b, target = seeds_of_two(2, n=600)
+    paired = paired_difference(a, b, target)["8way"]["acc"]["ci95"]
+    apart = paired_difference(a, b[::-1], target)["8way"]["acc"]["ci95"]
+    alone = [mean_over_seeds(x, target)["8way"]["acc"]["ci95"] for x in (a, b)]
+    independent = np.hypot(*(high - low for low, high in alone))
+    assert paired[0] > 0
+    assert paired[1] - paired[0] < 0.7 * independent
+    # which seed stands beside which has no part in the mean
+    assert paired == pytest.approx(apart)
+
+
+def test_a_recipe_against_itself_differs_by_nothing() -> None:
+    a, _, target = seeds_of_two(2)
+    for found in paired_difference(a, a, target)["present"].values():
+        assert (found["mean"], found["ci95"], found["seed_ci95"]) == (0, [0, 0], [0, 0])
+
+
+def test_the_interval_over_seeds_is_students_t_and_is_absent_for_one_seed() -> None:
+    a, _, target = seeds_of_two(2)
+    found = mean_over_seeds(a, target)["8way"]["acc"]
+    half = 12.7062 * found["seed_sd"] / np.sqrt(2)
+    assert found["seed_ci95"] == pytest.approx([found["mean"] - half, found["mean"] + half], abs=1e-3)
+    one = mean_over_seeds(a[:1], target)
+    assert one["8way"]["acc"]["seed_ci95"] is one["8way"]["acc"]["seed_sd"] is None
+    assert one["8way"]["acc"]["mean"] == pytest.approx(fer_metrics(a[0], target, resamples=0)["8way"]["acc"])
+
+
+def test_a_difference_needs_the_same_seeds_and_pictures() -> None:
+    a, b, target = seeds_of_two(2)
+    with pytest.raises(InputError, match="same seeds of both, got 2 and 1"):
+        paired_difference(a, b[:1], target)
+    with pytest.raises(InputError, match="don't fit"):
+        paired_difference(a, [x[:-1] for x in b], target)
+    with pytest.raises(InputError, match="subjects must name one"):
+        paired_difference(a, b, target, subjects=np.arange(5))
+
+
+def test_rows_of_one_process_come_in_the_order_of_the_set_and_once() -> None:
+    index = torch.tensor([2, 0, 1, 2, 0])
+    assert gather_rows(index * 10, index).tolist() == [0, 10, 20]
+    with pytest.raises(InputError, match="a number for each"):
+        gather_rows(index, index[:3])
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,13 @@ import pytest
 from ngd_timm.errors import InputError
 from ngd_timm.recipe import Recipe, load_recipe, recipe_names, to_yaml
 
+BUILT_FIRST = ("g3", "g7")  # their grids don't ship
 TRAINING = [n for n in recipe_names() if not n.startswith("teacher_")]
 
 
 @pytest.mark.parametrize("name", TRAINING)
 def test_every_shipped_recipe_loads_and_survives_its_own_yaml(name: str, tmp_path: Path) -> None:
-    recipe = load_recipe(Recipe, name, ["teacher=a_run"])
+    recipe = load_recipe(Recipe, name, ["grid=grid.safetensors"] if name in BUILT_FIRST else [])
     assert recipe.name == name
     file = tmp_path / "resolved.yaml"
     file.write_text(to_yaml(recipe))
@@ -35,6 +36,51 @@ def test_b3_full_holds_the_authors_settings() -> None:
     assert loss.label_smoothing == 0.055
 
 
+def test_the_controls_differ_from_what_they_control_in_the_grid_and_target_alone() -> None:
+    real = load_recipe(Recipe, "b2_share").model_dump()
+    for name in ("c_random", "c_shuffled", "c_va"):
+        control = load_recipe(Recipe, name).model_dump()
+        assert control["loss"].pop("target") == ("va" if name == "c_va" else "prototype")
+        assert control | {"name": "b2_share", "grid": "gameemo-v2"} == real | {
+            "loss": {k: v for k, v in real["loss"].items() if k != "target"}
+        }
+
+
+@pytest.mark.parametrize(
+    ("name", "of", "changes"),
+    [
+        ("b3_share", "b2_share", {"d_geo": 0.012}),
+        ("tau_paper", "b2_share", {"proto_share": None, "proto_kd": 0.12, "tau": 0.9}),
+        ("tau_paper", "b2_proto", {}),
+        ("g3", "b2_share", {}),
+        ("g7", "b2_share", {}),
+        ("kd_kl", "b1_kd", {"kd_mode": "kl"}),
+        ("d_geo_epoch0", "b3_full", {"ramp": (0, 0)}),
+        ("d_geo_no_separation", "b3_full", {"margin": 0}),
+    ],
+)
+def test_a_variant_differs_from_its_twin_in_what_its_name_says(name: str, of: str, changes: dict[str, object]) -> None:
+    grid = ["grid=grid.safetensors"]
+    variant, twin = load_recipe(Recipe, name, grid), load_recipe(Recipe, of, grid)
+    assert variant.loss == twin.loss.model_copy(update=changes)
+    same = {"name": of, "loss": twin.loss, "grid_size": None}
+    assert variant.model_copy(update=same) == twin
+
+
+@pytest.mark.parametrize("name", BUILT_FIRST)
+def test_a_recipe_whose_grid_does_not_ship_says_how_to_build_it(name: str) -> None:
+    with pytest.raises(InputError, match=rf"prototypes build TEACHER_RUN --size {name[1]} .* grid=grid{name[1]}"):
+        load_recipe(Recipe, name)
+
+
+def test_a_teacher_of_an_ablation_is_refused_in_a_single_run_with_what_to_give() -> None:
+    recipe = load_recipe(Recipe, "b1_kd")
+    with pytest.raises(InputError, match=r"give teacher=RUN_DIRECTORY \(a finished b0_ce, say runs/b0_ce-0\)"):
+        _ = recipe.teacher_source
+    assert load_recipe(Recipe, "b1_kd", ["teacher=a_run"]).teacher_source == "a_run"
+    assert load_recipe(Recipe, "b1_kd", ["loss.kd=0"]).teacher_source is None
+
+
 def test_overrides_are_read_as_yaml_and_keep_their_types() -> None:
     recipe = load_recipe(Recipe, "b0_ce", ["optim.lr=1e-3", "loss.ramp=[20, 60]", "data.root=a b", "seed=3"])
     assert (recipe.optim.lr, recipe.loss.ramp, recipe.data.root, recipe.seed) == (1e-3, (20, 60), "a b", 3)
@@ -50,6 +96,8 @@ def test_overrides_are_read_as_yaml_and_keep_their_types() -> None:
         ("optim.epochs=0", "optim.epochs"),
         ("optim.lr=.nan", "optim.lr"),
         ("loss.kd=0.3", "there is no teacher"),
+        ("teacher={runn: b0_ce}", "teacher: teacher must be a run directory"),
+        ("teacher=3", "teacher must be a run directory"),
         ("loss.proto_kd=0.1", "there is no grid"),
         ("loss.ramp=[0.6, 0.2]", "ramp must be"),
         ("loss.ramp=[1, 0.5]", "ramp must be"),

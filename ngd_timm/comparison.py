@@ -1,0 +1,155 @@
+"""Finished runs against each other: means over seeds, paired differences, and what each term pulled in training."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ngd_timm.errors import InputError
+from ngd_timm.losses import COMPONENTS
+from ngd_timm.metrics import mean_over_seeds, paired_difference
+from ngd_timm.predictions import Predictions, prediction_file, read_predictions
+
+__all__ = ["compare", "difference_pairs"]
+
+# recipes that differ in one thing: the first minus the second says what that thing does
+_TWINS = (
+    ("b1_kd", "b0_ce"),
+    ("b2_proto", "b1_kd"),
+    ("b3_full", "b2_proto"),
+    ("b3_full", "b1_kd"),
+    ("b2_share", "b1_kd"),
+    ("b3_share", "b2_share"),
+    ("b2_share", "c_random"),
+    ("b2_share", "c_shuffled"),
+    ("b2_share", "c_va"),
+    ("g3", "b2_share"),
+    ("g7", "b2_share"),
+    ("tau_paper", "b2_share"),
+    ("kd_kl", "b1_kd"),
+    ("d_geo_epoch0", "b3_full"),
+    ("d_geo_no_separation", "b3_full"),
+)
+
+
+def difference_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Which differences a table of these recipes shows: each to the first, then those that differ in one thing.
+
+    Example:
+        >>> difference_pairs(["b0_ce", "b1_kd", "b3_full"])
+        [('b1_kd', 'b0_ce'), ('b3_full', 'b0_ce'), ('b3_full', 'b1_kd')]
+    """
+    pairs = [(name, names[0]) for name in names[1:]]
+    pairs += [pair for pair in _TWINS if set(pair) <= set(names) and pair not in pairs and pair[::-1] not in pairs]
+    return pairs
+
+
+def compare(
+    runs: Mapping[str, Sequence[Path]], seeds: Sequence[int], start: Sequence[Path] = (), resamples: int = 2000
+) -> dict[str, Any]:
+    """Everything that an ablation's table says, from the predictions that the runs kept.
+
+    Args:
+        runs: Recipe name → run directories, a seed each; the first recipe is the reference.
+        seeds: Their seeds, in that order.
+        start: The runs that all others started from, a seed each: a row of their own, no difference.
+        resamples: Of each bootstrap.
+
+    Returns:
+        "recipes", "seeds", "runs" (names of the directories); "sets": `{"name:split": {"n", "classes",
+        "present_classes", "recipes": {name: mean_over_seeds}, "differences": [{"a", "b", paired_difference}]}}`;
+        "training": `{name: {"share": percent by term, "lambda_proto_kd", "epochs", "minutes"}}`, means over epochs and
+        seeds, minutes of one run.
+
+    Raises:
+        InputError: A run without figures or predictions, or runs that were scored on different pictures.
+    """
+    if not runs or any(len(folders) != len(seeds) for folders in runs.values()):
+        raise InputError(f"a comparison needs each recipe's runs of the seeds {', '.join(map(str, seeds))}")
+    rows = {**runs, **({"warm_start": start} if start else {})}
+    keys = _shared_keys(rows)
+    return {
+        "recipes": list(runs),
+        "seeds": list(seeds),
+        "warm_start": bool(start),
+        "runs": {name: [folder.name for folder in folders] for name, folders in rows.items()},
+        "sets": {key: _compare_on(key, rows, difference_pairs(list(runs)), resamples) for key in keys},
+        "training": {name: _training(folders) for name, folders in rows.items()},
+    }
+
+
+def _shared_keys(runs: Mapping[str, Sequence[Path]]) -> list[str]:
+    known: list[list[str]] = []
+    for folders in runs.values():
+        for folder in folders:
+            file = folder / "metrics.json"
+            if not file.is_file():
+                raise InputError(f"{folder} has no metrics.json; train it to its end: ngd train --resume {folder}")
+            known.append(list(json.loads(file.read_text(encoding="utf-8"))))
+    shared = [key for key in known[0] if all(key in other for other in known)]
+    if not shared:
+        raise InputError(f"the runs were scored on no common set: {', '.join(sorted(set().union(*known)))}")
+    return shared
+
+
+def _compare_on(
+    key: str, runs: Mapping[str, Sequence[Path]], pairs: Sequence[tuple[str, str]], resamples: int
+) -> dict[str, Any]:
+    logits: dict[str, list[np.ndarray]] = {}
+    first: tuple[str, Predictions] | None = None
+    for name, folders in runs.items():
+        for folder in folders:
+            found = read_predictions(prediction_file(folder, key))
+            if first is None:
+                first = (folder.name, found)
+            _refuse_other_pictures(key, first, (folder.name, found))
+            logits.setdefault(name, []).append(found.logits.numpy())
+    assert first is not None
+    answers = first[1]
+    shared = (answers.target.numpy(), answers.classes, None if answers.subject is None else answers.subject.numpy())
+    present = sorted(set(answers.target.tolist()))
+    return {
+        "n": len(answers.target),
+        "classes": list(answers.classes),
+        "present_classes": [answers.classes[c] for c in present],
+        "recipes": {name: mean_over_seeds(of, *shared, resamples=resamples) for name, of in logits.items()},
+        "differences": [
+            {"a": a, "b": b, **paired_difference(logits[a], logits[b], *shared, resamples=resamples)} for a, b in pairs
+        ],
+    }
+
+
+def _refuse_other_pictures(key: str, first: tuple[str, Predictions], other: tuple[str, Predictions]) -> None:
+    for what in ("classes", "data_sha256", "label_rule"):
+        values = getattr(first[1], what), getattr(other[1], what)
+        if values[0] != values[1]:
+            shown = [", ".join(v) if isinstance(v, tuple) else str(v)[:40] for v in values]
+            raise InputError(
+                f"{first[0]} and {other[0]} can't be paired on {key}: {what} is {shown[0]} and {shown[1]}; score all "
+                "runs on the same pictures, labels and classes"
+            )
+
+
+def _training(folders: Sequence[Path]) -> dict[str, Any]:
+    shares: dict[str, list[float]] = {term: [] for term in COMPONENTS}
+    lambdas, seconds, epochs = [], [], 0
+    for folder in folders:
+        with open(folder / "summary.csv", newline="", encoding="utf-8") as handle:
+            rows = list(csv.DictReader(handle))
+        epochs = len(rows)
+        seconds.append(sum(float(row["seconds"]) for row in rows))
+        for term, values in shares.items():
+            values += [float(row[f"share_{term}"]) for row in rows if row[f"share_{term}"]]
+        if rows[-1]["lambda_proto_kd"]:
+            lambdas.append(float(rows[-1]["lambda_proto_kd"]))
+    return {
+        "share": {term: float(np.mean(values)) if values else None for term, values in shares.items()},
+        "lambda_proto_kd": float(np.mean(lambdas)) if lambdas else None,
+        "epochs": epochs,
+        "minutes": float(np.mean(seconds)) / 60,
+    }

@@ -1,0 +1,218 @@
+"""A table out of recipes and seeds: what it says, what is not trained twice, what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ngd_timm.ablation import ablate
+from ngd_timm.errors import InputError
+from ngd_timm.recipe import Recipe, load_recipe
+from ngd_timm.train import train
+
+# the reference is taught by a recipe that is named after it
+RECIPES = ("b1_kd", "b0_ce", "b3_share")
+
+
+def settings(faces: Path) -> list[str]:
+    return [
+        "student.backbone=test_resnet",
+        "student.image_size=32",
+        "data.name=schematic",
+        f"data.root={faces}",
+        "data.workers=0",
+        "optim.epochs=2",
+        "optim.batch_size=16",
+        "optim.lr=3e-3",
+        "share_every=2",
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "ablation"
+    ablate([*RECIPES, *settings(faces)], 2, out)
+    return out
+
+
+def found(out: Path) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((out / "ablation.json").read_text())
+    return result
+
+
+def entries(out: Path, recipe: str) -> list[dict[str, Any]]:
+    files = [out / "runs" / f"{recipe}-{seed}" / "metrics.json" for seed in (0, 1)]
+    return [json.loads(file.read_text())["schematic:valid"] for file in files]
+
+
+def test_rows_are_means_of_the_runs_figures_and_differences_are_paired_by_seed(whole: Path) -> None:
+    on = found(whole)["sets"]["schematic:valid"]
+    for protocol in ("8way", "present"):
+        for metric in ("acc", "macro_f1", "bacc"):
+            figures = {r: [e[protocol][metric] for e in entries(whole, r)] for r in RECIPES}
+            for recipe in RECIPES:
+                row = on["recipes"][recipe][protocol][metric]
+                assert row["per_seed"] == pytest.approx(figures[recipe])
+                assert row["mean"] == pytest.approx(np.mean(figures[recipe]))
+            for difference in on["differences"]:
+                a, b = figures[difference["a"]], figures[difference["b"]]
+                assert difference[protocol][metric]["per_seed"] == pytest.approx(np.subtract(a, b))
+    assert [(d["a"], d["b"]) for d in on["differences"]] == [("b0_ce", "b1_kd"), ("b3_share", "b1_kd")]
+
+
+def test_the_tables_name_every_recipe_difference_share_lambda_and_time(whole: Path) -> None:
+    markdown, latex = (whole / "table.md").read_text(), (whole / "table.tex").read_text()
+    for recipe in RECIPES:
+        assert markdown.count(f"| {recipe} |") == 2
+        assert recipe.replace("_", r"\_") in latex
+    assert "| b3_share − b1_kd |" in markdown
+    training = found(whole)["training"]
+    assert training["b3_share"]["share"]["proto_kd"] == pytest.approx(5, abs=2.5)
+    assert f"{training['b3_share']['lambda_proto_kd']:.3g}" in markdown
+    assert training["b0_ce"]["share"] == {"ce": 100, "kd": None, "proto_kd": None, "d_geo": None}
+    assert "| λ Proto-KD | epochs | minutes |" in markdown
+    for line in latex.splitlines():
+        if line.endswith(r"\\"):
+            assert line.count(" & ") in (3, 7)
+    assert (whole / "ablation.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_teacher_is_the_same_seeds_run(whole: Path) -> None:
+    for seed in (0, 1):
+        recipe = load_recipe(Recipe, whole / "runs" / f"b1_kd-{seed}" / "recipe.yaml")
+        assert recipe.teacher == str(whole / "runs" / f"b0_ce-{seed}")
+        assert recipe.seed == seed
+
+
+def test_a_run_of_an_ablation_is_the_run_that_train_makes_alone(whole: Path, faces: Path, tmp_path: Path) -> None:
+    alone = train(load_recipe(Recipe, "b0_ce", [*settings(faces), "seed=1", f"out={tmp_path / 'run'}"]))
+    weights = [run / "student" / "model.safetensors" for run in (alone, whole / "runs" / "b0_ce-1")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_killed_and_run_again_it_repeats_nothing_that_is_done_and_ends_in_the_same_table(
+    whole: Path, faces: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "ablation"
+    arguments = [*RECIPES, *settings(faces)]
+    command = [sys.executable, "-m", "ngd_timm.cli", "ablate", *arguments, "--seeds", "2", "--out", str(out)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    # killed inside the second run: one is done, one begun
+    deadline = time.monotonic() + 300
+    while not (out / "runs" / "b1_kd-0" / "last" / "state.pt").is_file():
+        assert process.poll() is None, "it ended before it was killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = [file.parent for file in out.glob("runs/*/metrics.json")]
+    assert 1 <= len(done) < 6
+    before = {file: file.stat().st_mtime_ns for run in done for file in run.rglob("*") if file.is_file()}
+    caplog.set_level("INFO", logger="ngd_timm.ablation")
+    ablate(arguments, 2, out)
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+    lines = [r.getMessage() for r in caplog.records if r.name == "ngd_timm.ablation"]
+    assert [line.split(": ")[0] for line in lines] == [
+        f"[{i + 3 * seed + 1}/6] {name}, seed {seed}"
+        for seed in (0, 1)
+        for i, name in enumerate(("b0_ce", *RECIPES[::2]))
+    ]
+    assert sum(line.endswith("done before") for line in lines) == len(done)
+    assert found(out)["sets"] == found(whole)["sets"]
+
+
+def test_what_is_finished_gives_its_table_again_without_training(
+    whole: Path, faces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ngd_timm.ablation.train", None)
+    monkeypatch.setattr("ngd_timm.ablation.resume", None)
+    before = found(whole)
+    ablate([*RECIPES, *settings(faces)], 2, whole)
+    assert found(whole) == before
+
+
+def test_another_setting_in_the_same_folder_is_refused_in_one_line(whole: Path, faces: Path) -> None:
+    with pytest.raises(InputError, match=r"b1_kd-0 was begun with loss\.kd=0\.3, now it is 0\.5") as caught:
+        ablate([*RECIPES, *settings(faces), "b1_kd:loss.kd=0.5"], 2, whole)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=r"optim\.lr=0\.003, now it is 0\.001"):
+        ablate([*RECIPES, *settings(faces), "optim.lr=1e-3"], 2, whole)
+
+
+def test_a_finished_run_whose_teacher_was_made_anew_is_refused(whole: Path, faces: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole / "runs", tmp_path / "ablation" / "runs")
+    teacher = tmp_path / "ablation" / "runs" / "b0_ce-0"
+    shutil.copyfile(
+        whole / "runs" / "b0_ce-1" / "student" / "model.safetensors", teacher / "student" / "model.safetensors"
+    )
+    with pytest.raises(InputError, match="b1_kd-0 was trained with another teacher"):
+        ablate([*RECIPES, *settings(faces)], 2, tmp_path / "ablation")
+
+
+def test_a_warm_start_is_one_run_a_seed_from_which_every_recipe_starts(faces: Path, tmp_path: Path) -> None:
+    arguments = ["b0_ce", "c_va", *settings(faces), "optim.epochs=1", f"eval={{schematic: '{faces}:test'}}"]
+    tables = ablate(arguments, 1, tmp_path, warm_start=1)
+    assert sorted(run.name for run in (tmp_path / "runs").iterdir()) == ["b0_ce-0", "c_va-0", "warm_start-0"]
+    for name in ("b0_ce", "c_va"):
+        recipe = load_recipe(Recipe, tmp_path / "runs" / f"{name}-0" / "recipe.yaml")
+        assert recipe.init == str(tmp_path / "runs" / "warm_start-0")
+    assert list(found(tmp_path)["sets"]) == ["schematic:valid", "schematic:test"]
+    assert "warm_start" in tables[0].markdown()
+    assert found(tmp_path)["sets"]["schematic:test"]["recipes"]["b0_ce"]["8way"]["acc"]["seed_ci95"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["data.root=x"], "needs recipes"),
+        (["b0_ce", "b0_ce"], "'b0_ce' stands twice"),
+        (["b0_ce", "b1_kdd"], "did you mean 'b1_kd'"),
+        (["b0_ce", "b1:optim.lr=1"], "unknown recipe in 'b1:optim.lr=1' 'b1'"),
+        (["b0_ce", "out=elsewhere"], "names its runs itself"),
+        (["b1_kd"], r"b1_kd's teacher \{run: b0_ce\} is not among the recipes b1_kd; name b0_ce too"),
+        (["b1_kd", "kd_kl", "b1_kd:teacher={run: kd_kl}", "kd_kl:teacher={run: b1_kd}"], "each other's teachers"),
+        (["b0_ce", "ce_fast"], "can't be paired: data.label_rule is majority and votes; give data.label_rule"),
+        (["b0_ce", "b1_kd:seed=3", "b1_kd"], "can't be paired: seed is 0 and 3"),
+        (["b0_ce", "g3", "g3:grid=gameemo-v2"], "grid=gameemo-v2 is 5x5, grid_size asks for 3"),
+        (["b0_ce", "b1_kd", "b1_kd:teacher=nowhere"], "nowhere is neither a run"),
+    ],
+)
+def test_what_cannot_be_a_table_is_refused_before_anything_is_trained(
+    arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        ablate(arguments, 1, tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_recipes_of_different_students_cannot_share_a_warm_start(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="different students"):
+        ablate(["b0_ce", "b1_kd", "b1_kd:student.backbone=resnet34"], 1, tmp_path / "out", warm_start=1)
+    with pytest.raises(InputError, match="leave that or --warm-start out"):
+        ablate(["b0_ce", "init=hf-hub:user/student"], 1, tmp_path / "out", warm_start=1)
+
+
+def test_a_folder_that_a_kill_left_without_a_fingerprint_is_begun_again(faces: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "b0_ce-0"
+    folder.mkdir(parents=True)
+    recipe = load_recipe(Recipe, "b0_ce", [*settings(faces), "optim.epochs=1", f"out={folder}"])
+    from ngd_timm.recipe import to_yaml
+
+    (folder / "recipe.yaml").write_text(to_yaml(recipe))
+    (folder / ".fingerprint.json.x1.json").write_text("{")
+    ablate(["b0_ce", *settings(faces), "optim.epochs=1"], 1, tmp_path)
+    assert (folder / "metrics.json").is_file()
+    assert not (tmp_path / "ablation.png").exists(), "one recipe has no differences"

@@ -1,0 +1,195 @@
+"""What a run keeps of its answers: once predicted, checked when read, enough to make every figure again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import ngd_timm.predictions as module
+import ngd_timm.train as training
+from ngd_timm.affect import CLASSES
+from ngd_timm.data import load_fer
+from ngd_timm.errors import InputError
+from ngd_timm.evaluate import evaluate, face_batches, read_predictions
+from ngd_timm.export import open_student
+from ngd_timm.metrics import fer_metrics
+from ngd_timm.ngd_models import wrap
+from ngd_timm.predictions import predict, prediction_file
+from ngd_timm.recipe import Recipe
+from ngd_timm.train import resume, train
+
+
+@pytest.fixture(scope="module")
+def run(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    recipe = {
+        "name": "tiny",
+        "out": str(tmp_path_factory.mktemp("runs") / "run"),
+        "student": {"backbone": "test_resnet", "image_size": 32},
+        "data": {"name": "schematic", "root": str(faces), "workers": 0},
+        "grid": "gameemo-v2",
+        "loss": {"proto_kd": 0.2},
+        "optim": {"epochs": 2, "batch_size": 16, "lr": 1e-3},
+        "eval": {"schematic": f"{faces}:test"},
+        "eval_flip": True,
+        "share_every": 0,
+    }
+    return train(Recipe.model_validate(recipe))
+
+
+def test_a_run_keeps_its_answers_to_validation_and_to_every_further_set(run: Path) -> None:
+    names = sorted(file.name for file in (run / "predictions").iterdir())
+    assert names == ["schematic-test.safetensors", "schematic-valid.safetensors"]
+    fingerprint = json.loads((run / "fingerprint.json").read_text())
+    valid = run / "predictions" / names[1]
+    with safe_open(valid, framework="pt") as file:
+        notes = file.metadata()
+    assert (json.loads(notes["classes"]), notes["label_rule"], notes["flip"]) == (list(CLASSES), "majority", "true")
+    assert notes["data_sha256"] == fingerprint["data"]["valid"]["sha256"]
+    tensors = load_file(valid)
+    assert {k: (tuple(t.shape), t.dtype) for k, t in tensors.items() if k != "subject"} == {
+        "logits": ((16, 8), torch.float32),
+        "target": ((16,), torch.int64),
+        "embedding": ((16, 64), torch.float32),
+    }
+
+
+def test_the_figures_come_out_of_the_file_again(run: Path) -> None:
+    for key, entry in json.loads((run / "metrics.json").read_text()).items():
+        kept = read_predictions(prediction_file(run, key))
+        assert kept.entry() == entry
+        assert fer_metrics(kept.logits, kept.target, kept.classes, kept.subject)["8way"] == entry["8way"]
+
+
+def test_evaluate_keeps_what_train_kept_and_only_when_asked(run: Path, faces: Path) -> None:
+    file = prediction_file(run, "schematic:valid")
+    trained = read_predictions(file)
+    file.unlink()
+    evaluate(run, [f"schematic={faces}:valid"])
+    assert not file.exists()
+    evaluate(run, [f"schematic={faces}:valid"], predictions=True)
+    again = read_predictions(file)
+    for name in ("logits", "target", "embedding"):
+        torch.testing.assert_close(getattr(again, name), getattr(trained, name), rtol=1e-4, atol=1e-5)
+    assert (again.flip, again.data_sha256) == (True, trained.data_sha256)
+
+
+def test_a_student_without_a_run_has_no_place_for_predictions(run: Path, faces: Path) -> None:
+    with pytest.raises(InputError, match="is not a run directory"):
+        evaluate(run / "student", [f"schematic={faces}:valid"], predictions=True)
+
+
+@pytest.mark.parametrize(("flip", "passes"), [(False, 1), (True, 2)])
+def test_every_picture_is_looked_at_once_or_twice_with_the_flip(
+    run: Path, faces: Path, flip: bool, passes: int
+) -> None:
+    student, _ = open_student(run)
+    seen: list[int] = []
+    student.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    predicted = predict(student, face_batches(student, load_fer("schematic", faces, "test")), torch.device("cpu"), flip)
+    assert sum(seen) == passes * len(predicted.target)
+    assert predicted.embedding is None
+
+
+def test_validation_is_not_predicted_again_after_the_last_epoch(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Any] = []
+
+    def counted(*arguments: Any) -> Any:
+        calls.append(arguments[1])
+        return predict(*arguments)
+
+    monkeypatch.setattr(training, "predict", counted)
+    recipe = training.load_recipe(Recipe, run / "recipe.yaml")
+    again = train(recipe.model_copy(update={"out": str(tmp_path / "run"), "eval": {}}))
+    assert len(calls) == recipe.optim.epochs
+    # a run that lost its figures after its last epoch has to look once more
+    before = json.loads((again / "metrics.json").read_text())
+    (again / "metrics.json").unlink()
+    resume(again)
+    assert len(calls) == recipe.optim.epochs + 1
+    assert json.loads((again / "metrics.json").read_text()) == before
+
+
+def test_a_wrapped_student_without_a_projection_gives_its_pre_logits(faces: Path) -> None:
+    model = wrap("test_resnet", in_chans=1)
+    model.pretrained_cfg.update(input_size=(1, 32, 32), mean=(0.5,), std=(0.25,))
+    batches = face_batches(model, load_fer("schematic", faces, "test"))
+    predicted = predict(model, batches, torch.device("cpu"))
+    assert predicted.embedding is not None
+    expected = model.student.forward_head(model.student.forward_features(next(iter(batches)).images), pre_logits=True)
+    torch.testing.assert_close(predicted.embedding, expected)
+    assert not torch.allclose(predicted.embedding.norm(dim=1), torch.ones(16))
+
+
+class _Faces:
+    """A data set's names of people, and nothing else."""
+
+    def __init__(self, names: list[str | None]) -> None:
+        self.names, self.column_names = names, ["subject"]
+
+    def __getitem__(self, column: str) -> list[str | None]:
+        return self.names
+
+
+def test_people_become_codes_and_a_nameless_picture_is_a_person_of_its_own() -> None:
+    codes = module._subject_codes(_Faces(["b", "a", None, "b", None]))
+    assert codes is not None
+    assert codes[0] == codes[3]
+    assert len(set(codes.tolist())) == 4
+    assert module._subject_codes(_Faces([None, None])) is None
+
+
+def _without(name: str) -> Callable[[dict[str, Any], dict[str, str]], None]:
+    return lambda tensors, notes: (tensors if name in tensors else notes).pop(name)
+
+
+def _with(name: str, value: Any) -> Callable[[dict[str, Any], dict[str, str]], None]:
+    return lambda tensors, notes: (notes if isinstance(value, str) else tensors).update({name: value})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_without("embedding"), "embedding missing"),
+        (_without("data_sha256"), "data_sha256 missing"),
+        (_with("logits", torch.full((3, 8), torch.nan)), "logits is not finite"),
+        (_with("logits", torch.zeros(3, 7)), "7 logits for 8 classes"),
+        (_with("logits", torch.zeros(4, 8)), r"logits must be \(3, …\)"),
+        (_with("target", torch.tensor([0, 1, 8])), r"targets outside 0\.\.7"),
+        (_with("target", torch.tensor([0.0, 1, 2])), "target must be"),
+        (_with("subject", torch.tensor([0, 1])), "subject must be"),
+        (_with("faces", torch.zeros(3)), "unknown tensor 'faces'"),
+        (_with("classes", "neutral"), "not JSON"),
+        (_with("flip", "1"), "flip true or false"),
+    ],
+)
+def test_a_file_that_does_not_fit_together_is_refused_by_name_and_reason(
+    change: Callable[[dict[str, Any], dict[str, str]], None], message: str, tmp_path: Path
+) -> None:
+    tensors = {"logits": torch.zeros(3, 8), "target": torch.tensor([0, 1, 2]), "embedding": torch.zeros(3, 4)}
+    notes = {"classes": json.dumps(CLASSES), "label_rule": "majority", "flip": "false", "data_sha256": "0"}
+    file = tmp_path / "set-valid.safetensors"
+    save_file(tensors, file, metadata=notes)
+    assert np.isfinite(read_predictions(file).logits).all()
+    change(tensors, notes)
+    save_file(tensors, file, metadata=notes)
+    with pytest.raises(InputError, match=message) as caught:
+        read_predictions(file)
+    assert "set-valid.safetensors" in str(caught.value)
+
+
+def test_a_missing_or_damaged_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist; write it with: ngd evaluate"):
+        read_predictions(tmp_path / "a.safetensors")
+    (tmp_path / "a.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(InputError, match="not a readable safetensors file"):
+        read_predictions(tmp_path / "a.safetensors")
