@@ -6,6 +6,7 @@ from ngd_timm.export import save_student
 from ngd_timm.kd_teacher import KDTeacher
 from ngd_timm.losses import DGeoLoss, LogitKDLoss, NeuroGazeLoss, ProtoKDLoss
 from ngd_timm.ngd_models import DistillationWrapper, wrap
+from ngd_timm.predict import Prediction, Predictor
 from ngd_timm.prototypes import PrototypeGrid
 from ngd_timm.run import Run, load_run
 from ngd_timm.task import NeuroGazeTask
@@ -21,6 +22,8 @@ __all__ = [
     "LogitKDLoss",
     "NeuroGazeLoss",
     "NeuroGazeTask",
+    "Prediction",
+    "Predictor",
     "ProtoKDLoss",
     "PrototypeGrid",
     "Run",

@@ -154,6 +154,45 @@ def ablate(
         typer.echo("\n\n".join(table.text() for table in tables))
 
 
+@app.command(epilog="Example: ngd export runs/b3_full-0 --format onnx --out student.onnx")
+def export(
+    student: Annotated[str, typer.Argument(help="A run directory, a student folder, or user/repo on the Hub.")],
+    out: Annotated[Path, typer.Option(help="The file to write; for timm a new folder.")],
+    form: Annotated[str, typer.Option("--format", help="timm, onnx or pt2 (torch.export).")] = "timm",
+) -> None:
+    """Write a student for deployment without this package; checked against PyTorch before it gets its name."""
+    from ngd_timm.deploy import export_student
+
+    typer.echo(export_student(student, form, out))
+
+
+@app.command(epilog="Example: ngd predict runs/b3_full-0 face.png more_faces/ --annotate answers/")
+def predict(
+    student: Annotated[str, typer.Argument(help="A run directory, a student folder, or user/repo on the Hub.")],
+    images: Annotated[list[Path], typer.Argument(help="Pictures cropped to one face, or folders of them.")],
+    annotated: Annotated[
+        Path | None, typer.Option("--annotate", help="A new folder for a picture with its answer each.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Say which expression each face shows, and where a picture does not look like a face crop."""
+    from ngd_timm.predict import Predictor, annotate_all, picture_files
+
+    files = picture_files(images)
+    answers = Predictor(student, device)(files)
+    if annotated is not None:
+        annotate_all(answers, annotated)
+    if as_json:
+        _print_json([answer.as_dict() for answer in answers])
+        return
+    width = max(len(str(file)) for file in files)
+    for file, answer in zip(files, answers, strict=True):
+        first, second, *_ = sorted(answer.probabilities.items(), key=lambda item: -item[1])
+        notes = "".join(f"  ({note})" for note in answer.notes)
+        typer.echo(f"{file!s:{width}}  {first[0]} {100 * first[1]:.0f} %, {second[0]} {100 * second[1]:.0f} %{notes}")
+
+
 @app.command(epilog="Example: ngd push runs/b3_full-0 user/my-student --metrics test.json --dry-run")
 def push(
     run: Annotated[Path, typer.Argument(help="A finished run directory.")],

@@ -19,10 +19,19 @@ from ngd_timm.errors import InputError
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["check_image", "decode_each", "image_records", "image_size_and_grey", "open_image", "row_name", "to_mode"]
+__all__ = [
+    "DAMAGE",
+    "check_image",
+    "decode_each",
+    "image_records",
+    "image_size_and_grey",
+    "open_image",
+    "row_name",
+    "to_mode",
+]
 
 # What PIL's decoders raise on damaged bytes.
-_DAMAGE = (
+DAMAGE = (
     OSError,
     SyntaxError,
     ValueError,
@@ -131,7 +140,7 @@ def _apply(function: Callable[[dict[str, Any]], R], block: list[dict[str, Any]])
     for record in block:
         try:
             results.append(function(record))
-        except _DAMAGE as error:
+        except DAMAGE as error:
             # PIL prints the address of the buffer it read from, which tells nobody anything
             reason = "not a picture" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
             return results, reason[:160] or type(error).__name__

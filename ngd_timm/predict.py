@@ -1,0 +1,210 @@
+"""Expressions of face crops by a saved student: its own preprocessing, and a word where a picture is no face crop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from timm.data import create_transform
+
+from ngd_timm.data.decode import DAMAGE, to_mode
+from ngd_timm.devices import open_device
+from ngd_timm.errors import InputError
+from ngd_timm.export import open_student
+from ngd_timm.files import atomic_folder, atomic_path
+from ngd_timm.ngd_models import input_channels
+
+__all__ = ["Prediction", "Predictor", "annotate", "annotate_all", "picture_files"]
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pgm", ".ppm")
+_SMALLEST, _SQUARE = 24, 1.4  # px, longer side over shorter
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a student says of one picture.
+
+    Attributes:
+        label: The most probable class.
+        probabilities: Class to probability, in the student's order; softmax of its logits, which is no measure of doubt
+            about pictures that are no faces.
+        notes: Why the picture may not be what the student was trained on; empty where nothing speaks against it.
+        source: The file, or None.
+    """
+
+    label: str
+    probabilities: dict[str, float]
+    notes: tuple[str, ...]
+    source: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data that JSON can hold."""
+        return {
+            "source": self.source,
+            "label": self.label,
+            "probabilities": {name: round(p, 6) for name, p in self.probabilities.items()},
+            "notes": list(self.notes),
+        }
+
+
+class Predictor:
+    """A student ready to be asked.
+
+    Input size, grey or colour, mean and deviation come from the student's config.json. Faces are not searched: give
+    pictures that are cropped to one centred face.
+
+    Args:
+        source: A run directory, a student folder, or a Hub id.
+        device: "auto", "cpu" or "cuda".
+        batch_size: Pictures at once.
+
+    Raises:
+        InputError: No student there, or one without label names.
+
+    Example:
+        >>> import tempfile, timm
+        >>> from ngd_timm import save_student
+        >>> from ngd_timm.data.schematic import draw_face
+        >>> student = timm.create_model("test_resnet", num_classes=8, in_chans=1)
+        >>> predictor = Predictor(save_student(student, Path(tempfile.mkdtemp()) / "student"))
+        >>> (answer,) = predictor([draw_face("fear", seed=1)])
+        >>> len(answer.probabilities), round(sum(answer.probabilities.values()), 3)
+        (8, 1.0)
+    """
+
+    def __init__(self, source: str | Path, device: str = "auto", batch_size: int = 64) -> None:
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, got {batch_size}")
+        self.device, self.batch_size = open_device(device), batch_size
+        model, self.classes = open_student(source)
+        self.model = model.to(self.device).to(memory_format=torch.channels_last)
+        self.mode = "L" if input_channels(model) == 1 else "RGB"
+        cfg = model.pretrained_cfg
+        self.transform = create_transform(
+            input_size=cfg["input_size"],
+            interpolation=cfg["interpolation"],
+            mean=cfg["mean"],
+            std=cfg["std"],
+            crop_pct=cfg["crop_pct"],
+            crop_mode=cfg["crop_mode"],
+        )
+
+    def __call__(self, pictures: Iterable[str | Path | Image.Image | np.ndarray]) -> list[Prediction]:
+        """One answer a picture.
+
+        Args:
+            pictures: Files, PIL images, or uint8 arrays (H, W) or (H, W, 3).
+
+        Raises:
+            InputError: A picture that can't be read; it is named.
+        """
+        return list(self.stream(pictures))
+
+    @torch.inference_mode()
+    def stream(self, pictures: Iterable[str | Path | Image.Image | np.ndarray]) -> Iterator[Prediction]:
+        """As a call, a batch at a time, for more pictures than memory holds."""
+        rest = iter(pictures)
+        while chunk := list(islice(rest, self.batch_size)):
+            opened = [_open(picture, i) for i, picture in enumerate(chunk)]
+            images = torch.stack([self.transform(to_mode(image, self.mode)) for image, _ in opened])
+            logits = self.model(images.to(self.device, memory_format=torch.channels_last))
+            for row, (image, source) in zip(logits.float().softmax(dim=1).tolist(), opened, strict=True):
+                probabilities = dict(zip(self.classes, row, strict=True))
+                yield Prediction(
+                    max(probabilities, key=probabilities.__getitem__), probabilities, _notes(image), source
+                )
+
+
+def picture_files(paths: Sequence[str | Path]) -> list[Path]:
+    """Files as they are, folders as the pictures below them in order.
+
+    Raises:
+        InputError: A path that isn't there, or a folder without pictures.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            if not inside:
+                raise InputError(f"{path} holds no pictures ({', '.join(SUFFIXES)})")
+            found += inside
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise InputError(f"no picture {path}; give files or folders of face crops")
+    return found
+
+
+def annotate(picture: Image.Image, prediction: Prediction, path: str | Path) -> None:
+    """Write a PNG of the picture beside a bar for each class, the most probable one marked."""
+    side, bar, row = 256, 180, 28
+    names = list(prediction.probabilities)
+    height = max(side, row * len(names) + 16)
+    canvas = Image.new("RGB", (side + 130 + bar + 70, height + 22 * len(prediction.notes)), "white")
+    face = to_mode(picture, "RGB")
+    face.thumbnail((side, side))
+    if max(face.size) < side:
+        scale = side / max(face.size)
+        face = face.resize((round(face.width * scale), round(face.height * scale)), Image.Resampling.NEAREST)
+    canvas.paste(face, ((side - face.width) // 2, (height - face.height) // 2))
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=15)
+    top = (height - row * len(names)) // 2
+    for i, (name, p) in enumerate(prediction.probabilities.items()):
+        y, ink = top + i * row, "#0072B2" if name == prediction.label else "#888888"
+        draw.text((side + 120, y + row / 2), name, fill="black", font=font, anchor="rm")
+        draw.rectangle((side + 130, y + 5, side + 130 + max(1.0, bar * p), y + row - 6), fill=ink)
+        draw.text((side + 136 + bar * p, y + row / 2), f"{100 * p:.0f} %", fill="black", font=font, anchor="lm")
+    for i, note in enumerate(prediction.notes):
+        draw.text((8, height + 22 * i + 10), note, fill="#D55E00", font=font, anchor="lm")
+    with atomic_path(path) as temporary:
+        canvas.save(temporary, format="PNG")
+
+
+def annotate_all(predictions: Sequence[Prediction], folder: str | Path) -> None:
+    """`annotate` for every prediction of a file, into a new folder, numbered in their order.
+
+    Raises:
+        InputError: A folder that holds something.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is not empty; choose a new folder with --annotate DIR")
+    digits = len(str(len(predictions)))
+    with atomic_folder(folder) as temporary:
+        for number, prediction in enumerate(predictions, start=1):
+            if prediction.source is not None:
+                name = f"{number:0{digits}d}-{Path(prediction.source).stem}.png"
+                annotate(_open(prediction.source, number)[0], prediction, temporary / name)
+
+
+def _open(picture: str | Path | Image.Image | np.ndarray, index: int) -> tuple[Image.Image, str | None]:
+    if isinstance(picture, Image.Image):
+        return picture, None
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] != 3):
+            raise InputError(
+                f"picture {index} of the batch is {picture.dtype} {picture.shape}; give uint8, (H, W) or (H, W, 3)"
+            )
+        return Image.fromarray(picture), None
+    try:
+        image = Image.open(picture)
+        image.load()
+    except DAMAGE as error:
+        raise InputError(f"{picture} is not a readable picture ({' '.join(str(error).split())[:120]})") from None
+    return image, str(picture)
+
+
+def _notes(image: Image.Image) -> tuple[str, ...]:
+    long, short = max(image.size), min(image.size)
+    notes = []
+    if short < _SMALLEST:
+        notes.append(f"tiny ({image.width} x {image.height} px): too small to tell much")
+    if long > _SQUARE * short:
+        notes.append(f"far from square ({image.width} x {image.height} px): crop it to one centred face first")
+    return tuple(notes)

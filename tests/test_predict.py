@@ -1,0 +1,115 @@
+"""Answers about pictures: the student's own preprocessing, notes on pictures that are no face crops, annotations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from ngd_timm import Predictor
+from ngd_timm.affect import CLASSES
+from ngd_timm.data.schematic import draw_face
+from ngd_timm.errors import InputError
+from ngd_timm.export import create_student, save_student
+from ngd_timm.predict import annotate_all
+from ngd_timm.recipe import StudentConfig
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    model = create_student(StudentConfig(backbone="test_resnet", image_size=32), 8)
+    return save_student(model, tmp_path_factory.mktemp("student") / "student")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    draw_face("happiness", seed=1).convert("RGB").save(folder / "a.png")
+    draw_face("anger", seed=2).convert("RGB").resize((300, 100)).save(folder / "wide.jpg")
+    draw_face("fear", seed=3).resize((16, 16)).save(folder / "tiny.png")
+    return folder
+
+
+def test_a_prediction_is_what_timms_own_transform_and_model_give(student: Path) -> None:
+    face = draw_face("happiness", seed=1, image_size=50)
+    (answer,) = Predictor(student)([face])
+    model = timm.create_model(f"local-dir:{student}", pretrained=True).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+    with torch.no_grad():
+        expected = model(transform(face.convert("L"))[None]).softmax(1)[0]
+    assert list(answer.probabilities) == list(CLASSES)
+    torch.testing.assert_close(torch.tensor(list(answer.probabilities.values())), expected)
+    assert answer.label == CLASSES[int(expected.argmax())]
+
+
+def test_files_images_and_arrays_get_the_same_answer_in_batches_of_any_size(student: Path, tmp_path: Path) -> None:
+    faces = [draw_face(CLASSES[i % 8], seed=i).convert("RGB") for i in range(5)]
+    for i, face in enumerate(faces):
+        face.save(tmp_path / f"{i}.png")
+    by_file = Predictor(student)([tmp_path / f"{i}.png" for i in range(5)])
+    by_array = Predictor(student, batch_size=2)([np.asarray(face) for face in faces])
+    for one, two, three in zip(by_file, by_array, Predictor(student, batch_size=1)(faces), strict=True):
+        assert one.label == two.label == three.label
+        assert one.probabilities == pytest.approx(two.probabilities, abs=1e-5)
+        assert one.probabilities == pytest.approx(three.probabilities, abs=1e-5)
+
+
+def test_a_picture_that_is_no_face_crop_is_answered_with_a_note(student: Path, pictures: Path) -> None:
+    plain, wide, tiny = Predictor(student)([pictures / n for n in ("a.png", "wide.jpg", "tiny.png")])
+    assert plain.notes == ()
+    assert "far from square (300 x 100 px)" in wide.notes[0]
+    assert "tiny (16 x 16 px)" in tiny.notes[0]
+
+
+def test_a_colour_student_takes_grey_and_transparent_pictures(tmp_path: Path) -> None:
+    model = create_student(StudentConfig(backbone="test_resnet", image_size=32, in_chans=3), 8)
+    predictor = Predictor(save_student(model, tmp_path / "student"))
+    face = draw_face("happiness", seed=1)
+    assert len(predictor([face.convert("L"), face.convert("RGBA"), face.convert("P")])) == 3
+
+
+def test_the_command_prints_lines_for_people_and_json_for_programs(
+    student: Path, pictures: Path, tmp_path: Path, ngd: Callable[..., Any]
+) -> None:
+    done = ngd("predict", str(student), str(pictures), "--annotate", str(tmp_path / "answers"))
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.strip().split("\n")
+    assert len(lines) == 3
+    assert "far from square" in next(line for line in lines if "wide.jpg" in line)
+    answers = json.loads(ngd("predict", str(student), str(pictures / "a.png"), "--json").stdout)
+    assert answers[0]["label"] in CLASSES
+    assert sum(answers[0]["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+    written = sorted((tmp_path / "answers").iterdir())
+    assert [p.name for p in written] == ["1-a.png", "2-tiny.png", "3-wide.png"]
+    for path in written:
+        with Image.open(path) as image:
+            assert image.width > 500
+
+
+def test_a_picture_that_cannot_be_read_is_named_and_nothing_is_written(
+    student: Path, pictures: Path, tmp_path: Path, ngd: Callable[..., Any]
+) -> None:
+    (pictures / "broken.png").write_bytes((pictures / "a.png").read_bytes()[:200])
+    done = ngd("predict", str(student), str(pictures), "--annotate", str(tmp_path / "answers"))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "broken.png is not a readable picture" in done.stderr
+    assert not (tmp_path / "answers").exists()
+    for given, line in ((tmp_path / "none.png", "no picture"), (tmp_path / "empty", "holds no pictures")):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        assert line in ngd("predict", str(student), str(given)).stderr
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="not empty"):
+        annotate_all([], full)
+    with pytest.raises(InputError, match="uint8"):
+        Predictor(student)([np.zeros((4, 4), dtype=np.float32)])
