@@ -11,12 +11,12 @@ from typing import Any
 
 from ngd_timm.comparison import compare
 from ngd_timm.errors import InputError, choices
-from ngd_timm.export import student_folder
+from ngd_timm.export import student_files
 from ngd_timm.figures_ablation import draw_differences
 from ngd_timm.files import write_json, write_text
 from ngd_timm.recipe import LossConfig, Recipe, TeacherRun, load_recipe
 from ngd_timm.tables import Table, ablation_tables
-from ngd_timm.train import open_grid, resume, student_hash, train
+from ngd_timm.train import open_grid, pinned, resume, student_hash, train
 
 __all__ = ["ablate"]
 
@@ -93,7 +93,7 @@ def _load(arguments: Sequence[str]) -> dict[str, Recipe]:
         (own[stem] if colon else shared).append(key + equals + value)
     recipes: dict[str, Recipe] = {}
     for name, stem in zip(names, stems, strict=True):
-        recipe = load_recipe(Recipe, name, [*shared, *own[stem]])
+        recipe = pinned(load_recipe(Recipe, name, [*shared, *own[stem]]))
         if recipe.name in recipes or recipe.name == _WARM_START:
             taken = "is the warm start's" if recipe.name == _WARM_START else "stands twice"
             raise InputError(f"the recipe name '{recipe.name}' {taken}; give every recipe a name of its own")
@@ -118,8 +118,8 @@ def _refuse_what_cannot_be_paired(recipes: Mapping[str, Recipe]) -> None:
         # late in a long row of runs is no time to learn of these
         open_grid(recipe)
         for source in (recipe.teacher if recipe.loss.kd > 0 else None, recipe.init):
-            if isinstance(source, str) and not source.startswith("hf-hub:"):
-                student_folder(source)
+            if isinstance(source, str):
+                student_files(source)
 
 
 def _plan(recipes: Mapping[str, Recipe], seed: int, out: Path, warm_start: int | None) -> Iterator[_Run]:

@@ -38,7 +38,7 @@ from ngd_timm.prototypes import GRID_FILE, PrototypeGrid
 from ngd_timm.recipe import Recipe, load_recipe, to_yaml
 from ngd_timm.task import NeuroGazeTask
 
-__all__ = ["open_grid", "resume", "student_hash", "train"]
+__all__ = ["open_grid", "pinned", "resume", "student_hash", "train"]
 
 logger = logging.getLogger("ngd_timm.train")
 
@@ -114,7 +114,7 @@ def train(recipe: Recipe) -> Path:
     out = Path(recipe.out or f"runs/{recipe.name}-{recipe.seed}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not empty; choose another out=DIR, or continue it with: ngd train --resume {out}")
-    recipe = _pinned(recipe)
+    recipe = pinned(recipe)
     setup = prepare(recipe)
     write_text(out / "recipe.yaml", to_yaml(recipe))
     write_json(out / "fingerprint.json", setup.fingerprint)
@@ -357,8 +357,12 @@ def prepare(recipe: Recipe) -> Setup:
     )
 
 
-def _pinned(recipe: Recipe) -> Recipe:
-    """The recipe with every Hub id at its present commit, so that a resumed run gets the same bytes."""
+def pinned(recipe: Recipe) -> Recipe:
+    """The recipe with every Hub id at its present commit, so that a resumed run gets the same bytes.
+
+    Raises:
+        InputError: A repository that can't be read.
+    """
     of = {"grid": GRID_FILE, "teacher": STUDENT_FILES[0], "init": STUDENT_FILES[0]}
     named = {key: getattr(recipe, key) for key in of if isinstance(getattr(recipe, key), str)}
     return recipe.model_copy(update={key: pin(source, of[key]) for key, source in named.items()})

@@ -21,6 +21,7 @@ from hub_server import HubServer, client_env, client_here, run_client
 
 import ngd_timm
 from ngd_timm import PrototypeGrid, load_run, wrap
+from ngd_timm.ablation import ablate
 from ngd_timm.data.schematic import draw_face
 from ngd_timm.errors import InputError
 from ngd_timm.evaluate import evaluate
@@ -639,3 +640,22 @@ def test_an_earlier_file_survives_a_pull_that_fails(
     served.fault("GET .*cdn", status=500, times=None)
     assert ngd("prototypes", "pull", "bob/grid", "--out", str(out)).returncode == 2
     assert out.read_bytes() == before
+
+
+def test_an_ablation_pins_its_hub_ids_and_does_nothing_twice(
+    here: HubServer, run: Path, faces: Path, tmp_path: Path
+) -> None:
+    PrototypeGrid.default("gameemo-v2").push_to_hub("ann/grid")
+    arguments = ["b0_ce", "b2_proto", "b2_proto:grid=ann/grid", "b2_proto:loss.kd=0", f"data.root={faces}"]
+    arguments += ["data.name=schematic", "data.workers=0", "student.backbone=test_resnet", "student.image_size=32"]
+    arguments += ["optim.epochs=1", "optim.batch_size=16"]
+    ablate(arguments, 1, tmp_path / "out")
+    files = sorted((tmp_path / "out" / "runs").rglob("*"))
+    before = {file: file.stat().st_mtime_ns for file in files}
+    written = load_recipe(Recipe, tmp_path / "out" / "runs" / "b2_proto-0" / "recipe.yaml")
+    assert written.grid == f"hf-hub:ann/grid@{here.repo('ann/grid').head().oid}"
+    ablate(arguments, 1, tmp_path / "out")
+    assert {file: file.stat().st_mtime_ns for file in files} == before
+    PrototypeGrid.default("gameemo-v1").push_to_hub("ann/grid")
+    with pytest.raises(InputError, match="was begun with grid=hf-hub:ann/grid@"):
+        ablate(arguments, 1, tmp_path / "out")
