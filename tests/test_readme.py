@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ngd_timm.cli import app
+from ngd_timm.data.schematic import draw_face
 from ngd_timm.recipe import recipe_names
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -18,7 +19,8 @@ def test_the_python_blocks_run_one_after_the_other_when_pasted(tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     # the one about the Hub is pasted in test_hub.py, where there is one
     blocks = [block for block in re.findall(r"```python\n(.*?)```", README, flags=re.S) if '"user/' not in block]
-    assert len(blocks) == 3
+    assert len(blocks) == 4
+    draw_face("happiness", seed=0).save("face.png")
     names: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
