@@ -25,13 +25,26 @@ from ngd_timm.files import sha256_file
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
 
-__all__ = ["HubId", "Published", "Snapshot", "fetch", "hub_id", "pin", "staged", "target", "upload", "upload_staged"]
+__all__ = [
+    "PREFIX",
+    "HubId",
+    "Published",
+    "Snapshot",
+    "fetch",
+    "hub_id",
+    "pin",
+    "request_errors",
+    "staged",
+    "target",
+    "upload",
+    "upload_staged",
+]
 
 logger = logging.getLogger("ngd_timm.hub")
 
 ResultT = TypeVar("ResultT")
 
-_PREFIX = "hf-hub:"
+PREFIX = "hf-hub:"
 _ID = re.compile(r"^([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?$")
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
 _FILES = (".safetensors", ".yaml", ".yml", ".json", ".npz")
@@ -54,7 +67,7 @@ class HubId:
     revision: str | None = None
 
     def __str__(self) -> str:
-        return f"{_PREFIX}{self.repo}" + (f"@{self.revision}" if self.revision else "")
+        return f"{PREFIX}{self.repo}" + (f"@{self.revision}" if self.revision else "")
 
     @property
     def pinned(self) -> bool:
@@ -106,8 +119,8 @@ def hub_id(source: str | Path, revision: str | None = None) -> HubId | None:
         (HubId(repo='user/grid', revision='v1'), None, None)
     """
     text = str(source)
-    explicit = text.startswith(_PREFIX)
-    found = _ID.match(text.removeprefix(_PREFIX))
+    explicit = text.startswith(PREFIX)
+    found = _ID.match(text.removeprefix(PREFIX))
     if explicit and found is None:
         raise InputError(f"'{text}' is no repository on the Hub; write hf-hub:user/repo or hf-hub:user/repo@revision")
     if found is None:
@@ -280,7 +293,7 @@ def target(repo_id: str) -> HubId:
     Raises:
         InputError: No `user/repo`, or a revision in the name.
     """
-    found = _ID.match(repo_id.removeprefix(_PREFIX))
+    found = _ID.match(repo_id.removeprefix(PREFIX))
     if found is None or found[2]:
         raise InputError(f"'{repo_id}' is no name to push to; give user/repo, and a branch by --revision")
     return HubId(found[1])
@@ -326,7 +339,7 @@ def _tried(action: Callable[[], ResultT], repository: HubId) -> ResultT:
         attempt += 1
         try:
             return action()
-        except _errors() as error:
+        except request_errors() as error:
             wait = _wait(error, attempt)
             if wait is None or attempt == _TRIES or time.monotonic() - began > _PATIENCE:
                 raise _explained(error, repository) from None
@@ -334,7 +347,7 @@ def _tried(action: Callable[[], ResultT], repository: HubId) -> ResultT:
             time.sleep(wait)
 
 
-def _errors() -> tuple[type[Exception], ...]:
+def request_errors() -> tuple[type[Exception], ...]:
     """What a request may raise: the Hub's errors, those of the client's HTTP library, and the disk's."""
     # that of requests, httpx or httpx2, by the client's version
     from huggingface_hub.errors import HTTPError
@@ -387,7 +400,7 @@ def _explained(error: Exception, repository: HubId) -> InputError:
     """The one line."""
     from huggingface_hub import constants, errors
 
-    origin, name = _origin(error), f"{_PREFIX}{repository.repo}"
+    origin, name = _origin(error), f"{PREFIX}{repository.repo}"
     if isinstance(origin, errors.RemoteEntryNotFoundError):
         return _NotThere(f"{name}: no such file")
     if isinstance(origin, (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -12,35 +11,23 @@ from ngd_timm.data.labels import split_of
 from ngd_timm.data.layouts.parquet import rows_of_table
 from ngd_timm.data.layouts.rows import Piece, Rows
 from ngd_timm.errors import InputError
+from ngd_timm.hub import PREFIX, HubId, request_errors
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["find_hub", "is_hub_id"]
+__all__ = ["find_hub"]
 
-_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
 _STREAM_ROWS = 256
 
 
-def is_hub_id(root: str) -> bool:
-    """Whether a root that isn't on disk looks like a Hub id.
-
-    Example:
-        >>> is_hub_id("user/faces@v1.0"), is_hub_id("/data/faces"), is_hub_id("data/my/faces")
-        (True, False, False)
-    """
-    return _ID.fullmatch(root) is not None and not Path(root).exists() and not Path(root.split("/")[0]).is_dir()
-
-
-def find_hub(root: str, streaming: bool = False) -> list[Piece]:
+def find_hub(repository: HubId, streaming: bool = False) -> list[Piece]:
     """The splits of a Hub data set, by their usual names.
 
     Raises:
         InputError: It can't be had: unknown, private, no network, or nothing that `datasets` reads.
     """
-    found = _ID.fullmatch(root)
-    assert found is not None
-    splits = _load(found["id"], found["revision"], root, streaming)
+    root = str(repository).removeprefix(PREFIX)
     return [
         Piece(
             "Hub data set",
@@ -50,16 +37,16 @@ def find_hub(root: str, streaming: bool = False) -> list[Piece]:
             partial(_read, data, root, name),
             partial(_stream, data, root, name),
         )
-        for name, data in splits.items()
+        for name, data in _load(repository, root, streaming).items()
     ]
 
 
-def _load(name: str, revision: str | None, root: str, streaming: bool) -> Any:
+def _load(repository: HubId, root: str, streaming: bool) -> Any:
     import datasets
 
     try:
-        return datasets.load_dataset(name, revision=revision, streaming=streaming)
-    except (OSError, ValueError, RuntimeError) as error:
+        return datasets.load_dataset(repository.repo, revision=repository.revision, streaming=streaming)
+    except request_errors() as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"'{root}' is no path here, and as a dataset on the Hub it can't be loaded ({reason}); check path, id, "

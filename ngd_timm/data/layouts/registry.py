@@ -13,7 +13,7 @@ from ngd_timm.data.layouts.affectnet import find_affectnet_csv, find_affectnet_f
 from ngd_timm.data.layouts.ckplus import find_ckplus
 from ngd_timm.data.layouts.ferplus import find_ferplus_export, find_ferplus_two_csv
 from ngd_timm.data.layouts.folders import find_folders
-from ngd_timm.data.layouts.hub import find_hub, is_hub_id
+from ngd_timm.data.layouts.hub import find_hub
 from ngd_timm.data.layouts.jaffe import find_jaffe
 from ngd_timm.data.layouts.manifest import find_manifests
 from ngd_timm.data.layouts.npz import find_npz
@@ -25,6 +25,7 @@ from ngd_timm.data.layouts.rafdb import find_rafdb_kaggle, find_rafdb_list
 from ngd_timm.data.layouts.rows import Piece, Rows
 from ngd_timm.data.layouts.sfew import find_sfew
 from ngd_timm.errors import InputError
+from ngd_timm.hub import hub_id
 
 __all__ = ["NOT_LISTED", "Layout", "LAYOUTS", "Found", "find_pieces", "look_at", "read_piece"]
 
@@ -105,11 +106,12 @@ def look_at(root: str | Path, dataset: str, options: Mapping[str, Any] | None = 
     text, chosen = parse_root(root, options)
     path = Path(text)
     if not path.exists():
-        if not is_hub_id(text):
+        repository = hub_id(text)
+        if repository is None:
             raise InputError(
                 f"no data set at {text}: the path doesn't exist; give its folder or file, or a Hub id (user/dataset)"
             )
-        pieces = find_hub(text, streaming)
+        pieces = find_hub(repository, streaming)
     else:
         pieces = _find(Source(path, dataset, chosen))
     order = {"train": 0, "valid": 1, "test": 2, None: 3}
