@@ -15,6 +15,7 @@ from ngd_timm.export import student_files
 from ngd_timm.figures_ablation import draw_differences
 from ngd_timm.files import write_json, write_text
 from ngd_timm.recipe import LossConfig, Recipe, TeacherRun, load_recipe
+from ngd_timm.report import write_ablation_report
 from ngd_timm.tables import Table, ablation_tables
 from ngd_timm.train import open_grid, pinned, resume, student_hash, train
 
@@ -45,7 +46,7 @@ def ablate(arguments: Sequence[str], seeds: int, out: str | Path, warm_start: in
     Args:
         arguments: Recipes by name or path, `key=value` for all of them, and `RECIPE:key=value` for one.
         seeds: How many, counted up from the recipes' own `seed`.
-        out: Gets `runs/<recipe>-<seed>/`, ablation.json, table.md, table.tex and ablation.png.
+        out: Gets `runs/<recipe>-<seed>/`, ablation.json, table.md, table.tex, ablation.png and report.html.
         warm_start: Epochs of cross-entropy, one run a seed, from whose student every recipe starts; None: none.
 
     Returns:
@@ -270,4 +271,5 @@ def _write(comparison: dict[str, Any], out: Path) -> list[Table]:
     write_text(out / "table.tex", "\n\n".join(table.latex() for table in tables) + "\n")
     if len(comparison["recipes"]) > 1:
         draw_differences(comparison, out / "ablation.png")
+    write_ablation_report(out)
     return tables

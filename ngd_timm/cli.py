@@ -257,6 +257,24 @@ def _show_staged(repo: str, stage: Callable[[Path], None], folder: Path | None) 
         typer.echo(f"  {size:>10,} bytes  sha256 {sha256}  {name}")
 
 
+@app.command(epilog="Example: ngd report runs/b3_full-0 --mistakes 12")
+def report(
+    folder: Annotated[Path, typer.Argument(help="A finished run directory, or an ablation's.")],
+    mistakes: Annotated[
+        int, typer.Option(min=0, help="Show so many of the surest wrong answers: the page then holds faces.")
+    ] = 0,
+) -> None:
+    """Write report.html again, from the files that are there."""
+    from ngd_timm.report import write_ablation_report, write_report
+
+    if (folder / "ablation.json").is_file():
+        if mistakes:
+            raise InputError("an ablation's report shows no mistakes; ask for those of one of its runs")
+        typer.echo(write_ablation_report(folder))
+    else:
+        typer.echo(write_report(folder, mistakes))
+
+
 @teacher_app.command("fit", epilog="Example: ngd teacher fit teacher_gameemo data.root=gameemo_bandpower.npz")
 def teacher_fit(
     recipe: Annotated[str, typer.Argument(help="A packaged teacher recipe's name or a YAML file.")],

@@ -221,8 +221,13 @@ def _over_epochs(axes: Axes, epochs: Sequence[float], ylabel: str, entries: int)
     )
 
 
-def to_svg(name: str, alt: str, draw: Callable[[Axes], None], size: tuple[float, float] = (4.4, 2.9)) -> str:
-    """Draw into an SVG that has no ids in common with its neighbours, no date, no fonts and no colours of its own."""
+def to_svg(
+    name: str, alt: str, draw: Callable[[Axes], None], size: tuple[float, float] = (4.4, 2.9), dpi: float = 100
+) -> str:
+    """Draw into an SVG that has no ids in common with its neighbours, no date, no fonts and no colours of its own.
+
+    `dpi` is that of artists which `draw` marks as rasterized; those keep the colours they were given.
+    """
     from xml.sax.saxutils import quoteattr
 
     import matplotlib as mpl
@@ -247,7 +252,9 @@ def to_svg(name: str, alt: str, draw: Callable[[Axes], None], size: tuple[float,
         draw(figure.add_subplot())
         buffer = io.BytesIO()
         plain = {"Date": None, "Creator": None}
-        figure.savefig(buffer, format="svg", transparent=True, bbox_inches="tight", pad_inches=0.04, metadata=plain)
+        figure.savefig(
+            buffer, format="svg", dpi=dpi, transparent=True, bbox_inches="tight", pad_inches=0.04, metadata=plain
+        )
     text = buffer.getvalue().decode()
     text = text[text.index("<svg") :]
     text = re.sub(r"font-family: [^;\"]*; ?", "", text)

@@ -1,16 +1,154 @@
-"""The picture of an ablation: paired differences as dots with intervals, a panel a figure, a row a data set."""
+"""Figures of an ablation: paired differences, where each recipe's gradient comes from, curves side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
+from ngd_timm.figures import INK, RULE, STYLES, to_svg
 from ngd_timm.files import atomic_path
 from ngd_timm.metrics import METRICS
 from ngd_timm.tables import METRIC_NAMES, protocol_name, shown_protocols
 
-__all__ = ["draw_differences"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["Difference", "curve_figure", "difference_figure", "draw_differences", "recipe_share_figure"]
+
+_ABOVE, _BELOW, _OPEN = "#009E73", "#D55E00", "#8C8C8C"
+
+
+class Difference(NamedTuple):
+    """One paired difference, in points."""
+
+    label: str
+    value: float
+    ci95: tuple[float, float]
+    by_seed: tuple[float, ...] = ()
+    seed_ci95: tuple[float, float] | None = None
+
+    @property
+    def side(self) -> int:
+        """1 where every interval lies above 0, -1 where every one lies below, else 0."""
+        spans = [self.ci95, *([self.seed_ci95] if self.seed_ci95 else [])]
+        return int(all(low > 0 for low, _ in spans)) - int(all(high < 0 for _, high in spans))
+
+
+def difference_figure(name: str, alt: str, rows: Sequence[Difference], xlabel: str) -> str:
+    """Differences as dots with their intervals, and the line of no difference.
+
+    Args:
+        name: Prefix of the element ids, unique on a page.
+        alt: What a reader who can't see the picture is told.
+        rows: From top to bottom.
+        xlabel: Quantity.
+
+    Returns:
+        An `<svg>` element as text.
+
+    Example:
+        >>> difference_figure("demo", "one", [Difference("b − a", 1.0, (-0.5, 2.5))], "points")[:20]
+        '<svg role="img" aria'
+    """
+
+    def draw(axes: Axes) -> None:
+        axes.axvline(0, color=INK, linewidth=1.1)
+        for y, row in enumerate(rows):
+            color, marker = {1: (_ABOVE, "^"), -1: (_BELOW, "v"), 0: (_OPEN, "o")}[row.side]
+            axes.plot(row.ci95, [y, y], color=color, linewidth=2.2)
+            if row.seed_ci95:
+                axes.plot(row.seed_ci95, [y + 0.24] * 2, color=color, linewidth=1.0)
+            for value in row.by_seed:
+                axes.plot(value, y + 0.24, color=color, marker="|", markersize=4, linestyle="none")
+            axes.plot(row.value, y, color=color, marker=marker, markersize=6, linestyle="none")
+        axes.set_yticks(range(len(rows)), [row.label for row in rows])
+        axes.tick_params(axis="y", length=0)
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.set_xlabel(xlabel)
+        axes.grid(axis="x", color=RULE, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines["left"].set_visible(False)
+
+    return to_svg(name, alt, draw, size=(4.4, 0.6 + 0.27 * len(rows)))
+
+
+def recipe_share_figure(
+    name: str, alt: str, shares: Mapping[str, Mapping[str, float]], terms: Mapping[str, str]
+) -> str:
+    """A stacked bar a recipe: what part of the pull on the student comes from each term of its objective.
+
+    Args:
+        name: Prefix of the element ids, unique on a page.
+        alt: What a reader who can't see the picture is told.
+        shares: Recipe to term to percent; a term that a recipe lacks counts as none.
+        terms: Term to label, in the order of the bars.
+
+    Returns:
+        An `<svg>` element as text.
+    """
+
+    def draw(axes: Axes) -> None:
+        left = np.zeros(len(shares))
+        for (term, label), (color, _) in zip(terms.items(), STYLES, strict=False):
+            width = np.array([float(of.get(term) or 0) for of in shares.values()])
+            axes.barh(range(len(shares)), width, left=left, color=color, height=0.7, label=label)
+            left = left + width
+        axes.set_yticks(range(len(shares)), list(shares))
+        axes.tick_params(axis="y", length=0)
+        axes.set_ylim(len(shares) - 0.4, -0.6)
+        axes.set_xlim(0, 100.2)
+        axes.set_xlabel("percent of the gradient")
+        axes.spines["left"].set_visible(False)
+        axes.legend(
+            loc="lower right",
+            bbox_to_anchor=(1, 1.0),
+            ncols=len(terms),
+            frameon=False,
+            fontsize=8,
+            labelcolor=INK,
+            borderaxespad=0.2,
+            handlelength=1.0,
+            columnspacing=1.0,
+            handletextpad=0.4,
+        )
+
+    return to_svg(name, alt, draw, size=(4.6, 0.8 + 0.27 * len(shares)))
+
+
+def curve_figure(
+    name: str,
+    alt: str,
+    curves: Sequence[tuple[Sequence[float], Sequence[float]]],
+    reference: Sequence[tuple[Sequence[float], Sequence[float]]],
+    limits: tuple[float, float],
+) -> str:
+    """One recipe's validation curves, a line a seed, over the grey ones of the recipe that all are compared with.
+
+    Args:
+        name: Prefix of the element ids, unique on a page.
+        alt: What a reader who can't see the picture is told.
+        curves: Epochs and percent of each seed.
+        reference: The same of the recipe drawn in grey.
+        limits: Of the y axis, the same in every figure that stands beside this one.
+
+    Returns:
+        An `<svg>` element as text.
+    """
+
+    def draw(axes: Axes) -> None:
+        for epochs, values in reference:
+            axes.plot(epochs, values, color=RULE, linewidth=1.6)
+        for epochs, values in curves:
+            axes.plot(epochs, values, color=STYLES[0][0], linewidth=1.1)
+        axes.set_ylim(*limits)
+        axes.locator_params(nbins=4)
+        axes.grid(axis="y", color=RULE, linewidth=0.5)
+        axes.set_axisbelow(True)
+
+    return to_svg(name, alt, draw, size=(2.3, 1.5))
 
 
 def draw_differences(comparison: Mapping[str, Any], path: str | Path) -> None:

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-__all__ = ["METRICS", "WHO", "decimal", "grid_verdict", "score_rows", "sizes_verdict", "span", "teacher_verdict"]
+__all__ = [
+    "METRICS",
+    "WHO",
+    "decimal",
+    "difference_verdict",
+    "grid_verdict",
+    "score_rows",
+    "sizes_verdict",
+    "span",
+    "teacher_verdict",
+]
 
 WHO: Mapping[str, str] = {
     "teacher": "teacher",
@@ -147,6 +157,36 @@ def sizes_verdict(grids: Mapping[str, Any]) -> list[str]:
         group.append(f"{size} x {size}")
     parts = [f"{which} for {_and(sizes)}" for which, sizes in groups.items() if sizes]
     return [f"Of the sizes tried, {'; '.join(parts)}."] if parts else []
+
+
+def difference_verdict(what: str, figures: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    """One sentence on a paired difference: which metrics it shows in, and whether other seeds might not show it.
+
+    Args:
+        what: Names the difference, `a − b`.
+        figures: For each metric `ci95` (over pictures) and `seed_ci95` (over seeds; None with one seed).
+        names: Metric to its name.
+
+    Example:
+        >>> up, held = ({"ci95": [0.5, 2.0], "seed_ci95": s} for s in ([0.1, 2.4], [-4.0, 6.0]))
+        >>> difference_verdict("b − a", {"acc": up, "bacc": held}, {"acc": "accuracy", "bacc": "balanced accuracy"})
+        'b − a: above 0 in accuracy; above 0 for these students in balanced accuracy, which other seeds might not show.'
+    """
+    groups: dict[str, list[str]] = {}
+    for metric, name in names.items():
+        low, high = figures[metric]["ci95"]
+        seeds = figures[metric]["seed_ci95"]
+        side = "above 0" if low > 0 else "below 0" if high < 0 else None
+        if side is None:
+            said = "no difference shown in {}"
+        elif seeds is None:
+            said = side + " in {}, with one seed"
+        elif (low > 0 and seeds[0] > 0) or (high < 0 and seeds[1] < 0):
+            said = side + " in {}"
+        else:
+            said = side + " for these students in {}, which other seeds might not show"
+        groups.setdefault(said, []).append(name)
+    return f"{what}: {'; '.join(said.format(_and(of)) for said, of in groups.items())}."
 
 
 def _order(teacher: Mapping[str, Any], number: Mapping[str, Any]) -> list[str]:

@@ -120,7 +120,7 @@ def test_the_page_asks_the_network_for_nothing_and_its_tags_nest(page: _Page) ->
 
 
 def test_every_picture_has_a_text_for_those_who_cannot_see_it(page: _Page) -> None:
-    assert len(page.pictures) == 5
+    assert len(page.pictures) == 6
     assert all((p.get("aria-label") or p.get("alt") or "").strip() for p in page.pictures)
 
 
@@ -166,7 +166,7 @@ def test_a_run_without_grid_or_teacher_gets_a_report_without_their_parts(tmp_pat
     page = _Page(write_report(make_run(tmp_path / "run", full=False)).read_text(encoding="utf-8"))
     assert "prototype grid that guided it" not in page.text
     assert "Gradient share" not in page.text
-    assert len(page.pictures) == 2
+    assert len(page.pictures) == 3
 
 
 def test_a_run_of_one_epoch_gets_a_report(tmp_path: Path) -> None:

@@ -1,0 +1,163 @@
+"""The report of a run: how good the student is, how it was trained, and what it must not be used for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ngd_timm.errors import InputError
+from ngd_timm.predictions import Predictions, prediction_file, read_predictions
+from ngd_timm.recipe import Recipe, load_recipe
+from ngd_timm.report_curves import SCORES, TERMS, column, known, read_rows, training_figures
+from ngd_timm.report_mistakes import MOST, worst_mistakes
+from ngd_timm.report_page import clock, grid_context, read_json, render, write_page
+from ngd_timm.report_sets import set_context
+
+if TYPE_CHECKING:
+    from ngd_timm.prototypes import PrototypeGrid
+
+__all__ = ["Run", "read_run", "run_context", "write_report"]
+
+
+def write_report(run: str | Path, mistakes: int = 0) -> Path:
+    """Write `report.html` into a finished run directory.
+
+    Args:
+        run: A run directory with recipe.yaml, fingerprint.json, summary.csv and metrics.json, grid.safetensors where
+            the recipe has a grid, and predictions/ where the run kept them (older runs did not).
+        mistakes: Show so many of the surest wrong answers of each set as thumbnails. The page then holds faces and is
+            not for publishing; it says so itself.
+
+    Returns:
+        The path of the page: one file under 3 MB that opens without a network.
+
+    Raises:
+        InputError: A file is missing or can't be read; it is named. Or mistakes are asked for, and the pictures are no
+            longer where the run found them.
+    """
+    if not 0 <= mistakes <= MOST:
+        raise InputError(f"mistakes={mistakes}; between 0 and {MOST} of each data set can be shown")
+    files = read_run(Path(run))
+    if mistakes and not files.predictions:
+        raise InputError(f"{files.folder} keeps no predictions, so its mistakes can't be shown; evaluate the run again")
+    context = run_context(files)
+    context["mistakes"] = {
+        key: worst_mistakes(files.recipe, key, said, mistakes) for key, said in files.predictions.items() if mistakes
+    }
+    return write_page(files.folder / "report.html", render("run.html.j2", context))
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run directory holds for its report."""
+
+    folder: Path
+    recipe: Recipe
+    recipe_text: str
+    fingerprint: dict[str, Any]
+    rows: list[dict[str, str]]
+    metrics: dict[str, Any]
+    grid: PrototypeGrid | None
+    predictions: dict[str, Predictions]
+
+
+def read_run(folder: Path) -> Run:
+    """Read a finished run directory.
+
+    Raises:
+        InputError: A file is missing or can't be read; it is named.
+    """
+    from ngd_timm.prototypes import PrototypeGrid
+
+    names = ("recipe.yaml", "fingerprint.json", "summary.csv", "metrics.json")
+    missing = [n for n in names if not (folder / n).is_file()]
+    if missing:
+        raise InputError(f"{folder} is not a finished run: {', '.join(missing)} missing; train it to its end first")
+    recipe = load_recipe(Recipe, folder / "recipe.yaml")
+    metrics = read_json(folder / "metrics.json")
+    grid_file = folder / "grid.safetensors"
+    kept = {key: file for key in metrics if (file := prediction_file(folder, key)).is_file()}
+    return Run(
+        folder=folder,
+        recipe=recipe,
+        recipe_text=(folder / "recipe.yaml").read_text(encoding="utf-8"),
+        fingerprint=read_json(folder / "fingerprint.json"),
+        rows=read_rows(folder / "summary.csv"),
+        metrics=metrics,
+        grid=PrototypeGrid.load(grid_file) if grid_file.is_file() else None,
+        predictions={key: _predictions(file, recipe, metrics[key]) for key, file in kept.items()},
+    )
+
+
+def _predictions(file: Path, recipe: Recipe, entry: dict[str, Any]) -> Predictions:
+    found = read_predictions(file)
+    if found.classes != recipe.data.classes or len(found.target) != entry.get("n"):
+        raise InputError(
+            f"{file} is about {len(found.target)} pictures of {', '.join(found.classes)}, metrics.json about "
+            f"{entry.get('n')} of {', '.join(recipe.data.classes)}; evaluate the run again"
+        )
+    return found
+
+
+def run_context(run: Run) -> dict[str, Any]:
+    """What the templates say and show of a run."""
+    recipe = run.recipe
+    simulated = []
+    if recipe.data.name == "schematic":
+        simulated.append("the faces are drawn by a program")
+    if run.grid is not None and "simulated" in str(run.grid.metadata).lower():
+        simulated.append("the grid was built from simulated EEG")
+    classes, sigma = recipe.data.classes, recipe.loss.sigma
+    return {
+        "title": f"Run {recipe.name}, seed {recipe.seed}",
+        "simulated": simulated,
+        "facts": _facts(run),
+        "sets": [
+            set_context(key, entry, classes, run.predictions.get(key), run.grid, sigma, name=f"set{i}")
+            for i, (key, entry) in enumerate(run.metrics.items())
+        ],
+        "unpredicted": [key for key in run.metrics if key not in run.predictions],
+        "mistakes": {},
+        "figures": training_figures(run.rows),
+        "grid": None if run.grid is None else grid_context(run.grid, recipe.grid, classes),
+        "recipe_text": run.recipe_text,
+        "fingerprint_text": json.dumps(run.fingerprint, indent=2, ensure_ascii=False),
+        "score_names": SCORES,
+    }
+
+
+def _facts(run: Run) -> dict[str, str]:
+    recipe = run.recipe
+    student, loss = recipe.student, recipe.loss
+    start = "ImageNet weights" if student.pretrained else "random weights"
+    weights = [f"{loss.ce:g} × {TERMS['ce']}"]
+    weights += [f"{w:g} × {TERMS[t]}" for t in ("kd", "proto_kd", "d_geo") if (w := getattr(loss, t)) > 0]
+    if loss.proto_share is not None:
+        weights.append(f"Proto-KD held at {100 * loss.proto_share:g} % of the gradient")
+    seconds = known(column(run.rows, "seconds"))
+    return {
+        "Student": f"{student.backbone}, {student.image_size} × {student.image_size} px, "
+        f"{'grey' if student.in_chans == 1 else 'colour'}, from {start if recipe.init is None else recipe.init}",
+        "Faces": _faces(run),
+        "Objective": " + ".join(weights),
+        "Trained": f"{len(run.rows)} epochs"
+        + (f", {clock(sum(seconds) / len(seconds))} each, {clock(sum(seconds))} in all" if seconds else ""),
+        "Grid": _short(recipe.grid),
+        "Logit teacher": _short(recipe.teacher_source),
+        "Weights scored": "the last epoch's (the best on validation is kept beside it and not reported)",
+    }
+
+
+def _short(source: str | None) -> str:
+    """What a recipe names; of an absolute path only its end, since where it lies is nobody's business."""
+    if source is None:
+        return "none"
+    return Path(source).name if Path(source).is_absolute() else source
+
+
+def _faces(run: Run) -> str:
+    train = run.fingerprint.get("data", {}).get("train", {})
+    kept = f", {train['kept']:,} training pictures" if "kept" in train else ""
+    return f"{run.recipe.data.name}{kept}, labels: {train.get('labels', run.recipe.data.label_rule)}"

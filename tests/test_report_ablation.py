@@ -1,0 +1,129 @@
+"""The report of an ablation: the table's figures, the differences with both intervals, a verdict by rule."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_report import _Page
+
+from ngd_timm.affect import CLASSES
+from ngd_timm.errors import InputError
+from ngd_timm.files import write_json, write_text
+from ngd_timm.metrics import mean_over_seeds, paired_difference
+from ngd_timm.report import write_ablation_report
+from ngd_timm.verdict import difference_verdict
+
+
+def make_ablation(folder: Path, seeds: int = 3, present: int = 8) -> dict[str, Any]:
+    """What `ngd ablate` writes, of students that are better the further down they stand."""
+    rng = np.random.default_rng(0)
+    recipes = ["b0_ce", "b1_kd", "b3_full"]
+    target = rng.integers(0, present, 600)
+    logits = {
+        name: [rng.normal(size=(600, 8)) + (0.8 + 0.8 * i) * np.eye(8)[target] for _ in range(seeds)]
+        for i, name in enumerate(recipes)
+    }
+    pairs = [("b1_kd", "b0_ce"), ("b3_full", "b0_ce")]
+    runs = {name: [f"{name}-{seed}" for seed in range(seeds)] for name in recipes}
+    for name in (n for of in runs.values() for n in of):
+        lines = ["epoch,valid_macro_f1,seconds", *(f"{e},{20 + 3 * e + rng.random()},4" for e in range(4))]
+        write_text(folder / "runs" / name / "summary.csv", "\n".join(lines) + "\n")
+    write_text(folder / "runs" / "b0_ce-0" / "report.html", "<p>")
+    training = {"share": {"ce": 90.0, "kd": 8.0, "proto_kd": 2.0, "d_geo": None}, "lambda_proto_kd": 0.5}
+    comparison = {
+        "recipes": recipes,
+        "seeds": list(range(seeds)),
+        "warm_start": False,
+        "runs": runs,
+        "sets": {
+            "ferplus:valid": {
+                "n": 600,
+                "classes": list(CLASSES),
+                "present_classes": list(CLASSES[:present]),
+                "recipes": {name: mean_over_seeds(of, target, resamples=200) for name, of in logits.items()},
+                "differences": [
+                    {"a": a, "b": b, **paired_difference(logits[a], logits[b], target, resamples=200)} for a, b in pairs
+                ],
+            }
+        },
+        "training": {name: {**training, "epochs": 4, "minutes": 1.0} for name in recipes},
+    }
+    write_json(folder / "ablation.json", comparison)
+    return comparison
+
+
+def test_the_page_shows_the_figures_of_the_table_and_every_difference(tmp_path: Path) -> None:
+    comparison = make_ablation(tmp_path)
+    html = write_ablation_report(tmp_path).read_text(encoding="utf-8")
+    page = _Page(html)
+    assert page.open == []
+    found = comparison["sets"]["ferplus:valid"]
+    for name in comparison["recipes"]:
+        assert f"{found['recipes'][name]['8way']['acc']['mean']:.2f} [" in page.text
+    for difference in found["differences"]:
+        assert f"{difference['8way']['macro_f1']['mean']:+.2f} [" in page.text
+    assert "b3_full − b0_ce: above 0 in accuracy, macro-F1 and balanced accuracy." in page.text
+    assert len(page.ids) == len(set(page.ids))
+    assert all(p.get("aria-label") or p.get("alt") for p in page.pictures)
+    assert len(html.encode()) < 3_000_000
+
+
+def test_it_asks_the_network_for_nothing_and_links_to_the_runs_reports_that_are_there(tmp_path: Path) -> None:
+    make_ablation(tmp_path)
+    html = write_ablation_report(tmp_path).read_text(encoding="utf-8")
+    links = [a for a in _Page(html).addresses if not a.startswith(("data:", "#"))]
+    assert links == ["runs/b0_ce-0/report.html"]
+    assert "<script" not in html
+
+
+def test_a_set_that_lacks_classes_shows_both_protocols(tmp_path: Path) -> None:
+    make_ablation(tmp_path, present=5)
+    text = _Page(write_ablation_report(tmp_path).read_text(encoding="utf-8")).text
+    assert "What differs: ferplus:valid, 8-way" in text
+    assert "What differs: ferplus:valid, present-only" in text
+
+
+def test_one_seed_has_no_interval_over_seeds_and_the_page_says_so(tmp_path: Path) -> None:
+    make_ablation(tmp_path, seeds=1)
+    text = _Page(write_ablation_report(tmp_path).read_text(encoding="utf-8")).text
+    assert "with one seed" in text
+    assert "interval over seeds" not in text
+
+
+@pytest.mark.parametrize(
+    ("ci95", "seed_ci95", "says"),
+    [
+        ([0.2, 2.0], [0.1, 2.2], "above 0 in accuracy."),
+        ([-2.0, -0.2], [-3.0, -0.1], "below 0 in accuracy."),
+        ([0.2, 2.0], [-3.0, 5.0], "above 0 for these students in accuracy, which other seeds might not show."),
+        ([-0.2, 2.0], [0.1, 2.2], "no difference shown in accuracy."),
+        ([0.2, 2.0], None, "above 0 in accuracy, with one seed."),
+    ],
+)
+def test_the_verdict_follows_the_intervals(ci95: list[float], seed_ci95: list[float] | None, says: str) -> None:
+    figures = {"acc": {"ci95": ci95, "seed_ci95": seed_ci95}}
+    assert difference_verdict("a − b", figures, {"acc": "accuracy"}) == f"a − b: {says}"
+
+
+def test_a_file_that_lacks_something_is_named(tmp_path: Path, ngd: Callable[..., Any]) -> None:
+    with pytest.raises(InputError, match=r"ablation\.json is missing"):
+        write_ablation_report(tmp_path)
+    comparison = make_ablation(tmp_path)
+    del comparison["sets"]["ferplus:valid"]["differences"]
+    (tmp_path / "ablation.json").write_text(json.dumps(comparison))
+    done = ngd("report", str(tmp_path))
+    assert done.returncode == 2
+    assert re.search(r"ablation\.json lacks 'differences'", done.stderr)
+
+
+def test_the_command_writes_either_report_again(tmp_path: Path, ngd: Callable[..., Any]) -> None:
+    make_ablation(tmp_path)
+    assert ngd("report", str(tmp_path)).stdout.strip() == str(tmp_path / "report.html")
+    refused = ngd("report", str(tmp_path), "--mistakes", "3")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
