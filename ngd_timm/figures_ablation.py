@@ -43,7 +43,7 @@ def difference_figure(name: str, alt: str, rows: Sequence[Difference], xlabel: s
     Args:
         name: Prefix of the element ids, unique on a page.
         alt: What a reader who can't see the picture is told.
-        rows: From top to bottom.
+        rows: From top to bottom; the axis fits the intervals over pictures, one over seeds may leave the figure.
         xlabel: Quantity.
 
     Returns:
@@ -67,6 +67,8 @@ def difference_figure(name: str, alt: str, rows: Sequence[Difference], xlabel: s
         axes.set_yticks(range(len(rows)), [row.label for row in rows])
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(len(rows) - 0.4, -0.6)
+        reach = 1.15 * max(abs(x) for row in rows for x in (*row.ci95, *row.by_seed, row.value)) or 1.0
+        axes.set_xlim(-reach, reach)
         axes.set_xlabel(xlabel)
         axes.grid(axis="x", color=RULE, linewidth=0.6)
         axes.set_axisbelow(True)

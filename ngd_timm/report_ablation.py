@@ -85,7 +85,7 @@ def _set(number: int, key: str, found: Mapping[str, Any]) -> dict[str, Any]:
                 + " points."
             )
             svg = difference_figure(f"d{number}{protocol}{metric}", alt, rows, f"{SCORES[metric]}, points")
-            pictures.append({"title": f"{SCORES[metric].capitalize()}", "svg": svg})
+            pictures.append({"title": SCORES[metric][0].upper() + SCORES[metric][1:], "svg": svg})
         sentences = [difference_verdict(f"{d['a']} − {d['b']}", d[protocol], SCORES) for d in found["differences"]]
         protocols.append({"name": shown, "pictures": pictures, "sentences": sentences})
     return {"key": key, "n": found["n"], "protocols": protocols}
