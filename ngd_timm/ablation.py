@@ -14,6 +14,7 @@ from ngd_timm.errors import InputError, choices
 from ngd_timm.export import student_files
 from ngd_timm.figures_ablation import draw_differences
 from ngd_timm.files import write_json, write_text
+from ngd_timm.interruption import Stopped
 from ngd_timm.recipe import LossConfig, Recipe, TeacherRun, load_recipe
 from ngd_timm.tables import Table, ablation_tables
 from ngd_timm.train import open_grid, pinned, resume, student_hash, train
@@ -231,7 +232,7 @@ def _finish(run: _Run, title: str) -> None:
         else:
             logger.info(f"{title}: begins")
             train(run.recipe)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped):
         logger.info(f"{title}: stopped; the same command goes on from there")
         raise
 

@@ -14,8 +14,10 @@ __all__ = ["Interruption", "Stopped"]
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Stopped(KeyboardInterrupt):
+class Stopped(BaseException):
     """A run that was asked to stop has saved what it needs to go on; the message says how.
+
+    No `Exception`, so that nothing on the way takes it for an error; no `KeyboardInterrupt`, which typer would swallow.
 
     Attributes:
         exit_code: 128 + the signal's number: 130 after SIGINT, 143 after SIGTERM.

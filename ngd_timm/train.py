@@ -272,8 +272,8 @@ def _refuse_changes(setup: Setup, out: Path) -> None:
     processes = before.get("processes", 1)
     if processes != world_size():
         raise InputError(
-            f"{out} was begun by {processes} process(es), now there are {world_size()}, and each has random numbers of its "
-            f"own; continue it with: {_command(out, processes)}"
+            f"{out} was begun by {processes} process(es), now there are {world_size()}, and each has random numbers of "
+            f"its own; continue it with: {_command(out, processes)}"
         )
     for key in ("recipe", "data", "grid", "teacher", "init"):
         if before.get(key) != json.loads(json.dumps(setup.fingerprint.get(key))):
