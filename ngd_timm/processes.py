@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -172,8 +174,6 @@ class _Alarm(threading.Thread):
         if not self.leaving.acquire(blocking=False):
             return
         if self.number == 0:
-            import sys
-
             print(f"ngd: {store.get('message').decode()}", file=sys.stderr, flush=True)
         store.add("heard", 1)
         os._exit(2)
@@ -183,6 +183,9 @@ class _Alarm(threading.Thread):
         store = self.store
         if store is None or not self.leaving.acquire(blocking=False):
             return
+        if threading.current_thread() is threading.main_thread():
+            # torchrun ends the rest once one is gone; this process is about to end by itself, with its own code
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         with contextlib.suppress(RuntimeError):
             if store.add("failed", 1) == 1:
                 store.set("message", message)

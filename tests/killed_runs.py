@@ -72,7 +72,7 @@ def main(file: str, kind: str, seed: str) -> None:
     for _ in range(60):
         ready, tell = os.pipe()
         if kind == "writes":
-            number = chance.randint(1, 40)
+            number = chance.randint(1, 24)
             child = live(recipe, lambda number=number, tell=tell: die_inside_a_write(number, tell))
         else:
 
