@@ -14,6 +14,7 @@ from ngd_timm.errors import InputError, choices
 from ngd_timm.export import student_files
 from ngd_timm.figures_ablation import draw_differences
 from ngd_timm.files import write_json, write_text
+from ngd_timm.interruption import Stopped
 from ngd_timm.recipe import LossConfig, Recipe, TeacherRun, load_recipe
 from ngd_timm.report import write_ablation_report
 from ngd_timm.tables import Table, ablation_tables
@@ -39,7 +40,7 @@ class _Run:
 def ablate(arguments: Sequence[str], seeds: int, out: str | Path, warm_start: int | None = None) -> list[Table]:
     """Train recipes on the same seeds and compare them, or go on where an earlier call with this folder stopped.
 
-    A run that is finished is not touched; one that was interrupted goes on after its last whole epoch. All runs are
+    A run that is finished is not touched; one that was interrupted goes on where it stopped. All runs are
     trained in this process, one after the other, teachers before those that they teach, a seed after the other; the
     tables are written after every seed.
 
@@ -226,15 +227,14 @@ def _finish(run: _Run, title: str) -> None:
         logger.info(f"{title}: done before")
         return
     try:
-        if (run.folder / "fingerprint.json").is_file():
+        if (run.folder / "recipe.yaml").is_file():
             logger.info(f"{title}: goes on")
             resume(run.folder)
         else:
-            _clear_first_steps(run.folder)
             logger.info(f"{title}: begins")
             train(run.recipe)
-    except KeyboardInterrupt:
-        logger.info(f"{title}: stopped; the same command goes on after its last whole epoch")
+    except (KeyboardInterrupt, Stopped):
+        logger.info(f"{title}: stopped; the same command goes on from there")
         raise
 
 
@@ -253,15 +253,6 @@ def _refuse_other_sources(run: _Run) -> None:
     for name, now in sources.items():
         if fingerprint.get(name) != now:
             raise InputError(f"{run.folder} was trained with another {name} than is there now; remove that run")
-
-
-def _clear_first_steps(folder: Path) -> None:
-    """A run that was killed before it had a fingerprint left a recipe and temporary names, nothing to go on from."""
-    if not folder.is_dir():
-        return
-    for path in folder.iterdir():
-        if path.is_file() and (path.name == "recipe.yaml" or path.name.startswith(".")):
-            path.unlink()
 
 
 def _write(comparison: dict[str, Any], out: Path) -> list[Table]:

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from ngd_timm.errors import InputError, choices
+from ngd_timm.interruption import Stopped
 from ngd_timm.paths import last_part
 from ngd_timm.version import __version__
 
@@ -79,16 +80,20 @@ def train(
     resume: Annotated[Path | None, typer.Option(help="A run directory to continue instead.")] = None,
 ) -> None:
     """Train a student by a recipe into a run directory."""
+    from ngd_timm.processes import is_first, processes
     from ngd_timm.recipe import Recipe, load_recipe, recipe_names
 
     if (recipe is None) == (resume is None):
         raise InputError(f"give one recipe, or --resume RUN. Recipes: {', '.join(recipe_names())}")
     from ngd_timm import train as training
 
-    if resume is not None:
-        typer.echo(training.resume(resume))
-    elif recipe is not None:
-        typer.echo(training.train(load_recipe(Recipe, recipe, overrides or [])))
+    with processes():
+        if resume is not None:
+            run = training.resume(resume)
+        elif recipe is not None:
+            run = training.train(load_recipe(Recipe, recipe, overrides or []))
+        if is_first():
+            typer.echo(run)
 
 
 @app.command(
@@ -405,16 +410,30 @@ def _describe(grid: object, name: str) -> None:
         typer.echo(f"{key}: {grid.metadata[key]}")
 
 
+def _speaks() -> bool:
+    """Of several processes the first."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def _say(line: str) -> None:
+    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(line)
+
+
 def main() -> None:
     """Entry point: input errors become one line and exit code 2."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("ngd_timm").setLevel(logging.INFO)
+    logging.getLogger("ngd_timm").setLevel(logging.INFO if _speaks() else logging.ERROR)
     logging.getLogger("huggingface_hub").propagate = False  # it prints its warnings itself
     try:
         app()
     except InputError as error:
-        Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"ngd: {error}")
+        if _speaks():
+            _say(f"ngd: {error}")
         sys.exit(2)
+    except Stopped as stop:
+        if _speaks():
+            _say(f"ngd: {stop}")
+        sys.exit(stop.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:

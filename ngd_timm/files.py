@@ -6,13 +6,23 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["atomic_folder", "atomic_path", "packaged", "sha256_file", "write_json", "write_text"]
+__all__ = [
+    "atomic_folder",
+    "atomic_path",
+    "is_leftover",
+    "packaged",
+    "remove_leftovers",
+    "sha256_file",
+    "write_json",
+    "write_text",
+]
 
 
 @contextlib.contextmanager
@@ -65,6 +75,23 @@ def _settle(file: Path) -> None:
     file.chmod(0o666 & ~umask)
     with open(file, "rb") as handle:
         os.fsync(handle.fileno())
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a path has the temporary name of a write that was killed.
+
+    Example:
+        >>> [is_leftover(Path(name)) for name in (".state.pt.k2_x81ab.pt", ".student.old.abcdefgh", ".git", "state.pt")]
+        [True, True, False, False]
+    """
+    return re.fullmatch(r"\..+\.[a-z0-9_]{8}(\.\w+)?", path.name) is not None
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed writes left in a folder, if it is there."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if is_leftover(path):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def write_text(path: str | Path, text: str) -> None:

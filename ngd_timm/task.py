@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from timm.task import TrainingTask
 from timm.utils import unwrap_model
 from torch import Tensor, nn
 
 from ngd_timm.kd_teacher import KDTeacher, normalisation
 from ngd_timm.losses import COMPONENTS, NeuroGazeLoss
+from ngd_timm.losses.functional import distributed
 from ngd_timm.ngd_models import DistillationWrapper, TimmModel, batch_norm_statistics_kept
 
 __all__ = ["NeuroGazeTask"]
@@ -128,8 +130,13 @@ class NeuroGazeTask(TrainingTask):
             for name in COMPONENTS:
                 if name in terms:
                     gradients = torch.autograd.grad(terms[name], leaves, retain_graph=True, allow_unused=True)
-                    total = sum(g.double().square().sum() for g in gradients if g is not None)
-                    norms[name] = float(total) ** 0.5
+                    squares = [g.double().square().sum() for g in gradients if g is not None]
+                    total = sum(squares, torch.zeros((), dtype=torch.float64, device=input.device))
+                    # each process has its rows' gradient of its own loss, of which the joint loss is the mean
+                    processes = dist.get_world_size() if distributed() else 1
+                    if processes > 1:
+                        dist.all_reduce(total)
+                    norms[name] = float(total) ** 0.5 / processes
         return norms
 
     def gradient_shares(self, norms: dict[str, float]) -> dict[str, float]:
