@@ -47,7 +47,8 @@ def ablate(arguments: Sequence[str], seeds: int, out: str | Path, warm_start: in
     Args:
         arguments: Recipes by name or path, `key=value` for all of them, and `RECIPE:key=value` for one.
         seeds: How many, counted up from the recipes' own `seed`.
-        out: Gets `runs/<recipe>-<seed>/`, ablation.json, table.md, table.tex, ablation.png and report.html.
+        out: Gets `runs/<recipe>-<seed>/`, `teacher_logits/` (asked for once a seed), ablation.json, table.md, table.tex,
+            ablation.png and report.html.
         warm_start: Epochs of cross-entropy, one run a seed, from whose student every recipe starts; None: none.
 
     Returns:
@@ -60,6 +61,9 @@ def ablate(arguments: Sequence[str], seeds: int, out: str | Path, warm_start: in
     recipes = _load(arguments)
     if seeds < 1:
         raise InputError(f"an ablation needs at least one seed, got {seeds}")
+    if warm_start is not None:
+        _warm_start(recipes, 0, out, warm_start)  # what it refuses needs no network, and pinning may
+    recipes = {name: pinned(recipe) for name, recipe in recipes.items()}
     _refuse_what_cannot_be_paired(recipes)
     base = next(iter(recipes.values())).seed
     plan = {seed: list(_plan(recipes, seed, out, warm_start)) for seed in range(base, base + seeds)}
@@ -95,7 +99,7 @@ def _load(arguments: Sequence[str]) -> dict[str, Recipe]:
         (own[stem] if colon else shared).append(key + equals + value)
     recipes: dict[str, Recipe] = {}
     for name, stem in zip(names, stems, strict=True):
-        recipe = pinned(load_recipe(Recipe, name, [*shared, *own[stem]]))
+        recipe = load_recipe(Recipe, name, [*shared, *own[stem]])
         if recipe.name in recipes or recipe.name == _WARM_START:
             taken = "is the warm start's" if recipe.name == _WARM_START else "stands twice"
             raise InputError(f"the recipe name '{recipe.name}' {taken}; give every recipe a name of its own")
@@ -135,6 +139,8 @@ def _plan(recipes: Mapping[str, Recipe], seed: int, out: Path, warm_start: int |
         changes: dict[str, Any] = {"seed": seed, "out": str(folder), "init": start or recipe.init}
         if taught_by is not None:
             changes["teacher"] = str(_folder(out, taught_by, seed))
+        if recipe.loss.kd > 0 and recipe.kd_cache is None:
+            changes["kd_cache"] = str(out / "teacher_logits")
         yield _Run(recipe.model_copy(update=changes), folder)
 
 
@@ -198,7 +204,11 @@ def _refuse_another_run(run: _Run) -> None:
         return
     found = load_recipe(Recipe, file)
     # the folders may have moved since, all of them together
-    moved = {key: getattr(run.recipe, key) for key in ("out", "teacher", "init") if _same_end(found, run.recipe, key)}
+    moved = {
+        key: getattr(run.recipe, key)
+        for key in ("out", "teacher", "init", "kd_cache")
+        if _same_end(found, run.recipe, key)
+    }
     before, now = _flat(found.model_copy(update=moved).model_dump()), _flat(run.recipe.model_dump())
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     if changed:

@@ -178,6 +178,7 @@ class Recipe(StrictModel):
     init: str | None = None
     eval: dict[str, str] = {}
     eval_flip: bool = False
+    kd_cache: str | None = None  # a folder for the teacher's logits, shared by runs that draw the same batches
     share_every: Annotated[int, Field(ge=0)] = 100
     # minutes between resume states within an epoch, 0 for none; auto keeps their cost at 1 % of the time
     save_every: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"

@@ -7,7 +7,7 @@ import importlib.metadata
 import importlib.util
 import platform
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from timm.layers import convert_sync_batchnorm
@@ -20,6 +20,7 @@ from ngd_timm.evaluate import face_batches
 from ngd_timm.export import STUDENT_FILES, create_student, open_student, student_files
 from ngd_timm.files import sha256_file
 from ngd_timm.hub import hub_id, pin
+from ngd_timm.kd_cache import CachedTeacher
 from ngd_timm.kd_teacher import KDTeacher
 from ngd_timm.losses import NeuroGazeLoss, class_weights
 from ngd_timm.ngd_models import DistillationWrapper, TimmModel
@@ -27,6 +28,10 @@ from ngd_timm.processes import rank, world_size
 from ngd_timm.prototypes import GRID_FILE, PrototypeGrid
 from ngd_timm.recipe import Recipe, to_yaml
 from ngd_timm.task import NeuroGazeTask
+from ngd_timm.version import __version__
+
+if TYPE_CHECKING:
+    from ngd_timm.data import FaceBatches
 
 __all__ = ["Setup", "open_grid", "pinned", "prepare", "student_hash"]
 
@@ -72,9 +77,9 @@ def prepare(recipe: Recipe) -> Setup:
     cfg = model.student.pretrained_cfg
     if recipe.init is not None:
         _start_from(model.student, recipe.init, classes)
-    teacher = None
+    asked = None
     if recipe.teacher_source is not None:
-        teacher = KDTeacher.open(recipe.teacher_source, classes, cfg["mean"], cfg["std"])
+        asked = KDTeacher.open(recipe.teacher_source, classes, cfg["mean"], cfg["std"])
 
     sets, reports = {}, {}
     for split in ("train", "valid"):
@@ -102,6 +107,11 @@ def prepare(recipe: Recipe) -> Setup:
         workers=data.workers,
         part=part,
     )
+    autocast = _autocast_type(recipe.optim.amp, device)
+    teacher: KDTeacher | CachedTeacher | None = asked
+    if asked is not None and recipe.kd_cache is not None:
+        key = _batches_key(recipe, reports["train"].sha256, batches, autocast, device)
+        teacher = CachedTeacher(asked, recipe.kd_cache, key, len(batches))
     loss = recipe.loss
     criterion = NeuroGazeLoss(
         grid,
@@ -150,7 +160,6 @@ def prepare(recipe: Recipe) -> Setup:
         step_on_epochs=False,
         updates_per_epoch=1,
     )
-    autocast = _autocast_type(optim.amp, device)
     # ask for pictures last: decoding them is the slow check
     valid = face_batches(model.student, sets["valid"], workers=data.workers, part=part)
     if part[1] > 1:
@@ -185,6 +194,24 @@ def pinned(recipe: Recipe) -> Recipe:
     of = {"grid": GRID_FILE, "teacher": STUDENT_FILES[0], "init": STUDENT_FILES[0]}
     named = {key: getattr(recipe, key) for key in of if isinstance(getattr(recipe, key), str)}
     return recipe.model_copy(update={key: pin(source, of[key]) for key, source in named.items()})
+
+
+def _batches_key(
+    recipe: Recipe, data_sha256: str, batches: FaceBatches, autocast: torch.dtype | None, device: torch.device
+) -> dict[str, Any]:
+    """Everything that a teacher's logits depend on: who is asked, how, and about which pictures in what order."""
+    return {
+        "teacher": student_hash(recipe.teacher_source),
+        "data": data_sha256,
+        "classes": recipe.data.classes,
+        "augment": recipe.data.augment.model_dump(),
+        "sampler": recipe.data.sampler,
+        "seed": recipe.seed,
+        "batch_size": recipe.optim.batch_size,
+        "images": [batches.image_size, batches.in_chans, batches.mean, batches.std, batches.in_memory],
+        "part": [rank(), world_size()],
+        "arithmetic": [str(autocast), device.type, torch.__version__, __version__],
+    }
 
 
 def open_grid(recipe: Recipe) -> PrototypeGrid | None:

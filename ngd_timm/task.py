@@ -10,6 +10,7 @@ from timm.task import TrainingTask
 from timm.utils import unwrap_model
 from torch import Tensor, nn
 
+from ngd_timm.kd_cache import CachedTeacher
 from ngd_timm.kd_teacher import KDTeacher, normalisation
 from ngd_timm.losses import COMPONENTS, NeuroGazeLoss
 from ngd_timm.losses.functional import distributed
@@ -45,13 +46,13 @@ class NeuroGazeTask(TrainingTask):
         self,
         model: DistillationWrapper,
         criterion: NeuroGazeLoss,
-        teacher: KDTeacher | str | TimmModel | None = None,
+        teacher: KDTeacher | CachedTeacher | str | TimmModel | None = None,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
         verbose: bool = True,
     ) -> None:
         super().__init__(device=device, dtype=dtype, verbose=verbose)
-        if teacher is not None and not isinstance(teacher, KDTeacher):
+        if teacher is not None and not isinstance(teacher, (KDTeacher, CachedTeacher)):
             teacher = KDTeacher.open(teacher, criterion.classes, *normalisation(model.student))
         self.trainable_module: Any = model
         self.criterion = criterion.to(self.device)

@@ -19,6 +19,7 @@ from ngd_timm.evaluate import evaluate, summary_line
 from ngd_timm.export import save_student
 from ngd_timm.files import is_leftover, remove_leftovers, write_json, write_text
 from ngd_timm.interruption import Interruption, Stopped
+from ngd_timm.kd_cache import CachedTeacher
 from ngd_timm.losses import COMPONENTS
 from ngd_timm.metrics import fer_metrics
 from ngd_timm.ngd_models import DistillationWrapper
@@ -144,6 +145,8 @@ def _train_epoch(setup: Setup, progress: Progress, states: StateFiles, stop: Int
     for batch in with_bar(rest, steps - progress.step, f"epoch {epoch + 1}/{recipe.optim.epochs}"):
         update = epoch * steps + progress.step
         images, target, va = _to_device(batch, setup.device)
+        if isinstance(task.teacher, CachedTeacher):
+            task.teacher.at(epoch, progress.step)
         measured = _measure(setup, progress, update, images, target, va)
         if measured:
             progress.means.add({f"share_{name}": torch.tensor(share) for name, share in measured.items()})
