@@ -47,7 +47,7 @@ def ablate(arguments: Sequence[str], seeds: int, out: str | Path, warm_start: in
     Args:
         arguments: Recipes by name or path, `key=value` for all of them, and `RECIPE:key=value` for one.
         seeds: How many, counted up from the recipes' own `seed`.
-        out: Gets `runs/<recipe>-<seed>/`, `teacher_logits/` (asked for once a seed), ablation.json, table.md, table.tex,
+        out: Gets `runs/<recipe>-<seed>/`, `teacher_logits/` (asked for once a seed), ablation.json, table.md, .tex,
             ablation.png and report.html.
         warm_start: Epochs of cross-entropy, one run a seed, from whose student every recipe starts; None: none.
 
