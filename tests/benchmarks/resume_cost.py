@@ -73,11 +73,7 @@ def main() -> None:
             epochs = f"median of n = {len(seconds)}, {min(seconds):.1f} to {max(seconds):.1f}"
             print(
                 f"{options.backbone}, {options.size} px, EMA {'on' if ema else 'off'}, {options.threads} threads: a "
-<<<<<<< HEAD
-                f"state of {size:.0f} MB takes {cost:.3f} s ({spread}); an epoch of {len(setup.batches) * 128} faces "
-=======
                 f"state of {size:.0f} MB takes {cost:.3f} s ({spread}); an epoch of {pictures} pictures "
->>>>>>> resume
                 f"{epoch:.1f} s ({epochs}), so one of {FERPLUS} {whole:.0f} s; a state is "
                 f"{100 * cost / whole:.2f} % of that, and save_every=auto writes one every {100 * cost:.0f} s"
             )
