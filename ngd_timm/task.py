@@ -116,7 +116,7 @@ class NeuroGazeTask(TrainingTask):
         """
         wrapper = self._wrapper()
         devices = [input.device] if input.device.type == "cuda" else []
-        with torch.random.fork_rng(devices), batch_norm_statistics_kept(wrapper):
+        with torch.random.fork_rng(devices), batch_norm_statistics_kept(wrapper.modules()):
             with torch.no_grad():
                 features = wrapper.student.forward_features(input)
             several = isinstance(features, (list, tuple))
