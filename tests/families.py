@@ -47,8 +47,8 @@ TARGET = torch.tensor([1, 1, 2, 2, 0, 3, 4, 6])
 
 INTRODUCTION = """# Every family of timm {timm}
 
-Written by `python tests/families.py --table docs/backbones.md`. The classifier with the fewest parameters stands for its
-family, at the smallest input that it takes (pixels a side; by `img_size=` where the size is built into the model).
+Written by `python tests/families.py --table docs/backbones.md`. The classifier with the fewest parameters stands for
+its family, at the smallest input that it takes (pixels a side; by `img_size=` where the size is built into the model).
 Torch {torch}, CPU, float32, eight pictures.
 
 - **wraps**: `ngd_timm.wrap` proves that logits and embedding come from one pass of the backbone. *Head* is how often
@@ -58,8 +58,8 @@ Torch {torch}, CPU, float32, eight pictures.
 - **logits bit-equal**: wrapped with the embedding, wrapped without it, and bare.
 - **reloaded**: `ngd_timm.save_student`, then `timm.create_model("local-dir:…", pretrained=True)`.
 - **grey input**: a step with `in_chans=1`.
-- **parameter groups**: timm's optimizer factory gives every parameter the weight decay and the layer decay that it has in
-  the bare model.
+- **parameter groups**: timm's optimizer factory gives every parameter the weight decay and the layer decay that it
+  has in the bare model.
 - **ONNX**: exported by `torch.onnx.export(dynamo=True)` and run by onnxruntime, within {tolerance} of the largest logit
   (of 1, where that is smaller).
 
