@@ -214,8 +214,8 @@ def _computed(model: Any) -> list[_Mode]:
         probe.eval()(images)
     except RuntimeError as error:
         raise InputError(
-            f"{type(model).__name__} can't run on pictures of its own input size {size} ({str(error).splitlines()[0]}); "
-            "choose another in_chans, img_size, global_pool or backbone"
+            f"{type(model).__name__} can't run on pictures of its own input size {size} "
+            f"({str(error).splitlines()[0]}); choose another in_chans, img_size, global_pool or backbone"
         ) from None
     return [_compute(probe.eval(), images), _compute(probe.train(), images)]
 

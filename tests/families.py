@@ -127,6 +127,7 @@ class Family:
         self.name, self.size, self.options = name, size, options
         self.grid = PrototypeGrid.random(64)
         self.model: DistillationWrapper | None = None
+        self.timms: Any = None
 
     def images(self, channels: int = 3) -> Tensor:
         return torch.randn(8, channels, self.size, self.size, generator=torch.Generator().manual_seed(0))
@@ -139,9 +140,10 @@ class Family:
 
     def bare(self) -> Any:
         """The timm model itself, with the weights of the wrapped one."""
-        bare = timm.create_model(self.name, num_classes=len(CLASSES), **self.options)
-        bare.load_state_dict(self.wrapped().student.state_dict())
-        return bare
+        if self.timms is None:
+            self.timms = timm.create_model(self.name, num_classes=len(CLASSES), **self.options)
+        self.timms.load_state_dict(self.wrapped().student.state_dict())
+        return self.timms
 
     def wraps(self) -> None:
         self.wrapped()
@@ -269,6 +271,7 @@ def examine(family: str, row: dict[str, Any], checks: list[str]) -> dict[str, An
     row = dict(row)
     if "model" not in row:
         row["model"], row["parameters"] = smallest(family)
+    if "input" not in row:
         row["options"], row["input"] = smallest_input(row["model"])
     subject = Family(row["model"], row["input"], row["options"])
     for check in checks:

@@ -18,7 +18,7 @@ def test_the_python_blocks_run_one_after_the_other_when_pasted(tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     # the one about the Hub is pasted in test_hub.py, where there is one
     blocks = [block for block in re.findall(r"```python\n(.*?)```", README, flags=re.S) if '"user/' not in block]
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     names: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
