@@ -75,6 +75,16 @@ class NeuroGazeTask(TrainingTask):
         self.trainable_module = torch.compile(self.trainable_module, backend=backend, mode=mode, **compile_kwargs)
         return self.trainable_module
 
+    def get_clip_parameters(self, exclude_head: bool = False) -> Any:
+        """Parameters whose gradients are clipped; without the classifier's and the projection's for `exclude_head`.
+
+        timm drops the last two of the list there, which for its own models are the classifier's.
+        """
+        wrapper = self._wrapper()
+        parts = (wrapper.get_classifier(), wrapper.projection) if exclude_head else ()
+        heads = {id(p) for part in parts if part is not None for p in _parameters(part)}
+        return [p for p in wrapper.parameters() if id(p) not in heads]
+
     def get_eval_model(self, module: nn.Module | None = None, ema: bool = False) -> nn.Module | None:
         module = self.get_trainable_module(ema=ema) if module is None else module
         return None if module is None else unwrap_model(module).student
@@ -119,7 +129,7 @@ class NeuroGazeTask(TrainingTask):
         """
         wrapper = self._wrapper()
         devices = [input.device] if input.device.type == "cuda" else []
-        with torch.random.fork_rng(devices), batch_norm_statistics_kept(wrapper):
+        with torch.random.fork_rng(devices), batch_norm_statistics_kept(wrapper.modules()):
             with torch.no_grad():
                 features = wrapper.student.forward_features(input)
             several = isinstance(features, (list, tuple))
@@ -146,3 +156,8 @@ class NeuroGazeTask(TrainingTask):
         weighted = {name: weights[name] * norm for name, norm in norms.items()}
         total = sum(weighted.values())
         return {name: 100 * value / total if total > 0 else 0.0 for name, value in weighted.items()}
+
+
+def _parameters(part: Any) -> list[nn.Parameter]:
+    """Of a module, or of several: a model with two heads gives a tuple of classifiers."""
+    return list(part.parameters()) if isinstance(part, nn.Module) else [p for m in part for p in m.parameters()]
