@@ -27,6 +27,7 @@ __all__ = [
     "image_size_and_grey",
     "open_image",
     "row_name",
+    "square_pixels",
     "to_mode",
 ]
 
@@ -98,6 +99,36 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image if image.mode == mode else image.convert(mode)
+
+
+def square_pixels(image: Image.Image, mode: str, side: int) -> np.ndarray:
+    """The largest central square of a picture, resized by area-aware bilinear filtering, as uint8.
+
+    A JPEG of twice the side or more is decoded at a half, a quarter or an eighth of its size, never below `side`.
+
+    Args:
+        image: Opened and not yet loaded, see `open_image`.
+        mode: "L" or "RGB".
+        side: Side in pixels.
+
+    Returns:
+        (1 or 3, side, side).
+
+    Example:
+        >>> square_pixels(Image.new("RGB", (40, 20), "white"), "L", 8).shape
+        (1, 8, 8)
+    """
+    # a JPEG's luma plane is its grey picture, but only where the file says that it holds colour as such
+    image.draft("L" if mode == "L" and image.mode == "RGB" else image.mode, (side, side))
+    image = to_mode(image, mode)
+    width, height = image.size
+    short = min(width, height)
+    left, top = (width - short) / 2, (height - short) / 2
+    if (width, height) != (side, side):
+        box = (left, top, left + short, top + short)
+        image = image.resize((side, side), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
+    pixels = np.asarray(image)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
 def check_image(record: dict[str, Any]) -> None:
