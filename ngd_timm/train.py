@@ -251,7 +251,7 @@ def prepare(recipe: Recipe) -> Setup:
     Raises:
         InputError: The first thing that can't be used.
     """
-    from ngd_timm.data import FaceBatches, class_counts, load_split
+    from ngd_timm.data import FaceBatches, FaceStream, class_counts, load_split, load_stream
 
     if recipe.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise InputError("tensorboard=true needs the package tensorboard: pip install 'ngd-timm[tensorboard]'")
@@ -269,31 +269,34 @@ def prepare(recipe: Recipe) -> Setup:
     if recipe.teacher_source is not None:
         teacher = KDTeacher.open(recipe.teacher_source, classes, cfg["mean"], cfg["std"])
 
-    sets, reports = {}, {}
-    for split in ("train", "valid"):
-        sets[split], reports[split] = load_split(
-            data.name,
-            data.root,
-            split,
-            label_rule=data.label_rule,
-            drop_duplicates=data.drop_duplicates,
-            classes=classes,
-            limit=data.limit,
-        )
-    batches = FaceBatches(
-        sets["train"],
-        image_size=recipe.student.image_size,
-        in_chans=recipe.student.in_chans,
-        mean=cfg["mean"],
-        std=cfg["std"],
-        batch_size=recipe.optim.batch_size,
-        train=True,
-        augment=data.augment,
-        seed=recipe.seed,
-        sampler=data.sampler,
-        in_memory=data.in_memory,
-        workers=data.workers,
-    )
+    chosen: dict[str, Any] = {
+        "label_rule": data.label_rule,
+        "drop_duplicates": data.drop_duplicates,
+        "classes": classes,
+        "limit": data.limit,
+    }
+    drawn: dict[str, Any] = {
+        "image_size": recipe.student.image_size,
+        "in_chans": recipe.student.in_chans,
+        "mean": cfg["mean"],
+        "std": cfg["std"],
+        "batch_size": recipe.optim.batch_size,
+        "augment": data.augment,
+        "seed": recipe.seed,
+        "ahead": device.type == "cuda",
+    }
+    reports = {}
+    batches: FaceBatches | FaceStream
+    if data.streaming:
+        rows, tally = load_stream(data.name, data.root, "train", **chosen)
+        batches = FaceStream(rows, buffer=data.shuffle_buffer, **drawn)
+        counts, reports["train"] = batches.counts, batches.report(data.name, "train", tally)
+    else:
+        training, reports["train"] = load_split(data.name, data.root, "train", **chosen)
+        counts = class_counts(training)
+        drawn |= {"sampler": data.sampler, "in_memory": data.in_memory, "workers": data.workers}
+        batches = FaceBatches(training, train=True, **drawn)
+    held_out, reports["valid"] = load_split(data.name, data.root, "valid", **chosen)
     loss = recipe.loss
     criterion = NeuroGazeLoss(
         grid,
@@ -315,7 +318,7 @@ def prepare(recipe: Recipe) -> Setup:
         variance_cap=loss.variance_cap,
         margin=loss.margin,
         label_smoothing=loss.label_smoothing,
-        class_weights=class_weights(class_counts(sets["train"]), loss.class_weights),
+        class_weights=class_weights(counts, loss.class_weights),
     )
     model.to(device).to(memory_format=torch.channels_last)
     task = NeuroGazeTask(model, criterion, teacher, device=device, verbose=False)
@@ -341,7 +344,7 @@ def prepare(recipe: Recipe) -> Setup:
     )
     autocast = _autocast_type(optim.amp, device)
     # ask for pictures last: decoding them is the slow check
-    valid = face_batches(model.student, sets["valid"], workers=data.workers)
+    valid = face_batches(model.student, held_out, workers=data.workers)
     return Setup(
         recipe=recipe,
         device=device,
@@ -404,7 +407,8 @@ def _autocast_type(amp: str, device: torch.device) -> torch.dtype | None:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return torch.bfloat16 if capabilities.get("amx_bf16") else None
+    # either has bf16 dot products; without them bf16 is emulated and slower than float32
+    return torch.bfloat16 if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else None
 
 
 def _to_device(batch: Any, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -123,7 +123,7 @@ class FaceBatches:
                 f"{batch_size}, {workers}"
             )
         self.dataset, self.image_size, self.in_chans = dataset, image_size, in_chans
-        self.mean, self.std = _per_channel("mean", mean, in_chans), _per_channel("std", std, in_chans)
+        self.mean, self.std = per_channel("mean", mean, in_chans), per_channel("std", std, in_chans)
         self.batch_size, self.train, self.seed, self.sampler = batch_size, train, seed, sampler
         self.augment = augment if train else None
         self.workers, self.flip, self.ahead = workers, flip, ahead
@@ -312,8 +312,7 @@ class _Augmented(_Pictures):
         super().__init__(dataset, mode)
         self.image_size, self.mean, self.std = image_size, mean, std
         self.augment, self.seed, self.flip = augment, seed, flip
-        # what is zoomed into keeps its detail
-        self.side = math.ceil(image_size * (1 + augment.scale))
+        self.side = working_side(image_size, augment)
 
     def __getitem__(self, key: _Key) -> torch.Tensor:
         epoch, number, rows = key
@@ -370,7 +369,13 @@ def _transform(size: int, mean: Sequence[float], std: Sequence[float], flip: boo
     return mirrored
 
 
-def _per_channel(what: str, value: float | Sequence[float], channels: int) -> tuple[float, ...]:
+def working_side(image_size: int, augment: AugmentConfig | None) -> int:
+    """Side to which a large picture is brought before it is augmented: what is zoomed into keeps its detail."""
+    return image_size if augment is None else math.ceil(image_size * (1 + augment.scale))
+
+
+def per_channel(what: str, value: float | Sequence[float], channels: int) -> tuple[float, ...]:
+    """One number a channel, of one or of as many."""
     values = (float(value),) * channels if isinstance(value, (int, float)) else tuple(float(v) for v in value)
     if len(values) == 1:
         values *= channels

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DAMAGE",
     "check_image",
+    "damage_reason",
     "decode_each",
     "image_records",
     "image_size_and_grey",
@@ -138,6 +139,13 @@ def check_image(record: dict[str, Any]) -> None:
         image.load()
 
 
+def damage_reason(error: BaseException) -> str:
+    """What one of `DAMAGE` says, on one line."""
+    # PIL prints the address of the buffer it read from, which tells nobody anything
+    reason = "not a picture" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
+    return reason[:160] or type(error).__name__
+
+
 def decode_each(dataset: Dataset, function: Callable[[dict[str, Any]], R], what: str = "decoded") -> Iterator[R]:
     """Apply `function` to every encoded picture, in order, on all cores (PIL's decoders release the GIL).
 
@@ -172,9 +180,7 @@ def _apply(function: Callable[[dict[str, Any]], R], block: list[dict[str, Any]])
         try:
             results.append(function(record))
         except DAMAGE as error:
-            # PIL prints the address of the buffer it read from, which tells nobody anything
-            reason = "not a picture" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
-            return results, reason[:160] or type(error).__name__
+            return results, damage_reason(error)
     return results, None
 
 
