@@ -36,6 +36,7 @@ from ngd_timm.ngd_models import DistillationWrapper, TimmModel
 from ngd_timm.predictions import predict, prediction_file, write_predictions
 from ngd_timm.prototypes import GRID_FILE, PrototypeGrid
 from ngd_timm.recipe import Recipe, load_recipe, to_yaml
+from ngd_timm.small_maps import small_maps_as_products
 from ngd_timm.task import NeuroGazeTask
 
 __all__ = ["open_grid", "pinned", "resume", "student_hash", "train"]
@@ -320,7 +321,7 @@ def prepare(recipe: Recipe) -> Setup:
         label_smoothing=loss.label_smoothing,
         class_weights=class_weights(counts, loss.class_weights),
     )
-    model.to(device).to(memory_format=torch.channels_last)
+    small_maps_as_products(model.to(device).to(memory_format=torch.channels_last))
     task = NeuroGazeTask(model, criterion, teacher, device=device, verbose=False)
     if recipe.optim.ema is not None:
         task.setup_ema(decay=recipe.optim.ema, use_warmup=True)
