@@ -32,70 +32,18 @@ from typing import Any
 
 import timm
 import torch
-from timm.data import create_dataset, create_loader
+from measuring import cpu_seconds, faces, timm_dataset, timm_loader
 from timm.optim import create_optimizer_v2
 from timm.task import ClassificationTask
 from torch import nn
 
 from ngd_timm import NeuroGazeLoss, NeuroGazeTask, PrototypeGrid, wrap
-from ngd_timm.data import FaceBatches, load_fer
-from ngd_timm.data.schematic import write_schematic
+from ngd_timm.data import FaceBatches
 from ngd_timm.recipe import AugmentConfig
 from ngd_timm.small_maps import small_maps_as_products
 from ngd_timm.train import _autocast_type
 
-TICK = os.sysconf("SC_CLK_TCK")
 OURS, TIMM, TIMM_BF16, BARE = "full objective", "timm float32", "timm bf16, channels_last", "bare"
-
-
-def cpu_seconds() -> float:
-    """User and system time of this process, its living children and those that ended."""
-    own = os.times()
-    total = own.user + own.system + own.children_user + own.children_system
-    for children in Path("/proc/self/task").glob("*/children"):
-        for pid in children.read_text().split():
-            try:
-                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            total += (int(fields[11]) + int(fields[12])) / TICK
-    return total
-
-
-def faces(folder: str | None, scratch: Path) -> Any:
-    if folder is not None:
-        return load_fer("ferplus", folder, "train")
-    return load_fer("schematic", write_schematic(scratch / "faces", "pencil", 4000, 8, 8, seed=0), "train")
-
-
-def local_hub_set(dataset: Any, scratch: Path) -> Any:
-    """The same rows as a folder of parquet, which is how timm's reader takes a local data set."""
-    (scratch / "set").mkdir()
-    dataset.select_columns(["image", "label"]).to_parquet(scratch / "set" / "train.parquet")
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    return create_dataset(
-        f"hfds/{scratch / 'set'}", root=str(scratch / "cache"), split="train", is_training=True, input_img_mode="L"
-    )
-
-
-def timm_loader(dataset: Any, size: int, batch: int, workers: int, augment: AugmentConfig) -> Any:
-    return create_loader(
-        dataset,
-        input_size=(1, size, size),
-        batch_size=batch,
-        is_training=True,
-        mean=(0.5,),
-        std=(0.25,),
-        scale=((1 - augment.scale) ** 2, 1),
-        ratio=(1, 1),
-        hflip=augment.flip,
-        color_jitter=(augment.brightness, augment.contrast, 0),
-        re_prob=augment.erase,
-        interpolation="bilinear",
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        device=torch.device("cpu"),
-    )
 
 
 def stepper(
@@ -167,7 +115,8 @@ def main() -> None:
         bare = student().to(memory_format=torch.channels_last)
         if not options.plain_convolutions:
             small_maps_as_products(bare)
-        loader = timm_loader(local_hub_set(dataset, scratch), options.size, options.batch, options.workers, augment)
+        theirs = timm_dataset(dataset, scratch / "timm", "L")
+        loader = timm_loader(theirs, 1, options.size, options.batch, options.workers, augment)
         smoothing = {"smoothing": 0.055}
         timm32 = ClassificationTask(student(), criterion_kwargs=smoothing, device=torch.device("cpu"), verbose=False)
         timm16 = ClassificationTask(
