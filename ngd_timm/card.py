@@ -78,6 +78,7 @@ def grid_card(grid: PrototypeGrid, name: str, repo_id: str | None = None) -> str
         axis=axis,
         table=[{"arousal": axis[j], "cells": cells[j :: grid.size]} for j in reversed(range(grid.size))],
         min_subjects=notes["min_subjects"],
+        fewest=_fewest(notes),
         provenance=[*((k.replace("_", " "), v) for k, v in notes.items() if k in _PROVENANCE), ("sha256", grid.sha256)],
         command=notes.get("command"),
         credits=credits,
@@ -130,7 +131,7 @@ def grid_licence(grid: PrototypeGrid, name: str) -> str:
         f"{notes['dataset']}{people}.",
         *(f"{credit.terms} Cite: {credit.citation}" for credit in credits),
         "No recording, no row of a single person and no rating is in the grid. Every cell that has data averages at "
-        f"least {notes.get('min_subjects', '1')} people.",
+        f"least {_fewest(notes)} people.",
     ]
     return render_card(
         "grid_licence.txt",
@@ -144,6 +145,11 @@ def grid_licence(grid: PrototypeGrid, name: str) -> str:
 def write_grid_card(grid: PrototypeGrid, path: str | Path, name: str) -> None:
     """Write `grid_card` to a file, atomically."""
     write_text(path, grid_card(grid, name))
+
+
+def _fewest(notes: Mapping[str, str]) -> int:
+    """People behind the cell that has the fewest; 0 where the file doesn't say."""
+    return min((int(n) for n in notes.get("subjects_per_cell", "").split(",") if n not in ("", "0")), default=0)
 
 
 def _opened_by(name: str, repo_id: str | None) -> str:

@@ -21,6 +21,7 @@ __all__ = ["student_card", "student_licence"]
 _METRICS = {"acc": "accuracy", "macro_f1": "macro-F1", "bacc": "balanced accuracy"}
 _METRIC_IDS = {"acc": "accuracy", "macro_f1": "f1", "bacc": "balanced_accuracy"}
 _PROTOCOLS = {"present": "present-only"}
+_TAGS = ["timm", "image-classification", "facial-expression-recognition"]
 
 
 def student_card(run: Run, repo_id: str, picture: bool = False) -> str:
@@ -41,8 +42,21 @@ def student_card(run: Run, repo_id: str, picture: bool = False) -> str:
         results = list(_results(run))
         tables = [_per_class(key, entry) for key, entry in run.metrics.items()]
         model_index = list(_model_index(run))
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{run.source}: metrics.json lacks {error}; evaluate the run again") from None
+        units = " or ".join(dict.fromkeys(f"{entry['bootstrap']['unit']}s" for entry in run.metrics.values()))
+        splits = [_split(name, report) for name, report in without_paths(run.fingerprint["data"]).items()]
+        labels = run.fingerprint["data"]["train"]["labels"]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{run.source}: its figures or its fingerprint.json lack {error}; they were made by an older version, or "
+            "are not figures: evaluate, or train, again"
+        ) from None
+    if not results:
+        raise InputError(f"{run.source}: metrics.json holds no figures; evaluate the run first")
+    for key, entry in run.metrics.items():
+        if tuple(entry["per_class"]) != run.classes:
+            raise InputError(
+                f"{key} is about {', '.join(entry['per_class'])}, the student about {', '.join(run.classes)}"
+            )
     faces = FACES[recipe.data.name]
     shown = [FACES[name] for name in dict.fromkeys(key.partition(":")[0] for key in run.metrics) if name in FACES]
     grid_credits = _grid_credits(run)
@@ -52,7 +66,7 @@ def student_card(run: Run, repo_id: str, picture: bool = False) -> str:
         header=card_header(
             library_name="timm",
             pipeline_tag="image-classification",
-            tags=["timm", "image-classification", "facial-expression-recognition", "neurogaze-distill"],
+            tags=[*_TAGS, "neurogaze-distill"] if len(terms) > 1 else _TAGS,
             datasets=[recipe.data.name],
             metrics=list(_METRIC_IDS.values()),
             model_name=repo_id.partition("/")[2],
@@ -68,15 +82,15 @@ def student_card(run: Run, repo_id: str, picture: bool = False) -> str:
         distilled=len(terms) > 1,
         simulated=faces.terms if recipe.data.name == "schematic" else "",
         results=results,
-        units=" or ".join(dict.fromkeys(f"{e['bootstrap']['unit']}s" for e in run.metrics.values())),
+        units=units,
         per_class=tables,
         epochs=recipe.optim.epochs,
         seed=recipe.seed,
-        trained_on=f"{faces.title}, labels: {run.fingerprint['data']['train']['labels']}. {faces.terms}",
-        splits=[_split(name, report) for name, report in without_paths(run.fingerprint["data"]).items()],
+        trained_on=f"{faces.title}, labels: {labels}. {faces.terms}",
+        splits=splits,
         terms=terms,
         command=train_command(recipe),
-        grid=None if run.grid is None else _grid(run.grid, recipe.grid, picture),
+        grid=_grid(run.grid, recipe.grid, picture) if run.grid is not None and _uses_grid(run) else None,
         forbidden=FORBIDDEN,
         method=METHOD,
         citations=cited,
@@ -90,7 +104,7 @@ def student_licence(run: Run, name: str) -> str:
     whose = [f"model.safetensors was trained on {faces.title}. {faces.terms}"]
     if faces.citation:
         whose.append(f"Cite: {faces.citation}")
-    if run.grid is not None and "dataset" in run.grid.metadata:
+    if run.grid is not None and _uses_grid(run) and "dataset" in run.grid.metadata:
         whose.append(f"It was distilled from a grid of averages over EEG recordings: {run.grid.metadata['dataset']}.")
         whose += [f"{credit.terms} Cite: {credit.citation}" for credit in _grid_credits(run)]
     whose.append("No picture and no recording is in the model's repository.")
@@ -126,7 +140,10 @@ def _per_class(key: str, entry: Mapping[str, Any]) -> dict[str, Any]:
         {"name": name, **{k: f"{row[k]:.1f}" for k in ("precision", "recall", "f1")}, "support": row["support"]}
         for name, row in entry["per_class"].items()
     ]
-    return {"set": key, "ece": f"{entry['ece']:.1f}", "rows": rows}
+    how = [f"labels: {entry['label_rule']}"]
+    how += ["mean with the mirror image"] if entry["flip"] else []
+    how += [f"calibration error {entry['ece']:.1f} at temperature {entry.get('temperature', 1.0):g}"]
+    return {"set": key, "how": ", ".join(how), "rows": rows}
 
 
 def _model_index(run: Run) -> Iterator[Any]:
@@ -169,10 +186,10 @@ def _terms(run: Run) -> Iterator[dict[str, str]]:
     if loss.kd > 0:
         kd = LogitKDLoss(loss.kd_mode, loss.temperature)
         yield {"name": "logit KD", "weight": f"{loss.kd:g}", "settings": kd.extra_repr(), "citation": kd.citation}
-    if run.grid is not None and (loss.proto_kd > 0 or loss.proto_share is not None):
-        proto = ProtoKDLoss(run.grid, loss.tau, loss.target, loss.sigma, run.classes)
+    if _uses_grid(run):
+        settings = f"tau={loss.tau}, target={loss.target!r}, sigma={loss.sigma}"
         share = f"set for {100 * loss.proto_share:g} % of the gradient" if loss.proto_share else f"{loss.proto_kd:g}"
-        yield {"name": "Proto-KD", "weight": share, "settings": proto.extra_repr(), "citation": proto.citation}
+        yield {"name": "Proto-KD", "weight": share, "settings": settings, "citation": ProtoKDLoss.citation}
     if loss.d_geo > 0:
         geo = DGeoLoss(loss.positive_classes, loss.variance_cap, loss.margin, classes=run.classes)
         ramp = f"ramp={list(loss.ramp)}, positive_classes={list(loss.positive_classes)}"
@@ -182,6 +199,10 @@ def _terms(run: Run) -> Iterator[dict[str, str]]:
             "settings": f"{geo.extra_repr()}, {ramp}",
             "citation": geo.citation,
         }
+
+
+def _uses_grid(run: Run) -> bool:
+    return run.recipe.loss.proto_kd > 0 or run.recipe.loss.proto_share is not None
 
 
 def _split(name: str, report: Mapping[str, Any]) -> dict[str, str]:
@@ -197,14 +218,18 @@ def _split(name: str, report: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _grid_credits(run: Run) -> list[Credit]:
-    notes = {} if run.grid is None else run.grid.metadata
+    notes = run.grid.metadata if run.grid is not None and _uses_grid(run) else {}
     return [EEG[key] for key in map(dataset_name, (notes.get("dataset", ""), notes.get("support", ""))) if key in EEG]
 
 
 def _grid(grid: PrototypeGrid, name: str | None, picture: bool) -> dict[str, Any]:
     notes = without_paths(grid.metadata)
-    if "control" in notes:
-        sentence = f"A control without EEG in it ({notes['control']}, seed {notes.get('seed', '?')})."
+    if notes.get("control") == "random":
+        sentence = f"A control without EEG in it: random directions, seed {notes.get('seed', '?')}."
+    elif "control" in notes:
+        sentence = (
+            f"A control ({notes['control']}, seed {notes.get('seed', '?')}) of a grid from {notes.get('dataset')}."
+        )
     elif "simulated" in notes:
         sentence = "Built from **simulated** EEG with a known answer; it says nothing about people."
     else:

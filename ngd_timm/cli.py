@@ -121,8 +121,16 @@ def evaluate(
     form = "json" if as_json else form
     if form not in FORMATS:
         raise choices("format", form, FORMATS)
-    overrides = {"label_rule": label_rule, "flip": flip, "drop_duplicates": False if keep_duplicates else None}
-    results = evaluate_student(student, data, out, temperature=temperature, predictions=predictions, **overrides)
+    results = evaluate_student(
+        student,
+        data,
+        out,
+        temperature=temperature,
+        predictions=predictions,
+        label_rule=label_rule,
+        drop_duplicates=False if keep_duplicates else None,
+        flip=flip,
+    )
     if form == "json":
         _print_json(results)
     elif form == "text":
@@ -318,7 +326,9 @@ def prototypes_build(
     size: Annotated[int, typer.Option(min=2, max=15, help="Cells a side.")] = 5,
     min_subjects: Annotated[int, typer.Option(min=1, help="Cells of fewer people count as empty.")] = 1,
     center: Annotated[bool, typer.Option(help="Subtract the grand mean.")] = False,
-    card: Annotated[Path | None, typer.Option(help="Also write the grid's card (Markdown) here.")] = None,
+    card: Annotated[
+        Path | None, typer.Option(help="Also write the grid's card (Markdown) here, its picture beside it.")
+    ] = None,
 ) -> None:
     """Boil a teacher's held-out embeddings down to a frozen grid."""
     from ngd_timm.card import write_grid_card
@@ -328,6 +338,7 @@ def prototypes_build(
     grid.save(out)
     if card is not None:
         write_grid_card(grid, card, out.stem)
+        grid.picture(card.with_name("grid.png"))
     _describe(grid, str(out))
 
 

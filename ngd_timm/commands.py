@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import yaml
 
 from ngd_timm.errors import InputError
+from ngd_timm.hub import PREFIX
 from ngd_timm.paths import last_part
 from ngd_timm.recipe import Recipe, StrictModel, load_recipe, recipe_names
 
@@ -66,13 +67,26 @@ def without_folders(recipe: RecipeT) -> RecipeT:
         values["data"]["cache"] = True
     for section in (values["data"], values["data"].get("support")):
         if section is not None and section["root"] is not None:
-            section["root"] = last_part(section["root"])
+            section["root"] = _shown_root(section["root"])
     for key in ("grid", "teacher", "init"):
-        if isinstance(values.get(key), str) and not values[key].startswith("hf-hub:"):
+        if isinstance(values.get(key), str) and not values[key].startswith(PREFIX):
             values[key] = last_part(values[key])
     if "eval" in values:
-        values["eval"] = {name: last_part(root) for name, root in values["eval"].items()}
+        values["eval"] = {name: _shown_root(root) for name, root in values["eval"].items()}
+    if "student" in values:
+        kind, colon, place = values["student"]["backbone"].partition(":")
+        if colon and kind != "hf-hub":
+            values["student"]["backbone"] = f"{kind}:{last_part(place)}"
     return type(recipe).model_validate(values)
+
+
+def _shown_root(root: str) -> str:
+    """A root and its options (`ROOT,key=value`) without folders; a Hub id is nobody's folder."""
+    if root.startswith(PREFIX):
+        return root
+    base, *options = root.split(",")
+    shown = [f"{key}{equals}{last_part(value)}" for key, equals, value in (o.partition("=") for o in options)]
+    return ",".join([last_part(base), *shown])
 
 
 def _arguments(recipe: StrictModel, where: str) -> Iterator[str]:

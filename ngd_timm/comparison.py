@@ -125,7 +125,7 @@ def _compare_on(
 
 
 def _refuse_other_pictures(key: str, first: tuple[str, Predictions], other: tuple[str, Predictions]) -> None:
-    for what in ("classes", "data_sha256", "label_rule"):
+    for what in ("classes", "data_sha256", "label_rule", "flip"):
         values = getattr(first[1], what), getattr(other[1], what)
         if values[0] != values[1]:
             shown = [", ".join(v) if isinstance(v, tuple) else str(v)[:40] for v in values]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,9 @@ from typing import Any
 import torch
 
 from ngd_timm.errors import InputError
-from ngd_timm.export import open_student
+from ngd_timm.export import check_published, open_student
 from ngd_timm.files import write_json
-from ngd_timm.hub import fetch, hub_id
+from ngd_timm.hub import fetch, hub_id, pin
 from ngd_timm.ngd_models import DistillationWrapper, TimmModel
 from ngd_timm.predictions import predict, prediction_file, read_predictions, write_predictions
 from ngd_timm.recipe import Recipe, load_recipe
@@ -48,7 +49,9 @@ def evaluate(
     *,
     temperature: float = 1.0,
     predictions: bool = False,
-    **overrides: Any,
+    label_rule: str | None = None,
+    drop_duplicates: bool | None = None,
+    flip: bool | None = None,
 ) -> dict[str, Any]:
     """Score a run's student (or any saved student) on data sets given as `name=root[:split]`.
 
@@ -61,7 +64,9 @@ def evaluate(
         out: Where the figures go as JSON, besides being returned.
         temperature: Of the softmax behind ECE and the reliability bins; no other figure depends on it.
         predictions: Keep logits and embeddings in the run's `predictions/`, see `read_predictions`.
-        **overrides: `label_rule`, `drop_duplicates`, `flip` instead of the run's.
+        label_rule: Instead of the run's.
+        drop_duplicates: Instead of the run's.
+        flip: Instead of the run's.
 
     Returns:
         metrics.json's form: `{"name:split": entry}`.
@@ -74,23 +79,23 @@ def evaluate(
 
     if not specs:
         raise InputError("nothing to evaluate on; give --data name=root[:split]")
+    source = pin(str(source), "config.json")  # weights and recipe of one commit
     model, classes = open_student(source)
     recipe = _recipe_of(source)
-    if predictions:
-        if recipe is None:
-            raise InputError(f"{source} is not a run directory, so it has no place for predictions; leave them out")
-        model = _wrapped(model, Path(source))
-    label_rule = overrides.get("label_rule") or (recipe.data.label_rule if recipe else "majority")
-    drop = overrides.get("drop_duplicates")
-    drop = (recipe.data.drop_duplicates if recipe else True) if drop is None else drop
-    flip = overrides.get("flip")
-    flip = (recipe.eval_flip if recipe else False) if flip is None else flip
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device)
     parsed = [parse_spec(spec) for spec in specs]
     keys = [key for *_, key in parsed]
     if len(set(keys)) != len(keys):
         raise InputError(f"the same data set twice: {', '.join(keys)}; evaluate them one by one")
+    if predictions:
+        if recipe is None or hub_id(source) is not None:
+            raise InputError(f"{source} is not a run directory, so it has no place for predictions; leave them out")
+        _refuse_kept(Path(source), keys)
+        model = _wrapped(model, Path(source))
+    label_rule = label_rule or (recipe.data.label_rule if recipe else "majority")
+    drop = (recipe.data.drop_duplicates if recipe else True) if drop_duplicates is None else drop_duplicates
+    flip = (recipe.eval_flip if recipe else False) if flip is None else flip
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device)
     results: dict[str, Any] = {}
     for name, root, split, key in parsed:
         dataset, report = load_split(
@@ -122,9 +127,21 @@ def summary_line(key: str, entry: dict[str, Any]) -> str:
     return f"{key} (n = {entry['n']}): {'; '.join(parts)}; ECE {entry['ece']:.2f}"
 
 
+def _refuse_kept(run: Path, keys: Sequence[str]) -> None:
+    """The predictions behind a run's own figures stay those."""
+    file = run / "metrics.json"
+    own = set(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else set()
+    if twice := [key for key in keys if key in own and prediction_file(run, key).is_file()]:
+        raise InputError(f"{run} keeps its own predictions of {', '.join(twice)}; leave --predictions or the set out")
+
+
 def _recipe_of(source: str | Path) -> Recipe | None:
     repository = hub_id(source)
-    folder = Path(source) if repository is None else fetch(repository, ["config.json"], ["recipe.yaml"]).folder
+    folder = Path(source)
+    if repository is not None:
+        snapshot = fetch(repository, ["config.json"], ["recipe.yaml", "fingerprint.json"])
+        check_published(snapshot)
+        folder = snapshot.folder
     file = folder / "recipe.yaml"
     return load_recipe(Recipe, file) if file.is_file() else None
 

@@ -123,11 +123,14 @@ def hub_id(source: str | Path, revision: str | None = None) -> HubId | None:
     found = _ID.match(text.removeprefix(PREFIX))
     if explicit and found is None:
         raise InputError(f"'{text}' is no repository on the Hub; write hf-hub:user/repo or hf-hub:user/repo@revision")
-    if found is None:
+    is_path = found is None
+    if found is not None and not explicit:
+        is_path = text.endswith(_FILES) or Path(text).exists() or Path(text).parent.is_dir()
+    if found is None or is_path:
+        if revision is not None:
+            raise InputError(f"revision={revision} is for a repository on the Hub, and '{text}' is a path")
         return None
     repo, own = found.groups()
-    if not explicit and (text.endswith(_FILES) or Path(text).exists() or Path(text).parent.is_dir()):
-        return None
     if own and revision and own != revision:
         raise InputError(f"'{text}' names the revision {own}, revision={revision} another; give one of the two")
     return HubId(repo, own or revision)
@@ -293,7 +296,7 @@ def target(repo_id: str) -> HubId:
     Raises:
         InputError: No `user/repo`, or a revision in the name.
     """
-    found = _ID.match(repo_id.removeprefix(PREFIX))
+    found = _ID.match(repo_id)
     if found is None or found[2]:
         raise InputError(f"'{repo_id}' is no name to push to; give user/repo, and a branch by --revision")
     return HubId(found[1])

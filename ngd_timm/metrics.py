@@ -228,6 +228,8 @@ def _over_seeds(
     statistic: Callable[[np.ndarray], np.ndarray],
 ) -> dict[str, Any]:
     """`statistic` maps (recipes, seeds, …) figures to (seeds, …); its mean over seeds is what the intervals hold."""
+    if resamples < 1:
+        raise InputError(f"resamples must be at least 1, got {resamples}")
     if not all(recipes):
         raise InputError("no seeds to take a mean over; give the logits of at least one")
     size, seeds = len(classes), len(recipes[0])

@@ -91,7 +91,7 @@ def stage_run(run: Run, folder: str | Path, repo_id: str, metrics: Mapping[str, 
         replace(run.grid, metadata=without_paths(run.grid.metadata)).save(folder / GRID_FILE)
         run.grid.picture(folder / _PICTURE)
         if not _named(run.recipe.grid):
-            run = replace(run, recipe=run.recipe.model_copy(update={"grid": GRID_FILE}))
+            run = replace(run, recipe=run.recipe.model_copy(update={"grid": GRID_FILE, "grid_center": False}))
     write_text(folder / "recipe.yaml", to_yaml(run.recipe))
     write_json(folder / "metrics.json", without_paths(run.metrics))
     hashed = sorted(p.name for p in folder.iterdir() if p.name != _PICTURE)

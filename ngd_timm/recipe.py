@@ -76,6 +76,16 @@ class DataConfig(StrictModel):
     augment: AugmentConfig = AugmentConfig()
     workers: Annotated[int, Field(ge=0, le=256)] = 2
     in_memory: bool | None = None
+    streaming: bool = False
+    shuffle_buffer: Annotated[int, Field(ge=1)] = 10_000
+
+    @model_validator(mode="after")
+    def _streams_in_shuffled_order(self) -> DataConfig:
+        if self.streaming and self.sampler != "random":
+            raise ValueError(f"data.sampler={self.sampler} needs the whole set at hand; leave data.streaming out")
+        if self.streaming and self.in_memory:
+            raise ValueError("data.in_memory and data.streaming exclude each other; leave one out")
+        return self
 
     @model_validator(mode="after")
     def _known_classes(self) -> DataConfig:

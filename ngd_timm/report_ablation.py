@@ -79,7 +79,7 @@ def _set(number: int, key: str, found: Mapping[str, Any]) -> dict[str, Any]:
             rows = [_difference(d, protocol, metric) for d in found["differences"]]
             alt = (
                 f"{key}, {shown}, {SCORES[metric]}: "
-                + "; ".join(f"{r.label} {r.value:+.1f}" for r in rows)
+                + "; ".join(f"{r.label} {r.value:+.1f}{_SIDES[r.side]}" for r in rows)
                 + " points."
             )
             svg = difference_figure(f"d{number}{protocol}{metric}", alt, rows, f"{SCORES[metric]}, points")

@@ -13,7 +13,7 @@ from ngd_timm.report_page import png_uri
 
 __all__ = ["MOST", "worst_mistakes"]
 
-MOST = 60  # of a set: more would not fit a page of 3 MB with several sets
+MOST = 60  # of a set
 _SIDE = 96
 
 

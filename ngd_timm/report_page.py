@@ -59,7 +59,10 @@ def render(template: str, context: Mapping[str, Any]) -> str:
 def write_page(path: Path, page: str) -> Path:
     """Write a page, atomically, unless it has grown past 3 MB."""
     if len(page.encode()) > _MAX_BYTES:
-        raise RuntimeError(f"the report would be {len(page.encode()):,} bytes; it must stay under {_MAX_BYTES:,}")
+        raise InputError(
+            f"the report would be {len(page.encode()):,} bytes and must stay under {_MAX_BYTES:,}; ask for fewer "
+            "mistakes"
+        )
     write_text(path, page)
     return path
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ngd_timm.commands import without_folders
 from ngd_timm.errors import InputError
 from ngd_timm.paths import without_paths
 from ngd_timm.predictions import Predictions, prediction_file, read_predictions
@@ -121,16 +122,16 @@ def run_context(run: Run) -> dict[str, Any]:
         "mistakes": {},
         "figures": training_figures(run.rows),
         "grid": None if run.grid is None else grid_context(run.grid, recipe.grid, classes),
-        "recipe_text": to_yaml(Recipe.model_validate(without_paths(recipe.model_dump(mode="json")))),
+        "recipe_text": to_yaml(without_folders(recipe)),
         "fingerprint_text": json.dumps(without_paths(run.fingerprint), indent=2, ensure_ascii=False),
         "score_names": SCORES,
     }
 
 
 def _facts(run: Run) -> dict[str, str]:
-    recipe = run.recipe
+    recipe = without_folders(run.recipe)
     student, loss = recipe.student, recipe.loss
-    start = _short(recipe.init) if recipe.init else "ImageNet weights" if student.pretrained else "random weights"
+    start = recipe.init if recipe.init else "ImageNet weights" if student.pretrained else "random weights"
     weights = [f"{loss.ce:g} × {TERMS['ce']}"]
     weights += [f"{w:g} × {TERMS[t]}" for t in ("kd", "proto_kd", "d_geo") if (w := getattr(loss, t)) > 0]
     if loss.proto_share is not None:
@@ -143,17 +144,10 @@ def _facts(run: Run) -> dict[str, str]:
         "Objective": " + ".join(weights),
         "Trained": f"{len(run.rows)} epochs"
         + (f", {clock(sum(seconds) / len(seconds))} each, {clock(sum(seconds))} in all" if seconds else ""),
-        "Grid": _short(recipe.grid),
-        "Logit teacher": _short(recipe.teacher_source),
+        "Grid": recipe.grid or "none",
+        "Logit teacher": recipe.teacher_source or "none",
         "Weights scored": "the last epoch's (the best on validation is kept beside it and not reported)",
     }
-
-
-def _short(source: str | None) -> str:
-    """What a recipe names; of an absolute path only its end, since where it lies is nobody's business."""
-    if source is None:
-        return "none"
-    return Path(source).name if Path(source).is_absolute() else source
 
 
 def _faces(run: Run) -> str:

@@ -27,11 +27,12 @@ from ngd_timm.ngd_models import DistillationWrapper, TimmModel
 from ngd_timm.processes import rank, world_size
 from ngd_timm.prototypes import GRID_FILE, PrototypeGrid
 from ngd_timm.recipe import Recipe, to_yaml
+from ngd_timm.small_maps import small_maps_as_products
 from ngd_timm.task import NeuroGazeTask
 from ngd_timm.version import __version__
 
 if TYPE_CHECKING:
-    from ngd_timm.data import FaceBatches
+    from ngd_timm.data import FaceBatches, FaceStream
 
 __all__ = ["Setup", "open_grid", "pinned", "prepare", "student_hash"]
 
@@ -59,7 +60,7 @@ def prepare(recipe: Recipe) -> Setup:
     Raises:
         InputError: The first thing that can't be used.
     """
-    from ngd_timm.data import FaceBatches, class_counts, load_split
+    from ngd_timm.data import FaceBatches, FaceStream, class_counts, load_split, load_stream
 
     if recipe.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise InputError("tensorboard=true needs the package tensorboard: pip install 'ngd-timm[tensorboard]'")
@@ -81,32 +82,35 @@ def prepare(recipe: Recipe) -> Setup:
     if recipe.teacher_source is not None:
         asked = KDTeacher.open(recipe.teacher_source, classes, cfg["mean"], cfg["std"])
 
-    sets, reports = {}, {}
-    for split in ("train", "valid"):
-        sets[split], reports[split] = load_split(
-            data.name,
-            data.root,
-            split,
-            label_rule=data.label_rule,
-            drop_duplicates=data.drop_duplicates,
-            classes=classes,
-            limit=data.limit,
-        )
-    batches = FaceBatches(
-        sets["train"],
-        image_size=recipe.student.image_size,
-        in_chans=recipe.student.in_chans,
-        mean=cfg["mean"],
-        std=cfg["std"],
-        batch_size=recipe.optim.batch_size,
-        train=True,
-        augment=data.augment,
-        seed=recipe.seed,
-        sampler=data.sampler,
-        in_memory=data.in_memory,
-        workers=data.workers,
-        part=part,
-    )
+    chosen: dict[str, Any] = {
+        "label_rule": data.label_rule,
+        "drop_duplicates": data.drop_duplicates,
+        "classes": classes,
+        "limit": data.limit,
+    }
+    drawn: dict[str, Any] = {
+        "image_size": recipe.student.image_size,
+        "in_chans": recipe.student.in_chans,
+        "mean": cfg["mean"],
+        "std": cfg["std"],
+        "batch_size": recipe.optim.batch_size,
+        "augment": data.augment,
+        "seed": recipe.seed,
+        "ahead": device.type == "cuda",
+    }
+    reports = {}
+    if not data.streaming:
+        training, reports["train"] = load_split(data.name, data.root, "train", **chosen)
+    held_out, reports["valid"] = load_split(data.name, data.root, "valid", **chosen)
+    batches: FaceBatches | FaceStream
+    if data.streaming:
+        rows, tally = load_stream(data.name, data.root, "train", **chosen)
+        batches = FaceStream(rows, buffer=data.shuffle_buffer, **drawn)
+        counts, reports["train"] = batches.counts, batches.report(data.name, "train", tally)
+    else:
+        counts = class_counts(training)
+        drawn |= {"sampler": data.sampler, "in_memory": data.in_memory, "workers": data.workers}
+        batches = FaceBatches(training, train=True, part=part, **drawn)
     autocast = _autocast_type(recipe.optim.amp, device)
     teacher: KDTeacher | CachedTeacher | None = asked
     if asked is not None and recipe.kd_cache is not None:
@@ -134,11 +138,11 @@ def prepare(recipe: Recipe) -> Setup:
         margin=loss.margin,
         gather_distributed=True,
         label_smoothing=loss.label_smoothing,
-        class_weights=class_weights(class_counts(sets["train"]), loss.class_weights),
+        class_weights=class_weights(counts, loss.class_weights),
     )
     if recipe.optim.sync_bn and part[1] > 1:
         model.student = convert_sync_batchnorm(model.student)
-    model.to(device).to(memory_format=torch.channels_last)
+    small_maps_as_products(model.to(device).to(memory_format=torch.channels_last))
     task = NeuroGazeTask(model, criterion, teacher, device=device, verbose=False)
     if recipe.optim.ema is not None:
         task.setup_ema(decay=recipe.optim.ema, use_warmup=True)
@@ -161,7 +165,7 @@ def prepare(recipe: Recipe) -> Setup:
         updates_per_epoch=1,
     )
     # ask for pictures last: decoding them is the slow check
-    valid = face_batches(model.student, sets["valid"], workers=data.workers, part=part)
+    valid = face_batches(model.student, held_out, workers=data.workers, part=part)
     if part[1] > 1:
         looked_at = criterion.d_geo is not None or (grid is not None and criterion.weights["proto_kd"] > 0)
         task.prepare_distributed(
@@ -197,7 +201,11 @@ def pinned(recipe: Recipe) -> Recipe:
 
 
 def _batches_key(
-    recipe: Recipe, data_sha256: str, batches: FaceBatches, autocast: torch.dtype | None, device: torch.device
+    recipe: Recipe,
+    data_sha256: str,
+    batches: FaceBatches | FaceStream,
+    autocast: torch.dtype | None,
+    device: torch.device,
 ) -> dict[str, Any]:
     """Everything that a teacher's logits depend on: who is asked, how, and about which pictures in what order."""
     return {
@@ -208,7 +216,8 @@ def _batches_key(
         "sampler": recipe.data.sampler,
         "seed": recipe.seed,
         "batch_size": recipe.optim.batch_size,
-        "images": [batches.image_size, batches.in_chans, batches.mean, batches.std, batches.in_memory],
+        "images": [batches.image_size, batches.in_chans, batches.mean, batches.std],
+        "pipeline": [recipe.data.streaming, recipe.data.shuffle_buffer, getattr(batches, "in_memory", None)],
         "part": [rank(), world_size()],
         "arithmetic": [str(autocast), device.type, torch.__version__, __version__],
     }
@@ -250,7 +259,8 @@ def _autocast_type(amp: str, device: torch.device) -> torch.dtype | None:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return torch.bfloat16 if capabilities.get("amx_bf16") else None
+    # either has bf16 dot products; without them bf16 is emulated and slower than float32
+    return torch.bfloat16 if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else None
 
 
 def _refuse_what_processes_cannot_share(recipe: Recipe, device: torch.device) -> None:
@@ -259,6 +269,8 @@ def _refuse_what_processes_cannot_share(recipe: Recipe, device: torch.device) ->
         raise InputError(
             f"optim.batch_size={recipe.optim.batch_size} is the batch of all {count} processes; give at least {count}"
         )
+    if recipe.data.streaming and count > 1:
+        raise InputError(f"data.streaming=true feeds one process, and there are {count}; leave it out, or use one")
     if recipe.optim.sync_bn and count > 1 and device.type != "cuda":
         raise InputError("optim.sync_bn=true needs GPUs, PyTorch synchronises no batch norm on the CPU; leave it out")
 

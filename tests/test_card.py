@@ -172,7 +172,8 @@ def test_a_shipped_card_is_what_the_shipped_grid_gives_and_lies_beside_a_licence
 
 def test_a_grid_whose_cells_may_be_one_persons_says_that_it_is_not_for_publishing() -> None:
     shipped = PrototypeGrid.default()
-    loose = replace(shipped, metadata={**shipped.metadata, "min_subjects": "1"})
+    people = shipped.metadata["subjects_per_cell"].replace("3", "1", 1)
+    loose = replace(shipped, metadata={**shipped.metadata, "min_subjects": "1", "subjects_per_cell": people})
     assert "Not for publishing" in grid_card(loose, "mine")
     assert "Not for publishing" not in grid_card(shipped, "mine")
 

@@ -90,7 +90,7 @@ def vit(faces: str, out: Path) -> Recipe:
             "grid": "random",
             "teacher": str(Path(faces) / "teacher"),
             "loss": {"kd": 0.3, "proto_share": 0.2, "tau": 0.1, "d_geo": 0.5, "ramp": [0, 1], "variance_cap": 0.01},
-            "optim": {"epochs": 7, "batch_size": 15, "lr": 1e-3, "ema": 0.5},
+            "optim": {"epochs": 7, "batch_size": 15, "lr": 1e-3, "ema": 0.5, "amp": "off"},
             "share_every": 2,
         }
     )

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ngd_timm.data import schematic as schematic
     from ngd_timm.data.batches import Batch, FaceBatches, class_counts
-    from ngd_timm.data.fer import LoadReport, load_fer, load_split, parse_spec
+    from ngd_timm.data.fer import LoadReport, load_fer, load_split, load_stream, parse_spec
     from ngd_timm.data.labels import DATASETS, LABEL_RULES, SPLITS
     from ngd_timm.data.layouts.picture_list import write_list
+    from ngd_timm.data.stream_batches import FaceStream
     from ngd_timm.data.tiny import TINY_LAYOUTS, write_tiny
 
 __all__ = [
     "Batch",
     "DATASETS",
     "FaceBatches",
+    "FaceStream",
     "LABEL_RULES",
     "LoadReport",
     "SPLITS",
@@ -24,6 +26,7 @@ __all__ = [
     "class_counts",
     "load_fer",
     "load_split",
+    "load_stream",
     "parse_spec",
     "schematic",
     "write_list",
@@ -34,6 +37,7 @@ _HOME = {
     "Batch": "batches",
     "DATASETS": "labels",
     "FaceBatches": "batches",
+    "FaceStream": "stream_batches",
     "LABEL_RULES": "labels",
     "LoadReport": "fer",
     "SPLITS": "labels",
@@ -41,6 +45,7 @@ _HOME = {
     "class_counts": "batches",
     "load_fer": "fer",
     "load_split": "fer",
+    "load_stream": "fer",
     "parse_spec": "fer",
     "write_list": "layouts.picture_list",
     "write_tiny": "tiny",

@@ -121,7 +121,10 @@ def render_batch(
     side = min(height, width)
     if height != width:
         theta = theta * torch.tensor([side / width, side / height], device=device)[:, None]
-    grid = F.affine_grid(theta, [batch, 1, image_size, image_size], align_corners=False)
+    # not F.affine_grid: its batched product with three columns takes thrice as long as the sampling itself
+    at = (2 * torch.arange(image_size, device=device) + 1) / image_size - 1
+    across, down, shift = theta[:, :, None, None].unbind(-1)
+    grid = (across * at + (down * at[:, None] + shift)).permute(0, 2, 3, 1)
     out = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     if draw is None:
         out.mul_(1 / 255)
@@ -134,9 +137,9 @@ def render_batch(
     std_ = torch.tensor(std, device=device)[:, None, None]
     out = out.sub_(mean_).div_(std_) if out.shape[1] == len(mean) else (out - mean_) / std_
     if draw is not None:
-        box = draw.box.to(device, non_blocking=True)
-        at = (torch.arange(image_size, device=device) + 0.5) / image_size
-        across = (at >= box[:, 0:1]) & (at < box[:, 2:3])
-        down = (at >= box[:, 1:2]) & (at < box[:, 3:4])
-        out.masked_fill_((down[:, :, None] & across[:, None, :])[:, None], 0.0)
+        # a pixel is erased where its centre lies in the box; slices, as masks of the whole batch cost six passes
+        centres = (torch.arange(image_size) + 0.5) / image_size
+        for row, (left, top, right, bottom) in enumerate(torch.searchsorted(centres, draw.box).tolist()):
+            if right > left and bottom > top:
+                out[row, :, top:bottom, left:right] = 0.0
     return out

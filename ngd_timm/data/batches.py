@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-import random
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from ngd_timm.data.ahead import ahead as made_ahead
 from ngd_timm.data.augment import AugmentDraw, draw_augment, render_batch
-from ngd_timm.data.decode import check_image, decode_each, image_size_and_grey, open_image, to_mode
+from ngd_timm.data.decode import check_image, decode_each, image_size_and_grey, open_image, square_pixels, to_mode
 from ngd_timm.data.samplers import SAMPLERS, epoch_order, generator_for
 from ngd_timm.errors import InputError, choices
 from ngd_timm.processes import part_of
@@ -56,8 +58,10 @@ class FaceBatches:
     """Batches of a data set, each a function of (seed, epoch, batch number) and of nothing else.
 
     Small pictures of one size (sides up to 96 px, 2 GiB in all) are decoded once into a uint8 tensor and augmented a
-    batch at a time; others go through timm's transforms in a `DataLoader`. Either way every picture is decoded once
-    here, so damage is found before the first batch.
+    batch at a time. Others are decoded when they are drawn, each to a square a little larger than the model's input,
+    augmented in the same way, and finished a whole batch at a time by worker processes, which live from epoch to
+    epoch; for evaluation they go through timm's transform. Either way every picture is decoded once here, so damage is
+    found before the first batch.
 
     Args:
         dataset: From `load_fer`, or any `datasets.Dataset` with `image` and `label` (ClassLabel). Targets are soft
@@ -72,11 +76,13 @@ class FaceBatches:
         seed: The run's seed.
         sampler: For `train`: "random" or "class_aware", see `samplers.epoch_order`.
         in_memory: Force or forbid the in-memory path; None decides by size.
-        workers: Processes of the per-image path.
+        workers: Processes of the per-image path; 0 makes its batches in this one.
         drop_last: Leave out a last, smaller batch; None means as `train`.
         flip: Mirror every picture (for a flip at test time).
         part: (number, count) of several processes. In training each takes its rows of every batch, drawn as for one; in
             evaluation they take turns at whole batches.
+        ahead: Make batches in a thread while the caller works with the last one. Worth it where an accelerator does
+            that work; on a processor alone the thread and the step want the same cores.
 
     Raises:
         InputError: A damaged picture, an empty data set, or settings outside what is allowed.
@@ -109,6 +115,7 @@ class FaceBatches:
         drop_last: bool | None = None,
         flip: bool = False,
         part: tuple[int, int] = (0, 1),
+        ahead: bool = False,
     ) -> None:
         if sampler not in SAMPLERS:
             raise choices("sampler", sampler, SAMPLERS)
@@ -120,10 +127,10 @@ class FaceBatches:
                 f"{batch_size}, {workers}"
             )
         self.dataset, self.image_size, self.in_chans = dataset, image_size, in_chans
-        self.mean, self.std = _per_channel("mean", mean, in_chans), _per_channel("std", std, in_chans)
+        self.mean, self.std = per_channel("mean", mean, in_chans), per_channel("std", std, in_chans)
         self.batch_size, self.train, self.seed, self.sampler = batch_size, train, seed, sampler
         self.augment = augment if train else None
-        self.workers, self.flip, self.part = workers, flip, part
+        self.workers, self.flip, self.part, self.ahead = workers, flip, part, ahead
         self.drop_last = train if drop_last is None else drop_last
         self.epoch = 0
         self.classes: tuple[str, ...] = tuple(dataset.features["label"].names)
@@ -138,6 +145,7 @@ class FaceBatches:
                 "out in training; lower batch_size"
             )
         self._pixels = self._decode(in_memory)
+        self._loader: _Loader | None = None
 
     @property
     def in_memory(self) -> bool:
@@ -165,12 +173,16 @@ class FaceBatches:
             order = np.arange(len(self.dataset))
         numbers = [i for i in range(start, len(self)) if self.train or i % self.part[1] == self.part[0]]
         whole = [order[i * self.batch_size : (i + 1) * self.batch_size] for i in numbers]
-        rows = [index[part_of(len(index), *self.part)] for index in whole] if self.train else whole
-        images = self._render(whole, epoch, start) if self.in_memory else self._load(rows, epoch)
-        for index, pixels in zip(rows, images, strict=True):
-            chosen = torch.from_numpy(index)
-            va = None if self._va is None else self._va[chosen]
-            yield Batch(pixels, self._target[chosen], va, chosen)
+        made = self._render(whole, epoch, start) if self.in_memory else self._load(whole, epoch, start)
+        with closing(made_ahead(made) if self.ahead else made) as images:
+            for index, pixels in zip(whole, images, strict=True):
+                chosen = torch.from_numpy(index[self._mine(len(index))])
+                va = None if self._va is None else self._va[chosen]
+                yield Batch(pixels, self._target[chosen], va, chosen)
+
+    def _mine(self, size: int) -> slice:
+        """This process's rows of a batch of training; in evaluation batches are shared whole."""
+        return part_of(size, *self.part) if self.train else slice(None)
 
     def _decode(self, in_memory: bool | None) -> torch.Tensor | None:
         sizes = np.array(list(decode_each(self.dataset, image_size_and_grey, "opened")), dtype=np.int64)
@@ -197,31 +209,33 @@ class FaceBatches:
             view[i] = array
         return pixels
 
-    def _render(self, rows: Sequence[np.ndarray], epoch: int, start: int) -> Iterator[torch.Tensor]:
+    def _render(self, rows: Sequence[np.ndarray], epoch: int, start: int) -> Generator[torch.Tensor, None, None]:
         assert self._pixels is not None
         for number, index in enumerate(rows, start):
-            draw, mine = None, part_of(len(index), *self.part) if self.train else slice(None)
+            draw, mine = None, self._mine(len(index))
             if self.augment is not None:
-                # drawn for the whole batch, so that a picture's numbers don't depend on how many processes there are
-                draw = draw_augment(self.augment, len(index), generator_for(self.seed, epoch, 1, number))
-                draw = AugmentDraw(draw.theta[mine], draw.brightness[mine], draw.contrast[mine], draw.box[mine])
+                draw = _drawn_for(self.augment, len(index), generator_for(self.seed, epoch, 1, number), mine)
             chosen = self._pixels[torch.from_numpy(index[mine])]
             yield render_batch(chosen, self.image_size, self.mean, self.std, draw, self.flip)
 
-    def _load(self, rows: Sequence[np.ndarray], epoch: int) -> Iterator[torch.Tensor]:
-        from torch.utils.data import DataLoader
-
+    def _load(self, rows: Sequence[np.ndarray], epoch: int, start: int) -> Generator[torch.Tensor, None, None]:
+        keys = [(epoch, number, index) for number, index in enumerate(rows, start)]
         mode = "L" if self.in_chans == 1 else "RGB"
-        transform = _transform(self.image_size, self.mean, self.std, self.augment, self.flip)
-        pictures = _Pictures(self.dataset, mode, transform, (self.seed, epoch, 2))
-        loader = DataLoader(
-            pictures,
-            batch_sampler=[index.tolist() for index in rows],
-            num_workers=min(self.workers, len(rows)),
-            # without its own generator the loader would draw its workers' seed from the global state
-            generator=generator_for(self.seed, epoch, 3),
-        )
-        return iter(loader)
+        normal = (self.image_size, self.mean, self.std)
+        pictures: torch.utils.data.Dataset[torch.Tensor]
+        if self.augment is None:
+            pictures = _Plain(self.dataset, mode, _transform(*normal, self.flip))
+        else:
+            pictures = _Augmented(self.dataset, mode, *normal, self.augment, self.seed, self.flip, self.part)
+        if self.workers == 0 or not keys:
+            yield from (pictures[key] for key in keys)
+        elif not self.train:
+            yield from _Loader(pictures, min(self.workers, len(keys)), keep=False).run(keys)
+        else:
+            self._loader = self._loader or _Loader(pictures, self.workers, keep=True)
+            # a second iteration beside one that is under way gets workers of its own
+            loader = _Loader(pictures, self.workers, keep=False) if self._loader.busy else self._loader
+            yield from loader.run(keys)
 
 
 def class_counts(data: Dataset | FaceBatches) -> np.ndarray:
@@ -258,71 +272,128 @@ class _Decoder:
         return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
+def _drawn_for(config: AugmentConfig, batch: int, generator: torch.Generator, mine: slice) -> AugmentDraw:
+    """Drawn for the whole batch, so that a picture's numbers don't depend on how many processes there are."""
+    draw = draw_augment(config, batch, generator)
+    return AugmentDraw(draw.theta[mine], draw.brightness[mine], draw.contrast[mine], draw.box[mine])
+
+
+# Epoch, batch number and rows of one batch, those of all processes.
+_Key = tuple[int, int, np.ndarray]
+
+
 class _Pictures(torch.utils.data.Dataset[torch.Tensor]):
-    """The per-image path: every picture's random numbers come from (seed, epoch, row), whichever worker draws them."""
+    """The per-image path: an item is a whole batch, so that workers hand over finished ones."""
+
+    def __init__(self, dataset: Dataset, mode: str) -> None:
+        self.encoded = dataset.select_columns(["image"]).with_format("arrow")
+        self.mode = mode
+
+    def records(self, rows: np.ndarray) -> Iterator[dict[str, Any]]:
+        # one row at a time: a batch of encoded photographs in Python objects is as large as the pixels
+        for row in rows.tolist():
+            yield self.encoded[row]["image"].to_pylist()[0]
+
+
+class _Plain(_Pictures):
+    """Batches without augmentation, through timm's transform for evaluation."""
+
+    def __init__(self, dataset: Dataset, mode: str, transform: Callable[[Any], torch.Tensor]) -> None:
+        super().__init__(dataset, mode)
+        self.transform = transform
+
+    def __getitem__(self, key: _Key) -> torch.Tensor:
+        pictures = []
+        for record in self.records(key[2]):
+            with open_image(record) as image:
+                pictures.append(self.transform(to_mode(image, self.mode)))
+        return torch.stack(pictures)
+
+
+class _Augmented(_Pictures):
+    """Batches augmented as the in-memory path does; the numbers come from (seed, epoch, batch), whoever draws them."""
 
     def __init__(
-        self, dataset: Dataset, mode: str, transform: Callable[[Any], torch.Tensor], key: tuple[int, int, int]
+        self,
+        dataset: Dataset,
+        mode: str,
+        image_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        augment: AugmentConfig,
+        seed: int,
+        flip: bool,
+        part: tuple[int, int],
     ) -> None:
-        self.encoded = dataset.select_columns(["image"]).with_format("arrow")
-        self.mode, self.transform, self.key = mode, transform, key
+        super().__init__(dataset, mode)
+        self.image_size, self.mean, self.std = image_size, mean, std
+        self.augment, self.seed, self.flip, self.part = augment, seed, flip, part
+        self.side = working_side(image_size, augment)
 
-    def __len__(self) -> int:
-        return len(self.encoded)
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        record = self.encoded[index]["image"].to_pylist()[0]
-        with open_image(record) as image:
-            picture = to_mode(image, self.mode)
-        # torchvision and timm draw from the global generators; they are put back, so nothing outside notices
-        state = random.getstate()
-        with torch.random.fork_rng(devices=[]):
-            seed = generator_for(*self.key, index).initial_seed()
-            random.seed(seed)
-            torch.manual_seed(seed)
-            try:
-                return self.transform(picture)
-            finally:
-                random.setstate(state)
+    def __getitem__(self, key: _Key) -> torch.Tensor:
+        epoch, number, whole = key
+        mine = part_of(len(whole), *self.part)
+        rows = whole[mine]
+        pixels = torch.empty(len(rows), 1 if self.mode == "L" else 3, self.side, self.side, dtype=torch.uint8)
+        view = pixels.numpy()
+        for i, record in enumerate(self.records(rows)):
+            with open_image(record) as image:
+                view[i] = square_pixels(image, self.mode, self.side)
+        draw = _drawn_for(self.augment, len(whole), generator_for(self.seed, epoch, 1, number), mine)
+        return render_batch(pixels, self.image_size, self.mean, self.std, draw, self.flip)
 
 
-def _transform(
-    size: int, mean: Sequence[float], std: Sequence[float], augment: AugmentConfig | None, flip: bool
-) -> Callable[[Any], torch.Tensor]:
+class _Loader:
+    """A `DataLoader` whose keys change from one pass to the next, so that its workers can stay."""
+
+    def __init__(self, pictures: torch.utils.data.Dataset[torch.Tensor], workers: int, keep: bool) -> None:
+        from torch.utils.data import DataLoader
+
+        self.keys: list[_Key] = []
+        self.busy = False
+        self.loader = DataLoader(
+            pictures,
+            batch_size=None,
+            sampler=self.keys,
+            num_workers=workers,
+            persistent_workers=keep,
+            # without its own generator the loader would draw its workers' seed from the global state
+            generator=torch.Generator().manual_seed(0),
+        )
+
+    def run(self, keys: list[_Key]) -> Generator[torch.Tensor, None, None]:
+        """The batches of `keys`, in order."""
+        self.keys[:] = keys
+        self.busy = True
+        try:
+            yield from self.loader
+        finally:
+            self.busy = False
+
+
+def _transform(size: int, mean: Sequence[float], std: Sequence[float], flip: bool) -> Callable[[Any], torch.Tensor]:
     from timm.data import create_transform
     from torchvision import transforms as T
 
-    shape = (len(mean), size, size)
-    shared: dict[str, Any] = {"mean": tuple(mean), "std": tuple(std), "interpolation": "bilinear"}
-    mirror = [T.RandomHorizontalFlip(1.0)] if flip else []
-    if augment is None:
-        plain: Callable[[Any], torch.Tensor] = T.Compose(
-            [*mirror, create_transform(shape, is_training=False, crop_pct=1.0, **shared)]
-        )
-        return plain
-    first, light, last = create_transform(
-        shape,
-        is_training=True,
-        # zooming in by up to `scale`; the picture is large, so nothing has to be invented outside it
-        scale=((1 - augment.scale) ** 2, 1.0),
-        ratio=(1.0, 1.0),
-        hflip=augment.flip,
-        color_jitter=(augment.brightness, augment.contrast, 0.0),
-        re_prob=augment.erase,
-        separate=True,
-        **shared,
+    plain = create_transform(
+        (len(mean), size, size),
+        is_training=False,
+        crop_pct=1.0,
+        mean=tuple(mean),
+        std=tuple(std),
+        interpolation="bilinear",
     )
-    affine = T.RandomAffine(
-        degrees=float(np.degrees(augment.rotate)),
-        translate=(augment.shift, augment.shift),
-        interpolation=T.InterpolationMode.BILINEAR,
-        fill=round(255 * float(np.mean(mean))),
-    )
-    full: Callable[[Any], torch.Tensor] = T.Compose([*mirror, first, affine, light, last])
-    return full
+    mirrored: Callable[[Any], torch.Tensor] = T.Compose([*([T.functional.hflip] if flip else []), plain])
+    return mirrored
 
 
-def _per_channel(what: str, value: float | Sequence[float], channels: int) -> tuple[float, ...]:
+def working_side(image_size: int, augment: AugmentConfig | None) -> int:
+    """Side to which a large picture is brought before it is augmented: what is zoomed into keeps its detail."""
+    return image_size if augment is None else math.ceil(image_size * (1 + augment.scale))
+
+
+def per_channel(what: str, value: float | Sequence[float], channels: int) -> tuple[float, ...]:
+    """One number a channel, of one or of as many."""
     values = (float(value),) * channels if isinstance(value, (int, float)) else tuple(float(v) for v in value)
     if len(values) == 1:
         values *= channels

@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 __all__ = [
     "DAMAGE",
     "check_image",
+    "damage_reason",
     "decode_each",
     "image_records",
     "image_size_and_grey",
     "open_image",
     "row_name",
+    "square_pixels",
     "to_mode",
 ]
 
@@ -100,11 +102,48 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
+def square_pixels(image: Image.Image, mode: str, side: int) -> np.ndarray:
+    """The largest central square of a picture, resized by area-aware bilinear filtering, as uint8.
+
+    A JPEG of twice the side or more is decoded at a half, a quarter or an eighth of its size, never below `side`.
+
+    Args:
+        image: Opened and not yet loaded, see `open_image`.
+        mode: "L" or "RGB".
+        side: Side in pixels.
+
+    Returns:
+        (1 or 3, side, side).
+
+    Example:
+        >>> square_pixels(Image.new("RGB", (40, 20), "white"), "L", 8).shape
+        (1, 8, 8)
+    """
+    # a JPEG's luma plane is its grey picture, but only where the file says that it holds colour as such
+    image.draft("L" if mode == "L" and image.mode == "RGB" else image.mode, (side, side))
+    image = to_mode(image, mode)
+    width, height = image.size
+    short = min(width, height)
+    left, top = (width - short) / 2, (height - short) / 2
+    if (width, height) != (side, side):
+        box = (left, top, left + short, top + short)
+        image = image.resize((side, side), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
+    pixels = np.asarray(image)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
 def check_image(record: dict[str, Any]) -> None:
     """Decode a picture and forget it; JPEGs at an eighth of their size, which still reads every byte."""
     with open_image(record) as image:
         image.draft(image.mode, (max(image.width // 8, 1), max(image.height // 8, 1)))
         image.load()
+
+
+def damage_reason(error: BaseException) -> str:
+    """What one of `DAMAGE` says, on one line."""
+    # PIL prints the address of the buffer it read from, which tells nobody anything
+    reason = "not a picture" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
+    return reason[:160] or type(error).__name__
 
 
 def decode_each(dataset: Dataset, function: Callable[[dict[str, Any]], R], what: str = "decoded") -> Iterator[R]:
@@ -141,9 +180,7 @@ def _apply(function: Callable[[dict[str, Any]], R], block: list[dict[str, Any]])
         try:
             results.append(function(record))
         except DAMAGE as error:
-            # PIL prints the address of the buffer it read from, which tells nobody anything
-            reason = "not a picture" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
-            return results, reason[:160] or type(error).__name__
+            return results, damage_reason(error)
     return results, None
 
 

@@ -22,7 +22,9 @@ from ngd_timm.errors import InputError, choices
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
-__all__ = ["DUPLICATE", "LIMIT", "LoadReport", "load_fer", "load_split", "parse_spec"]
+    from ngd_timm.data.streaming import Tally
+
+__all__ = ["DUPLICATE", "LIMIT", "LoadReport", "load_fer", "load_split", "load_stream", "parse_spec"]
 
 log = logging.getLogger("ngd_timm.data")
 
@@ -173,15 +175,8 @@ def load_fer(
         >>> next(iter(load_fer("schematic", folder, "valid", streaming=True)))["source"]
         'valid.parquet row 0'
     """
-    if streaming:
-        from ngd_timm.data.streaming import stream
-
-        _check_arguments(name, split, label_rule, classes, limit)
-        found = look_at(root, name, options, streaming=True)
-        training = [p for p in found.pieces if p.split == "train"]
-        wanted = _choose(found.pieces, split, root)
-        return stream(wanted, training, name, label_rule, classes, drop_duplicates, limit)
-    return load_split(
+    load = load_stream if streaming else load_split
+    return load(
         name,
         root,
         split,
@@ -191,6 +186,31 @@ def load_fer(
         limit=limit,
         options=options,
     )[0]
+
+
+def load_stream(
+    name: str,
+    root: str | Path,
+    split: str | None = None,
+    *,
+    label_rule: str = "majority",
+    drop_duplicates: bool = True,
+    classes: Sequence[str] = CLASSES,
+    limit: int | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> tuple[IterableDataset, Tally]:
+    """`load_fer(..., streaming=True)`, and a tally of what was read and dropped, filled in by each whole pass.
+
+    Raises:
+        InputError: As `load_fer`.
+    """
+    from ngd_timm.data.streaming import stream
+
+    _check_arguments(name, split, label_rule, classes, limit)
+    found = look_at(root, name, options, streaming=True)
+    training = [p for p in found.pieces if p.split == "train"]
+    wanted = _choose(found.pieces, split, root)
+    return stream(wanted, training, name, label_rule, classes, drop_duplicates, limit)
 
 
 def load_split(

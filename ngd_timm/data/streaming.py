@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,28 @@ from ngd_timm.errors import InputError
 if TYPE_CHECKING:
     from datasets import IterableDataset
 
-__all__ = ["stream"]
+__all__ = ["Tally", "stream"]
 
 log = logging.getLogger("ngd_timm.data")
+
+
+@dataclass
+class Tally:
+    """What the last whole pass over a stream read, dropped and kept.
+
+    Attributes:
+        read: Rows read.
+        kept: Rows kept.
+        dropped: Reason → rows.
+        labels: The label rule, or "given" where the set names one class a picture.
+        layout: As what the files were read.
+    """
+
+    read: int = 0
+    kept: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    labels: str = ""
+    layout: str = ""
 
 
 def stream(
@@ -31,7 +50,7 @@ def stream(
     classes: Sequence[str],
     drop_duplicates: bool,
     limit: int | None,
-) -> IterableDataset:
+) -> tuple[IterableDataset, Tally]:
     """The rows of `wanted` as `load_fer` would keep them, read as they are asked for.
 
     Unmarked copies of training pictures are found by going through the training split once, before the first held-out
@@ -46,6 +65,9 @@ def stream(
         drop_duplicates: Drop held-out rows whose picture is a training picture.
         limit: The first N kept rows of each split.
 
+    Returns:
+        The rows, and a tally that each pass fills in at its end.
+
     Raises:
         InputError: A layout that can't be streamed, or a set without rows.
     """
@@ -59,7 +81,7 @@ def stream(
     rows = _Rows(wanted, training, name, rule, tuple(classes), drop_duplicates, limit)
     features = rows.first_features()
     # bound, not in gen_kwargs: a list there would be divided among the workers of a loader, and rows repeated
-    return IterableDataset.from_generator(partial(rows.examples, list(features)), features=features)
+    return IterableDataset.from_generator(partial(rows.examples, list(features)), features=features), rows.tally
 
 
 @dataclass(frozen=True)
@@ -71,6 +93,7 @@ class _Rows:
     classes: tuple[str, ...]
     drop_duplicates: bool
     limit: int | None
+    tally: Tally = field(default_factory=Tally)
 
     def first_features(self) -> Any:
         """The columns that all pieces have, from the first rows of each."""
@@ -87,7 +110,7 @@ class _Rows:
     def examples(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         left: dict[str | None, int] = {}
         seen: set[bytes] | None = None
-        read, kept, dropped = 0, 0, dict[str, int]()
+        read, kept, dropped, labels = 0, 0, dict[str, int](), dict[str, None]()
         for piece in self.wanted:
             for part in self._parts(piece):
                 if self.drop_duplicates and piece.split in ("valid", "test"):
@@ -102,12 +125,16 @@ class _Rows:
                 index = np.flatnonzero(part.kept)[:room]
                 if room is not None:
                     left[piece.split] = room - len(index)
+                labels[part.labels] = None
                 read, kept = read + len(part.label), kept + len(index)
                 for reason, mask in part.dropped.items():
                     dropped[reason] = dropped.get(reason, 0) + int(mask.sum())
                 yield from part.dataset().with_format("arrow").select_columns(list(columns))[: len(index)].to_pylist()
                 if room is not None and left[piece.split] <= 0:
                     break
+        tally = self.tally
+        tally.read, tally.kept, tally.dropped = read, kept, {reason: n for reason, n in dropped.items() if n}
+        tally.labels, tally.layout = ", ".join(labels), ", ".join(dict.fromkeys(p.kind for p in self.wanted))
         gone = "; ".join(f"{n} {reason}" for reason, n in dropped.items() if n) or "none"
         log.info("%s: %d of %d pictures streamed; dropped: %s", self.name, kept, read, gone)
 

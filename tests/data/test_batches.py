@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,6 +96,102 @@ def test_workers_change_nothing_in_the_per_image_path(faces: Callable[..., Datas
     dataset = faces(n=9)
     alone, helped = batches(dataset, in_memory=False), batches(dataset, in_memory=False, workers=1)
     assert equal(list(alone), list(helped))
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_batches_made_ahead_are_the_same_batches(faces: Callable[..., Dataset], in_memory: bool) -> None:
+    dataset = faces()
+    plain, early = (batches(dataset, in_memory=in_memory, ahead=ahead) for ahead in (False, True))
+    assert equal(list(plain), list(early))
+    assert equal(list(plain.batches(start=3)), list(early.batches(start=3)))
+
+
+def test_an_error_while_making_batches_ahead_surfaces_where_the_batch_would_have_come(
+    faces: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = batches(faces(), ahead=True)
+    render, calls = made._render, []
+
+    def failing(*arguments: object) -> object:
+        for number, images in enumerate(render(*arguments)):  # type: ignore[arg-type]
+            if number == 2:
+                raise InputError("the disk is gone")
+            calls.append(number)
+            yield images
+
+    monkeypatch.setattr(made, "_render", failing)
+    iteration = iter(made)
+    next(iteration), next(iteration)
+    with pytest.raises(InputError, match="the disk is gone"):
+        next(iteration)
+    assert calls == [0, 1]
+    assert not [t for t in threading.enumerate() if t.name == "ngd_timm.ahead"]
+
+
+def test_a_broken_off_iteration_leaves_no_thread_and_the_next_one_is_whole(faces: Callable[..., Dataset]) -> None:
+    dataset = faces()
+    made = batches(dataset, ahead=True)
+    iteration = iter(made)
+    next(iteration)
+    iteration.close()  # type: ignore[attr-defined]
+    assert not [t for t in threading.enumerate() if t.name == "ngd_timm.ahead"]
+    assert equal(list(made), list(batches(dataset)))
+
+
+def test_workers_stay_between_epochs_and_give_each_epoch_its_own_batches(faces: Callable[..., Dataset]) -> None:
+    dataset = faces(n=12)
+    alone, helped = batches(dataset, in_memory=False), batches(dataset, in_memory=False, workers=1)
+    workers = []
+    for epoch in range(2):
+        for made in (alone, helped):
+            made.set_epoch(epoch)
+        assert equal(list(alone), list(helped))
+        workers.append([p.pid for p in multiprocessing.active_children()])
+    assert len(workers[0]) == 1
+    assert workers[0] == workers[1]
+    del made, helped
+    assert not multiprocessing.active_children()
+
+
+def test_iterations_that_are_broken_off_or_run_side_by_side_do_not_disturb_each_other(
+    faces: Callable[..., Dataset],
+) -> None:
+    dataset = faces(n=16)
+    expected = list(batches(dataset, in_memory=False))
+    helped = batches(dataset, in_memory=False, workers=1)
+    first, second = iter(helped), iter(helped)
+    pairs = list(zip(first, second, strict=True))
+    assert equal([a for a, _ in pairs], expected)
+    assert equal([b for _, b in pairs], expected)
+    broken = iter(helped)
+    next(broken)
+    broken.close()  # type: ignore[attr-defined]
+    assert equal(list(helped), expected)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_both_paths_augment_alike(faces: Callable[..., Dataset], mode: str) -> None:
+    dataset = faces(n=8, size=(16, 16), mode=mode)
+    options = {"augment": AugmentConfig(scale=0, erase=1), "in_chans": 3}
+    memory, single = (list(batches(dataset, in_memory=m, **options)) for m in (True, False))
+    for one, other in zip(memory, single, strict=True):
+        torch.testing.assert_close(one.images, other.images, atol=1e-5, rtol=0)
+
+
+def test_large_jpegs_are_decoded_small_and_look_the_same(tmp_path: Path) -> None:
+    rows, columns = np.mgrid[0:400, 0:600]
+    pixels = np.stack([rows * 255 / 400, columns * 255 / 600, 255 - rows * 255 / 400], axis=2).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="JPEG", quality=95)
+    path = write_parquet(tmp_path / "train.parquet", [buffer.getvalue()], label=["sad"])
+    options: dict[str, object] = {"image_size": 50, "batch_size": 1, "mean": 0.0, "std": 1.0, "in_memory": False}
+    still = AugmentConfig(flip=0, rotate=0, scale=0, shift=0, brightness=0, contrast=0, erase=0)
+    for in_chans in (1, 3):
+        drawn, plain = (
+            next(iter(batches(load_fer("ckplus", path), augment=a, in_chans=in_chans, **options))).images
+            for a in (still, None)
+        )
+        assert float((drawn - plain).abs().max()) < 5 / 255
 
 
 @pytest.mark.parametrize("in_memory", [True, False])

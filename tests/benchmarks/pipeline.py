@@ -1,0 +1,98 @@
+"""The pipeline alone: pictures a second from Arrow to augmented float batch, against timm's loader, taken in turns.
+
+    python tests/benchmarks/pipeline.py --data FOLDER
+
+FOLDER holds FER+ as parquet; without it faces are drawn. Two settings: small grey pictures (ours decodes them once,
+before the first batch, and augments whole batches in memory; that set-up is printed too), and colour JPEGs of --jpeg
+pixels a side to 224 (ours decodes each when it is drawn). Ours rotates, shifts, zooms, flips, changes light and erases;
+timm's options give all but rotation and shift, so its pictures are less work.
+
+Wall is pictures by the clock, both sides with the same number of worker processes (none for ours in memory); CPU is
+pictures by the seconds of the process and its workers. Ratios are of the same round: median, least and most.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from measuring import cpu_seconds, drawn_jpegs, faces, timm_dataset, timm_loader
+
+from ngd_timm.data import FaceBatches
+from ngd_timm.recipe import AugmentConfig
+
+
+def epoch(batches: Any) -> tuple[float, float]:
+    began, used, pictures = time.perf_counter(), cpu_seconds(), 0
+    for batch in batches:
+        pictures += len(batch.images if hasattr(batch, "images") else batch[0])
+    return pictures / (time.perf_counter() - began), pictures / (cpu_seconds() - used)
+
+
+def compare(title: str, ours: FaceBatches, theirs: Any, rounds: int) -> None:
+    epoch(ours), epoch(theirs)
+    rates = [(epoch(ours), epoch(theirs)) for _ in range(rounds)]
+    print(f"{title}, {rounds} rounds of {len(ours)} batches of {ours.batch_size}, load {os.getloadavg()[0]:.1f}")
+    for column, kind in enumerate(("wall", "CPU")):
+        ratios = sorted(a[column] / b[column] for a, b in rates)
+        a, b = (statistics.median(r[side][column] for r in rates) for side in (0, 1))
+        print(
+            f"  {kind}: ours {a:,.0f} images/s, timm {b:,.0f}; {statistics.median(ratios):.2f} times "
+            f"({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="folder of FER+ as parquet")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[48, 64], help="of the small pictures' batches")
+    parser.add_argument("--rows", type=int, default=4000)
+    parser.add_argument("--jpeg", type=int, nargs="+", default=[256, 640], help="sides of the JPEGs")
+    parser.add_argument("--jpegs", type=int, default=384, help="their number")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1, help="torch threads of the main process")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    augment = AugmentConfig()
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        dataset = faces(options.data, scratch, options.rows)
+        small = timm_dataset(dataset, scratch / "timm", "L")
+        for size in options.sizes:
+            used = cpu_seconds()
+            ours = FaceBatches(dataset, image_size=size, train=True, augment=augment)
+            setup = cpu_seconds() - used
+            theirs = timm_loader(small, 1, size, 128, options.workers, augment)
+            compare(
+                f"in memory, {size} px (set-up once {1e3 * setup / len(dataset):.2f} ms of CPU a picture)",
+                ours,
+                theirs,
+                options.rounds,
+            )
+        for side in options.jpeg:
+            dataset = drawn_jpegs(scratch, options.jpegs, side)
+            theirs = timm_loader(
+                timm_dataset(dataset, scratch / f"timm{side}", "RGB"), 3, 224, 32, options.workers, augment
+            )
+            ours = FaceBatches(
+                dataset,
+                image_size=224,
+                in_chans=3,
+                batch_size=32,
+                train=True,
+                augment=augment,
+                in_memory=False,
+                workers=options.workers,
+            )
+            compare(f"per image, JPEG of {side} px to 224 px, {options.workers} workers", ours, theirs, options.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Convolutions on tiny maps as products: the convolution's values and gradients, and nothing else changed."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ngd_timm.small_maps import SmallMapConv2d, _Products, small_maps_as_products
+
+
+@pytest.mark.parametrize(("side", "stride"), [(1, 1), (2, 1), (2, 2), (3, 2), (4, 2), (5, 3)])
+def test_values_and_gradients_are_the_convolutions(side: int, stride: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, 5, side, side, dtype=torch.float64, requires_grad=True)
+    w = torch.randn(7, 5, 3, 3, dtype=torch.float64, requires_grad=True)
+    ours, theirs = _Products.apply(x, w, (stride, stride)), F.conv2d(x, w, stride=stride, padding=1)
+    torch.testing.assert_close(ours, theirs)
+    g = torch.randn_like(theirs)
+    for a, b in zip(torch.autograd.grad(ours, (x, w), g), torch.autograd.grad(theirs, (x, w), g), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_oblong_maps_and_strides_are_the_convolutions() -> None:
+    x, w = torch.randn(2, 3, 4, 1, dtype=torch.float64), torch.randn(4, 3, 3, 3, dtype=torch.float64)
+    torch.testing.assert_close(_Products.apply(x, w, (2, 1)), F.conv2d(x, w, stride=(2, 1), padding=1))
+
+
+def test_gradients_are_numerically_right() -> None:
+    x, w = torch.randn(2, 2, 2, 2, dtype=torch.float64), torch.randn(3, 2, 3, 3, dtype=torch.float64)
+    assert torch.autograd.gradcheck(
+        lambda a, b: _Products.apply(a, b, (1, 1)), (x.requires_grad_(), w.requires_grad_())
+    )
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_training_step_of_a_resnet_is_the_same_up_to_rounding(bf16: bool) -> None:
+    torch.manual_seed(0)
+    plain = timm.create_model("resnet10t", num_classes=8, in_chans=1, zero_init_last=False).train()
+    fast = small_maps_as_products(copy.deepcopy(plain))
+    assert sum(isinstance(m, SmallMapConv2d) for m in fast.modules()) > 3
+    images = torch.randn(8, 1, 64, 64)
+    losses = []
+    for model in (plain, fast):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            losses.append(F.cross_entropy(model(images).float(), torch.arange(8)))
+        losses[-1].backward()
+    tolerance = 3e-2 if bf16 else 1e-4
+    torch.testing.assert_close(losses[1], losses[0], rtol=tolerance, atol=tolerance)
+    a, b = (model.layer4[0].conv1.weight.grad.flatten() for model in (plain, fast))
+    assert float(F.cosine_similarity(a, b, dim=0)) > (0.98 if bf16 else 0.9999)
+
+
+def test_evaluation_state_dict_and_copies_are_untouched() -> None:
+    plain = timm.create_model("resnet10t", num_classes=8).eval()
+    fast = small_maps_as_products(copy.deepcopy(plain))
+    images = torch.randn(2, 3, 64, 64)
+    assert torch.equal(fast(images), plain(images))
+    assert list(fast.state_dict()) == list(plain.state_dict())
+    copied = copy.deepcopy(fast)
+    assert isinstance(copied.layer4[0].conv1, SmallMapConv2d)
+    assert copied.layer4[0].conv1.weight is not fast.layer4[0].conv1.weight
+
+
+def test_convolutions_of_another_kind_are_left_alone() -> None:
+    others = nn.Sequential(
+        nn.Conv2d(4, 4, 3, padding=1, groups=4, bias=False),
+        nn.Conv2d(4, 4, 3, padding=1, bias=True),
+        nn.Conv2d(4, 4, 3, padding=2, dilation=2, bias=False),
+        nn.Conv2d(4, 4, 1, bias=False),
+    )
+    assert not any(isinstance(m, SmallMapConv2d) for m in small_maps_as_products(others).modules())
