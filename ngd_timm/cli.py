@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -45,7 +45,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program t
 
 
 def _print_json(value: object) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    typer.echo(json.dumps(value, indent=2, allow_nan=False))
 
 
 def _version(wanted: bool) -> None:
@@ -252,8 +252,9 @@ def _show_staged(repo: str, stage: Callable[[Path], None], folder: Path | None) 
             stage(temporary)
         typer.echo(f"{folder} holds what would go to {repo}")
         return
+    listed = listing(stage)
     typer.echo(f"{repo} would get:")
-    for name, size, sha256 in listing(stage):
+    for name, size, sha256 in listed:
         typer.echo(f"  {size:>10,} bytes  sha256 {sha256}  {name}")
 
 
@@ -405,21 +406,34 @@ def _describe(grid: object, name: str) -> None:
         typer.echo(f"{key}: {grid.metadata[key]}")
 
 
+def _fail(message: str) -> NoReturn:
+    # what a user gave may hold line breaks, control characters, or bytes that are no text
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"ngd: {line}")
+    sys.exit(2)
+
+
 def main() -> None:
-    """Entry point: input errors become one line and exit code 2."""
+    """Entry point: input errors, and what the system refuses, become one line and exit code 2."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("ngd_timm").setLevel(logging.INFO)
     logging.getLogger("huggingface_hub").propagate = False  # it prints its warnings itself
     try:
         app()
     except InputError as error:
-        Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"ngd: {error}")
-        sys.exit(2)
+        _fail(str(error))
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
         # the reader of a pipe (head, less) went away; that is no failure of ours
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.errno is None:
+            raise
+        if error.filename is None:
+            # what is still to be flushed at the exit would fail again
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _fail(f"{os.fsdecode(error.filename or 'standard output')}: {error.strerror}")
 
 
 if __name__ == "__main__":

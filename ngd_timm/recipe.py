@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -30,6 +30,9 @@ __all__ = [
 ]
 
 _MAX_BYTES = 1 << 20
+_NO_TEXT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+# what PyYAML's constructors raise where a tag and its text don't fit: 2024-13-45, !!int "", !!bool x, 5000 digits, [[[[…
+_CONSTRUCTOR_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError)
 
 
 class StrictModel(BaseModel):
@@ -291,10 +294,18 @@ class _Loader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
-            if isinstance(key, (dict, list)) or key in seen:
-                raise yaml.YAMLError(f"key '{key}' stands twice" if not isinstance(key, (dict, list)) else "bad key")
+            if not isinstance(key, Hashable):
+                raise yaml.YAMLError("a list, a mapping or a set is no key")
+            if key in seen:
+                raise yaml.YAMLError(f"key '{_cut(key)}' stands twice")
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+    def construct_text(self, node: yaml.ScalarNode) -> str:
+        text = str(self.construct_scalar(node))
+        if _NO_TEXT.search(text):
+            raise yaml.YAMLError(f"control characters, or half of one, in {_cut(ascii(text))}")
+        return text
 
 
 _Loader.add_implicit_resolver(
@@ -304,12 +315,33 @@ _Loader.add_implicit_resolver(
 )
 
 
+_Loader.add_constructor("tag:yaml.org,2002:str", _Loader.construct_text)
+
+
+def _read_yaml(text: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except _CONSTRUCTOR_ERRORS as error:
+        raise yaml.YAMLError(f"{error or type(error).__name__}") from None
+
+
+def _cut(value: object) -> str:
+    """A value as a message shows it, whatever its length."""
+    try:
+        text = str(value)
+    except ValueError:  # of a whole number of more than 4300 digits
+        text = "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def _parse(path: Path) -> dict[str, Any]:
     if path.stat().st_size > _MAX_BYTES:
         raise InputError(f"{path}: a recipe is at most {_MAX_BYTES >> 20} MiB; this is not one")
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        data = _read_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} can't be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())[:200]})") from None
     if not isinstance(data, dict):
         raise InputError(f"{path}: a recipe is a mapping of keys, got {type(data).__name__}")
@@ -319,11 +351,11 @@ def _parse(path: Path) -> dict[str, Any]:
 def _apply(data: dict[str, Any], override: str) -> None:
     key, equals, raw = override.partition("=")
     if not equals or not key:
-        raise InputError(f"'{override}' is not key=value; write for example optim.epochs=12")
+        raise InputError(f"'{_cut(override)}' is not key=value; write for example optim.epochs=12")
     try:
-        value = yaml.load(raw, Loader=_Loader)
+        value = _read_yaml(raw)
     except yaml.YAMLError:
-        raise InputError(f"the value in '{override}' is not valid YAML") from None
+        raise InputError(f"the value in '{_cut(override)}' is not valid YAML") from None
     *parents, leaf = key.split(".")
     node = data
     for part in parents:
@@ -331,7 +363,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
         if child is None:
             child = node[part] = {}
         if not isinstance(child, dict):
-            raise InputError(f"'{override}': '{part}' is a value, not a section")
+            raise InputError(f"'{_cut(override)}': '{part}' is a value, not a section")
         node = child
     node[leaf] = value
 
@@ -351,7 +383,8 @@ def _first_problem(model: type[StrictModel], error: ValidationError) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"{key}: {message}" if key else message
-    return f"{key}: {message}, got {problem['input']!r}"
+    given = problem["input"]
+    return f"{key}: {message}, got {_cut(given) if isinstance(given, int) else _cut(repr(given))}"
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:

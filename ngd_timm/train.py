@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from ngd_timm.devices import open_device
 from ngd_timm.errors import InputError
-from ngd_timm.evaluate import evaluate, face_batches, summary_line
+from ngd_timm.evaluate import check_specs, evaluate, face_batches, summary_line
 from ngd_timm.export import STUDENT_FILES, create_student, open_student, save_student, student_files
 from ngd_timm.files import atomic_path, sha256_file, write_json, write_text
 from ngd_timm.hub import hub_id, pin
@@ -36,6 +36,7 @@ from ngd_timm.ngd_models import DistillationWrapper, TimmModel
 from ngd_timm.predictions import predict, prediction_file, write_predictions
 from ngd_timm.prototypes import GRID_FILE, PrototypeGrid
 from ngd_timm.recipe import Recipe, load_recipe, to_yaml
+from ngd_timm.run import read_json
 from ngd_timm.task import NeuroGazeTask
 
 __all__ = ["open_grid", "pinned", "resume", "student_hash", "train"]
@@ -114,6 +115,7 @@ def train(recipe: Recipe) -> Path:
     out = Path(recipe.out or f"runs/{recipe.name}-{recipe.seed}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not empty; choose another out=DIR, or continue it with: ngd train --resume {out}")
+    check_specs([f"{name}={root}" for name, root in recipe.eval.items()])
     recipe = pinned(recipe)
     setup = prepare(recipe)
     write_text(out / "recipe.yaml", to_yaml(recipe))
@@ -135,7 +137,7 @@ def resume(run: str | Path) -> Path:
         if not (out / needed).is_file():
             raise InputError(f"{out} is not a run that can be continued: it has no {needed}; start a new one")
     setup = prepare(load_recipe(Recipe, out / "recipe.yaml"))
-    before = json.loads((out / "fingerprint.json").read_text(encoding="utf-8"))
+    before = read_json(out / "fingerprint.json", str(out))
     for key in ("recipe", "data", "grid", "teacher", "init"):
         if before.get(key) != json.loads(json.dumps(setup.fingerprint.get(key))):
             raise InputError(f"{out}: {key} is not what the run began with (see fingerprint.json); start a new run")

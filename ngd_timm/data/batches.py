@@ -160,7 +160,7 @@ class FaceBatches:
         else:
             order = np.arange(len(self.dataset))
         rows = [order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(start, len(self))]
-        images = self._render(rows, epoch, start) if self.in_memory else self._load(rows, epoch)
+        images = self._render(rows, epoch, start) if self.in_memory else _told(self._load(rows, epoch))
         for index, pixels in zip(rows, images, strict=True):
             chosen = torch.from_numpy(index)
             va = None if self._va is None else self._va[chosen]
@@ -236,6 +236,24 @@ def class_counts(data: Dataset | FaceBatches) -> np.ndarray:
     if target.ndim == 2:
         return target.sum(0, dtype=np.float64)
     return np.bincount(target, minlength=len(dataset.features["label"].names)).astype(np.float64)
+
+
+def _told(images: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """The same, with one line where a picture has gone since it was checked, or the process that loads it."""
+    try:
+        yield from images
+    except OSError as error:
+        # the loader puts another process's traceback before the reason
+        reason = str(error).strip().splitlines()[-1][:300]
+        raise InputError(
+            f"a picture can't be loaded any more ({reason}); leave the data set alone while it is used"
+        ) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise InputError(
+            "a process that loads pictures ended without a word, as when memory runs out; lower data.workers"
+        ) from None
 
 
 class _Decoder:
