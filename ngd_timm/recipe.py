@@ -31,7 +31,7 @@ __all__ = [
 
 _MAX_BYTES = 1 << 20
 _NO_TEXT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
-# what PyYAML's constructors raise where a tag and its text don't fit: 2024-13-45, !!int "", !!bool x, 5000 digits, [[[[…
+# what PyYAML's constructors raise where a tag and its text don't fit: 2024-13-45, !!int "", !!bool x, 5000 digits
 _CONSTRUCTOR_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError)
 
 
