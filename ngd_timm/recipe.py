@@ -29,7 +29,7 @@ __all__ = [
     "to_yaml",
 ]
 
-_MAX_BYTES = 1 << 20
+_MAX_BYTES, _DEEPEST = 1 << 20, 20
 _NO_TEXT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 # what PyYAML's constructors raise where a tag and its text don't fit: 2024-13-45, !!int "", !!bool x, 5000 digits
 _CONSTRUCTOR_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError)
@@ -285,10 +285,17 @@ def _find(name: str | Path) -> Path:
 class _Loader(yaml.SafeLoader):
     """YAML 1.2 floats (2e-4 is a number), no anchors (a short file can't grow into a huge one), no duplicate keys."""
 
+    depth = 0
+
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("aliases (*name) are not allowed in a recipe")
-        return super().compose_node(parent, index)
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise yaml.YAMLError(f"nested more than {_DEEPEST} deep")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -326,11 +333,12 @@ def _read_yaml(text: str) -> Any:
 
 
 def _cut(value: object) -> str:
-    """A value as a message shows it, whatever its length."""
+    """A value as a message shows it, on one line whatever is in it."""
     try:
         text = str(value)
     except ValueError:  # of a whole number of more than 4300 digits
         text = "a number of thousands of digits"
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:80]) + text[80:]
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
@@ -371,7 +379,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
 def _first_problem(model: type[StrictModel], error: ValidationError) -> str:
     problem = error.errors(include_url=False)[0]
     where = [str(p) for p in problem["loc"]]
-    key = ".".join(where)
+    key = _cut(".".join(where))
     if problem["type"] == "extra_forbidden":
         known = list(_keys(model))
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.4) or [
@@ -380,7 +388,7 @@ def _first_problem(model: type[StrictModel], error: ValidationError) -> str:
         siblings = [k for k in known if k.split(".")[:-1] == where[:-1]]
         hint = f"; did you mean '{near[0]}'?" if near else "."
         return f"unknown key '{key}'{hint} Allowed here: {', '.join(k.split('.')[-1] for k in siblings)}"
-    message = problem["msg"].removeprefix("Value error, ")
+    message = " ".join(problem["msg"].removeprefix("Value error, ").split())[:600]
     if problem["type"] == "value_error":
         return f"{key}: {message}" if key else message
     given = problem["input"]
