@@ -308,6 +308,12 @@ class _Loader(yaml.SafeLoader):
             seen.add(key)
         return super().construct_mapping(node, deep)
 
+    def construct_number(self, node: yaml.ScalarNode) -> int:
+        number = int(self.construct_yaml_int(node))
+        if number.bit_length() > 64:  # of thousands of digits Python refuses to print even in a message
+            raise yaml.YAMLError("a whole number of more than 64 bits")
+        return number
+
     def construct_text(self, node: yaml.ScalarNode) -> str:
         text = str(self.construct_scalar(node))
         if _NO_TEXT.search(text):
@@ -323,6 +329,7 @@ _Loader.add_implicit_resolver(
 
 
 _Loader.add_constructor("tag:yaml.org,2002:str", _Loader.construct_text)
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_number)
 
 
 def _read_yaml(text: str) -> Any:
@@ -334,12 +341,9 @@ def _read_yaml(text: str) -> Any:
 
 def _cut(value: object) -> str:
     """A value as a message shows it, on one line whatever is in it."""
-    try:
-        text = str(value)
-    except ValueError:  # of a whole number of more than 4300 digits
-        text = "a number of thousands of digits"
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:80]) + text[80:]
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    text = str(value)
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:80])
+    return shown if len(text) <= 80 else f"{shown[:77]}..."
 
 
 def _parse(path: Path) -> dict[str, Any]:
@@ -391,8 +395,7 @@ def _first_problem(model: type[StrictModel], error: ValidationError) -> str:
     message = " ".join(problem["msg"].removeprefix("Value error, ").split())[:600]
     if problem["type"] == "value_error":
         return f"{key}: {message}" if key else message
-    given = problem["input"]
-    return f"{key}: {message}, got {_cut(given) if isinstance(given, int) else _cut(repr(given))}"
+    return f"{key}: {message}, got {_cut(repr(problem['input']))}"
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
