@@ -4,8 +4,8 @@
 
 Inputs are bytes of valid files changed at random, headers and YAML made by a grammar, and mutations of whatever was
 answered in a new way before. Anything but success or InputError, an answer of several lines or of more than 2,000
-characters, more than 5 seconds or more than 512 MiB is a finding: the input is saved, and printed with its error. A
-child process does the work, so that one that dies is a finding too. Exit code 1 where there are findings.
+characters, more than 5 seconds of processor time or 512 MiB is a finding: the input is saved, and printed with its
+error. A child process does the work, so that one that dies is a finding too. Exit code 1 where there are findings.
 """
 
 from __future__ import annotations
@@ -255,17 +255,20 @@ def attempt(target: Target, file: Path, data: bytes) -> tuple[str | None, str]:
 
     file.write_bytes(data)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    # of processor time: others may share the machine
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, 12 * SECONDS)
     answer = "loads"
     try:
         target.load(file)
     except InputError as error:
         answer = str(error)
     except TooSlow:
-        return f"more than {SECONDS:g} s", ""
+        return f"more than {SECONDS:g} s of processor time, or {12 * SECONDS:g} s in all", ""
     except BaseException:
         return traceback.format_exc(limit=-8), ""
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10) - before
     if grown > MEMORY:
@@ -281,7 +284,8 @@ def work(folder: Path, until: float, seed: int) -> None:
     def too_slow(*_: object) -> None:
         raise TooSlow
 
-    signal.signal(signal.SIGALRM, too_slow)
+    for number in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(number, too_slow)
     rng, tried = random.Random(seed), dict[str, int]()
     all_targets = targets(folder)
     refused = loaded = 0
