@@ -14,6 +14,7 @@ from ngd_timm.errors import InputError, choices
 from ngd_timm.export import student_files
 from ngd_timm.figures_ablation import draw_differences
 from ngd_timm.files import write_json, write_text
+from ngd_timm.interruption import Stopped
 from ngd_timm.recipe import LossConfig, Recipe, TeacherRun, load_recipe
 from ngd_timm.report import write_ablation_report
 from ngd_timm.tables import Table, ablation_tables
@@ -39,14 +40,15 @@ class _Run:
 def ablate(arguments: Sequence[str], seeds: int, out: str | Path, warm_start: int | None = None) -> list[Table]:
     """Train recipes on the same seeds and compare them, or go on where an earlier call with this folder stopped.
 
-    A run that is finished is not touched; one that was interrupted goes on after its last whole epoch. All runs are
+    A run that is finished is not touched; one that was interrupted goes on where it stopped. All runs are
     trained in this process, one after the other, teachers before those that they teach, a seed after the other; the
     tables are written after every seed.
 
     Args:
         arguments: Recipes by name or path, `key=value` for all of them, and `RECIPE:key=value` for one.
         seeds: How many, counted up from the recipes' own `seed`.
-        out: Gets `runs/<recipe>-<seed>/`, ablation.json, table.md, table.tex, ablation.png and report.html.
+        out: Gets `runs/<recipe>-<seed>/`, `teacher_logits/` (asked for once a seed), ablation.json, table.md, .tex,
+            ablation.png and report.html.
         warm_start: Epochs of cross-entropy, one run a seed, from whose student every recipe starts; None: none.
 
     Returns:
@@ -59,6 +61,9 @@ def ablate(arguments: Sequence[str], seeds: int, out: str | Path, warm_start: in
     recipes = _load(arguments)
     if seeds < 1:
         raise InputError(f"an ablation needs at least one seed, got {seeds}")
+    if warm_start is not None:
+        _warm_start(recipes, 0, out, warm_start)  # what it refuses needs no network, and pinning may
+    recipes = {name: pinned(recipe) for name, recipe in recipes.items()}
     _refuse_what_cannot_be_paired(recipes)
     base = next(iter(recipes.values())).seed
     plan = {seed: list(_plan(recipes, seed, out, warm_start)) for seed in range(base, base + seeds)}
@@ -94,7 +99,7 @@ def _load(arguments: Sequence[str]) -> dict[str, Recipe]:
         (own[stem] if colon else shared).append(key + equals + value)
     recipes: dict[str, Recipe] = {}
     for name, stem in zip(names, stems, strict=True):
-        recipe = pinned(load_recipe(Recipe, name, [*shared, *own[stem]]))
+        recipe = load_recipe(Recipe, name, [*shared, *own[stem]])
         if recipe.name in recipes or recipe.name == _WARM_START:
             taken = "is the warm start's" if recipe.name == _WARM_START else "stands twice"
             raise InputError(f"the recipe name '{recipe.name}' {taken}; give every recipe a name of its own")
@@ -134,6 +139,8 @@ def _plan(recipes: Mapping[str, Recipe], seed: int, out: Path, warm_start: int |
         changes: dict[str, Any] = {"seed": seed, "out": str(folder), "init": start or recipe.init}
         if taught_by is not None:
             changes["teacher"] = str(_folder(out, taught_by, seed))
+        if recipe.loss.kd > 0 and recipe.kd_cache is None:
+            changes["kd_cache"] = str(out / "teacher_logits")
         yield _Run(recipe.model_copy(update=changes), folder)
 
 
@@ -197,7 +204,11 @@ def _refuse_another_run(run: _Run) -> None:
         return
     found = load_recipe(Recipe, file)
     # the folders may have moved since, all of them together
-    moved = {key: getattr(run.recipe, key) for key in ("out", "teacher", "init") if _same_end(found, run.recipe, key)}
+    moved = {
+        key: getattr(run.recipe, key)
+        for key in ("out", "teacher", "init", "kd_cache")
+        if _same_end(found, run.recipe, key)
+    }
     before, now = _flat(found.model_copy(update=moved).model_dump()), _flat(run.recipe.model_dump())
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     if changed:
@@ -226,15 +237,14 @@ def _finish(run: _Run, title: str) -> None:
         logger.info(f"{title}: done before")
         return
     try:
-        if (run.folder / "fingerprint.json").is_file():
+        if (run.folder / "recipe.yaml").is_file():
             logger.info(f"{title}: goes on")
             resume(run.folder)
         else:
-            _clear_first_steps(run.folder)
             logger.info(f"{title}: begins")
             train(run.recipe)
-    except KeyboardInterrupt:
-        logger.info(f"{title}: stopped; the same command goes on after its last whole epoch")
+    except (KeyboardInterrupt, Stopped):
+        logger.info(f"{title}: stopped; the same command goes on from there")
         raise
 
 
@@ -253,15 +263,6 @@ def _refuse_other_sources(run: _Run) -> None:
     for name, now in sources.items():
         if fingerprint.get(name) != now:
             raise InputError(f"{run.folder} was trained with another {name} than is there now; remove that run")
-
-
-def _clear_first_steps(folder: Path) -> None:
-    """A run that was killed before it had a fingerprint left a recipe and temporary names, nothing to go on from."""
-    if not folder.is_dir():
-        return
-    for path in folder.iterdir():
-        if path.is_file() and (path.name == "recipe.yaml" or path.name.startswith(".")):
-            path.unlink()
 
 
 def _write(comparison: dict[str, Any], out: Path) -> list[Table]:

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from ngd_timm.errors import InputError, choices
+from ngd_timm.interruption import Stopped
 from ngd_timm.paths import last_part
 from ngd_timm.version import __version__
 
@@ -79,16 +80,20 @@ def train(
     resume: Annotated[Path | None, typer.Option(help="A run directory to continue instead.")] = None,
 ) -> None:
     """Train a student by a recipe into a run directory."""
+    from ngd_timm.processes import is_first, processes
     from ngd_timm.recipe import Recipe, load_recipe, recipe_names
 
     if (recipe is None) == (resume is None):
         raise InputError(f"give one recipe, or --resume RUN. Recipes: {', '.join(recipe_names())}")
     from ngd_timm import train as training
 
-    if resume is not None:
-        typer.echo(training.resume(resume))
-    elif recipe is not None:
-        typer.echo(training.train(load_recipe(Recipe, recipe, overrides or [])))
+    with processes():
+        if resume is not None:
+            run = training.resume(resume)
+        elif recipe is not None:
+            run = training.train(load_recipe(Recipe, recipe, overrides or []))
+        if is_first():
+            typer.echo(run)
 
 
 @app.command(
@@ -406,22 +411,30 @@ def _describe(grid: object, name: str) -> None:
         typer.echo(f"{key}: {grid.metadata[key]}")
 
 
-def _fail(message: str) -> NoReturn:
+def _speaks() -> bool:
+    """Of several processes the first."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def _leave(message: str, code: int) -> NoReturn:
     # what a user gave may hold line breaks, control characters, or bytes that are no text
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
-    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"ngd: {line}")
-    sys.exit(2)
+    if _speaks():
+        Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"ngd: {line}")
+    sys.exit(code)
 
 
 def main() -> None:
     """Entry point: input errors, and what the system refuses, become one line and exit code 2."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("ngd_timm").setLevel(logging.INFO)
+    logging.getLogger("ngd_timm").setLevel(logging.INFO if _speaks() else logging.ERROR)
     logging.getLogger("huggingface_hub").propagate = False  # it prints its warnings itself
     try:
         app()
     except InputError as error:
-        _fail(str(error))
+        _leave(str(error), 2)
+    except Stopped as stop:
+        _leave(str(stop), stop.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
@@ -433,7 +446,7 @@ def main() -> None:
         if error.filename is None:
             # what is still to be flushed at the exit would fail again
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _fail(f"{os.fsdecode(error.filename or 'standard output')}: {error.strerror}")
+        _leave(f"{os.fsdecode(error.filename or 'standard output')}: {error.strerror}", 2)
 
 
 if __name__ == "__main__":

@@ -60,6 +60,8 @@ def without_folders(recipe: RecipeT) -> RecipeT:
     """
     values = recipe.model_dump(mode="json")
     values.update(out=None, device="auto")
+    if "kd_cache" in values:
+        values["kd_cache"] = None
     if "cache" in values["data"]:
         values["data"]["cache"] = True
     for section in (values["data"], values["data"].get("support")):

@@ -19,7 +19,9 @@ from ngd_timm.recipe import Recipe, load_recipe
 __all__ = ["check_specs", "evaluate", "face_batches", "read_predictions", "summary_line"]
 
 
-def face_batches(model: TimmModel, dataset: Any, batch_size: int = 256, workers: int = 0) -> Any:
+def face_batches(
+    model: TimmModel, dataset: Any, batch_size: int = 256, workers: int = 0, part: tuple[int, int] = (0, 1)
+) -> Any:
     """Batches in order, without augmentation, sized and normalised as the model's `pretrained_cfg` says."""
     from ngd_timm.data import FaceBatches
 
@@ -35,6 +37,7 @@ def face_batches(model: TimmModel, dataset: Any, batch_size: int = 256, workers:
         augment=None,
         seed=0,
         workers=workers,
+        part=part,
     )
 
 
@@ -149,6 +152,12 @@ def _wrapped(student: TimmModel, run: Path) -> DistillationWrapper:
         )
     state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     ema = state["checkpoint_ema"]
+    weights = ema["state_dict_ema"] if ema else state["checkpoint"]["state_dict"]
+    if any(not torch.equal(value, weights[name]) for name, value in student.state_dict().items()):
+        raise InputError(
+            f"{run}: student/ and last/ are of different epochs, the run was stopped between writing them; mend it "
+            f"with: ngd train --resume {run}"
+        )
     projection = (ema["task_state_ema"] if ema else state["checkpoint"]["task_state"])["projection"]
     model = DistillationWrapper(student, None if projection is None else projection["weight"].shape[0])
     if model.projection is not None:

@@ -135,8 +135,10 @@ def save_student(model: TimmModel, folder: str | Path, classes: Sequence[str] = 
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").is_file():
         raise InputError(f"{folder} holds something that is not a student; choose an empty or new folder")
-    # safetensors takes no channels_last strides
+    # safetensors takes neither channels_last strides nor two names of one tensor (CoaT uses modules twice)
     plain = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
+    state = {name: tensor.clone() for name, tensor in plain.state_dict().items()}
+    plain.state_dict = lambda: state
     with atomic_folder(folder) as temporary:
         save_for_hf(plain, str(temporary), model_config={"label_names": list(classes)}, safe_serialization=True)
     return folder

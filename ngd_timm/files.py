@@ -18,7 +18,16 @@ from safetensors import SafetensorError
 
 from ngd_timm.errors import InputError
 
-__all__ = ["atomic_folder", "atomic_path", "packaged", "sha256_file", "write_json", "write_text"]
+__all__ = [
+    "atomic_folder",
+    "atomic_path",
+    "is_leftover",
+    "packaged",
+    "remove_leftovers",
+    "sha256_file",
+    "write_json",
+    "write_text",
+]
 
 
 @contextlib.contextmanager
@@ -83,7 +92,7 @@ def _refuse(path: Path, error: Exception) -> NoReturn:
     reason = error.strerror or str(error) if isinstance(error, OSError) else None
     if reason is None and (told := re.search(r"([^:]+) \(os error \d+\)", str(error))):
         reason = told[1].strip()  # safetensors
-    if reason is None and "PytorchStreamWriter" in str(error):
+    if reason is None and re.search("PytorchStreamWriter|inline_container|iostream error", str(error)):
         reason = os.strerror(errno.ENOSPC)  # torch.save keeps the system's reason to itself
     if reason is None:
         raise error
@@ -96,6 +105,23 @@ def _settle(file: Path) -> None:
     file.chmod(0o666 & ~umask)
     with open(file, "rb") as handle:
         os.fsync(handle.fileno())
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a path has the temporary name of a write that was killed.
+
+    Example:
+        >>> [is_leftover(Path(name)) for name in (".state.pt.k2_x81ab.pt", ".student.old.abcdefgh", ".git", "state.pt")]
+        [True, True, False, False]
+    """
+    return re.fullmatch(r"\..+\.[a-z0-9_]{8}(\.\w+)?", path.name) is not None
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed writes left in a folder, if it is there."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if is_leftover(path):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import timm
-import torch
-from timm.models import group_parameters, register_model
+from timm.models import DefaultCfg, get_model_input_config, group_parameters, model_entrypoint, register_model
+from timm.optim import auto_group_layers
 from torch import Tensor, nn
 
 from ngd_timm.errors import InputError, choices
+from ngd_timm.one_pass import one_pass
 
 if TYPE_CHECKING:
     from ngd_timm.prototypes import PrototypeGrid
@@ -51,17 +53,16 @@ class DistillationWrapper(nn.Module):
 
     def __init__(self, student: TimmModel, embedding_dim: int | None = None) -> None:
         super().__init__()
-        for part in ("forward_features", "forward_head", "get_classifier", "pretrained_cfg"):
-            if not hasattr(student, part):
-                raise InputError(
-                    f"{type(student).__name__} has no {part}: wrap a timm classification model (not features_only), "
-                    "for example timm.create_model('resnet18', num_classes=8)"
-                )
+        if isinstance(student, DistillationWrapper):
+            raise InputError("this model is wrapped already; use it as it is, or wrap its .student")
+        _require_classifier(student)
         self.student = student
-        self.classifier_is_last = _classifier_is_last(student)
-        width = int(getattr(student, "head_hidden_size", None) or student.num_features)
-        self.projection = None if embedding_dim is None else nn.Linear(width, embedding_dim, bias=False)
-        self.embedding_dim = embedding_dim or width
+        self._see_head()
+        self.projection = None if embedding_dim is None else nn.Linear(self._width, embedding_dim, bias=False)
+        self.embedding_dim = embedding_dim or self._width
+
+    def _see_head(self) -> None:
+        self.classifier_is_last, self._head_norms, self._width = one_pass(self.student)
 
     def forward(self, images: Tensor, return_embedding: bool = False) -> Any:
         if not return_embedding:
@@ -75,7 +76,9 @@ class DistillationWrapper(nn.Module):
             logits = self.student.get_classifier()(pre_logits)
         else:
             logits = self.student.forward_head(features)
-            with batch_norm_statistics_kept(self.student):
+            norms = [self.student.get_submodule(name) for name in self._head_norms]
+            # where there is no batch norm in the head, nothing stands in the way of torch.compile
+            with batch_norm_statistics_kept(norms) if norms else nullcontext():
                 pre_logits = self.student.forward_head(features, pre_logits=True)
         return logits, pre_logits if self.projection is None else self.projection(pre_logits)
 
@@ -91,13 +94,28 @@ class DistillationWrapper(nn.Module):
     def num_features(self) -> int:
         return self.student.num_features
 
+    @property
+    def head_hidden_size(self) -> int:
+        return self._width
+
+    @property
+    def in_chans(self) -> int:
+        return input_channels(self.student)
+
     def get_classifier(self) -> nn.Module:
         """The student's classifier."""
         return self.student.get_classifier()
 
     def reset_classifier(self, num_classes: int, *args: Any, **kwargs: Any) -> None:
-        """A new classifier for the student; the projection stays."""
+        """A new classifier for the student; the projection stays.
+
+        Raises:
+            InputError: `num_classes=0`, or a head that leaves no single vector a picture.
+        """
+        if num_classes == 0:
+            raise InputError("num_classes=0 would leave no logits to distil into; give num_classes")
         self.student.reset_classifier(num_classes, *args, **kwargs)
+        self._see_head()
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade compute for memory in the student."""
@@ -108,11 +126,12 @@ class DistillationWrapper(nn.Module):
         names = self.student.no_weight_decay() if hasattr(self.student, "no_weight_decay") else ()
         return {f"student.{name}" for name in names}
 
-    def group_matcher(self, coarse: bool = False) -> Callable[[str], int] | dict[str, Any]:
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
         """The student's layer groups, the projection in the last one (as timm's feature distillation task does)."""
-        if not hasattr(self.student, "group_matcher"):
-            return {}
-        layers = group_parameters(self.student, self.student.group_matcher(coarse=coarse), reverse=True)
+        if hasattr(self.student, "group_matcher"):
+            layers = group_parameters(self.student, self.student.group_matcher(coarse=coarse), reverse=True)
+        else:  # what timm does for such a model
+            layers = auto_group_layers(self.student)
         last = max(layers.values(), default=0)
         return lambda name: layers.get(name.removeprefix("student."), last) if name.startswith("student.") else last
 
@@ -153,8 +172,10 @@ def wrap(
         model = timm.create_model(model, num_classes=8 if num_classes is None else num_classes, **kwargs)
     elif kwargs:
         raise InputError(f"{', '.join(kwargs)} can't be applied to a model that exists; give its timm name instead")
-    elif num_classes is not None and num_classes != model.num_classes:
-        model.reset_classifier(num_classes)
+    else:
+        _require_classifier(model)
+        if num_classes is not None and num_classes != model.num_classes:
+            model.reset_classifier(num_classes)
     return DistillationWrapper(model, embedding_dim)
 
 
@@ -164,62 +185,25 @@ def similar_models(name: str) -> list[str]:
     return difflib.get_close_matches(name, names, n=5, cutoff=0.3) or ["any name of timm.list_models()"]
 
 
-@torch.no_grad()
-def _classifier_is_last(model: TimmModel) -> bool:
-    """Whether get_classifier()(pre-logits) is the model's own forward, proven bit for bit on a perturbed copy.
-
-    Perturbed, because a classifier initialised with zeros would make any two paths agree.
-    """
-    if model.num_classes == 0:
-        raise InputError(f"{type(model).__name__} has num_classes=0 and so no logits; give num_classes")
-    probe = copy.deepcopy(model).eval()
-    parameter = next(probe.parameters())
-    generator = torch.Generator().manual_seed(0)
-    for p in probe.parameters():
-        p.add_(0.02 * torch.randn(p.shape, generator=generator).to(p))
-    images = torch.randn(2, *model.pretrained_cfg["input_size"], generator=generator).to(parameter)
-    if images.shape[1] != (chans := input_channels(model)):
-        images = images[:, :1].expand(-1, chans, -1, -1).contiguous()
-    features = probe.forward_features(images)
-    logits = probe(images)
-    if not torch.equal(logits, probe.forward_head(features)):
-        raise InputError(
-            f"{type(model).__name__}: forward_head(forward_features(x)) is not its forward(x), so logits and embedding "
-            "can't come from one pass; choose another timm backbone"
-        )
-    classifier = probe.get_classifier()
-    if not isinstance(classifier, nn.Module) or isinstance(classifier, nn.ModuleList):
-        return False
-    pre_logits = probe.forward_head(features, pre_logits=True)
-    return _equal_where_it_runs(classifier, pre_logits, logits)
-
-
-def _equal_where_it_runs(classifier: nn.Module, pre_logits: Tensor, logits: Tensor) -> bool:
-    try:
-        return torch.equal(classifier(pre_logits), logits)
-    except (RuntimeError, TypeError, AttributeError):  # pre-logits of a shape that this classifier does not take
-        return False
+def _require_classifier(model: TimmModel) -> None:
+    for part in ("forward_features", "forward_head", "get_classifier", "num_classes", "pretrained_cfg"):
+        if not hasattr(model, part):
+            raise InputError(
+                f"{type(model).__name__} has no {part}: wrap a timm classification model (not features_only, not an "
+                "encoder), for example timm.create_model('resnet18', num_classes=8)"
+            )
 
 
 def input_channels(model: TimmModel) -> int:
     """Channels that a timm model takes, whatever its pretrained_cfg was written for."""
-    args = getattr(model, "_model_args", {})
-    if args.get("in_chans"):
-        return int(args["in_chans"])
-    first = model.pretrained_cfg.get("first_conv")
-    first = first[0] if isinstance(first, (list, tuple)) else first
-    if first:
-        return int(model.get_parameter(f"{first}.weight").shape[1])
-    return int(model.pretrained_cfg["input_size"][0])
+    return int(get_model_input_config(model)["input_size"][0])
 
 
 @contextmanager
-def batch_norm_statistics_kept(model: nn.Module) -> Iterator[None]:
+def batch_norm_statistics_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Within the block batch norm in training normalises by the batch as usual, but its running statistics stay."""
     layers = [
-        m
-        for m in model.modules()
-        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training and m.track_running_stats
+        m for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training and m.track_running_stats
     ]
     for layer in layers:
         layer.track_running_stats = False
@@ -237,12 +221,29 @@ def _register(architecture: str) -> None:
         kwargs.setdefault("num_classes", 8)
         return wrap(architecture, grid=grid, embedding_dim=embedding_dim, pretrained=pretrained, **kwargs)
 
-    entrypoint.__name__ = entrypoint.__qualname__ = f"ngd_{architecture}"
+    name = f"ngd_{architecture}"
+    entrypoint.__name__ = entrypoint.__qualname__ = name
     entrypoint.__doc__ = f"timm's {architecture} in a DistillationWrapper."
     entrypoint.__module__ = __name__
+    source = getattr(sys.modules[model_entrypoint(architecture).__module__], "default_cfgs", {}).get(architecture)
+    if isinstance(source, DefaultCfg):
+        default_cfgs[name] = _same_weights(architecture, source)
     register_model(entrypoint)
 
 
+def _same_weights(architecture: str, source: DefaultCfg) -> DefaultCfg:
+    """timm's tags for a name of ours: 'timm/' stands for a repository of the model's own name, so it is spelt out."""
+    cfgs = {}
+    for tag, cfg in source.cfgs.items():
+        if cfg.hf_hub_id == "timm/":
+            cfg = copy.copy(cfg)
+            cfg.hf_hub_id = f"timm/{architecture}.{tag}" if tag else f"timm/{architecture}"
+        cfgs[tag] = cfg
+    return DefaultCfg(tags=source.tags, cfgs=cfgs, is_pretrained=source.is_pretrained)
+
+
+# register_model looks here for a name's pretrained tags
+default_cfgs: dict[str, DefaultCfg] = {}
 for _name in timm.list_models():
     if not _name.startswith("ngd_"):
         _register(_name)

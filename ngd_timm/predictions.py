@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ngd_timm.errors import InputError
 from ngd_timm.files import atomic_path
-from ngd_timm.metrics import fer_metrics
+from ngd_timm.metrics import fer_metrics, gather_rows
 from ngd_timm.ngd_models import DistillationWrapper, TimmModel
 
 __all__ = ["Predictions", "predict", "prediction_file", "read_predictions", "write_predictions"]
@@ -66,13 +66,14 @@ def predict(
 
     Args:
         model: A timm model, or its wrapper.
-        batches: Of `face_batches`, or anything that yields `Batch`es and has a `dataset`.
+        batches: Of `face_batches`, or anything that yields `Batch`es and has a `dataset`. Where they are this process's
+            `part` of several, every process gets the answers to all.
         device: Where the model is.
         flip: Average logits and embedding of a picture and its mirror.
     """
     wrapped = isinstance(model, DistillationWrapper)
     model.eval()
-    collected: dict[str, list[Tensor]] = {"logits": [], "target": [], "embedding": []}
+    collected: dict[str, list[Tensor]] = {"logits": [], "target": [], "embedding": [], "index": []}
     for batch in batches:
         images = batch.images.to(device)
         views = [images, images.flip(-1)] if flip else [images]
@@ -81,8 +82,11 @@ def predict(
             if parts[0] is not None:
                 collected[name].append((sum(parts) / len(parts)).float().cpu())
         target = batch.target
+        collected["index"].append(batch.index)
         # numpy takes the first of equal votes, as the figures do
         collected["target"].append(target if target.ndim == 1 else torch.from_numpy(target.numpy().argmax(axis=1)))
+    if getattr(batches, "part", (0, 1))[1] > 1:
+        collected = _of_all_processes(collected, model)
     return Predictions(
         logits=torch.cat(collected["logits"]),
         target=torch.cat(collected["target"]),
@@ -90,6 +94,17 @@ def predict(
         subject=_subject_codes(batches.dataset),
         flip=flip,
     )
+
+
+def _of_all_processes(mine: dict[str, list[Tensor]], model: TimmModel) -> dict[str, list[Tensor]]:
+    # a process that had no batch brings no rows, but of the right kind
+    widths = {"logits": (model.num_classes,), "embedding": (getattr(model, "embedding_dim", 0),)}
+    rows = {
+        name: torch.cat([torch.empty(0, *widths.get(name, ()), dtype=None if name in widths else torch.int64), *parts])
+        for name, parts in mine.items()
+        if name != "embedding" or isinstance(model, DistillationWrapper)
+    }
+    return {name: [gather_rows(values, rows["index"])] for name, values in rows.items()}
 
 
 def _subject_codes(dataset: Any) -> Tensor | None:

@@ -128,7 +128,7 @@ class OptimConfig(StrictModel):
 
     opt: str = "adamw"
     epochs: Annotated[int, Field(ge=1)] = 100
-    batch_size: Annotated[int, Field(ge=2)] = 128
+    batch_size: Annotated[int, Field(ge=2)] = 128  # over all processes
     lr: Annotated[float, Field(gt=0)] = 2.0e-4
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -136,6 +136,7 @@ class OptimConfig(StrictModel):
     clip_grad: Annotated[float, Field(gt=0)] | None = 1.0
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    sync_bn: bool = False
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> OptimConfig:
@@ -180,7 +181,10 @@ class Recipe(StrictModel):
     init: str | None = None
     eval: dict[str, str] = {}
     eval_flip: bool = False
+    kd_cache: str | None = None  # a folder for the teacher's logits, shared by runs that draw the same batches
     share_every: Annotated[int, Field(ge=0)] = 100
+    # minutes between resume states within an epoch, 0 for none; auto keeps their cost at 1 % of the time
+    save_every: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
     tensorboard: bool = False
     device: str = "auto"
 

@@ -17,6 +17,7 @@ from ngd_timm.verdict import difference_verdict
 __all__ = ["write_ablation_report"]
 
 _CURVE = "macro_f1"
+_SIDES = {1: " (above 0)", -1: " (below 0)", 0: ""}
 
 
 def write_ablation_report(folder: str | Path) -> Path:
@@ -43,9 +44,10 @@ def write_ablation_report(folder: str | Path) -> Path:
 def _context(comparison: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     recipes, seeds = comparison["recipes"], comparison["seeds"]
     *tables, training = ablation_tables(comparison)
+    drawn = [key for key in comparison["sets"] if key.partition(":")[0] == "schematic"]
     return {
         "title": f"Ablation of {len(recipes)} recipes, {len(seeds)} seed{'s' * (len(seeds) > 1)}",
-        "simulated": ["the faces are drawn by a program"] if _all_drawn(comparison) else [],
+        "simulated": [f"the faces of {', '.join(drawn)} are drawn by a program"] if drawn else [],
         "recipes": recipes,
         "seeds": seeds,
         "warm_start": comparison["warm_start"],
@@ -66,10 +68,6 @@ def _context(comparison: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             for name, of in comparison["runs"].items()
         },
     }
-
-
-def _all_drawn(comparison: Mapping[str, Any]) -> bool:
-    return all(key.partition(":")[0] == "schematic" for key in comparison["sets"])
 
 
 def _set(number: int, key: str, found: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ngd_timm.errors import InputError
+from ngd_timm.paths import without_paths
 from ngd_timm.predictions import Predictions, prediction_file, read_predictions
-from ngd_timm.recipe import Recipe, load_recipe
+from ngd_timm.recipe import Recipe, load_recipe, to_yaml
 from ngd_timm.report_curves import SCORES, TERMS, column, known, read_rows, training_figures
 from ngd_timm.report_mistakes import MOST, worst_mistakes
 from ngd_timm.report_page import clock, grid_context, read_json, render, write_page
@@ -55,7 +56,6 @@ class Run:
 
     folder: Path
     recipe: Recipe
-    recipe_text: str
     fingerprint: dict[str, Any]
     rows: list[dict[str, str]]
     metrics: dict[str, Any]
@@ -82,7 +82,6 @@ def read_run(folder: Path) -> Run:
     return Run(
         folder=folder,
         recipe=recipe,
-        recipe_text=(folder / "recipe.yaml").read_text(encoding="utf-8"),
         fingerprint=read_json(folder / "fingerprint.json"),
         rows=read_rows(folder / "summary.csv"),
         metrics=metrics,
@@ -122,8 +121,8 @@ def run_context(run: Run) -> dict[str, Any]:
         "mistakes": {},
         "figures": training_figures(run.rows),
         "grid": None if run.grid is None else grid_context(run.grid, recipe.grid, classes),
-        "recipe_text": run.recipe_text,
-        "fingerprint_text": json.dumps(run.fingerprint, indent=2, ensure_ascii=False),
+        "recipe_text": to_yaml(Recipe.model_validate(without_paths(recipe.model_dump(mode="json")))),
+        "fingerprint_text": json.dumps(without_paths(run.fingerprint), indent=2, ensure_ascii=False),
         "score_names": SCORES,
     }
 
@@ -131,7 +130,7 @@ def run_context(run: Run) -> dict[str, Any]:
 def _facts(run: Run) -> dict[str, str]:
     recipe = run.recipe
     student, loss = recipe.student, recipe.loss
-    start = "ImageNet weights" if student.pretrained else "random weights"
+    start = _short(recipe.init) if recipe.init else "ImageNet weights" if student.pretrained else "random weights"
     weights = [f"{loss.ce:g} × {TERMS['ce']}"]
     weights += [f"{w:g} × {TERMS[t]}" for t in ("kd", "proto_kd", "d_geo") if (w := getattr(loss, t)) > 0]
     if loss.proto_share is not None:
@@ -139,7 +138,7 @@ def _facts(run: Run) -> dict[str, str]:
     seconds = known(column(run.rows, "seconds"))
     return {
         "Student": f"{student.backbone}, {student.image_size} × {student.image_size} px, "
-        f"{'grey' if student.in_chans == 1 else 'colour'}, from {start if recipe.init is None else recipe.init}",
+        f"{'grey' if student.in_chans == 1 else 'colour'}, from {start}",
         "Faces": _faces(run),
         "Objective": " + ".join(weights),
         "Trained": f"{len(run.rows)} epochs"

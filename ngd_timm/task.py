@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from timm.task import TrainingTask
 from timm.utils import unwrap_model
 from torch import Tensor, nn
 
+from ngd_timm.kd_cache import CachedTeacher
 from ngd_timm.kd_teacher import KDTeacher, normalisation
 from ngd_timm.losses import COMPONENTS, NeuroGazeLoss
+from ngd_timm.losses.functional import distributed
 from ngd_timm.ngd_models import DistillationWrapper, TimmModel, batch_norm_statistics_kept
 
 __all__ = ["NeuroGazeTask"]
@@ -43,13 +46,13 @@ class NeuroGazeTask(TrainingTask):
         self,
         model: DistillationWrapper,
         criterion: NeuroGazeLoss,
-        teacher: KDTeacher | str | TimmModel | None = None,
+        teacher: KDTeacher | CachedTeacher | str | TimmModel | None = None,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
         verbose: bool = True,
     ) -> None:
         super().__init__(device=device, dtype=dtype, verbose=verbose)
-        if teacher is not None and not isinstance(teacher, KDTeacher):
+        if teacher is not None and not isinstance(teacher, (KDTeacher, CachedTeacher)):
             teacher = KDTeacher.open(teacher, criterion.classes, *normalisation(model.student))
         self.trainable_module: Any = model
         self.criterion = criterion.to(self.device)
@@ -71,6 +74,16 @@ class NeuroGazeTask(TrainingTask):
     ) -> nn.Module:
         self.trainable_module = torch.compile(self.trainable_module, backend=backend, mode=mode, **compile_kwargs)
         return self.trainable_module
+
+    def get_clip_parameters(self, exclude_head: bool = False) -> Any:
+        """Parameters whose gradients are clipped; without the classifier's and the projection's for `exclude_head`.
+
+        timm drops the last two of the list there, which for its own models are the classifier's.
+        """
+        wrapper = self._wrapper()
+        parts = (wrapper.get_classifier(), wrapper.projection) if exclude_head else ()
+        heads = {id(p) for part in parts if part is not None for p in _parameters(part)}
+        return [p for p in wrapper.parameters() if id(p) not in heads]
 
     def get_eval_model(self, module: nn.Module | None = None, ema: bool = False) -> nn.Module | None:
         module = self.get_trainable_module(ema=ema) if module is None else module
@@ -116,7 +129,7 @@ class NeuroGazeTask(TrainingTask):
         """
         wrapper = self._wrapper()
         devices = [input.device] if input.device.type == "cuda" else []
-        with torch.random.fork_rng(devices), batch_norm_statistics_kept(wrapper):
+        with torch.random.fork_rng(devices), batch_norm_statistics_kept(wrapper.modules()):
             with torch.no_grad():
                 features = wrapper.student.forward_features(input)
             several = isinstance(features, (list, tuple))
@@ -128,8 +141,13 @@ class NeuroGazeTask(TrainingTask):
             for name in COMPONENTS:
                 if name in terms:
                     gradients = torch.autograd.grad(terms[name], leaves, retain_graph=True, allow_unused=True)
-                    total = sum(g.double().square().sum() for g in gradients if g is not None)
-                    norms[name] = float(total) ** 0.5
+                    squares = [g.double().square().sum() for g in gradients if g is not None]
+                    total = sum(squares, torch.zeros((), dtype=torch.float64, device=input.device))
+                    # each process has its rows' gradient of its own loss, of which the joint loss is the mean
+                    processes = dist.get_world_size() if distributed() else 1
+                    if processes > 1:
+                        dist.all_reduce(total)
+                    norms[name] = float(total) ** 0.5 / processes
         return norms
 
     def gradient_shares(self, norms: dict[str, float]) -> dict[str, float]:
@@ -138,3 +156,8 @@ class NeuroGazeTask(TrainingTask):
         weighted = {name: weights[name] * norm for name, norm in norms.items()}
         total = sum(weighted.values())
         return {name: 100 * value / total if total > 0 else 0.0 for name, value in weighted.items()}
+
+
+def _parameters(part: Any) -> list[nn.Parameter]:
+    """Of a module, or of several: a model with two heads gives a tuple of classifiers."""
+    return list(part.parameters()) if isinstance(part, nn.Module) else [p for m in part for p in m.parameters()]

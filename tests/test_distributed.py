@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import csv
 import json
-import tempfile
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
+from ngd_timm.data import FaceBatches, load_split
+from ngd_timm.errors import InputError
+from ngd_timm.interruption import Stopped
 from ngd_timm.losses import DGeoLoss, cross_entropy
 from ngd_timm.metrics import fer_metrics, gather_rows
+from ngd_timm.processes import join
+from ngd_timm.recipe import AugmentConfig, Recipe
+from ngd_timm.resume_state import StateFiles
+from ngd_timm.train import resume, train
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -31,27 +47,13 @@ def objective(z: torch.Tensor, y: torch.Tensor, weight: torch.Tensor) -> torch.T
     return geo(z, y) + cross_entropy(z[:, :8], y, weight, 0.1)
 
 
-def worker(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+def gradient_of_a_part(rank: int, folder: str) -> None:
     z, y, weight = batch()
     # unequal parts: the last batch of an epoch
     part = slice(0, 7) if rank == 0 else slice(7, 10)
     z = z[part].requires_grad_()
     objective(z, y[part], weight).backward()
     torch.save(z.grad, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
-def test_two_ranks_give_the_gradient_of_one_process_on_the_joined_batch() -> None:
-    z, y, weight = batch()
-    z.requires_grad_()
-    objective(z, y, weight).backward()
-    with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(worker, (folder,), nprocs=2)
-        parts = [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
-    # DistributedDataParallel averages over ranks
-    torch.testing.assert_close(torch.cat(parts) / 2, z.grad)
 
 
 def label_set(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
@@ -64,8 +66,6 @@ def label_set(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]
 
 
 def score_a_part(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     entries = []
     for logits, target, people, first in map(label_set, range(40)):
         order = torch.randperm(len(target), generator=torch.Generator().manual_seed(0))
@@ -77,13 +77,118 @@ def score_a_part(rank: int, folder: str) -> None:
             [fer_metrics(*whole[:2], resamples=20), fer_metrics(*whole[:2], subjects=whole[2], resamples=20)]
         )
     Path(folder, f"{rank}.json").write_text(json.dumps(entries))
+
+
+def vit(faces: str, out: Path) -> Recipe:
+    """No batch norm, every term, parts of unequal size (8 and 7), 21 steps."""
+    return Recipe.model_validate(
+        {
+            "name": "tiny",
+            "out": str(out),
+            "student": {"backbone": "test_vit", "image_size": 32},
+            "data": {"name": "schematic", "root": faces, "workers": 0, "sampler": "class_aware"},
+            "grid": "random",
+            "teacher": str(Path(faces) / "teacher"),
+            "loss": {"kd": 0.3, "proto_share": 0.2, "tau": 0.1, "d_geo": 0.5, "ramp": [0, 1], "variance_cap": 0.01},
+            "optim": {"epochs": 7, "batch_size": 15, "lr": 1e-3, "ema": 0.5},
+            "share_every": 2,
+        }
+    )
+
+
+def with_dropout(faces: str, out: Path) -> Recipe:
+    """Batch norm, whose statistics differ between processes, and dropout, whose random numbers do."""
+    return Recipe.model_validate(
+        {
+            "name": "tiny",
+            "out": str(out),
+            "student": {"backbone": "test_resnet", "image_size": 32, "drop_rate": 0.2},
+            "data": {"name": "schematic", "root": faces, "workers": 0},
+            "optim": {"epochs": 2, "batch_size": 16, "lr": 1e-3, "ema": 0.5},
+        }
+    )
+
+
+def uneven_counts(_: Any) -> np.ndarray:
+    """The drawn faces are as many in every class; weights would all be 1."""
+    return np.arange(1, 9) ** 3
+
+
+def meet(rank: int, port: int) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(
+        WORLD_SIZE="2", RANK=str(rank), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    join()
+
+
+def train_together(rank: int, port: int, faces: str, folder: str) -> None:
+    meet(rank, port)
+    gradient_of_a_part(rank, folder)
+    score_a_part(rank, folder)
+    import ngd_timm.data
+
+    ngd_timm.data.class_counts = uneven_counts
+    train(vit(faces, Path(folder, "two")))
+    train(with_dropout(faces, Path(folder, "whole")))
+    due, calls = StateFiles.due, []
+
+    def stop_the_second(states: StateFiles) -> bool:
+        calls.append(1)
+        if rank == 1 and len(calls) == 4:
+            signal.raise_signal(signal.SIGTERM)
+        return due(states)
+
+    StateFiles.due = stop_the_second
+    try:
+        train(with_dropout(faces, Path(folder, "cut")))
+    except Stopped as stop:
+        Path(folder, f"stopped-{rank}").write_text(str(stop))
+    StateFiles.due = due
+    resume(Path(folder, "cut"))
+    try:
+        train(with_dropout(faces, Path(folder, "sync")).model_copy(update={"optim": synchronised(faces)}))
+    except InputError as error:
+        Path(folder, f"refused-{rank}").write_text(str(error))
     dist.destroy_process_group()
 
 
-def test_two_ranks_give_the_figures_of_one_process_to_the_last_bit_and_those_of_scikit_learn() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(score_a_part, (folder,), nprocs=2)
-        ranks = [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in (0, 1)]
+def synchronised(faces: str) -> Any:
+    return with_dropout(faces, Path()).optim.model_copy(update={"sync_bn": True})
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def together(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import timm
+
+    from ngd_timm import CLASSES, save_student
+
+    folder = tmp_path_factory.mktemp("together")
+    torch.manual_seed(1)
+    save_student(timm.create_model("test_vit", num_classes=8, in_chans=1, img_size=32), faces / "teacher", CLASSES)
+    mp.spawn(train_together, (free_port(), str(faces), str(folder)), nprocs=2)
+    return folder
+
+
+def test_two_ranks_give_the_gradient_of_one_process_on_the_joined_batch(together: Path) -> None:
+    z, y, weight = batch()
+    z.requires_grad_()
+    objective(z, y, weight).backward()
+    parts = [torch.load(together / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    # DistributedDataParallel averages over ranks
+    torch.testing.assert_close(torch.cat(parts) / 2, z.grad)
+
+
+def test_two_ranks_give_the_figures_of_one_process_to_the_last_bit_and_those_of_scikit_learn(
+    together: Path,
+) -> None:
+    ranks = [json.loads((together / f"{rank}.json").read_text()) for rank in (0, 1)]
     for number, (logits, target, people, _) in enumerate(map(label_set, range(40))):
         alone = [fer_metrics(logits, target, resamples=20), fer_metrics(logits, target, subjects=people, resamples=20)]
         assert ranks[0][number] == ranks[1][number] == alone
@@ -96,3 +201,104 @@ def test_two_ranks_give_the_figures_of_one_process_to_the_last_bit_and_those_of_
             }
             for metric, value in expected.items():
                 assert abs(ranks[0][number][0][protocol][metric] - 100 * value) < 1e-9
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    with open(run / "summary.csv", newline="") as handle:
+        return [
+            {k: v for k, v in row.items() if k not in ("seconds", "images_per_second")}
+            for row in csv.DictReader(handle)
+        ]
+
+
+def test_two_processes_have_the_losses_of_one_over_twenty_steps(
+    together: Path, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ngd_timm.data.class_counts", uneven_counts)
+    one, two = rows(train(vit(str(faces), tmp_path / "one"))), rows(together / "two")
+    assert len(one) == len(two) == 7
+    for alone, shared in zip(one, two, strict=True):
+        for name, value in alone.items():
+            if value and not name.startswith("valid"):
+                assert float(shared[name]) == pytest.approx(float(value), rel=1e-4, abs=1e-5), name
+        assert all(float(alone[name]) > 0 for name in ("ce", "kd", "proto_kd", "d_geo", "share_kd", "lambda_proto_kd"))
+    entries = [json.loads((run / "metrics.json").read_text()) for run in (tmp_path / "one", together / "two")]
+    assert entries[0]["schematic:valid"]["confusion"] == entries[1]["schematic:valid"]["confusion"]
+
+
+def test_a_signal_to_one_of_two_stops_both_and_both_resume_to_the_same_bits(together: Path) -> None:
+    run, whole = together / "cut", together / "whole"
+    message = f"{run} stopped after epoch 1, batch 2 of the next; continue with: torchrun --nproc-per-node 2 -m "
+    assert (together / "stopped-0").read_text() == (together / "stopped-1").read_text()
+    assert (together / "stopped-0").read_text() == f"{message}ngd_timm.cli train --resume {run}"
+    weights = [folder / "student" / "model.safetensors" for folder in (run, whole)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert rows(run) == rows(whole)
+    assert (run / "metrics.json").read_bytes() == (whole / "metrics.json").read_bytes()
+    random = torch.load(run / "last" / "state.pt", weights_only=True)["random"]
+    assert len(random) == 2
+    assert not torch.equal(*random), "dropout would hit the same units of both processes' pictures"
+
+
+def test_synchronised_batch_norm_on_the_cpu_is_refused_in_one_line(together: Path) -> None:
+    assert not (together / "sync").exists()
+    for rank in (0, 1):
+        assert (together / f"refused-{rank}").read_text().startswith("optim.sync_bn=true needs GPUs")
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("sampler", ["random", "class_aware"])
+def test_the_parts_of_the_processes_are_the_batch_of_one(faces: Path, sampler: str, in_memory: bool) -> None:
+    dataset, _ = load_split("schematic", faces, "train")
+
+    def batches(part: tuple[int, int]) -> FaceBatches:
+        options: dict[str, Any] = {"sampler": sampler, "in_memory": in_memory, "augment": AugmentConfig()}
+        return FaceBatches(dataset, image_size=32, batch_size=10, train=True, drop_last=False, part=part, **options)
+
+    parts = [list(batches((number, 3)).batches(1)) for number in range(3)]
+    whole = list(batches((0, 1)).batches(1))
+    assert [len(batch.index) for batch in whole] == [10, 10, 10, 8]
+    for number, batch in enumerate(whole):
+        assert torch.equal(torch.cat([part[number].index for part in parts]), batch.index)
+        torch.testing.assert_close(torch.cat([part[number].images for part in parts]), batch.images)
+
+
+def test_in_evaluation_the_processes_take_turns_at_whole_batches(faces: Path) -> None:
+    dataset, _ = load_split("schematic", faces, "train")
+    parts = [FaceBatches(dataset, image_size=32, batch_size=10, part=(number, 2)) for number in range(2)]
+    assert [[int(batch.index[0]) for batch in part] for part in parts] == [[0, 20, 40], [10, 30]]
+
+
+def test_an_error_in_one_process_ends_all_with_one_line_of_the_first_and_exit_code_2(
+    faces: Path, tmp_path: Path
+) -> None:
+    script = tmp_path / "fails.py"
+    script.write_text(
+        "import os, torch\n"
+        "torch.set_num_threads(1)\n"
+        "import ngd_timm.train as training\n"
+        "from ngd_timm.cli import main\n"
+        "from ngd_timm.errors import InputError\n"
+        "measure = training._measure\n"
+        "def fail(setup, progress, update, *batch):\n"
+        "    if os.environ['RANK'] == '1' and update == 2:\n"
+        "        raise InputError('picture 7 is damaged')\n"
+        "    return measure(setup, progress, update, *batch)\n"
+        "training._measure = fail\n"
+        "main()\n"
+    )
+    keys = ["data.name=schematic", f"data.root={faces}", "data.workers=0", "optim.batch_size=16", "optim.epochs=2"]
+    student = ["student.backbone=test_resnet", "student.image_size=32", f"out={tmp_path / 'run'}"]
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, *torchrun, str(script), "train", "b0_ce", *keys, *student],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert time.monotonic() - began < 120
+    assert re.findall(r"^ngd: .*$", done.stderr, flags=re.M) == ["ngd: picture 7 is damaged"]
+    assert set(re.findall(r"exitcode\s*: (-?\d+)", done.stderr)) == {"2"}
+    assert done.returncode != 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ import torch
 from ngd_timm.errors import InputError
 from ngd_timm.kd_cache import CachedTeacher
 from ngd_timm.kd_teacher import KDTeacher
+from ngd_timm.recipe import Recipe
+from ngd_timm.train import train
 
 KEY = {"teacher": "ab" * 32, "seed": 0}
 
@@ -46,6 +49,31 @@ def test_a_second_run_reads_what_the_first_one_asked_for_to_the_last_bit(teacher
     for one, two, images in zip(asked, read, batches(0) + batches(1), strict=True):
         assert torch.equal(one, two)
         assert torch.equal(one, teacher(images))
+
+
+def test_runs_with_a_cold_a_warm_and_no_cache_end_in_the_same_student(faces: Path, tmp_path: Path) -> None:
+    base: dict[str, Any] = {
+        "name": "tiny",
+        "student": {"backbone": "test_resnet", "image_size": 32},
+        "data": {"name": "schematic", "root": str(faces), "workers": 0},
+        "optim": {"epochs": 2, "batch_size": 16, "lr": 1e-3},
+        "share_every": 2,
+    }
+    taught_by = train(Recipe.model_validate(base | {"out": str(tmp_path / "ce")}))
+    taught = base | {"teacher": str(taught_by), "loss": {"kd": 0.3}}
+    cache = str(tmp_path / "cache")
+    runs = {
+        "none": train(Recipe.model_validate(taught | {"out": str(tmp_path / "none")})),
+        "cold": train(Recipe.model_validate(taught | {"out": str(tmp_path / "cold"), "kd_cache": cache})),
+        "warm": train(Recipe.model_validate(taught | {"out": str(tmp_path / "warm"), "kd_cache": cache})),
+    }
+    (folder,) = (tmp_path / "cache").iterdir()
+    assert sorted(p.name for p in folder.glob("*.npy")) == ["epoch-0000.npy", "epoch-0001.npy"]
+    weights = {name: (run / "student" / "model.safetensors").read_bytes() for name, run in runs.items()}
+    assert weights["none"] == weights["cold"] == weights["warm"]
+    other = Recipe.model_validate(taught | {"out": str(tmp_path / "other"), "kd_cache": cache, "seed": 1})
+    train(other)
+    assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
 def test_another_key_has_a_folder_of_its_own(teacher: KDTeacher, tmp_path: Path) -> None:

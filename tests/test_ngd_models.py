@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import timm
 import torch
+from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg
 from torch import nn
 
 import ngd_timm
 from ngd_timm.errors import InputError
 from ngd_timm.ngd_models import DistillationWrapper, wrap
+from ngd_timm.one_pass import _computed, one_pass
 from ngd_timm.prototypes import PrototypeGrid
 
 # one of each kind: plain conv, cls token, BN in the head, a classifier that is not the last word (two heads)
@@ -29,6 +34,18 @@ def test_logits_are_bit_equal_to_the_bare_student_with_and_without_embedding(nam
     logits, embedding = model(images, return_embedding=True)
     assert torch.equal(logits, bare)
     assert embedding.shape == (2, 24)
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "lcnetv2_small"])
+def test_dropout_of_the_head_acts_on_the_logits_as_in_the_bare_model(name: str) -> None:
+    model = wrap(name, embedding_dim=24, drop_rate=0.5).train()
+    images = inputs(model, 4)
+    torch.manual_seed(2)
+    expected = model.student(images)
+    torch.manual_seed(2)
+    assert torch.equal(model(images, return_embedding=True)[0], expected)
+    torch.manual_seed(3)
+    assert not torch.equal(model(images, return_embedding=True)[0], expected)
 
 
 def test_registered_resnet18_is_bit_equal_to_its_bare_student() -> None:
@@ -53,6 +70,67 @@ def test_a_training_pass_updates_batch_norm_statistics_once(name: str) -> None:
         assert torch.equal(value, model.student.state_dict()[key]), key
 
 
+def test_batch_norm_of_a_head_that_runs_twice_is_updated_once() -> None:
+    model = wrap("mobilenetv4_conv_small_035", embedding_dim=24).train()
+    model.classifier_is_last = False
+    model(inputs(model, 4), return_embedding=True)
+    assert int(model.student.norm_head.num_batches_tracked) == 1
+    assert model.student.norm_head.track_running_stats
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_recorded_graphs_and_numbers_prove_the_same(name: str) -> None:
+    model = timm.create_model(name, num_classes=8, drop_rate=0.5)
+    for graph, number in zip(_recorded_modes(model), _computed(model), strict=True):
+        assert graph == number
+
+
+def _recorded_modes(model: Any) -> list[Any]:
+    from ngd_timm.one_pass import _recorded
+
+    modes = _recorded(model)
+    assert modes is not None
+    return modes
+
+
+def test_a_model_is_proven_without_its_weights_and_left_as_it_was() -> None:
+    with torch.device("meta"):
+        model = wrap("vit_giant_patch14_224", num_classes=8)
+    assert model.classifier_is_last
+    model = timm.create_model("test_resnet", num_classes=8)
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    random = torch.get_rng_state()
+    one_pass(model)
+    assert model.training
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+    assert torch.equal(random, torch.get_rng_state())
+
+
+def test_a_classifier_of_zeros_does_not_hide_that_it_is_not_the_last_word() -> None:
+    model = timm.create_model("levit_128s", num_classes=8)
+    for p in model.parameters():
+        nn.init.zeros_(p)
+    assert not one_pass(model).classifier_is_last
+
+
+def test_a_model_that_has_its_own_input_size_or_precision_is_wrapped_as_it_is() -> None:
+    model = wrap("vit_tiny_patch16_224", embedding_dim=24, img_size=32, in_chans=1).eval()
+    assert model(torch.randn(1, 1, 32, 32), return_embedding=True)[1].shape == (1, 24)
+    assert wrap(timm.create_model("test_resnet", num_classes=8).to(torch.bfloat16)).classifier_is_last
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_a_forward_that_does_more_than_its_parts_in_either_mode_is_refused(mode: bool) -> None:
+    class Scaled(timm.models.ResNet):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) * (2 if self.training is mode else 1)
+
+    model = Scaled(timm.models.resnet.BasicBlock, (1, 1, 1, 1), num_classes=8)
+    model.pretrained_cfg = timm.create_model("test_resnet").pretrained_cfg
+    with pytest.raises(InputError, match="Scaled: forward_head"):
+        wrap(model)
+
+
 def test_backbone_runs_once_for_logits_and_embedding() -> None:
     model = wrap("test_resnet", embedding_dim=24)
     calls = []
@@ -70,26 +148,41 @@ def test_every_timm_architecture_has_its_ngd_name_and_none_is_exported_by_a_star
     assert ngd_models.__all__ == ["DistillationWrapper", "wrap"]
 
 
+def test_every_tag_of_a_name_of_ours_asks_for_the_weights_of_timms_own() -> None:
+    ours, timms = timm.list_pretrained("ngd_*"), timm.list_pretrained(exclude_filters="ngd_*")
+    assert [name.removeprefix("ngd_") for name in ours] == timms
+    for name in timms:
+        mine, theirs = get_pretrained_cfg(f"ngd_{name}"), get_pretrained_cfg(name)
+        assert (mine.hf_hub_id, mine.url, mine.file, mine.tag) == (
+            theirs.hf_hub_id,
+            theirs.url,
+            theirs.file,
+            theirs.tag,
+        )
+    assert "ngd_resnet18.a1_in1k" in get_arch_pretrained_cfgs("ngd_resnet18")
+
+
+@pytest.mark.parametrize("tag", ["a1_in1k", "tv_in1k"])
+def test_create_model_with_a_tag_loads_that_tags_weights(tag: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def load(model: nn.Module, pretrained_cfg: dict[str, Any], **_: Any) -> None:
+        asked.append(pretrained_cfg["hf_hub_id"])
+
+    monkeypatch.setattr("timm.models._builder.load_pretrained", load)
+    model = timm.create_model(f"ngd_resnet18.{tag}", pretrained=True)
+    assert asked == [f"timm/resnet18.{tag}"]
+    assert (model.pretrained_cfg["architecture"], model.pretrained_cfg["tag"]) == ("resnet18", tag)
+    with pytest.raises(RuntimeError, match="Invalid pretrained tag"):
+        timm.create_model("ngd_resnet18.no_such_tag", pretrained=True)
+
+
 def test_projection_is_there_for_a_grid_even_at_equal_width_and_absent_without_one() -> None:
     plain = wrap("test_resnet")
     assert plain.projection is None
     width = plain.student.head_hidden_size
     assert wrap("test_resnet", grid=PrototypeGrid.random(width)).projection is not None
     assert plain(inputs(plain), return_embedding=True)[1].shape == (2, width)
-
-
-def test_timm_optimizer_and_layer_decay_see_the_students_own_rules() -> None:
-    from timm.optim import create_optimizer_v2
-
-    model = wrap("test_vit", embedding_dim=24)
-    undecayed = {f"student.{n}" for n in model.student.no_weight_decay()}
-    assert undecayed
-    assert model.no_weight_decay() == undecayed
-    groups = create_optimizer_v2(model, "adamw", lr=1e-3, weight_decay=0.05, layer_decay=0.5).param_groups
-    scale = {id(p): g["lr_scale"] for g in groups for p in g["params"]}
-    assert model.projection is not None
-    assert scale[id(model.projection.weight)] == 1
-    assert scale[id(model.student.patch_embed.proj.weight)] < 0.5
 
 
 def test_wrapper_passes_on_what_timm_users_reach_for() -> None:
@@ -100,6 +193,22 @@ def test_wrapper_passes_on_what_timm_users_reach_for() -> None:
     assert model(inputs(model)).shape == (2, 5)
     model.set_grad_checkpointing()
     assert model.get_classifier() is model.student.get_classifier()
+    assert model.head_hidden_size == model.student.head_hidden_size
+    assert wrap("test_resnet", in_chans=1).in_chans == 1
+    with pytest.raises(InputError, match="would leave no logits"):
+        model.reset_classifier(0)
+    assert model(inputs(model)).shape == (2, 5)
+
+
+def test_a_new_classifier_is_proven_anew() -> None:
+    model = wrap("test_vit", embedding_dim=24)
+    with pytest.raises(InputError, match="leave global_pool at its default"):
+        model.reset_classifier(8, global_pool="")
+
+
+def encoder() -> nn.Module:
+    with torch.device("meta"):
+        return timm.create_model("qwen3_vit_88m_enc")
 
 
 @pytest.mark.parametrize(
@@ -108,7 +217,14 @@ def test_wrapper_passes_on_what_timm_users_reach_for() -> None:
         (lambda: wrap("resnet81"), "did you mean 'resnet18'"),
         (lambda: wrap("test_resnet", features_only=True), "features_only models have no logits"),
         (lambda: wrap("test_resnet", num_classes=0), "num_classes=0"),
-        (lambda: wrap(nn.Linear(2, 2)), "wrap a timm classification model"),
+        (lambda: wrap("test_vit", global_pool=""), "leave global_pool at its default"),
+        (lambda: wrap("test_resnet", global_pool=""), "choose another in_chans, img_size, global_pool"),
+        (lambda: wrap("csatv2", in_chans=1), r"can't run on pictures of its own input size \(1, 512, 512\)"),
+        (lambda: wrap("ngd_test_resnet"), "wrapped already"),
+        (lambda: wrap(nn.Linear(2, 2), num_classes=8), "wrap a timm classification model"),
+        (lambda: wrap(timm.create_model("test_resnet", features_only=True)), "FeatureListNet has no forward_features"),
+        (lambda: wrap(timm.create_model("test_vit", features_only=True), 8), "FeatureGetterNet has no"),
+        (lambda: wrap(encoder()), "Qwen3VitEncoder has no get_classifier.*not an encoder"),
         (lambda: wrap("test_resnet", grid=PrototypeGrid.random(32), embedding_dim=16), "give one of the two"),
         (lambda: wrap(timm.create_model("test_resnet"), in_chans=1), "in_chans can't be applied"),
     ],
@@ -121,3 +237,13 @@ def test_what_cannot_be_wrapped_is_refused_in_a_sentence(make: object, message: 
 def test_public_names_exist() -> None:
     for name in ngd_timm.__all__:
         assert getattr(ngd_timm, name) is not None
+
+
+def test_a_student_whose_modules_are_used_twice_is_saved_and_loaded_by_timm(tmp_path: Path) -> None:
+    student = timm.create_model("test_resnet", num_classes=8).eval()
+    student.layer1[0].conv2 = student.layer1[0].conv1
+    images = inputs(student)
+    folder = ngd_timm.save_student(student, tmp_path / "student")
+    assert student.layer1[0].conv2 is student.layer1[0].conv1
+    loaded = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    assert torch.equal(loaded(images), student(images))

@@ -19,7 +19,7 @@ def test_the_python_blocks_run_one_after_the_other_when_pasted(tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     # the one about the Hub is pasted in test_hub.py, where there is one
     blocks = [block for block in re.findall(r"```python\n(.*?)```", README, flags=re.S) if '"user/' not in block]
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     draw_face("happiness", seed=0).save("face.png")
     names: dict[str, object] = {}
     for block in blocks:

@@ -153,6 +153,21 @@ def test_an_absent_class_is_named_and_its_row_left_empty(tmp_path: Path) -> None
     assert 'title="no contempt in this set"' in text
 
 
+def test_a_runs_page_holds_no_folder_of_the_disk(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    disk = "/home/u1234/private"
+    data = {"name": "ferplus", "root": f"{disk}/ferplus"}
+    recipe = Recipe(
+        name="made_up", data=data, init=f"{disk}/b0_ce-0", eval={"ckplus": f"{disk}/ck:test"}, out=f"{disk}/r"
+    )
+    write_text(run / "recipe.yaml", to_yaml(recipe))
+    write_json(run / "fingerprint.json", {"source": f"{disk}/faces.parquet"})
+    html = write_report(run).read_text(encoding="utf-8")
+    assert "u1234" not in html
+    assert "private" not in html
+    assert "b0_ce-0" in html
+
+
 def test_the_same_files_give_the_same_page(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     assert write_report(run).read_bytes() == write_report(run).read_bytes()

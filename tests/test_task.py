@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from timm.optim import create_optimizer_v2
+from timm.utils import NativeScaler
 
 from ngd_timm import CLASSES, InputError, NeuroGazeLoss, NeuroGazeTask, PrototypeGrid, save_student, wrap
 
@@ -96,3 +98,150 @@ def test_norms_equal_those_of_autograd_on_the_features_themselves() -> None:
     terms = task.criterion.components(logits, embedding, target)
     expected = torch.autograd.grad(terms["proto_kd"], features)[0].norm()
     assert task.gradient_norms(images, target)["proto_kd"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def grads(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+
+
+def test_a_compiled_task_gives_the_same_losses_and_gradients_in_one_graph() -> None:
+    plain, compiled = make().train(), make().train()
+    compiled.compile(backend="aot_eager", fullgraph=True)
+    results = []
+    for task in (plain, compiled):
+        task.set_epoch(2)
+        result = task(*batch())
+        result["loss"].backward()
+        results.append(result)
+    for name in ("loss", "ce", "proto_kd", "d_geo", "output"):
+        torch.testing.assert_close(results[0][name], results[1][name])
+    expected = grads(plain.get_eval_model())
+    assert expected
+    for name, g in grads(compiled.get_eval_model()).items():
+        torch.testing.assert_close(g, expected[name], rtol=1e-4, atol=1e-6)
+    assert set(compiled.get_checkpoint_state()["state_dict"]) == set(plain.get_checkpoint_state()["state_dict"])
+
+
+@pytest.mark.parametrize("name", ["resnetv2_18", "mobilenetv4_conv_small_035"])
+def test_logits_and_embedding_are_one_graph_for_the_compiler_however_the_head_is_called(name: str) -> None:
+    model = wrap(name, embedding_dim=8).eval()
+    images = torch.randn(2, 3, 64, 64)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    for given, expected in zip(
+        compiled(images, return_embedding=True), model(images, return_embedding=True), strict=True
+    ):
+        assert torch.equal(given, expected)
+
+
+def test_the_whole_task_with_its_losses_compiles_without_a_graph_break() -> None:
+    plain = make().train()
+    plain.set_epoch(2)
+    compiled = torch.compile(plain, backend="eager", fullgraph=True)
+    state = {k: v.clone() for k, v in plain.state_dict().items()}
+    expected = plain(*batch())
+    plain.load_state_dict(state)
+    result = compiled(*batch())
+    assert set(result) == set(expected)
+    torch.testing.assert_close(result["loss"], expected["loss"])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_under_autocast_the_backbone_runs_low_and_the_losses_in_float32(dtype: torch.dtype) -> None:
+    task, reference = make().eval(), make().eval()
+    for t in (task, reference):
+        t.set_epoch(2)
+    with torch.autocast("cpu", dtype=dtype):
+        result = task(*batch())
+    expected = reference(*batch())
+    assert result["output"].dtype == dtype
+    for name in ("loss", "ce", "proto_kd", "d_geo"):
+        assert result[name].dtype == torch.float32
+        torch.testing.assert_close(result[name], expected[name], rtol=0.02, atol=0.02)
+
+
+def test_timms_loss_scaler_steps_an_fp16_task_with_its_clipping() -> None:
+    task = make()
+    task.set_epoch(2)
+    optimizer = torch.optim.SGD(task.trainable_module.parameters(), lr=0.1)
+    before = [p.detach().clone() for p in task.trainable_module.parameters()]
+    with torch.autocast("cpu", dtype=torch.float16):
+        loss = task(*batch())["loss"]
+    NativeScaler(device="cpu")(loss, optimizer, clip_grad=1.0, parameters=task.get_clip_parameters())
+    after = list(task.trainable_module.parameters())
+    assert all(p.isfinite().all() for p in after)
+    assert sum(float((p - q).detach().square().sum()) for p, q in zip(after, before, strict=True)) ** 0.5 <= 0.1001
+    assert any(not torch.equal(p, q) for p, q in zip(after, before, strict=True))
+
+
+def test_channels_last_reaches_the_student_and_changes_the_losses_by_rounding_only() -> None:
+    plain, last = make().eval(), make().eval()
+    last.to(memory_format=torch.channels_last)
+    assert last.get_eval_model().conv1[3].weight.is_contiguous(memory_format=torch.channels_last)
+    images, target = batch()
+    given = last(images.to(memory_format=torch.channels_last), target)
+    torch.testing.assert_close(given["loss"], plain(images, target)["loss"])
+
+
+def test_the_ema_student_is_the_average_of_the_students_and_keeps_its_own_projection() -> None:
+    task = make()
+    start = {k: v.clone() for k, v in task.get_eval_model().state_dict().items()}
+    task.setup_ema(decay=0.75)
+    optimizer = torch.optim.SGD(task.trainable_module.parameters(), lr=0.1)
+    task(*batch())["loss"].backward()
+    optimizer.step()
+    task.update_ema()
+    now, ema = task.get_eval_model().state_dict(), task.get_eval_model(ema=True).state_dict()
+    moved = 0
+    for name, value in now.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(ema[name], 0.75 * start[name] + 0.25 * value)
+            moved += not torch.equal(value, start[name])
+    assert moved
+    state = task.get_checkpoint_state(ema=True)
+    assert set(state["state_dict_ema"]) == set(now)
+    projection = task.trainable_module.projection.weight
+    assert not torch.equal(state["task_state_ema"]["projection"]["weight"], projection)
+
+
+def test_gradients_accumulated_over_two_halves_are_those_of_the_whole_batch() -> None:
+    # batch norm fixed and D-Geo out: both look across the batch, and no accumulation can give them one they don't see
+    whole, halves = make(d_geo=0.0).eval(), make(d_geo=0.0).eval()
+    images, target = batch()
+    whole(images, target)["loss"].backward()
+    for part in (slice(0, 4), slice(4, 8)):
+        with halves.no_sync():
+            (halves(images[part], target[part])["loss"] / 2).backward()
+    expected = grads(whole)
+    for name, g in grads(halves).items():
+        torch.testing.assert_close(g, expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_clipping_without_the_head_leaves_out_classifier_and_projection_and_no_more() -> None:
+    task = make()
+    wrapper = task.trainable_module
+    left_out = [*wrapper.get_classifier().parameters(), wrapper.projection.weight]
+    given = {id(p) for p in task.get_clip_parameters(exclude_head=True)}
+    assert given == {id(p) for p in wrapper.parameters()} - {id(p) for p in left_out}
+    assert len(list(task.get_clip_parameters())) == len(list(wrapper.parameters()))
+    two_heads = NeuroGazeTask(wrap("levit_128s"), NeuroGazeLoss(None, proto_kd=0, d_geo=0), verbose=False)
+    names = {id(p): n for n, p in two_heads.trainable_module.named_parameters()}
+    kept = {names[id(p)] for p in two_heads.get_clip_parameters(exclude_head=True)}
+    assert {n.split(".")[1] for n in set(names.values()) - kept} == {"head", "head_dist"}
+
+
+@pytest.mark.parametrize("options", [{}, {"layer_decay": 0.7}], ids=["weight decay", "layer decay"])
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet", "poolformerv2_s12"])
+def test_timm_gives_every_parameter_the_group_that_it_has_in_the_bare_model(
+    name: str, options: dict[str, float]
+) -> None:
+    model = wrap(name, embedding_dim=24)
+
+    def groups(module: torch.nn.Module) -> dict[str, tuple[float, float]]:
+        names = {id(p): n for n, p in module.named_parameters()}
+        made = create_optimizer_v2(module, "adamw", lr=1e-3, weight_decay=0.05, **options).param_groups
+        return {names[id(p)]: (g.get("lr_scale", 1.0), g["weight_decay"]) for g in made for p in g["params"]}
+
+    expected = {f"student.{n}": g for n, g in groups(model.student).items()}
+    assert groups(model) == {**expected, "projection.weight": (1.0, 0.05)}
+    if options:
+        assert len({scale for scale, _ in expected.values()}) > 2

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file
 
 from ngd_timm.affect import CLASSES
 from ngd_timm.errors import InputError
@@ -21,6 +20,7 @@ from ngd_timm.evaluate import evaluate
 from ngd_timm.export import open_student, save_student
 from ngd_timm.kd_teacher import KDTeacher
 from ngd_timm.recipe import Recipe
+from ngd_timm.task import NeuroGazeTask
 from ngd_timm.train import resume, train
 
 
@@ -94,33 +94,6 @@ def test_the_student_loads_with_stock_timm_where_this_package_cannot_be_imported
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("share", [None, 0.2])
-def test_a_run_stopped_between_epochs_and_resumed_ends_in_the_same_student(
-    faces: Path, baseline: Path, tmp_path: Path, share: float | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    changes = {**FULL, "loss": {**FULL["loss"], "proto_share": share}, "teacher": str(baseline)}
-    whole = train(recipe(faces, tmp_path / "whole", **changes))
-    import ngd_timm.train as module
-
-    save = module._save_state
-
-    def die_after_the_first_epoch(*arguments: Any) -> None:
-        save(*arguments)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(module, "_save_state", die_after_the_first_epoch)
-    with pytest.raises(KeyboardInterrupt):
-        train(recipe(faces, tmp_path / "cut", **changes))
-    monkeypatch.setattr(module, "_save_state", save)
-    cut = resume(tmp_path / "cut")
-    first, second = (load_file(run / "student" / "model.safetensors") for run in (whole, cut))
-    assert all(torch.equal(first[key], second[key]) for key in first)
-    drop = ("seconds", "images_per_second")
-    assert [{k: v for k, v in r.items() if k not in drop} for r in rows(whole)] == [
-        {k: v for k, v in r.items() if k not in drop} for r in rows(cut)
-    ]
-
-
 def test_a_share_asked_for_is_the_share_that_is_measured(faces: Path, tmp_path: Path) -> None:
     changes = {"grid": "random", "loss": {"proto_share": 0.25}, "optim": {"epochs": 1, "batch_size": 16, "lr": 1e-5}}
     run = train(recipe(faces, tmp_path / "run", share_every=1, **changes))
@@ -172,9 +145,38 @@ def test_what_cannot_be_used_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_with_its_name(faces: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"became NaN or infinite by epoch 1, batch \d+"):
-        train(recipe(faces, tmp_path / "run", optim={"epochs": 1, "batch_size": 16, "lr": 1e30, "clip_grad": None}))
+def test_a_loss_that_is_not_finite_stops_the_run_at_its_batch_with_its_name_and_what_is_kept(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, calls = NeuroGazeTask.forward, []
+
+    def spoilt_at_the_fifth(task: NeuroGazeTask, *batch: Any) -> dict[str, torch.Tensor]:
+        calls.append(1)
+        result = forward(task, *batch)
+        return (
+            result
+            if len(calls) != 5
+            else {**result, "ce": result["ce"] * torch.nan, "loss": result["loss"] * torch.nan}
+        )
+
+    monkeypatch.setattr(NeuroGazeTask, "forward", spoilt_at_the_fifth)
+    run = tmp_path / "run"
+    message = (
+        "ce became NaN or infinite in epoch 2, batch 2; the last good state is kept: after epoch 1, batch 1 of the next"
+    )
+    with pytest.raises(InputError, match=message):
+        train(recipe(faces, run, save_every=1e-9))
+    state = torch.load(run / "last" / "step.pt", weights_only=True)
+    assert (state["epoch"], state["step"]) == (1, 1)
+    assert all(v.isfinite().all() for v in state["checkpoint"]["state_dict"].values())
+    assert len(rows(run)) == 1
+
+
+def test_weights_that_a_step_has_spoilt_are_not_saved(faces: Path, tmp_path: Path) -> None:
+    optim = {"epochs": 1, "batch_size": 16, "lr": 1e38, "weight_decay": 10, "clip_grad": None, "opt": "sgd"}
+    with pytest.raises(InputError, match="a weight became NaN or infinite in epoch 1, batch 1"):
+        train(recipe(faces, tmp_path / "run", optim=optim, save_every=1e-9))
+    assert not (tmp_path / "run" / "last").exists()
 
 
 def test_resume_refuses_a_run_whose_data_changed(faces: Path, baseline: Path, tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ngd_timm.data.augment import draw_augment, render_batch
+from ngd_timm.data.augment import AugmentDraw, draw_augment, render_batch
 from ngd_timm.data.decode import check_image, decode_each, image_size_and_grey, open_image, to_mode
 from ngd_timm.data.samplers import SAMPLERS, epoch_order, generator_for
 from ngd_timm.errors import InputError, choices
+from ngd_timm.processes import part_of
 from ngd_timm.recipe import AugmentConfig
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ class FaceBatches:
         workers: Processes of the per-image path.
         drop_last: Leave out a last, smaller batch; None means as `train`.
         flip: Mirror every picture (for a flip at test time).
+        part: (number, count) of several processes. In training each takes its rows of every batch, drawn as for one; in
+            evaluation they take turns at whole batches.
 
     Raises:
         InputError: A damaged picture, an empty data set, or settings outside what is allowed.
@@ -105,6 +108,7 @@ class FaceBatches:
         workers: int = 0,
         drop_last: bool | None = None,
         flip: bool = False,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         if sampler not in SAMPLERS:
             raise choices("sampler", sampler, SAMPLERS)
@@ -119,7 +123,7 @@ class FaceBatches:
         self.mean, self.std = _per_channel("mean", mean, in_chans), _per_channel("std", std, in_chans)
         self.batch_size, self.train, self.seed, self.sampler = batch_size, train, seed, sampler
         self.augment = augment if train else None
-        self.workers, self.flip = workers, flip
+        self.workers, self.flip, self.part = workers, flip, part
         self.drop_last = train if drop_last is None else drop_last
         self.epoch = 0
         self.classes: tuple[str, ...] = tuple(dataset.features["label"].names)
@@ -159,8 +163,10 @@ class FaceBatches:
             order = epoch_order(self.labels, self.sampler, self.seed, epoch)
         else:
             order = np.arange(len(self.dataset))
-        rows = [order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(start, len(self))]
-        images = self._render(rows, epoch, start) if self.in_memory else _told(self._load(rows, epoch))
+        numbers = [i for i in range(start, len(self)) if self.train or i % self.part[1] == self.part[0]]
+        whole = [order[i * self.batch_size : (i + 1) * self.batch_size] for i in numbers]
+        rows = [index[part_of(len(index), *self.part)] for index in whole] if self.train else whole
+        images = self._render(whole, epoch, start) if self.in_memory else _told(self._load(rows, epoch))
         for index, pixels in zip(rows, images, strict=True):
             chosen = torch.from_numpy(index)
             va = None if self._va is None else self._va[chosen]
@@ -194,10 +200,12 @@ class FaceBatches:
     def _render(self, rows: Sequence[np.ndarray], epoch: int, start: int) -> Iterator[torch.Tensor]:
         assert self._pixels is not None
         for number, index in enumerate(rows, start):
-            draw = None
+            draw, mine = None, part_of(len(index), *self.part) if self.train else slice(None)
             if self.augment is not None:
+                # drawn for the whole batch, so that a picture's numbers don't depend on how many processes there are
                 draw = draw_augment(self.augment, len(index), generator_for(self.seed, epoch, 1, number))
-            chosen = self._pixels[torch.from_numpy(index)]
+                draw = AugmentDraw(draw.theta[mine], draw.brightness[mine], draw.contrast[mine], draw.box[mine])
+            chosen = self._pixels[torch.from_numpy(index[mine])]
             yield render_batch(chosen, self.image_size, self.mean, self.std, draw, self.flip)
 
     def _load(self, rows: Sequence[np.ndarray], epoch: int) -> Iterator[torch.Tensor]:

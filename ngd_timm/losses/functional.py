@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ngd_timm.errors import InputError
 
-__all__ = ["at_least_float32", "class_weight_matrix", "distributed", "gather_with_gradient", "unit"]
+__all__ = ["at_least_float32", "class_weight_matrix", "batch_share", "distributed", "gather_with_gradient", "unit"]
 
 _ZERO = 1e-3
 
@@ -54,6 +54,18 @@ def class_weight_matrix(target: Tensor, num_classes: int, like: Tensor) -> Tenso
 def distributed() -> bool:
     """Whether this process is one of several."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def batch_share(rows: int, like: Tensor) -> Tensor | float:
+    """What a mean over `rows` is to be multiplied by, so that the mean over ranks is that of the joined batch.
+
+    1 where all ranks have equally many rows, and on one process.
+    """
+    if not distributed():
+        return 1.0
+    total = torch.tensor(float(rows), device=like.device)
+    dist.all_reduce(total)
+    return rows * dist.get_world_size() / total
 
 
 def gather_with_gradient(x: Tensor) -> Tensor:

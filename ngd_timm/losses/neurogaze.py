@@ -13,6 +13,7 @@ from ngd_timm.affect import CLASSES
 from ngd_timm.errors import InputError
 from ngd_timm.losses.cross_entropy import cross_entropy
 from ngd_timm.losses.d_geo import DGeoLoss
+from ngd_timm.losses.functional import batch_share
 from ngd_timm.losses.logit_kd import LogitKDLoss
 from ngd_timm.losses.proto_kd import ProtoKDLoss
 
@@ -137,12 +138,16 @@ class NeuroGazeLoss(nn.Module):
         teacher_logits: Tensor | None = None,
         valence_arousal: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """The active terms, unweighted and attached, and "positive_variance"."""
+        """The active terms, unweighted and attached, and "positive_variance".
+
+        Of several processes each gets its part of them: their mean over the processes is the joined batch's.
+        """
+        share = batch_share(len(logits), logits)
         terms = {"ce": cross_entropy(logits, target, self.class_weights, self.label_smoothing)}
         if self.weights["kd"] > 0 and teacher_logits is not None:
-            terms["kd"] = self.kd(logits, teacher_logits)
+            terms["kd"] = share * self.kd(logits, teacher_logits)
         if self.proto_kd is not None and self.weights["proto_kd"] > 0:
-            terms["proto_kd"] = self.proto_kd(self._needed(embedding), target, valence_arousal)
+            terms["proto_kd"] = share * self.proto_kd(self._needed(embedding), target, valence_arousal)
         if self.d_geo is not None:
             geo = self.d_geo.terms(self._needed(embedding), target)
             terms["d_geo"] = geo.cap + geo.separation

@@ -1,0 +1,292 @@
+"""What a run needs, made and checked before anything of it is written: data, grid, teacher, student, optimizer."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import platform
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from timm.layers import convert_sync_batchnorm
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+
+from ngd_timm.devices import open_device
+from ngd_timm.errors import InputError
+from ngd_timm.evaluate import face_batches
+from ngd_timm.export import STUDENT_FILES, create_student, open_student, student_files
+from ngd_timm.files import sha256_file
+from ngd_timm.hub import hub_id, pin
+from ngd_timm.kd_cache import CachedTeacher
+from ngd_timm.kd_teacher import KDTeacher
+from ngd_timm.losses import NeuroGazeLoss, class_weights
+from ngd_timm.ngd_models import DistillationWrapper, TimmModel
+from ngd_timm.processes import rank, world_size
+from ngd_timm.prototypes import GRID_FILE, PrototypeGrid
+from ngd_timm.recipe import Recipe, to_yaml
+from ngd_timm.task import NeuroGazeTask
+from ngd_timm.version import __version__
+
+if TYPE_CHECKING:
+    from ngd_timm.data import FaceBatches
+
+__all__ = ["Setup", "open_grid", "pinned", "prepare", "student_hash"]
+
+
+@dataclass
+class Setup:
+    """Everything a run needs, made and checked before anything is written."""
+
+    recipe: Recipe
+    device: torch.device
+    autocast: torch.dtype | None
+    batches: Any
+    valid: Any
+    task: NeuroGazeTask
+    optimizer: torch.optim.Optimizer
+    scheduler: Any
+    scaler: torch.amp.GradScaler
+    grid: PrototypeGrid | None
+    fingerprint: dict[str, Any]
+
+
+def prepare(recipe: Recipe) -> Setup:
+    """Load and check data, grid, teacher and student of a recipe; nothing is written.
+
+    Raises:
+        InputError: The first thing that can't be used.
+    """
+    from ngd_timm.data import FaceBatches, class_counts, load_split
+
+    if recipe.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise InputError("tensorboard=true needs the package tensorboard: pip install 'ngd-timm[tensorboard]'")
+    torch.manual_seed(recipe.seed)
+    device = open_device(recipe.device)
+    if world_size() > 1 and device.type == "cuda":
+        device = torch.device("cuda", torch.cuda.current_device())
+    part = (rank(), world_size())
+    _refuse_what_processes_cannot_share(recipe, device)
+    data, classes = recipe.data, recipe.data.classes
+    if data.root is None:
+        raise InputError(f"{recipe.name}: data.root is not set; give data.root=FOLDER that holds {data.name}")
+    grid = open_grid(recipe)
+    model = DistillationWrapper(create_student(recipe.student, len(classes)), None if grid is None else grid.dim)
+    cfg = model.student.pretrained_cfg
+    if recipe.init is not None:
+        _start_from(model.student, recipe.init, classes)
+    asked = None
+    if recipe.teacher_source is not None:
+        asked = KDTeacher.open(recipe.teacher_source, classes, cfg["mean"], cfg["std"])
+
+    sets, reports = {}, {}
+    for split in ("train", "valid"):
+        sets[split], reports[split] = load_split(
+            data.name,
+            data.root,
+            split,
+            label_rule=data.label_rule,
+            drop_duplicates=data.drop_duplicates,
+            classes=classes,
+            limit=data.limit,
+        )
+    batches = FaceBatches(
+        sets["train"],
+        image_size=recipe.student.image_size,
+        in_chans=recipe.student.in_chans,
+        mean=cfg["mean"],
+        std=cfg["std"],
+        batch_size=recipe.optim.batch_size,
+        train=True,
+        augment=data.augment,
+        seed=recipe.seed,
+        sampler=data.sampler,
+        in_memory=data.in_memory,
+        workers=data.workers,
+        part=part,
+    )
+    autocast = _autocast_type(recipe.optim.amp, device)
+    teacher: KDTeacher | CachedTeacher | None = asked
+    if asked is not None and recipe.kd_cache is not None:
+        key = _batches_key(recipe, reports["train"].sha256, batches, autocast, device)
+        teacher = CachedTeacher(asked, recipe.kd_cache, key, len(batches))
+    loss = recipe.loss
+    criterion = NeuroGazeLoss(
+        grid,
+        len(classes),
+        recipe.optim.epochs,
+        classes=classes,
+        ce=loss.ce,
+        kd=loss.kd,
+        kd_mode=loss.kd_mode,
+        temperature=loss.temperature,
+        # a share is calibrated at the first step; until then any positive weight puts the term in
+        proto_kd=loss.proto_kd if loss.proto_share is None else max(loss.proto_kd, 1.0),
+        tau=loss.tau,
+        sigma=loss.sigma,
+        target=loss.target,
+        d_geo=loss.d_geo,
+        ramp=loss.ramp,
+        positive_classes=loss.positive_classes,
+        variance_cap=loss.variance_cap,
+        margin=loss.margin,
+        gather_distributed=True,
+        label_smoothing=loss.label_smoothing,
+        class_weights=class_weights(class_counts(sets["train"]), loss.class_weights),
+    )
+    if recipe.optim.sync_bn and part[1] > 1:
+        model.student = convert_sync_batchnorm(model.student)
+    model.to(device).to(memory_format=torch.channels_last)
+    task = NeuroGazeTask(model, criterion, teacher, device=device, verbose=False)
+    if recipe.optim.ema is not None:
+        task.setup_ema(decay=recipe.optim.ema, use_warmup=True)
+    optim, steps = recipe.optim, len(batches)
+    options: dict[str, Any] = {"fused": True} if optim.opt in ("adam", "adamw", "sgd") else {}
+    try:
+        optimizer = create_optimizer_v2(model, opt=optim.opt, lr=optim.lr, weight_decay=optim.weight_decay, **options)
+    except (AssertionError, ValueError) as error:
+        raise InputError(f"optim.opt={optim.opt}: {' '.join(str(error).split())}") from None
+    # counted in updates, so that a warm-up may be a fraction of an epoch
+    warmup = round(optim.warmup_epochs * steps)
+    scheduler, _ = create_scheduler_v2(
+        optimizer,
+        sched=optim.schedule,
+        num_epochs=optim.epochs * steps - warmup,
+        warmup_epochs=warmup,
+        warmup_prefix=True,
+        warmup_lr=optim.lr / 25,
+        step_on_epochs=False,
+        updates_per_epoch=1,
+    )
+    # ask for pictures last: decoding them is the slow check
+    valid = face_batches(model.student, sets["valid"], workers=data.workers, part=part)
+    if part[1] > 1:
+        looked_at = criterion.d_geo is not None or (grid is not None and criterion.weights["proto_kd"] > 0)
+        task.prepare_distributed(
+            [device.index] if device.type == "cuda" else None,
+            find_unused_parameters=model.projection is not None and not looked_at,
+        )
+        # all start from one student, and each drops other units
+        torch.manual_seed(recipe.seed + part[0] * 2**32)
+    return Setup(
+        recipe=recipe,
+        device=device,
+        autocast=autocast,
+        batches=batches,
+        valid=valid,
+        task=task,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        scaler=torch.amp.GradScaler(device.type, enabled=autocast == torch.float16),
+        grid=grid,
+        fingerprint=_fingerprint(recipe, reports, grid, autocast, device),
+    )
+
+
+def pinned(recipe: Recipe) -> Recipe:
+    """The recipe with every Hub id at its present commit, so that a resumed run gets the same bytes.
+
+    Raises:
+        InputError: A repository that can't be read.
+    """
+    of = {"grid": GRID_FILE, "teacher": STUDENT_FILES[0], "init": STUDENT_FILES[0]}
+    named = {key: getattr(recipe, key) for key in of if isinstance(getattr(recipe, key), str)}
+    return recipe.model_copy(update={key: pin(source, of[key]) for key, source in named.items()})
+
+
+def _batches_key(
+    recipe: Recipe, data_sha256: str, batches: FaceBatches, autocast: torch.dtype | None, device: torch.device
+) -> dict[str, Any]:
+    """Everything that a teacher's logits depend on: who is asked, how, and about which pictures in what order."""
+    return {
+        "teacher": student_hash(recipe.teacher_source),
+        "data": data_sha256,
+        "classes": recipe.data.classes,
+        "augment": recipe.data.augment.model_dump(),
+        "sampler": recipe.data.sampler,
+        "seed": recipe.seed,
+        "batch_size": recipe.optim.batch_size,
+        "images": [batches.image_size, batches.in_chans, batches.mean, batches.std, batches.in_memory],
+        "part": [rank(), world_size()],
+        "arithmetic": [str(autocast), device.type, torch.__version__, __version__],
+    }
+
+
+def open_grid(recipe: Recipe) -> PrototypeGrid | None:
+    """The grid that a recipe names, of the size that it asks for, centred where it says so.
+
+    Raises:
+        InputError: Nothing of that name, or another size.
+    """
+    if recipe.grid is None:
+        return None
+    grid = PrototypeGrid.from_spec(recipe.grid, seed=recipe.seed)
+    if recipe.grid_size not in (None, grid.size):
+        raise InputError(
+            f"{recipe.name}: grid={recipe.grid} is {grid.size}x{grid.size}, grid_size asks for {recipe.grid_size}; "
+            f"build one with: ngd prototypes build TEACHER_RUN --size {recipe.grid_size} --out FILE"
+        )
+    return grid.centered() if recipe.grid_center else grid
+
+
+def _start_from(student: TimmModel, source: str, classes: tuple[str, ...]) -> None:
+    start, names = open_student(source)
+    if names != classes:
+        raise InputError(f"init={source} has the classes {', '.join(names)}, the recipe {', '.join(classes)}")
+    try:
+        student.load_state_dict(start.state_dict())
+    except RuntimeError as error:
+        raise InputError(
+            f"init={source} is another backbone than the recipe's ({str(error).splitlines()[0]})"
+        ) from None
+
+
+def _autocast_type(amp: str, device: torch.device) -> torch.dtype | None:
+    """auto is a function of the processor alone, so that two runs on one machine agree."""
+    if amp != "auto":
+        return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return torch.bfloat16 if capabilities.get("amx_bf16") else None
+
+
+def _refuse_what_processes_cannot_share(recipe: Recipe, device: torch.device) -> None:
+    count = world_size()
+    if recipe.optim.batch_size < count:
+        raise InputError(
+            f"optim.batch_size={recipe.optim.batch_size} is the batch of all {count} processes; give at least {count}"
+        )
+    if recipe.optim.sync_bn and count > 1 and device.type != "cuda":
+        raise InputError("optim.sync_bn=true needs GPUs, PyTorch synchronises no batch norm on the CPU; leave it out")
+
+
+def _fingerprint(
+    recipe: Recipe,
+    reports: dict[str, Any],
+    grid: PrototypeGrid | None,
+    autocast: torch.dtype | None,
+    device: torch.device,
+) -> dict[str, Any]:
+    packages = ("ngd-timm", "torch", "torchvision", "timm", "numpy", "datasets", "safetensors", "pillow")
+    return {
+        "recipe": hashlib.sha256(to_yaml(recipe).encode()).hexdigest(),
+        "seed": recipe.seed,
+        "data": {split: report.as_dict() for split, report in reports.items()},
+        "grid": None if grid is None else grid.sha256,
+        "teacher": student_hash(recipe.teacher_source),
+        "init": student_hash(recipe.init),
+        "hub": {k: s for k in ("grid", "teacher", "init") if isinstance(s := getattr(recipe, k), str) and hub_id(s)},
+        "precision": "float32" if autocast is None else str(autocast).removeprefix("torch."),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "processes": world_size(),
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def student_hash(source: str | None) -> str | None:
+    """sha256 of a student's weights, by which a fingerprint knows a teacher or a start."""
+    return None if source is None else sha256_file(student_files(source) / "model.safetensors")

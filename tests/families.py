@@ -1,0 +1,354 @@
+"""Every family of timm through this package: wrapped, trained a step, saved, loaded by timm alone, exported.
+
+    python tests/families.py --out families.jsonl                      all families; what the file has is not repeated
+    python tests/families.py --out families.jsonl --only volo levit    some
+    python tests/families.py --out families.jsonl --table docs/backbones.md
+
+A family is a module of `timm.list_modules()`; the model with the fewest parameters that has a classifier stands for it,
+at the smallest input that it takes. A line of JSON a family: each check is true, or a sentence that says what failed.
+Some 40 minutes on one core, of which ONNX takes most; `--skip onnx` leaves it out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import signal
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import list_modules
+from timm.optim import create_optimizer_v2
+from torch import Tensor, nn
+
+from ngd_timm import CLASSES, DistillationWrapper, NeuroGazeLoss, PrototypeGrid, save_student, wrap
+
+CHECKS = {
+    "wraps": "wraps",
+    "step": "trains a step",
+    "equal": "logits bit-equal",
+    "reload": "reloaded by timm, bit-equal",
+    "grey": "grey input",
+    "groups": "parameter groups",
+    "onnx": "ONNX",
+}
+SIZES = (32, 64, 96, 128, 160, 192, 224, 240, 256, 288, 320, 384, 448, 512, 640, 768, 1024)
+ONNX_TOLERANCE = 1e-4
+ONNX_LIMIT_S = 900
+# two of each positive class, so that D-Geo's cap has something to cap
+TARGET = torch.tensor([1, 1, 2, 2, 0, 3, 4, 6])
+
+INTRODUCTION = """# Every family of timm {timm}
+
+Written by `python tests/families.py --table docs/backbones.md`. The classifier with the fewest parameters stands for
+its family, at the smallest input that it takes (pixels a side; by `img_size=` where the size is built into the model).
+Torch {torch}, CPU, float32, eight pictures.
+
+- **wraps**: `ngd_timm.wrap` proves that logits and embedding come from one pass of the backbone. *Head* is how often
+  `forward_head` runs for the two: 2 where the classifier applied to the pre-logits is not the model's own forward.
+- **trains a step**: cross-entropy, Proto-KD and D-Geo; every gradient is finite, and no parameter goes without one that
+  gets one in the bare model.
+- **logits bit-equal**: wrapped with the embedding, wrapped without it, and bare.
+- **reloaded**: `ngd_timm.save_student`, then `timm.create_model("local-dir:…", pretrained=True)`.
+- **grey input**: a step with `in_chans=1`.
+- **parameter groups**: timm's optimizer factory gives every parameter the weight decay and the layer decay that it
+  has in the bare model.
+- **ONNX**: exported by `torch.onnx.export(dynamo=True)` and run by onnxruntime, within {tolerance} of the largest logit
+  (of 1, where that is smaller).
+
+| check | families | share |
+|---|---|---|
+{shares}
+
+Encoders without a classifier have no logits and are refused with a sentence: {encoders}.
+
+| family | model | million parameters | input | head | {titles} |
+|{rule}
+{lines}
+"""
+
+
+class Failed(Exception):
+    """A check's verdict, as a sentence."""
+
+
+def families() -> list[str]:
+    return [m for m in list_modules() if m != "ngd_models"]
+
+
+def smallest(family: str) -> tuple[str, int]:
+    """The family's classifier with the fewest parameters, and how many those are."""
+    counted = []
+    for name in timm.list_models(module=family):
+        with torch.device("meta"):
+            model = timm.create_model(name, num_classes=len(CLASSES))
+        if hasattr(model, "get_classifier"):
+            counted.append((sum(p.numel() for p in model.parameters()), name))
+    parameters, name = min(counted)
+    return name, parameters
+
+
+def smallest_input(name: str) -> tuple[dict[str, int], int]:
+    """Options for `timm.create_model` and pixels a side: what the model takes, tried without data."""
+    cfg = timm.get_pretrained_cfg(name)
+    native = cfg.input_size[-1]
+    for size in (*(s for s in SIZES if s < native), native):
+        options = {"img_size": size} if cfg.fixed_input_size and size != native else {}
+        try:
+            with torch.device("meta"):
+                model = timm.create_model(name, num_classes=len(CLASSES), **options)
+                images = torch.empty(8, 3, size, size)
+                with torch.no_grad():
+                    model.eval()(images)
+                    model.train()(images)
+        except (RuntimeError, ValueError, TypeError, AssertionError, IndexError, ZeroDivisionError):
+            continue
+        return options, size
+    return {}, native
+
+
+class Family:
+    """The checks of one model; each returns None or raises `Failed`.
+
+    Args:
+        name: A timm architecture.
+        size: Pixels a side.
+        options: For `timm.create_model`.
+    """
+
+    def __init__(self, name: str, size: int, options: dict[str, Any]) -> None:
+        self.name, self.size, self.options = name, size, options
+        self.grid = PrototypeGrid.random(64)
+        self.model: DistillationWrapper | None = None
+        self.timms: Any = None
+
+    def images(self, channels: int = 3) -> Tensor:
+        return torch.randn(8, channels, self.size, self.size, generator=torch.Generator().manual_seed(0))
+
+    def wrapped(self) -> DistillationWrapper:
+        if self.model is None:
+            torch.manual_seed(0)
+            self.model = wrap(self.name, grid=self.grid, **self.options)
+        return self.model
+
+    def bare(self) -> Any:
+        """The timm model itself, with the weights of the wrapped one."""
+        if self.timms is None:
+            self.timms = timm.create_model(self.name, num_classes=len(CLASSES), **self.options)
+        self.timms.load_state_dict(self.wrapped().student.state_dict())
+        return self.timms
+
+    def wraps(self) -> None:
+        self.wrapped()
+
+    def step(self) -> None:
+        _step(self.wrapped(), self.grid, self.images())
+        bare = self.bare().train()
+        nn.functional.cross_entropy(bare(self.images()), TARGET).backward()
+        unused = {f"student.{n}" for n, p in bare.named_parameters() if p.grad is None}
+        for name, p in self.wrapped().named_parameters():
+            if p.grad is None and name not in unused:
+                raise Failed(f"{name} gets no gradient, in the bare model it does")
+
+    def equal(self) -> None:
+        model, images = self.wrapped().eval(), self.images()
+        with torch.no_grad():
+            expected = self.bare().eval()(images)
+            if not torch.equal(model(images), expected):
+                raise Failed("the wrapped model's logits are not the bare model's")
+            if not torch.equal(model(images, return_embedding=True)[0], expected):
+                raise Failed("the logits beside an embedding are not the bare model's")
+
+    def reload(self) -> None:
+        student = self.wrapped().eval().student
+        with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+            save_student(student, Path(folder) / "student", CLASSES)
+            loaded = timm.create_model(f"local-dir:{folder}/student", pretrained=True).eval()
+            if not torch.equal(loaded(self.images()), student(self.images())):
+                raise Failed("the reloaded model's logits differ")
+
+    def grey(self) -> None:
+        bare = timm.create_model(self.name, num_classes=len(CLASSES), in_chans=1, **self.options)
+        try:
+            bare(self.images(channels=1))
+        except RuntimeError:
+            raise Failed("the timm model itself takes none, whatever in_chans says") from None
+        model = wrap(bare, grid=self.grid)
+        if model.in_chans != 1:
+            raise Failed(f"in_chans=1, but the model says {model.in_chans}")
+        _step(model, self.grid, self.images(channels=1))
+
+    def groups(self) -> None:
+        model, bare = self.wrapped(), self.bare()
+        for options in ({}, {"layer_decay": 0.7}):
+            ours, timms = (_groups(m, options) for m in (model, bare))
+            for name, expected in timms.items():
+                if ours[f"student.{name}"] != expected:
+                    raise Failed(f"{name}: (scale, decay) {ours[f'student.{name}']} wrapped, {expected} bare")
+            if ours["projection.weight"] != (1.0, 0.05):
+                raise Failed(f"the projection: (scale, decay) {ours['projection.weight']}")
+
+    def onnx(self) -> None:
+        import onnxruntime
+
+        student = self.wrapped().eval().student
+        with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+            save_student(student, Path(folder) / "student", CLASSES)
+            # as somebody would who deploys it
+            deployed = timm.create_model(f"local-dir:{folder}/student", pretrained=True, exportable=True).eval()
+            images = self.images()[:2]
+            expected = deployed(images)
+            with limited(ONNX_LIMIT_S):
+                torch.onnx.export(deployed, (images,), f"{folder}/student.onnx", dynamo=True, verbose=False)
+                session = onnxruntime.InferenceSession(f"{folder}/student.onnx", providers=["CPUExecutionProvider"])
+                given = session.run(None, {session.get_inputs()[0].name: images.numpy()})[0]
+        difference = float((torch.from_numpy(given) - expected).abs().max())
+        if not difference <= ONNX_TOLERANCE * max(1.0, float(expected.abs().max())):
+            raise Failed(f"logits differ by {difference:.1e}")
+
+
+def _step(model: DistillationWrapper, grid: PrototypeGrid, images: Tensor) -> None:
+    """A training step of the full objective without KD teacher; every gradient that there is must be finite."""
+    criterion = NeuroGazeLoss(grid, epochs=1, ramp=(0, 1))
+    model.train().zero_grad()
+    logits, embedding = model(images, return_embedding=True)
+    losses = criterion(logits, embedding, TARGET, epoch=1)
+    missing = {"ce", "proto_kd", "d_geo"} - set(losses)
+    if missing or not losses["loss"].isfinite():
+        raise Failed(f"the loss is {float(losses['loss'])}, without {', '.join(missing) or 'nothing'}")
+    losses["loss"].backward()
+    for name, p in model.named_parameters():
+        if p.grad is not None and not p.grad.isfinite().all():
+            raise Failed(f"{name} has a gradient that is not finite")
+    if model.projection is None or model.projection.weight.grad is None or not model.projection.weight.grad.any():
+        raise Failed("the projection has no gradient")
+    if not any(p.grad is not None and p.grad.any() for p in model.student.parameters()):
+        raise Failed("the backbone has no gradient")
+
+
+def _groups(model: nn.Module, options: dict[str, float]) -> dict[str, tuple[float, float]]:
+    names = {id(p): n for n, p in model.named_parameters()}
+    groups = create_optimizer_v2(model, "adamw", lr=1e-3, weight_decay=0.05, **options).param_groups
+    return {names[id(p)]: (g.get("lr_scale", 1.0), g["weight_decay"]) for g in groups for p in g["params"]}
+
+
+class limited:
+    """Raises TimeoutError in the block after so many seconds; POSIX, main thread."""
+
+    def __init__(self, seconds: int) -> None:
+        self.seconds = seconds
+
+    def __enter__(self) -> None:
+        def late(*_: Any) -> None:
+            raise TimeoutError(f"longer than {self.seconds} s")
+
+        signal.signal(signal.SIGALRM, late)
+        signal.alarm(self.seconds)
+
+    def __exit__(self, *_: Any) -> None:
+        signal.alarm(0)
+
+
+def verdict(check: Callable[[], None]) -> bool | str:
+    """True, or what is wrong: a sweep reports whatever a family throws and goes on to the next."""
+    try:
+        check()
+    except Exception as error:
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return True
+
+
+def examine(family: str, row: dict[str, Any], checks: list[str]) -> dict[str, Any]:
+    """One family's row, with these checks added to what it holds."""
+    began = time.perf_counter()
+    row = dict(row)
+    if "model" not in row:
+        row["model"], row["parameters"] = smallest(family)
+    if "input" not in row:
+        row["options"], row["input"] = smallest_input(row["model"])
+    subject = Family(row["model"], row["input"], row["options"])
+    for check in checks:
+        row[check] = verdict(getattr(subject, check))
+        if check == "wraps" and row[check] is True:
+            row["head_calls"] = 1 if subject.wrapped().classifier_is_last else 2
+    row["seconds"] = round(row.get("seconds", 0) + time.perf_counter() - began, 1)
+    return row
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """docs/backbones.md."""
+    rows = sorted(rows, key=lambda r: r["family"])
+    shares = []
+    for check, title in CHECKS.items():
+        passed = sum(r[check] is True for r in rows)
+        shares.append(f"| {title} | {passed} of {len(rows)} | {100 * passed / len(rows):.0f} % |")
+    lines = []
+    for r in rows:
+        cells = [r["family"], f"`{r['model']}`", f"{r['parameters'] / 1e6:.1f}", str(r["input"]), str(r["head_calls"])]
+        cells += ["yes" if r[check] is True else f"no: {r[check]}" for check in CHECKS]
+        lines.append(f"| {' | '.join(cells)} |")
+    return INTRODUCTION.format(
+        timm=timm.__version__,
+        torch=torch.__version__.split("+")[0],
+        tolerance=f"{ONNX_TOLERANCE:g}",
+        shares="\n".join(shares),
+        encoders=", ".join(f"`{n}`" for n in encoder_names()),
+        titles=" | ".join(CHECKS.values()),
+        rule="---|" * (5 + len(CHECKS)),
+        lines="\n".join(lines),
+    )
+
+
+def encoder_names() -> list[str]:
+    names = []
+    for name in timm.list_models("*_enc*", exclude_filters="ngd_*"):
+        with torch.device("meta"):
+            if not hasattr(timm.create_model(name), "get_classifier"):
+                names.append(name)
+    return names
+
+
+def read(path: Path) -> dict[str, dict[str, Any]]:
+    """The last row of each family."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    return {row["family"]: row for row in rows}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("families.jsonl"))
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=families(), help="families")
+    parser.add_argument("--skip", nargs="+", default=[], choices=list(CHECKS), help="checks")
+    parser.add_argument("--table", type=Path, help="write the table of what the file has, and stop")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+
+    rows = read(options.out)
+    if options.table:
+        options.table.parent.mkdir(exist_ok=True)
+        options.table.write_text(table(list(rows.values())), encoding="utf-8")
+        return
+    for family in options.only or families():
+        row = rows.get(family, {"family": family})
+        checks = [c for c in CHECKS if c not in options.skip and c not in row]
+        if not checks:
+            continue
+        row = examine(family, row, checks)
+        with options.out.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        bad = {c: row[c] for c in checks if row[c] is not True}
+        print(
+            f"{family:26s} {row['model']:36s} {row['input']:4d} px {row['seconds']:7.1f} s  {bad or 'all'}", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""Runs that are killed or stopped at any moment and resumed end as if nothing had happened, to the last bit."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import ngd_timm.train as training
+from ngd_timm.errors import InputError
+from ngd_timm.evaluate import evaluate
+from ngd_timm.recipe import Recipe, to_yaml
+from ngd_timm.resume_state import StateFiles
+from ngd_timm.train import resume, train
+
+TIMINGS = ("seconds", "images_per_second")
+EVERY_STEP = 1e-9
+
+
+def recipe(faces: Path, out: Path, **changes: Any) -> Recipe:
+    base: dict[str, Any] = {
+        "name": "tiny",
+        "out": str(out),
+        # dropout, so that the random state matters
+        "student": {"backbone": "test_resnet", "image_size": 32, "drop_rate": 0.2},
+        "data": {"name": "schematic", "root": str(faces), "workers": 0},
+        "optim": {"epochs": 3, "batch_size": 12, "lr": 1e-3},
+        "share_every": 3,
+        "save_every": EVERY_STEP,
+    }
+    return Recipe.model_validate(base | changes)
+
+
+@pytest.fixture(scope="module")
+def plain(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(recipe(faces, tmp_path_factory.mktemp("plain") / "run", save_every=0))
+
+
+def everything(faces: Path, out: Path, teacher: Path, **changes: Any) -> Recipe:
+    """EMA, the class-aware sampler, a KD teacher, Proto-KD at a measured share, D-Geo's ramp, augmentation."""
+    all_of_it: dict[str, Any] = {
+        "data": {"name": "schematic", "root": str(faces), "workers": 0, "sampler": "class_aware"},
+        "optim": {"epochs": 3, "batch_size": 12, "lr": 1e-3, "ema": 0.9, "warmup": 0.3},
+        "grid": "random",
+        "teacher": str(teacher),
+        "loss": {"kd": 0.3, "proto_share": 0.2, "tau": 0.1, "d_geo": 0.05, "ramp": [0, 2]},
+    }
+    return recipe(faces, out, **all_of_it | changes)
+
+
+@pytest.fixture(scope="module")
+def full(faces: Path, plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(everything(faces, tmp_path_factory.mktemp("full") / "run", plain, save_every=0))
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    with open(run / "summary.csv", newline="") as handle:
+        return [{k: v for k, v in row.items() if k not in TIMINGS} for row in csv.DictReader(handle)]
+
+
+def assert_same_end(run: Path, whole: Path) -> None:
+    for student in ("student", "student_best"):
+        files = [folder / student / "model.safetensors" for folder in (run, whole)]
+        assert files[0].read_bytes() == files[1].read_bytes(), student
+    assert rows(run) == rows(whole)
+    assert (run / "metrics.json").read_bytes() == (whole / "metrics.json").read_bytes()
+    states = [torch.load(folder / "last" / "state.pt", weights_only=True) for folder in (run, whole)]
+    assert torch.equal(states[0]["random"][0], states[1]["random"][0])
+    # no half-written file stays, no state within an epoch that is over
+    names = [sorted(str(p.relative_to(folder)) for p in folder.rglob("*")) for folder in (run, whole)]
+    assert names[0] == names[1]
+
+
+def killed(tmp_path: Path, planned: Recipe, kind: str, seed: int) -> list[str]:
+    file = tmp_path / "recipe.json"
+    file.write_text(planned.model_dump_json())
+    script = Path(__file__).parent / "killed_runs.py"
+    done = subprocess.run(
+        [sys.executable, str(script), str(file), kind, str(seed)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_killed_at_random_moments_it_ends_in_the_same_bits(faces: Path, plain: Path, tmp_path: Path) -> None:
+    lives = killed(tmp_path, recipe(faces, tmp_path / "run"), "moments", seed=0)
+    assert len(lives) >= 5
+    assert_same_end(tmp_path / "run", plain)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_killed_inside_its_writes_it_ends_in_the_same_bits(
+    faces: Path, plain: Path, full: Path, tmp_path: Path, seed: int
+) -> None:
+    lives = killed(tmp_path, everything(faces, tmp_path / "run", plain), "writes", seed)
+    assert len(lives) >= 4, lives
+    assert_same_end(tmp_path / "run", full)
+
+
+class KilledHere(BaseException):
+    """Ends a run at a line of its own."""
+
+
+@pytest.mark.parametrize("at", ["save_student", "write_text", "write_json", "predict"])
+def test_ended_before_any_of_its_outputs_it_mends_them(
+    faces: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    original, calls = getattr(training, at), []
+
+    def die_at_the_second(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KilledHere
+        return original(*arguments)
+
+    monkeypatch.setattr(training, at, die_at_the_second)
+    with pytest.raises(KilledHere):
+        train(recipe(faces, tmp_path / "run"))
+    resume(tmp_path / "run")
+    assert_same_end(tmp_path / "run", plain)
+
+
+def test_a_run_killed_before_it_began_is_begun_by_train_and_by_resume(faces: Path, plain: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / ".recipe.yaml.ab12cd_9.yaml").write_text("half")
+    planned = recipe(faces, run, save_every=0)
+    train(planned)
+    assert_same_end(run, plain)
+    shutil.rmtree(run)
+    run.mkdir()
+    (run / "recipe.yaml").write_text(to_yaml(planned))
+    (run / ".fingerprint.json.ab12cd_9.json").write_text("{")
+    resume(run)
+    assert_same_end(run, plain)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("where", ["within an epoch", "while it is validated", "while it is scored"])
+def test_a_signal_stops_it_with_a_state_and_one_line_that_says_how_to_go_on(
+    faces: Path,
+    plain: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ngd: Callable[..., Any],
+    number: int,
+    code: int,
+    where: str,
+) -> None:
+    run, calls = tmp_path / "run", []
+    owner, name = {
+        "within an epoch": (StateFiles, "due"),
+        "while it is validated": (training, "predict"),
+        "while it is scored": (training, "write_predictions"),
+    }[where]
+    original = getattr(owner, name)
+
+    def signalled(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == (6 if where == "within an epoch" else 1):
+            signal.raise_signal(number)
+        return original(*arguments)
+
+    monkeypatch.setattr(owner, name, signalled)
+    (tmp_path / "tiny.yaml").write_text(to_yaml(recipe(faces, run, save_every=0)))
+    done = ngd("train", str(tmp_path / "tiny.yaml"))
+    monkeypatch.setattr(owner, name, original)
+    assert done.returncode == code
+    after = {"within an epoch": "1, batch 3", "while it is validated": "0, batch 4", "while it is scored": "3, batch 0"}
+    expected = f"ngd: {run} stopped after epoch {after[where]} of the next; continue with: ngd train --resume {run}"
+    assert done.stderr.strip().splitlines()[-1] == expected
+    assert ngd("train", "--resume", str(run)).returncode == 0
+    assert_same_end(run, plain)
+
+
+def test_states_within_an_epoch_cost_their_share_of_the_time_and_none_where_none_are_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("ngd_timm.resume_state.time.monotonic", lambda: clock[0])
+    states = {every: StateFiles(tmp_path, every) for every in ("auto", 0, 2.0)}
+    states["auto"].cost = 3.0
+    due = {every: [] for every in states}
+    for clock[0] in (119.0, 121.0, 299.0, 301.0):
+        for every, files in states.items():
+            due[every].append(files.due())
+    assert due == {"auto": [False, False, False, True], 0: [False] * 4, 2.0: [False, True, True, True]}
+
+
+def test_a_damaged_state_is_refused_by_name(faces: Path, plain: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(plain, run)
+    (run / "last" / "step.pt").write_bytes(b"half")
+    with pytest.raises(
+        InputError, match=r"step\.pt is not a readable resume state .*; remove it to go on from the last"
+    ):
+        resume(run)
+
+
+def test_a_student_ahead_of_its_state_is_not_evaluated_with_the_others_projection(
+    faces: Path, full: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(full, run)
+    state = torch.load(run / "last" / "state.pt", weights_only=True)
+    for weight in state["checkpoint_ema"]["state_dict_ema"].values():
+        weight.add_(1)
+    torch.save(state, run / "last" / "state.pt")
+    with pytest.raises(InputError, match="student/ and last/ are of different epochs"):
+        evaluate(run, [f"schematic={faces}:test"], predictions=True)
+
+
+def test_another_number_of_processes_is_refused_with_the_command_that_goes_on(plain: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(plain, run)
+    fingerprint = json.loads((run / "fingerprint.json").read_text())
+    (run / "fingerprint.json").write_text(json.dumps({**fingerprint, "processes": 2}))
+    with pytest.raises(InputError, match=r"begun by 2 process.*torchrun --nproc-per-node 2 -m ngd_timm\.cli train"):
+        resume(run)
