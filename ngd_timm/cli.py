@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -46,7 +46,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program t
 
 
 def _print_json(value: object) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    typer.echo(json.dumps(value, indent=2, allow_nan=False))
 
 
 def _version(wanted: bool) -> None:
@@ -265,8 +265,9 @@ def _show_staged(repo: str, stage: Callable[[Path], None], folder: Path | None) 
             stage(temporary)
         typer.echo(f"{folder} holds what would go to {repo}")
         return
+    listed = listing(stage)
     typer.echo(f"{repo} would get:")
-    for name, size, sha256 in listing(stage):
+    for name, size, sha256 in listed:
         typer.echo(f"  {size:>10,} bytes  sha256 {sha256}  {name}")
 
 
@@ -426,30 +427,37 @@ def _speaks() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
 
 
-def _say(line: str) -> None:
-    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(line)
+def _leave(message: str, code: int) -> NoReturn:
+    # what a user gave may hold line breaks, control characters, or bytes that are no text
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+    if _speaks():
+        Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"ngd: {line}")
+    sys.exit(code)
 
 
 def main() -> None:
-    """Entry point: input errors become one line and exit code 2."""
+    """Entry point: input errors, and what the system refuses, become one line and exit code 2."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("ngd_timm").setLevel(logging.INFO if _speaks() else logging.ERROR)
     logging.getLogger("huggingface_hub").propagate = False  # it prints its warnings itself
     try:
         app()
     except InputError as error:
-        if _speaks():
-            _say(f"ngd: {error}")
-        sys.exit(2)
+        _leave(str(error), 2)
     except Stopped as stop:
-        if _speaks():
-            _say(f"ngd: {stop}")
-        sys.exit(stop.exit_code)
+        _leave(str(stop), stop.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
         # the reader of a pipe (head, less) went away; that is no failure of ours
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.errno is None:
+            raise
+        if error.filename is None:
+            # what is still to be flushed at the exit would fail again
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _leave(f"{os.fsdecode(error.filename or 'standard output')}: {error.strerror}", 2)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ def choices(what: str, given: object, allowed: Iterable[object]) -> InputError:
         "unknown class 'hapiness'; did you mean 'happiness'? Allowed: neutral, happiness"
     """
     names = [str(a) for a in allowed]
-    near = difflib.get_close_matches(str(given), names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(given)[:80], names, n=1, cutoff=0.5)
     hint = f"; did you mean '{near[0]}'?" if near else "."
-    return InputError(f"unknown {what} '{given}'{hint} Allowed: {', '.join(names)}")
+    shown = str(given) if len(str(given)) <= 80 else f"{str(given)[:77]}..."
+    return InputError(f"unknown {what} '{shown}'{hint} Allowed: {', '.join(names)}")

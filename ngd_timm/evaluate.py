@@ -17,7 +17,7 @@ from ngd_timm.ngd_models import DistillationWrapper, TimmModel
 from ngd_timm.predictions import predict, prediction_file, read_predictions, write_predictions
 from ngd_timm.recipe import Recipe, load_recipe
 
-__all__ = ["evaluate", "face_batches", "read_predictions", "summary_line"]
+__all__ = ["check_specs", "evaluate", "face_batches", "read_predictions", "summary_line"]
 
 
 def face_batches(
@@ -109,6 +109,20 @@ def evaluate(
     if out is not None:
         write_json(out, results)
     return results
+
+
+def check_specs(specs: Sequence[str]) -> None:
+    """Refuse data sets that aren't there before hours of training rather than after; pictures are not looked at.
+
+    Raises:
+        InputError: An unknown name or split, nothing at a root.
+    """
+    from ngd_timm.data import parse_spec
+    from ngd_timm.data.fer import choose
+    from ngd_timm.data.layouts import look_at
+
+    for name, root, split, _ in map(parse_spec, specs):
+        choose(look_at(root, name).pieces, split, root)
 
 
 def summary_line(key: str, entry: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,19 @@ __all__ = [
 
 STUDENT_FILES = ("config.json", "model.safetensors")
 PUBLISHED_FORMAT = "1"
+
+# what timm raises on a config or weights that don't fit
+_TIMM_ERRORS = (
+    RuntimeError,
+    ValueError,
+    OSError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    SafetensorError,
+)
 
 # for a backbone trained from scratch, near FER2013's own grey mean and deviation (0.508, 0.255)
 _SCRATCH_MEAN, _SCRATCH_STD = 0.5, 0.25
@@ -204,18 +218,44 @@ def load_student(folder: str | Path, shown: str) -> tuple[TimmModel, tuple[str, 
     """
     try:
         model = timm.create_model(f"local-dir:{folder}", pretrained=True)
-    except (RuntimeError, ValueError, OSError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise InputError(f"{shown}: not a readable student ({' '.join(str(error).split())[:200]})") from None
+    except _TIMM_ERRORS as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"{shown}: not a readable student ({reason})") from None
+    _check_input(model, shown)
     return model.eval(), label_names(model, shown)
+
+
+def _check_input(model: TimmModel, where: str) -> None:
+    cfg = model.pretrained_cfg
+    size = cfg.get("input_size")
+    if not (isinstance(size, (list, tuple)) and len(size) == 3 and all(isinstance(n, int) and n > 0 for n in size)):
+        raise InputError(
+            f"{where}: input_size in config.json must be three whole numbers above 0, got {str(size)[:80]}"
+        )
+    for name, least in (("mean", -math.inf), ("std", 0.0)):
+        values = cfg.get(name)
+        if not (
+            isinstance(values, (list, tuple))
+            and len(values) in (1, 3)
+            and all(isinstance(v, (int, float)) and math.isfinite(v) and v > least for v in values)
+        ):
+            above = " above 0" if name == "std" else ""
+            raise InputError(
+                f"{where}: {name} in config.json must be one or three numbers{above}, got {str(values)[:80]}"
+            )
 
 
 def label_names(model: TimmModel, where: str) -> tuple[str, ...]:
     """Class names that a timm model carries.
 
     Raises:
-        InputError: It carries none, or not as many as it has logits.
+        InputError: It carries none, not as many as it has logits, or some that are no names.
     """
     names = model.pretrained_cfg.get("label_names")
+    if names and not (isinstance(names, (list, tuple)) and all(isinstance(n, str) for n in names)):
+        raise InputError(f"{where}: label_names in config.json must be a list of names, got {str(names)[:80]}")
+    if names and len(set(names)) < len(names):
+        raise InputError(f"{where}: label_names in config.json has a name twice: {', '.join(names)[:200]}")
     if not names or len(names) != model.num_classes:
         raise InputError(
             f"{where}: the model does not say what its {model.num_classes} classes are (label_names in config.json); "

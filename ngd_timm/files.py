@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -11,7 +12,11 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+from safetensors import SafetensorError
+
+from ngd_timm.errors import InputError
 
 __all__ = [
     "atomic_folder",
@@ -29,6 +34,9 @@ __all__ = [
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary sibling of `path`; it takes the name `path` when the block ends well, and is removed if not.
 
+    Raises:
+        InputError: The system refuses: no space, no permission, no such place.
+
     Example:
         >>> target = Path(tempfile.mkdtemp()) / "a.txt"
         >>> with atomic_path(target) as temporary:
@@ -37,14 +45,19 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         'whole'
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    except OSError as error:
+        _refuse(path, error)
     os.close(descriptor)
     temporary = Path(name)
     try:
         yield temporary
         _settle(temporary)
         os.replace(temporary, path)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        _refuse(path, error)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -53,8 +66,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """As `atomic_path`, for a folder; an earlier folder of that name is replaced only once the new one is complete."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        _refuse(path, error)
     temporary.chmod(0o755)
     try:
         yield temporary
@@ -65,8 +81,22 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(old)
         else:
             os.replace(temporary, path)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        _refuse(path, error)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _refuse(path: Path, error: Exception) -> NoReturn:
+    """Say that a path can't be written where the system refused; any other error goes on as it is."""
+    reason = error.strerror or str(error) if isinstance(error, OSError) else None
+    if reason is None and (told := re.search(r"([^:]+) \(os error \d+\)", str(error))):
+        reason = told[1].strip()  # safetensors
+    if reason is None and re.search("PytorchStreamWriter|inline_container|iostream error", str(error)):
+        reason = os.strerror(errno.ENOSPC)  # torch.save keeps the system's reason to itself
+    if reason is None:
+        raise error
+    raise InputError(f"{path} can't be written ({reason}); choose another place, or free some space") from None
 
 
 def _settle(file: Path) -> None:

@@ -114,6 +114,8 @@ class Predictor:
             opened = [_open(picture, i) for i, picture in enumerate(chunk)]
             images = torch.stack([self.transform(to_mode(image, self.mode)) for image, _ in opened])
             logits = self.model(images.to(self.device, memory_format=torch.channels_last))
+            if not bool(logits.isfinite().all()):
+                raise InputError("the student's answers are not finite, so its weights are damaged; bring them again")
             for row, (image, source) in zip(logits.float().softmax(dim=1).tolist(), opened, strict=True):
                 probabilities = dict(zip(self.classes, row, strict=True))
                 yield Prediction(

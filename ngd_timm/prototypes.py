@@ -267,11 +267,16 @@ class PrototypeGrid:
     def _read(cls, file: Path, path: str) -> PrototypeGrid:
         """Read a grid file that messages call `path`."""
         try:
+            open(file, "rb").close()  # safetensors calls a file that may not be read absent
             with safe_open(str(file), framework="pt") as handle:
                 notes = dict(handle.metadata() or {})
                 names = sorted(handle.keys())
                 if names != sorted(_TENSORS):
-                    raise InputError(f"{path}: not a prototype grid; it holds {names}, a grid {sorted(_TENSORS)}")
+                    held = f"{', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
+                    raise InputError(
+                        f"{path}: not a prototype grid; it holds {len(names)} tensors ({held[:200]}), a grid holds "
+                        f"{', '.join(sorted(_TENSORS))}"
+                    )
                 tensors = {name: handle.get_tensor(name) for name in _TENSORS}
         except (SafetensorError, UnicodeDecodeError, OSError) as error:
             raise InputError(f"{path}: not a readable safetensors file ({' '.join(str(error).split())})") from None

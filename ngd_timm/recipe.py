@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -29,7 +29,10 @@ __all__ = [
     "to_yaml",
 ]
 
-_MAX_BYTES = 1 << 20
+_MAX_BYTES, _DEEPEST = 1 << 20, 20
+_NO_TEXT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+# what PyYAML's constructors raise where a tag and its text don't fit: 2024-13-45, !!int "", !!bool x, 5000 digits
+_CONSTRUCTOR_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError)
 
 
 class StrictModel(BaseModel):
@@ -296,19 +299,40 @@ def _find(name: str | Path) -> Path:
 class _Loader(yaml.SafeLoader):
     """YAML 1.2 floats (2e-4 is a number), no anchors (a short file can't grow into a huge one), no duplicate keys."""
 
+    depth = 0
+
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("aliases (*name) are not allowed in a recipe")
-        return super().compose_node(parent, index)
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise yaml.YAMLError(f"nested more than {_DEEPEST} deep")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
-            if isinstance(key, (dict, list)) or key in seen:
-                raise yaml.YAMLError(f"key '{key}' stands twice" if not isinstance(key, (dict, list)) else "bad key")
+            if not isinstance(key, Hashable):
+                raise yaml.YAMLError("a list, a mapping or a set is no key")
+            if key in seen:
+                raise yaml.YAMLError(f"key '{_cut(key)}' stands twice")
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+    def construct_number(self, node: yaml.ScalarNode) -> int:
+        number = int(self.construct_yaml_int(node))
+        if number.bit_length() > 64:  # of thousands of digits Python refuses to print even in a message
+            raise yaml.YAMLError("a whole number of more than 64 bits")
+        return number
+
+    def construct_text(self, node: yaml.ScalarNode) -> str:
+        text = str(self.construct_scalar(node))
+        if _NO_TEXT.search(text):
+            raise yaml.YAMLError(f"control characters, or half of one, in {_cut(ascii(text))}")
+        return text
 
 
 _Loader.add_implicit_resolver(
@@ -318,12 +342,32 @@ _Loader.add_implicit_resolver(
 )
 
 
+_Loader.add_constructor("tag:yaml.org,2002:str", _Loader.construct_text)
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_number)
+
+
+def _read_yaml(text: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except _CONSTRUCTOR_ERRORS as error:
+        raise yaml.YAMLError(f"{error or type(error).__name__}") from None
+
+
+def _cut(value: object) -> str:
+    """A value as a message shows it, on one line whatever is in it."""
+    text = str(value)
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:80])
+    return shown if len(text) <= 80 else f"{shown[:77]}..."
+
+
 def _parse(path: Path) -> dict[str, Any]:
     if path.stat().st_size > _MAX_BYTES:
         raise InputError(f"{path}: a recipe is at most {_MAX_BYTES >> 20} MiB; this is not one")
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        data = _read_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} can't be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())[:200]})") from None
     if not isinstance(data, dict):
         raise InputError(f"{path}: a recipe is a mapping of keys, got {type(data).__name__}")
@@ -333,11 +377,11 @@ def _parse(path: Path) -> dict[str, Any]:
 def _apply(data: dict[str, Any], override: str) -> None:
     key, equals, raw = override.partition("=")
     if not equals or not key:
-        raise InputError(f"'{override}' is not key=value; write for example optim.epochs=12")
+        raise InputError(f"'{_cut(override)}' is not key=value; write for example optim.epochs=12")
     try:
-        value = yaml.load(raw, Loader=_Loader)
+        value = _read_yaml(raw)
     except yaml.YAMLError:
-        raise InputError(f"the value in '{override}' is not valid YAML") from None
+        raise InputError(f"the value in '{_cut(override)}' is not valid YAML") from None
     *parents, leaf = key.split(".")
     node = data
     for part in parents:
@@ -345,7 +389,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
         if child is None:
             child = node[part] = {}
         if not isinstance(child, dict):
-            raise InputError(f"'{override}': '{part}' is a value, not a section")
+            raise InputError(f"'{_cut(override)}': '{part}' is a value, not a section")
         node = child
     node[leaf] = value
 
@@ -353,7 +397,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
 def _first_problem(model: type[StrictModel], error: ValidationError) -> str:
     problem = error.errors(include_url=False)[0]
     where = [str(p) for p in problem["loc"]]
-    key = ".".join(where)
+    key = _cut(".".join(where))
     if problem["type"] == "extra_forbidden":
         known = list(_keys(model))
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.4) or [
@@ -362,10 +406,10 @@ def _first_problem(model: type[StrictModel], error: ValidationError) -> str:
         siblings = [k for k in known if k.split(".")[:-1] == where[:-1]]
         hint = f"; did you mean '{near[0]}'?" if near else "."
         return f"unknown key '{key}'{hint} Allowed here: {', '.join(k.split('.')[-1] for k in siblings)}"
-    message = problem["msg"].removeprefix("Value error, ")
+    message = " ".join(problem["msg"].removeprefix("Value error, ").split())[:600]
     if problem["type"] == "value_error":
         return f"{key}: {message}" if key else message
-    return f"{key}: {message}, got {problem['input']!r}"
+    return f"{key}: {message}, got {_cut(repr(problem['input']))}"
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:

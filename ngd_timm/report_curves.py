@@ -21,12 +21,15 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """The rows of summary.csv, one an epoch.
 
     Raises:
-        InputError: No epochs in it.
+        InputError: No epochs in it, or a row that is cut short.
     """
     with open(path, newline="", encoding="utf-8") as handle:
         rows = list(csv.DictReader(handle))
     if not rows or "epoch" not in rows[0]:
         raise InputError(f"{path} has no epochs; train the run first")
+    short = next((i for i, row in enumerate(rows, start=1) if None in row or None in row.values()), None)
+    if short is not None:
+        raise InputError(f"{path}: row {short} is not whole; bring the file again, or continue the run")
     return rows
 
 

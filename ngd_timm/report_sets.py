@@ -49,8 +49,10 @@ def set_context(
         per_class = {c: dict(entry["per_class"][c]) for c in classes}
         confusion, n = entry["confusion"], int(entry["n"])
         scores = {p: {s: float(entry[p][s]) for s in SCORES} for p in PROTOCOLS}
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
         raise InputError(f"metrics.json: the entry '{key}' lacks {error}; evaluate the run again") from None
+    except (TypeError, ValueError):
+        raise InputError(f"metrics.json: the entry '{key}' is not an evaluation's; evaluate the run again") from None
     support = [sum(row) for row in confusion]
     absent = [c for c, s in zip(classes, support, strict=True) if s == 0]
     commonest = max(range(len(classes)), key=support.__getitem__)

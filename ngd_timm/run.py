@@ -15,7 +15,7 @@ from ngd_timm.ngd_models import TimmModel
 from ngd_timm.prototypes import GRID_FILE, PrototypeGrid
 from ngd_timm.recipe import Recipe, load_recipe
 
-__all__ = ["RUN_FILES", "Run", "load_run", "read_metrics"]
+__all__ = ["RUN_FILES", "Run", "load_run", "read_json", "read_metrics"]
 
 RUN_FILES = ("fingerprint.json", "recipe.yaml", "metrics.json")
 """What a run holds beside its student."""
@@ -96,7 +96,7 @@ def read_metrics(files: Sequence[str | Path]) -> dict[str, Any]:
     for file in map(Path, files):
         if not file.is_file():
             raise InputError(f"no metrics file {file}; write one with: ngd evaluate RUN --data SPEC --out {file}")
-        entries = _json(file, str(file.parent))
+        entries = read_json(file, str(file.parent))
         if twice := sorted(set(entries) & set(together)):
             raise InputError(f"{file}: {', '.join(twice)} stands in an earlier file too; leave one out")
         together |= entries
@@ -115,13 +115,18 @@ def _read(folder: Path, student_at: Path, shown: str) -> Run:
         student=student,
         classes=classes,
         recipe=load_recipe(Recipe, folder / "recipe.yaml"),
-        fingerprint=_json(folder / "fingerprint.json", shown),
-        metrics=_json(folder / "metrics.json", shown),
+        fingerprint=read_json(folder / "fingerprint.json", shown),
+        metrics=read_json(folder / "metrics.json", shown),
         grid=PrototypeGrid.load(grid_file) if grid_file.is_file() else None,
     )
 
 
-def _json(file: Path, shown: str) -> dict[str, Any]:
+def read_json(file: Path, shown: str) -> dict[str, Any]:
+    """A JSON object of a run's folder.
+
+    Raises:
+        InputError: Too large, no JSON, or no object; messages call the folder `shown`.
+    """
     try:
         if file.stat().st_size > _LARGEST_JSON:
             raise ValueError("too large")

@@ -15,7 +15,7 @@ from timm.utils import distribute_bn, unwrap_model
 from torch import Tensor, nn
 
 from ngd_timm.errors import InputError
-from ngd_timm.evaluate import evaluate, summary_line
+from ngd_timm.evaluate import check_specs, evaluate, summary_line
 from ngd_timm.export import save_student
 from ngd_timm.files import is_leftover, remove_leftovers, write_json, write_text
 from ngd_timm.interruption import Interruption, Stopped
@@ -27,6 +27,7 @@ from ngd_timm.predictions import Predictions, predict, prediction_file, write_pr
 from ngd_timm.processes import agree, is_first, join, world_size
 from ngd_timm.recipe import Recipe, load_recipe, to_yaml
 from ngd_timm.resume_state import Progress, StateFiles, weights_are_finite
+from ngd_timm.run import read_json
 from ngd_timm.run_log import COLUMNS, epoch_line, summary_csv, with_bar, write_tensorboard
 from ngd_timm.run_setup import Setup, open_grid, pinned, prepare, student_hash
 from ngd_timm.task import NeuroGazeTask
@@ -62,6 +63,7 @@ def train(recipe: Recipe) -> Path:
     out = Path(recipe.out or f"runs/{recipe.name}-{recipe.seed}")
     if is_first() and out.exists() and (not out.is_dir() or not all(map(is_leftover, out.iterdir()))):
         raise InputError(f"{out} is not empty; choose another out=DIR, or continue it with: {_command(out)}")
+    check_specs([f"{name}={root}" for name, root in recipe.eval.items()])
     setup = prepare(pinned(recipe))
     agree()  # all of them are ready, or nothing is written
     _write_beginning(setup, out)
@@ -271,7 +273,7 @@ def _score(setup: Setup, out: Path, predicted: Predictions) -> None:
 
 
 def _refuse_changes(setup: Setup, out: Path) -> None:
-    before = json.loads((out / "fingerprint.json").read_text(encoding="utf-8"))
+    before = read_json(out / "fingerprint.json", str(out))
     processes = before.get("processes", 1)
     if processes != world_size():
         raise InputError(

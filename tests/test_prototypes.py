@@ -248,7 +248,7 @@ def test_a_failed_save_leaves_the_earlier_file_alone(tmp_path: Path, monkeypatch
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(InputError, match=r"can't be written \(disk full\)"):
         PrototypeGrid.random(8, seed=1).save(path)
     assert path.read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 1

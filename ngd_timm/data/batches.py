@@ -173,7 +173,7 @@ class FaceBatches:
             order = np.arange(len(self.dataset))
         numbers = [i for i in range(start, len(self)) if self.train or i % self.part[1] == self.part[0]]
         whole = [order[i * self.batch_size : (i + 1) * self.batch_size] for i in numbers]
-        made = self._render(whole, epoch, start) if self.in_memory else self._load(whole, epoch, start)
+        made = self._render(whole, epoch, start) if self.in_memory else _told(self._load(whole, epoch, start))
         with closing(made_ahead(made) if self.ahead else made) as images:
             for index, pixels in zip(whole, images, strict=True):
                 chosen = torch.from_numpy(index[self._mine(len(index))])
@@ -258,6 +258,24 @@ def class_counts(data: Dataset | FaceBatches) -> np.ndarray:
     if target.ndim == 2:
         return target.sum(0, dtype=np.float64)
     return np.bincount(target, minlength=len(dataset.features["label"].names)).astype(np.float64)
+
+
+def _told(images: Iterator[torch.Tensor]) -> Generator[torch.Tensor, None, None]:
+    """The same, with one line where a picture has gone since it was checked, or the process that loads it."""
+    try:
+        yield from images
+    except OSError as error:
+        # the loader puts another process's traceback before the reason
+        reason = str(error).strip().splitlines()[-1][:300]
+        raise InputError(
+            f"a picture can't be loaded any more ({reason}); leave the data set alone while it is used"
+        ) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise InputError(
+            "a process that loads pictures ended without a word, as when memory runs out; lower data.workers"
+        ) from None
 
 
 class _Decoder:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ngd_timm.data.streaming import Tally
 
-__all__ = ["DUPLICATE", "LIMIT", "LoadReport", "load_fer", "load_split", "load_stream", "parse_spec"]
+__all__ = ["DUPLICATE", "LIMIT", "LoadReport", "choose", "load_fer", "load_split", "load_stream", "parse_spec"]
 
 log = logging.getLogger("ngd_timm.data")
 
@@ -209,7 +209,7 @@ def load_stream(
     _check_arguments(name, split, label_rule, classes, limit)
     found = look_at(root, name, options, streaming=True)
     training = [p for p in found.pieces if p.split == "train"]
-    wanted = _choose(found.pieces, split, root)
+    wanted = choose(found.pieces, split, root)
     return stream(wanted, training, name, label_rule, classes, drop_duplicates, limit)
 
 
@@ -270,7 +270,7 @@ def load_split(
     """
     _check_arguments(name, split, label_rule, classes, limit)
     found = look_at(root, name, options)
-    wanted = _choose(found.pieces, split, root)
+    wanted = choose(found.pieces, split, root)
     parts = [Part(piece, piece.read(), name, label_rule, classes) for piece in wanted]
     if found.listed is not None and split in (None, "all"):
         _require_whole_list(parts, len(found.listed), root)
@@ -303,7 +303,12 @@ def _check_arguments(name: str, split: str | None, rule: str, classes: Sequence[
         raise InputError(f"limit must be at least 1 or absent, got {limit}")
 
 
-def _choose(pieces: Sequence[Piece], split: str | None, root: str | Path) -> list[Piece]:
+def choose(pieces: Sequence[Piece], split: str | None, root: str | Path) -> list[Piece]:
+    """The pieces of a split, all of them for None or "all".
+
+    Raises:
+        InputError: There is no such split.
+    """
     if split in (None, "all"):
         return list(pieces)
     wanted = [p for p in pieces if p.split == split]

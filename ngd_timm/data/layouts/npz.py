@@ -83,6 +83,7 @@ def _load(path: Path) -> dict[str, np.ndarray]:
         EOFError,
         OSError,
         KeyError,
+        MemoryError,
         zipfile.BadZipFile,
         zlib.error,
         AttributeError,

@@ -11,7 +11,7 @@ import numpy as np
 
 from ngd_timm.data.labels import VOTE_COLUMNS, split_of
 from ngd_timm.data.layouts.options import Source
-from ngd_timm.data.layouts.rows import Piece, Rows, affect_column
+from ngd_timm.data.layouts.rows import Piece, Rows, affect_column, files_below
 from ngd_timm.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def find_parquet(source: Source) -> list[Piece] | None:
     root = source.root
     if root.is_file():
         return [_piece(root, split_of(root.stem), root.name)] if root.suffix == ".parquet" else None
-    files = sorted(p for p in root.rglob("*.parquet") if not p.name.startswith("."))
+    files = sorted(p for p in files_below(root) if p.suffix == ".parquet" and not p.name.startswith("."))
     return [_piece(p, _split_of_file(p, root), p.relative_to(root).as_posix()) for p in files] or None
 
 
@@ -52,19 +52,29 @@ def rows_of_table(table: pa.Table, shown: str, where: str, folder: Path | None =
 
     if "image" not in table.column_names:
         raise InputError(f"{where} has no column 'image'; it has: {', '.join(table.column_names)}")
+    try:
+        return _rows_of_table(table, shown, where, folder, start)
+    except pa.ArrowException as error:
+        raise InputError(f"{where}: {' '.join(str(error).split())[:160]}; write the table again") from None
+
+
+def _rows_of_table(table: pa.Table, shown: str, where: str, folder: Path | None, start: int) -> Rows:
+    import pyarrow as pa
+
     columns: dict[str, Any] = {
-        "image": _image_column(table["image"], where, folder),
-        "file_name": _file_names(table),
+        "image": _image_column(table["image"], shown, where, folder, start),
+        "file_name": _file_names(table, where),
         "source": pa.array([f"{shown} row {start + i}" for i in range(table.num_rows)], pa.string()),
     }
     if "subject" in table.column_names:
-        columns["subject"] = table["subject"].cast(pa.string())
+        columns["subject"] = _cast(table, "subject", pa.string(), where)
     if "valence" in table.column_names and "arousal" in table.column_names:
         for c in ("valence", "arousal"):
             columns[c] = affect_column(table[c], c, shown, start)
     dup = None
     if "dup_of_train" in table.column_names:
-        dup = table["dup_of_train"].combine_chunks().fill_null(False).to_numpy(zero_copy_only=False).astype(bool)
+        marks = _cast(table, "dup_of_train", pa.bool_(), where)
+        dup = marks.combine_chunks().fill_null(False).to_numpy(zero_copy_only=False)
     votes = names = label = None
     if all(c in table.column_names for c in VOTE_COLUMNS):
         votes = _vote_columns(table, where)
@@ -117,8 +127,18 @@ def _damaged(path: Path, error: Exception) -> InputError:
     return InputError(f"{path} is not a whole parquet file ({reason}); copy or write it again")
 
 
-def _image_column(column: pa.ChunkedArray, where: str, folder: Path | None) -> pa.ChunkedArray:
+def _cast(table: pa.Table, column: str, kind: pa.DataType, where: str) -> pa.ChunkedArray:
     import pyarrow as pa
+
+    try:
+        return table[column].cast(kind)
+    except pa.ArrowException:
+        raise InputError(f"{where}: column '{column}' must hold {kind}, got {table[column].type}") from None
+
+
+def _image_column(column: pa.ChunkedArray, shown: str, where: str, folder: Path | None, start: int) -> pa.ChunkedArray:
+    import pyarrow as pa
+    import pyarrow.compute as pc
 
     kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     if pa.types.is_struct(column.type) and {f.name for f in column.type} >= {"bytes"}:
@@ -131,15 +151,21 @@ def _image_column(column: pa.ChunkedArray, where: str, folder: Path | None) -> p
         ]
     else:
         raise InputError(f"{where}: column 'image' must hold bytes or {{bytes, path}}, got {column.type}")
-    return pa.chunked_array(chunks, type=kind)
+    whole = pa.chunked_array(chunks, type=kind)
+    absent = pc.and_(*(pc.is_null(pc.struct_field(whole, name)) for name in ("bytes", "path")))
+    if (row := pc.index(absent, True).as_py()) >= 0:
+        raise InputError(f"{shown} row {start + row}: no picture, neither bytes nor a path; add it or remove the row")
+    return whole
 
 
 def _resolved(chunk: pa.StructArray, fields: Sequence[str], folder: Path | None) -> pa.StructArray:
     """Bytes as they are; where there are none, the path is taken relative to the parquet file."""
     import pyarrow as pa
 
-    data = chunk.field("bytes").cast(pa.binary())
-    path = chunk.field("path").cast(pa.string()) if "path" in fields else pa.nulls(len(chunk), pa.string())
+    # flatten, unlike field, takes the struct's own nulls along
+    field = dict(zip(fields, chunk.flatten(), strict=True))
+    data = field["bytes"].cast(pa.binary())
+    path = field["path"].cast(pa.string()) if "path" in fields else pa.nulls(len(chunk), pa.string())
     if data.null_count and folder is not None:
         missing = data.is_null().to_pylist()
         path = pa.array(
@@ -149,12 +175,12 @@ def _resolved(chunk: pa.StructArray, fields: Sequence[str], folder: Path | None)
     return pa.StructArray.from_arrays([data, path], ["bytes", "path"])
 
 
-def _file_names(table: pa.Table) -> pa.ChunkedArray | pa.Array:
+def _file_names(table: pa.Table, where: str) -> pa.ChunkedArray | pa.Array:
     import pyarrow as pa
     import pyarrow.compute as pc
 
     if "file_name" in table.column_names:
-        return table["file_name"].cast(pa.string())
+        return _cast(table, "file_name", pa.string(), where)
     image = table["image"]
     if pa.types.is_struct(image.type) and any(f.name == "path" for f in image.type):
         return pc.struct_field(image, "path").cast(pa.string())

@@ -25,6 +25,7 @@ __all__ = [
     "Rows",
     "affect_column",
     "encode_png",
+    "files_below",
     "image_files",
     "labels_of_ids",
     "pieces_by_split",
@@ -126,9 +127,32 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def image_files(folder: Path, deep: bool = False) -> list[Path]:
-    """The pictures in a folder, in order, by their suffix; hidden files are not pictures."""
-    found = folder.rglob("*") if deep else folder.iterdir()
-    return sorted(p for p in found if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") and p.is_file())
+    """The pictures in a folder, in order, by their suffix; hidden files are not pictures.
+
+    Raises:
+        InputError: A folder that may not be read, or a link to nothing: the set would shrink without a word.
+    """
+    found = [p for p in files_below(folder, deep) if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
+    for path in found:
+        if not path.is_file():
+            raise InputError(f"{path} links to nothing; bring the picture, or remove the link")
+    return sorted(found)
+
+
+def files_below(folder: Path, deep: bool = True) -> Iterator[Path]:
+    """Everything in a folder, and in the folders below it, that is no folder.
+
+    Raises:
+        InputError: A folder that may not be read; `Path.rglob` would pass over it.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{error.filename} can't be read ({error.strerror}); change its permissions") from None
+
+    for at, folders, names in os.walk(folder, onerror=refuse):
+        if not deep:
+            folders.clear()
+        yield from (Path(at, name) for name in names)
 
 
 def require_files(paths: Sequence[Path], listed_in: str, hint: str) -> None:
@@ -152,6 +176,11 @@ def table_of_files(paths: Sequence[Path], root: Path, **columns: Any) -> pa.Tabl
     """Rows whose pictures stay on disk; `source` is the path relative to `root`."""
     import pyarrow as pa
 
+    for path in paths:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{path}: the name is not UTF-8; rename the file or the folder") from None
     image = pa.StructArray.from_arrays(
         [pa.nulls(len(paths), pa.binary()), pa.array([str(p) for p in paths], pa.string())], ["bytes", "path"]
     )
@@ -212,7 +241,10 @@ def affect_column(values: Any, name: str, shown: str, start: int = 0) -> pa.Arra
     import pyarrow as pa
 
     column = values if isinstance(values, (pa.Array, pa.ChunkedArray)) else pa.array(values, pa.float32())
-    column = column.cast(pa.float32())
+    try:
+        column = column.cast(pa.float32())
+    except pa.ArrowException:
+        raise InputError(f"{shown}: {name} must be numbers in [-1, 1], got {column.type}") from None
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     numbers = column.fill_null(0).to_numpy(zero_copy_only=False)

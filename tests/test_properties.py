@@ -1,0 +1,459 @@
+"""What holds for any input: losses, figures, grids, names and recipes, tried on generated ones."""
+
+from __future__ import annotations
+
+import string
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from ngd_timm.affect import CLASSES, anchors, cell_of
+from ngd_timm.data import parse_spec
+from ngd_timm.data.labels import DATASETS, SPLITS
+from ngd_timm.errors import InputError
+from ngd_timm.hub import hub_id
+from ngd_timm.losses import COMPONENTS, DGeoLoss, LogitKDLoss, NeuroGazeLoss, ProtoKDLoss, cross_entropy
+from ngd_timm.metrics import METRICS, PROTOCOLS, fer_metrics
+from ngd_timm.paths import without_paths
+from ngd_timm.prototypes import PrototypeGrid
+from ngd_timm.recipe import (
+    AugmentConfig,
+    DataConfig,
+    LossConfig,
+    OptimConfig,
+    Recipe,
+    StudentConfig,
+    load_recipe,
+    to_yaml,
+)
+
+quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+DIM, GRID = 12, PrototypeGrid.random(12, size=3, seed=0)
+seeds = st.integers(0, 2**31 - 1)
+dtypes = st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64])
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def embeddings(seed: int, rows: int) -> torch.Tensor:
+    return torch.randn(rows, DIM, generator=generator(seed), dtype=torch.float64)
+
+
+def labels(seed: int, rows: int) -> torch.Tensor:
+    return torch.randint(0, 8, (rows,), generator=generator(seed + 1))
+
+
+def rotation(seed: int) -> torch.Tensor:
+    noise = torch.randn(DIM, DIM, generator=generator(seed + 2), dtype=torch.float64)
+    return torch.linalg.qr(noise)[0]
+
+
+def rotated(grid: PrototypeGrid, by: torch.Tensor) -> PrototypeGrid:
+    rows = torch.nn.functional.normalize(grid.prototypes.double() @ by, dim=1).float()
+    return PrototypeGrid(rows, grid.counts, grid.centers, grid.size, grid.metadata)
+
+
+# ── losses ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@st.composite
+def any_numbers(draw: st.DrawFn, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
+    """Finite numbers of every size that the type has, zeros and its extremes among them."""
+    largest = torch.finfo(dtype).max
+    scale = draw(st.sampled_from([0.0, float(torch.finfo(dtype).tiny), 1e-3, 1.0, 1e4, largest]))
+    noise = torch.rand(rows, columns, generator=generator(draw(seeds)), dtype=torch.float64) * 2 - 1
+    numbers = (noise * scale).clamp(-largest, largest).to(dtype)
+    for row, column in draw(st.lists(st.tuples(st.integers(0, rows - 1), st.integers(0, columns - 1)), max_size=3)):
+        numbers[row, column] = draw(st.sampled_from([0.0, -0.0, largest, -largest, float(torch.finfo(dtype).tiny)]))
+    return numbers
+
+
+@quick
+@given(data=st.data(), dtype=dtypes, rows=st.integers(1, 9), seed=seeds)
+def test_proto_kd_and_d_geo_are_finite_with_finite_gradients_for_any_finite_embedding(
+    data: st.DataObject, dtype: torch.dtype, rows: int, seed: int
+) -> None:
+    z = data.draw(any_numbers(rows, DIM, dtype)).requires_grad_()
+    target = labels(seed, rows)
+    loss = ProtoKDLoss(GRID, tau=0.1)(z, target) + DGeoLoss()(z, target)
+    loss.backward()
+    assert loss.isfinite()
+    assert z.grad is not None
+    assert z.grad.isfinite().all()
+
+
+@quick
+@given(data=st.data(), rows=st.integers(1, 9), seed=seeds, smoothing=st.sampled_from([0.0, 0.055]))
+def test_cross_entropy_and_logit_kd_are_finite_for_any_logits_of_half_precision(
+    data: st.DataObject, rows: int, seed: int, smoothing: float
+) -> None:
+    dtype = torch.float16
+    s, t = (data.draw(any_numbers(rows, 8, dtype)) for _ in range(2))
+    s.requires_grad_()
+    terms = [cross_entropy(s, labels(seed, rows), None, smoothing), LogitKDLoss()(s, t), LogitKDLoss("kl", 2.0)(s, t)]
+    sum(terms).backward()  # type: ignore[union-attr]
+    assert all(term.isfinite() for term in terms)
+    assert terms[0] >= 0
+    assert terms[2] >= -1e-4
+
+
+@quick
+@given(seed=seeds, rows=st.integers(1, 8), tau=st.floats(0.05, 2), target=st.sampled_from(["prototype", "va"]))
+def test_proto_kd_is_never_negative_and_soft_labels_that_are_one_hot_equal_indices(
+    seed: int, rows: int, tau: float, target: Any
+) -> None:
+    loss, z, y = ProtoKDLoss(GRID, tau, target), embeddings(seed, rows), labels(seed, rows)
+    value = loss(z, y)
+    assert value >= -1e-6
+    torch.testing.assert_close(loss(z, torch.nn.functional.one_hot(y, 8).double()), value)
+
+
+@quick
+@given(seed=seeds, tau=st.floats(0.05, 2), label=st.integers(0, 7))
+def test_proto_kd_is_zero_where_the_embedding_points_along_the_classes_place(seed: int, tau: float, label: int) -> None:
+    loss = ProtoKDLoss(rotated(GRID, rotation(seed)), tau)
+    place = torch.from_numpy(anchors(CLASSES))[label]
+    weight = torch.softmax(-(place - loss.cell_centers).square().sum(1) / (2 * loss.sigma**2), 0)
+    best = (weight @ loss.prototypes)[None] * 3
+    assert abs(float(loss(best, torch.tensor([label])))) < 1e-6
+
+
+@quick
+@given(seed=seeds, rows=st.integers(1, 10), exponent=st.floats(-1, 3))
+def test_the_lengths_of_embeddings_do_not_matter(seed: int, rows: int, exponent: float) -> None:
+    z, y = embeddings(seed, rows), labels(seed, rows)
+    scales = 10**exponent * (0.5 + torch.rand(rows, 1, generator=generator(seed), dtype=torch.float64))
+    assume(float((z * scales).abs().amax(1).min()) > 1e-2)  # below 1e-3 an embedding counts as none
+    for loss in (ProtoKDLoss(GRID, 0.2), DGeoLoss()):
+        torch.testing.assert_close(loss(z * scales, y), loss(z, y))
+
+
+@quick
+@given(seed=seeds, rows=st.integers(1, 10), tau=st.floats(0.1, 1))
+def test_turning_embeddings_and_grid_together_changes_nothing(seed: int, rows: int, tau: float) -> None:
+    z, y, by = embeddings(seed, rows), labels(seed, rows), rotation(seed)
+    proto, turned = ProtoKDLoss(GRID, tau), ProtoKDLoss(rotated(GRID, by), tau)
+    torch.testing.assert_close(turned(z @ by, y), proto(z, y), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(DGeoLoss()(z @ by, y), DGeoLoss()(z, y))
+
+
+@quick
+@given(seed=seeds, rows=st.integers(2, 10))
+def test_the_order_of_a_batch_does_not_matter(seed: int, rows: int) -> None:
+    z, y = embeddings(seed, rows), labels(seed, rows)
+    order = torch.randperm(rows, generator=generator(seed))
+    logits = torch.randn(rows, 8, generator=generator(seed), dtype=torch.float64)
+    criterion = NeuroGazeLoss(GRID, ramp=(0, 0))
+    one, two = (
+        criterion(logits[i], z[i], y[i], 1, teacher_logits=logits[i].roll(1, 1)) for i in (torch.arange(rows), order)
+    )
+    for name in ("loss", *COMPONENTS):
+        torch.testing.assert_close(one[name], two[name])
+
+
+@quick
+@given(seed=seeds, rows=st.integers(1, 16), order=st.permutations(range(8)))
+def test_d_geo_does_not_depend_on_the_order_of_the_classes(seed: int, rows: int, order: list[int]) -> None:
+    z, y = embeddings(seed, rows), labels(seed, rows)
+    moved = DGeoLoss(classes=[CLASSES[i] for i in order])
+    torch.testing.assert_close(moved(z, torch.tensor([order.index(int(label)) for label in y])), DGeoLoss()(z, y))
+
+
+@quick
+@given(seed=seeds, rows=st.integers(1, 16), cap=st.floats(0, 1), margin=st.floats(0, 1))
+def test_d_geo_lies_between_zero_and_its_settings(seed: int, rows: int, cap: float, margin: float) -> None:
+    terms = DGeoLoss(variance_cap=cap, margin=margin).terms(embeddings(seed, rows), labels(seed, rows))
+    assert 0 <= terms.cap <= max(1 - cap, 0) + 1e-6
+    assert 0 <= terms.separation <= margin + 1e-6
+
+
+@quick
+@given(
+    seed=seeds,
+    rows=st.integers(1, 8),
+    weights=st.tuples(*[st.floats(0, 3)] * 3, st.floats(0.01, 3)),
+    epoch=st.integers(0, 9),
+)
+def test_the_objective_is_the_weighted_sum_of_its_components(
+    seed: int, rows: int, weights: tuple[float, ...], epoch: int
+) -> None:
+    criterion = NeuroGazeLoss(GRID, epochs=10, **dict(zip(COMPONENTS, weights, strict=True)))  # type: ignore[arg-type]
+    logits = torch.randn(rows, 8, generator=generator(seed), dtype=torch.float64)
+    losses = criterion(logits, embeddings(seed, rows), labels(seed, rows), epoch, teacher_logits=logits.flip(1))
+    lambdas = criterion.effective_weights(epoch)
+    expected = sum(lambdas[name] * losses[name] for name in COMPONENTS if name in losses)
+    torch.testing.assert_close(losses["loss"], torch.as_tensor(expected, dtype=losses["loss"].dtype))
+
+
+# ── figures ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def answers(seed: int, pictures: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((pictures, classes)) * 3, rng.integers(0, classes, pictures)
+
+
+def figures(logits: np.ndarray, target: np.ndarray, classes: tuple[str, ...] = CLASSES) -> dict[str, Any]:
+    return fer_metrics(logits, target, classes, resamples=0)
+
+
+@quick
+@given(seed=seeds, pictures=st.integers(1, 40))
+def test_figures_lie_in_0_to_100_and_do_not_depend_on_the_order_of_the_pictures(seed: int, pictures: int) -> None:
+    logits, target = answers(seed, pictures, 8)
+    order = np.random.default_rng(seed).permutation(pictures)
+    one, two = figures(logits, target), figures(logits[order], target[order])
+    for protocol in PROTOCOLS:
+        for metric in METRICS:
+            assert 0 <= one[protocol][metric] <= 100
+            assert one[protocol][metric] == pytest.approx(two[protocol][metric])
+    assert 0 <= one["ece"] <= 100
+    assert one["ece"] == pytest.approx(two["ece"])
+    assert np.sum(one["confusion"]) == np.sum(one["confusion_present"]) == pictures
+
+
+@quick
+@given(seed=seeds, pictures=st.integers(1, 40), order=st.permutations(range(8)))
+def test_figures_do_not_depend_on_the_order_of_the_classes(seed: int, pictures: int, order: list[int]) -> None:
+    logits, target = answers(seed, pictures, 8)
+    one = figures(logits, target)
+    two = figures(logits[:, order], np.array([order.index(y) for y in target]), tuple(CLASSES[i] for i in order))
+    for protocol in PROTOCOLS:
+        assert one[protocol] == pytest.approx(two[protocol])
+    for name in CLASSES:
+        assert one["per_class"][name] == pytest.approx(two["per_class"][name])
+
+
+@quick
+@given(seed=seeds, pictures=st.integers(1, 40), present=st.integers(1, 8))
+def test_masking_absent_classes_never_costs_a_right_answer(seed: int, pictures: int, present: int) -> None:
+    logits, target = answers(seed, pictures, 8)
+    target = target % present
+    entry = figures(logits, target)
+    # a right answer stays right once others are out of the way, so accuracy and recalls can only gain;
+    # macro-F1 can fall: a wrong answer moves from an absent class to a present one, and costs that one's precision
+    assert entry["present"]["acc"] >= entry["8way"]["acc"] - 1e-9
+    assert entry["present"]["bacc"] >= entry["present_unmasked"]["bacc"] - 1e-9
+    assert entry["present_unmasked"]["macro_f1"] >= entry["8way"]["macro_f1"] - 1e-9
+    assert entry["present_unmasked"]["acc"] == entry["8way"]["acc"]
+
+
+@quick
+@given(seed=seeds, pictures=st.integers(1, 20), shift=st.floats(-50, 50))
+def test_a_constant_added_to_a_pictures_logits_changes_nothing(seed: int, pictures: int, shift: float) -> None:
+    logits, target = answers(seed, pictures, 8)
+    one, two = figures(logits, target), figures(logits + shift, target)
+    assert one["confusion"] == two["confusion"]
+    assert one["ece"] == pytest.approx(two["ece"], abs=1e-6)
+
+
+# ── grids ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@st.composite
+def people(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    rng = np.random.default_rng(draw(seeds))
+    rows = draw(st.integers(3, 40))
+    who = rng.integers(0, draw(st.integers(1, 6)), rows)
+    return rng.standard_normal((rows, 7)) + 1.0, rng.uniform(-1, 1, (rows, 2)), who, draw(st.integers(2, 5))
+
+
+@quick
+@given(given_people=people(), seed=seeds)
+def test_a_grid_depends_neither_on_the_order_of_rows_nor_on_the_names_of_people(given_people: Any, seed: int) -> None:
+    rows, va, who, size = given_people
+    rng = np.random.default_rng(seed)
+    order, names = rng.permutation(len(rows)), rng.permutation(10)
+    one = PrototypeGrid.build(rows, va, who, size)
+    two = PrototypeGrid.build(rows[order], va[order], np.array([f"person {names[i]}" for i in who[order]]), size)
+    torch.testing.assert_close(one.prototypes, two.prototypes)
+    assert one.counts.tolist() == two.counts.tolist()
+    assert one.metadata == two.metadata
+
+
+@quick
+@given(given_people=people(), seed=seeds, center=st.booleans())
+def test_a_grid_turns_with_its_embeddings(given_people: Any, seed: int, center: bool) -> None:
+    rows, va, who, size = given_people
+    by = np.linalg.qr(np.random.default_rng(seed).standard_normal((7, 7)))[0]
+    try:
+        one = PrototypeGrid.build(rows, va, who, size, center=center)
+    except InputError:
+        assume(False)
+    two = PrototypeGrid.build(rows @ by, va, who, size, center=center)
+    torch.testing.assert_close(
+        two.prototypes.double(), one.prototypes.double() @ torch.from_numpy(by), atol=1e-4, rtol=0
+    )
+    assert one.mean_cosine == pytest.approx(two.mean_cosine, abs=1e-5)
+
+
+@quick
+@given(given_people=people(), fewest=st.integers(1, 4))
+def test_no_cell_of_fewer_people_than_asked_for_counts_as_filled(given_people: Any, fewest: int) -> None:
+    rows, va, who, size = given_people
+    try:
+        grid = PrototypeGrid.build(rows, va, who, size, min_subjects=fewest)
+    except InputError:
+        cells = cell_of(va, size)
+        assert all(len(set(who[cells == cell])) < fewest for cell in range(size * size))
+        return
+    held = [int(n) for n in grid.metadata["subjects_per_cell"].split(",")]
+    assert all(n == 0 or n >= fewest for n in held)
+    assert [n > 0 for n in held] == (grid.counts > 0).tolist()
+    assert int(grid.counts.sum()) <= len(rows)
+
+
+@quick
+@given(given_people=people())
+def test_a_grid_survives_its_file(given_people: Any, tmp_path: Path) -> None:
+    rows, va, who, size = given_people
+    grid = PrototypeGrid.build(rows, va, who, size)
+    grid.save(tmp_path / "grid.safetensors")
+    assert PrototypeGrid.load(tmp_path / "grid.safetensors").sha256 == grid.sha256
+
+
+# ── names ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+words = st.text(string.ascii_letters + string.digits + "_-", min_size=1, max_size=8).filter(lambda w: w[0].isalnum())
+
+
+@quick
+@given(user=words, repo=words, revision=st.none() | words)
+def test_what_a_hub_id_prints_is_read_as_itself(user: str, repo: str, revision: str | None) -> None:
+    found = hub_id(f"hf-hub:{user}/{repo}" + (f"@{revision}" if revision else ""))
+    assert found is not None
+    assert (found.repo, found.revision) == (f"{user}/{repo}", revision)
+    assert hub_id(str(found)) == found
+
+
+@settings(max_examples=150, deadline=None)
+@given(text=st.text(max_size=30))
+def test_any_text_is_a_hub_id_or_a_path_or_refused_in_one_line(text: str) -> None:
+    for source in (text, f"hf-hub:{text}"):
+        try:
+            found = hub_id(source)
+        except InputError:
+            assert source.startswith("hf-hub:")
+            continue
+        assert found is None or hub_id(str(found)) == found
+
+
+@quick
+@given(name=st.sampled_from(sorted(DATASETS)), root=words, split=st.none() | st.sampled_from([*SPLITS, "all"]))
+def test_a_spec_is_read_as_it_is_written(name: str, root: str, split: str | None) -> None:
+    for place in (f"/data/{root}", f"C:\\{root}", f"{root}=x,y"):
+        spec = f"{name}={place}" + (f":{split}" if split else "")
+        assert parse_spec(spec) == (name, place, split, f"{name}:{split or 'all'}")
+
+
+@settings(max_examples=150, deadline=None)
+@given(text=st.text(max_size=30))
+def test_any_text_is_a_spec_or_refused(text: str) -> None:
+    for spec in (text, f"ferplus={text}"):
+        try:
+            name, root, split, key = parse_spec(spec)
+        except InputError:
+            continue
+        assert (name in DATASETS, bool(root), key) == (True, True, f"{name}:{split or 'all'}")
+
+
+around = st.sampled_from(["", "read ", "source=", "(", "from: ", '"', "see "])
+behind = st.sampled_from(["", " and more", ", twice", ")", '"', "\nnext line"])
+
+
+@settings(max_examples=200, deadline=None)
+@given(before=around, folders=st.lists(words, min_size=1, max_size=4), name=words, after=behind)
+def test_no_home_folder_survives_and_a_second_pass_changes_nothing(
+    before: str, folders: list[str], name: str, after: str
+) -> None:
+    text = f"{before}/home/{'/'.join(folders)}/{name}.mat{after}"
+    cut = without_paths(text)
+    assert "/home/" not in cut
+    assert "/" not in cut
+    assert f"{name}.mat" in cut
+    assert without_paths(cut) == cut
+    assert without_paths({text: [text]}) == {cut: [cut]}
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.text(string.ascii_letters + " /.:,=\\~\n", max_size=40))
+def test_cutting_paths_out_of_any_text_is_done_after_one_pass(text: str) -> None:
+    assert without_paths(without_paths(text)) == without_paths(text)
+
+
+# ── recipes ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+shares = st.floats(0, 1)
+texts = st.text(st.characters(exclude_categories=("Cs", "Cc", "Cn")), max_size=12)
+classes = st.lists(st.sampled_from(CLASSES), min_size=2, unique=True).map(tuple)
+
+
+@st.composite
+def recipes(draw: st.DrawFn) -> Recipe:
+    names = draw(classes)
+    epochs = draw(st.integers(2, 300))
+    fractions = draw(st.lists(shares, min_size=2, max_size=2).map(sorted))
+    whole = draw(st.lists(st.integers(0, 300), min_size=2, max_size=2).map(sorted))
+    kd, proto = draw(st.floats(0, 5)), draw(st.floats(0, 5))
+    return Recipe(
+        name=draw(words),
+        seed=draw(st.integers(0, 2**31 - 1)),
+        out=draw(st.none() | texts),
+        student=StudentConfig(
+            backbone=draw(texts),
+            pretrained=draw(st.booleans()),
+            image_size=draw(st.integers(16, 1024)),
+            in_chans=draw(st.sampled_from([1, 3])),
+            mean=draw(st.none() | shares),
+            drop_rate=draw(st.floats(0, 1, exclude_max=True)),
+        ),
+        data=DataConfig(
+            root=draw(st.none() | texts),
+            label_rule=draw(st.sampled_from(["majority", "argmax", "votes"])),
+            limit=draw(st.none() | st.integers(1, 10**9)),
+            classes=names,
+            augment=AugmentConfig(flip=draw(shares), erase=draw(shares), scale=draw(st.floats(0, 1, exclude_max=True))),
+        ),
+        grid=draw(texts) if proto else draw(st.none() | texts),
+        teacher=draw(texts | words.map(lambda run: {"run": run})) if kd else draw(st.none() | texts),  # type: ignore[arg-type]
+        loss=LossConfig(
+            kd=kd,
+            proto_kd=proto,
+            tau=draw(st.floats(1e-6, 1e6)),
+            ramp=draw(st.sampled_from([tuple(fractions), tuple(whole)])),  # type: ignore[arg-type]
+            positive_classes=names[:1],
+        ),
+        optim=OptimConfig(
+            epochs=epochs,
+            lr=draw(st.floats(1e-12, 1e3)),
+            warmup=draw(st.integers(0, epochs - 1) | st.floats(0, 1, exclude_max=True)),
+            clip_grad=draw(st.none() | st.floats(1e-3, 1e3)),
+        ),
+        eval=draw(st.dictionaries(st.sampled_from(sorted(DATASETS)), texts, max_size=3)),
+    )
+
+
+@quick
+@given(recipe=recipes())
+def test_every_recipe_survives_its_own_yaml(recipe: Recipe, tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(to_yaml(recipe), encoding="utf-8")
+    assert load_recipe(Recipe, file) == recipe
+
+
+@quick
+@given(recipe=recipes(), lr=st.floats(1e-9, 10), seed=st.integers(0, 2**31 - 1))
+def test_an_override_changes_its_own_key_alone(recipe: Recipe, lr: float, seed: int, tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(to_yaml(recipe), encoding="utf-8")
+    changed = load_recipe(Recipe, file, [f"optim.lr={lr!r}", f"seed={seed}"])
+    assert (changed.optim.lr, changed.seed) == (lr, seed)
+    assert changed.model_copy(update={"seed": recipe.seed, "optim": recipe.optim}) == recipe
