@@ -7,7 +7,9 @@ compute equal bits, whatever the weights (a classifier of zeros would make any t
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import functools
+import inspect
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 
 # torch documents no other place for it; its own flop counter is built on the same two
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 
 from ngd_timm.errors import InputError
 
@@ -87,13 +89,10 @@ def _recorded(model: Any) -> list[_Mode] | None:
     """Eval and training compared as graphs; None where that proves nothing, in either direction."""
     if any(isinstance(m, nn.RNNBase) for m in model.modules()):
         return None  # the meta device unrolls every step: slower than numbers
-    meta = _without_data(model).train()
+    meta = _without_data(model)
     images = torch.empty(2, *_input_size(model), dtype=next(model.parameters()).dtype, device="meta")
     try:
-        evaluated = _record(meta.eval(), images)
-        if not evaluated.parts_are_whole:  # an attention bias that eval computes once and keeps
-            evaluated = _record(meta, images)
-        modes = [evaluated, _record(meta.train(), images)]
+        modes = [_record(meta.eval(), images), _record(meta.train(), images)]
     except _FAILURES:
         return None
     return modes if all(mode.parts_are_whole for mode in modes) else None
@@ -140,23 +139,38 @@ class _Graph(TorchDispatchMode):
         self.origin[id(tensor)] = hash(origin)
         self.kept.append(tensor)
 
+    def _seen(self, argument: Any) -> object:
+        if isinstance(argument, Tensor):
+            return self.digest(argument)
+        if isinstance(argument, (list, tuple)):
+            return tuple(self._seen(a) for a in argument)
+        return repr(argument)
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        seen = tree_map_only(Tensor, self.digest, (args, kwargs))
-        if torch.Tag.nondeterministic_seeded in func.tags:
-            self.draws += 1
-        operation = hash((str(func), repr(seen), self.draws))
+        seen = (self._seen(args), [(name, self._seen(value)) for name, value in kwargs.items()])
+        random, written = _traits(func)
+        self.draws += random
+        operation = hash((func, repr(seen), self.draws))
         outputs = func(*args, **kwargs)
-        given = {id(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
-        for i, output in enumerate(tree_leaves(outputs)):
+        given = {id(t) for i, name in written for t in tree_leaves(args[i] if i < len(args) else kwargs.get(name))}
+        for i, output in enumerate(outputs if isinstance(outputs, (list, tuple)) else (outputs,)):
             if isinstance(output, Tensor) and id(output) not in given:
                 self._name(output, (operation, i))
-        for i, argument in enumerate(func._schema.arguments):
-            if argument.alias_info is not None and argument.alias_info.is_write:
-                for t in tree_leaves(args[i] if i < len(args) else kwargs.get(argument.name)):
-                    if isinstance(t, Tensor):
-                        self.changed[_storage(t)] = hash((operation, i, self.changed.get(_storage(t))))
+        for i, name in written:
+            for t in tree_leaves(args[i] if i < len(args) else kwargs.get(name)):
+                if isinstance(t, Tensor):
+                    self.changed[_storage(t)] = hash((operation, i, self.changed.get(_storage(t))))
         return outputs
+
+
+@functools.cache
+def _traits(func: Any) -> tuple[bool, tuple[tuple[int, str], ...]]:
+    """Whether an operation draws random numbers, and the places and names of the arguments that it writes to."""
+    written = tuple(
+        (i, a.name) for i, a in enumerate(func._schema.arguments) if a.alias_info is not None and a.alias_info.is_write
+    )
+    return torch.Tag.nondeterministic_seeded in func.tags, written
 
 
 def _storage(tensor: Tensor) -> int:
@@ -168,13 +182,38 @@ def _state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from model.named_buffers(remove_duplicate=False)
 
 
+def _features_on_the_way(model: Any, images: Tensor, snapshot: Callable[[], Any]) -> tuple[Any, Any, Any]:
+    """One forward: the logits, what `forward_features` gave in it, and the snapshot taken then."""
+    inner, calls = model.forward_features, []
+    alone = _arguments(inner, images)
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        given = _arguments(inner, *args, **kwargs)  # an argument at its default is as good as none
+        features = inner(*args, **kwargs)
+        calls.append((all(given[name] is alone[name] for name in alone), features, snapshot()))
+        return features
+
+    model.forward_features = watched
+    try:
+        logits = model(images)
+    finally:
+        del model.forward_features
+    if len(calls) != 1 or not calls[0][0]:
+        raise RuntimeError("forward does not call forward_features once, with the pictures")
+    return logits, calls[0][1], calls[0][2]
+
+
+def _arguments(function: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    bound = inspect.signature(function).bind(*args, **kwargs)
+    bound.apply_defaults()
+    return bound.arguments
+
+
 @torch.no_grad()
 def _record(model: Any, images: Tensor) -> _Mode:
     with _Graph(model, images) as whole:
-        logits = model(images)
+        logits, features, parts = _features_on_the_way(model, images, whole.fork)
     wanted = _digests(whole, logits)
-    with _Graph(model, images) as parts:
-        features = model.forward_features(images)
     with parts.fork() as head:
         parts_are_whole = _digests(head, model.forward_head(features)) == wanted
     with parts.fork() as way:
@@ -211,33 +250,30 @@ def _computed(model: Any) -> list[_Mode]:
     size = _input_size(model)
     images = torch.randn(2, *size, generator=generator)
     try:
-        probe.eval()(images)
+        with torch.random.fork_rng(devices=[]):
+            return [_compute(probe.eval(), images), _compute(probe.train(), images)]
     except RuntimeError as error:
         raise InputError(
             f"{type(model).__name__} can't run on pictures of its own input size {size} "
             f"({str(error).splitlines()[0]}); choose another in_chans, img_size, global_pool or backbone"
         ) from None
-    return [_compute(probe.eval(), images), _compute(probe.train(), images)]
 
 
 def _compute(probe: Any, images: Tensor) -> _Mode:
-    def drawn(part: Any, *args: Any, **kwargs: Any) -> Any:
-        torch.manual_seed(0)
-        return part(*args, **kwargs)
-
-    with torch.random.fork_rng(devices=[]):
-        logits = drawn(probe, images)
-        features = drawn(probe.forward_features, images)
-        random = torch.get_rng_state()
-        parts_are_whole = _equal(probe.forward_head(features), logits)
-        torch.set_rng_state(random)
-        before = {name: b.clone() for name, b in probe.named_buffers()}
-        pre_logits = probe.forward_head(features, pre_logits=True)
-        norms = {name.rpartition(".")[0] for name, b in probe.named_buffers() if not torch.equal(b, before[name])}
-        try:
-            classifier_is_last = _equal(probe.get_classifier()(pre_logits), logits)
-        except _FAILURES:
-            classifier_is_last = False
+    torch.manual_seed(0)
+    logits = probe(images)
+    torch.manual_seed(0)
+    features = probe.forward_features(images)
+    random = torch.get_rng_state()
+    parts_are_whole = _equal(probe.forward_head(features), logits)
+    torch.set_rng_state(random)
+    before = {name: b.clone() for name, b in probe.named_buffers()}
+    pre_logits = probe.forward_head(features, pre_logits=True)
+    norms = {name.rpartition(".")[0] for name, b in probe.named_buffers() if not torch.equal(b, before[name])}
+    try:
+        classifier_is_last = _equal(probe.get_classifier()(pre_logits), logits)
+    except _FAILURES:
+        classifier_is_last = False
     return _Mode(parts_are_whole, classifier_is_last, tuple(sorted(norms)), _shape(logits), _shape(pre_logits))
 
 

@@ -35,8 +35,8 @@ CHECKS = {
     "step": "trains a step",
     "equal": "logits bit-equal",
     "reload": "reloaded by timm, bit-equal",
-    "grey": "grey input",
     "groups": "parameter groups",
+    "grey": "grey input",
     "onnx": "ONNX",
 }
 SIZES = (32, 64, 96, 128, 160, 192, 224, 240, 256, 288, 320, 384, 448, 512, 640, 768, 1024)
@@ -149,13 +149,16 @@ class Family:
         self.wrapped()
 
     def step(self) -> None:
-        _step(self.wrapped(), self.grid, self.images())
+        model = self.wrapped()
+        _step(model, self.grid, self.images())
+        without = {name for name, p in model.named_parameters() if p.grad is None}
+        model.zero_grad(set_to_none=True)  # the largest models are some gigabytes, and so are their gradients
         bare = self.bare().train()
         nn.functional.cross_entropy(bare(self.images()), TARGET).backward()
-        unused = {f"student.{n}" for n, p in bare.named_parameters() if p.grad is None}
-        for name, p in self.wrapped().named_parameters():
-            if p.grad is None and name not in unused:
-                raise Failed(f"{name} gets no gradient, in the bare model it does")
+        without -= {f"student.{n}" for n, p in bare.named_parameters() if p.grad is None}
+        bare.zero_grad(set_to_none=True)
+        if without:
+            raise Failed(f"{', '.join(sorted(without))}: no gradient, in the bare model there is one")
 
     def equal(self) -> None:
         model, images = self.wrapped().eval(), self.images()
@@ -175,6 +178,7 @@ class Family:
                 raise Failed("the reloaded model's logits differ")
 
     def grey(self) -> None:
+        self.model = self.timms = None  # room for the next
         bare = timm.create_model(self.name, num_classes=len(CLASSES), in_chans=1, **self.options)
         try:
             bare(self.images(channels=1))
@@ -336,7 +340,8 @@ def main() -> None:
         options.table.parent.mkdir(exist_ok=True)
         options.table.write_text(table(list(rows.values())), encoding="utf-8")
         return
-    for family in options.only or families():
+    # the smallest first, where their size is known, so that an interrupted run has most of them
+    for family in sorted(options.only or families(), key=lambda f: rows.get(f, {}).get("parameters", 0)):
         row = rows.get(family, {"family": family})
         checks = [c for c in CHECKS if c not in options.skip and c not in row]
         if not checks:
