@@ -15,6 +15,9 @@ __all__ = ["AugmentDraw", "draw_augment", "render_batch"]
 
 _ERASE_AREA = (0.02, 1 / 3)
 _ERASE_ASPECT = 0.3
+# Numbers of output made at once on a processor: large pictures a few at a time, as a whole batch leaves the caches
+# between any two passes over it.
+_IN_CACHE = 1 << 19
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,28 @@ def render_batch(
         >>> render_batch(torch.full((2, 1, 8, 8), 255, dtype=torch.uint8), 4, [0.5], [0.5]).unique()
         tensor([1.])
     """
+    channels = len(mean)
+    part = max(1, _IN_CACHE // (channels * image_size * image_size))
+    if images.device.type != "cpu" or part >= len(images):
+        return _render(images, image_size, mean, std, draw, flip)
+    out = torch.empty(len(images), channels, image_size, image_size)
+    for start in range(0, len(images), part):
+        some = slice(start, start + part)
+        own = None
+        if draw is not None:
+            own = AugmentDraw(draw.theta[some], draw.brightness[some], draw.contrast[some], draw.box[some])
+        out[some] = _render(images[some], image_size, mean, std, own, flip)
+    return out
+
+
+def _render(
+    images: torch.Tensor,
+    image_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    draw: AugmentDraw | None,
+    flip: bool,
+) -> torch.Tensor:
     batch, _, height, width = images.shape
     device = images.device
     if draw is None:
@@ -134,8 +159,8 @@ def render_batch(
         offset = out.mean(dim=(1, 2, 3)) * bright * (1 - contrast)
         out.mul_((bright * contrast)[:, None, None, None]).add_(offset[:, None, None, None]).clamp_(0, 1)
     mean_ = torch.tensor(mean, device=device)[:, None, None]
-    std_ = torch.tensor(std, device=device)[:, None, None]
-    out = out.sub_(mean_).div_(std_) if out.shape[1] == len(mean) else (out - mean_) / std_
+    scale = 1 / torch.tensor(std, device=device)[:, None, None]
+    out = out.sub_(mean_).mul_(scale) if out.shape[1] == len(mean) else (out - mean_).mul_(scale)
     if draw is not None:
         # a pixel is erased where its centre lies in the box; slices, as masks of the whole batch cost six passes
         centres = (torch.arange(image_size) + 0.5) / image_size

@@ -29,6 +29,8 @@ log = logging.getLogger("ngd_timm.data")
 
 _MEMORY_SIDE = 96
 _MEMORY_BYTES = 2 << 30
+# Pictures of one size, smaller than the working side or hardly larger, are resampled once, by the augmentation.
+_AS_THEY_ARE = 1.25
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,9 @@ class FaceBatches:
                 f"in_memory=true needs pictures of one size, but row 0 is {width}x{height} and row {other} is "
                 f"{sizes[other, 0]}x{sizes[other, 1]}; leave in_memory out"
             )
+        self._side = working_side(self.image_size, self.augment)
+        if uniform and min(width, height) <= _AS_THEY_ARE * self._side:
+            self._side = int(min(width, height))
         if not (fits if in_memory is None else in_memory):
             log.info("checking all %d pictures before the first batch", len(sizes))
             for _ in decode_each(self.dataset, check_image):
@@ -226,7 +231,9 @@ class FaceBatches:
         if self.augment is None:
             pictures = _Plain(self.dataset, mode, _transform(*normal, self.flip))
         else:
-            pictures = _Augmented(self.dataset, mode, *normal, self.augment, self.seed, self.flip, self.part)
+            pictures = _Augmented(
+                self.dataset, mode, *normal, self.augment, self.seed, self.flip, self._side, self.part
+            )
         if self.workers == 0 or not keys:
             yield from (pictures[key] for key in keys)
         elif not self.train:
@@ -307,10 +314,10 @@ class _Pictures(torch.utils.data.Dataset[torch.Tensor]):
         self.encoded = dataset.select_columns(["image"]).with_format("arrow")
         self.mode = mode
 
-    def records(self, rows: np.ndarray) -> Iterator[dict[str, Any]]:
-        # one row at a time: a batch of encoded photographs in Python objects is as large as the pixels
-        for row in rows.tolist():
-            yield self.encoded[row]["image"].to_pylist()[0]
+    def records(self, rows: np.ndarray) -> list[dict[str, Any]]:
+        # all at once: a look-up in an Arrow table costs as much as decoding a small JPEG
+        records: list[dict[str, Any]] = self.encoded[rows.tolist()]["image"].to_pylist()
+        return records
 
 
 class _Plain(_Pictures):
@@ -341,12 +348,12 @@ class _Augmented(_Pictures):
         augment: AugmentConfig,
         seed: int,
         flip: bool,
+        side: int,
         part: tuple[int, int],
     ) -> None:
         super().__init__(dataset, mode)
         self.image_size, self.mean, self.std = image_size, mean, std
-        self.augment, self.seed, self.flip, self.part = augment, seed, flip, part
-        self.side = working_side(image_size, augment)
+        self.augment, self.seed, self.flip, self.side, self.part = augment, seed, flip, side, part
 
     def __getitem__(self, key: _Key) -> torch.Tensor:
         epoch, number, whole = key

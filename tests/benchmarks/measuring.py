@@ -7,9 +7,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from timm.data import create_dataset, create_loader
+from torchvision import transforms as T
 
 from ngd_timm.data import load_fer
 from ngd_timm.data.schematic import write_schematic
@@ -91,9 +93,14 @@ def timm_dataset(dataset: Any, scratch: Path, mode: str) -> Any:
     )
 
 
-def timm_loader(dataset: Any, channels: int, size: int, batch: int, workers: int, augment: AugmentConfig) -> Any:
-    """timm's loader with the augmentation nearest to ours that its options give: no rotation, no shift."""
-    return create_loader(
+def timm_loader(
+    dataset: Any, channels: int, size: int, batch: int, workers: int, augment: AugmentConfig, affine: bool = False
+) -> Any:
+    """timm's loader with the augmentation nearest to ours that its options give, which has no rotation and no shift.
+
+    `affine` adds those by torchvision's transform, put behind timm's crop.
+    """
+    loader = create_loader(
         dataset,
         input_size=(channels, size, size),
         batch_size=batch,
@@ -110,3 +117,12 @@ def timm_loader(dataset: Any, channels: int, size: int, batch: int, workers: int
         persistent_workers=workers > 0,
         device=torch.device("cpu"),
     )
+    if affine:
+        turn = T.RandomAffine(
+            float(np.degrees(augment.rotate)),
+            (augment.shift, augment.shift),
+            interpolation=T.InterpolationMode.BILINEAR,
+            fill=127,
+        )
+        loader.dataset.transform.transforms.insert(1, turn)
+    return loader

@@ -4,8 +4,9 @@
 
 FOLDER holds FER+ as parquet; without it faces are drawn. Two settings: small grey pictures (ours decodes them once,
 before the first batch, and augments whole batches in memory; that set-up is printed too), and colour JPEGs of --jpeg
-pixels a side to 224 (ours decodes each when it is drawn). Ours rotates, shifts, zooms, flips, changes light and erases;
-timm's options give all but rotation and shift, so its pictures are less work.
+pixels a side to 224 (ours decodes each when it is drawn). Both rotate, shift, zoom, flip, change light and erase:
+timm's options give all but rotation and shift, which torchvision's `RandomAffine` adds; `--options-only` leaves them
+out, and timm's pictures are less work then.
 
 Wall is pictures by the clock, both sides with the same number of worker processes (none for ours in memory); CPU is
 pictures by the seconds of the process and its workers. Ratios are of the same round: median, least and most.
@@ -51,13 +52,14 @@ def compare(title: str, ours: FaceBatches, theirs: Any, rounds: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="folder of FER+ as parquet")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[48, 64], help="of the small pictures' batches")
+    parser.add_argument("--sizes", type=int, nargs="*", default=[48, 64], help="of the small pictures' batches")
     parser.add_argument("--rows", type=int, default=4000)
-    parser.add_argument("--jpeg", type=int, nargs="+", default=[256, 640], help="sides of the JPEGs")
+    parser.add_argument("--jpeg", type=int, nargs="*", default=[256, 640], help="sides of the JPEGs")
     parser.add_argument("--jpegs", type=int, default=384, help="their number")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="torch threads of the main process")
+    parser.add_argument("--options-only", action="store_true", help="timm without rotation and shift")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     augment = AugmentConfig()
@@ -69,7 +71,7 @@ def main() -> None:
             used = cpu_seconds()
             ours = FaceBatches(dataset, image_size=size, train=True, augment=augment)
             setup = cpu_seconds() - used
-            theirs = timm_loader(small, 1, size, 128, options.workers, augment)
+            theirs = timm_loader(small, 1, size, 128, options.workers, augment, not options.options_only)
             compare(
                 f"in memory, {size} px (set-up once {1e3 * setup / len(dataset):.2f} ms of CPU a picture)",
                 ours,
@@ -79,7 +81,13 @@ def main() -> None:
         for side in options.jpeg:
             dataset = drawn_jpegs(scratch, options.jpegs, side)
             theirs = timm_loader(
-                timm_dataset(dataset, scratch / f"timm{side}", "RGB"), 3, 224, 32, options.workers, augment
+                timm_dataset(dataset, scratch / f"timm{side}", "RGB"),
+                3,
+                224,
+                32,
+                options.workers,
+                augment,
+                not options.options_only,
             )
             ours = FaceBatches(
                 dataset,

@@ -131,3 +131,10 @@ def test_an_oblong_picture_gives_its_central_square() -> None:
     torch.testing.assert_close(
         render_batch(images, 8, [0.0], [1.0]), render_batch(images[..., 4:12], 8, [0.0], [1.0]), atol=1e-5, rtol=0
     )
+
+
+def test_large_pictures_are_made_in_parts_with_the_result_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, params = pictures(7, channels=3), draw(7, rotate=0.2, brightness=0.2, erase=0.5, flip=0.5)
+    whole = render_batch(images, 32, [0.1, 0.2, 0.3], [0.5, 0.6, 0.7], params)
+    monkeypatch.setattr("ngd_timm.data.augment._IN_CACHE", 2 * 3 * 32 * 32)
+    assert torch.equal(render_batch(images, 32, [0.1, 0.2, 0.3], [0.5, 0.6, 0.7], params), whole)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,7 +24,9 @@ __all__ = ["LABEL_COLUMNS", "find_parquet", "rows_of_table"]
 
 LABEL_COLUMNS = ("label_name", "class_name", "label_str", "label")
 
-_STREAM_ROWS = 256
+_STREAM_ROWS, _COPY_ROWS = 256, 1024
+# Bytes above which a file is copied to be mapped instead of being held in memory.
+_LARGE = 128 << 20
 
 
 def find_parquet(source: Source) -> list[Piece] | None:
@@ -102,10 +107,40 @@ def _read_parquet(path: Path, shown: str) -> Rows:
 
     try:
         # A memory map would turn a file cut short under us into a crash; pages are checked as they are read.
-        table = pq.read_table(path, page_checksum_verification=True)
+        if path.stat().st_size > _LARGE:
+            table = _spilled(path)
+        else:
+            table = pq.read_table(path, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path, error) from None
     return rows_of_table(table, shown, str(path), path.parent)
+
+
+def _spilled(path: Path) -> pa.Table:
+    """A file's rows in an uncompressed copy that is mapped, not held: memory stays flat however large the file.
+
+    The copy lies in the cache folder of `datasets`, since a temporary folder may itself be memory. It has no name once
+    it is mapped, so it goes when the last reader does.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from datasets import config
+
+    config.HF_DATASETS_CACHE.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix="ngd_timm-", suffix=".arrow", dir=config.HF_DATASETS_CACHE)
+    os.close(handle)
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            schema = file.schema_arrow
+            with pa.OSFile(name, "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+                for batch in file.iter_batches(batch_size=_COPY_ROWS):
+                    writer.write_batch(batch)
+        return pa.ipc.open_file(pa.memory_map(name)).read_all()
+    finally:
+        try:
+            os.unlink(name)
+        except PermissionError:  # Windows keeps the name of a file that is mapped
+            atexit.register(Path(name).unlink, missing_ok=True)
 
 
 def _stream_parquet(path: Path, shown: str) -> Iterator[Rows]:

@@ -1,0 +1,137 @@
+"""Memory of training while the set grows: pictures drawn one at a time from parquet, and streamed from shards.
+
+    python tests/benchmarks/memory.py --data FOLDER
+
+FOLDER holds FER+ as parquet; without it faces are drawn. Its rows are written again and again into a temporary folder
+until there are as many as asked for, and a small model trains on them for --batches steps, each setting in a process of
+its own. Printed is the most that any look at /proc/PID/smaps_rollup saw, summed over the process and its workers:
+Pss_Anon + Pss_Shmem (what the kernel can't take back; shared pages are divided among those that share them), and Pss
+with the page cache of mapped files. "held" is the same as "per image" with the Arrow table in memory, as it would be
+without the mapped copy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from measuring import faces, family, memory
+
+from ngd_timm.data import FaceBatches, FaceStream, load_fer
+from ngd_timm.data.layouts import parquet
+from ngd_timm.recipe import AugmentConfig
+
+KINDS = ("per image", "streamed", "held")
+SHARD = 30_000
+
+
+def write_rows(dataset: Any, folder: Path, rows: int, shards: bool) -> None:
+    """The rows of a set, repeated, as one file or as shards."""
+    import pyarrow.parquet as pq
+
+    names = dataset.features["label"].names
+    encoded = dataset.select_columns(["image", "label"]).with_format("arrow")
+    table = encoded[:].combine_chunks()
+    table = table.set_column(1, "label_name", [[names[i] for i in table["label"].to_pylist()]])
+    folder.mkdir(parents=True)
+    starts = range(0, rows, SHARD) if shards else [0]
+    for start in starts:
+        stop = min(start + SHARD, rows) if shards else rows
+        path = folder / (f"train-{start // SHARD:05d}.parquet" if shards else "train.parquet")
+        with pq.ParquetWriter(path, table.schema) as writer:
+            for first in range(start, stop, 1000):
+                some = np.arange(first, min(first + 1000, stop)) % len(table)
+                writer.write_table(table.take(some))
+
+
+class Watch(threading.Thread):
+    """The most memory seen, looked at four times a second."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.most = {"unreclaimable": 0.0, "Pss": 0.0}
+        self.done = threading.Event()
+
+    def run(self) -> None:
+        while not self.done.wait(0.25):
+            seen = memory(family())
+            now = {"unreclaimable": seen["Pss_Anon"] + seen["Pss_Shmem"], "Pss": seen["Pss"]}
+            self.most = {key: max(now[key], most) for key, most in self.most.items()}
+
+
+def train_once(kind: str, folder: str, batches: int) -> None:
+    watch = Watch()
+    watch.start()
+    options: dict[str, Any] = {"image_size": 64, "batch_size": 128, "augment": AugmentConfig()}
+    began = time.perf_counter()
+    made: FaceBatches | FaceStream
+    if kind == "streamed":
+        made = FaceStream(load_fer("fer2013", folder, "train", streaming=True), **options)
+    else:
+        if kind == "held":
+            parquet._LARGE = 1 << 60
+        dataset = load_fer("fer2013", folder, "train")
+        made = FaceBatches(dataset, train=True, in_memory=False, workers=2, **options)
+    setup = time.perf_counter() - began
+    model = timm.create_model("test_resnet", num_classes=len(made.classes), in_chans=1).train()
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    for number, batch in enumerate(made):
+        torch.nn.functional.cross_entropy(model(batch.images), batch.target).backward()
+        optimizer.step()
+        if number + 1 == batches:
+            break
+    watch.done.set()
+    watch.join()
+    print(json.dumps({**watch.most, "setup": setup}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="folder of FER+ as parquet")
+    parser.add_argument("--rows", type=int, nargs=2, default=[30_000, 300_000])
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--batches", type=int, default=60)
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        train_once(*options.one, options.batches)
+        return
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        dataset = faces(options.data, scratch, 30_000 if options.data else 2_000)
+        for shards in (False, True):
+            for rows in options.rows:
+                write_rows(dataset, scratch / f"{rows}-{shards}", rows, shards)
+        del dataset
+        for kind in options.kinds:
+            seen: dict[int, dict[str, float]] = {}
+            for rows in options.rows:
+                for _ in range(options.repeats):
+                    folder = str(scratch / f"{rows}-{kind == 'streamed'}")
+                    command = [sys.executable, __file__, "--batches", str(options.batches), "--one", kind, folder]
+                    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+                    found = json.loads(out.splitlines()[-1])
+                    seen[rows] = {k: max(v, seen.get(rows, {}).get(k, 0.0)) for k, v in found.items()}
+            few, many = (seen[rows] for rows in options.rows)
+            print(
+                f"{kind:10} {options.rows[0]:,} and {options.rows[1]:,} rows: "
+                f"{few['unreclaimable']:,.0f} and {many['unreclaimable']:,.0f} MB that can't be taken back, "
+                f"{many['unreclaimable'] / few['unreclaimable']:.2f} times; Pss {few['Pss']:,.0f} and "
+                f"{many['Pss']:,.0f} MB; set-up {few['setup']:.0f} and {many['setup']:.0f} s",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
