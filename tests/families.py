@@ -291,12 +291,14 @@ def table(rows: list[dict[str, Any]]) -> str:
     rows = sorted(rows, key=lambda r: r["family"])
     shares = []
     for check, title in CHECKS.items():
-        passed = sum(r[check] is True for r in rows)
-        shares.append(f"| {title} | {passed} of {len(rows)} | {100 * passed / len(rows):.0f} % |")
+        tried = [r[check] for r in rows if check in r]
+        passed = sum(answer is True for answer in tried)
+        left = f" ({len(rows) - len(tried)} not tried)" if len(tried) < len(rows) else ""
+        shares.append(f"| {title} | {passed} of {len(tried)}{left} | {100 * passed / max(len(tried), 1):.0f} % |")
     lines = []
     for r in rows:
         cells = [r["family"], f"`{r['model']}`", f"{r['parameters'] / 1e6:.1f}", str(r["input"]), str(r["head_calls"])]
-        cells += ["yes" if r[check] is True else f"no: {r[check]}" for check in CHECKS]
+        cells += [_told(r.get(check)) for check in CHECKS]
         lines.append(f"| {' | '.join(cells)} |")
     return INTRODUCTION.format(
         timm=timm.__version__,
@@ -308,6 +310,10 @@ def table(rows: list[dict[str, Any]]) -> str:
         rule="---|" * (5 + len(CHECKS)),
         lines="\n".join(lines),
     )
+
+
+def _told(answer: bool | str | None) -> str:
+    return "yes" if answer is True else "not tried" if answer is None else f"no: {answer}"
 
 
 def encoder_names() -> list[str]:
