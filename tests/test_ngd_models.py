@@ -229,6 +229,7 @@ def encoder() -> nn.Module:
         (lambda: wrap(timm.create_model("test_resnet"), in_chans=1), "in_chans can't be applied"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:CSATv2")
 def test_what_cannot_be_wrapped_is_refused_in_a_sentence(make: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         make()  # type: ignore[operator]
