@@ -76,11 +76,11 @@ def train_once(kind: str, folder: str, batches: int) -> None:
     began = time.perf_counter()
     made: FaceBatches | FaceStream
     if kind == "streamed":
-        made = FaceStream(load_fer("fer2013", folder, "train", streaming=True), **options)
+        made = FaceStream(load_fer("schematic", folder, "train", streaming=True), **options)
     else:
         if kind == "held":
             parquet._LARGE = 1 << 60
-        dataset = load_fer("fer2013", folder, "train")
+        dataset = load_fer("schematic", folder, "train")
         made = FaceBatches(dataset, train=True, in_memory=False, workers=2, **options)
     setup = time.perf_counter() - began
     model = timm.create_model("test_resnet", num_classes=len(made.classes), in_chans=1).train()
@@ -120,7 +120,7 @@ def main() -> None:
                 for _ in range(options.repeats):
                     folder = str(scratch / f"{rows}-{kind == 'streamed'}")
                     command = [sys.executable, __file__, "--batches", str(options.batches), "--one", kind, folder]
-                    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+                    out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
                     found = json.loads(out.splitlines()[-1])
                     seen[rows] = {k: max(v, seen.get(rows, {}).get(k, 0.0)) for k, v in found.items()}
             few, many = (seen[rows] for rows in options.rows)
