@@ -67,7 +67,7 @@ Torch {torch}, CPU, float32, eight pictures.
 |---|---|---|
 {shares}
 
-Encoders without a classifier have no logits and are refused with a sentence: {encoders}.
+{left}Encoders without a classifier have no logits and are refused with a sentence: {encoders}.
 
 | family | model | million parameters | input | head | {titles} |
 |{rule}
@@ -288,7 +288,9 @@ def examine(family: str, row: dict[str, Any], checks: list[str]) -> dict[str, An
 
 def table(rows: list[dict[str, Any]]) -> str:
     """docs/backbones.md."""
-    rows = sorted(rows, key=lambda r: r["family"])
+    done = {r["family"] for r in rows if "input" in r}
+    untried = [f"`{family}`" for family in families() if family not in done]
+    rows = sorted((r for r in rows if r["family"] in done), key=lambda r: r["family"])
     shares = []
     for check, title in CHECKS.items():
         tried = [r[check] for r in rows if check in r]
@@ -305,6 +307,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         torch=torch.__version__.split("+")[0],
         tolerance=f"{ONNX_TOLERANCE:g}",
         shares="\n".join(shares),
+        left=f"Not tried yet: {', '.join(untried)}.\n\n" if untried else "",
         encoders=", ".join(f"`{n}`" for n in encoder_names()),
         titles=" | ".join(CHECKS.values()),
         rule="---|" * (5 + len(CHECKS)),

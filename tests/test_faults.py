@@ -25,7 +25,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -1031,13 +1031,19 @@ exec "$4" -c "$5" "$1" "$2" "$3"
 """
 
 
+class Ended(NamedTuple):
+    """How a command ended, as the `ngd` fixture tells it."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
 @pytest.fixture(scope="module")
 def whole_cramped(
     faces: Path, whole_student: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[], dict[str, Any]]:
     """What the command says on small and on read-only file systems, which a name space of its own may mount."""
-    from conftest import Outcome
-
     made: list[dict[str, Any]] = []
 
     def get() -> dict[str, Any]:
@@ -1052,7 +1058,7 @@ def whole_cramped(
             command = ["unshare", "-rm", "sh", "-c", MOUNTED, "sh", *map(str, arguments)]
             done = subprocess.run(command, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr[-2000:]
-            made.append({name: Outcome(*values) for name, values in json.loads(done.stdout.splitlines()[-1]).items()})
+            made.append({name: Ended(*values) for name, values in json.loads(done.stdout.splitlines()[-1]).items()})
         return made[0]
 
     return get
@@ -1069,8 +1075,6 @@ def test_fault(
     ngd: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from conftest import Outcome
-
     from ngd_timm.errors import InputError
 
     world = World(tmp_path, faces, whole_student, whole_run, whole_cramped, ngd)
