@@ -158,7 +158,9 @@ def _stream_parquet(path: Path, shown: str) -> Iterator[Rows]:
 
 
 def _damaged(path: Path, error: Exception) -> InputError:
-    reason = " ".join(str(error).split())[:160]
+    # arrow's own OSErrors carry a number, and a text that repeats the path before it comes to the reason
+    known = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+    reason = " ".join(known.split())[:160]
     return InputError(f"{path} is not a whole parquet file ({reason}); copy or write it again")
 
 
