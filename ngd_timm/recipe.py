@@ -281,7 +281,7 @@ def load_recipe(model: type[ModelT], name: str | Path, overrides: Sequence[str] 
 
 def to_yaml(recipe: StrictModel) -> str:
     """The resolved recipe as YAML that `load_recipe` reads back to an equal one."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    return yaml.dump(recipe.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def _find(name: str | Path) -> Path:
@@ -335,11 +335,16 @@ class _Loader(yaml.SafeLoader):
         return text
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)$"),
-    list("-+.0123456789"),
-)
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `_Loader` would take for a number: a folder may be called 1e5."""
+
+
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)$"),
+        list("-+.0123456789"),
+    )
 
 
 _Loader.add_constructor("tag:yaml.org,2002:str", _Loader.construct_text)

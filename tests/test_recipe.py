@@ -138,3 +138,9 @@ def test_an_unknown_recipe_names_the_nearest() -> None:
         load_recipe(Recipe, "b3_ful")
     with pytest.raises(InputError, match="no recipe file"):
         load_recipe(Recipe, "somewhere/else.yaml")
+
+
+def test_a_text_that_looks_like_a_number_stays_a_text(tmp_path: Path) -> None:
+    recipe = Recipe(name="mine", data={"root": "1e5"})  # type: ignore[arg-type]
+    (tmp_path / "recipe.yaml").write_text(to_yaml(recipe), encoding="utf-8")
+    assert load_recipe(Recipe, tmp_path / "recipe.yaml") == recipe
