@@ -252,7 +252,7 @@ def prepare(recipe: Recipe) -> Setup:
     Raises:
         InputError: The first thing that can't be used.
     """
-    from ngd_timm.data import FaceBatches, FaceStream, class_counts, load_split, load_stream
+    from ngd_timm.data import FaceBatches, FaceStream, LoadReport, class_counts, load_split, load_stream
 
     if recipe.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise InputError("tensorboard=true needs the package tensorboard: pip install 'ngd-timm[tensorboard]'")
@@ -286,18 +286,19 @@ def prepare(recipe: Recipe) -> Setup:
         "seed": recipe.seed,
         "ahead": device.type == "cuda",
     }
-    reports = {}
+    sets: dict[str, Any] = {}
+    reports: dict[str, LoadReport] = {}
+    for split in ("valid",) if data.streaming else ("train", "valid"):
+        sets[split], reports[split] = load_split(data.name, data.root, split, **chosen)
     batches: FaceBatches | FaceStream
     if data.streaming:
         rows, tally = load_stream(data.name, data.root, "train", **chosen)
         batches = FaceStream(rows, buffer=data.shuffle_buffer, **drawn)
         counts, reports["train"] = batches.counts, batches.report(data.name, "train", tally)
     else:
-        training, reports["train"] = load_split(data.name, data.root, "train", **chosen)
-        counts = class_counts(training)
+        counts = class_counts(sets["train"])
         drawn |= {"sampler": data.sampler, "in_memory": data.in_memory, "workers": data.workers}
-        batches = FaceBatches(training, train=True, **drawn)
-    held_out, reports["valid"] = load_split(data.name, data.root, "valid", **chosen)
+        batches = FaceBatches(sets["train"], train=True, **drawn)
     loss = recipe.loss
     criterion = NeuroGazeLoss(
         grid,
@@ -345,7 +346,7 @@ def prepare(recipe: Recipe) -> Setup:
     )
     autocast = _autocast_type(optim.amp, device)
     # ask for pictures last: decoding them is the slow check
-    valid = face_batches(model.student, held_out, workers=data.workers)
+    valid = face_batches(model.student, sets["valid"], workers=data.workers)
     return Setup(
         recipe=recipe,
         device=device,
