@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +86,8 @@ class Part:
         for column, values in (("votes", self.counts), ("soft_label", self.soft)):
             if values is not None:
                 table = table.append_column(column, _arrow(values.astype(np.float32)))
-        whole = Dataset(table.cast(self.features().arrow_schema), info=None)
+        # with a fingerprint of its own, as `datasets` would pickle every picture to make one
+        whole = Dataset(table.cast(self.features().arrow_schema), info=None, fingerprint=uuid.uuid4().hex[:16])
         return whole.select(np.flatnonzero(self.kept))
 
 

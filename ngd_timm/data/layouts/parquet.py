@@ -19,6 +19,7 @@ from ngd_timm.errors import InputError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 __all__ = ["LABEL_COLUMNS", "find_parquet", "rows_of_table"]
 
@@ -133,7 +134,7 @@ def _spilled(path: Path) -> pa.Table:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             schema = file.schema_arrow
             with pa.OSFile(name, "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-                for batch in file.iter_batches(batch_size=_COPY_ROWS):
+                for batch in _row_batches(file, _COPY_ROWS):
                     writer.write_batch(batch)
         return pa.ipc.open_file(pa.memory_map(name)).read_all()
     finally:
@@ -150,11 +151,17 @@ def _stream_parquet(path: Path, shown: str) -> Iterator[Rows]:
     start = 0
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            for batch in file.iter_batches(batch_size=_STREAM_ROWS):
+            for batch in _row_batches(file, _STREAM_ROWS):
                 yield rows_of_table(pa.Table.from_batches([batch]), shown, str(path), path.parent, start)
                 start += batch.num_rows
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path, error) from None
+
+
+def _row_batches(file: pq.ParquetFile, rows: int) -> Iterator[pa.RecordBatch]:
+    # a group at a time: asked for all of them, the reader holds the whole file
+    for group in range(file.num_row_groups):
+        yield from file.iter_batches(batch_size=rows, row_groups=[group])
 
 
 def _damaged(path: Path, error: Exception) -> InputError:
