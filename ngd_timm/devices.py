@@ -1,4 +1,4 @@
-"""The device that a recipe names."""
+"""The device and the precision that a recipe names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 from ngd_timm.errors import InputError
 
-__all__ = ["open_device"]
+__all__ = ["autocast_type", "open_device"]
 
 
 def open_device(name: str) -> torch.device:
@@ -23,3 +23,17 @@ def open_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError):
         raise InputError(f"device '{name}' is not on this machine; write auto, cpu or cuda") from None
     return device
+
+
+def autocast_type(amp: str, device: torch.device) -> torch.dtype | None:
+    """The precision of a recipe's `optim.amp`; None is float32.
+
+    `auto` is a function of the processor alone, so that two runs on one machine agree.
+    """
+    if amp != "auto":
+        return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    # either has bf16 dot products; without them bf16 is emulated and slower than float32
+    return torch.bfloat16 if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else None

@@ -14,7 +14,7 @@ from timm.layers import convert_sync_batchnorm
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 
-from ngd_timm.devices import open_device
+from ngd_timm.devices import autocast_type, open_device
 from ngd_timm.errors import InputError
 from ngd_timm.evaluate import face_batches
 from ngd_timm.export import STUDENT_FILES, create_student, open_student, student_files
@@ -111,7 +111,7 @@ def prepare(recipe: Recipe) -> Setup:
         counts = class_counts(training)
         drawn |= {"sampler": data.sampler, "in_memory": data.in_memory, "workers": data.workers}
         batches = FaceBatches(training, train=True, part=part, **drawn)
-    autocast = _autocast_type(recipe.optim.amp, device)
+    autocast = autocast_type(recipe.optim.amp, device)
     teacher: KDTeacher | CachedTeacher | None = asked
     if asked is not None and recipe.kd_cache is not None:
         key = _batches_key(recipe, reports["train"].sha256, batches, autocast, device)
@@ -250,17 +250,6 @@ def _start_from(student: TimmModel, source: str, classes: tuple[str, ...]) -> No
         raise InputError(
             f"init={source} is another backbone than the recipe's ({str(error).splitlines()[0]})"
         ) from None
-
-
-def _autocast_type(amp: str, device: torch.device) -> torch.dtype | None:
-    """auto is a function of the processor alone, so that two runs on one machine agree."""
-    if amp != "auto":
-        return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    # either has bf16 dot products; without them bf16 is emulated and slower than float32
-    return torch.bfloat16 if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else None
 
 
 def _refuse_what_processes_cannot_share(recipe: Recipe, device: torch.device) -> None:

@@ -39,9 +39,9 @@ from torch import nn
 
 from ngd_timm import NeuroGazeLoss, NeuroGazeTask, PrototypeGrid, wrap
 from ngd_timm.data import FaceBatches
+from ngd_timm.devices import autocast_type
 from ngd_timm.recipe import AugmentConfig
 from ngd_timm.small_maps import small_maps_as_products
-from ngd_timm.train import _autocast_type
 
 OURS, TIMM, TIMM_BF16, BARE = "full objective", "timm float32", "timm bf16, channels_last", "bare"
 
@@ -88,7 +88,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    dtype, augment = _autocast_type(options.amp, torch.device("cpu")), AugmentConfig()
+    dtype, augment = autocast_type(options.amp, torch.device("cpu")), AugmentConfig()
 
     def student() -> nn.Module:
         return timm.create_model(options.backbone, num_classes=8, in_chans=1).train()
