@@ -1,0 +1,82 @@
+"""What logit KD costs: epochs of `b1_kd` with the teacher's logits asked for and cached, against epochs of `b0_ce`.
+
+    python tests/benchmarks/kd_cost.py --data FOLDER --rounds 4
+
+FOLDER holds FER+ as parquet; without it faces are drawn. The teacher is a ResNet-18 as the student is. A round is three
+runs of one epoch by `ngd_timm.train`: `b0_ce`; `b1_kd` with an empty cache, which asks the teacher about every batch
+and writes its logits; `b1_kd` again, which reads them. Every second round turns the first two around. Speed is the
+run's own `images_per_second` (summary.csv: the training pass, without set-up and validation); ratios are of a round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import logging
+import os
+import statistics
+import tempfile
+from pathlib import Path
+
+import timm
+import torch
+
+from ngd_timm import CLASSES, save_student
+from ngd_timm.data.schematic import write_schematic
+from ngd_timm.recipe import Recipe, load_recipe
+from ngd_timm.train import train
+
+BASE, FIRST, WARM = "b0_ce", "b1_kd, first pass", "b1_kd, cache warm"
+
+
+def speed(recipe: str, out: Path, overrides: list[str]) -> float:
+    run = train(load_recipe(Recipe, recipe, [*overrides, f"out={out}"]))
+    with open(run / "summary.csv", newline="", encoding="utf-8") as file:
+        return float(next(csv.DictReader(file))["images_per_second"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="folder of FER+ as parquet")
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--rows", type=int, default=5120)
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    logging.disable(logging.INFO)
+
+    speeds: dict[str, list[float]] = {BASE: [], FIRST: [], WARM: []}
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        if options.data:
+            data = ["data.name=ferplus", f"data.root={options.data}", f"data.limit={options.rows}"]
+        else:
+            faces = write_schematic(scratch / "faces", "pencil", options.rows, 64, 8, seed=0)
+            data = ["data.name=schematic", f"data.root={faces}"]
+        torch.manual_seed(0)
+        save_student(timm.create_model("resnet18", num_classes=8, in_chans=1), scratch / "teacher", CLASSES)
+        common = [*data, "optim.epochs=1", f"student.image_size={options.size}"]
+        for number in range(options.rounds):
+            place = scratch / str(number)
+            taught = [*common, f"teacher={scratch / 'teacher'}", f"kd_cache={place / 'cache'}"]
+            runs = {BASE: ("b0_ce", common), FIRST: ("b1_kd", taught), WARM: ("b1_kd", taught)}
+            order = [BASE, FIRST, WARM] if number % 2 == 0 else [FIRST, BASE, WARM]
+            for contender in order:
+                recipe, overrides = runs[contender]
+                speeds[contender].append(speed(recipe, place / contender.replace(", ", "_"), overrides))
+
+    print(
+        f"resnet18 taught by resnet18, {options.size} px, {options.rows} pictures an epoch, {options.threads} "
+        f"thread(s), {options.rounds} rounds, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}"
+    )
+    for contender, found in speeds.items():
+        costs = sorted(base / own for base, own in zip(speeds[BASE], found, strict=True))
+        line = f"{contender:20}{statistics.median(found):6.0f} images/s"
+        if contender != BASE:
+            line += f", {statistics.median(costs):.2f} times the time of {BASE} ({costs[0]:.2f} to {costs[-1]:.2f})"
+        print(line)
+
+
+if __name__ == "__main__":
+    main()
