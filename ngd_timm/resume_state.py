@@ -50,7 +50,9 @@ class RunningMeans:
             self.seen[name] = self.seen.get(name, 0) + (known if may_be_unknown else torch.ones_like(known))
         self.count += count
         if watch:
-            bad = ~finite[[list(values).index(name) for name in watch]]
+            # one by one: a list as an index would be copied to the device, which waits
+            by_name = dict(zip(values, finite, strict=True))
+            bad = ~torch.stack([by_name[name] for name in watch])
             before = torch.full_like(bad, -1, dtype=torch.int64) if self._bad is None else self._bad
             self._bad, self._watched = torch.where((before < 0) & bad, step, before), watch
 

@@ -176,6 +176,9 @@ class FaceBatches:
         numbers = [i for i in range(start, len(self)) if self.train or i % self.part[1] == self.part[0]]
         whole = [order[i * self.batch_size : (i + 1) * self.batch_size] for i in numbers]
         made = self._render(whole, epoch, start) if self.in_memory else _told(self._load(whole, epoch, start))
+        if self.ahead and torch.cuda.is_available():
+            # a copy to the device waits for it, but for one from pinned memory
+            made = _pinned(made)
         with closing(made_ahead(made) if self.ahead else made) as images:
             for index, pixels in zip(whole, images, strict=True):
                 chosen = torch.from_numpy(index[self._mine(len(index))])
@@ -265,6 +268,12 @@ def class_counts(data: Dataset | FaceBatches) -> np.ndarray:
     if target.ndim == 2:
         return target.sum(0, dtype=np.float64)
     return np.bincount(target, minlength=len(dataset.features["label"].names)).astype(np.float64)
+
+
+def _pinned(images: Generator[torch.Tensor, None, None]) -> Generator[torch.Tensor, None, None]:
+    with closing(images):
+        for batch in images:
+            yield batch.pin_memory()
 
 
 def _told(images: Iterator[torch.Tensor]) -> Generator[torch.Tensor, None, None]:

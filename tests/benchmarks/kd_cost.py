@@ -2,7 +2,7 @@
 
     python tests/benchmarks/kd_cost.py --data FOLDER --rounds 4
 
-FOLDER holds FER+ as parquet; without it faces are drawn. The teacher is a ResNet-18 as the student is. A round is three
+FOLDER holds FER+ as parquet; without it faces are drawn. The teacher is a ResNet-18 like the student. A round is three
 runs of one epoch by `ngd_timm.train`: `b0_ce`; `b1_kd` with an empty cache, which asks the teacher about every batch
 and writes its logits; `b1_kd` again, which reads them. Every second round turns the first two around. Speed is the
 run's own `images_per_second` (summary.csv: the training pass, without set-up and validation); ratios are of a round.
@@ -18,12 +18,12 @@ import statistics
 import tempfile
 from pathlib import Path
 
-import timm
 import torch
 
 from ngd_timm import CLASSES, save_student
 from ngd_timm.data.schematic import write_schematic
-from ngd_timm.recipe import Recipe, load_recipe
+from ngd_timm.export import create_student
+from ngd_timm.recipe import Recipe, StudentConfig, load_recipe
 from ngd_timm.train import train
 
 BASE, FIRST, WARM = "b0_ce", "b1_kd, first pass", "b1_kd, cache warm"
@@ -55,7 +55,8 @@ def main() -> None:
             faces = write_schematic(scratch / "faces", "pencil", options.rows, 64, 8, seed=0)
             data = ["data.name=schematic", f"data.root={faces}"]
         torch.manual_seed(0)
-        save_student(timm.create_model("resnet18", num_classes=8, in_chans=1), scratch / "teacher", CLASSES)
+        teacher = create_student(StudentConfig(image_size=options.size), len(CLASSES))
+        save_student(teacher, scratch / "teacher", CLASSES)
         common = [*data, "optim.epochs=1", f"student.image_size={options.size}"]
         for number in range(options.rounds):
             place = scratch / str(number)

@@ -94,7 +94,14 @@ def timm_dataset(dataset: Any, scratch: Path, mode: str) -> Any:
 
 
 def timm_loader(
-    dataset: Any, channels: int, size: int, batch: int, workers: int, augment: AugmentConfig, affine: bool = False
+    dataset: Any,
+    channels: int,
+    size: int,
+    batch: int,
+    workers: int,
+    augment: AugmentConfig,
+    affine: bool = False,
+    device: torch.device | None = None,
 ) -> Any:
     """timm's loader with the augmentation nearest to ours that its options give, which has no rotation and no shift.
 
@@ -115,7 +122,7 @@ def timm_loader(
         interpolation="bilinear",
         num_workers=workers,
         persistent_workers=workers > 0,
-        device=torch.device("cpu"),
+        device=device or torch.device("cpu"),
     )
     if affine:
         turn = T.RandomAffine(

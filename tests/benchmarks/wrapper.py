@@ -151,6 +151,8 @@ def main() -> None:
     print("| model | px | precision | mode | forward | step | step bare, ms | step wrapped, ms |")
     print("|---|---|---|---|---|---|---|---|")
     for name, precision, mode in cases:
+        # what was compiled for one model makes the next one's shapes dynamic
+        torch.compiler.reset()
         subject = Subject(name, options.batch, precision == "bf16", mode == "compile")
         subject.mode(training=False)
         forward = compare(subject.forward, options.pairs, CLOCKS[options.clock])
