@@ -271,6 +271,32 @@ def _show_staged(repo: str, stage: Callable[[Path], None], folder: Path | None) 
         typer.echo(f"  {size:>10,} bytes  sha256 {sha256}  {name}")
 
 
+@app.command(
+    epilog="Example: ngd results ablation --data ferplus=ferplus/:valid --data ferplus=ferplus/:test --out RESULTS.md"
+)
+def results(
+    ablation: Annotated[Path, typer.Argument(help="The folder that ngd ablate filled.")],
+    data: Annotated[list[str], typer.Option(metavar="NAME=ROOT[:SPLIT]", help="May be given several times.")],
+    out: Annotated[Path, typer.Option(help="The page, Markdown; its figures go beside it as .json.")],
+    label_rule: Annotated[
+        list[str] | None, typer.Option(help="May be given several times; default: majority and argmax.")
+    ] = None,
+    beside: Annotated[
+        list[Path] | None, typer.Option(metavar="RUN", help="A run of its own beside the table; may be repeated.")
+    ] = None,
+    tried: Annotated[
+        list[Path] | None, typer.Option(metavar="RUN", help="A run that settings were chosen by; may be repeated.")
+    ] = None,
+) -> None:
+    """Score the runs of an ablation on any sets by any label rules, and write what each term adds."""
+    from ngd_timm.results import score_ablation, write_results
+
+    if out.suffix != ".md":
+        raise InputError(f"--out {out} must end in .md")
+    write_results(score_ablation(ablation, data, label_rule or ("majority", "argmax"), beside or (), tried or ()), out)
+    typer.echo(out)
+
+
 @app.command(epilog="Example: ngd report runs/b3_full-0 --mistakes 12")
 def report(
     folder: Annotated[Path, typer.Argument(help="A finished run directory, or an ablation's.")],

@@ -15,7 +15,10 @@ from ngd_timm.losses import COMPONENTS
 from ngd_timm.metrics import mean_over_seeds, paired_difference
 from ngd_timm.predictions import Predictions, prediction_file, read_predictions
 
-__all__ = ["compare", "difference_pairs"]
+__all__ = ["Answers", "compare", "compare_answers", "difference_pairs"]
+
+# a recipe's runs, a seed each: the name of the run and what it said
+Answers = Mapping[str, Sequence[tuple[str, Predictions]]]
 
 # recipes that differ in one thing: the first minus the second says what that thing does
 _TWINS = (
@@ -73,12 +76,13 @@ def compare(
         raise InputError(f"a comparison needs each recipe's runs of the seeds {', '.join(map(str, seeds))}")
     rows = {**runs, **({"warm_start": start} if start else {})}
     keys = _shared_keys(rows)
+    pairs = difference_pairs(list(runs))
     return {
         "recipes": list(runs),
         "seeds": list(seeds),
         "warm_start": bool(start),
         "runs": {name: [folder.name for folder in folders] for name, folders in rows.items()},
-        "sets": {key: _compare_on(key, rows, difference_pairs(list(runs)), resamples) for key in keys},
+        "sets": {key: compare_answers(key, _kept_answers(key, rows), pairs, resamples) for key in keys},
         "training": {name: _training(folders) for name, folders in rows.items()},
     }
 
@@ -97,26 +101,39 @@ def _shared_keys(runs: Mapping[str, Sequence[Path]]) -> list[str]:
     return shared
 
 
-def _compare_on(
-    key: str, runs: Mapping[str, Sequence[Path]], pairs: Sequence[tuple[str, str]], resamples: int
-) -> dict[str, Any]:
-    logits: dict[str, list[np.ndarray]] = {}
-    first: tuple[str, Predictions] | None = None
-    for name, folders in runs.items():
-        for folder in folders:
-            found = read_predictions(prediction_file(folder, key))
-            if first is None:
-                first = (folder.name, found)
-            _refuse_other_pictures(key, first, (folder.name, found))
-            logits.setdefault(name, []).append(found.logits.numpy())
-    assert first is not None
-    answers = first[1]
-    shared = (answers.target.numpy(), answers.classes, None if answers.subject is None else answers.subject.numpy())
-    present = sorted(set(answers.target.tolist()))
+def _kept_answers(key: str, runs: Mapping[str, Sequence[Path]]) -> Answers:
     return {
-        "n": len(answers.target),
-        "classes": list(answers.classes),
-        "present_classes": [answers.classes[c] for c in present],
+        name: [(folder.name, read_predictions(prediction_file(folder, key))) for folder in folders]
+        for name, folders in runs.items()
+    }
+
+
+def compare_answers(
+    key: str, answers: Answers, pairs: Sequence[tuple[str, str]], resamples: int = 2000
+) -> dict[str, Any]:
+    """One of `compare`'s "sets", from answers to the same pictures.
+
+    Args:
+        key: The set's name, for messages.
+        answers: Of every recipe, a seed each.
+        pairs: Which differences, see `difference_pairs`.
+        resamples: Of each bootstrap.
+
+    Raises:
+        InputError: Answers to different pictures, labels or classes.
+    """
+    first = next(iter(answers.values()))[0]
+    for of in answers.values():
+        for other in of:
+            _refuse_other_pictures(key, first, other)
+    logits = {name: [found.logits.numpy() for _, found in of] for name, of in answers.items()}
+    asked = first[1]
+    shared = (asked.target.numpy(), asked.classes, None if asked.subject is None else asked.subject.numpy())
+    present = sorted(set(asked.target.tolist()))
+    return {
+        "n": len(asked.target),
+        "classes": list(asked.classes),
+        "present_classes": [asked.classes[c] for c in present],
         "recipes": {name: mean_over_seeds(of, *shared, resamples=resamples) for name, of in logits.items()},
         "differences": [
             {"a": a, "b": b, **paired_difference(logits[a], logits[b], *shared, resamples=resamples)} for a, b in pairs

@@ -1,0 +1,256 @@
+"""RESULTS.md: an ablation scored on any sets by any label rules, beside the paper, with what each term adds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ngd_timm.commands import train_command
+from ngd_timm.comparison import Answers, compare_answers, difference_pairs
+from ngd_timm.devices import open_device
+from ngd_timm.errors import InputError, choices
+from ngd_timm.evaluate import face_batches
+from ngd_timm.export import open_student, student_folder
+from ngd_timm.files import sha256_file, write_json, write_text
+from ngd_timm.metrics import METRICS
+from ngd_timm.predictions import Predictions, predict
+from ngd_timm.recipe import Recipe, load_recipe
+from ngd_timm.report_curves import SCORES, read_rows
+from ngd_timm.report_page import read_json
+from ngd_timm.run_log import with_bar
+from ngd_timm.tables import METRIC_NAMES, Table, ablation_tables, with_interval
+from ngd_timm.verdict import difference_verdict
+
+__all__ = ["PAPER", "results_markdown", "score_ablation", "write_results"]
+
+PAPER: Mapping[str, tuple[float, float, float]] = {
+    "b0_ce": (78.22, 51.29, 49.77),
+    "b1_kd": (82.31, 63.56, 59.28),
+    "b2_proto": (81.48, 64.21, 60.30),
+    "b3_full": (83.06, 64.74, 59.90),
+}
+"""arXiv 2509.11916 on FERPlus validation, 8-way: accuracy, macro-F1 and balanced accuracy in percent."""
+
+_PAPERS_SET = "ferplus:valid"
+_EACH_TERM = (
+    ("logit KD", "b1_kd", "b0_ce"),
+    ("Proto-KD", "b2_proto", "b1_kd"),
+    ("Proto-KD at its share", "b2_share", "b1_kd"),
+    ("D-Geo", "b3_full", "b2_proto"),
+    ("Proto-KD and D-Geo", "b3_full", "b1_kd"),
+    ("D-Geo, Proto-KD at its share", "b3_share", "b2_share"),
+)
+_EEG = (
+    ("a random grid", "b2_share", "c_random"),
+    ("a shuffled grid", "b2_share", "c_shuffled"),
+    ("valence and arousal alone", "b2_share", "c_va"),
+)
+
+
+def score_ablation(
+    folder: str | Path,
+    specs: Sequence[str],
+    label_rules: Sequence[str] = ("majority", "argmax"),
+    beside: Sequence[str | Path] = (),
+    tried: Sequence[str | Path] = (),
+    resamples: int = 2000,
+) -> dict[str, Any]:
+    """Score every run of an ablation on data sets, by each label rule, and compare the recipes on each.
+
+    A student is asked about a picture once, however many rules count it; duplicates of training pictures are left out.
+
+    Args:
+        folder: What `ngd ablate --out` filled.
+        specs: `name=root[:split]`.
+        label_rules: See `ngd_timm.data.labels.apply_rule`.
+        beside: Further runs, each on its own: rows without differences.
+        tried: Runs that settings were chosen by, told by their own metrics.json alone.
+        resamples: Of each bootstrap.
+
+    Returns:
+        ablation.json's form with "sets" keyed `name:split, rule`, and "beside", "tried", "students" (sha256), "data"
+        (sha256 of pictures and labels), "commands".
+
+    Raises:
+        InputError: Not an ablation, a data set that can't be read, students of different classes.
+    """
+    folder = Path(folder)
+    comparison = read_json(folder / "ablation.json")
+    rows = {name: [folder / "runs" / run for run in of] for name, of in comparison["runs"].items()}
+    others = {Path(run).name: [Path(run)] for run in beside}
+    if twice := set(rows) & set(others):
+        raise InputError(f"{', '.join(sorted(twice))}: a recipe and a run beside the table; rename that run's folder")
+    runs = {**rows, **others}
+    pairs = difference_pairs(comparison["recipes"])
+    sets, data = {}, {}
+    for key, rule, answers in _answers(runs, specs, label_rules):
+        name = f"{key}, {rule}"
+        data[name] = next(iter(answers.values()))[0][1].data_sha256
+        compared = compare_answers(name, {recipe: answers[recipe] for recipe in rows}, pairs, resamples)
+        compared["beside"] = {run: answers[run][0][1].entry() for run in others}
+        sets[name] = compared
+    return {
+        **{key: comparison[key] for key in ("recipes", "seeds", "warm_start", "runs", "training")},
+        "sets": sets,
+        "beside": {run: _told(of[0]) for run, of in others.items()},
+        "tried": {Path(run).name: _told(Path(run)) for run in tried},
+        "students": {
+            run.name: sha256_file(student_folder(run) / "model.safetensors") for of in runs.values() for run in of
+        },
+        "data": data,
+        "commands": {name: train_command(_recipe(of[0])) for name, of in rows.items()},
+    }
+
+
+def write_results(results: Mapping[str, Any], out: str | Path) -> None:
+    """Write `out` (Markdown), and beside it the same name with `.json`, from which it follows."""
+    out = Path(out)
+    write_json(out.with_suffix(".json"), results)
+    write_text(out, results_markdown(results))
+
+
+def results_markdown(results: Mapping[str, Any]) -> str:
+    """The page of `score_ablation`'s figures.
+
+    Args:
+        results: Of `score_ablation`, or read back from its JSON.
+    """
+    first = next(iter(results["sets"]))
+    parts = ["# Results", _terms(results, first)]
+    for name, found in results["sets"].items():
+        parts.append(f"## {name}")
+        one = {**results, "sets": {name: found}}
+        *tables, _ = ablation_tables(one)
+        if name.partition(",")[0] == _PAPERS_SET and (paper := _paper_table(results["recipes"], found)):
+            parts.append(paper.markdown())
+        parts += [table.markdown() for table in tables]
+        if found["beside"]:
+            parts.append(_beside_table(found["beside"]).markdown())
+    parts.append("## Training")
+    parts.append(ablation_tables({**results, "sets": {}})[-1].markdown())
+    parts.append(_commands({**results["commands"], **{n: told["command"] for n, told in results["beside"].items()}}))
+    if results["tried"]:
+        parts += ["## Settings tried", _tried_table(results["tried"]).markdown()]
+    parts += ["## Hashes", _hashes(results)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _answers(
+    runs: Mapping[str, Sequence[Path]], specs: Sequence[str], rules: Sequence[str]
+) -> Iterator[tuple[str, str, Answers]]:
+    """What every run says of each set, as each rule counts it: (name:split, rule, answers)."""
+    from ngd_timm.data import load_split, parse_spec
+    from ngd_timm.data.labels import LABEL_RULES
+
+    for rule in rules:
+        if rule not in LABEL_RULES:
+            raise choices("label rule", rule, LABEL_RULES)
+    if not specs or not rules:
+        raise InputError("nothing to score on; give --data name=root[:split] and at least one --label-rule")
+    students = {run: open_student(run) for of in runs.values() for run in of}
+    classes = next(iter(students.values()))[1]
+    for run, (_, own) in students.items():
+        if own != classes:
+            raise InputError(f"{run} has the classes {', '.join(own)}, the others {', '.join(classes)}")
+    device = open_device("auto")
+    for name, root, split, key in map(parse_spec, specs):
+        loaded = {rule: load_split(name, root, split or "all", label_rule=rule, classes=classes) for rule in rules}
+        widest = max((dataset for dataset, _ in loaded.values()), key=len)
+        said = {
+            run: predict(model.to(device), face_batches(model, widest), device, _recipe(run).eval_flip)
+            for run, (model, _) in with_bar(iter(students.items()), len(students), key)
+        }
+        place = {source: row for row, source in enumerate(widest["source"][:])}
+        for rule, (dataset, report) in loaded.items():
+            rows = [place.get(source) for source in dataset["source"][:]]
+            if None in rows:
+                raise InputError(f"{key}: the rules {', '.join(rules)} keep different pictures; give one at a time")
+            kept, target = torch.tensor(rows), torch.tensor(dataset["label"][:])
+            counted = {run: _part(of, kept, target).described(classes, rule, report.sha256) for run, of in said.items()}
+            yield key, rule, {recipe: [(run.name, counted[run]) for run in of] for recipe, of in runs.items()}
+
+
+def _part(answers: Predictions, rows: Tensor, target: Tensor) -> Predictions:
+    subject = None if answers.subject is None else answers.subject[rows]
+    return replace(answers, logits=answers.logits[rows], target=target, embedding=None, subject=subject)
+
+
+def _recipe(run: Path) -> Recipe:
+    return load_recipe(Recipe, run / "recipe.yaml")
+
+
+def _told(run: Path) -> dict[str, Any]:
+    """A run by its own files: how it was made, for how long, and its figures on validation."""
+    recipe = _recipe(run)
+    metrics = read_json(run / "metrics.json")
+    epochs = read_rows(run / "summary.csv")
+    return {
+        "command": train_command(recipe),
+        "epochs": len(epochs),
+        "minutes": sum(float(row["seconds"]) for row in epochs) / 60,
+        "metrics": {key: {"n": entry["n"], "8way": entry["8way"]} for key, entry in metrics.items()},
+    }
+
+
+def _terms(results: Mapping[str, Any], name: str) -> str:
+    """What each term adds and whether EEG adds anything over its controls, by rule, on one set."""
+    differences = {(d["a"], d["b"]): d["8way"] for d in results["sets"][name]["differences"]}
+    lines = [f"What each term adds ({name}, 8-way; paired, see the intervals below):", ""]
+    lines += [
+        f"- {difference_verdict(f'{term} ({a} − {b})', differences[a, b], SCORES)}"
+        for term, a, b in _EACH_TERM
+        if (a, b) in differences
+    ]
+    against = [
+        difference_verdict(f"the EEG grid against {control} ({a} − {b})", differences[a, b], SCORES)
+        for control, a, b in _EEG
+        if (a, b) in differences
+    ]
+    if against:
+        lines += ["", "Does real EEG add anything over its controls, at an equal share of the gradient?", ""]
+        lines += [f"- {sentence}" for sentence in against]
+    return "\n".join(lines)
+
+
+def _paper_table(recipes: Sequence[str], found: Mapping[str, Any]) -> Table | None:
+    rows = []
+    for name in (n for n in recipes if n in PAPER):
+        ours = [found["recipes"][name]["8way"][m]["mean"] for m in METRICS]
+        rows.append((name, *(f"{v:.2f}" for pair in zip(PAPER[name], ours, strict=True) for v in pair)))
+    header = ("recipe", *(f"{METRIC_NAMES[m]}, {who}" for m in METRICS for who in ("paper", "here")))
+    note = "the paper has one run each of 100 epochs, another grid (DREAMER's) and doesn't say how votes became labels"
+    return Table("beside the paper, 8-way, percent", header, tuple(rows), (note,)) if rows else None
+
+
+def _beside_table(beside: Mapping[str, Any]) -> Table:
+    rows = []
+    for run, entry in beside.items():
+        cells = [with_interval(entry["8way"][m], entry["ci95"]["8way"][m]) for m in METRICS]
+        rows.append((run, *cells, f"{entry['ece']:.1f}"))
+    header = ("run", *(METRIC_NAMES[m] for m in METRICS), "ECE")
+    return Table("runs beside the table, 8-way, percent, one seed", header, tuple(rows))
+
+
+def _tried_table(tried: Mapping[str, Any]) -> Table:
+    rows = []
+    for run, told in tried.items():
+        key, entry = next(iter(told["metrics"].items()))
+        figures = [f"{entry['8way'][m]:.2f}" for m in METRICS]
+        rows.append((run, f"`{told['command']}`", *figures, f"{key}, n = {entry['n']}", f"{told['minutes']:.0f}"))
+    header = ("run", "command", *(METRIC_NAMES[m] for m in METRICS), "on", "minutes")
+    return Table("every setting tried, 8-way, percent, one seed each", header, tuple(rows))
+
+
+def _commands(commands: Mapping[str, str]) -> str:
+    return "\n".join(f"- {name}: `{command}`" for name, command in commands.items())
+
+
+def _hashes(results: Mapping[str, Any]) -> str:
+    lines = [f"- pictures and labels of {name}: `{sha256}`" for name, sha256 in results["data"].items()]
+    lines += [f"- student of {run}: `{sha256}`" for run, sha256 in results["students"].items()]
+    return "\n".join(["sha256:", "", *lines])

@@ -1,0 +1,153 @@
+"""RESULTS.md out of an ablation's runs: each figure is what the runs' own answers give, under each rule."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Outcome
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
+
+from ngd_timm.ablation import ablate
+from ngd_timm.errors import InputError
+from ngd_timm.evaluate import evaluate
+from ngd_timm.recipe import Recipe
+from ngd_timm.results import PAPER, score_ablation
+from ngd_timm.train import train
+
+VOTES = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
+
+
+@pytest.fixture(scope="module")
+def voted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """FER+ as parquet: drawn faces, most with a clear vote, every sixth without a majority."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from ngd_timm.data.tiny import tiny_face
+
+    folder = tmp_path_factory.mktemp("voted")
+    for seed, (split, count) in enumerate((("train", 48), ("valid", 24), ("test", 24))):
+        rows: dict[str, list[Any]] = {"image": [], "file_name": [], **{name: [] for name in VOTES}}
+        for number in range(count):
+            votes = np.zeros(10, int)
+            votes[number % 8] = 8
+            votes[(number + 1) % 8] = 2
+            if number % 6 == 5:
+                votes[:8] = 0
+                votes[number % 8], votes[(number + 1) % 8], votes[(number + 2) % 8] = 4, 3, 3
+            file = folder / "face.png"
+            tiny_face(VOTES[number % 8], number, seed=seed).save(file)
+            rows["image"].append({"bytes": file.read_bytes(), "path": None})
+            rows["file_name"].append(f"{split}{number}.png")
+            for name, vote in zip(VOTES, votes.tolist(), strict=True):
+                rows[name].append(vote)
+            file.unlink()
+        pq.write_table(pa.table(rows), folder / f"{split}.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ablation(voted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("results") / "ablation"
+    settings = ["student.backbone=test_resnet", "student.image_size=32", f"data.root={voted}", "data.workers=0"]
+    settings += ["optim.epochs=1", "optim.batch_size=16", "share_every=0"]
+    ablate(["b0_ce", "b1_kd", *settings], 2, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def results(ablation: Path, voted: Path) -> dict[str, Any]:
+    return score_ablation(ablation, [f"ferplus={voted}:valid", f"ferplus={voted}:test"], resamples=200)
+
+
+def test_each_rule_counts_its_own_pictures_and_gives_the_figures_that_evaluate_gives(
+    results: dict[str, Any], ablation: Path, voted: Path
+) -> None:
+    assert {name: found["n"] for name, found in results["sets"].items()} == {
+        "ferplus:valid, majority": 20,
+        "ferplus:valid, argmax": 24,
+        "ferplus:test, majority": 20,
+        "ferplus:test, argmax": 24,
+    }
+    for rule in ("majority", "argmax"):
+        spec = f"ferplus={voted}:test"
+        alone = [evaluate(ablation / "runs" / f"b1_kd-{s}", [spec], label_rule=rule)["ferplus:test"] for s in (0, 1)]
+        mean = results["sets"][f"ferplus:test, {rule}"]["recipes"]["b1_kd"]["8way"]
+        for metric in ("acc", "macro_f1", "bacc"):
+            assert mean[metric]["per_seed"] == pytest.approx([entry["8way"][metric] for entry in alone])
+
+
+def test_validation_under_the_runs_own_rule_is_what_the_ablation_says(results: dict[str, Any], ablation: Path) -> None:
+    kept = json.loads((ablation / "ablation.json").read_text())["sets"]["ferplus:valid"]
+    again = results["sets"]["ferplus:valid, majority"]
+    for recipe in ("b0_ce", "b1_kd"):
+        assert again["recipes"][recipe]["8way"]["acc"]["per_seed"] == pytest.approx(
+            kept["recipes"][recipe]["8way"]["acc"]["per_seed"]
+        )
+
+
+def test_the_command_writes_a_page_with_the_papers_row_differences_runs_beside_and_hashes(
+    ablation: Path, voted: Path, tmp_path: Path, ngd: Any
+) -> None:
+    beside = train(
+        Recipe.model_validate(
+            {
+                "name": "longer",
+                "out": str(tmp_path / "longer-0"),
+                "student": {"backbone": "test_resnet", "image_size": 32},
+                "data": {"name": "ferplus", "root": str(voted), "workers": 0},
+                "optim": {"epochs": 2, "batch_size": 16},
+            }
+        )
+    )
+    page = tmp_path / "RESULTS.md"
+    done: Outcome = ngd(
+        *("results", str(ablation), "--data", f"ferplus={voted}:valid", "--label-rule", "majority"),
+        *("--beside", str(beside), "--tried", str(ablation / "runs" / "b0_ce-0"), "--out", str(page)),
+    )
+    assert done.returncode == 0
+    text, figures = page.read_text(), json.loads(page.with_suffix(".json").read_text())
+    for part in (
+        "logit KD (b1_kd − b0_ce)",
+        f"{PAPER['b0_ce'][0]:.2f}",
+        "b1_kd − b0_ce",
+        "longer-0",
+        "`ngd train b1_kd",
+    ):
+        assert part in text
+    assert str(tmp_path) not in text
+    assert figures["students"].keys() == {"b0_ce-0", "b0_ce-1", "b1_kd-0", "b1_kd-1", "longer-0"}
+    assert all(sha256 in text for sha256 in figures["students"].values())
+    entry = figures["sets"]["ferplus:valid, majority"]["beside"]["longer-0"]
+    confusion = np.array(entry["confusion"])
+    target = np.repeat(np.arange(8), confusion.sum(axis=1))
+    answer = np.concatenate([np.repeat(np.arange(8), row) for row in confusion])
+    assert entry["8way"]["acc"] == pytest.approx(100 * accuracy_score(target, answer))
+    assert entry["present"]["bacc"] == pytest.approx(100 * balanced_accuracy_score(target, answer))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--label-rule", "mode"), "label rule 'mode'"),
+        (("--out", "page.html"), "must end in .md"),
+    ],
+)
+def test_what_cannot_be_scored_is_one_line_and_writes_nothing(
+    arguments: tuple[str, str], said: str, ablation: Path, voted: Path, tmp_path: Path, ngd: Any
+) -> None:
+    page = tmp_path / "RESULTS.md"
+    out = [] if "--out" in arguments else ["--out", str(page)]
+    done: Outcome = ngd("results", str(ablation), "--data", f"ferplus={voted}:valid", *out, *arguments)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert said in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_no_ablation_is_refused(tmp_path: Path, voted: Path) -> None:
+    with pytest.raises(InputError, match=r"ablation\.json"):
+        score_ablation(tmp_path, [f"ferplus={voted}:valid"])
