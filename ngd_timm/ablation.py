@@ -18,7 +18,7 @@ from ngd_timm.interruption import Stopped
 from ngd_timm.recipe import LossConfig, Recipe, TeacherRun, load_recipe
 from ngd_timm.report import write_ablation_report
 from ngd_timm.tables import Table, ablation_tables
-from ngd_timm.train import open_grid, pinned, resume, student_hash, train
+from ngd_timm.train import open_grid, pinned, resume, student_hash, teacher_hash, train
 
 __all__ = ["ablate"]
 
@@ -123,9 +123,9 @@ def _refuse_what_cannot_be_paired(recipes: Mapping[str, Recipe]) -> None:
                 )
         # late in a long row of runs is no time to learn of these
         open_grid(recipe)
-        for source in (recipe.teacher if recipe.loss.kd > 0 else None, recipe.init):
-            if isinstance(source, str):
-                student_files(source)
+        named = () if _teacher_of(recipe) is not None else recipe.teacher_sources
+        for source in (*named, *([] if recipe.init is None else [recipe.init])):
+            student_files(source)
 
 
 def _plan(recipes: Mapping[str, Recipe], seed: int, out: Path, warm_start: int | None) -> Iterator[_Run]:
@@ -220,8 +220,13 @@ def _refuse_another_run(run: _Run) -> None:
 
 
 def _same_end(a: Recipe, b: Recipe, key: str) -> bool:
-    first, second = getattr(a, key), getattr(b, key)
-    return isinstance(first, str) and isinstance(second, str) and Path(first).name == Path(second).name
+    first, second = _last_names(getattr(a, key)), _last_names(getattr(b, key))
+    return first is not None and first == second
+
+
+def _last_names(named: Any) -> list[str] | None:
+    sources = [named] if isinstance(named, str) else named
+    return [Path(source).name for source in sources] if isinstance(sources, (list, tuple)) else None
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -256,7 +261,7 @@ def _refuse_other_sources(run: _Run) -> None:
     fingerprint = json.loads(file.read_text(encoding="utf-8"))
     grid = open_grid(run.recipe)
     sources = {
-        "teacher": student_hash(run.recipe.teacher_source),
+        "teacher": teacher_hash(run.recipe),
         "init": student_hash(run.recipe.init),
         "grid": None if grid is None else grid.sha256,
     }

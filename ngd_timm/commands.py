@@ -69,8 +69,11 @@ def without_folders(recipe: RecipeT) -> RecipeT:
         if section is not None and section["root"] is not None:
             section["root"] = _shown_root(section["root"])
     for key in ("grid", "teacher", "init"):
-        if isinstance(values.get(key), str) and not values[key].startswith(PREFIX):
-            values[key] = last_part(values[key])
+        named = values.get(key)
+        if isinstance(named, str):
+            values[key] = _shown_source(named)
+        elif isinstance(named, list):
+            values[key] = [_shown_source(source) for source in named]
     if "eval" in values:
         values["eval"] = {name: _shown_root(root) for name, root in values["eval"].items()}
     if "student" in values:
@@ -78,6 +81,10 @@ def without_folders(recipe: RecipeT) -> RecipeT:
         if colon and kind != "hf-hub":
             values["student"]["backbone"] = f"{kind}:{last_part(place)}"
     return type(recipe).model_validate(values)
+
+
+def _shown_source(source: str) -> str:
+    return source if source.startswith(PREFIX) else last_part(source)
 
 
 def _shown_root(root: str) -> str:

@@ -58,7 +58,7 @@ def create_student(config: StudentConfig, num_classes: int) -> TimmModel:
     """The timm model of a recipe, its size, channels and normalisation written into its own `pretrained_cfg`.
 
     Raises:
-        InputError: An unknown backbone.
+        InputError: An unknown backbone, or `model_args` that it doesn't take.
 
     Example:
         >>> student = create_student(StudentConfig(backbone="resnet10t", image_size=48), 8)
@@ -83,7 +83,15 @@ def create_student(config: StudentConfig, num_classes: int) -> TimmModel:
         kwargs["drop_path_rate"] = config.drop_path_rate
     if source is not None and source.fixed_input_size:
         kwargs["img_size"] = config.image_size
-    model: TimmModel = timm.create_model(config.backbone, pretrained=config.pretrained, **kwargs)
+    kwargs |= config.model_args
+    try:
+        model: TimmModel = timm.create_model(config.backbone, pretrained=config.pretrained, **kwargs)
+    except _TIMM_ERRORS as error:
+        if not config.model_args:
+            raise
+        given = ", ".join(f"{key}={value}" for key, value in config.model_args.items())
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"student.model_args: {config.backbone} can't be made with {given} ({reason})") from None
     # after the weights are in: these describe the student, not the checkpoint it starts from
     model.pretrained_cfg = {
         **model.pretrained_cfg,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ngd_timm.errors import InputError
 from ngd_timm.files import atomic_path, sha256_file, write_json
-from ngd_timm.kd_teacher import KDTeacher
+from ngd_timm.kd_teacher import KDTeacher, TeacherEnsemble
 
 __all__ = ["CachedTeacher"]
 
@@ -48,7 +48,9 @@ class CachedTeacher(nn.Module):
         ((4, 8), 1)
     """
 
-    def __init__(self, teacher: KDTeacher, folder: str | Path, key: Mapping[str, Any], steps: int) -> None:
+    def __init__(
+        self, teacher: KDTeacher | TeacherEnsemble, folder: str | Path, key: Mapping[str, Any], steps: int
+    ) -> None:
         super().__init__()
         text = json.dumps(key, sort_keys=True)
         self.folder = Path(folder) / hashlib.sha256(text.encode()).hexdigest()[:24]

@@ -15,7 +15,7 @@ from ngd_timm.export import label_names, open_student
 from ngd_timm.hub import hub_id
 from ngd_timm.ngd_models import TimmModel, input_channels
 
-__all__ = ["KDTeacher", "normalisation"]
+__all__ = ["KDTeacher", "TeacherEnsemble", "normalisation", "open_teacher"]
 
 _LUMINANCE = (0.299, 0.587, 0.114)
 
@@ -113,6 +113,54 @@ class KDTeacher(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         return self.model(self.adapt(images))[:, self.order]
+
+
+class TeacherEnsemble(nn.Module):
+    """Several frozen classifiers as one: the mean of their logits. Like a `KDTeacher` it has no entry in a state dict.
+
+    Args:
+        teachers: At least one, each made for the same student.
+
+    Shape:
+        images (B, C, H, W) as the student sees them; output: (B, classes) logits.
+
+    Example:
+        >>> import timm
+        >>> models = [timm.create_model("test_resnet", num_classes=8, in_chans=1) for _ in range(2)]
+        >>> ensemble = TeacherEnsemble([KDTeacher(m, range(8), range(8), (0.5,), (0.25,)) for m in models])
+        >>> tuple(ensemble(torch.zeros(4, 1, 32, 32)).shape)
+        (4, 8)
+    """
+
+    def __init__(self, teachers: Sequence[KDTeacher]) -> None:
+        super().__init__()
+        if not teachers:
+            raise InputError("an ensemble needs at least one teacher")
+        self._held = list(teachers)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> TeacherEnsemble:
+        super()._apply(fn, recurse)
+        for teacher in self._held:
+            teacher._apply(fn, recurse)
+        return self
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        # autocast gives logits of low precision, of which only one rounding is wanted
+        return torch.stack([teacher(images).float() for teacher in self._held]).mean(dim=0)
+
+
+def open_teacher(
+    sources: str | TimmModel | Sequence[str | TimmModel],
+    classes: Sequence[str],
+    student_mean: Sequence[float],
+    student_std: Sequence[float],
+) -> KDTeacher | TeacherEnsemble:
+    """The teacher of one source, or an ensemble of several; see `KDTeacher.open`."""
+    if isinstance(sources, (str, nn.Module)):
+        sources = [sources]
+    teachers = [KDTeacher.open(source, classes, student_mean, student_std) for source in sources]
+    return teachers[0] if len(teachers) == 1 else TeacherEnsemble(teachers)
 
 
 def normalisation(model: TimmModel) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -41,6 +41,19 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
+# what a timm model may be asked for in YAML, and in the config.json that it is deployed with
+ModelArg = bool | int | float | str | list[int] | list[float] | list[str]
+_INSTEAD = {
+    "pretrained": "student.pretrained",
+    "in_chans": "student.in_chans",
+    "num_classes": "data.classes",
+    "drop_rate": "student.drop_rate",
+    "drop_path_rate": "student.drop_path_rate",
+    "img_size": "student.image_size",
+    "features_only": "nothing, as a student has logits",
+}
+
+
 class StudentConfig(StrictModel):
     """The timm backbone that is trained and deployed, and the pictures it takes."""
 
@@ -52,6 +65,14 @@ class StudentConfig(StrictModel):
     std: Annotated[float, Field(gt=0, le=1)] | None = None
     drop_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
     drop_path_rate: Annotated[float, Field(ge=0, lt=1)] | None = None
+    model_args: dict[str, ModelArg] = {}  # more arguments of timm.create_model, as channels: [32, 64, 128, 256]
+
+    @model_validator(mode="after")
+    def _own_keys_are_not_repeated(self) -> StudentConfig:
+        for key in _INSTEAD:
+            if key in self.model_args:
+                raise ValueError(f"student.model_args: {key} is no argument to give here; write {_INSTEAD[key]}")
+        return self
 
 
 class AugmentConfig(StrictModel):
@@ -185,7 +206,7 @@ class Recipe(StrictModel):
     grid: str | None = None
     grid_size: Annotated[int, Field(ge=2, le=64)] | None = None
     grid_center: bool = False
-    teacher: str | TeacherRun | None = None
+    teacher: str | tuple[str, ...] | TeacherRun | None = None
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     init: str | None = None
@@ -203,22 +224,24 @@ class Recipe(StrictModel):
     def _one_of_the_ways_to_name_a_teacher(cls, value: Any) -> Any:
         if value is None or isinstance(value, (str, TeacherRun)):
             return value
+        if isinstance(value, (list, tuple)) and len(value) > 1 and all(isinstance(source, str) for source in value):
+            return tuple(value)
         if isinstance(value, dict) and list(value) == ["run"] and isinstance(value["run"], str):
             return value
         raise ValueError(
-            "teacher must be a run directory, a student folder, hf-hub:user/repo, or in an ablation {run: RECIPE}, "
-            f"got {value!r}"
+            "teacher must be a run directory, a student folder, hf-hub:user/repo, a list of at least two of them (an "
+            f"ensemble), or in an ablation {{run: RECIPE}}, got {value!r}"
         )
 
     @property
-    def teacher_source(self) -> str | None:
-        """The teacher that logit KD opens; None where the term is off.
+    def teacher_sources(self) -> tuple[str, ...]:
+        """The teachers that logit KD opens, of which several are an ensemble; none where the term is off.
 
         Raises:
             InputError: `{run: RECIPE}`, which only an ablation can resolve.
         """
         if self.loss.kd == 0 or self.teacher is None:
-            return None
+            return ()
         if isinstance(self.teacher, TeacherRun):
             run = self.teacher.run
             raise InputError(
@@ -226,7 +249,7 @@ class Recipe(StrictModel):
                 f"for a single run; give teacher=RUN_DIRECTORY (a finished {run}, say runs/{run}-0), or use: "
                 f"ngd ablate {run} {self.name}"
             )
-        return self.teacher
+        return (self.teacher,) if isinstance(self.teacher, str) else self.teacher
 
     @model_validator(mode="after")
     def _terms_have_what_they_need(self) -> Recipe:

@@ -145,7 +145,7 @@ def _facts(run: Run) -> dict[str, str]:
         "Trained": f"{len(run.rows)} epochs"
         + (f", {clock(sum(seconds) / len(seconds))} each, {clock(sum(seconds))} in all" if seconds else ""),
         "Grid": recipe.grid or "none",
-        "Logit teacher": recipe.teacher_source or "none",
+        "Logit teacher": ", ".join(recipe.teacher_sources) or "none",
         "Weights scored": "the last epoch's (the best on validation is kept beside it and not reported)",
     }
 

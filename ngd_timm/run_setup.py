@@ -21,7 +21,7 @@ from ngd_timm.export import STUDENT_FILES, create_student, open_student, student
 from ngd_timm.files import sha256_file
 from ngd_timm.hub import hub_id, pin
 from ngd_timm.kd_cache import CachedTeacher
-from ngd_timm.kd_teacher import KDTeacher
+from ngd_timm.kd_teacher import KDTeacher, TeacherEnsemble, open_teacher
 from ngd_timm.losses import NeuroGazeLoss, class_weights
 from ngd_timm.ngd_models import DistillationWrapper, TimmModel
 from ngd_timm.processes import rank, world_size
@@ -34,7 +34,7 @@ from ngd_timm.version import __version__
 if TYPE_CHECKING:
     from ngd_timm.data import FaceBatches, FaceStream
 
-__all__ = ["Setup", "open_grid", "pinned", "prepare", "student_hash"]
+__all__ = ["Setup", "open_grid", "pinned", "prepare", "student_hash", "teacher_hash"]
 
 
 @dataclass
@@ -79,8 +79,8 @@ def prepare(recipe: Recipe) -> Setup:
     if recipe.init is not None:
         _start_from(model.student, recipe.init, classes)
     asked = None
-    if recipe.teacher_source is not None:
-        asked = KDTeacher.open(recipe.teacher_source, classes, cfg["mean"], cfg["std"])
+    if recipe.teacher_sources:
+        asked = open_teacher(recipe.teacher_sources, classes, cfg["mean"], cfg["std"])
 
     chosen: dict[str, Any] = {
         "label_rule": data.label_rule,
@@ -112,7 +112,7 @@ def prepare(recipe: Recipe) -> Setup:
         drawn |= {"sampler": data.sampler, "in_memory": data.in_memory, "workers": data.workers}
         batches = FaceBatches(training, train=True, part=part, **drawn)
     autocast = autocast_type(recipe.optim.amp, device)
-    teacher: KDTeacher | CachedTeacher | None = asked
+    teacher: KDTeacher | TeacherEnsemble | CachedTeacher | None = asked
     if asked is not None and recipe.kd_cache is not None:
         key = _batches_key(recipe, reports["train"].sha256, batches, autocast, device)
         teacher = CachedTeacher(asked, recipe.kd_cache, key, len(batches))
@@ -196,8 +196,14 @@ def pinned(recipe: Recipe) -> Recipe:
         InputError: A repository that can't be read.
     """
     of = {"grid": GRID_FILE, "teacher": STUDENT_FILES[0], "init": STUDENT_FILES[0]}
-    named = {key: getattr(recipe, key) for key in of if isinstance(getattr(recipe, key), str)}
-    return recipe.model_copy(update={key: pin(source, of[key]) for key, source in named.items()})
+    changes: dict[str, Any] = {}
+    for key, filename in of.items():
+        named = getattr(recipe, key)
+        if isinstance(named, str):
+            changes[key] = pin(named, filename)
+        elif isinstance(named, tuple):
+            changes[key] = tuple(pin(source, filename) for source in named)
+    return recipe.model_copy(update=changes)
 
 
 def _batches_key(
@@ -209,7 +215,7 @@ def _batches_key(
 ) -> dict[str, Any]:
     """Everything that a teacher's logits depend on: who is asked, how, and about which pictures in what order."""
     return {
-        "teacher": student_hash(recipe.teacher_source),
+        "teacher": teacher_hash(recipe),
         "data": data_sha256,
         "classes": recipe.data.classes,
         "augment": recipe.data.augment.model_dump(),
@@ -277,9 +283,9 @@ def _fingerprint(
         "seed": recipe.seed,
         "data": {split: report.as_dict() for split, report in reports.items()},
         "grid": None if grid is None else grid.sha256,
-        "teacher": student_hash(recipe.teacher_source),
+        "teacher": teacher_hash(recipe),
         "init": student_hash(recipe.init),
-        "hub": {k: s for k in ("grid", "teacher", "init") if isinstance(s := getattr(recipe, k), str) and hub_id(s)},
+        "hub": _hub_ids(recipe),
         "precision": "float32" if autocast is None else str(autocast).removeprefix("torch."),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "processes": world_size(),
@@ -291,3 +297,15 @@ def _fingerprint(
 def student_hash(source: str | None) -> str | None:
     """sha256 of a student's weights, by which a fingerprint knows a teacher or a start."""
     return None if source is None else sha256_file(student_files(source) / "model.safetensors")
+
+
+def teacher_hash(recipe: Recipe) -> str | list[str] | None:
+    """sha256 of the teacher's weights, of an ensemble's one each; None without logit KD."""
+    hashes = [sha256_file(student_files(source) / "model.safetensors") for source in recipe.teacher_sources]
+    return hashes if len(hashes) > 1 else next(iter(hashes), None)
+
+
+def _hub_ids(recipe: Recipe) -> dict[str, Any]:
+    named = {key: getattr(recipe, key) for key in ("grid", "teacher", "init")}
+    kept = {key: list(n) if isinstance(n, tuple) else n for key, n in named.items() if isinstance(n, (str, tuple))}
+    return {key: n for key, n in kept.items() if any(map(hub_id, [n] if isinstance(n, str) else n))}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from timm.utils import unwrap_model
 from torch import Tensor, nn
 
 from ngd_timm.kd_cache import CachedTeacher
-from ngd_timm.kd_teacher import KDTeacher, normalisation
+from ngd_timm.kd_teacher import KDTeacher, TeacherEnsemble, normalisation, open_teacher
 from ngd_timm.losses import COMPONENTS, NeuroGazeLoss
 from ngd_timm.losses.functional import distributed
 from ngd_timm.ngd_models import DistillationWrapper, TimmModel, batch_norm_statistics_kept
@@ -28,8 +29,8 @@ class NeuroGazeTask(TrainingTask):
     Args:
         model: A `DistillationWrapper`.
         criterion: The objective.
-        teacher: For logit KD: a timm classifier with label names, a run directory, a Hub id (`user/repo`), or a
-            `KDTeacher`; None leaves that term out.
+        teacher: For logit KD: a timm classifier with label names, a run directory, a Hub id (`user/repo`), a list of
+            them (an ensemble), or a `KDTeacher`; None leaves that term out.
         device, dtype, verbose: As timm's tasks.
 
     Example:
@@ -46,14 +47,20 @@ class NeuroGazeTask(TrainingTask):
         self,
         model: DistillationWrapper,
         criterion: NeuroGazeLoss,
-        teacher: KDTeacher | CachedTeacher | str | TimmModel | None = None,
+        teacher: str
+        | TimmModel
+        | Sequence[str | TimmModel]
+        | KDTeacher
+        | TeacherEnsemble
+        | CachedTeacher
+        | None = None,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
         verbose: bool = True,
     ) -> None:
         super().__init__(device=device, dtype=dtype, verbose=verbose)
-        if teacher is not None and not isinstance(teacher, (KDTeacher, CachedTeacher)):
-            teacher = KDTeacher.open(teacher, criterion.classes, *normalisation(model.student))
+        if teacher is not None and not isinstance(teacher, (KDTeacher, TeacherEnsemble, CachedTeacher)):
+            teacher = open_teacher(teacher, criterion.classes, *normalisation(model.student))
         self.trainable_module: Any = model
         self.criterion = criterion.to(self.device)
         self.teacher = None if teacher is None else teacher.to(self.device)

@@ -29,10 +29,10 @@ from ngd_timm.recipe import Recipe, load_recipe, to_yaml
 from ngd_timm.resume_state import Progress, StateFiles, weights_are_finite
 from ngd_timm.run import read_json
 from ngd_timm.run_log import COLUMNS, epoch_line, summary_csv, with_bar, write_tensorboard
-from ngd_timm.run_setup import Setup, open_grid, pinned, prepare, student_hash
+from ngd_timm.run_setup import Setup, open_grid, pinned, prepare, student_hash, teacher_hash
 from ngd_timm.task import NeuroGazeTask
 
-__all__ = ["COLUMNS", "open_grid", "pinned", "prepare", "resume", "student_hash", "train"]
+__all__ = ["COLUMNS", "open_grid", "pinned", "prepare", "resume", "student_hash", "teacher_hash", "train"]
 
 logger = logging.getLogger("ngd_timm.train")
 

@@ -76,9 +76,12 @@ def test_a_recipe_whose_grid_does_not_ship_says_how_to_build_it(name: str) -> No
 def test_a_teacher_of_an_ablation_is_refused_in_a_single_run_with_what_to_give() -> None:
     recipe = load_recipe(Recipe, "b1_kd")
     with pytest.raises(InputError, match=r"give teacher=RUN_DIRECTORY \(a finished b0_ce, say runs/b0_ce-0\)"):
-        _ = recipe.teacher_source
-    assert load_recipe(Recipe, "b1_kd", ["teacher=a_run"]).teacher_source == "a_run"
-    assert load_recipe(Recipe, "b1_kd", ["loss.kd=0"]).teacher_source is None
+        _ = recipe.teacher_sources
+    assert load_recipe(Recipe, "b1_kd", ["teacher=a_run"]).teacher_sources == ("a_run",)
+    assert load_recipe(Recipe, "b1_kd", ["loss.kd=0"]).teacher_sources == ()
+    assert load_recipe(Recipe, "b1_kd", ["teacher=[a, b]"]).teacher_sources == ("a", "b")
+    with pytest.raises(InputError, match="a list of at least two of them"):
+        load_recipe(Recipe, "b1_kd", ["teacher=[a]"])
 
 
 def test_overrides_are_read_as_yaml_and_keep_their_types() -> None:

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from ngd_timm.affect import CLASSES
 from ngd_timm.errors import InputError
 from ngd_timm.evaluate import evaluate
 from ngd_timm.export import open_student, save_student
-from ngd_timm.kd_teacher import KDTeacher
-from ngd_timm.recipe import Recipe
+from ngd_timm.files import sha256_file
+from ngd_timm.kd_teacher import KDTeacher, open_teacher
+from ngd_timm.recipe import Recipe, load_recipe
 from ngd_timm.task import NeuroGazeTask
 from ngd_timm.train import resume, train
 
@@ -214,3 +216,49 @@ def test_the_kd_teacher_is_read_by_class_name_at_its_own_size_and_stays_out_of_e
     torch.testing.assert_close(teacher((grey - 0.5) / 0.25), model(expected).flip(1), rtol=1e-4, atol=1e-4)
     with pytest.raises(InputError, match="does not know joy"):
         KDTeacher.open(str(folder), ("joy",), (0.5,), (0.25,))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here that PyTorch can use")
+def test_more_steps_on_a_gpu_do_not_wait_for_it_more_often(faces: Path, tmp_path: Path) -> None:
+    waits = []
+    for limit in (24, 48):
+        data = {"name": "schematic", "root": str(faces), "workers": 0, "limit": limit}
+        optim = {"epochs": 1, "batch_size": 8}
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                train(recipe(faces, tmp_path / str(limit), data=data, optim=optim, device="cuda", share_every=0))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        waits.append(sum("synchronizing" in str(w.message) for w in caught))
+    assert waits[0] == waits[1]
+
+
+def test_several_teachers_are_an_ensemble_that_says_the_mean_of_their_logits(faces: Path, tmp_path: Path) -> None:
+    folders = []
+    for name in ("a", "b"):
+        model = timm.create_model("test_resnet", num_classes=8, in_chans=1)
+        folders.append(str(save_student(model, tmp_path / name, CLASSES)))
+    ensemble = open_teacher(folders, CLASSES, (0.5,), (0.25,))
+    images = torch.randn(3, 1, 48, 48)
+    each = [KDTeacher.open(folder, CLASSES, (0.5,), (0.25,))(images) for folder in folders]
+    torch.testing.assert_close(ensemble(images), (each[0] + each[1]) / 2)
+    assert (list(ensemble.parameters()), dict(ensemble.state_dict())) == ([], {})
+
+    run = train(recipe(faces, tmp_path / "run", teacher=folders, loss={"kd": 0.3}))
+    assert load_recipe(Recipe, run / "recipe.yaml").teacher_sources == tuple(folders)
+    hashes = json.loads((run / "fingerprint.json").read_text(encoding="utf-8"))["teacher"]
+    assert hashes == [sha256_file(Path(folder) / "model.safetensors") for folder in folders]
+
+
+def test_arguments_of_the_backbone_travel_from_the_recipe_to_the_student(faces: Path, tmp_path: Path) -> None:
+    narrow = {"backbone": "test_resnet", "image_size": 32, "model_args": {"channels": [8, 8, 16, 24]}}
+    run = train(recipe(faces, tmp_path / "run", student=narrow))
+    student = timm.create_model(f"local-dir:{run / 'student'}", pretrained=True)
+    assert student.num_features == 24
+    with pytest.raises(InputError, match=r"student\.model_args: test_resnet can't be made with chanels=3 \("):
+        train(recipe(faces, tmp_path / "bad", student=narrow | {"model_args": {"chanels": 3}}))
+    with pytest.raises(ValueError, match=r"model_args: in_chans is no argument to give here; write student\.in_chans"):
+        recipe(faces, tmp_path / "bad", student=narrow | {"model_args": {"in_chans": 3}})
+    assert not (tmp_path / "bad").exists()
