@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from ngd_timm.comparison import compare
 from ngd_timm.errors import InputError, choices
 from ngd_timm.export import student_files
 from ngd_timm.figures_ablation import draw_differences
-from ngd_timm.files import write_json, write_text
+from ngd_timm.files import read_json, write_json, write_text
 from ngd_timm.interruption import Stopped
 from ngd_timm.recipe import LossConfig, Recipe, TeacherRun, load_recipe
 from ngd_timm.report import write_ablation_report
@@ -253,7 +252,7 @@ def _refuse_other_sources(run: _Run) -> None:
     file = run.folder / "fingerprint.json"
     if not file.is_file():
         raise InputError(f"{run.folder} has figures but no {file.name}; remove that run, then it is trained again")
-    fingerprint = json.loads(file.read_text(encoding="utf-8"))
+    fingerprint = read_json(file)
     grid = open_grid(run.recipe)
     sources = {
         "teacher": student_hash(run.recipe.teacher_source),

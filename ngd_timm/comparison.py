@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from ngd_timm.errors import InputError
+from ngd_timm.files import read_json
 from ngd_timm.losses import COMPONENTS
 from ngd_timm.metrics import mean_over_seeds, paired_difference
 from ngd_timm.predictions import Predictions, prediction_file, read_predictions
+from ngd_timm.run_log import read_rows
 
 __all__ = ["compare", "difference_pairs"]
 
@@ -90,7 +90,7 @@ def _shared_keys(runs: Mapping[str, Sequence[Path]]) -> list[str]:
             file = folder / "metrics.json"
             if not file.is_file():
                 raise InputError(f"{folder} has no metrics.json; train it to its end: ngd train --resume {folder}")
-            known.append(list(json.loads(file.read_text(encoding="utf-8"))))
+            known.append(list(read_json(file)))
     shared = [key for key in known[0] if all(key in other for other in known)]
     if not shared:
         raise InputError(f"the runs were scored on no common set: {', '.join(sorted(set().union(*known)))}")
@@ -139,8 +139,7 @@ def _training(folders: Sequence[Path]) -> dict[str, Any]:
     shares: dict[str, list[float]] = {term: [] for term in COMPONENTS}
     lambdas, seconds, epochs = [], [], 0
     for folder in folders:
-        with open(folder / "summary.csv", newline="", encoding="utf-8") as handle:
-            rows = list(csv.DictReader(handle))
+        rows = read_rows(folder / "summary.csv")
         epochs = len(rows)
         seconds.append(sum(float(row["seconds"]) for row in rows))
         for term, values in shares.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 
 from ngd_timm.errors import InputError
 from ngd_timm.export import check_published, open_student
-from ngd_timm.files import write_json
+from ngd_timm.files import read_json, write_json
 from ngd_timm.hub import fetch, hub_id, pin
 from ngd_timm.ngd_models import DistillationWrapper, TimmModel
 from ngd_timm.predictions import predict, prediction_file, read_predictions, write_predictions
@@ -144,7 +143,7 @@ def summary_line(key: str, entry: dict[str, Any]) -> str:
 def _refuse_kept(run: Path, keys: Sequence[str]) -> None:
     """The predictions behind a run's own figures stay those."""
     file = run / "metrics.json"
-    own = set(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else set()
+    own = set(read_json(file)) if file.is_file() else set()
     if twice := [key for key in keys if key in own and prediction_file(run, key).is_file()]:
         raise InputError(f"{run} keeps its own predictions of {', '.join(twice)}; leave --predictions or the set out")
 

@@ -8,9 +8,11 @@ from typing import Any
 
 from ngd_timm.errors import InputError
 from ngd_timm.figures_ablation import Difference, curve_figure, difference_figure, recipe_share_figure
+from ngd_timm.files import read_json
 from ngd_timm.metrics import METRICS
-from ngd_timm.report_curves import SCORES, TERMS, column, known, read_rows, valid_column
-from ngd_timm.report_page import read_json, render, write_page
+from ngd_timm.report_curves import SCORES, TERMS, column, known, valid_column
+from ngd_timm.report_page import render, write_page
+from ngd_timm.run_log import read_rows
 from ngd_timm.tables import ablation_tables, protocol_name, shown_protocols
 from ngd_timm.verdict import difference_verdict
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ngd_timm.errors import InputError
 from ngd_timm.evaluate import check_specs, evaluate, summary_line
 from ngd_timm.export import save_student
-from ngd_timm.files import is_leftover, remove_leftovers, write_json, write_text
+from ngd_timm.files import is_leftover, read_json, remove_leftovers, write_json, write_text
 from ngd_timm.interruption import Interruption, Stopped
 from ngd_timm.kd_cache import CachedTeacher
 from ngd_timm.losses import COMPONENTS
@@ -27,7 +27,6 @@ from ngd_timm.predictions import Predictions, predict, prediction_file, write_pr
 from ngd_timm.processes import agree, is_first, join, world_size
 from ngd_timm.recipe import Recipe, load_recipe, to_yaml
 from ngd_timm.resume_state import Progress, StateFiles, weights_are_finite
-from ngd_timm.run import read_json
 from ngd_timm.run_log import COLUMNS, epoch_line, summary_csv, with_bar, write_tensorboard
 from ngd_timm.run_setup import Setup, open_grid, pinned, prepare, student_hash
 from ngd_timm.task import NeuroGazeTask

@@ -688,7 +688,7 @@ RESUME, REPORT, PUSH = (
 RUNS = [
     Fault("runs", "a run that is not there", "`--resume gone`", nothing, ("train", "--resume", "{at}/gone"), "is not a run that can be continued"),
     Fault("runs", "a run into a folder that holds something", "`out=` with notes in it", lambda w: ((w.at / "o").mkdir(), (w.at / "o/notes.txt").write_text("mine")), (*TRAIN, "out={at}/o"), "is not empty"),
-    Fault("runs", "a fingerprint that is no JSON", "`{`", run_copy(write("fingerprint.json", "{")), RESUME, "fingerprint.json is not readable JSON"),
+    Fault("runs", "a fingerprint that is no JSON", "`{`", run_copy(write("fingerprint.json", "{")), RESUME, "fingerprint.json is not valid JSON"),
     Fault("runs", "metrics that are no JSON", "`nan`", run_copy(write("metrics.json", "{nan}")), REPORT, "metrics.json is not valid JSON"),
     Fault("runs", "metrics that are a list", "`[]`", run_copy(write("metrics.json", "[]")), REPORT, "metrics.json must hold a JSON object, got list"),
     Fault("runs", "metrics of another form", "`{\"a\": 1}`", run_copy(write("metrics.json", '{"a": 1}')), REPORT, "metrics.json: the entry 'a' is not an evaluation's"),

@@ -375,6 +375,11 @@ def test_a_run_comes_back_whole_and_trains_on(here: HubServer, run: Path, faces:
     assert back.source == f"hf-hub:ann/student@{done.commit}"
     assert back.metrics == local.metrics
     assert back.recipe.loss == local.recipe.loss
+    assert list(local.predictions) == list(local.metrics)
+    assert [row["epoch"] for row in local.rows] == ["0"]
+    assert back.predictions == {}
+    with pytest.raises(InputError, match=r"summary\.csv is missing"):
+        _ = back.rows
     assert back.grid is not None
     assert local.grid is not None
     assert back.grid.sha256 == local.grid.sha256
