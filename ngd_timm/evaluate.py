@@ -12,9 +12,11 @@ from ngd_timm.errors import InputError
 from ngd_timm.export import check_published, open_student
 from ngd_timm.files import read_json, write_json
 from ngd_timm.hub import fetch, hub_id, pin
+from ngd_timm.metrics import METRIC_NAMES
 from ngd_timm.ngd_models import DistillationWrapper, TimmModel
 from ngd_timm.predictions import predict, prediction_file, read_predictions, write_predictions
 from ngd_timm.recipe import Recipe, load_recipe
+from ngd_timm.tables import protocol_name
 
 __all__ = ["check_specs", "evaluate", "face_batches", "read_predictions", "summary_line"]
 
@@ -127,16 +129,16 @@ def check_specs(specs: Sequence[str]) -> None:
 def summary_line(key: str, entry: dict[str, Any]) -> str:
     """One line a person reads: n and both protocols, with intervals where there are some."""
     parts = []
-    for protocol, title in (("8way", f"{len(entry['confusion'])}-way"), ("present", "present-only")):
+    for protocol in ("8way", "present"):
         figures = entry[protocol]
         intervals = entry.get("ci95", {}).get(protocol, {})
         texts = []
-        for metric, label in (("acc", "acc"), ("macro_f1", "macro-F1"), ("bacc", "bACC")):
+        for metric, label in METRIC_NAMES.items():
             interval = intervals.get(metric)
             texts.append(
                 f"{label} {figures[metric]:.2f}" + (f" [{interval[0]:.1f}, {interval[1]:.1f}]" if interval else "")
             )
-        parts.append(f"{title} {', '.join(texts)}")
+        parts.append(f"{protocol_name(protocol, entry)} {', '.join(texts)}")
     return f"{key} (n = {entry['n']}): {'; '.join(parts)}; ECE {entry['ece']:.2f}"
 
 

@@ -14,9 +14,23 @@ from ngd_timm.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["METRICS", "PROTOCOLS", "fer_metrics", "gather_rows", "mean_over_seeds", "paired_difference", "resampled"]
+__all__ = [
+    "METRICS",
+    "METRIC_NAMES",
+    "METRIC_TITLES",
+    "PROTOCOLS",
+    "fer_metrics",
+    "gather_rows",
+    "mean_over_seeds",
+    "paired_difference",
+    "resampled",
+]
 
 METRICS = ("acc", "macro_f1", "bacc")
+METRIC_NAMES = dict(zip(METRICS, ("acc", "macro-F1", "bACC"), strict=True))
+"""What tables and lines call them, where there is little room."""
+METRIC_TITLES = dict(zip(METRICS, ("accuracy", "macro-F1", "balanced accuracy"), strict=True))
+"""What reports and cards call them."""
 PROTOCOLS = ("8way", "present", "present_unmasked")
 _ECE_BINS = 15
 _CHUNK = 1 << 24  # resampled units a block, so that memory stays at some 100 MB

@@ -7,11 +7,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from ngd_timm import figures
+from ngd_timm.metrics import METRIC_TITLES
 
-__all__ = ["SCORES", "TERMS", "column", "known", "mean_shares", "training_figures", "valid_column"]
+__all__ = ["TERMS", "column", "known", "mean_shares", "training_figures", "valid_column"]
 
 TERMS = {"ce": "cross-entropy", "kd": "logit KD", "proto_kd": "Proto-KD", "d_geo": "D-Geo"}
-SCORES = {"acc": "accuracy", "macro_f1": "macro-F1", "bacc": "balanced accuracy"}
 
 
 def column(rows: Sequence[Mapping[str, str]], name: str) -> list[float]:
@@ -41,7 +41,7 @@ def training_figures(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
     epochs = column(rows, "epoch")
     losses = _filled(rows, {label: t for t, label in TERMS.items()})
     shares = _filled(rows, {label: f"share_{t}" for t, label in TERMS.items()})
-    valid = _filled(rows, {label: valid_column(rows[0], s) for s, label in SCORES.items()})
+    valid = _filled(rows, {label: valid_column(rows[0], s) for s, label in METRIC_TITLES.items()})
     made = []
     if losses:
         alt = "Loss terms by epoch. " + _first_last(losses, "{:.3g}")

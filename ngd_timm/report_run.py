@@ -8,9 +8,10 @@ from typing import Any
 
 from ngd_timm.commands import without_folders
 from ngd_timm.errors import InputError
+from ngd_timm.metrics import METRIC_TITLES
 from ngd_timm.paths import without_paths
 from ngd_timm.recipe import to_yaml
-from ngd_timm.report_curves import SCORES, TERMS, column, known, training_figures
+from ngd_timm.report_curves import TERMS, column, known, training_figures
 from ngd_timm.report_mistakes import MOST, worst_mistakes
 from ngd_timm.report_page import clock, grid_context, render, write_page
 from ngd_timm.report_sets import set_context
@@ -70,7 +71,7 @@ def run_context(run: Run) -> dict[str, Any]:
         "grid": None if run.grid is None else grid_context(run.grid, recipe.grid, classes),
         "recipe_text": to_yaml(without_folders(recipe)),
         "fingerprint_text": json.dumps(without_paths(run.fingerprint), indent=2, ensure_ascii=False),
-        "score_names": SCORES,
+        "score_names": METRIC_TITLES,
     }
 
 

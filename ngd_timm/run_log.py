@@ -10,6 +10,7 @@ from typing import Any
 
 from ngd_timm.errors import InputError
 from ngd_timm.losses import COMPONENTS
+from ngd_timm.metrics import METRIC_NAMES
 from ngd_timm.processes import is_first
 
 __all__ = ["COLUMNS", "epoch_line", "read_rows", "summary_csv", "with_bar", "write_tensorboard"]
@@ -53,10 +54,11 @@ def epoch_line(row: dict[str, Any], epochs: int) -> str:
     """What a person reads of an epoch."""
     parts = [f"{name} {row[name]:.4g}" for name in ("loss", *COMPONENTS) if row.get(name) is not None]
     shares = [f"{name} {row[f'share_{name}']:.2g}%" for name in COMPONENTS[1:] if row.get(f"share_{name}") is not None]
+    valid = [f"{name} {row[f'valid_{metric}']:.2f}" for metric, name in METRIC_NAMES.items()]
     return (
         f"epoch {row['epoch'] + 1}/{epochs}  {'  '.join(parts)}"
         + (f"  gradient {' '.join(shares)}" if shares else "")
-        + f"  valid acc {row['valid_acc']:.2f} macro-F1 {row['valid_macro_f1']:.2f} bACC {row['valid_bacc']:.2f}"
+        + f"  valid {' '.join(valid)}"
         + f"  {row['seconds']:.0f} s, {row['images_per_second']:.0f} images/s"
     )
 

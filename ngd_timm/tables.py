@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ngd_timm.metrics import METRICS
+from ngd_timm.metrics import METRIC_NAMES, METRICS
 
 __all__ = [
     "FORMATS",
-    "METRIC_NAMES",
     "Table",
     "ablation_tables",
     "protocol_name",
@@ -20,7 +19,6 @@ __all__ = [
 ]
 
 FORMATS = ("text", "markdown", "latex", "json")
-METRIC_NAMES = {"acc": "acc", "macro_f1": "macro-F1", "bacc": "bACC"}
 _LATEX = {
     "\\": r"\textbackslash{}",
     **{c: "\\" + c for c in "_%&#${}"},
