@@ -414,6 +414,8 @@ DATA = [
     Fault("tables", "a CSV of a header alone", "no rows", manifest("path,label\n"), EVALUATE, "has no rows"),
     Fault("tables", "a CSV that names missing pictures", "`d.png`", manifest(ROWS + "d.png,fear\n"), EVALUATE, "1 of 4 pictures aren't there"),
     Fault("tables", "a CSV that names a folder", "`.` as a picture", manifest(ROWS + ".,fear\n"), EVALUATE, "1 of 4 pictures aren't there"),
+    Fault("tables", "a CSV that lists a picture twice", "`a.png` again, with the same label", manifest(ROWS + "./a.png,happiness\n"), EVALUATE, "it is kept once, and counted", HANDLED, says("n = 3")),
+    Fault("tables", "a CSV that contradicts itself", "`a.png` again, with another label", manifest(ROWS + "a.png,fear\n"), EVALUATE, "train.csv lists a.png twice, with label 'happiness' in line 2 and 'fear' in line 5"),
     Fault("tables", "a CSV with NaN valence", "`valence` nan", manifest("path,label,valence,arousal\na.png,fear,nan,0\n"), EVALUATE, "valence must lie in [-1, 1], got nan"),
     Fault("tables", "an NPZ of objects", "labels as pickled objects", npz(y=np.array(["fear", None, "anger"], dtype=object)), EVALUATE, "without objects"),
     Fault("tables", "an NPZ cut short", "its first half", cut(npz(), 0.5), EVALUATE, "can't be read as an NPZ"),
