@@ -64,6 +64,9 @@ def ablate(arguments: Sequence[str], seeds: int, out: str | Path, warm_start: in
         _warm_start(recipes, 0, out, warm_start)  # what it refuses needs no network, and pinning may
     recipes = {name: pinned(recipe) for name, recipe in recipes.items()}
     _refuse_what_cannot_be_paired(recipes)
+    alike = _alike(recipes)
+    for group in alike:
+        logger.warning(f"{' and '.join(group)} are the same but for their names; to train one of them is enough")
     base = next(iter(recipes.values())).seed
     plan = {seed: list(_plan(recipes, seed, out, warm_start)) for seed in range(base, base + seeds)}
     for planned in plan.values():
@@ -77,7 +80,7 @@ def ablate(arguments: Sequence[str], seeds: int, out: str | Path, warm_start: in
         done = [s for s in plan if s <= seed]
         folders = {name: [_folder(out, name, s) for s in done] for name in recipes}
         start = [] if warm_start is None else [_folder(out, _WARM_START, s) for s in done]
-        tables = _write(compare(folders, done, start), out)
+        tables = _write(compare(folders, done, start, alike=alike), out)
     return tables
 
 
@@ -125,6 +128,19 @@ def _refuse_what_cannot_be_paired(recipes: Mapping[str, Recipe]) -> None:
         for source in (recipe.teacher if recipe.loss.kd > 0 else None, recipe.init):
             if isinstance(source, str):
                 student_files(source)
+
+
+def _alike(recipes: Mapping[str, Recipe]) -> list[list[str]]:
+    """Groups of recipes that differ in nothing but their names."""
+    groups: list[list[str]] = []
+    for name, recipe in recipes.items():
+        settings = recipe.model_dump(exclude={"name"})
+        group = next((g for g in groups if recipes[g[0]].model_dump(exclude={"name"}) == settings), None)
+        if group is None:
+            groups.append([name])
+        else:
+            group.append(name)
+    return [group for group in groups if len(group) > 1]
 
 
 def _plan(recipes: Mapping[str, Recipe], seed: int, out: Path, warm_start: int | None) -> Iterator[_Run]:

@@ -17,7 +17,8 @@ from ngd_timm.run_log import read_rows
 
 __all__ = ["compare", "difference_pairs"]
 
-# recipes that differ in one thing: the first minus the second says what that thing does
+# recipes that differ in one thing: the first minus the second says what that thing does (tau_paper, whose objective is
+# b2_proto's, differs from b2_share in the setting of Proto-KD as a whole: tau, and a fixed lambda in place of a share)
 _TWINS = (
     ("b1_kd", "b0_ce"),
     ("b2_proto", "b1_kd"),
@@ -50,7 +51,11 @@ def difference_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def compare(
-    runs: Mapping[str, Sequence[Path]], seeds: Sequence[int], start: Sequence[Path] = (), resamples: int = 2000
+    runs: Mapping[str, Sequence[Path]],
+    seeds: Sequence[int],
+    start: Sequence[Path] = (),
+    resamples: int = 2000,
+    alike: Sequence[Sequence[str]] = (),
 ) -> dict[str, Any]:
     """Everything that an ablation's table says, from the predictions that the runs kept.
 
@@ -59,9 +64,10 @@ def compare(
         seeds: Their seeds, in that order.
         start: The runs that all others started from, a seed each: a row of their own, no difference.
         resamples: Of each bootstrap.
+        alike: Groups of recipes that are the same but for their names.
 
     Returns:
-        "recipes", "seeds", "runs" (names of the directories); "sets": `{"name:split": {"n", "classes",
+        "recipes", "seeds", "alike", "runs" (names of the directories); "sets": `{"name:split": {"n", "classes",
         "present_classes", "recipes": {name: mean_over_seeds}, "differences": [{"a", "b", paired_difference}]}}`;
         "training": `{name: {"share": percent by term, "lambda_proto_kd", "epochs", "minutes"}}`, means over epochs and
         seeds, minutes of one run.
@@ -77,6 +83,7 @@ def compare(
         "recipes": list(runs),
         "seeds": list(seeds),
         "warm_start": bool(start),
+        "alike": [list(group) for group in alike],
         "runs": {name: [folder.name for folder in folders] for name, folders in rows.items()},
         "sets": {key: _compare_on(key, rows, difference_pairs(list(runs)), resamples) for key in keys},
         "training": {name: _training(folders) for name, folders in rows.items()},
