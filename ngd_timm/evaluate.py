@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ngd_timm.errors import InputError
-from ngd_timm.export import check_published, open_student
+from ngd_timm.export import check_published, load_student, student_files, weights_sha256
 from ngd_timm.files import read_json, write_json
 from ngd_timm.hub import fetch, hub_id, pin
 from ngd_timm.metrics import METRIC_NAMES
@@ -70,7 +70,7 @@ def evaluate(
         flip: Instead of the run's.
 
     Returns:
-        metrics.json's form: `{"name:split": entry}`.
+        metrics.json's form: `{"name:split": entry}`; each entry names its student by the sha256 of its weights.
 
     Raises:
         InputError: No student there, a data set that can't be read, the same key twice, predictions to be kept of what
@@ -81,7 +81,8 @@ def evaluate(
     if not specs:
         raise InputError("nothing to evaluate on; give --data name=root[:split]")
     source = pin(str(source), "config.json")  # weights and recipe of one commit
-    model, classes = open_student(source)
+    folder = student_files(source)
+    model, classes = load_student(folder, str(source))
     recipe = _recipe_of(source)
     parsed = [parse_spec(spec) for spec in specs]
     keys = [key for *_, key in parsed]
@@ -97,6 +98,7 @@ def evaluate(
     flip = (recipe.eval_flip if recipe else False) if flip is None else flip
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
+    notes = {"drop_duplicates": drop, "student_sha256": weights_sha256(folder)}
     results: dict[str, Any] = {}
     for name, root, split, key in parsed:
         dataset, report = load_split(
@@ -104,7 +106,7 @@ def evaluate(
         )
         predicted = predict(model, face_batches(model, dataset), device, flip)
         predicted = predicted.described(classes, label_rule, report.sha256)
-        results[key] = predicted.entry(temperature)
+        results[key] = predicted.entry(temperature, **notes)
         if predictions:
             write_predictions(prediction_file(source, key), predicted)
     if out is not None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ngd_timm.errors import InputError
-from ngd_timm.export import STUDENT_FILES, check_published, load_student, student_folder
+from ngd_timm.export import STUDENT_FILES, check_published, load_student, student_folder, weights_sha256
 from ngd_timm.files import read_json
 from ngd_timm.hub import fetch, hub_id
 from ngd_timm.ngd_models import TimmModel
@@ -18,7 +18,7 @@ from ngd_timm.prototypes import GRID_FILE, PrototypeGrid
 from ngd_timm.recipe import Recipe, load_recipe
 from ngd_timm.run_log import read_rows
 
-__all__ = ["RUN_FILES", "Run", "load_run", "read_metrics", "read_run"]
+__all__ = ["RUN_FILES", "Run", "check_student", "load_run", "read_metrics", "read_run"]
 
 RUN_FILES = ("fingerprint.json", "recipe.yaml", "metrics.json")
 """What a run holds beside its student."""
@@ -60,6 +60,11 @@ class Run:
     @cached_property
     def _opened(self) -> tuple[TimmModel, tuple[str, ...]]:
         return load_student(self.student_folder, self.source)
+
+    @cached_property
+    def student_sha256(self) -> str:
+        """Of the student's weights, as the entries of metrics.json name it."""
+        return weights_sha256(self.student_folder)
 
     @cached_property
     def rows(self) -> list[dict[str, str]]:
@@ -133,21 +138,53 @@ def read_run(folder: str | Path) -> Run:
     return _read(folder, folder / "student", str(folder), (*RUN_FILES, _SUMMARY))
 
 
-def read_metrics(files: Sequence[str | Path]) -> dict[str, Any]:
+def read_metrics(files: Sequence[str | Path], run: Run) -> dict[str, Any]:
     """The entries of several files in metrics.json's form as one.
 
+    Args:
+        files: Of `ngd evaluate RUN --out FILE`.
+        run: Whose figures they are.
+
     Raises:
-        InputError: A file that can't be read, or a set that stands in two.
+        InputError: A file that can't be read, or of another student, or a set that stands in two.
     """
     together: dict[str, Any] = {}
     for file in map(Path, files):
         if not file.is_file():
             raise InputError(f"no metrics file {file}; write one with: ngd evaluate RUN --data SPEC --out {file}")
         entries = read_json(file)
+        check_student(entries, run, str(file))
         if twice := sorted(set(entries) & set(together)):
             raise InputError(f"{file}: {', '.join(twice)} stands in an earlier file too; leave one out")
         together |= entries
     return together
+
+
+def check_student(metrics: Mapping[str, Any], run: Run, shown: str) -> list[str]:
+    """Refuse figures of another student than the run's.
+
+    Args:
+        metrics: In metrics.json's form.
+        run: Whose figures they should be.
+        shown: What messages call them.
+
+    Returns:
+        The sets of which the figures don't say whose they are: older files.
+
+    Raises:
+        InputError: Figures of other weights.
+    """
+    unsaid = []
+    for key, entry in metrics.items():
+        sha256 = entry.get("student_sha256") if isinstance(entry, dict) else None
+        if sha256 is None:
+            unsaid.append(key)
+        elif sha256 != run.student_sha256:
+            raise InputError(
+                f"{shown}: {key} is about another student (sha256 {str(sha256)[:12]}…) than that of {run.source} "
+                f"({run.student_sha256[:12]}…); score this one: ngd evaluate {run.source} --data SPEC --out FILE"
+            )
+    return unsaid
 
 
 def _read(folder: Path, student_at: Path, shown: str, needed: Sequence[str]) -> Run:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ngd_timm.errors import InputError
 from ngd_timm.evaluate import check_specs, evaluate, summary_line
-from ngd_timm.export import save_student
+from ngd_timm.export import save_student, weights_sha256
 from ngd_timm.files import is_leftover, read_json, remove_leftovers, write_json, write_text
 from ngd_timm.interruption import Interruption, Stopped
 from ngd_timm.kd_cache import CachedTeacher
@@ -262,7 +262,8 @@ def _score(setup: Setup, out: Path, predicted: Predictions) -> None:
     data_sha256 = setup.fingerprint["data"]["valid"]["sha256"]
     predicted = predicted.described(recipe.data.classes, recipe.data.label_rule, data_sha256)
     write_predictions(prediction_file(out, key), predicted)
-    metrics = {key: predicted.entry()}
+    student = weights_sha256(out / "student")
+    metrics = {key: predicted.entry(drop_duplicates=recipe.data.drop_duplicates, student_sha256=student)}
     if recipe.eval:
         metrics |= evaluate(out, [f"{name}={root}" for name, root in recipe.eval.items()], predictions=True)
     for name, figures in metrics.items():
