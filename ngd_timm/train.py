@@ -50,7 +50,7 @@ def train(recipe: Recipe) -> Path:
     Returns:
         The run directory: recipe.yaml, fingerprint.json, summary.csv, student/ (last epoch), student_best/ (best
         validation accuracy), last/ (resume state), predictions/ (logits and embeddings of validation and of `eval`),
-        metrics.json, report.html.
+        metrics.json, report.html, and lock (empty; held while a process trains the run).
 
     Raises:
         InputError: Anything in the recipe or the data that can't be used; nothing is written then. A loss that is not
