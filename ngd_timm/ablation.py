@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from ngd_timm.comparison import compare
 from ngd_timm.errors import InputError, choices
 from ngd_timm.export import student_files
 from ngd_timm.figures_ablation import draw_differences
-from ngd_timm.files import write_json, write_text
+from ngd_timm.files import read_json, write_json, write_text
 from ngd_timm.interruption import Stopped
 from ngd_timm.recipe import LossConfig, Recipe, TeacherRun, load_recipe
 from ngd_timm.report import write_ablation_report
@@ -65,6 +64,9 @@ def ablate(arguments: Sequence[str], seeds: int, out: str | Path, warm_start: in
         _warm_start(recipes, 0, out, warm_start)  # what it refuses needs no network, and pinning may
     recipes = {name: pinned(recipe) for name, recipe in recipes.items()}
     _refuse_what_cannot_be_paired(recipes)
+    alike = _alike(recipes)
+    for group in alike:
+        logger.warning(f"{' and '.join(group)} are the same but for their names; to train one of them is enough")
     base = next(iter(recipes.values())).seed
     plan = {seed: list(_plan(recipes, seed, out, warm_start)) for seed in range(base, base + seeds)}
     for planned in plan.values():
@@ -78,7 +80,7 @@ def ablate(arguments: Sequence[str], seeds: int, out: str | Path, warm_start: in
         done = [s for s in plan if s <= seed]
         folders = {name: [_folder(out, name, s) for s in done] for name in recipes}
         start = [] if warm_start is None else [_folder(out, _WARM_START, s) for s in done]
-        tables = _write(compare(folders, done, start), out)
+        tables = _write(compare(folders, done, start, alike=alike), out)
     return tables
 
 
@@ -126,6 +128,19 @@ def _refuse_what_cannot_be_paired(recipes: Mapping[str, Recipe]) -> None:
         named = () if _teacher_of(recipe) is not None else recipe.teacher_sources
         for source in (*named, *([] if recipe.init is None else [recipe.init])):
             student_files(source)
+
+
+def _alike(recipes: Mapping[str, Recipe]) -> list[list[str]]:
+    """Groups of recipes that differ in nothing but their names."""
+    groups: list[list[str]] = []
+    for name, recipe in recipes.items():
+        settings = recipe.model_dump(exclude={"name"})
+        group = next((g for g in groups if recipes[g[0]].model_dump(exclude={"name"}) == settings), None)
+        if group is None:
+            groups.append([name])
+        else:
+            group.append(name)
+    return [group for group in groups if len(group) > 1]
 
 
 def _plan(recipes: Mapping[str, Recipe], seed: int, out: Path, warm_start: int | None) -> Iterator[_Run]:
@@ -258,7 +273,7 @@ def _refuse_other_sources(run: _Run) -> None:
     file = run.folder / "fingerprint.json"
     if not file.is_file():
         raise InputError(f"{run.folder} has figures but no {file.name}; remove that run, then it is trained again")
-    fingerprint = json.loads(file.read_text(encoding="utf-8"))
+    fingerprint = read_json(file)
     grid = open_grid(run.recipe)
     sources = {
         "teacher": teacher_hash(run.recipe),

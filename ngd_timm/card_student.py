@@ -11,16 +11,17 @@ from ngd_timm.credits import EEG, FACES, FORBIDDEN, METHOD, Credit, dataset_name
 from ngd_timm.errors import InputError
 from ngd_timm.losses import DGeoLoss, LogitKDLoss, ProtoKDLoss
 from ngd_timm.losses.cross_entropy import CITATIONS
+from ngd_timm.metrics import METRIC_TITLES, METRICS
 from ngd_timm.ngd_models import input_channels
 from ngd_timm.paths import without_paths
 from ngd_timm.prototypes import PrototypeGrid
 from ngd_timm.run import Run
+from ngd_timm.tables import protocol_name
 
 __all__ = ["student_card", "student_licence"]
 
-_METRICS = {"acc": "accuracy", "macro_f1": "macro-F1", "bacc": "balanced accuracy"}
+# as the Hub knows them
 _METRIC_IDS = {"acc": "accuracy", "macro_f1": "f1", "bacc": "balanced_accuracy"}
-_PROTOCOLS = {"present": "present-only"}
 _TAGS = ["timm", "image-classification", "facial-expression-recognition"]
 
 
@@ -120,19 +121,15 @@ def _millions(count: int) -> str:
     return f"{count / 1e6:.2f} million" if count >= 10_000 else str(count)
 
 
-def _protocol(name: str, run: Run) -> str:
-    return _PROTOCOLS.get(name, f"{len(run.classes)}-way")
-
-
 def _results(run: Run) -> Iterator[dict[str, Any]]:
     for key, entry in run.metrics.items():
         for protocol in ("8way", "present"):
             figures = {
                 metric: f"{entry[protocol][metric]:.2f} [{low:.1f}, {high:.1f}]"
-                for metric in _METRICS
+                for metric in METRICS
                 for low, high in [entry["ci95"][protocol][metric]]
             }
-            yield {"set": key, "n": entry["n"], "protocol": _protocol(protocol, run), **figures}
+            yield {"set": key, "n": entry["n"], "protocol": protocol_name(protocol, entry), **figures}
 
 
 def _per_class(key: str, entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,6 +139,7 @@ def _per_class(key: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     ]
     how = [f"labels: {entry['label_rule']}"]
     how += ["mean with the mirror image"] if entry["flip"] else []
+    how += [] if entry.get("drop_duplicates", True) else ["copies of training pictures kept"]
     how += [f"calibration error {entry['ece']:.1f} at temperature {entry.get('temperature', 1.0):g}"]
     return {"set": key, "how": ", ".join(how), "rows": rows}
 
@@ -152,7 +150,7 @@ def _model_index(run: Run) -> Iterator[Any]:
     for key, entry in run.metrics.items():
         name, _, split = key.partition(":")
         for protocol in ("8way", "present"):
-            for metric, label in _METRICS.items():
+            for metric, label in METRIC_TITLES.items():
                 yield EvalResult(
                     task_type="image-classification",
                     task_name="facial-expression recognition",
@@ -160,10 +158,10 @@ def _model_index(run: Run) -> Iterator[Any]:
                     dataset_name=FACES[name].title if name in FACES else name,
                     dataset_split=split,
                     metric_type=_METRIC_IDS[metric],
-                    metric_name=f"{label}, {_protocol(protocol, run)} (percent)",
+                    metric_name=f"{label}, {protocol_name(protocol, entry)} (percent)",
                     metric_value=round(entry[protocol][metric], 2),
                     metric_args={
-                        "protocol": _protocol(protocol, run),
+                        "protocol": protocol_name(protocol, entry),
                         "n": entry["n"],
                         "ci95": [round(bound, 2) for bound in entry["ci95"][protocol][metric]],
                         "label_rule": entry["label_rule"],

@@ -225,7 +225,7 @@ def push(
     from ngd_timm.run import load_run, read_metrics
 
     opened = load_run(run)
-    more = read_metrics(metrics or [])
+    more = read_metrics(metrics or [], opened)
     if dry_run or folder is not None:
         _show_staged(repo, lambda at: stage_run(opened, at, repo, more), folder)
     else:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,16 +9,19 @@ from typing import Any
 import numpy as np
 
 from ngd_timm.errors import InputError
+from ngd_timm.files import read_json
 from ngd_timm.losses import COMPONENTS
 from ngd_timm.metrics import mean_over_seeds, paired_difference
 from ngd_timm.predictions import Predictions, prediction_file, read_predictions
+from ngd_timm.run_log import read_rows
 
 __all__ = ["Answers", "compare", "compare_answers", "difference_pairs"]
 
 # a recipe's runs, a seed each: the name of the run and what it said
 Answers = Mapping[str, Sequence[tuple[str, Predictions]]]
 
-# recipes that differ in one thing: the first minus the second says what that thing does
+# recipes that differ in one thing: the first minus the second says what that thing does (tau_paper, whose objective is
+# b2_proto's, differs from b2_share in the setting of Proto-KD as a whole: tau, and a fixed lambda in place of a share)
 _TWINS = (
     ("b1_kd", "b0_ce"),
     ("b2_proto", "b1_kd"),
@@ -53,7 +54,11 @@ def difference_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def compare(
-    runs: Mapping[str, Sequence[Path]], seeds: Sequence[int], start: Sequence[Path] = (), resamples: int = 2000
+    runs: Mapping[str, Sequence[Path]],
+    seeds: Sequence[int],
+    start: Sequence[Path] = (),
+    resamples: int = 2000,
+    alike: Sequence[Sequence[str]] = (),
 ) -> dict[str, Any]:
     """Everything that an ablation's table says, from the predictions that the runs kept.
 
@@ -62,9 +67,10 @@ def compare(
         seeds: Their seeds, in that order.
         start: The runs that all others started from, a seed each: a row of their own, no difference.
         resamples: Of each bootstrap.
+        alike: Groups of recipes that are the same but for their names.
 
     Returns:
-        "recipes", "seeds", "runs" (names of the directories); "sets": `{"name:split": {"n", "classes",
+        "recipes", "seeds", "alike", "runs" (names of the directories); "sets": `{"name:split": {"n", "classes",
         "present_classes", "recipes": {name: mean_over_seeds}, "differences": [{"a", "b", paired_difference}]}}`;
         "training": `{name: {"share": percent by term, "lambda_proto_kd", "epochs", "minutes"}}`, means over epochs and
         seeds, minutes of one run.
@@ -81,6 +87,7 @@ def compare(
         "recipes": list(runs),
         "seeds": list(seeds),
         "warm_start": bool(start),
+        "alike": [list(group) for group in alike],
         "runs": {name: [folder.name for folder in folders] for name, folders in rows.items()},
         "sets": {key: compare_answers(key, _kept_answers(key, rows), pairs, resamples) for key in keys},
         "training": {name: _training(folders) for name, folders in rows.items()},
@@ -94,7 +101,7 @@ def _shared_keys(runs: Mapping[str, Sequence[Path]]) -> list[str]:
             file = folder / "metrics.json"
             if not file.is_file():
                 raise InputError(f"{folder} has no metrics.json; train it to its end: ngd train --resume {folder}")
-            known.append(list(json.loads(file.read_text(encoding="utf-8"))))
+            known.append(list(read_json(file)))
     shared = [key for key in known[0] if all(key in other for other in known)]
     if not shared:
         raise InputError(f"the runs were scored on no common set: {', '.join(sorted(set().union(*known)))}")
@@ -156,8 +163,7 @@ def _training(folders: Sequence[Path]) -> dict[str, Any]:
     shares: dict[str, list[float]] = {term: [] for term in COMPONENTS}
     lambdas, seconds, epochs = [], [], 0
     for folder in folders:
-        with open(folder / "summary.csv", newline="", encoding="utf-8") as handle:
-            rows = list(csv.DictReader(handle))
+        rows = read_rows(folder / "summary.csv")
         epochs = len(rows)
         seconds.append(sum(float(row["seconds"]) for row in rows))
         for term, values in shares.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,14 @@ from typing import Any
 import torch
 
 from ngd_timm.errors import InputError
-from ngd_timm.export import check_published, open_student
-from ngd_timm.files import write_json
+from ngd_timm.export import check_published, load_student, student_files, weights_sha256
+from ngd_timm.files import read_json, write_json
 from ngd_timm.hub import fetch, hub_id, pin
+from ngd_timm.metrics import METRIC_NAMES
 from ngd_timm.ngd_models import DistillationWrapper, TimmModel
 from ngd_timm.predictions import predict, prediction_file, read_predictions, write_predictions
 from ngd_timm.recipe import Recipe, load_recipe
+from ngd_timm.tables import protocol_name
 
 __all__ = ["check_specs", "evaluate", "face_batches", "read_predictions", "summary_line"]
 
@@ -69,7 +70,7 @@ def evaluate(
         flip: Instead of the run's.
 
     Returns:
-        metrics.json's form: `{"name:split": entry}`.
+        metrics.json's form: `{"name:split": entry}`; each entry names its student by the sha256 of its weights.
 
     Raises:
         InputError: No student there, a data set that can't be read, the same key twice, predictions to be kept of what
@@ -80,7 +81,8 @@ def evaluate(
     if not specs:
         raise InputError("nothing to evaluate on; give --data name=root[:split]")
     source = pin(str(source), "config.json")  # weights and recipe of one commit
-    model, classes = open_student(source)
+    folder = student_files(source)
+    model, classes = load_student(folder, str(source))
     recipe = _recipe_of(source)
     parsed = [parse_spec(spec) for spec in specs]
     keys = [key for *_, key in parsed]
@@ -96,6 +98,7 @@ def evaluate(
     flip = (recipe.eval_flip if recipe else False) if flip is None else flip
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
+    notes = {"drop_duplicates": drop, "student_sha256": weights_sha256(folder)}
     results: dict[str, Any] = {}
     for name, root, split, key in parsed:
         dataset, report = load_split(
@@ -103,7 +106,7 @@ def evaluate(
         )
         predicted = predict(model, face_batches(model, dataset), device, flip)
         predicted = predicted.described(classes, label_rule, report.sha256)
-        results[key] = predicted.entry(temperature)
+        results[key] = predicted.entry(temperature, **notes)
         if predictions:
             write_predictions(prediction_file(source, key), predicted)
     if out is not None:
@@ -128,23 +131,23 @@ def check_specs(specs: Sequence[str]) -> None:
 def summary_line(key: str, entry: dict[str, Any]) -> str:
     """One line a person reads: n and both protocols, with intervals where there are some."""
     parts = []
-    for protocol, title in (("8way", f"{len(entry['confusion'])}-way"), ("present", "present-only")):
+    for protocol in ("8way", "present"):
         figures = entry[protocol]
         intervals = entry.get("ci95", {}).get(protocol, {})
         texts = []
-        for metric, label in (("acc", "acc"), ("macro_f1", "macro-F1"), ("bacc", "bACC")):
+        for metric, label in METRIC_NAMES.items():
             interval = intervals.get(metric)
             texts.append(
                 f"{label} {figures[metric]:.2f}" + (f" [{interval[0]:.1f}, {interval[1]:.1f}]" if interval else "")
             )
-        parts.append(f"{title} {', '.join(texts)}")
+        parts.append(f"{protocol_name(protocol, entry)} {', '.join(texts)}")
     return f"{key} (n = {entry['n']}): {'; '.join(parts)}; ECE {entry['ece']:.2f}"
 
 
 def _refuse_kept(run: Path, keys: Sequence[str]) -> None:
     """The predictions behind a run's own figures stay those."""
     file = run / "metrics.json"
-    own = set(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else set()
+    own = set(read_json(file)) if file.is_file() else set()
     if twice := [key for key in keys if key in own and prediction_file(run, key).is_file()]:
         raise InputError(f"{run} keeps its own predictions of {', '.join(twice)}; leave --predictions or the set out")
 

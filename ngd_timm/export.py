@@ -32,6 +32,7 @@ __all__ = [
     "save_student",
     "student_files",
     "student_folder",
+    "weights_sha256",
 ]
 
 STUDENT_FILES = ("config.json", "model.safetensors")
@@ -190,6 +191,11 @@ def student_files(source: str | Path) -> Path:
     snapshot = fetch(repository, STUDENT_FILES, ["fingerprint.json"])
     check_published(snapshot)
     return snapshot.folder
+
+
+def weights_sha256(folder: str | Path) -> str:
+    """sha256 of the weights in a student's folder, by which figures and fingerprints know it."""
+    return sha256_file(Path(folder) / STUDENT_FILES[1])
 
 
 def check_published(snapshot: Snapshot) -> None:

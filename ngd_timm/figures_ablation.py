@@ -10,8 +10,8 @@ import numpy as np
 
 from ngd_timm.figures import INK, RULE, STYLES, to_svg
 from ngd_timm.files import atomic_path
-from ngd_timm.metrics import METRICS
-from ngd_timm.tables import METRIC_NAMES, protocol_name, shown_protocols
+from ngd_timm.metrics import METRIC_NAMES, METRICS
+from ngd_timm.tables import protocol_name, shown_protocols
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

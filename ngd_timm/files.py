@@ -23,11 +23,14 @@ __all__ = [
     "atomic_path",
     "is_leftover",
     "packaged",
+    "read_json",
     "remove_leftovers",
     "sha256_file",
     "write_json",
     "write_text",
 ]
+
+_LARGEST_JSON = 16 << 20
 
 
 @contextlib.contextmanager
@@ -133,6 +136,31 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Write JSON atomically, indented, and refuse NaN (which is not JSON)."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path, shown: str | None = None) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Args:
+        path: The file.
+        shown: What messages call its folder instead, the repository that it is from say.
+
+    Raises:
+        InputError: No such file, one too large to be ours, not JSON, or no object; it is named.
+    """
+    path = Path(path)
+    name = str(path) if shown is None else f"{shown}: {path.name}"
+    if not path.is_file():
+        raise InputError(f"{name} is missing; bring it back, or make it again")
+    if path.stat().st_size > _LARGEST_JSON:
+        raise InputError(f"{name} is larger than {_LARGEST_JSON >> 20} MB; it is not one that was written here")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{name} is not valid JSON ({' '.join(str(error).split())[:120]})") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{name} must hold a JSON object, got {type(value).__name__}")
+    return value
 
 
 def sha256_file(path: str | Path) -> str:

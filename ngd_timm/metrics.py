@@ -14,9 +14,23 @@ from ngd_timm.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["METRICS", "PROTOCOLS", "fer_metrics", "gather_rows", "mean_over_seeds", "paired_difference"]
+__all__ = [
+    "METRICS",
+    "METRIC_NAMES",
+    "METRIC_TITLES",
+    "PROTOCOLS",
+    "fer_metrics",
+    "gather_rows",
+    "mean_over_seeds",
+    "paired_difference",
+    "resampled",
+]
 
 METRICS = ("acc", "macro_f1", "bacc")
+METRIC_NAMES = dict(zip(METRICS, ("acc", "macro-F1", "bACC"), strict=True))
+"""What tables and lines call them, where there is little room."""
+METRIC_TITLES = dict(zip(METRICS, ("accuracy", "macro-F1", "balanced accuracy"), strict=True))
+"""What reports and cards call them."""
 PROTOCOLS = ("8way", "present", "present_unmasked")
 _ECE_BINS = 15
 _CHUNK = 1 << 24  # resampled units a block, so that memory stays at some 100 MB
@@ -79,7 +93,7 @@ def fer_metrics(
     if resamples:
         entry["ci95"] = {name: {} for name in PROTOCOLS}
         for name in PROTOCOLS:
-            drawn = _resampled(cells[name][None], size, subjects, resamples, seed)[:, 0]
+            drawn = resampled(cells[name][None], size, subjects, resamples, seed)[:, 0]
             entry["ci95"][name] = {k: _interval(v) for k, v in _figures(drawn, counted[name]).items()}
         entry["bootstrap"] = {"unit": "image" if subjects is None else "subject", "resamples": resamples, "seed": seed}
     entry["per_class"] = _per_class(confusion["8way"], classes)
@@ -249,7 +263,7 @@ def _over_seeds(
         whole = np.stack([np.bincount(c, minlength=size * size) for c in cells]).reshape(-1, size, size)
         answers = "masked" if protocol == "present" else "plain"
         if answers not in drawn:
-            drawn[answers] = _resampled(cells, size, subjects, resamples, seed).reshape(-1, size, size)
+            drawn[answers] = resampled(cells, size, subjects, resamples, seed).reshape(-1, size, size)
         observed = _figures(whole, counted)
         redrawn = _figures(drawn[answers], counted)
         result[protocol] = {}
@@ -324,8 +338,27 @@ def _figures(confusion: np.ndarray, counted: np.ndarray) -> dict[str, np.ndarray
     }
 
 
-def _resampled(cells: np.ndarray, size: int, subjects: Any, resamples: int, seed: int) -> np.ndarray:
-    """(R, N) cells (truth * C + answer) of R students to (resamples, R, C, C), all R on the same drawn pictures."""
+def resampled(cells: np.ndarray, size: int, subjects: Any, resamples: int, seed: int) -> np.ndarray:
+    """Confusion matrices of the bootstrap: pictures, or people with all of theirs, drawn anew with replacement.
+
+    Args:
+        cells: (S, N) truth * C + answer of S students on the same pictures.
+        size: C, the number of classes.
+        subjects: (N,) who is on each picture, or None.
+        resamples: R, how often.
+        seed: Of the bootstrap.
+
+    Returns:
+        (R, S, C, C), rows the truth; in each of the R all students answer the same drawn pictures.
+
+    Raises:
+        InputError: Another number of subjects than pictures.
+
+    Example:
+        >>> drawn = resampled(np.array([[0, 3, 3, 1]]), 2, None, resamples=50, seed=0)
+        >>> drawn.shape, set(drawn.sum(axis=(1, 2, 3)).tolist())
+        ((50, 1, 2, 2), {4.0})
+    """
     students, flat = len(cells), size * size
     if subjects is None:
         # pictures that all students answer alike are exchangeable: draw how often each kind comes up

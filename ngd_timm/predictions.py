@@ -52,10 +52,16 @@ class Predictions:
         """The same with what the batches don't know."""
         return replace(self, classes=tuple(classes), label_rule=label_rule, data_sha256=data_sha256)
 
-    def entry(self, temperature: float = 1.0) -> dict[str, Any]:
-        """The entry of metrics.json."""
+    def entry(self, temperature: float = 1.0, **notes: Any) -> dict[str, Any]:
+        """The entry of metrics.json.
+
+        Args:
+            temperature: As in `fer_metrics`.
+            **notes: What else it is to say: `drop_duplicates`, whether copies of training pictures were left out, and
+                `student_sha256`, of the weights that gave the answers.
+        """
         figures = fer_metrics(self.logits, self.target, self.classes, self.subject, temperature=temperature)
-        return {**figures, "label_rule": self.label_rule, "flip": self.flip}
+        return {**figures, "label_rule": self.label_rule, "flip": self.flip, **notes}
 
 
 @torch.no_grad()

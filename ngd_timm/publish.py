@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -19,9 +20,11 @@ from ngd_timm.hub import Published, hub_id, staged, target, upload_staged
 from ngd_timm.paths import without_paths
 from ngd_timm.prototypes import GRID_FILE, PrototypeGrid, grid_versions
 from ngd_timm.recipe import to_yaml
-from ngd_timm.run import Run
+from ngd_timm.run import Run, check_student
 
 __all__ = ["listing", "namespace", "packaged_artifacts", "push_grid", "push_run", "stage_grid", "stage_run"]
+
+logger = logging.getLogger("ngd_timm.publish")
 
 _MIN_SUBJECTS = 3
 _PICTURE = "grid.png"
@@ -73,9 +76,12 @@ def stage_run(run: Run, folder: str | Path, repo_id: str, metrics: Mapping[str, 
     file's sha256) without paths; README.md and LICENSE; the grid where it is one that may be published.
 
     Raises:
-        InputError: Metrics that name a set twice, or an incomplete run.
+        InputError: Metrics that name a set twice, figures of another student, or an incomplete run.
     """
     target(repo_id)
+    unsaid = check_student(run.metrics, run, "metrics.json") + check_student(metrics or {}, run, "the further metrics")
+    if unsaid:
+        logger.warning(f"the figures of {', '.join(unsaid)} don't say of which student they are; taken for this one's")
     twice = sorted(set(run.metrics) & set(metrics or {}))
     if twice:
         raise InputError(

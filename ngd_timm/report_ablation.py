@@ -8,9 +8,11 @@ from typing import Any
 
 from ngd_timm.errors import InputError
 from ngd_timm.figures_ablation import Difference, curve_figure, difference_figure, recipe_share_figure
-from ngd_timm.metrics import METRICS
-from ngd_timm.report_curves import SCORES, TERMS, column, known, read_rows, valid_column
-from ngd_timm.report_page import read_json, render, write_page
+from ngd_timm.files import read_json
+from ngd_timm.metrics import METRIC_TITLES, METRICS
+from ngd_timm.report_curves import TERMS, column, known, valid_column
+from ngd_timm.report_page import render, write_page
+from ngd_timm.run_log import read_rows
 from ngd_timm.tables import ablation_tables, protocol_name, shown_protocols
 from ngd_timm.verdict import difference_verdict
 
@@ -78,13 +80,15 @@ def _set(number: int, key: str, found: Mapping[str, Any]) -> dict[str, Any]:
         for metric in METRICS:
             rows = [_difference(d, protocol, metric) for d in found["differences"]]
             alt = (
-                f"{key}, {shown}, {SCORES[metric]}: "
+                f"{key}, {shown}, {METRIC_TITLES[metric]}: "
                 + "; ".join(f"{r.label} {r.value:+.1f}{_SIDES[r.side]}" for r in rows)
                 + " points."
             )
-            svg = difference_figure(f"d{number}{protocol}{metric}", alt, rows, f"{SCORES[metric]}, points")
-            pictures.append({"title": SCORES[metric][0].upper() + SCORES[metric][1:], "svg": svg})
-        sentences = [difference_verdict(f"{d['a']} − {d['b']}", d[protocol], SCORES) for d in found["differences"]]
+            svg = difference_figure(f"d{number}{protocol}{metric}", alt, rows, f"{METRIC_TITLES[metric]}, points")
+            pictures.append({"title": METRIC_TITLES[metric][0].upper() + METRIC_TITLES[metric][1:], "svg": svg})
+        sentences = [
+            difference_verdict(f"{d['a']} − {d['b']}", d[protocol], METRIC_TITLES) for d in found["differences"]
+        ]
         protocols.append({"name": shown, "pictures": pictures, "sentences": sentences})
     return {"key": key, "n": found["n"], "protocols": protocols}
 

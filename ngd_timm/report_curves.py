@@ -1,36 +1,17 @@
-"""How training went, epoch by epoch: the rows of a run's summary.csv and the figures made from them."""
+"""How training went, epoch by epoch: the figures made from the rows of a run's summary.csv."""
 
 from __future__ import annotations
 
-import csv
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from ngd_timm import figures
-from ngd_timm.errors import InputError
+from ngd_timm.metrics import METRIC_TITLES
 
-__all__ = ["SCORES", "TERMS", "column", "known", "mean_shares", "read_rows", "training_figures", "valid_column"]
+__all__ = ["TERMS", "column", "known", "mean_shares", "training_figures", "valid_column"]
 
 TERMS = {"ce": "cross-entropy", "kd": "logit KD", "proto_kd": "Proto-KD", "d_geo": "D-Geo"}
-SCORES = {"acc": "accuracy", "macro_f1": "macro-F1", "bacc": "balanced accuracy"}
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of summary.csv, one an epoch.
-
-    Raises:
-        InputError: No epochs in it, or a row that is cut short.
-    """
-    with open(path, newline="", encoding="utf-8") as handle:
-        rows = list(csv.DictReader(handle))
-    if not rows or "epoch" not in rows[0]:
-        raise InputError(f"{path} has no epochs; train the run first")
-    short = next((i for i, row in enumerate(rows, start=1) if None in row or None in row.values()), None)
-    if short is not None:
-        raise InputError(f"{path}: row {short} is not whole; bring the file again, or continue the run")
-    return rows
 
 
 def column(rows: Sequence[Mapping[str, str]], name: str) -> list[float]:
@@ -52,7 +33,7 @@ def training_figures(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
     """Losses, validation scores and gradient shares by epoch, each with its title and how to read it.
 
     Args:
-        rows: As `read_rows` gives them.
+        rows: Of summary.csv, see `run_log.read_rows`.
 
     Returns:
         `title`, `svg` and `caption` of the figures for which there are numbers.
@@ -60,7 +41,7 @@ def training_figures(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
     epochs = column(rows, "epoch")
     losses = _filled(rows, {label: t for t, label in TERMS.items()})
     shares = _filled(rows, {label: f"share_{t}" for t, label in TERMS.items()})
-    valid = _filled(rows, {label: valid_column(rows[0], s) for s, label in SCORES.items()})
+    valid = _filled(rows, {label: valid_column(rows[0], s) for s, label in METRIC_TITLES.items()})
     made = []
     if losses:
         alt = "Loss terms by epoch. " + _first_last(losses, "{:.3g}")

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from ngd_timm.errors import InputError
-from ngd_timm.report_curves import SCORES, mean_shares
-from ngd_timm.report_page import grid_context, png_uri, read_json, render, write_page
-from ngd_timm.report_run import Run, read_run, run_context
+from ngd_timm.files import read_json
+from ngd_timm.metrics import METRIC_TITLES
+from ngd_timm.report_curves import mean_shares
+from ngd_timm.report_page import grid_context, png_uri, render, write_page
+from ngd_timm.report_run import run_context
 from ngd_timm.report_sets import set_context
+from ngd_timm.run import Run, read_run
 from ngd_timm.verdict import WHO, score_rows
 
 __all__ = ["write_demo_report"]
@@ -72,7 +75,7 @@ def _comparison(baseline: Run, run: Run) -> dict[str, Any]:
                 "set": pair[1],
             }
         )
-    return {"rows": rows, "score_names": SCORES}
+    return {"rows": rows, "score_names": METRIC_TITLES}
 
 
 def _domain_samples(faces: Path, classes: Sequence[str], first: str) -> list[dict[str, Any]]:

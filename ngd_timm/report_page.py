@@ -1,10 +1,9 @@
-"""What every report shares: reading a run's files, the frame of the page, the prototype grid's part of it."""
+"""What every report shares: the frame of the page, the prototype grid's part of it."""
 
 from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,27 +16,10 @@ from ngd_timm.paths import without_paths
 if TYPE_CHECKING:
     from ngd_timm.prototypes import PrototypeGrid
 
-__all__ = ["PROTOCOLS", "clock", "grid_context", "png_uri", "read_json", "render", "write_page"]
+__all__ = ["PROTOCOLS", "clock", "grid_context", "png_uri", "render", "write_page"]
 
 PROTOCOLS = {"8way": "all classes", "present": "present classes only"}
 _MAX_BYTES = 3_000_000
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        InputError: No such file, not JSON, or not an object; it is named.
-    """
-    if not path.is_file():
-        raise InputError(f"{path} is missing; the report is made from it")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{path} must hold a JSON object, got {type(value).__name__}")
-    return value
 
 
 def render(template: str, context: Mapping[str, Any]) -> str:

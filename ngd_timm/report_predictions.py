@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from ngd_timm.metrics import resampled
+
 __all__ = ["class_intervals", "embedding_map", "stratified"]
 
 _FEWEST_ON_A_MAP = 12  # below that t-SNE has no neighbourhoods to keep
@@ -36,18 +38,7 @@ def class_intervals(
         >>> class_intervals(np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1]), size=3)[1:]
         [{'precision': [100.0, 100.0], 'recall': [100.0, 100.0], 'f1': [100.0, 100.0]}, None]
     """
-    rng = np.random.default_rng(seed)
-    cell = target * size + predicted
-    if subjects is None:
-        # resampling images is resampling cells of the confusion matrix
-        shares = np.bincount(cell, minlength=size * size) / len(cell)
-        drawn = rng.multinomial(len(cell), shares, size=resamples)
-    else:
-        people = np.unique(subjects, return_inverse=True)[1]
-        table = np.zeros((int(people.max()) + 1, size * size), dtype=np.int64)
-        np.add.at(table, (people, cell), 1)
-        drawn = rng.multinomial(len(table), np.full(len(table), 1 / len(table)), size=resamples) @ table
-    matrix = drawn.reshape(resamples, size, size)
+    matrix = resampled((target * size + predicted)[None], size, subjects, resamples, seed)[:, 0]
     hit, true, said = np.diagonal(matrix, axis1=1, axis2=2), matrix.sum(axis=2), matrix.sum(axis=1)
     found: list[dict[str, list[float]] | None] = []
     for c in range(size):

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ngd_timm.commands import without_folders
 from ngd_timm.errors import InputError
+from ngd_timm.metrics import METRIC_TITLES
 from ngd_timm.paths import without_paths
-from ngd_timm.predictions import Predictions, prediction_file, read_predictions
-from ngd_timm.recipe import Recipe, load_recipe, to_yaml
-from ngd_timm.report_curves import SCORES, TERMS, column, known, read_rows, training_figures
+from ngd_timm.recipe import to_yaml
+from ngd_timm.report_curves import TERMS, column, known, training_figures
 from ngd_timm.report_mistakes import MOST, worst_mistakes
-from ngd_timm.report_page import clock, grid_context, read_json, render, write_page
+from ngd_timm.report_page import clock, grid_context, render, write_page
 from ngd_timm.report_sets import set_context
+from ngd_timm.run import Run, read_run
 
-if TYPE_CHECKING:
-    from ngd_timm.prototypes import PrototypeGrid
-
-__all__ = ["Run", "read_run", "run_context", "write_report"]
+__all__ = ["run_context", "write_report"]
 
 
 def write_report(run: str | Path, mistakes: int = 0) -> Path:
@@ -41,7 +38,7 @@ def write_report(run: str | Path, mistakes: int = 0) -> Path:
     """
     if not 0 <= mistakes <= MOST:
         raise InputError(f"mistakes={mistakes}; between 0 and {MOST} of each data set can be shown")
-    files = read_run(Path(run))
+    files = read_run(run)
     if mistakes and not files.predictions:
         raise InputError(f"{files.folder} keeps no predictions, so its mistakes can't be shown; evaluate the run again")
     context = run_context(files)
@@ -49,56 +46,6 @@ def write_report(run: str | Path, mistakes: int = 0) -> Path:
         key: worst_mistakes(files.recipe, key, said, mistakes) for key, said in files.predictions.items() if mistakes
     }
     return write_page(files.folder / "report.html", render("run.html.j2", context))
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a run directory holds for its report."""
-
-    folder: Path
-    recipe: Recipe
-    fingerprint: dict[str, Any]
-    rows: list[dict[str, str]]
-    metrics: dict[str, Any]
-    grid: PrototypeGrid | None
-    predictions: dict[str, Predictions]
-
-
-def read_run(folder: Path) -> Run:
-    """Read a finished run directory.
-
-    Raises:
-        InputError: A file is missing or can't be read; it is named.
-    """
-    from ngd_timm.prototypes import PrototypeGrid
-
-    names = ("recipe.yaml", "fingerprint.json", "summary.csv", "metrics.json")
-    missing = [n for n in names if not (folder / n).is_file()]
-    if missing:
-        raise InputError(f"{folder} is not a finished run: {', '.join(missing)} missing; train it to its end first")
-    recipe = load_recipe(Recipe, folder / "recipe.yaml")
-    metrics = read_json(folder / "metrics.json")
-    grid_file = folder / "grid.safetensors"
-    kept = {key: file for key in metrics if (file := prediction_file(folder, key)).is_file()}
-    return Run(
-        folder=folder,
-        recipe=recipe,
-        fingerprint=read_json(folder / "fingerprint.json"),
-        rows=read_rows(folder / "summary.csv"),
-        metrics=metrics,
-        grid=PrototypeGrid.load(grid_file) if grid_file.is_file() else None,
-        predictions={key: _predictions(file, recipe, metrics[key]) for key, file in kept.items()},
-    )
-
-
-def _predictions(file: Path, recipe: Recipe, entry: dict[str, Any]) -> Predictions:
-    found = read_predictions(file)
-    if found.classes != recipe.data.classes or len(found.target) != entry.get("n"):
-        raise InputError(
-            f"{file} is about {len(found.target)} pictures of {', '.join(found.classes)}, metrics.json about "
-            f"{entry.get('n')} of {', '.join(recipe.data.classes)}; evaluate the run again"
-        )
-    return found
 
 
 def run_context(run: Run) -> dict[str, Any]:
@@ -124,7 +71,7 @@ def run_context(run: Run) -> dict[str, Any]:
         "grid": None if run.grid is None else grid_context(run.grid, recipe.grid, classes),
         "recipe_text": to_yaml(without_folders(recipe)),
         "fingerprint_text": json.dumps(without_paths(run.fingerprint), indent=2, ensure_ascii=False),
-        "score_names": SCORES,
+        "score_names": METRIC_TITLES,
     }
 
 

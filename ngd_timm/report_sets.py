@@ -9,8 +9,8 @@ import numpy as np
 
 from ngd_timm.errors import InputError
 from ngd_timm.figures_sets import embedding_figure, reliability_figure
+from ngd_timm.metrics import METRICS
 from ngd_timm.predictions import Predictions
-from ngd_timm.report_curves import SCORES
 from ngd_timm.report_page import PROTOCOLS
 from ngd_timm.report_predictions import class_intervals, embedding_map, stratified
 
@@ -48,7 +48,7 @@ def set_context(
     try:
         per_class = {c: dict(entry["per_class"][c]) for c in classes}
         confusion, n = entry["confusion"], int(entry["n"])
-        scores = {p: {s: float(entry[p][s]) for s in SCORES} for p in PROTOCOLS}
+        scores = {p: {s: float(entry[p][s]) for s in METRICS} for p in PROTOCOLS}
     except KeyError as error:
         raise InputError(f"metrics.json: the entry '{key}' lacks {error}; evaluate the run again") from None
     except (TypeError, ValueError):

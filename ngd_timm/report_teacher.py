@@ -14,9 +14,10 @@ from ngd_timm.affect import CLASSES, cell_distances, centers
 from ngd_timm.credits import dataset_name
 from ngd_timm.errors import InputError
 from ngd_timm.figures_teacher import Score, forest_figure, scalp_figure, stability_figure
+from ngd_timm.files import read_json
 from ngd_timm.paths import last_part, without_paths
 from ngd_timm.recipe import load_recipe, to_yaml
-from ngd_timm.report_page import clock, grid_context, read_json, render, write_page
+from ngd_timm.report_page import clock, grid_context, render, write_page
 from ngd_timm.verdict import METRICS, WHO, decimal, grid_verdict, score_rows, sizes_verdict, span, teacher_verdict
 
 if TYPE_CHECKING:

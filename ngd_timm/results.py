@@ -16,14 +16,12 @@ from ngd_timm.devices import open_device
 from ngd_timm.errors import InputError, choices
 from ngd_timm.evaluate import face_batches
 from ngd_timm.export import open_student, student_folder
-from ngd_timm.files import sha256_file, write_json, write_text
-from ngd_timm.metrics import METRICS
+from ngd_timm.files import read_json, sha256_file, write_json, write_text
+from ngd_timm.metrics import METRIC_NAMES, METRIC_TITLES, METRICS
 from ngd_timm.predictions import Predictions, predict
 from ngd_timm.recipe import Recipe, load_recipe
-from ngd_timm.report_curves import SCORES, read_rows
-from ngd_timm.report_page import read_json
-from ngd_timm.run_log import with_bar
-from ngd_timm.tables import METRIC_NAMES, Table, ablation_tables, with_interval
+from ngd_timm.run_log import read_rows, with_bar
+from ngd_timm.tables import Table, ablation_tables, with_interval
 from ngd_timm.verdict import difference_verdict
 
 __all__ = ["PAPER", "results_markdown", "score_ablation", "write_results"]
@@ -202,12 +200,12 @@ def _terms(results: Mapping[str, Any], name: str) -> str:
     differences = {(d["a"], d["b"]): d["8way"] for d in results["sets"][name]["differences"]}
     lines = [f"What each term adds ({name}, 8-way; paired, see the intervals below):", ""]
     lines += [
-        f"- {difference_verdict(f'{term} ({a} − {b})', differences[a, b], SCORES)}"
+        f"- {difference_verdict(f'{term} ({a} − {b})', differences[a, b], METRIC_TITLES)}"
         for term, a, b in _EACH_TERM
         if (a, b) in differences
     ]
     against = [
-        difference_verdict(f"the EEG grid against {control} ({a} − {b})", differences[a, b], SCORES)
+        difference_verdict(f"the EEG grid against {control} ({a} − {b})", differences[a, b], METRIC_TITLES)
         for control, a, b in _EEG
         if (a, b) in differences
     ]

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ngd_timm.errors import InputError
 from ngd_timm.losses import COMPONENTS
+from ngd_timm.metrics import METRIC_NAMES
 from ngd_timm.processes import is_first
 
-__all__ = ["COLUMNS", "epoch_line", "summary_csv", "with_bar", "write_tensorboard"]
+__all__ = ["COLUMNS", "epoch_line", "read_rows", "summary_csv", "with_bar", "write_tensorboard"]
 
 COLUMNS = (
     "epoch",
@@ -52,10 +54,11 @@ def epoch_line(row: dict[str, Any], epochs: int) -> str:
     """What a person reads of an epoch."""
     parts = [f"{name} {row[name]:.4g}" for name in ("loss", *COMPONENTS) if row.get(name) is not None]
     shares = [f"{name} {row[f'share_{name}']:.2g}%" for name in COMPONENTS[1:] if row.get(f"share_{name}") is not None]
+    valid = [f"{name} {row[f'valid_{metric}']:.2f}" for metric, name in METRIC_NAMES.items()]
     return (
         f"epoch {row['epoch'] + 1}/{epochs}  {'  '.join(parts)}"
         + (f"  gradient {' '.join(shares)}" if shares else "")
-        + f"  valid acc {row['valid_acc']:.2f} macro-F1 {row['valid_macro_f1']:.2f} bACC {row['valid_bacc']:.2f}"
+        + f"  valid {' '.join(valid)}"
         + f"  {row['seconds']:.0f} s, {row['images_per_second']:.0f} images/s"
     )
 
@@ -78,3 +81,21 @@ def summary_csv(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
     return text.getvalue()
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of summary.csv, one an epoch.
+
+    Raises:
+        InputError: No such file, no epochs in it, or a row that is cut short.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is missing; it lies in the directory that the run was trained into")
+    with open(path, newline="", encoding="utf-8") as handle:
+        rows = list(csv.DictReader(handle))
+    if not rows or "epoch" not in rows[0]:
+        raise InputError(f"{path} has no epochs; train the run first")
+    short = next((i for i, row in enumerate(rows, start=1) if None in row or None in row.values()), None)
+    if short is not None:
+        raise InputError(f"{path}: row {short} is not whole; bring the file again, or continue the run")
+    return rows

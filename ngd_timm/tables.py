@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ngd_timm.metrics import METRICS
+from ngd_timm.metrics import METRIC_NAMES, METRICS
 
 __all__ = [
     "FORMATS",
-    "METRIC_NAMES",
     "Table",
     "ablation_tables",
     "protocol_name",
@@ -20,7 +19,6 @@ __all__ = [
 ]
 
 FORMATS = ("text", "markdown", "latex", "json")
-METRIC_NAMES = {"acc": "acc", "macro_f1": "macro-F1", "bacc": "bACC"}
 _LATEX = {
     "\\": r"\textbackslash{}",
     **{c: "\\" + c for c in "_%&#${}"},
@@ -156,6 +154,10 @@ def ablation_tables(comparison: Mapping[str, Any]) -> list[Table]:
             notes = [f"mean over seeds [95 % over {unit}s] ± deviation between seeds"]
             if comparison["warm_start"]:
                 notes.append("every recipe starts from the same seed's warm_start, cross-entropy alone")
+            notes += [
+                f"{' and '.join(group)} are one recipe under {len(group)} names: no effect lies between them"
+                for group in comparison.get("alike", ())
+            ]
             tables.append(Table(f"{where}: percent, {run}", ("recipe", *names), tuple(rows), tuple(notes)))
             if found["differences"]:
                 rows = [(f"{d['a']} − {d['b']}", *_differences(d[protocol])) for d in found["differences"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -16,8 +17,8 @@ from torch import Tensor, nn
 
 from ngd_timm.errors import InputError
 from ngd_timm.evaluate import check_specs, evaluate, summary_line
-from ngd_timm.export import save_student
-from ngd_timm.files import is_leftover, remove_leftovers, write_json, write_text
+from ngd_timm.export import save_student, weights_sha256
+from ngd_timm.files import is_leftover, read_json, remove_leftovers, write_json, write_text
 from ngd_timm.interruption import Interruption, Stopped
 from ngd_timm.kd_cache import CachedTeacher
 from ngd_timm.losses import COMPONENTS
@@ -27,7 +28,7 @@ from ngd_timm.predictions import Predictions, predict, prediction_file, write_pr
 from ngd_timm.processes import agree, is_first, join, world_size
 from ngd_timm.recipe import Recipe, load_recipe, to_yaml
 from ngd_timm.resume_state import Progress, StateFiles, weights_are_finite
-from ngd_timm.run import read_json
+from ngd_timm.run_lock import LOCK_FILE, locked
 from ngd_timm.run_log import COLUMNS, epoch_line, summary_csv, with_bar, write_tensorboard
 from ngd_timm.run_setup import Setup, open_grid, pinned, prepare, student_hash, teacher_hash
 from ngd_timm.task import NeuroGazeTask
@@ -49,7 +50,7 @@ def train(recipe: Recipe) -> Path:
     Returns:
         The run directory: recipe.yaml, fingerprint.json, summary.csv, student/ (last epoch), student_best/ (best
         validation accuracy), last/ (resume state), predictions/ (logits and embeddings of validation and of `eval`),
-        metrics.json, report.html.
+        metrics.json, report.html, and lock (empty; held while a process trains the run).
 
     Raises:
         InputError: Anything in the recipe or the data that can't be used; nothing is written then. A loss that is not
@@ -61,13 +62,14 @@ def train(recipe: Recipe) -> Path:
     """
     join()
     out = Path(recipe.out or f"runs/{recipe.name}-{recipe.seed}")
-    if is_first() and out.exists() and (not out.is_dir() or not all(map(is_leftover, out.iterdir()))):
-        raise InputError(f"{out} is not empty; choose another out=DIR, or continue it with: {_command(out)}")
+    _refuse_full(out)
     check_specs([f"{name}={root}" for name, root in recipe.eval.items()])
     setup = prepare(pinned(recipe))
     agree()  # all of them are ready, or nothing is written
-    _write_beginning(setup, out)
-    return _run(setup, out, Progress())
+    with _alone(out):
+        _refuse_full(out)  # another may have begun it since
+        _write_beginning(setup, out)
+        return _run(setup, out, Progress())
 
 
 def resume(run: str | Path) -> Path:
@@ -75,26 +77,39 @@ def resume(run: str | Path) -> Path:
 
     Raises:
         InputError: No resume state there, or code, data, grid or the number of processes are no longer those that the
-            run began with.
+            run began with. Or another process trains it.
         Stopped: As `train`.
     """
     join()
     out = Path(run)
     if not (out / "recipe.yaml").is_file():
         raise InputError(f"{out} is not a run that can be continued: it has no recipe.yaml; start a new one")
-    setup = prepare(load_recipe(Recipe, out / "recipe.yaml"))
-    states = StateFiles(out / "last", setup.recipe.save_every)
-    if (out / "fingerprint.json").is_file():
-        _refuse_changes(setup, out)
-    elif states.epoch_file.exists() or states.step_file.exists():
-        raise InputError(f"{out} is not a run that can be continued: it has no fingerprint.json; start a new one")
-    progress = states.load(setup)
-    agree()  # all have read before one writes
-    _write_beginning(setup, out)
-    if progress.epoch or progress.step:
-        within = f", batch {progress.step} of {len(setup.batches)} of the next" if progress.step else ""
-        logger.info(f"resuming {out} after epoch {progress.epoch} of {setup.recipe.optim.epochs}{within}")
-    return _run(setup, out, progress)
+    with _alone(out):
+        setup = prepare(load_recipe(Recipe, out / "recipe.yaml"))
+        states = StateFiles(out / "last", setup.recipe.save_every)
+        if (out / "fingerprint.json").is_file():
+            _refuse_changes(setup, out)
+        elif states.epoch_file.exists() or states.step_file.exists():
+            raise InputError(f"{out} is not a run that can be continued: it has no fingerprint.json; start a new one")
+        progress = states.load(setup)
+        agree()  # all have read before one writes
+        _write_beginning(setup, out)
+        if progress.epoch or progress.step:
+            within = f", batch {progress.step} of {len(setup.batches)} of the next" if progress.step else ""
+            logger.info(f"resuming {out} after epoch {progress.epoch} of {setup.recipe.optim.epochs}{within}")
+        return _run(setup, out, progress)
+
+
+def _alone(out: Path) -> contextlib.AbstractContextManager[None]:
+    """Of torchrun's processes the first one writes, so it alone holds the lock."""
+    return locked(out) if is_first() else contextlib.nullcontext()
+
+
+def _refuse_full(out: Path) -> None:
+    if not is_first() or not out.exists():
+        return
+    if not out.is_dir() or not all(path.name == LOCK_FILE or is_leftover(path) for path in out.iterdir()):
+        raise InputError(f"{out} is not empty; choose another out=DIR, or continue it with: {_command(out)}")
 
 
 def _run(setup: Setup, out: Path, progress: Progress) -> Path:
@@ -263,7 +278,8 @@ def _score(setup: Setup, out: Path, predicted: Predictions) -> None:
     data_sha256 = setup.fingerprint["data"]["valid"]["sha256"]
     predicted = predicted.described(recipe.data.classes, recipe.data.label_rule, data_sha256)
     write_predictions(prediction_file(out, key), predicted)
-    metrics = {key: predicted.entry()}
+    student = weights_sha256(out / "student")
+    metrics = {key: predicted.entry(drop_duplicates=recipe.data.drop_duplicates, student_sha256=student)}
     if recipe.eval:
         metrics |= evaluate(out, [f"{name}={root}" for name, root in recipe.eval.items()], predictions=True)
     for name, figures in metrics.items():

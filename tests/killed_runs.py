@@ -8,6 +8,7 @@ rename, between the two renames of a folder, and with half of a state on disk. P
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
@@ -66,12 +67,17 @@ def die_inside_a_write(number: int, report: int) -> None:
     os.replace, torch.save = replace_or_die, save_or_die
 
 
-def main(file: str, kind: str, seed: str) -> None:
-    recipe, chance, ends = Recipe.model_validate_json(Path(file).read_text()), random.Random(int(seed)), []
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", metavar="RECIPE.json", type=Path)
+    parser.add_argument("kind", metavar="KIND", choices=("moments", "writes"))
+    parser.add_argument("seed", metavar="SEED", type=int)
+    options = parser.parse_args()
+    recipe, chance, ends = Recipe.model_validate_json(options.file.read_text()), random.Random(options.seed), []
     prepare = training.prepare
     for _ in range(60):
         ready, tell = os.pipe()
-        if kind == "writes":
+        if options.kind == "writes":
             number = chance.randint(1, 24)
             child = live(recipe, lambda number=number, tell=tell: die_inside_a_write(number, tell))
         else:
@@ -81,12 +87,12 @@ def main(file: str, kind: str, seed: str) -> None:
 
             child = live(recipe, tell_when_prepared)
         os.close(tell)
-        if kind == "moments" and len(ends) < 12:
+        if options.kind == "moments" and len(ends) < 12:
             os.read(ready, 8)
             time.sleep(chance.uniform(0, 0.6))
             os.kill(child, signal.SIGKILL)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        end = os.read(ready, 100).decode() if kind == "writes" else "killed"
+        end = os.read(ready, 100).decode() if options.kind == "writes" else "killed"
         os.close(ready)
         if code != -signal.SIGKILL:
             print(json.dumps(ends))
@@ -96,4 +102,4 @@ def main(file: str, kind: str, seed: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -17,6 +17,7 @@ import pytest
 
 from ngd_timm.ablation import ablate
 from ngd_timm.errors import InputError
+from ngd_timm.files import packaged
 from ngd_timm.recipe import Recipe, load_recipe
 from ngd_timm.train import train
 
@@ -171,6 +172,20 @@ def test_a_warm_start_is_one_run_a_seed_from_which_every_recipe_starts(faces: Pa
     assert list(found(tmp_path)["sets"]) == ["schematic:valid", "schematic:test"]
     assert "warm_start" in tables[0].markdown()
     assert found(tmp_path)["sets"]["schematic:test"]["recipes"]["b0_ce"]["8way"]["acc"]["seed_ci95"] is None
+
+
+def test_one_recipe_under_two_names_is_called_so_before_it_is_trained_and_below_the_table(
+    faces: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    again = tmp_path / "again.yaml"
+    again.write_text((packaged("recipes") / "b0_ce.yaml").read_text().replace("name: b0_ce", "name: again"))
+    changes = ["optim.epochs=1", "c_va:loss.kd=0", "c_va:teacher=null"]
+    tables = ablate(["b0_ce", "c_va", str(again), *settings(faces), *changes], 1, tmp_path / "out")
+    said = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert said == ["b0_ce and again are the same but for their names; to train one of them is enough"]
+    assert "b0_ce and again are one recipe under 2 names: no effect lies between them" in tables[0].notes
+    (nothing,) = [d for d in found(tmp_path / "out")["sets"]["schematic:valid"]["differences"] if d["a"] == "again"]
+    assert nothing["8way"]["macro_f1"]["ci95"] == [0, 0]
 
 
 @pytest.mark.parametrize(

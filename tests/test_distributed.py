@@ -29,6 +29,7 @@ from ngd_timm.metrics import fer_metrics, gather_rows
 from ngd_timm.processes import join
 from ngd_timm.recipe import AugmentConfig, Recipe
 from ngd_timm.resume_state import StateFiles
+from ngd_timm.run_lock import locked
 from ngd_timm.train import resume, train
 
 
@@ -302,3 +303,19 @@ def test_an_error_in_one_process_ends_all_with_one_line_of_the_first_and_exit_co
     assert re.findall(r"^ngd: .*$", done.stderr, flags=re.M) == ["ngd: picture 7 is damaged"]
     assert set(re.findall(r"exitcode\s*: (-?\d+)", done.stderr)) == {"2"}
     assert done.returncode != 0
+
+
+def test_processes_that_would_continue_what_another_trains_end_with_one_line(together: Path) -> None:
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
+    with locked(together / "whole"):
+        done = subprocess.run(
+            [sys.executable, *torchrun, "-m", "ngd_timm.cli", "train", "--resume", str(together / "whole")],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+    assert re.findall(r"^ngd: .*(?= by another process)", done.stderr, flags=re.M) == [
+        f"ngd: {together / 'whole'} is being trained"
+    ]
+    assert set(re.findall(r"exitcode\s*: (-?\d+)", done.stderr)) == {"2"}

@@ -414,6 +414,8 @@ DATA = [
     Fault("tables", "a CSV of a header alone", "no rows", manifest("path,label\n"), EVALUATE, "has no rows"),
     Fault("tables", "a CSV that names missing pictures", "`d.png`", manifest(ROWS + "d.png,fear\n"), EVALUATE, "1 of 4 pictures aren't there"),
     Fault("tables", "a CSV that names a folder", "`.` as a picture", manifest(ROWS + ".,fear\n"), EVALUATE, "1 of 4 pictures aren't there"),
+    Fault("tables", "a CSV that lists a picture twice", "`a.png` again, with the same label", manifest(ROWS + "./a.png,happiness\n"), EVALUATE, "it is kept once, and counted", HANDLED, says("n = 3")),
+    Fault("tables", "a CSV that contradicts itself", "`a.png` again, with another label", manifest(ROWS + "a.png,fear\n"), EVALUATE, "train.csv lists a.png twice, with label 'happiness' in line 2 and 'fear' in line 5"),
     Fault("tables", "a CSV with NaN valence", "`valence` nan", manifest("path,label,valence,arousal\na.png,fear,nan,0\n"), EVALUATE, "valence must lie in [-1, 1], got nan"),
     Fault("tables", "an NPZ of objects", "labels as pickled objects", npz(y=np.array(["fear", None, "anger"], dtype=object)), EVALUATE, "without objects"),
     Fault("tables", "an NPZ cut short", "its first half", cut(npz(), 0.5), EVALUATE, "can't be read as an NPZ"),
@@ -688,7 +690,7 @@ RESUME, REPORT, PUSH = (
 RUNS = [
     Fault("runs", "a run that is not there", "`--resume gone`", nothing, ("train", "--resume", "{at}/gone"), "is not a run that can be continued"),
     Fault("runs", "a run into a folder that holds something", "`out=` with notes in it", lambda w: ((w.at / "o").mkdir(), (w.at / "o/notes.txt").write_text("mine")), (*TRAIN, "out={at}/o"), "is not empty"),
-    Fault("runs", "a fingerprint that is no JSON", "`{`", run_copy(write("fingerprint.json", "{")), RESUME, "fingerprint.json is not readable JSON"),
+    Fault("runs", "a fingerprint that is no JSON", "`{`", run_copy(write("fingerprint.json", "{")), RESUME, "fingerprint.json is not valid JSON"),
     Fault("runs", "metrics that are no JSON", "`nan`", run_copy(write("metrics.json", "{nan}")), REPORT, "metrics.json is not valid JSON"),
     Fault("runs", "metrics that are a list", "`[]`", run_copy(write("metrics.json", "[]")), REPORT, "metrics.json must hold a JSON object, got list"),
     Fault("runs", "metrics of another form", "`{\"a\": 1}`", run_copy(write("metrics.json", '{"a": 1}')), REPORT, "metrics.json: the entry 'a' is not an evaluation's"),

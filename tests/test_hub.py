@@ -25,7 +25,7 @@ from ngd_timm.ablation import ablate
 from ngd_timm.data.schematic import draw_face
 from ngd_timm.errors import InputError
 from ngd_timm.evaluate import evaluate
-from ngd_timm.export import open_student
+from ngd_timm.export import open_student, save_student
 from ngd_timm.hub import HubId, fetch, hub_id, pin
 from ngd_timm.publish import packaged_artifacts, push_run, stage_run
 from ngd_timm.recipe import Recipe, load_recipe
@@ -365,6 +365,33 @@ def test_further_figures_go_on_the_card_but_never_twice(run: Path, tmp_path: Pat
         stage_run(load_run(run), tmp_path / "b", "ann/student", load_run(run).metrics)
 
 
+def test_figures_of_another_student_are_refused_and_older_ones_taken_aloud(
+    run: Path, tmp_path: Path, faces: Path, ngd: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    other = Path(shutil.copytree(run / "student", tmp_path / "other"))
+    student = timm.create_model(f"local-dir:{other}", pretrained=True)
+    torch.nn.init.zeros_(student.fc.bias)
+    save_student(student, other, open_student(run)[1])
+    more = tmp_path / "test.json"
+    evaluate(other, [f"schematic={faces}:train"], more, drop_duplicates=False)
+    push = ("push", str(run), "ann/student", "--metrics", str(more), "--folder", str(tmp_path / "staged"))
+    done = ngd(*push)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert f"ngd: {more}: schematic:train is about another student" in done.stderr
+    assert not (tmp_path / "staged").exists()
+    entries = json.loads(more.read_text())
+    with pytest.raises(InputError, match="the further metrics: schematic:train is about another student"):
+        stage_run(load_run(run), tmp_path / "staged", "ann/student", entries)
+    del entries["schematic:train"]["student_sha256"]
+    more.write_text(json.dumps(entries))
+    assert ngd(*push).returncode == 0
+    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == [
+        "the figures of schematic:train don't say of which student they are; taken for this one's"
+    ]
+    card = (tmp_path / "staged" / "README.md").read_text(encoding="utf-8")
+    assert card.count("copies of training pictures kept") == 1
+
+
 # ------------------------------------------------------------------ what comes back
 
 
@@ -375,6 +402,11 @@ def test_a_run_comes_back_whole_and_trains_on(here: HubServer, run: Path, faces:
     assert back.source == f"hf-hub:ann/student@{done.commit}"
     assert back.metrics == local.metrics
     assert back.recipe.loss == local.recipe.loss
+    assert list(local.predictions) == list(local.metrics)
+    assert [row["epoch"] for row in local.rows] == ["0"]
+    assert back.predictions == {}
+    with pytest.raises(InputError, match=r"summary\.csv is missing"):
+        _ = back.rows
     assert back.grid is not None
     assert local.grid is not None
     assert back.grid.sha256 == local.grid.sha256

@@ -20,6 +20,7 @@ from ngd_timm.data import load_fer
 from ngd_timm.errors import InputError
 from ngd_timm.evaluate import evaluate, face_batches, read_predictions
 from ngd_timm.export import open_student
+from ngd_timm.files import sha256_file
 from ngd_timm.metrics import fer_metrics
 from ngd_timm.ngd_models import wrap
 from ngd_timm.predictions import predict, prediction_file
@@ -64,7 +65,8 @@ def test_a_run_keeps_its_answers_to_validation_and_to_every_further_set(run: Pat
 def test_the_figures_come_out_of_the_file_again(run: Path) -> None:
     for key, entry in json.loads((run / "metrics.json").read_text()).items():
         kept = read_predictions(prediction_file(run, key))
-        assert kept.entry() == entry
+        student = {"drop_duplicates": True, "student_sha256": sha256_file(run / "student" / "model.safetensors")}
+        assert kept.entry(**student) == entry
         assert fer_metrics(kept.logits, kept.target, kept.classes, kept.subject)["8way"] == entry["8way"]
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from ngd_timm.cli import app
@@ -33,8 +36,16 @@ def test_the_recipe_table_lists_the_recipes_in_the_wheel_and_no_others() -> None
     assert sorted(re.findall(r"^\| `(\w+)` \|", table, flags=re.M)) == recipe_names()
 
 
+def commands(group: Any, before: str = "") -> Iterator[str]:
+    for name, command in group.commands.items():
+        yield from commands(command, f"{before}{name} ") if hasattr(command, "commands") else [before + name]
+
+
 def test_the_commands_it_lists_are_those_of_the_command_line() -> None:
-    listed = README.split("## Commands")[1].split("##")[0]
-    for words in re.findall(r"^    ngd ((?:teacher|prototypes) \w+|\w+)", listed, flags=re.M):
-        result = CliRunner().invoke(app, [*words.split(), "--help"])
-        assert result.exit_code == 0, words
+    listing = README.split("## Commands")[1].split("Each has `--help`")[0]
+    listed = re.findall(r"^    ngd ((?:teacher|prototypes) \w+|\w+)(.*)", listing, flags=re.M)
+    assert {words for words, _ in listed} == set(commands(get_command(app)))
+    for words, rest in listed:
+        shown = CliRunner().invoke(app, [*words.split(), "--help"]).output
+        for option in re.findall(r"--[\w-]+", rest):
+            assert option in shown, f"ngd {words} {option}"

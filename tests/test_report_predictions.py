@@ -15,6 +15,7 @@ from sklearn.metrics import f1_score, precision_score, recall_score
 from ngd_timm.affect import CLASSES
 from ngd_timm.errors import InputError
 from ngd_timm.files import write_json, write_text
+from ngd_timm.metrics import fer_metrics
 from ngd_timm.predictions import Predictions, prediction_file, read_predictions, write_predictions
 from ngd_timm.prototypes import PrototypeGrid
 from ngd_timm.recipe import Recipe
@@ -144,6 +145,17 @@ def test_intervals_over_people_are_wider_where_a_persons_pictures_go_together() 
     assert one is not None
     assert many is not None
     assert many["recall"][1] - many["recall"][0] > 3 * (one["recall"][1] - one["recall"][0])
+
+
+def test_a_class_is_resampled_as_the_headline_figures_are() -> None:
+    rng = np.random.default_rng(4)
+    # of pictures of one class the recall is the accuracy
+    target, said, subject = np.zeros(300, dtype=np.int64), rng.integers(0, 3, 300), rng.integers(0, 12, 300)
+    for people in (None, subject):
+        (first, *_) = class_intervals(target, said, 8, people)
+        assert first is not None
+        figures = fer_metrics(np.eye(8)[said], target, subjects=people)
+        assert first["recall"] == pytest.approx(figures["ci95"]["8way"]["acc"])
 
 
 def test_a_map_keeps_rare_classes_whole_and_groups_apart() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -20,6 +22,7 @@ from ngd_timm.errors import InputError
 from ngd_timm.evaluate import evaluate
 from ngd_timm.recipe import Recipe, to_yaml
 from ngd_timm.resume_state import StateFiles
+from ngd_timm.run_lock import locked
 from ngd_timm.train import resume, train
 
 TIMINGS = ("seconds", "images_per_second")
@@ -133,6 +136,7 @@ def test_a_run_killed_before_it_began_is_begun_by_train_and_by_resume(faces: Pat
     run = tmp_path / "run"
     run.mkdir()
     (run / ".recipe.yaml.ab12cd_9.yaml").write_text("half")
+    (run / "lock").touch()
     planned = recipe(faces, run, save_every=0)
     train(planned)
     assert_same_end(run, plain)
@@ -142,6 +146,58 @@ def test_a_run_killed_before_it_began_is_begun_by_train_and_by_resume(faces: Pat
     (run / ".fingerprint.json.ab12cd_9.json").write_text("{")
     resume(run)
     assert_same_end(run, plain)
+
+
+def test_while_one_process_trains_it_another_is_refused_until_the_first_is_gone_even_killed(
+    plain: Path, tmp_path: Path, ngd: Callable[..., Any]
+) -> None:
+    run = Path(shutil.copytree(plain, tmp_path / "run"))
+    ready, tell = os.pipe()
+    holder = os.fork()
+    if not holder:
+        with locked(run):
+            loader = os.fork()  # a process that loads pictures notices only later that its run is gone
+            if loader:
+                os.write(tell, str(loader).encode())
+            signal.pause()
+    loader = int(os.read(ready, 20))
+    try:
+        done = ngd("train", "--resume", str(run))
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert done.stderr.startswith(f"ngd: {run} is being trained by another process")
+        os.kill(holder, signal.SIGKILL)
+        os.waitpid(holder, 0)
+        assert ngd("train", "--resume", str(run)).returncode == 0
+    finally:
+        os.kill(loader, signal.SIGKILL)
+    assert_same_end(run, plain)
+
+
+def test_of_two_that_begin_one_run_the_later_is_refused(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, prepare = tmp_path / "run", training.prepare
+
+    def prepare_while_another_trains(planned: Recipe) -> Any:
+        monkeypatch.setattr(training, "prepare", prepare)
+        train(planned)
+        return prepare(planned)
+
+    monkeypatch.setattr(training, "prepare", prepare_while_another_trains)
+    with pytest.raises(InputError, match="is not empty; choose another"):
+        train(recipe(faces, run, save_every=0))
+    assert (run / "metrics.json").is_file()
+
+
+def test_where_nothing_can_be_locked_it_trains_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("ngd_timm.run_lock._lock", refuse)
+    with locked(tmp_path):
+        assert "can't be locked (No locks available); let no other process continue it" in caplog.text
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

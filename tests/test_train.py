@@ -115,6 +115,11 @@ def test_evaluate_scores_several_sets_and_writes_the_metrics_form(baseline: Path
     results = evaluate(baseline, [f"schematic={faces}:test", f"schematic={faces}"], tmp_path / "scores.json")
     assert {key: entry["n"] for key, entry in results.items()} == {"schematic:test": 16, "schematic:all": 80}
     assert json.loads((tmp_path / "scores.json").read_text()) == results
+    sha256 = sha256_file(baseline / "student" / "model.safetensors")
+    assert {(e["student_sha256"], e["drop_duplicates"]) for e in results.values()} == {(sha256, True)}
+    (kept,) = evaluate(baseline / "student_best", [f"schematic={faces}"], drop_duplicates=False).values()
+    assert kept["student_sha256"] == sha256_file(baseline / "student_best" / "model.safetensors")
+    assert kept["drop_duplicates"] is False
     with pytest.raises(InputError, match="same data set twice"):
         evaluate(baseline, [f"schematic={faces}:test"] * 2)
 

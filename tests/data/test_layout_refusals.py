@@ -204,6 +204,36 @@ def test_a_manifest_that_says_too_little_is_refused(tmp_path: Path, header: str,
     refused(message, "affectnet", manifest(tmp_path, header, *rows))
 
 
+@pytest.mark.parametrize(
+    ("header", "rows", "message"),
+    [
+        (
+            "path,label",
+            ["0.png,fear", "1.png,fear", "", "./0.png,anger"],
+            "label 'fear' in line 2 and 'anger' in line 5",
+        ),
+        ("path,label", ["0.png,fear", "0.png,hapiness"], "faces.csv: unknown affectnet class name 'hapiness'"),
+        ("path,label,split", ["0.png,fear,train", "0.png,anger,test"], "label 'fear' in line 2 and 'anger' in line 3"),
+        ("path,label,subject", ["0.png,fear,a", "0.png,happy,a", "1.png,fear,b"], "'happy' in line 3; keep the row"),
+        ("path,label,subject", ["0.png,fear,a", "0.png,fear,b"], "subject 'a' in line 2 and 'b' in line 3"),
+        (
+            "path,label,valence,arousal",
+            ["0.png,fear,.5,0", "0.png,fear,0.5,0.0", "0.png,fear,-.5,0"],
+            "valence '.5' in line 2 and '-.5' in line 4",
+        ),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_names_the_picture_and_both_lines(
+    tmp_path: Path, header: str, rows: list[str], message: str
+) -> None:
+    path = manifest(tmp_path, header, *rows)
+    refused(
+        message if "unknown" in message else rf"faces\.csv lists (\./)?0\.png twice, with .*{message}",
+        "affectnet",
+        path,
+    )
+
+
 def test_a_manifest_says_how_many_pictures_are_missing_and_shows_three(tmp_path: Path) -> None:
     path = manifest(tmp_path, "path,label", "0.png,fear", *(f"{c}.png,fear" for c in "abcd"))
     refused(

@@ -17,6 +17,7 @@ from PIL import Image
 from ngd_timm.affect import CLASSES, anchors
 from ngd_timm.data import load_fer, load_split
 from ngd_timm.data.layouts.ferplus import NAMED_TWICE, NO_NAME
+from ngd_timm.data.layouts.manifest import LISTED_AGAIN
 from ngd_timm.data.tiny import TINY_LAYOUTS, tiny_face, write_tiny
 
 SEVEN = tuple(c for c in CLASSES if c != "contempt")
@@ -216,11 +217,27 @@ def test_a_manifest_knows_the_usual_headers(tmp_path: Path, column: str) -> None
 
 
 def test_a_manifest_may_name_absolute_paths_and_its_file_a_split(tmp_path: Path) -> None:
-    picture = tmp_path / "elsewhere" / "a.png"
-    picture.parent.mkdir()
-    tiny_face("fear", 0).save(picture)
-    (tmp_path / "val.csv").write_text(f"path,label\n{picture},fear\n../{tmp_path.name}/elsewhere/a.png,fear\n")
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    for name in "ab":
+        tiny_face("fear", ord(name)).save(folder / f"{name}.png")
+    (tmp_path / "val.csv").write_text(f"path,label\n{folder}/a.png,fear\n../{tmp_path.name}/elsewhere/b.png,fear\n")
     assert load_split("fer2013", tmp_path / "val.csv", "valid")[1].kept == 2
+
+
+def test_a_picture_that_a_manifest_lists_twice_with_one_label_is_kept_once_and_counted(tmp_path: Path) -> None:
+    for name in "ab":
+        tiny_face("fear", ord(name)).save(tmp_path / f"{name}.png")
+    (tmp_path / "link").symlink_to(tmp_path)
+    rows = ["a.png,fear,train", "b.png,fear,train", "./a.png,Fearful,train", f"{tmp_path}/link/a.png,fear,train"]
+    (tmp_path / "faces.csv").write_text("\n".join(["path,label,split", *rows]))
+    dataset, report = load_split("affectnet", tmp_path)
+    assert dataset["file_name"][:] == ["a.png", "b.png"]
+    assert report.dropped == {LISTED_AGAIN: 2}
+    assert f"dropped: 2 {LISTED_AGAIN}" in report.lines()[1]
+    # in two splits it is a copy of a training picture, and those have an option of their own
+    (tmp_path / "faces.csv").write_text("\n".join(["path,label,split", *rows[:2], "a.png,fear,test"]))
+    assert [load_split("affectnet", tmp_path, drop_duplicates=drop)[1].kept for drop in (True, False)] == [2, 3]
 
 
 def test_an_npz_may_hold_names_colour_and_no_split(tmp_path: Path) -> None:

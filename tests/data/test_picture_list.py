@@ -98,7 +98,7 @@ def test_a_manifest_with_its_hash_beside_it_must_match(tmp_path: Path) -> None:
     digest = hashlib.sha256((root / "manifest.csv").read_bytes()).hexdigest()
     (root / "manifest.csv.sha256").write_text(f"{digest}  manifest.csv\n")
     assert load_split("affectnet", root, "valid")[1].kept == 16
-    (root / "manifest.csv").write_text((root / "manifest.csv").read_text() + "pictures/0.png,fear,train,p,0,0\n")
+    (root / "manifest.csv").write_text((root / "manifest.csv").read_text() + "\n")
     with pytest.raises(InputError, match=r"manifest\.csv has sha256"):
         load_fer("affectnet", root)
     (root / "manifest.csv.sha256").unlink()

@@ -1,0 +1,72 @@
+"""One process at a time trains a run: a lock that the system gives back when its holder ends, killed or not."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from ngd_timm.errors import InputError
+
+__all__ = ["LOCK_FILE", "locked"]
+
+logger = logging.getLogger("ngd_timm.train")
+
+LOCK_FILE = "lock"
+"""Empty, and there for good: to remove it would let two processes hold two files of that name."""
+
+_TAKEN = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
+
+
+@contextlib.contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Keep other processes from training this run within the block; the folder is made where it is missing.
+
+    The lock belongs to this process alone (POSIX record locks), not to what it forks: a loader that outlives a killed
+    run by some seconds does not hold it.
+
+    Raises:
+        InputError: Another process trains it, or nothing can be written there.
+
+    Example:
+        >>> import tempfile
+        >>> with locked(Path(tempfile.mkdtemp())):
+        ...     print("alone")
+        alone
+    """
+    file = run / LOCK_FILE
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise InputError(
+            f"{file} can't be written ({error.strerror}); choose another place, or free some space"
+        ) from None
+    try:
+        try:
+            _lock(descriptor)
+        except OSError as error:
+            if error.errno in _TAKEN:
+                raise InputError(
+                    f"{run} is being trained by another process; wait until that has ended, or stop it first"
+                ) from None
+            logger.warning(f"{run} can't be locked ({error.strerror}); let no other process continue it meanwhile")
+        yield
+    finally:
+        os.close(descriptor)
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(descriptor: int) -> None:
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+else:
+    import fcntl
+
+    def _lock(descriptor: int) -> None:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
