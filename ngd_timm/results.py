@@ -15,8 +15,8 @@ from ngd_timm.comparison import Answers, compare_answers, difference_pairs
 from ngd_timm.devices import open_device
 from ngd_timm.errors import InputError, choices
 from ngd_timm.evaluate import face_batches
-from ngd_timm.export import open_student, student_folder
-from ngd_timm.files import read_json, sha256_file, write_json, write_text
+from ngd_timm.export import open_student, student_folder, weights_sha256
+from ngd_timm.files import read_json, write_json, write_text
 from ngd_timm.metrics import METRIC_NAMES, METRIC_TITLES, METRICS
 from ngd_timm.predictions import Predictions, predict
 from ngd_timm.recipe import Recipe, load_recipe
@@ -97,9 +97,7 @@ def score_ablation(
         "sets": sets,
         "beside": {run: _told(of[0]) for run, of in others.items()},
         "tried": {Path(run).name: _told(Path(run)) for run in tried},
-        "students": {
-            run.name: sha256_file(student_folder(run) / "model.safetensors") for of in runs.values() for run in of
-        },
+        "students": {run.name: weights_sha256(student_folder(run)) for of in runs.values() for run in of},
         "data": data,
         "commands": {name: train_command(_recipe(of[0])) for name, of in rows.items()},
     }

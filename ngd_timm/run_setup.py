@@ -17,8 +17,7 @@ from timm.scheduler import create_scheduler_v2
 from ngd_timm.devices import autocast_type, open_device
 from ngd_timm.errors import InputError
 from ngd_timm.evaluate import face_batches
-from ngd_timm.export import STUDENT_FILES, create_student, open_student, student_files
-from ngd_timm.files import sha256_file
+from ngd_timm.export import STUDENT_FILES, create_student, open_student, student_files, weights_sha256
 from ngd_timm.hub import hub_id, pin
 from ngd_timm.kd_cache import CachedTeacher
 from ngd_timm.kd_teacher import KDTeacher, TeacherEnsemble, open_teacher
@@ -296,12 +295,12 @@ def _fingerprint(
 
 def student_hash(source: str | None) -> str | None:
     """sha256 of a student's weights, by which a fingerprint knows a teacher or a start."""
-    return None if source is None else sha256_file(student_files(source) / "model.safetensors")
+    return None if source is None else weights_sha256(student_files(source))
 
 
 def teacher_hash(recipe: Recipe) -> str | list[str] | None:
     """sha256 of the teacher's weights, of an ensemble's one each; None without logit KD."""
-    hashes = [sha256_file(student_files(source) / "model.safetensors") for source in recipe.teacher_sources]
+    hashes = [weights_sha256(student_files(source)) for source in recipe.teacher_sources]
     return hashes if len(hashes) > 1 else next(iter(hashes), None)
 
 
