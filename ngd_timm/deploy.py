@@ -42,7 +42,8 @@ def export_student(source: str | Path, form: str, out: str | Path) -> Path:
         Where it is.
 
     Raises:
-        InputError: No student, an unknown format, a missing package, or logits that differ from PyTorch's.
+        InputError: No student, an unknown format, a missing package, a model that the exporter can't take, or logits
+            that differ from PyTorch's.
 
     Example:
         >>> import tempfile, timm
@@ -68,8 +69,18 @@ def export_student(source: str | Path, form: str, out: str | Path) -> Path:
         raise InputError(f"{out} is a folder; give the file to write, for example {out / f'student.{form}'}")
     with atomic_path(out) as temporary:
         write, read = (_write_onnx, _read_onnx) if form == "onnx" else (_write_pt2, _read_pt2)
-        write(model, temporary)
-        _check(model, read(temporary), out)
+        try:
+            write(model, temporary)
+            run = read(temporary)
+        except (InputError, OSError):
+            raise
+        except Exception as error:  # exporters and runtimes raise errors of their own, of no common kind
+            reason = " ".join(str(error).replace(str(temporary), out.name).split())[:300]
+            raise InputError(
+                f"{source}: {model.pretrained_cfg['architecture']} can't be exported to {form} by torch "
+                f"{torch.__version__} ({type(error).__name__}: {reason}); use another format"
+            ) from None
+        _check(model, run, out)
     return out
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import re
 import signal
 import tempfile
 import time
@@ -316,7 +317,9 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def _told(answer: bool | str | None) -> str:
-    return "yes" if answer is True else "not tried" if answer is None else f"no: {answer}"
+    if answer is True or answer is None:
+        return "not tried" if answer is None else "yes"
+    return "no: " + re.sub(r"/\S*/", "", answer)  # without the temporary folder
 
 
 def encoder_names() -> list[str]:

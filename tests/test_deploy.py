@@ -77,6 +77,22 @@ def test_an_export_that_differs_from_pytorch_is_not_written(
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"an earlier one"]
 
 
+@pytest.mark.parametrize("form", ["onnx", "pt2"])
+def test_a_model_that_the_exporter_or_the_runtime_cannot_take_is_one_line(
+    form: str, student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ngd: Callable[..., Any]
+) -> None:
+    def invalid(file: Path) -> None:
+        raise RuntimeError(f"Load model from {file} failed:\nnode input is not an output of a previous node")
+
+    monkeypatch.setattr(deploy, f"_read_{form}", invalid)
+    out = tmp_path / f"student.{form}"
+    done = ngd("export", str(student), "--format", form, "--out", str(out))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert f"test_resnet can't be exported to {form} by torch {torch.__version__} (RuntimeError: Load" in done.stderr
+    assert f"model from {out.name} failed: node input" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_missing_package_is_one_sentence(student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else found(name))
