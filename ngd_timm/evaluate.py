@@ -17,7 +17,7 @@ from ngd_timm.ngd_models import DistillationWrapper, TimmModel
 from ngd_timm.predictions import predict, prediction_file, read_predictions, write_predictions
 from ngd_timm.recipe import Recipe, load_recipe
 
-__all__ = ["check_specs", "evaluate", "face_batches", "read_predictions", "summary_line"]
+__all__ = ["check_specs", "evaluate", "face_batches", "read_predictions", "recipe_of", "summary_line"]
 
 
 def face_batches(
@@ -81,7 +81,7 @@ def evaluate(
         raise InputError("nothing to evaluate on; give --data name=root[:split]")
     source = pin(str(source), "config.json")  # weights and recipe of one commit
     model, classes = open_student(source)
-    recipe = _recipe_of(source)
+    recipe = recipe_of(source)
     parsed = [parse_spec(spec) for spec in specs]
     keys = [key for *_, key in parsed]
     if len(set(keys)) != len(keys):
@@ -149,7 +149,8 @@ def _refuse_kept(run: Path, keys: Sequence[str]) -> None:
         raise InputError(f"{run} keeps its own predictions of {', '.join(twice)}; leave --predictions or the set out")
 
 
-def _recipe_of(source: str | Path) -> Recipe | None:
+def recipe_of(source: str | Path) -> Recipe | None:
+    """The recipe of a run directory or of a pushed run; None of a bare student."""
     repository = hub_id(source)
     folder = Path(source)
     if repository is not None:
