@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -211,10 +212,10 @@ _CORRUPTIONS: dict[str, tuple[Callable[[np.ndarray, Draws, Any, float], np.ndarr
     "zoom_blur": (_zoom_blur, (1.05, 1.10, 1.16, 1.22, 1.30)),  # largest zoom
     "snow": (_snow, ((0.015, 0.08), (0.03, 0.15), (0.05, 0.22), (0.075, 0.30), (0.10, 0.38))),  # covered, whitened
     "frost": (_frost, (0.46, 0.57, 0.67, 0.77, 0.87)),  # how far the ice has grown
-    "fog": (_fog, (0.2, 0.4, 0.65, 0.95, 1.3)),  # thickness
+    "fog": (_fog, (0.25, 0.5, 0.8, 1.15, 1.6)),  # thickness
     "brightness": (_brightness, (0.06, 0.12, 0.18, 0.24, 0.30)),  # added
     "contrast": (_contrast, (0.75, 0.55, 0.40, 0.28, 0.18)),  # what is left
-    "elastic_transform": (_elastic_transform, (0.3, 0.55, 0.8, 1.05, 1.3)),  # root mean square of the moves, px
+    "elastic_transform": (_elastic_transform, (0.35, 0.6, 0.9, 1.2, 1.55)),  # root mean square of the moves, px
     "pixelate": (_pixelate, (0.75, 0.60, 0.50, 0.42, 0.34)),  # pixels left a side, of 48
     "jpeg_compression": (_jpeg_compression, (60, 35, 22, 15, 10)),  # quality
 }
@@ -282,10 +283,16 @@ def _zoom_matrix(side: int, zoom: float) -> np.ndarray:
 def _waves(size: tuple[int, int], cells: int, rng: np.random.Generator) -> np.ndarray:
     """Smooth noise of mean square one, with some `cells` hills and valleys on the shorter side."""
     step = min(size) / cells
-    rough = rng.standard_normal([math.ceil(n / step) + 3 for n in size], dtype=np.float32)
-    at = np.meshgrid(*(1 + np.arange(n) / step for n in size), indexing="ij")
-    waves = ndimage.map_coordinates(rough, at, order=3, mode="nearest")
+    down, across = (_spline(side, step) for side in size)
+    waves = down @ rng.standard_normal((down.shape[1], across.shape[1]), dtype=np.float32) @ across.T
     return waves / max(float(np.sqrt(np.mean(waves**2))), 1e-6)
+
+
+@functools.lru_cache(maxsize=64)
+def _spline(side: int, step: float) -> np.ndarray:
+    """(side, M) weights of a cubic B-spline with a knot every `step` pixels."""
+    away = abs(1 + np.arange(side)[:, None] / step - np.arange(math.ceil(side / step) + 3))
+    return np.where(away < 1, 2 / 3 - away**2 + away**3 / 2, (2 - away).clip(0) ** 3 / 6).astype(np.float32)
 
 
 def _clouds(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
@@ -298,7 +305,7 @@ def _flakes(size: tuple[int, int], share: float, scale: float, rng: np.random.Ge
     """Flakes on a share of the picture, near and far ones, falling in one direction; (H, W) from 0 to 1."""
     angle = rng.uniform(math.pi / 4, 3 * math.pi / 4)
     layers = []
-    for cells, part, length in ((24, 0.6, 3.0), (14, 0.4, 5.0)):
+    for cells, part, length in ((30, 0.6, 3.0), (18, 0.4, 5.0)):
         waves = _waves(size, cells, rng)
         least = np.quantile(waves, 1 - share * part * 1.6)
         flake = ((waves - least) / 0.5).clip(0, 1)[..., None]
