@@ -141,6 +141,47 @@ def evaluate(
         typer.echo(table.markdown() if form == "markdown" else table.latex())
 
 
+@app.command(epilog="Example: ngd robustness runs/b0_ce-* runs/b3_full-* --data ferplus=ferplus/:test --out robustness")
+def robustness(
+    students: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="STUDENT...",
+            help="Run directories, student folders or hf-hub:user/repo; runs of one recipe are its seeds, and the "
+            "first recipe is what the others are compared with.",
+        ),
+    ],
+    data: Annotated[str, typer.Option(metavar="NAME=ROOT[:SPLIT]", help="The pictures to corrupt.")],
+    out: Annotated[Path, typer.Option(help="robustness.json, table.md and robustness.png go here.")],
+    severities: Annotated[str, typer.Option(metavar="1,2,...", help="Which of 1 to 5, with commas.")] = "1,2,3,4,5",
+    label_rule: Annotated[str | None, typer.Option(help="majority, argmax or votes; default: as the runs.")] = None,
+    flip: Annotated[bool | None, typer.Option("--flip/--no-flip", help="Average with the mirror image.")] = None,
+    keep_duplicates: Annotated[bool, typer.Option(help="Keep copies of training pictures.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of the corruptions.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Score students under fifteen common corruptions, all on the same damaged pictures, differences paired."""
+    from ngd_timm.robustness import robustness as score
+
+    levels = severities.replace(",", " ").split()
+    if not all(level.isdecimal() for level in levels):
+        raise InputError(f"--severities takes whole numbers with commas, such as 1,3,5; got '{severities}'")
+    found, tables = score(
+        students,
+        data,
+        out,
+        severities=[int(level) for level in levels],
+        label_rule=label_rule,
+        drop_duplicates=False if keep_duplicates else None,
+        flip=flip,
+        seed=seed,
+    )
+    if as_json:
+        _print_json(found)
+    else:
+        typer.echo("\n\n".join(table.text() for table in tables))
+
+
 @app.command(epilog="Example: ngd ablate b0_ce b1_kd b2_proto b3_full data.root=ferplus/ --seeds 3 --out ablation")
 def ablate(
     arguments: Annotated[

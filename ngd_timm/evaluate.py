@@ -18,7 +18,7 @@ from ngd_timm.predictions import predict, prediction_file, read_predictions, wri
 from ngd_timm.recipe import Recipe, load_recipe
 from ngd_timm.tables import protocol_name
 
-__all__ = ["check_specs", "evaluate", "face_batches", "read_predictions", "summary_line"]
+__all__ = ["check_specs", "evaluate", "face_batches", "read_predictions", "recipe_of", "summary_line"]
 
 
 def face_batches(
@@ -83,7 +83,7 @@ def evaluate(
     source = pin(str(source), "config.json")  # weights and recipe of one commit
     folder = student_files(source)
     model, classes = load_student(folder, str(source))
-    recipe = _recipe_of(source)
+    recipe = recipe_of(source)
     parsed = [parse_spec(spec) for spec in specs]
     keys = [key for *_, key in parsed]
     if len(set(keys)) != len(keys):
@@ -152,7 +152,8 @@ def _refuse_kept(run: Path, keys: Sequence[str]) -> None:
         raise InputError(f"{run} keeps its own predictions of {', '.join(twice)}; leave --predictions or the set out")
 
 
-def _recipe_of(source: str | Path) -> Recipe | None:
+def recipe_of(source: str | Path) -> Recipe | None:
+    """The recipe of a run directory or of a pushed run; None of a bare student."""
     repository = hub_id(source)
     folder = Path(source)
     if repository is not None:

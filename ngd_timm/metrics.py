@@ -20,10 +20,12 @@ __all__ = [
     "METRIC_TITLES",
     "PROTOCOLS",
     "fer_metrics",
+    "figures_of_sets",
     "gather_rows",
     "mean_over_seeds",
     "paired_difference",
     "resampled",
+    "summary",
 ]
 
 METRICS = ("acc", "macro_f1", "bacc")
@@ -271,15 +273,77 @@ def _over_seeds(
             per_seed = statistic(observed[metric].reshape(len(recipes), seeds))
             # (resamples, recipes x seeds) to (recipes, seeds, resamples)
             spread = redrawn[metric].reshape(resamples, len(recipes), seeds).transpose(1, 2, 0)
-            sd = float(per_seed.std(ddof=1)) if seeds > 1 else None
-            result[protocol][metric] = {
-                "mean": float(per_seed.mean()),
-                "ci95": _interval(statistic(spread).mean(axis=0)),
-                "per_seed": per_seed.tolist(),
-                "seed_sd": sd,
-                "seed_ci95": None if sd is None else _t_interval(float(per_seed.mean()), sd, seeds),
-            }
+            result[protocol][metric] = summary(per_seed, statistic(spread).mean(axis=0))
     return result
+
+
+def summary(per_seed: np.ndarray, redrawn: np.ndarray) -> dict[str, Any]:
+    """A figure or difference as the mean over seeds, with the two intervals of `paired_difference`.
+
+    Args:
+        per_seed: (S,) of each seed.
+        redrawn: (resamples,) the mean over seeds, of the pictures drawn anew.
+    """
+    mean = float(per_seed.mean())
+    sd = float(per_seed.std(ddof=1)) if len(per_seed) > 1 else None
+    return {
+        "mean": mean,
+        "ci95": _interval(redrawn),
+        "per_seed": per_seed.tolist(),
+        "seed_sd": sd,
+        "seed_ci95": None if sd is None else _t_interval(mean, sd, len(per_seed)),
+    }
+
+
+def figures_of_sets(
+    answers: np.ndarray, target: np.ndarray, size: int, subjects: Any = None, resamples: int = 2000, seed: int = 0
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Figures over all classes of S students on K versions of the same pictures, and on the pictures drawn anew.
+
+    A resample is one set of pictures (or subjects) for all versions and students, so any mean or difference of figures
+    may be taken resample by resample.
+
+    Args:
+        answers: (K, S, N) class indices.
+        target: (N,) class indices.
+        size: Number of classes.
+        subjects: (N,) who is on each picture, or None.
+        resamples: Bootstrap resamples.
+        seed: Of the bootstrap.
+
+    Returns:
+        Percent by metric, (K, S), and the same of the resamples, (K, S, resamples).
+
+    Example:
+        >>> target = np.array([0, 1, 1, 0])
+        >>> answers = np.array([[target], [1 - target]])
+        >>> figures, redrawn = figures_of_sets(answers, target, 2, resamples=3)
+        >>> figures["acc"].tolist(), redrawn["acc"][:, 0].tolist()
+        ([[100.0], [0.0]], [[100.0, 100.0, 100.0], [0.0, 0.0, 0.0]])
+    """
+    versions, students, n = answers.shape
+    counted = np.ones(size, dtype=bool)
+    people = np.arange(n) if subjects is None else np.unique(_to_numpy(subjects), return_inverse=True)[1].reshape(-1)
+    groups = int(people.max()) + 1
+    whole = {metric: np.empty((versions, students)) for metric in METRICS}
+    redrawn = {metric: np.empty((versions, students, resamples)) for metric in METRICS}
+    rng = np.random.default_rng(seed)
+    block = max(_CHUNK // groups, 1)
+    for start in range(0, resamples, block):
+        some = slice(start, min(start + block, resamples))
+        # counts of pictures are whole numbers far below 2^24, exact in single precision
+        times = rng.multinomial(groups, np.full(groups, 1 / groups), size=some.stop - some.start).astype(np.float32)
+        for version, of in enumerate(answers):
+            table = np.zeros((groups, students, size * size), dtype=np.float32)
+            np.add.at(table, (people, np.arange(students)[:, None], target * size + of.astype(np.int64)), 1)
+            flat = table.reshape(groups, -1)
+            drawn = (times @ flat).astype(np.float64).reshape(-1, size, size)
+            for metric, values in _figures(drawn, counted).items():
+                redrawn[metric][version, :, some] = values.reshape(-1, students).T
+            observed = flat.sum(axis=0, dtype=np.float64).reshape(-1, size, size)
+            for metric, values in _figures(observed, counted).items():
+                whole[metric][version] = values
+    return whole, redrawn
 
 
 def _t_interval(mean: float, sd: float, n: int) -> list[float]:

@@ -18,7 +18,7 @@ from ngd_timm.files import atomic_path
 from ngd_timm.metrics import fer_metrics, gather_rows
 from ngd_timm.ngd_models import DistillationWrapper, TimmModel
 
-__all__ = ["Predictions", "predict", "prediction_file", "read_predictions", "write_predictions"]
+__all__ = ["Predictions", "predict", "prediction_file", "read_predictions", "subject_codes", "write_predictions"]
 
 _NOTES = ("classes", "label_rule", "flip", "data_sha256")
 
@@ -97,7 +97,7 @@ def predict(
         logits=torch.cat(collected["logits"]),
         target=torch.cat(collected["target"]),
         embedding=torch.cat(collected["embedding"]) if wrapped else None,
-        subject=_subject_codes(batches.dataset),
+        subject=subject_codes(batches.dataset),
         flip=flip,
     )
 
@@ -113,7 +113,8 @@ def _of_all_processes(mine: dict[str, list[Tensor]], model: TimmModel) -> dict[s
     return {name: [gather_rows(values, rows["index"])] for name, values in rows.items()}
 
 
-def _subject_codes(dataset: Any) -> Tensor | None:
+def subject_codes(dataset: Any) -> Tensor | None:
+    """(N,) int64, a number for each person on the pictures; None where the set names nobody."""
     if "subject" not in dataset.column_names:
         return None
     names = dataset["subject"][:]

@@ -13,6 +13,7 @@ __all__ = [
     "Table",
     "ablation_tables",
     "protocol_name",
+    "robustness_tables",
     "score_table",
     "shown_protocols",
     "with_interval",
@@ -171,14 +172,45 @@ def ablation_tables(comparison: Mapping[str, Any]) -> list[Table]:
     return [*tables, _training_table(comparison["training"])]
 
 
+def robustness_tables(found: Mapping[str, Any]) -> list[Table]:
+    """A row a corruption, its severities averaged: each recipe's accuracy and macro-F1, then differences to the first.
+
+    Args:
+        found: Of `robustness.robustness`.
+    """
+    data, settings, metrics = found["data"], found["settings"], ("acc", "macro_f1")
+    unit = settings["bootstrap"]["unit"].replace("image", "picture")
+    rows = [*settings["corruptions"], "mean", "clean"]
+    where = f"{data['key']}, {protocol_name('8way', data)}, n = {data['n']}"
+    severities = ", ".join(map(str, settings["severities"]))
+    seeds = {name: [s["seed"] for s in found["students"] if s["recipe"] == name] for name in found["recipes"]}
+    header = [f"{name} {METRIC_NAMES[m]}" for name in seeds for m in metrics]
+    cells = [(row, *(f"{of[row][m]['mean']:.2f}" for of in found["recipes"].values() for m in metrics)) for row in rows]
+    notes = [f"a corruption is the mean over severities {severities}, mean that over all {len(rows) - 2} corruptions"]
+    if any(len(of) > 1 for of in seeds.values()):
+        several = "; ".join(f"{name} {', '.join(map(str, of))}" for name, of in seeds.items() if len(of) > 1)
+        notes.append(f"means over the seeds: {several}")
+    tables = [Table(f"{where}: percent under corruption", ("corruption", *header), tuple(cells), tuple(notes))]
+    if found["differences"]:
+        header = [f"{d['a']} − {d['b']} {METRIC_NAMES[m]}" for d in found["differences"] for m in metrics]
+        cells = [(row, *(c for d in found["differences"] for c in _differences(d[row], metrics))) for row in rows]
+        notes = [f"on the same {unit}s: [95 % over {unit}s, for these students]"]
+        if any(d["clean"]["acc"]["seed_ci95"] for d in found["differences"]):
+            notes[0] += f" (95 % over seeds, Student's t, on these {unit}s)"
+        notes.append(f"{len(cells) * len(header)} differences, no interval is widened for their number")
+        title = f"{where}: paired differences in points"
+        tables.append(Table(title, ("corruption", *header), tuple(cells), tuple(notes)))
+    return tables
+
+
 def _means(found: Mapping[str, Any]) -> list[str]:
     spread = [("" if found[m]["seed_sd"] is None else f" ± {found[m]['seed_sd']:.2f}") for m in METRICS]
     return [with_interval(found[m]["mean"], found[m]["ci95"]) + sd for m, sd in zip(METRICS, spread, strict=True)]
 
 
-def _differences(found: Mapping[str, Any]) -> list[str]:
+def _differences(found: Mapping[str, Any], metrics: Sequence[str] = METRICS) -> list[str]:
     cells = []
-    for metric in METRICS:
+    for metric in metrics:
         cell, over_seeds = (
             with_interval(found[metric]["mean"], found[metric]["ci95"], signed=True),
             found[metric]["seed_ci95"],

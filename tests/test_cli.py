@@ -139,7 +139,8 @@ def test_show_prints_the_packaged_grid_for_people_and_for_programs(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["demo"], ["train"], ["evaluate"], ["ablate"], ["teacher", "fit"], ["prototypes", "build"]]
+    "command",
+    [[], ["demo"], ["train"], ["evaluate"], ["robustness"], ["ablate"], ["teacher", "fit"], ["prototypes", "build"]],
 )
 def test_every_command_has_help_with_an_example(command: list[str]) -> None:
     from typer.testing import CliRunner

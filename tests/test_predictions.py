@@ -143,11 +143,11 @@ class _Faces:
 
 
 def test_people_become_codes_and_a_nameless_picture_is_a_person_of_its_own() -> None:
-    codes = module._subject_codes(_Faces(["b", "a", None, "b", None]))
+    codes = module.subject_codes(_Faces(["b", "a", None, "b", None]))
     assert codes is not None
     assert codes[0] == codes[3]
     assert len(set(codes.tolist())) == 4
-    assert module._subject_codes(_Faces([None, None])) is None
+    assert module.subject_codes(_Faces([None, None])) is None
 
 
 def _without(name: str) -> Callable[[dict[str, Any], dict[str, str]], None]:

@@ -23,7 +23,7 @@ from ngd_timm.recipe import AugmentConfig
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["Batch", "FaceBatches", "class_counts"]
+__all__ = ["Batch", "FaceBatches", "class_counts", "held_in_memory", "per_channel", "plain_transform", "targets"]
 
 log = logging.getLogger("ngd_timm.data")
 
@@ -137,7 +137,7 @@ class FaceBatches:
         self.epoch = 0
         self.classes: tuple[str, ...] = tuple(dataset.features["label"].names)
         self.labels = _column(dataset, "label").astype(np.int64)
-        self._target = torch.from_numpy(_target(dataset))
+        self._target = torch.from_numpy(targets(dataset))
         self._va = _valence_arousal(dataset)
         if not len(dataset):
             raise InputError("the data set is empty, there is nothing to make batches of")
@@ -195,7 +195,6 @@ class FaceBatches:
         uniform = bool((sizes[:, :2] == sizes[0, :2]).all())
         channels = 1 if self.in_chans == 1 or bool(sizes[:, 2].all()) else 3
         shape = (len(sizes), channels, int(height), int(width))
-        fits = uniform and max(width, height) <= _MEMORY_SIDE and int(np.prod(shape)) <= _MEMORY_BYTES
         if in_memory and not uniform:
             other = int((sizes[:, :2] != sizes[0, :2]).any(1).argmax())
             raise InputError(
@@ -205,7 +204,7 @@ class FaceBatches:
         self._side = working_side(self.image_size, self.augment)
         if uniform and min(width, height) <= _AS_THEY_ARE * self._side:
             self._side = int(min(width, height))
-        if not (fits if in_memory is None else in_memory):
+        if not (held_in_memory(sizes, channels) if in_memory is None else in_memory):
             log.info("checking all %d pictures before the first batch", len(sizes))
             for _ in decode_each(self.dataset, check_image):
                 pass
@@ -232,7 +231,7 @@ class FaceBatches:
         normal = (self.image_size, self.mean, self.std)
         pictures: torch.utils.data.Dataset[torch.Tensor]
         if self.augment is None:
-            pictures = _Plain(self.dataset, mode, _transform(*normal, self.flip))
+            pictures = _Plain(self.dataset, mode, plain_transform(*normal, self.flip))
         else:
             pictures = _Augmented(
                 self.dataset, mode, *normal, self.augment, self.seed, self.flip, self._side, self.part
@@ -264,7 +263,7 @@ def class_counts(data: Dataset | FaceBatches) -> np.ndarray:
         [1.0, 2.0]
     """
     dataset = data.dataset if isinstance(data, FaceBatches) else data
-    target = _target(dataset)
+    target = targets(dataset)
     if target.ndim == 2:
         return target.sum(0, dtype=np.float64)
     return np.bincount(target, minlength=len(dataset.features["label"].names)).astype(np.float64)
@@ -405,7 +404,22 @@ class _Loader:
             self.busy = False
 
 
-def _transform(size: int, mean: Sequence[float], std: Sequence[float], flip: bool) -> Callable[[Any], torch.Tensor]:
+def held_in_memory(sizes: np.ndarray, channels: int) -> bool:
+    """Whether pictures are so small and alike that they are decoded once and resized as whole batches.
+
+    Args:
+        sizes: (N, 2 or more): width and height first.
+        channels: Of the decoded pictures.
+    """
+    width, height = (int(n) for n in sizes[0, :2])
+    uniform = bool((sizes[:, :2] == sizes[0, :2]).all())
+    return uniform and max(width, height) <= _MEMORY_SIDE and len(sizes) * channels * height * width <= _MEMORY_BYTES
+
+
+def plain_transform(
+    size: int, mean: Sequence[float], std: Sequence[float], flip: bool = False
+) -> Callable[[Any], torch.Tensor]:
+    """timm's transform for evaluation: a PIL picture to a normalised (C, size, size) tensor."""
     from timm.data import create_transform
     from torchvision import transforms as T
 
@@ -442,7 +456,8 @@ def _column(dataset: Dataset, name: str) -> np.ndarray:
     return np.asarray(dataset.select_columns([name]).with_format("numpy")[:][name])
 
 
-def _target(dataset: Dataset) -> np.ndarray:
+def targets(dataset: Dataset) -> np.ndarray:
+    """(N,) int64 labels, or (N, C) float32 soft labels where the set has them."""
     if "soft_label" in dataset.column_names:
         return _column(dataset, "soft_label").astype(np.float32).reshape(len(dataset), -1)
     return _column(dataset, "label").astype(np.int64)

@@ -1,0 +1,278 @@
+"""Robustness: the figures are right, all students see the same damaged pictures, and wrong input leaves no trace."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
+
+from ngd_timm import CLASSES
+from ngd_timm.data import load_fer
+from ngd_timm.data.corruptions import CORRUPTIONS, corrupt
+from ngd_timm.data.schematic import draw_face, write_schematic
+from ngd_timm.evaluate import evaluate, face_batches
+from ngd_timm.export import create_student, open_student, save_student
+from ngd_timm.metrics import METRICS, figures_of_sets, paired_difference
+from ngd_timm.predictions import predict
+from ngd_timm.recipe import Recipe, StudentConfig
+from ngd_timm.robustness import robustness
+
+
+def make_student(folder: Path, seed: int, **settings: Any) -> Path:
+    torch.manual_seed(seed)
+    config = StudentConfig(backbone="test_resnet", **{"image_size": 32, **settings})
+    model = create_student(config, 8)
+    faces = [np.asarray(draw_face(name, seed=i, image_size=config.image_size)) for i, name in enumerate(CLASSES)]
+    images = (torch.from_numpy(np.stack(faces))[:, None].expand(-1, config.in_chans, -1, -1) / 255 - 0.5) / 0.25
+    with torch.no_grad():
+        # an untrained student gives one answer to all faces, unless what they have in common is taken away
+        for _ in range(30):
+            model.train()(images)
+        model.get_classifier().bias.sub_(model.eval()(images).mean(dim=0))
+    return save_student(model, folder)
+
+
+def make_run(folder: Path, name: str, seed: int, **data: Any) -> Path:
+    make_student(folder / "student", 10 * seed + len(name))
+    recipe = Recipe(name=name, seed=seed, data={"name": "schematic", "root": "faces", **data})
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seeds of recipe one, two of recipe another, and a bare student that is one's first."""
+    root = tmp_path_factory.mktemp("runs")
+    for name in ("one", "another"):
+        for seed in (0, 1):
+            make_run(root / f"{name}-{seed}", name, seed)
+    shutil.copytree(root / "one-0" / "student", root / "bare")
+    return root
+
+
+def figures(*arguments: Any, **settings: Any) -> dict[str, Any]:
+    """What `robustness` finds, without the second that drawing takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ngd_timm.robustness.draw_robustness", lambda found, path: None)
+        return robustness(*arguments, **settings)[0]
+
+
+@pytest.fixture(scope="module")
+def found(runs: Path, faces: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    out = tmp_path_factory.mktemp("out")
+    sources = [runs / name for name in ("one-1", "another-0", "one-0", "another-1", "bare")]
+    return figures(sources, f"schematic={faces}:test", out, severities=[4, 2], resamples=200)
+
+
+def test_a_cell_has_scikit_learns_figures_of_the_students_answers(
+    runs: Path, faces: Path, found: dict[str, Any]
+) -> None:
+    dataset = load_fer("schematic", faces, "test")
+    pixels = np.stack([np.asarray(image.convert("L")) for image in dataset["image"]])
+    model, _ = open_student(runs / "another-0")
+    for name in ("snow", "impulse_noise", "jpeg_compression"):
+        damaged = corrupt(pixels, name, 4)
+        changed = dataset.remove_columns("image").add_column("image", [{"bytes": png(x)} for x in damaged])
+        answer = predict(model, face_batches(model, changed.cast(dataset.features)), torch.device("cpu"))
+        truth, answered = answer.target.numpy(), answer.logits.numpy().argmax(axis=1)
+        cell = found["students"][1]["corrupted"][name]["4"]
+        assert cell["n"] == 16
+        assert len(set(answered)) > 2
+        assert cell["acc"] == pytest.approx(100 * accuracy_score(truth, answered))
+        assert cell["bacc"] == pytest.approx(100 * balanced_accuracy_score(truth, answered))
+        f1 = f1_score(truth, answered, labels=range(8), average="macro", zero_division=0)
+        assert cell["macro_f1"] == pytest.approx(100 * f1)
+
+
+def png(pixels: np.ndarray) -> bytes:
+    import io
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def test_runs_of_one_recipe_are_its_seeds_in_order_and_a_bare_student_stands_for_itself(found: dict[str, Any]) -> None:
+    assert list(found["recipes"]) == ["one", "another", "bare"]
+    assert [(s["student"], s["recipe"], s["seed"]) for s in found["students"]] == [
+        ("one-1", "one", 1),
+        ("another-0", "another", 0),
+        ("one-0", "one", 0),
+        ("another-1", "another", 1),
+        ("bare", "bare", None),
+    ]
+    clean = [s["clean"]["acc"] for s in found["students"]]
+    assert found["recipes"]["one"]["clean"]["acc"]["per_seed"] == [clean[2], clean[0]]
+    seen = found["students"][0]["corrupted"]
+    assert list(seen) == list(CORRUPTIONS)
+    assert [list(of) for of in seen.values()] == [["2", "4"]] * 15
+    fog, every = found["recipes"]["bare"]["fog"]["acc"], found["recipes"]["bare"]["mean"]["acc"]
+    own = {name: np.mean([of[s]["acc"] for s in of]) for name, of in found["students"][4]["corrupted"].items()}
+    assert fog["mean"] == pytest.approx(own["fog"])
+    assert every["mean"] == pytest.approx(np.mean(list(own.values())))
+    assert fog["ci95"][0] <= fog["mean"] <= fog["ci95"][1]
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_difference_is_paired_by_seed_where_both_have_the_same_and_else_of_means(found: dict[str, Any]) -> None:
+    another, bare = found["differences"]
+    assert (another["a"], another["b"], bare["a"], bare["b"]) == ("another", "one", "bare", "one")
+    means = found["recipes"]
+    for row in ("snow", "mean", "clean"):
+        a, b = means["another"][row]["macro_f1"]["per_seed"], means["one"][row]["macro_f1"]["per_seed"]
+        assert another[row]["macro_f1"]["per_seed"] == pytest.approx(np.subtract(a, b))
+        assert another[row]["macro_f1"]["seed_ci95"] is not None
+        difference = means["bare"][row]["macro_f1"]["mean"] - means["one"][row]["macro_f1"]["mean"]
+        assert bare[row]["macro_f1"]["mean"] == pytest.approx(difference)
+        assert bare[row]["macro_f1"]["seed_ci95"] is None
+
+
+def test_two_equal_students_differ_by_nothing_at_all(runs: Path, faces: Path, tmp_path: Path) -> None:
+    spec = f"schematic={faces}:test"
+    found = figures([runs / "bare", runs / "bare"], spec, tmp_path / "out", severities=[3], resamples=50)
+    (difference,) = found["differences"]
+    assert (difference["a"], difference["b"]) == ("bare (2)", "bare")
+    for row in (*CORRUPTIONS, "mean", "clean"):
+        for metric in METRICS:
+            assert (difference[row][metric]["mean"], difference[row][metric]["ci95"]) == (0, [0, 0])
+
+
+@pytest.mark.parametrize(
+    "settings", [{"in_chans": 3, "image_size": 48}, {"in_chans": 1, "image_size": 40}], ids=["colour", "grey"]
+)
+def test_clean_figures_are_those_of_evaluate_for_small_and_for_mixed_pictures(
+    settings: dict[str, int], tmp_path: Path
+) -> None:
+    student = make_student(tmp_path / "student", 0, **settings)
+    write_schematic(tmp_path / "small", "paint", n_train=8, n_valid=8, n_test=24, seed=1, image_size=32)
+    for number, side in enumerate((100, 120, 80, 64) * 2):
+        folder = tmp_path / "mixed" / CLASSES[number]
+        folder.mkdir(parents=True)
+        draw_face(CLASSES[number], domain="paint", seed=number, image_size=side).save(folder / "face.png")
+    for spec in (f"schematic={tmp_path / 'small'}:test", f"schematic={tmp_path / 'mixed'}"):
+        (expected,) = evaluate(student, [spec], flip=True).values()
+        found = figures([student], spec, tmp_path / "out", severities=[1], flip=True, resamples=5)
+        assert {m: found["students"][0]["clean"][m] for m in METRICS} == expected["8way"]
+        assert found["differences"] == []
+
+
+@pytest.mark.parametrize("side", [32, 100])
+def test_figures_do_not_depend_on_how_many_pictures_are_held_at_once(
+    side: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student = make_student(tmp_path / "student", 0)
+    write_schematic(tmp_path / "faces", "pencil", n_train=8, n_valid=8, n_test=24, seed=1, image_size=side)
+    spec = f"schematic={tmp_path / 'faces'}:test"
+    whole = figures([student], spec, tmp_path / "out", severities=[3], resamples=5)
+    for name in ("_BATCH", "_LARGE_BATCH"):
+        monkeypatch.setattr(f"ngd_timm.robustness.{name}", 7)
+    assert figures([student], spec, tmp_path / "out", severities=[3], resamples=5) == whole
+
+
+def test_resamples_agree_with_the_paired_difference_of_two_recipes_and_with_a_loop() -> None:
+    rng = np.random.default_rng(0)
+    target, answers = rng.integers(0, 8, 400), rng.integers(0, 8, (3, 2, 400))
+    answers[0, 1] = np.where(rng.random(400) < 0.3, target, answers[0, 1])
+    whole, redrawn = figures_of_sets(answers, target, 8, resamples=2000)
+    reference = paired_difference(np.eye(8)[answers[0, 1]], np.eye(8)[answers[0, 0]], target)["8way"]
+    for metric in METRICS:
+        assert whole[metric][0, 1] - whole[metric][0, 0] == pytest.approx(reference[metric]["mean"])
+        interval = np.percentile(redrawn[metric][0, 1] - redrawn[metric][0, 0], [2.5, 97.5])
+        assert interval == pytest.approx(reference[metric]["ci95"], abs=0.7)
+    draw = np.random.default_rng(5).multinomial(400, np.full(400, 1 / 400), size=3)
+    _, redrawn = figures_of_sets(answers, target, 8, resamples=3, seed=5)
+    for resample, times in enumerate(draw):
+        drawn = np.repeat(np.arange(400), times)
+        for version in range(3):
+            truth, answered = target[drawn], answers[version, 1, drawn]
+            f1 = f1_score(truth, answered, labels=range(8), average="macro", zero_division=0)
+            assert redrawn["macro_f1"][version, 1, resample] == pytest.approx(100 * f1)
+
+
+def test_people_are_drawn_whole() -> None:
+    target, people = np.repeat([0, 1], 50), np.repeat(np.arange(10), 10)
+    answers = np.zeros((1, 1, 100), dtype=np.uint8)
+    _, redrawn = figures_of_sets(answers, target, 2, people, resamples=100)
+    assert set(redrawn["acc"][0, 0]) <= {10.0 * k for k in range(11)}
+
+
+def test_the_command_writes_figures_tables_and_a_picture(
+    runs: Path, faces: Path, tmp_path: Path, ngd: Callable[..., Any]
+) -> None:
+    out = tmp_path / "out"
+    arguments = ["robustness", *(str(runs / n) for n in ("one-0", "one-1", "another-0", "another-1"))]
+    arguments += ["--data", f"schematic={faces}:test", "--severities", "1, 5", "--out", str(out)]
+    done = ngd(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert sorted(p.name for p in out.iterdir()) == ["robustness.json", "robustness.png", "table.md"]
+    table = (out / "table.md").read_text()
+    assert "| corruption | one acc | one macro-F1 | another acc | another macro-F1 |" in table
+    assert "| corruption | another − one acc | another − one macro-F1 |" in table
+    for row in (*CORRUPTIONS, "mean", "clean"):
+        assert table.count(f"\n| {row} | ") == 2
+        assert done.stdout.count(f"\n{row} ") == 2
+    assert "mean over severities 1, 5" in table
+    with Image.open(out / "robustness.png") as picture:
+        assert picture.width > 1000
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    shown = ngd(*arguments, "--json").stdout
+    assert json.loads(shown) == json.loads(before["robustness.json"])
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+    assert str(runs) not in shown
+    assert str(faces) not in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{runs}/one-0", "--severities", "1,6"], "severities must be different ones of 1, 2, 3, 4, 5, got 1, 6"),
+        (["{runs}/one-0", "--severities", "1,1"], "got 1, 1"),
+        (["{runs}/one-0", "--severities", "two"], "such as 1,3,5; got 'two'"),
+        (["{runs}/one-0", "--severities", ""], "got none"),
+        (["{runs}/none"], "neither a run directory"),
+        (["{runs}/one-0", "{runs}/one-0"], "are both seed 0 of the recipe one"),
+        (["{runs}/one-0", "{votes}"], "label_rule is majority and votes; give --label-rule"),
+        (["{runs}/one-0", "{seven}"], "can't be compared: classes is"),
+        (["{runs}/one-0", "--out", "{file}"], "is a file; choose a folder"),
+        (["{runs}/one-0", "--data", "schematic={tiny}"], "a side of 6 px"),
+        (["{runs}/one-0", "--data", "schematic={runs}/nowhere"], "nowhere"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_two_and_writes_nothing(
+    arguments: list[str],
+    message: str,
+    runs: Path,
+    faces: Path,
+    tmp_path: Path,
+    ngd: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    places = {"runs": runs, "votes": tmp_path / "votes", "seven": tmp_path / "seven", "tiny": tmp_path / "tiny"}
+    places["file"] = tmp_path / "file"
+    places["file"].write_text("mine")
+    make_run(places["votes"], "votes", 0, label_rule="votes")
+    save_student(create_student(StudentConfig(backbone="test_resnet"), 7), places["seven"], CLASSES[:7])
+    for name in ("fear", "anger"):
+        (places["tiny"] / name).mkdir(parents=True)
+        draw_face(name).resize((6, 9)).save(places["tiny"] / name / "face.png")
+    given = [a.format(**places) for a in arguments]
+    given += [] if "--data" in given else ["--data", f"schematic={faces}:test"]
+    done = ngd("robustness", *given, *([] if "--out" in given else ["--out", "out"]))
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    assert [line for line in lines if line.startswith("ngd: ")] == lines[-1:]
+    assert message in lines[-1]
+    assert list(work.iterdir()) == []
+    assert places["file"].read_text() == "mine"
