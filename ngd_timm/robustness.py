@@ -15,9 +15,9 @@ from PIL import Image
 from ngd_timm.data.corruptions import CORRUPTIONS, SEVERITIES, SMALLEST, corrupt
 from ngd_timm.errors import InputError
 from ngd_timm.evaluate import recipe_of
-from ngd_timm.export import open_student, student_files
+from ngd_timm.export import open_student, student_files, weights_sha256
 from ngd_timm.figures_robustness import draw_robustness
-from ngd_timm.files import sha256_file, write_json, write_text
+from ngd_timm.files import write_json, write_text
 from ngd_timm.hub import hub_id, pin
 from ngd_timm.metrics import METRICS, figures_of_sets, summary
 from ngd_timm.ngd_models import TimmModel
@@ -168,7 +168,7 @@ def _open(source: str | Path) -> _Student:
     source = pin(str(source), "config.json")  # weights and recipe of one commit
     model, classes = open_student(source)
     shown = source if hub_id(source) is not None else last_part(source)
-    sha256 = sha256_file(student_files(source) / "model.safetensors")
+    sha256 = weights_sha256(student_files(source))
     return _Student(shown, sha256, model, classes, recipe_of(source))
 
 
