@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Outcome
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
 from ngd_timm.ablation import ablate
@@ -105,7 +104,7 @@ def test_the_command_writes_a_page_with_the_papers_row_differences_runs_beside_a
         )
     )
     page = tmp_path / "RESULTS.md"
-    done: Outcome = ngd(
+    done = ngd(
         *("results", str(ablation), "--data", f"ferplus={voted}:valid", "--label-rule", "majority"),
         *("--beside", str(beside), "--tried", str(ablation / "runs" / "b0_ce-0"), "--out", str(page)),
     )
@@ -142,7 +141,7 @@ def test_what_cannot_be_scored_is_one_line_and_writes_nothing(
 ) -> None:
     page = tmp_path / "RESULTS.md"
     out = [] if "--out" in arguments else ["--out", str(page)]
-    done: Outcome = ngd("results", str(ablation), "--data", f"ferplus={voted}:valid", *out, *arguments)
+    done = ngd("results", str(ablation), "--data", f"ferplus={voted}:valid", *out, *arguments)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert said in done.stderr
     assert not list(tmp_path.iterdir())
