@@ -157,7 +157,7 @@ def robustness(
     label_rule: Annotated[str | None, typer.Option(help="majority, argmax or votes; default: as the runs.")] = None,
     flip: Annotated[bool | None, typer.Option("--flip/--no-flip", help="Average with the mirror image.")] = None,
     keep_duplicates: Annotated[bool, typer.Option(help="Keep copies of training pictures.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of the corruptions.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the corruptions and of the bootstrap.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Score students under fifteen common corruptions, all on the same damaged pictures, differences paired."""
@@ -330,10 +330,9 @@ def results(
     ] = None,
 ) -> None:
     """Score the runs of an ablation on any sets by any label rules, and write what each term adds."""
-    from ngd_timm.results import score_ablation, write_results
+    from ngd_timm.results import check_out, score_ablation, write_results
 
-    if out.suffix != ".md":
-        raise InputError(f"--out {out} must end in .md")
+    check_out(out)
     write_results(score_ablation(ablation, data, label_rule or ("majority", "argmax"), beside or (), tried or ()), out)
     typer.echo(out)
 

@@ -71,16 +71,17 @@ def export_student(source: str | Path, form: str, out: str | Path) -> Path:
         write, read = (_write_onnx, _read_onnx) if form == "onnx" else (_write_pt2, _read_pt2)
         try:
             write(model, temporary)
-            run = read(temporary)
-        except (InputError, OSError):
+            _check(model, read(temporary), out)
+        except InputError:
             raise
         except Exception as error:  # exporters and runtimes raise errors of their own, of no common kind
+            if isinstance(error, OSError) and error.errno:
+                raise  # of the disk
             reason = " ".join(str(error).replace(str(temporary), out.name).split())[:300]
             raise InputError(
                 f"{source}: {model.pretrained_cfg['architecture']} can't be exported to {form} by torch "
                 f"{torch.__version__} ({type(error).__name__}: {reason}); use another format"
             ) from None
-        _check(model, run, out)
     return out
 
 

@@ -91,7 +91,7 @@ def create_student(config: StudentConfig, num_classes: int) -> TimmModel:
         if not config.model_args:
             raise
         given = ", ".join(f"{key}={value}" for key, value in config.model_args.items())
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"student.model_args: {config.backbone} can't be made with {given} ({reason})") from None
     # after the weights are in: these describe the student, not the checkpoint it starts from
     model.pretrained_cfg = {

@@ -73,7 +73,7 @@ class KDTeacher(nn.Module):
     @classmethod
     def open(
         cls,
-        source: str | TimmModel,
+        source: str | Path | TimmModel,
         classes: Sequence[str],
         student_mean: Sequence[float],
         student_std: Sequence[float],
@@ -151,13 +151,13 @@ class TeacherEnsemble(nn.Module):
 
 
 def open_teacher(
-    sources: str | TimmModel | Sequence[str | TimmModel],
+    sources: str | Path | TimmModel | Sequence[str | Path | TimmModel],
     classes: Sequence[str],
     student_mean: Sequence[float],
     student_std: Sequence[float],
 ) -> KDTeacher | TeacherEnsemble:
     """The teacher of one source, or an ensemble of several; see `KDTeacher.open`."""
-    if isinstance(sources, (str, nn.Module)):
+    if isinstance(sources, (str, Path, nn.Module)):
         sources = [sources]
     teachers = [KDTeacher.open(source, classes, student_mean, student_std) for source in sources]
     return teachers[0] if len(teachers) == 1 else TeacherEnsemble(teachers)

@@ -50,7 +50,9 @@ _INSTEAD = {
     "drop_rate": "student.drop_rate",
     "drop_path_rate": "student.drop_path_rate",
     "img_size": "student.image_size",
-    "features_only": "nothing, as a student has logits",
+    "checkpoint_path": "init",
+    **dict.fromkeys(("pretrained_cfg", "pretrained_cfg_overlay"), "student.image_size, student.mean and student.std"),
+    **dict.fromkeys(("model_name", "features_only", "cache_dir", "scriptable", "exportable", "no_jit"), "nothing"),
 }
 
 

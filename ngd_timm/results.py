@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ngd_timm.affect import CLASSES
 from ngd_timm.commands import train_command
 from ngd_timm.comparison import Answers, compare_answers, difference_pairs
 from ngd_timm.devices import open_device
@@ -21,10 +22,10 @@ from ngd_timm.metrics import METRIC_NAMES, METRIC_TITLES, METRICS
 from ngd_timm.predictions import Predictions, predict
 from ngd_timm.recipe import Recipe, load_recipe
 from ngd_timm.run_log import read_rows, with_bar
-from ngd_timm.tables import Table, ablation_tables, with_interval
+from ngd_timm.tables import Table, ablation_tables, protocol_name, with_interval
 from ngd_timm.verdict import difference_verdict
 
-__all__ = ["PAPER", "results_markdown", "score_ablation", "write_results"]
+__all__ = ["PAPER", "check_out", "results_markdown", "score_ablation", "write_results"]
 
 PAPER: Mapping[str, tuple[float, float, float]] = {
     "b0_ce": (78.22, 51.29, 49.77),
@@ -34,6 +35,8 @@ PAPER: Mapping[str, tuple[float, float, float]] = {
 }
 """arXiv 2509.11916 on FERPlus validation, 8-way: accuracy, macro-F1 and balanced accuracy in percent."""
 
+_KIND = "ngd results"
+_KEPT = ("recipes", "seeds", "warm_start", "runs", "training")
 _PAPERS_SET = "ferplus:valid"
 _EACH_TERM = (
     ("logit KD", "b1_kd", "b0_ce"),
@@ -78,11 +81,12 @@ def score_ablation(
         InputError: Not an ablation, a data set that can't be read, students of different classes.
     """
     folder = Path(folder)
-    comparison = read_json(folder / "ablation.json")
+    comparison = _read_ablation(folder / "ablation.json")
     rows = {name: [folder / "runs" / run for run in of] for name, of in comparison["runs"].items()}
+    _refuse_twice([*rows, *(run.name for of in rows.values() for run in of), *(Path(run).name for run in beside)])
+    _refuse_twice([Path(run).name for run in tried])
     others = {Path(run).name: [Path(run)] for run in beside}
-    if twice := set(rows) & set(others):
-        raise InputError(f"{', '.join(sorted(twice))}: a recipe and a run beside the table; rename that run's folder")
+    told = {run.name: _told(run) for run in map(Path, (*beside, *tried))}  # what can't be read is refused first
     runs = {**rows, **others}
     pairs = difference_pairs(comparison["recipes"])
     sets, data = {}, {}
@@ -93,19 +97,36 @@ def score_ablation(
         compared["beside"] = {run: answers[run][0][1].entry() for run in others}
         sets[name] = compared
     return {
-        **{key: comparison[key] for key in ("recipes", "seeds", "warm_start", "runs", "training")},
+        "kind": _KIND,
+        **{key: comparison[key] for key in _KEPT},
+        "alike": comparison.get("alike", []),
         "sets": sets,
-        "beside": {run: _told(of[0]) for run, of in others.items()},
-        "tried": {Path(run).name: _told(Path(run)) for run in tried},
+        "beside": {run: told[run] for run in others},
+        "tried": {Path(run).name: told[Path(run).name] for run in tried},
         "students": {run.name: weights_sha256(student_folder(run)) for of in runs.values() for run in of},
         "data": data,
         "commands": {name: train_command(_recipe(of[0])) for name, of in rows.items()},
     }
 
 
-def write_results(results: Mapping[str, Any], out: str | Path) -> None:
-    """Write `out` (Markdown), and beside it the same name with `.json`, from which it follows."""
+def check_out(out: str | Path) -> None:
+    """Refuse a place for the page before hours of scoring rather than after.
+
+    Raises:
+        InputError: Not a `.md`, or beside it a JSON file of that name which no earlier page left.
+    """
     out = Path(out)
+    if out.suffix != ".md" or out.is_dir():
+        raise InputError(f"{out} is no place for a page; give a file that ends in .md")
+    beside = out.with_suffix(".json")
+    if beside.exists() and read_json(beside).get("kind") != _KIND:
+        raise InputError(f"the figures would replace {beside}, which is something else; give --out another name")
+
+
+def write_results(results: Mapping[str, Any], out: str | Path) -> None:
+    """Write `out` (Markdown), and beside it the same name with `.json`, from which it follows; see `check_out`."""
+    out = Path(out)
+    check_out(out)
     write_json(out.with_suffix(".json"), results)
     write_text(out, results_markdown(results))
 
@@ -122,7 +143,8 @@ def results_markdown(results: Mapping[str, Any]) -> str:
         parts.append(f"## {name}")
         one = {**results, "sets": {name: found}}
         *tables, _ = ablation_tables(one)
-        if name.partition(",")[0] == _PAPERS_SET and (paper := _paper_table(results["recipes"], found)):
+        comparable = name.partition(",")[0] == _PAPERS_SET and tuple(found["classes"]) == CLASSES
+        if comparable and (paper := _paper_table(results["recipes"], found)):
             parts.append(paper.markdown())
         parts += [table.markdown() for table in tables]
         if found["beside"]:
@@ -146,6 +168,9 @@ def _answers(
     for rule in rules:
         if rule not in LABEL_RULES:
             raise choices("label rule", rule, LABEL_RULES)
+    keys = [key for *_, key in map(parse_spec, specs)]
+    if len(set(keys)) < len(keys) or len(set(rules)) < len(rules):
+        raise InputError(f"the same data set or label rule twice: {', '.join([*keys, *rules])}; give each once")
     if not specs or not rules:
         raise InputError("nothing to score on; give --data name=root[:split] and at least one --label-rule")
     students = {run: open_student(run) for of in runs.values() for run in of}
@@ -176,6 +201,19 @@ def _part(answers: Predictions, rows: Tensor, target: Tensor) -> Predictions:
     return replace(answers, logits=answers.logits[rows], target=target, embedding=None, subject=subject)
 
 
+def _read_ablation(file: Path) -> dict[str, Any]:
+    comparison = read_json(file)
+    missing = [key for key in _KEPT if key not in comparison]
+    if missing:
+        raise InputError(f"{file} lacks {', '.join(missing)}; run the same ngd ablate again")
+    return comparison
+
+
+def _refuse_twice(names: Sequence[str]) -> None:
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"{', '.join(twice)} names two runs of one page; rename the folder of one")
+
+
 def _recipe(run: Path) -> Recipe:
     return load_recipe(Recipe, run / "recipe.yaml")
 
@@ -185,18 +223,25 @@ def _told(run: Path) -> dict[str, Any]:
     recipe = _recipe(run)
     metrics = read_json(run / "metrics.json")
     epochs = read_rows(run / "summary.csv")
+    try:
+        figures = {key: {"n": entry["n"], "8way": entry["8way"]} for key, entry in metrics.items()}
+    except (KeyError, TypeError):
+        figures = {}
+    if not figures:
+        raise InputError(f"{run / 'metrics.json'} holds no figures; train or evaluate the run again")
     return {
         "command": train_command(recipe),
         "epochs": len(epochs),
         "minutes": sum(float(row["seconds"]) for row in epochs) / 60,
-        "metrics": {key: {"n": entry["n"], "8way": entry["8way"]} for key, entry in metrics.items()},
+        "metrics": figures,
     }
 
 
 def _terms(results: Mapping[str, Any], name: str) -> str:
     """What each term adds and whether EEG adds anything over its controls, by rule, on one set."""
-    differences = {(d["a"], d["b"]): d["8way"] for d in results["sets"][name]["differences"]}
-    lines = [f"What each term adds ({name}, 8-way; paired, see the intervals below):", ""]
+    found = results["sets"][name]
+    differences = {(d["a"], d["b"]): d["8way"] for d in found["differences"]}
+    lines = [f"What each term adds ({name}, {protocol_name('8way', found)}; paired, see the intervals below):", ""]
     lines += [
         f"- {difference_verdict(f'{term} ({a} − {b})', differences[a, b], METRIC_TITLES)}"
         for term, a, b in _EACH_TERM
@@ -229,7 +274,8 @@ def _beside_table(beside: Mapping[str, Any]) -> Table:
         cells = [with_interval(entry["8way"][m], entry["ci95"]["8way"][m]) for m in METRICS]
         rows.append((run, *cells, f"{entry['ece']:.1f}"))
     header = ("run", *(METRIC_NAMES[m] for m in METRICS), "ECE")
-    return Table("runs beside the table, 8-way, percent, one seed", header, tuple(rows))
+    ways = protocol_name("8way", next(iter(beside.values())))
+    return Table(f"runs beside the table, {ways}, percent, one seed", header, tuple(rows))
 
 
 def _tried_table(tried: Mapping[str, Any]) -> Table:
@@ -239,7 +285,7 @@ def _tried_table(tried: Mapping[str, Any]) -> Table:
         figures = [f"{entry['8way'][m]:.2f}" for m in METRICS]
         rows.append((run, f"`{told['command']}`", *figures, f"{key}, n = {entry['n']}", f"{told['minutes']:.0f}"))
     header = ("run", "command", *(METRIC_NAMES[m] for m in METRICS), "on", "minutes")
-    return Table("every setting tried, 8-way, percent, one seed each", header, tuple(rows))
+    return Table("every setting tried, percent over all classes, one seed each", header, tuple(rows))
 
 
 def _commands(commands: Mapping[str, str]) -> str:

@@ -175,12 +175,13 @@ def _open(source: str | Path) -> _Student:
 def _grouped(students: Sequence[_Student]) -> dict[str, list[int]]:
     """Recipe to the places of its students, by seed; in the order in which the recipes come."""
     groups: dict[str, list[int]] = {}
+    taken = {student.recipe.name for student in students if student.recipe is not None}
     for place, student in enumerate(students):
         if student.recipe is not None:
             groups.setdefault(student.recipe.name, []).append(place)
             continue
         name, number = student.shown, 1
-        while name in groups:
+        while name in groups or name in taken:
             number += 1
             name = f"{student.shown} ({number})"
         groups[name] = [place]
@@ -193,8 +194,21 @@ def _grouped(students: Sequence[_Student]) -> dict[str, list[int]]:
                 f"{' and '.join(same)} are both seed {twice} of the recipe {name}; leave one out, or give its student/ "
                 "folder to have it count by itself"
             )
+        _refuse_other_settings(name, [students[place] for place in places])
         places.sort(key=lambda place: seeds.get(place, 0))
     return groups
+
+
+def _refuse_other_settings(name: str, students: Sequence[_Student]) -> None:
+    """Seeds of one recipe differ in the seed, and in what lies where."""
+    recipes = [student.recipe for student in students if student.recipe is not None]
+    told = [r.model_dump(exclude={"seed", "out", "init", "teacher", "kd_cache", "device"}) for r in recipes]
+    for student, other in zip(students, told, strict=False):
+        if changed := [key for key, value in told[0].items() if other[key] != value]:
+            raise InputError(
+                f"{students[0].shown} and {student.shown} are both of the recipe {name}, but {', '.join(changed)} "
+                "differs, so they are not its seeds; give the student/ folder of one to have it count by itself"
+            )
 
 
 def _shared(what: str, values: Sequence[tuple[_Student, T]], mend: str) -> T:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,8 +49,9 @@ class NeuroGazeTask(TrainingTask):
         model: DistillationWrapper,
         criterion: NeuroGazeLoss,
         teacher: str
+        | Path
         | TimmModel
-        | Sequence[str | TimmModel]
+        | Sequence[str | Path | TimmModel]
         | KDTeacher
         | TeacherEnsemble
         | CachedTeacher

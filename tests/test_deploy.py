@@ -84,8 +84,16 @@ def test_a_model_that_the_exporter_or_the_runtime_cannot_take_is_one_line(
     def invalid(file: Path) -> None:
         raise RuntimeError(f"Load model from {file} failed:\nnode input is not an output of a previous node")
 
-    monkeypatch.setattr(deploy, f"_read_{form}", invalid)
+    def broken(images: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("Guard failed: images.size()[0] >= 2")
+
     out = tmp_path / f"student.{form}"
+    monkeypatch.setattr(deploy, f"_read_{form}", lambda file: broken)
+    done = ngd("export", str(student), "--format", form, "--out", str(out))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "AssertionError: Guard failed" in done.stderr
+
+    monkeypatch.setattr(deploy, f"_read_{form}", invalid)
     done = ngd("export", str(student), "--format", form, "--out", str(out))
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert f"test_resnet can't be exported to {form} by torch {torch.__version__} (RuntimeError: Load" in done.stderr

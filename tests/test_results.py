@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,8 @@ def test_the_command_writes_a_page_with_the_papers_row_differences_runs_beside_a
     ("arguments", "said"),
     [
         (("--label-rule", "mode"), "label rule 'mode'"),
-        (("--out", "page.html"), "must end in .md"),
+        (("--out", "page.html"), "ends in .md"),
+        (("--label-rule", "majority", "--label-rule", "majority"), "twice"),
     ],
 )
 def test_what_cannot_be_scored_is_one_line_and_writes_nothing(
@@ -145,6 +147,33 @@ def test_what_cannot_be_scored_is_one_line_and_writes_nothing(
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert said in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_figures_never_replace_a_file_that_is_not_an_earlier_pages(ablation: Path, voted: Path, ngd: Any) -> None:
+    before = (ablation / "ablation.json").read_bytes()
+    done = ngd("results", str(ablation), "--data", f"ferplus={voted}:valid", "--out", str(ablation / "ablation.md"))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "ablation.json, which is something else" in done.stderr
+    assert (ablation / "ablation.json").read_bytes() == before
+    assert not (ablation / "ablation.md").exists()
+
+
+def test_two_runs_of_one_name_and_runs_without_figures_are_refused_first(
+    ablation: Path, voted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ngd_timm.results.predict", None)
+    specs = [f"ferplus={voted}:valid"]
+    with pytest.raises(InputError, match="b0_ce-0 names two runs"):
+        score_ablation(ablation, specs, beside=[ablation / "runs" / "b0_ce-0"])
+    with pytest.raises(InputError, match="twice"):
+        score_ablation(ablation, specs * 2)
+    shutil.copytree(ablation / "runs" / "b0_ce-0", tmp_path / "empty-0")
+    (tmp_path / "empty-0" / "metrics.json").write_text("{}")
+    with pytest.raises(InputError, match=r"metrics\.json holds no figures"):
+        score_ablation(ablation, specs, tried=[tmp_path / "empty-0"])
+    (tmp_path / "ablation.json").write_text("{}")
+    with pytest.raises(InputError, match="lacks recipes, seeds"):
+        score_ablation(tmp_path, specs)
 
 
 def test_a_folder_that_is_no_ablation_is_refused(tmp_path: Path, voted: Path) -> None:

@@ -19,6 +19,7 @@ from ngd_timm import CLASSES
 from ngd_timm.data import load_fer
 from ngd_timm.data.corruptions import CORRUPTIONS, corrupt
 from ngd_timm.data.schematic import draw_face, write_schematic
+from ngd_timm.errors import InputError
 from ngd_timm.evaluate import evaluate, face_batches
 from ngd_timm.export import create_student, open_student, save_student
 from ngd_timm.metrics import METRICS, figures_of_sets, paired_difference
@@ -121,6 +122,21 @@ def test_runs_of_one_recipe_are_its_seeds_in_order_and_a_bare_student_stands_for
     assert every["mean"] == pytest.approx(np.mean(list(own.values())))
     assert fog["ci95"][0] <= fog["mean"] <= fog["ci95"][1]
     json.dumps(found, allow_nan=False)
+
+
+def test_a_bare_student_that_is_called_like_a_recipe_stays_outside_of_it(
+    runs: Path, faces: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(runs / "one-0" / "student", tmp_path / "one")
+    spec = f"schematic={faces}:test"
+    together = figures([tmp_path / "one", runs / "one-0"], spec, tmp_path / "out", severities=[3], resamples=50)
+    assert list(together["recipes"]) == ["one (2)", "one"]
+
+
+def test_runs_of_one_name_with_other_settings_are_not_its_seeds(runs: Path, faces: Path, tmp_path: Path) -> None:
+    make_run(tmp_path / "one-5", "one", 5, label_rule="argmax")
+    with pytest.raises(InputError, match="one-0 and one-5 are both of the recipe one, but data differs"):
+        figures([runs / "one-0", tmp_path / "one-5"], f"schematic={faces}:test", tmp_path / "out")
 
 
 def test_a_difference_is_paired_by_seed_where_both_have_the_same_and_else_of_means(found: dict[str, Any]) -> None:

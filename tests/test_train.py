@@ -245,6 +245,7 @@ def test_several_teachers_are_an_ensemble_that_says_the_mean_of_their_logits(fac
     for name in ("a", "b"):
         model = timm.create_model("test_resnet", num_classes=8, in_chans=1)
         folders.append(str(save_student(model, tmp_path / name, CLASSES)))
+    assert isinstance(open_teacher(Path(folders[0]), CLASSES, (0.5,), (0.25,)), KDTeacher)
     ensemble = open_teacher(folders, CLASSES, (0.5,), (0.25,))
     images = torch.randn(3, 1, 48, 48)
     each = [KDTeacher.open(folder, CLASSES, (0.5,), (0.25,))(images) for folder in folders]
@@ -266,4 +267,6 @@ def test_arguments_of_the_backbone_travel_from_the_recipe_to_the_student(faces: 
         train(recipe(faces, tmp_path / "bad", student=narrow | {"model_args": {"chanels": 3}}))
     with pytest.raises(ValueError, match=r"model_args: in_chans is no argument to give here; write student\.in_chans"):
         recipe(faces, tmp_path / "bad", student=narrow | {"model_args": {"in_chans": 3}})
+    with pytest.raises(ValueError, match="model_args: checkpoint_path is no argument to give here; write init"):
+        recipe(faces, tmp_path / "bad", student=narrow | {"model_args": {"checkpoint_path": "x.pth"}})
     assert not (tmp_path / "bad").exists()
