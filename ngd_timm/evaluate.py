@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
+from ngd_timm.devices import open_device
 from ngd_timm.errors import InputError
 from ngd_timm.export import check_published, load_student, student_files, weights_sha256
 from ngd_timm.files import read_json, write_json
@@ -18,7 +19,7 @@ from ngd_timm.predictions import predict, prediction_file, read_predictions, wri
 from ngd_timm.recipe import Recipe, load_recipe
 from ngd_timm.tables import protocol_name
 
-__all__ = ["check_specs", "evaluate", "face_batches", "read_predictions", "recipe_of", "summary_line"]
+__all__ = ["check_specs", "evaluate", "face_batches", "open_scored", "read_predictions", "summary_line"]
 
 
 def face_batches(
@@ -80,10 +81,7 @@ def evaluate(
 
     if not specs:
         raise InputError("nothing to evaluate on; give --data name=root[:split]")
-    source = pin(str(source), "config.json")  # weights and recipe of one commit
-    folder = student_files(source)
-    model, classes = load_student(folder, str(source))
-    recipe = recipe_of(source)
+    source, model, classes, recipe, sha256 = open_scored(source)
     parsed = [parse_spec(spec) for spec in specs]
     keys = [key for *_, key in parsed]
     if len(set(keys)) != len(keys):
@@ -96,9 +94,9 @@ def evaluate(
     label_rule = label_rule or (recipe.data.label_rule if recipe else "majority")
     drop = (recipe.data.drop_duplicates if recipe else True) if drop_duplicates is None else drop_duplicates
     flip = (recipe.eval_flip if recipe else False) if flip is None else flip
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = open_device("auto")
     model.to(device)
-    notes = {"drop_duplicates": drop, "student_sha256": weights_sha256(folder)}
+    notes = {"drop_duplicates": drop, "student_sha256": sha256}
     results: dict[str, Any] = {}
     for name, root, split, key in parsed:
         dataset, report = load_split(
@@ -112,6 +110,28 @@ def evaluate(
     if out is not None:
         write_json(out, results)
     return results
+
+
+class Scored(NamedTuple):
+    """A student as it is scored: from where, the model, its classes, its run's recipe if any, its weights' sha256."""
+
+    source: str
+    model: TimmModel
+    classes: tuple[str, ...]
+    recipe: Recipe | None
+    sha256: str
+
+
+def open_scored(source: str | Path) -> Scored:
+    """Open a run's student, or any saved student, with all that its figures depend on; of the Hub at one commit.
+
+    Raises:
+        InputError: No student there.
+    """
+    source = pin(str(source), "config.json")
+    folder = student_files(source)
+    model, classes = load_student(folder, source)
+    return Scored(source, model, classes, _recipe_of(source), weights_sha256(folder))
 
 
 def check_specs(specs: Sequence[str]) -> None:
@@ -152,7 +172,7 @@ def _refuse_kept(run: Path, keys: Sequence[str]) -> None:
         raise InputError(f"{run} keeps its own predictions of {', '.join(twice)}; leave --predictions or the set out")
 
 
-def recipe_of(source: str | Path) -> Recipe | None:
+def _recipe_of(source: str | Path) -> Recipe | None:
     """The recipe of a run directory or of a pushed run; None of a bare student."""
     repository = hub_id(source)
     folder = Path(source)

@@ -16,12 +16,11 @@ from ngd_timm.comparison import Answers, compare_answers, difference_pairs
 from ngd_timm.devices import open_device
 from ngd_timm.errors import InputError, choices
 from ngd_timm.evaluate import face_batches
-from ngd_timm.export import open_student, student_folder, weights_sha256
 from ngd_timm.files import read_json, write_json, write_text
 from ngd_timm.metrics import METRIC_NAMES, METRIC_TITLES, METRICS
 from ngd_timm.predictions import Predictions, predict
-from ngd_timm.recipe import Recipe, load_recipe
-from ngd_timm.run_log import read_rows, with_bar
+from ngd_timm.run import Run, read_run
+from ngd_timm.run_log import with_bar
 from ngd_timm.tables import Table, ablation_tables, protocol_name, with_interval
 from ngd_timm.verdict import difference_verdict
 
@@ -82,11 +81,14 @@ def score_ablation(
     """
     folder = Path(folder)
     comparison = _read_ablation(folder / "ablation.json")
-    rows = {name: [folder / "runs" / run for run in of] for name, of in comparison["runs"].items()}
-    _refuse_twice([*rows, *(run.name for of in rows.values() for run in of), *(Path(run).name for run in beside)])
+    named = comparison["runs"]
+    _refuse_twice([*named, *(run for of in named.values() for run in of), *(Path(run).name for run in beside)])
     _refuse_twice([Path(run).name for run in tried])
-    others = {Path(run).name: [Path(run)] for run in beside}
-    told = {run.name: _told(run) for run in map(Path, (*beside, *tried))}  # what can't be read is refused first
+    rows = {name: [read_run(folder / "runs" / run) for run in of] for name, of in named.items()}
+    others = {Path(run).name: [read_run(run)] for run in beside}
+    # what can't be read is refused before anything is scored
+    told = {name: _told(run) for name, (run,) in others.items()}
+    settings = {Path(run).name: _told(read_run(run)) for run in tried}
     runs = {**rows, **others}
     pairs = difference_pairs(comparison["recipes"])
     sets, data = {}, {}
@@ -101,11 +103,11 @@ def score_ablation(
         **{key: comparison[key] for key in _KEPT},
         "alike": comparison.get("alike", []),
         "sets": sets,
-        "beside": {run: told[run] for run in others},
-        "tried": {Path(run).name: told[Path(run).name] for run in tried},
-        "students": {run.name: weights_sha256(student_folder(run)) for of in runs.values() for run in of},
+        "beside": told,
+        "tried": settings,
+        "students": {run.folder.name: run.student_sha256 for of in runs.values() for run in of},
         "data": data,
-        "commands": {name: train_command(_recipe(of[0])) for name, of in rows.items()},
+        "commands": {name: train_command(of[0].recipe) for name, of in rows.items()},
     }
 
 
@@ -159,7 +161,7 @@ def results_markdown(results: Mapping[str, Any]) -> str:
 
 
 def _answers(
-    runs: Mapping[str, Sequence[Path]], specs: Sequence[str], rules: Sequence[str]
+    runs: Mapping[str, Sequence[Run]], specs: Sequence[str], rules: Sequence[str]
 ) -> Iterator[tuple[str, str, Answers]]:
     """What every run says of each set, as each rule counts it: (name:split, rule, answers)."""
     from ngd_timm.data import load_split, parse_spec
@@ -173,18 +175,18 @@ def _answers(
         raise InputError(f"the same data set or label rule twice: {', '.join([*keys, *rules])}; give each once")
     if not specs or not rules:
         raise InputError("nothing to score on; give --data name=root[:split] and at least one --label-rule")
-    students = {run: open_student(run) for of in runs.values() for run in of}
-    classes = next(iter(students.values()))[1]
-    for run, (_, own) in students.items():
-        if own != classes:
-            raise InputError(f"{run} has the classes {', '.join(own)}, the others {', '.join(classes)}")
+    together = [run for of in runs.values() for run in of]
+    classes = together[0].classes
+    for run in together:
+        if run.classes != classes:
+            raise InputError(f"{run.source} has the classes {', '.join(run.classes)}, the others {', '.join(classes)}")
     device = open_device("auto")
     for name, root, split, key in map(parse_spec, specs):
         loaded = {rule: load_split(name, root, split or "all", label_rule=rule, classes=classes) for rule in rules}
         widest = max((dataset for dataset, _ in loaded.values()), key=len)
         said = {
-            run: predict(model.to(device), face_batches(model, widest), device, _recipe(run).eval_flip)
-            for run, (model, _) in with_bar(iter(students.items()), len(students), key)
+            run.folder: predict(run.student.to(device), face_batches(run.student, widest), device, run.recipe.eval_flip)
+            for run in with_bar(iter(together), len(together), key)
         }
         place = {source: row for row, source in enumerate(widest["source"][:])}
         for rule, (dataset, report) in loaded.items():
@@ -192,8 +194,12 @@ def _answers(
             if None in rows:
                 raise InputError(f"{key}: the rules {', '.join(rules)} keep different pictures; give one at a time")
             kept, target = torch.tensor(rows), torch.tensor(dataset["label"][:])
-            counted = {run: _part(of, kept, target).described(classes, rule, report.sha256) for run, of in said.items()}
-            yield key, rule, {recipe: [(run.name, counted[run]) for run in of] for recipe, of in runs.items()}
+            counted = {at: _part(of, kept, target).described(classes, rule, report.sha256) for at, of in said.items()}
+            yield (
+                key,
+                rule,
+                {name: [(run.folder.name, counted[run.folder]) for run in of] for name, of in runs.items()},
+            )
 
 
 def _part(answers: Predictions, rows: Tensor, target: Tensor) -> Predictions:
@@ -214,25 +220,18 @@ def _refuse_twice(names: Sequence[str]) -> None:
         raise InputError(f"{', '.join(twice)} names two runs of one page; rename the folder of one")
 
 
-def _recipe(run: Path) -> Recipe:
-    return load_recipe(Recipe, run / "recipe.yaml")
-
-
-def _told(run: Path) -> dict[str, Any]:
+def _told(run: Run) -> dict[str, Any]:
     """A run by its own files: how it was made, for how long, and its figures on validation."""
-    recipe = _recipe(run)
-    metrics = read_json(run / "metrics.json")
-    epochs = read_rows(run / "summary.csv")
     try:
-        figures = {key: {"n": entry["n"], "8way": entry["8way"]} for key, entry in metrics.items()}
+        figures = {key: {"n": entry["n"], "8way": entry["8way"]} for key, entry in run.metrics.items()}
     except (KeyError, TypeError):
         figures = {}
     if not figures:
-        raise InputError(f"{run / 'metrics.json'} holds no figures; train or evaluate the run again")
+        raise InputError(f"{run.folder / 'metrics.json'} holds no figures; train or evaluate the run again")
     return {
-        "command": train_command(recipe),
-        "epochs": len(epochs),
-        "minutes": sum(float(row["seconds"]) for row in epochs) / 60,
+        "command": train_command(run.recipe),
+        "epochs": len(run.rows),
+        "minutes": sum(float(row["seconds"]) for row in run.rows) / 60,
         "metrics": figures,
     }
 

@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 
 from ngd_timm.data.corruptions import CORRUPTIONS, SEVERITIES, SMALLEST, corrupt
+from ngd_timm.devices import open_device
 from ngd_timm.errors import InputError
-from ngd_timm.evaluate import recipe_of
-from ngd_timm.export import open_student, student_files, weights_sha256
+from ngd_timm.evaluate import open_scored
 from ngd_timm.figures_robustness import draw_robustness
 from ngd_timm.files import write_json, write_text
-from ngd_timm.hub import hub_id, pin
+from ngd_timm.hub import hub_id
 from ngd_timm.metrics import METRICS, figures_of_sets, summary
 from ngd_timm.ngd_models import TimmModel
 from ngd_timm.paths import last_part
@@ -165,11 +165,9 @@ def _checked_severities(severities: Sequence[int]) -> tuple[int, ...]:
 
 
 def _open(source: str | Path) -> _Student:
-    source = pin(str(source), "config.json")  # weights and recipe of one commit
-    model, classes = open_student(source)
+    source, model, classes, recipe, sha256 = open_scored(source)
     shown = source if hub_id(source) is not None else last_part(source)
-    sha256 = weights_sha256(student_files(source))
-    return _Student(shown, sha256, model, classes, recipe_of(source))
+    return _Student(shown, sha256, model, classes, recipe)
 
 
 def _grouped(students: Sequence[_Student]) -> dict[str, list[int]]:
@@ -230,7 +228,7 @@ def _answers(
     from ngd_timm.data.batches import held_in_memory, targets
     from ngd_timm.data.decode import check_image, decode_each, image_size_and_grey, row_name
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = open_device("auto")
     for student in students:
         student.model.to(device).eval()
     sizes = np.array(list(decode_each(dataset, image_size_and_grey, "opened")), dtype=np.int64)

@@ -161,7 +161,9 @@ def _train_epoch(setup: Setup, progress: Progress, states: StateFiles, stop: Int
     rest = setup.batches.batches(progress.step)
     for batch in with_bar(rest, steps - progress.step, f"epoch {epoch + 1}/{recipe.optim.epochs}"):
         update = epoch * steps + progress.step
-        images, target, va = _to_device(batch, setup.device)
+        batch = batch.to(setup.device)
+        images = batch.images.to(memory_format=torch.channels_last)
+        target, va = batch.target, batch.valence_arousal
         if isinstance(task.teacher, CachedTeacher):
             task.teacher.at(epoch, progress.step)
         measured = _measure(setup, progress, update, images, target, va)
@@ -305,12 +307,6 @@ def _command(out: Path, processes: int | None = None) -> str:
     count = processes or world_size()
     several = f"torchrun --nproc-per-node {count} -m ngd_timm.cli" if count > 1 else "ngd"
     return f"{several} train --resume {out}"
-
-
-def _to_device(batch: Any, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
-    images = batch.images.to(device, memory_format=torch.channels_last, non_blocking=True)
-    va = batch.valence_arousal
-    return images, batch.target.to(device, non_blocking=True), None if va is None else va.to(device, non_blocking=True)
 
 
 def _model(task: NeuroGazeTask) -> DistillationWrapper:

@@ -55,6 +55,11 @@ class Batch:
         images, target = self.images.to(device, non_blocking=True), self.target.to(device, non_blocking=True)
         return Batch(images, target, va, self.index.to(device, non_blocking=True))
 
+    def pin_memory(self) -> Batch:
+        """The same batch in pinned memory, from which a copy to a GPU waits for nothing."""
+        va = None if self.valence_arousal is None else self.valence_arousal.pin_memory()
+        return Batch(self.images.pin_memory(), self.target.pin_memory(), va, self.index.pin_memory())
+
 
 class FaceBatches:
     """Batches of a data set, each a function of (seed, epoch, batch number) and of nothing else.
@@ -176,11 +181,13 @@ class FaceBatches:
         numbers = [i for i in range(start, len(self)) if self.train or i % self.part[1] == self.part[0]]
         whole = [order[i * self.batch_size : (i + 1) * self.batch_size] for i in numbers]
         made = self._render(whole, epoch, start) if self.in_memory else _told(self._load(whole, epoch, start))
-        if self.ahead and torch.cuda.is_available():
-            # a copy to the device waits for it, but for one from pinned memory
-            made = _pinned(made)
-        with closing(made_ahead(made) if self.ahead else made) as images:
-            for index, pixels in zip(whole, images, strict=True):
+        yield from handed_over(self._with_targets(whole, made), self.ahead)
+
+    def _with_targets(
+        self, whole: Sequence[np.ndarray], made: Generator[torch.Tensor, None, None]
+    ) -> Generator[Batch, None, None]:
+        with closing(made):
+            for index, pixels in zip(whole, made, strict=True):
                 chosen = torch.from_numpy(index[self._mine(len(index))])
                 va = None if self._va is None else self._va[chosen]
                 yield Batch(pixels, self._target[chosen], va, chosen)
@@ -269,9 +276,17 @@ def class_counts(data: Dataset | FaceBatches) -> np.ndarray:
     return np.bincount(target, minlength=len(dataset.features["label"].names)).astype(np.float64)
 
 
-def _pinned(images: Generator[torch.Tensor, None, None]) -> Generator[torch.Tensor, None, None]:
-    with closing(images):
-        for batch in images:
+def handed_over(made: Generator[Batch, None, None], early: bool) -> Generator[Batch, None, None]:
+    """The same batches; early ones are made in a thread, and pinned where there is a GPU to copy them to."""
+    if early:
+        made = made_ahead(_pinned(made) if torch.cuda.is_available() else made)
+    with closing(made):
+        yield from made
+
+
+def _pinned(made: Generator[Batch, None, None]) -> Generator[Batch, None, None]:
+    with closing(made):
+        for batch in made:
             yield batch.pin_memory()
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from ngd_timm.data.ahead import ahead as made_ahead
 from ngd_timm.data.augment import draw_augment, render_batch
-from ngd_timm.data.batches import Batch, per_channel, working_side
+from ngd_timm.data.batches import Batch, handed_over, per_channel, working_side
 from ngd_timm.data.decode import DAMAGE, damage_reason, open_image, square_pixels
 from ngd_timm.data.fer import LoadReport
 from ngd_timm.data.samplers import generator_for
@@ -122,9 +120,7 @@ class FaceStream:
 
         The rows before it are read again, though not decoded.
         """
-        made = self._make(self.epoch, start)
-        with closing(made_ahead(made) if self.ahead else made) as batches:
-            yield from batches
+        yield from handed_over(self._make(self.epoch, start), self.ahead)
 
     def report(self, name: str, split: str, tally: Tally) -> LoadReport:
         """What `load_split` reports of a whole set, of `load_stream`'s tally and this stream's first pass."""

@@ -11,7 +11,6 @@ run's own `images_per_second` (summary.csv: the training pass, without set-up an
 from __future__ import annotations
 
 import argparse
-import csv
 import logging
 import os
 import statistics
@@ -24,6 +23,7 @@ from ngd_timm import CLASSES, save_student
 from ngd_timm.data.schematic import write_schematic
 from ngd_timm.export import create_student
 from ngd_timm.recipe import Recipe, StudentConfig, load_recipe
+from ngd_timm.run_log import read_rows
 from ngd_timm.train import train
 
 BASE, FIRST, WARM = "b0_ce", "b1_kd, first pass", "b1_kd, cache warm"
@@ -31,8 +31,7 @@ BASE, FIRST, WARM = "b0_ce", "b1_kd, first pass", "b1_kd, cache warm"
 
 def speed(recipe: str, out: Path, overrides: list[str]) -> float:
     run = train(load_recipe(Recipe, recipe, [*overrides, f"out={out}"]))
-    with open(run / "summary.csv", newline="", encoding="utf-8") as file:
-        return float(next(csv.DictReader(file))["images_per_second"])
+    return float(read_rows(run / "summary.csv")[0]["images_per_second"])
 
 
 def main() -> None:
