@@ -162,9 +162,7 @@ def ablation_tables(comparison: Mapping[str, Any]) -> list[Table]:
             tables.append(Table(f"{where}: percent, {run}", ("recipe", *names), tuple(rows), tuple(notes)))
             if found["differences"]:
                 rows = [(f"{d['a']} − {d['b']}", *_differences(d[protocol])) for d in found["differences"]]
-                notes = [f"on the same seeds and {unit}s: [95 % over {unit}s, for these students]"]
-                if len(seeds) > 1:
-                    notes[0] += f" (95 % over seeds, Student's t, on these {unit}s)"
+                notes = [f"on the same seeds and {unit}s: {_intervals(unit, len(seeds) > 1)}"]
                 if len(rows) > 1:
                     notes.append(f"{len(rows)} differences, no interval is widened for their number")
                 title = f"{where}: paired differences in points"
@@ -188,19 +186,24 @@ def robustness_tables(found: Mapping[str, Any]) -> list[Table]:
     cells = [(row, *(f"{of[row][m]['mean']:.2f}" for of in found["recipes"].values() for m in metrics)) for row in rows]
     notes = [f"a corruption is the mean over severities {severities}, mean that over all {len(rows) - 2} corruptions"]
     if any(len(of) > 1 for of in seeds.values()):
-        several = "; ".join(f"{name} {', '.join(map(str, of))}" for name, of in seeds.items() if len(of) > 1)
-        notes.append(f"means over the seeds: {several}")
+        listed = "; ".join(f"{name} {', '.join(map(str, of))}" for name, of in seeds.items() if len(of) > 1)
+        notes.append(f"means over the seeds: {listed}")
     tables = [Table(f"{where}: percent under corruption", ("corruption", *header), tuple(cells), tuple(notes))]
     if found["differences"]:
         header = [f"{d['a']} − {d['b']} {METRIC_NAMES[m]}" for d in found["differences"] for m in metrics]
         cells = [(row, *(c for d in found["differences"] for c in _differences(d[row], metrics))) for row in rows]
-        notes = [f"on the same {unit}s: [95 % over {unit}s, for these students]"]
-        if any(d["clean"]["acc"]["seed_ci95"] for d in found["differences"]):
-            notes[0] += f" (95 % over seeds, Student's t, on these {unit}s)"
+        several = any(d["clean"]["acc"]["seed_ci95"] for d in found["differences"])
+        notes = [f"on the same {unit}s: {_intervals(unit, several)}"]
         notes.append(f"{len(cells) * len(header)} differences, no interval is widened for their number")
         title = f"{where}: paired differences in points"
         tables.append(Table(title, ("corruption", *header), tuple(cells), tuple(notes)))
     return tables
+
+
+def _intervals(unit: str, over_seeds: bool) -> str:
+    """How the intervals of a difference are to be read."""
+    pictures = f"[95 % over {unit}s, for these students]"
+    return pictures + (f" (95 % over seeds, Student's t, on these {unit}s)" if over_seeds else "")
 
 
 def _means(found: Mapping[str, Any]) -> list[str]:
