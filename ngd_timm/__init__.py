@@ -2,7 +2,7 @@
 
 from ngd_timm.affect import ANCHORS, CLASSES
 from ngd_timm.errors import InputError
-from ngd_timm.export import save_student
+from ngd_timm.export import load_student, save_student
 from ngd_timm.kd_teacher import KDTeacher
 from ngd_timm.losses import DGeoLoss, LogitKDLoss, NeuroGazeLoss, ProtoKDLoss
 from ngd_timm.ngd_models import DistillationWrapper, wrap
@@ -29,6 +29,7 @@ __all__ = [
     "Run",
     "__version__",
     "load_run",
+    "load_student",
     "save_student",
     "wrap",
 ]

@@ -220,10 +220,16 @@ def export(
     typer.echo(export_student(student, form, out))
 
 
-@app.command(epilog="Example: ngd predict runs/b3_full-0 face.png more_faces/ --annotate answers/")
+@app.command(epilog="Example: ngd predict face.png; or: ngd predict runs/b3_full-0 face.png faces/ --annotate answers/")
 def predict(
-    student: Annotated[str, typer.Argument(help="A run directory, a student folder, or user/repo on the Hub.")],
-    images: Annotated[list[Path], typer.Argument(help="Pictures cropped to one face, or folders of them.")],
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[STUDENT] IMAGE...",
+            help="A run directory, a student folder or user/repo on the Hub; without one the student that ships is "
+            "asked. Then pictures cropped to one face, or folders of them.",
+        ),
+    ],
     annotated: Annotated[
         Path | None, typer.Option("--annotate", help="A new folder for a picture with its answer each.")
     ] = None,
@@ -231,8 +237,11 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Say which expression each face shows, and where a picture does not look like a face crop."""
-    from ngd_timm.predict import Predictor, annotate_all, picture_files
+    from ngd_timm.predict import Predictor, annotate_all, picture_files, student_and_pictures
 
+    student, images = student_and_pictures(arguments)
+    if not images:
+        raise InputError(f"{student} is a student; give pictures after it, or folders of them")
     files = picture_files(images)
     answers = Predictor(student, device)(files)
     if annotated is not None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ngd_timm.errors import InputError, choices
-from ngd_timm.export import STUDENT_FILES, load_student, student_files
+from ngd_timm.export import STUDENT_FILES, read_student, student_files
 from ngd_timm.files import atomic_folder, atomic_path
 from ngd_timm.ngd_models import TimmModel, input_channels
 
@@ -57,7 +57,7 @@ def export_student(source: str | Path, form: str, out: str | Path) -> Path:
         raise choices("export format", form, FORMATS)
     out = Path(out)
     folder = student_files(source)
-    model, _ = load_student(folder, str(source))
+    model, _ = read_student(folder, str(source))
     if form == "timm":
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise InputError(f"{out} is not empty; choose a new folder with --out DIR")

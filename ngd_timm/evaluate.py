@@ -10,7 +10,7 @@ import torch
 
 from ngd_timm.devices import open_device
 from ngd_timm.errors import InputError
-from ngd_timm.export import check_published, load_student, student_files, weights_sha256
+from ngd_timm.export import check_published, read_student, student_files, weights_sha256
 from ngd_timm.files import read_json, write_json
 from ngd_timm.hub import fetch, hub_id, pin
 from ngd_timm.metrics import METRIC_NAMES
@@ -130,7 +130,7 @@ def open_scored(source: str | Path) -> Scored:
     """
     source = pin(str(source), "config.json")
     folder = student_files(source)
-    model, classes = load_student(folder, source)
+    model, classes = read_student(folder, source)
     return Scored(source, model, classes, _recipe_of(source), weights_sha256(folder))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from timm.models import save_for_hf
 
 from ngd_timm.affect import CLASSES
 from ngd_timm.errors import InputError, choices
-from ngd_timm.files import atomic_folder, sha256_file
+from ngd_timm.files import atomic_folder, packaged, sha256_file
 from ngd_timm.hub import Snapshot, fetch, hub_id
 from ngd_timm.ngd_models import TimmModel, similar_models
 from ngd_timm.recipe import StudentConfig
@@ -29,14 +30,19 @@ __all__ = [
     "label_names",
     "load_student",
     "open_student",
+    "read_student",
     "save_student",
+    "shipped_student",
     "student_files",
     "student_folder",
+    "student_versions",
     "weights_sha256",
 ]
 
 STUDENT_FILES = ("config.json", "model.safetensors")
 PUBLISHED_FORMAT = "1"
+
+_VERSION = re.compile(r"student-.+-v(\d+)")
 
 # what timm raises on a config or weights that don't fit
 _TIMM_ERRORS = (
@@ -153,13 +159,51 @@ def save_student(model: TimmModel, folder: str | Path, classes: Sequence[str] = 
     return folder
 
 
-def student_folder(source: str | Path) -> Path:
-    """The student of a run directory, or the folder itself where it is one.
+def student_versions() -> list[str]:
+    """Names of the students in the wheel, oldest first."""
+    named = [(_VERSION.fullmatch(p.name), p) for p in packaged("hub").iterdir() if (p / STUDENT_FILES[1]).is_file()]
+    return [name for _, name in sorted((int(match[1]), path.name) for match, path in named if match)]
+
+
+def shipped_student() -> str:
+    """Name of the newest student in the wheel.
 
     Raises:
-        InputError: Neither.
+        InputError: There is none.
+    """
+    known = student_versions()
+    if not known:
+        raise InputError(f"no student ships in {packaged('hub')}; reinstall ngd-timm, or name one")
+    return known[-1]
+
+
+def load_student(version: str | None = None) -> TimmModel:
+    """A student that ships with the package, in eval mode: the newest, or one by version. Works offline.
+
+    Its `pretrained_cfg` has what its input must look like and `label_names`; `ngd_timm.Predictor()` does all of that.
+
+    Raises:
+        InputError: A version that isn't there; the message lists those that are.
+
+    Example:
+        >>> student = load_student()
+        >>> tuple(student(torch.zeros(1, *student.pretrained_cfg["input_size"])).shape)
+        (1, 8)
+    """
+    if version is not None and version not in (known := student_versions()):
+        raise choices("student version", version, known)
+    return open_student(version or shipped_student())[0]
+
+
+def student_folder(source: str | Path) -> Path:
+    """The student of a run directory, the folder itself where it is one, or a packaged one by its version.
+
+    Raises:
+        InputError: None of these.
     """
     path = Path(source)
+    if not path.exists() and str(source) in student_versions():
+        return packaged("hub") / str(source)
     for candidate in (path / "student", path):
         if (candidate / "config.json").is_file() and (candidate / "model.safetensors").is_file():
             return candidate
@@ -175,7 +219,7 @@ def open_student(source: str | Path) -> tuple[TimmModel, tuple[str, ...]]:
         InputError: Nothing of that kind there, a broken file, or no label names.
     """
     folder = student_files(source)
-    return load_student(folder, str(source))
+    return read_student(folder, str(source))
 
 
 def student_files(source: str | Path) -> Path:
@@ -224,7 +268,7 @@ def check_published(snapshot: Snapshot) -> None:
             )
 
 
-def load_student(folder: str | Path, shown: str) -> tuple[TimmModel, tuple[str, ...]]:
+def read_student(folder: str | Path, shown: str) -> tuple[TimmModel, tuple[str, ...]]:
     """A student from its folder, in eval mode, and its class names; messages call it `shown`.
 
     Raises:

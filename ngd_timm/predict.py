@@ -16,11 +16,12 @@ from timm.data import create_transform
 from ngd_timm.data.decode import DAMAGE, to_mode
 from ngd_timm.devices import open_device
 from ngd_timm.errors import InputError
-from ngd_timm.export import open_student
+from ngd_timm.export import STUDENT_FILES, open_student, shipped_student, student_versions
 from ngd_timm.files import atomic_folder, atomic_path
+from ngd_timm.hub import hub_id
 from ngd_timm.ngd_models import input_channels
 
-__all__ = ["Prediction", "Predictor", "annotate", "annotate_all", "picture_files"]
+__all__ = ["Prediction", "Predictor", "annotate", "annotate_all", "picture_files", "student_and_pictures"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pgm", ".ppm")
 _SMALLEST, _SQUARE = 24, 1.4  # px, longer side over shorter
@@ -60,7 +61,8 @@ class Predictor:
     pictures that are cropped to one centred face.
 
     Args:
-        source: A run directory, a student folder, or a Hub id.
+        source: A run directory, a student folder, a Hub id, or the name of a student in the wheel; None is the
+            newest of those.
         device: "auto", "cpu" or "cuda".
         batch_size: Pictures at once.
 
@@ -78,11 +80,11 @@ class Predictor:
         (8, 1.0)
     """
 
-    def __init__(self, source: str | Path, device: str = "auto", batch_size: int = 64) -> None:
+    def __init__(self, source: str | Path | None = None, device: str = "auto", batch_size: int = 64) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
         self.device, self.batch_size = open_device(device), batch_size
-        model, self.classes = open_student(source)
+        model, self.classes = open_student(shipped_student() if source is None else source)
         self.model = model.to(self.device).to(memory_format=torch.channels_last)
         self.mode = "L" if input_channels(model) == 1 else "RGB"
         cfg = model.pretrained_cfg
@@ -123,6 +125,26 @@ class Predictor:
                 )
 
 
+def student_and_pictures(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """What `ngd predict [STUDENT] IMAGE…` was given: a student where the first argument is one, and the pictures.
+
+    A student is a folder with files of a run or a student, a name in the wheel, or a Hub id where no such path exists.
+
+    Example:
+        >>> student_and_pictures(["user/student", "face.png"])
+        ('user/student', ['face.png'])
+        >>> student_and_pictures(["face.png", "other.png"])
+        (None, ['face.png', 'other.png'])
+    """
+    first, *rest = arguments
+    path = Path(first)
+    if path.is_dir():
+        named = any((path / name).exists() for name in (*STUDENT_FILES, "student", "recipe.yaml"))
+    else:
+        named = not path.exists() and (first in student_versions() or (bool(rest) and hub_id(first) is not None))
+    return (first, rest) if named else (None, list(arguments))
+
+
 def picture_files(paths: Sequence[str | Path]) -> list[Path]:
     """Files as they are, folders as the pictures below them in order.
 
@@ -139,7 +161,7 @@ def picture_files(paths: Sequence[str | Path]) -> list[Path]:
         elif path.is_file():
             found.append(path)
         else:
-            raise InputError(f"no picture {path}; give files or folders of face crops")
+            raise InputError(f"no picture {path}, nor a student; give files or folders of face crops")
     return found
 
 

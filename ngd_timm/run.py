@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ngd_timm.errors import InputError
-from ngd_timm.export import STUDENT_FILES, check_published, load_student, student_folder, weights_sha256
+from ngd_timm.export import STUDENT_FILES, check_published, read_student, student_folder, weights_sha256
 from ngd_timm.files import read_json
 from ngd_timm.hub import fetch, hub_id
 from ngd_timm.ngd_models import TimmModel
@@ -59,7 +59,7 @@ class Run:
 
     @cached_property
     def _opened(self) -> tuple[TimmModel, tuple[str, ...]]:
-        return load_student(self.student_folder, self.source)
+        return read_student(self.student_folder, self.source)
 
     @cached_property
     def student_sha256(self) -> str:

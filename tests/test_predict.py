@@ -13,12 +13,12 @@ import timm
 import torch
 from PIL import Image
 
-from ngd_timm import Predictor
+from ngd_timm import Predictor, load_student
 from ngd_timm.affect import CLASSES
 from ngd_timm.data.schematic import draw_face
 from ngd_timm.errors import InputError
-from ngd_timm.export import create_student, save_student
-from ngd_timm.predict import annotate_all
+from ngd_timm.export import create_student, save_student, shipped_student
+from ngd_timm.predict import annotate_all, student_and_pictures
 from ngd_timm.recipe import StudentConfig
 
 
@@ -93,6 +93,33 @@ def test_the_command_prints_lines_for_people_and_json_for_programs(
     for path in written:
         with Image.open(path) as image:
             assert image.width > 500
+
+
+def test_a_first_argument_that_is_no_student_is_a_picture(student: Path, pictures: Path) -> None:
+    one, folder = str(pictures / "a.png"), str(pictures)
+    assert student_and_pictures([str(student), one]) == (str(student), [one])
+    assert student_and_pictures([one, folder]) == (None, [one, folder])
+    assert student_and_pictures([folder]) == (None, [folder])
+    assert student_and_pictures(["user/student", one]) == ("user/student", [one])
+    assert student_and_pictures(["gone/face.png"]) == (None, ["gone/face.png"])
+
+
+def test_without_a_student_the_one_in_the_wheel_answers_and_needs_no_network(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch, ngd: Callable[..., Any]
+) -> None:
+    monkeypatch.setattr("socket.socket.connect", None)
+    answers = json.loads(ngd("predict", str(pictures / "a.png"), "--json").stdout)
+    shipped = Predictor(shipped_student())
+    assert answers == [shipped([pictures / "a.png"])[0].as_dict()]
+    assert load_student().pretrained_cfg["label_names"] == list(CLASSES)
+    with pytest.raises(InputError, match=r"student version 'student-ferplus-v0'.*student-ferplus-v1"):
+        load_student("student-ferplus-v0")
+
+
+def test_a_student_without_pictures_is_told_so(student: Path, ngd: Callable[..., Any]) -> None:
+    done = ngd("predict", str(student))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "give pictures after it" in done.stderr
 
 
 def test_a_picture_that_cannot_be_read_is_named_and_nothing_is_written(
