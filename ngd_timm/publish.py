@@ -14,8 +14,8 @@ from ngd_timm.card import grid_card, grid_licence
 from ngd_timm.card_student import student_card, student_licence
 from ngd_timm.commands import without_folders
 from ngd_timm.errors import InputError
-from ngd_timm.export import PUBLISHED_FORMAT, STUDENT_FILES
-from ngd_timm.files import sha256_file, write_json, write_text
+from ngd_timm.export import PUBLISHED_FORMAT, STUDENT_FILES, student_versions
+from ngd_timm.files import packaged, sha256_file, write_json, write_text
 from ngd_timm.hub import Published, hub_id, staged, target, upload_staged
 from ngd_timm.paths import without_paths
 from ngd_timm.prototypes import GRID_FILE, PrototypeGrid, grid_versions
@@ -118,10 +118,17 @@ def packaged_artifacts(space: str) -> dict[str, Callable[[Path], None]]:
         space: A user or an organisation.
     """
 
-    def writer(version: str) -> Callable[[Path], None]:
+    def grid(version: str) -> Callable[[Path], None]:
         return lambda folder: stage_grid(PrototypeGrid.default(version), folder, f"{space}/{version}")
 
-    return {f"{space}/{version}": writer(version) for version in grid_versions()}
+    def student(version: str) -> Callable[[Path], None]:
+        def copy(folder: Path) -> None:  # it was staged from its run when it was put there
+            shutil.copytree(packaged("hub") / version, folder, dirs_exist_ok=True)
+
+        return copy
+
+    grids = {f"{space}/{version}": grid(version) for version in grid_versions()}
+    return grids | {f"{space}/{version}": student(version) for version in student_versions()}
 
 
 def namespace() -> str:

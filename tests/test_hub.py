@@ -25,7 +25,7 @@ from ngd_timm.ablation import ablate
 from ngd_timm.data.schematic import draw_face
 from ngd_timm.errors import InputError
 from ngd_timm.evaluate import evaluate
-from ngd_timm.export import open_student, save_student
+from ngd_timm.export import load_student, open_student, save_student
 from ngd_timm.hub import HubId, fetch, hub_id, pin
 from ngd_timm.publish import packaged_artifacts, push_run, stage_run
 from ngd_timm.recipe import Recipe, load_recipe
@@ -338,12 +338,16 @@ def test_a_dry_run_and_a_folder_ask_nothing_of_the_hub(
     assert "is not empty" in refused.stderr
 
 
-def test_one_command_publishes_every_packaged_grid_under_one_name(here: HubServer, ngd: Callable[..., Any]) -> None:
+def test_one_command_publishes_every_packaged_grid_and_student_under_one_name(
+    here: HubServer, ngd: Callable[..., Any]
+) -> None:
     done = ngd("publish", "--namespace", "lab")
     assert done.returncode == 0, done.stderr
     for version in ("gameemo-v1", "gameemo-v2"):
         assert PrototypeGrid.from_pretrained(f"lab/{version}").sha256 == PrototypeGrid.default(version).sha256
         assert f'from_pretrained("lab/{version}")' in here.repo(f"lab/{version}").files()["README.md"].decode()
+    pulled, shipped = open_student("lab/student-ferplus-v1")[0], load_student("student-ferplus-v1")
+    assert all(torch.equal(pulled.state_dict()[name], value) for name, value in shipped.state_dict().items())
 
 
 def test_a_branch_is_made_and_a_pull_request_is_opened_on_request(here: HubServer) -> None:
