@@ -6,7 +6,8 @@ import copy
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ __all__ = [
     "load_student",
     "open_student",
     "read_student",
+    "rounded",
     "save_student",
     "shipped_student",
     "student_files",
@@ -118,7 +120,9 @@ def create_student(config: StudentConfig, num_classes: int) -> TimmModel:
     return model
 
 
-def save_student(model: TimmModel, folder: str | Path, classes: Sequence[str] = CLASSES) -> Path:
+def save_student(
+    model: TimmModel, folder: str | Path, classes: Sequence[str] = CLASSES, weights: str = "float32"
+) -> Path:
     """Write a bare timm model as `config.json` (label names, input, mean, std, arguments) and `model.safetensors`.
 
     An earlier student in that folder is replaced only once the new one is complete.
@@ -127,12 +131,14 @@ def save_student(model: TimmModel, folder: str | Path, classes: Sequence[str] = 
         model: The timm model, for a wrapped one `model.student`.
         folder: Where to.
         classes: Class names in the order of the logits.
+        weights: "float16" stores matrices (weights of convolutions and linear layers) in half the bytes; norms and
+            biases stay. timm reads them back as float32, see `rounded`.
 
     Returns:
         The folder, which `timm.create_model("local-dir:<folder>", pretrained=True)` loads without this package.
 
     Raises:
-        InputError: A wrapper instead of its student, or names that don't fit the logits.
+        InputError: A wrapper instead of its student, names that don't fit the logits, or a weight beyond float16.
 
     Example:
         >>> import tempfile
@@ -152,11 +158,56 @@ def save_student(model: TimmModel, folder: str | Path, classes: Sequence[str] = 
         raise InputError(f"{folder} holds something that is not a student; choose an empty or new folder")
     # safetensors takes neither channels_last strides nor two names of one tensor (CoaT uses modules twice)
     plain = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
-    state = {name: tensor.clone() for name, tensor in plain.state_dict().items()}
+    with rounded(plain, weights) as matrices:
+        state = {name: tensor.clone() for name, tensor in plain.state_dict().items()}
+    state |= {name: state[name].to(getattr(torch, weights)) for name in matrices}
     plain.state_dict = lambda: state
     with atomic_folder(folder) as temporary:
         save_for_hf(plain, str(temporary), model_config={"label_names": list(classes)}, safe_serialization=True)
     return folder
+
+
+@contextmanager
+def rounded(model: torch.nn.Module, weights: str) -> Iterator[list[str]]:
+    """Hold a model's matrices at the values that a file in `weights` can hold, and give them back as they were.
+
+    Args:
+        model: Changed in place for the time of the `with`.
+        weights: "float32", which changes nothing, or "float16".
+
+    Yields:
+        Names of the parameters that were rounded: those of two dimensions or more.
+
+    Raises:
+        InputError: A weight that float16 can't hold.
+
+    Example:
+        >>> layer = torch.nn.Linear(1, 1, bias=False).requires_grad_(False)
+        >>> layer.weight.fill_(1 / 3).item()
+        0.3333333432674408
+        >>> with rounded(layer, "float16") as names:
+        ...     names, layer.weight.item()
+        (['weight'], 0.333251953125)
+        >>> layer.weight.item()
+        0.3333333432674408
+    """
+    matrices = {n: p for n, p in model.named_parameters() if p.ndim > 1} if weights == "float16" else {}
+    exact = {name: parameter.detach().clone() for name, parameter in matrices.items()}
+    halves = {name: parameter.detach().half() for name, parameter in matrices.items()}
+    for name, half in halves.items():
+        if not half.isfinite().all():
+            raise InputError(
+                f"{name} has values that float16 can't hold; store the student with student.weights=float32"
+            )
+    try:
+        with torch.no_grad():
+            for name, parameter in matrices.items():
+                parameter.copy_(halves[name])
+        yield list(matrices)
+    finally:
+        with torch.no_grad():
+            for name, parameter in matrices.items():
+                parameter.copy_(exact[name])
 
 
 def student_versions() -> list[str]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ngd_timm.errors import InputError
 from ngd_timm.evaluate import check_specs, evaluate, summary_line
-from ngd_timm.export import save_student, weights_sha256
+from ngd_timm.export import rounded, save_student, weights_sha256
 from ngd_timm.files import is_leftover, read_json, remove_leftovers, write_json, write_text
 from ngd_timm.interruption import Interruption, Stopped
 from ngd_timm.kd_cache import CachedTeacher
@@ -241,7 +241,8 @@ def _predict(setup: Setup) -> Predictions:
     if world_size() > 1:
         # batch norm has seen other pictures on each; as at every step the first one's statistics count
         distribute_bn(model, world_size(), reduce=False)
-    return predict(model, setup.valid, setup.device, setup.recipe.eval_flip)
+    with rounded(model.student, setup.recipe.student.weights):
+        return predict(model, setup.valid, setup.device, setup.recipe.eval_flip)
 
 
 def _write_beginning(setup: Setup, out: Path) -> None:
@@ -263,10 +264,10 @@ def _publish(setup: Setup, out: Path, progress: Progress) -> None:
     if not is_first():
         return
     recipe, student = setup.recipe, _model(setup.task).student
-    save_student(student, out / "student", recipe.data.classes)
+    save_student(student, out / "student", recipe.data.classes, recipe.student.weights)
     *earlier, latest = [row["valid_acc"] for row in progress.rows]
     if latest > max(earlier, default=-math.inf):
-        save_student(student, out / "student_best", recipe.data.classes)
+        save_student(student, out / "student_best", recipe.data.classes, recipe.student.weights)
     write_text(out / "summary.csv", summary_csv(progress.rows))
     if recipe.tensorboard:
         write_tensorboard(out / "tensorboard", progress.rows[-1])

@@ -14,13 +14,16 @@ from typing import Any
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file
 
 from ngd_timm.affect import CLASSES
+from ngd_timm.data import load_split
 from ngd_timm.errors import InputError
-from ngd_timm.evaluate import evaluate
+from ngd_timm.evaluate import evaluate, face_batches
 from ngd_timm.export import open_student, save_student
 from ngd_timm.files import sha256_file
 from ngd_timm.kd_teacher import KDTeacher, open_teacher
+from ngd_timm.predictions import predict, prediction_file, read_predictions
 from ngd_timm.recipe import Recipe, load_recipe
 from ngd_timm.task import NeuroGazeTask
 from ngd_timm.train import resume, train
@@ -94,6 +97,36 @@ def test_the_student_loads_with_stock_timm_where_this_package_cannot_be_imported
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_student_stored_in_float16_is_half_the_file_and_is_scored_as_stored(
+    faces: Path, baseline: Path, tmp_path: Path
+) -> None:
+    student = {**recipe(faces, tmp_path).student.model_dump(), "weights": "float16"}
+    run = train(recipe(faces, tmp_path / "run", student=student))
+    exact, stored = (load_file(folder / "student" / "model.safetensors") for folder in (baseline, run))
+    halves = {name: tensor.half() if "weight" in name and tensor.ndim > 1 else tensor for name, tensor in exact.items()}
+    assert {name: tensor.dtype for name, tensor in stored.items()} == {n: t.dtype for n, t in halves.items()}
+    # and so training went on from the exact weights
+    assert all(torch.equal(stored[name], tensor) for name, tensor in halves.items())
+    sizes = [(folder / "student" / "model.safetensors").stat().st_size for folder in (baseline, run)]
+    assert sizes[1] < 0.55 * sizes[0]
+    kept, unrounded = (read_predictions(prediction_file(of, "schematic:valid")).logits for of in (run, baseline))
+    loaded = open_student(run)[0]
+    valid, _ = load_split("schematic", str(faces), "valid")
+    asked = predict(loaded, face_batches(loaded, valid), torch.device("cpu")).logits
+    assert (kept - asked).abs().max() < 1e-6 < 1e-5 < (kept - unrounded).abs().max()
+    again = save_student(loaded, tmp_path / "again", CLASSES, "float16")
+    assert sha256_file(again / "model.safetensors") == sha256_file(run / "student" / "model.safetensors")
+
+
+def test_weights_beyond_float16_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    model = timm.create_model("test_resnet", num_classes=8, in_chans=1)
+    with torch.no_grad():
+        model.conv1[0].weight[0, 0, 0, 0] = 1e5
+    with pytest.raises(InputError, match=r"conv1\.0\.weight .* float16 can't hold"):
+        save_student(model, tmp_path / "student", CLASSES, "float16")
+    assert not (tmp_path / "student").exists()
 
 
 def test_a_share_asked_for_is_the_share_that_is_measured(faces: Path, tmp_path: Path) -> None:
