@@ -11,7 +11,7 @@ import torch
 from ngd_timm.devices import open_device
 from ngd_timm.errors import InputError
 from ngd_timm.export import check_published, read_student, student_files, weights_sha256
-from ngd_timm.files import read_json, write_json
+from ngd_timm.files import check_place, read_json, write_json
 from ngd_timm.hub import fetch, hub_id, pin
 from ngd_timm.metrics import METRIC_NAMES
 from ngd_timm.ngd_models import DistillationWrapper, TimmModel
@@ -81,6 +81,8 @@ def evaluate(
 
     if not specs:
         raise InputError("nothing to evaluate on; give --data name=root[:split]")
+    if out is not None:
+        check_place(out)
     source, model, classes, recipe, sha256 = open_scored(source)
     parsed = [parse_spec(spec) for spec in specs]
     keys = [key for *_, key in parsed]

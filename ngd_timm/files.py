@@ -21,6 +21,7 @@ from ngd_timm.errors import InputError
 __all__ = [
     "atomic_folder",
     "atomic_path",
+    "check_place",
     "is_leftover",
     "packaged",
     "read_json",
@@ -88,6 +89,22 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         _refuse(path, error)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_place(path: str | Path) -> None:
+    """Refuse a place for what takes hours to make before it is made; space is not looked at, and nothing is written.
+
+    Raises:
+        InputError: A folder above it is a file, or may not be written to.
+
+    Example:
+        >>> check_place(Path(tempfile.mkdtemp()) / "new" / "figures.json")
+    """
+    above = next(folder for folder in Path(path).absolute().parents if folder.exists())
+    if not above.is_dir():
+        _refuse(Path(path), NotADirectoryError(errno.ENOTDIR, f"{above} is a file"))
+    if not os.access(above, os.W_OK | os.X_OK):
+        _refuse(Path(path), PermissionError(errno.EACCES, f"{above} may not be written to"))
 
 
 def _refuse(path: Path, error: Exception) -> NoReturn:

@@ -16,7 +16,7 @@ from ngd_timm.comparison import Answers, compare_answers, difference_pairs
 from ngd_timm.devices import open_device
 from ngd_timm.errors import InputError, choices
 from ngd_timm.evaluate import face_batches
-from ngd_timm.files import read_json, write_json, write_text
+from ngd_timm.files import check_place, read_json, write_json, write_text
 from ngd_timm.metrics import METRIC_NAMES, METRIC_TITLES, METRICS
 from ngd_timm.predictions import Predictions, predict
 from ngd_timm.run import Run, read_run
@@ -115,11 +115,12 @@ def check_out(out: str | Path) -> None:
     """Refuse a place for the page before hours of scoring rather than after.
 
     Raises:
-        InputError: Not a `.md`, or beside it a JSON file of that name which no earlier page left.
+        InputError: Not a `.md`, no place to write to, or beside it a JSON file of that name which no earlier page left.
     """
     out = Path(out)
     if out.suffix != ".md" or out.is_dir():
         raise InputError(f"{out} is no place for a page; give a file that ends in .md")
+    check_place(out)
     beside = out.with_suffix(".json")
     if beside.exists() and read_json(beside).get("kind") != _KIND:
         raise InputError(f"the figures would replace {beside}, which is something else; give --out another name")

@@ -17,7 +17,7 @@ from ngd_timm.devices import open_device
 from ngd_timm.errors import InputError
 from ngd_timm.evaluate import open_scored
 from ngd_timm.figures_robustness import draw_robustness
-from ngd_timm.files import write_json, write_text
+from ngd_timm.files import check_place, write_json, write_text
 from ngd_timm.hub import hub_id
 from ngd_timm.metrics import METRICS, figures_of_sets, summary
 from ngd_timm.ngd_models import TimmModel
@@ -97,6 +97,7 @@ def robustness(
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; choose a folder with --out DIR")
+    check_place(out / "robustness.json")
     if not sources:
         raise InputError("no student to score; give run directories or student folders")
     name, root, split, key = parse_spec(spec)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from ngd_timm.files import atomic_folder, atomic_path, write_json
+from ngd_timm.errors import InputError
+from ngd_timm.evaluate import evaluate
+from ngd_timm.files import atomic_folder, atomic_path, check_place, write_json
 
 
 def write_half_a_file(path: Path) -> None:
@@ -46,3 +49,24 @@ def test_json_without_a_value_for_nan_refuses_it(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "a.json", {"a": float("nan")})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("folder", ["figures", "new/er"])
+def test_a_place_that_can_be_written_to_passes_and_stays_as_it_was(tmp_path: Path, folder: str) -> None:
+    check_place(tmp_path / folder / "a.json")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_place_below_a_file_or_in_a_closed_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match=r"a\.json can't be written \(.*file is a file\)"):
+        check_place(tmp_path / "file" / "new" / "a.json")
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may write anywhere
+    with pytest.raises(InputError, match="may not be written to"):
+        check_place(tmp_path / "a.json")
+
+
+def test_evaluate_looks_at_the_place_for_its_figures_before_it_opens_anything(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="file is a file"):
+        evaluate(tmp_path / "no student", ["ferplus=nowhere"], tmp_path / "file" / "a.json")
