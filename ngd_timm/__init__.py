@@ -4,6 +4,7 @@ from ngd_timm.affect import ANCHORS, CLASSES
 from ngd_timm.errors import InputError
 from ngd_timm.export import load_student, save_student
 from ngd_timm.kd_teacher import KDTeacher
+from ngd_timm.logit_adjustment import adjust_logits
 from ngd_timm.losses import DGeoLoss, LogitKDLoss, NeuroGazeLoss, ProtoKDLoss
 from ngd_timm.ngd_models import DistillationWrapper, wrap
 from ngd_timm.predict import Prediction, Predictor
@@ -28,6 +29,7 @@ __all__ = [
     "PrototypeGrid",
     "Run",
     "__version__",
+    "adjust_logits",
     "load_run",
     "load_student",
     "save_student",

@@ -172,6 +172,7 @@ def _warm_start(recipes: Mapping[str, Recipe], seed: int, out: Path, epochs: int
         "name": _WARM_START,
         "seed": seed,
         "out": str(_folder(out, _WARM_START, seed)),
+        "student": first.student.model_copy(update={"weights": "float32", "logit_adjustment": 0.0}),
         "loss": LossConfig(**kept),
         "optim": first.optim.model_copy(update={"epochs": epochs, "warmup": warmup}),
         "grid": None,

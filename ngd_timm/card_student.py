@@ -9,6 +9,7 @@ from ngd_timm.card import card_header, render_card
 from ngd_timm.commands import train_command
 from ngd_timm.credits import EEG, FACES, FORBIDDEN, METHOD, Credit, dataset_name
 from ngd_timm.errors import InputError
+from ngd_timm.logit_adjustment import CITATION
 from ngd_timm.losses import DGeoLoss, LogitKDLoss, ProtoKDLoss
 from ngd_timm.losses.cross_entropy import CITATIONS
 from ngd_timm.metrics import METRIC_TITLES, METRICS
@@ -181,6 +182,8 @@ def _terms(run: Run) -> Iterator[dict[str, str]]:
         "settings": f"label_smoothing={loss.label_smoothing:g}, class_weights={loss.class_weights}",
         "citation": " ".join(CITATIONS[option] for option, used in options.items() if used) or "–",
     }
+    if tau := run.recipe.student.logit_adjustment:
+        yield {"name": "logit adjustment", "weight": "post hoc", "settings": f"tau={tau:g}", "citation": CITATION}
     if loss.kd > 0:
         kd = LogitKDLoss(loss.kd_mode, loss.temperature)
         yield {"name": "logit KD", "weight": f"{loss.kd:g}", "settings": kd.extra_repr(), "citation": kd.citation}

@@ -13,6 +13,7 @@ import torch
 from timm.layers import convert_sync_batchnorm
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
+from torch import Tensor
 
 from ngd_timm.devices import autocast_type, open_device
 from ngd_timm.errors import InputError
@@ -21,6 +22,7 @@ from ngd_timm.export import STUDENT_FILES, create_student, open_student, student
 from ngd_timm.hub import hub_id, pin
 from ngd_timm.kd_cache import CachedTeacher
 from ngd_timm.kd_teacher import KDTeacher, TeacherEnsemble, open_teacher
+from ngd_timm.logit_adjustment import classifier_bias, logit_shift
 from ngd_timm.losses import NeuroGazeLoss, class_weights
 from ngd_timm.ngd_models import DistillationWrapper, TimmModel
 from ngd_timm.processes import rank, world_size
@@ -50,6 +52,7 @@ class Setup:
     scheduler: Any
     scaler: torch.amp.GradScaler
     grid: PrototypeGrid | None
+    shift: Tensor | None  # what the deployed student's logits lose
     fingerprint: dict[str, Any]
 
 
@@ -110,6 +113,10 @@ def prepare(recipe: Recipe) -> Setup:
         counts = class_counts(training)
         drawn |= {"sampler": data.sampler, "in_memory": data.in_memory, "workers": data.workers}
         batches = FaceBatches(training, train=True, part=part, **drawn)
+    shift = None
+    if recipe.student.logit_adjustment:
+        classifier_bias(model.student)  # refused now, not after an epoch
+        shift = logit_shift(counts, recipe.student.logit_adjustment)
     autocast = autocast_type(recipe.optim.amp, device)
     teacher: KDTeacher | TeacherEnsemble | CachedTeacher | None = asked
     if asked is not None and recipe.kd_cache is not None:
@@ -184,6 +191,7 @@ def prepare(recipe: Recipe) -> Setup:
         scheduler=scheduler,
         scaler=torch.amp.GradScaler(device.type, enabled=autocast == torch.float16),
         grid=grid,
+        shift=shift,
         fingerprint=_fingerprint(recipe, reports, grid, autocast, device),
     )
 

@@ -21,6 +21,7 @@ from ngd_timm.export import rounded, save_student, weights_sha256
 from ngd_timm.files import is_leftover, read_json, remove_leftovers, write_json, write_text
 from ngd_timm.interruption import Interruption, Stopped
 from ngd_timm.kd_cache import CachedTeacher
+from ngd_timm.logit_adjustment import adjusted
 from ngd_timm.losses import COMPONENTS
 from ngd_timm.metrics import fer_metrics
 from ngd_timm.ngd_models import DistillationWrapper
@@ -241,7 +242,7 @@ def _predict(setup: Setup) -> Predictions:
     if world_size() > 1:
         # batch norm has seen other pictures on each; as at every step the first one's statistics count
         distribute_bn(model, world_size(), reduce=False)
-    with rounded(model.student, setup.recipe.student.weights):
+    with adjusted(model.student, setup.shift), rounded(model.student, setup.recipe.student.weights):
         return predict(model, setup.valid, setup.device, setup.recipe.eval_flip)
 
 
@@ -264,10 +265,11 @@ def _publish(setup: Setup, out: Path, progress: Progress) -> None:
     if not is_first():
         return
     recipe, student = setup.recipe, _model(setup.task).student
-    save_student(student, out / "student", recipe.data.classes, recipe.student.weights)
     *earlier, latest = [row["valid_acc"] for row in progress.rows]
-    if latest > max(earlier, default=-math.inf):
-        save_student(student, out / "student_best", recipe.data.classes, recipe.student.weights)
+    with adjusted(student, setup.shift):
+        save_student(student, out / "student", recipe.data.classes, recipe.student.weights)
+        if latest > max(earlier, default=-math.inf):
+            save_student(student, out / "student_best", recipe.data.classes, recipe.student.weights)
     write_text(out / "summary.csv", summary_csv(progress.rows))
     if recipe.tensorboard:
         write_tensorboard(out / "tensorboard", progress.rows[-1])

@@ -49,8 +49,10 @@ def plain(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def everything(faces: Path, out: Path, teacher: Path, **changes: Any) -> Recipe:
-    """EMA, the class-aware sampler, a KD teacher, Proto-KD at a measured share, D-Geo's ramp, augmentation."""
+    """EMA, the class-aware sampler, a teacher, Proto-KD at a measured share, D-Geo, a student altered when saved."""
+    student = {"backbone": "test_resnet", "image_size": 32, "drop_rate": 0.2}
     all_of_it: dict[str, Any] = {
+        "student": {**student, "weights": "float16", "logit_adjustment": 0.3},
         "data": {"name": "schematic", "root": str(faces), "workers": 0, "sampler": "class_aware"},
         "optim": {"epochs": 3, "batch_size": 12, "lr": 1e-3, "ema": 0.9, "warmup": 0.3},
         "grid": "random",
