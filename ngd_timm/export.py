@@ -164,6 +164,8 @@ def save_student(
     plain.state_dict = lambda: state
     with atomic_folder(folder) as temporary:
         save_for_hf(plain, str(temporary), model_config={"label_names": list(classes)}, safe_serialization=True)
+        config, tensors = (temporary / name for name in STUDENT_FILES)
+        tensors.chmod(config.stat().st_mode)  # safetensors writes for the owner alone
     return folder
 
 

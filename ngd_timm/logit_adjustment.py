@@ -42,8 +42,9 @@ def adjust_logits(model: TimmModel, counts: np.ndarray | Sequence[float], tau: f
         >>> model = timm.create_model("test_resnet", num_classes=2).eval()
         >>> images = torch.zeros(1, 3, 32, 32)
         >>> before = model(images)
-        >>> (adjust_logits(model, [900, 100], tau=0.5)(images) - before).detach().numpy().round(3).tolist()
-        [[0.053, 1.151]]
+        >>> (moved,) = adjust_logits(model, [900, 100], tau=0.5)(images) - before
+        >>> [round(logit, 3) for logit in moved.tolist()]
+        [0.053, 1.151]
 
     Reference:
         Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, equation 9.
