@@ -10,7 +10,7 @@ from ngd_timm.commands import without_folders
 from ngd_timm.errors import InputError
 from ngd_timm.metrics import METRIC_TITLES
 from ngd_timm.paths import without_paths
-from ngd_timm.recipe import to_yaml
+from ngd_timm.recipe import StudentConfig, to_yaml
 from ngd_timm.report_curves import TERMS, column, known, training_figures
 from ngd_timm.report_mistakes import MOST, worst_mistakes
 from ngd_timm.report_page import clock, grid_context, render, write_page
@@ -75,6 +75,14 @@ def run_context(run: Run) -> dict[str, Any]:
     }
 
 
+def _saved_as(student: StudentConfig) -> dict[str, str]:
+    """Whether the student that is saved and scored differs from the one that was trained."""
+    how = [] if student.weights == "float32" else [f"matrices in {student.weights}"]
+    if student.logit_adjustment:
+        how.append(f"logits less {student.logit_adjustment:g} × the log prior of the training labels")
+    return {"Saved with": ", ".join(how)} if how else {}
+
+
 def _facts(run: Run) -> dict[str, str]:
     recipe = without_folders(run.recipe)
     student, loss = recipe.student, recipe.loss
@@ -93,6 +101,7 @@ def _facts(run: Run) -> dict[str, str]:
         + (f", {clock(sum(seconds) / len(seconds))} each, {clock(sum(seconds))} in all" if seconds else ""),
         "Grid": recipe.grid or "none",
         "Logit teacher": ", ".join(recipe.teacher_sources) or "none",
+        **_saved_as(student),
         "Weights scored": "the last epoch's (the best on validation is kept beside it and not reported)",
     }
 

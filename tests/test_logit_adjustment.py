@@ -102,6 +102,8 @@ def test_a_run_trains_as_without_it_and_saves_and_scores_the_adjusted_student(fa
     torch.testing.assert_close(logits[0] - logits[1], shift.expand_as(logits[0]), atol=1e-5, rtol=0)
     assert "| logit adjustment | post hoc | tau=0.7 | A. K. Menon" in student_card(load_run(moved), "lab/student")
     assert "logit adjustment" not in student_card(load_run(plain), "lab/student")
+    assert "logits less 0.7 × the log prior" in (moved / "report.html").read_text(encoding="utf-8")
+    assert "Saved with" not in (plain / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_classifier_without_one_bias_is_refused_before_anything_is_written(faces: Path, tmp_path: Path) -> None:

@@ -111,6 +111,7 @@ def test_a_student_stored_in_float16_is_half_the_file_and_is_scored_as_stored(
     assert all(torch.equal(stored[name], tensor) for name, tensor in halves.items())
     sizes = [(folder / "student" / "model.safetensors").stat().st_size for folder in (baseline, run)]
     assert sizes[1] < 0.55 * sizes[0]
+    assert "matrices in float16" in (run / "report.html").read_text(encoding="utf-8")
     assert len({path.stat().st_mode for path in (run / "student").iterdir()}) == 1  # readable by whom the config is
     kept, unrounded = (read_predictions(prediction_file(of, "schematic:valid")).logits for of in (run, baseline))
     loaded = open_student(run)[0]
