@@ -92,19 +92,20 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 def check_place(path: str | Path) -> None:
-    """Refuse a place for what takes hours to make before it is made; space is not looked at, and nothing is written.
+    """Refuse a place for what takes hours to make before it is made; nothing stays there.
 
     Raises:
-        InputError: A folder above it is a file, or may not be written to.
+        InputError: Nothing can be written to the nearest folder above it that exists.
 
     Example:
         >>> check_place(Path(tempfile.mkdtemp()) / "new" / "figures.json")
     """
     above = next(folder for folder in Path(path).absolute().parents if folder.exists())
-    if not above.is_dir():
-        _refuse(Path(path), NotADirectoryError(errno.ENOTDIR, f"{above} is a file"))
-    if not os.access(above, os.W_OK | os.X_OK):
-        _refuse(Path(path), PermissionError(errno.EACCES, f"{above} may not be written to"))
+    try:
+        with tempfile.TemporaryFile(dir=above):
+            pass
+    except OSError as error:
+        _refuse(Path(path), error)
 
 
 def _refuse(path: Path, error: Exception) -> NoReturn:

@@ -259,7 +259,7 @@ def test_the_command_writes_figures_tables_and_a_picture(
         (["{runs}/one-0", "{votes}"], "label_rule is majority and votes; give --label-rule"),
         (["{runs}/one-0", "{seven}"], "can't be compared: classes is"),
         (["{runs}/one-0", "--out", "{file}"], "is a file; choose a folder"),
-        (["{runs}/one-0", "--out", "{file}/new"], "file is a file); choose another place"),
+        (["{runs}/one-0", "--out", "{file}/new"], "can't be written (Not a directory); choose another place"),
         (["{runs}/one-0", "--data", "schematic={tiny}"], "a side of 6 px"),
         (["{runs}/one-0", "--data", "schematic={runs}/nowhere"], "nowhere"),
     ],
