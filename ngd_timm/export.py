@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ __all__ = [
     "STUDENT_FILES",
     "check_published",
     "create_student",
+    "held",
     "label_names",
     "load_student",
     "open_student",
@@ -158,9 +159,7 @@ def save_student(
         raise InputError(f"{folder} holds something that is not a student; choose an empty or new folder")
     # safetensors takes neither channels_last strides nor two names of one tensor (CoaT uses modules twice)
     plain = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
-    with rounded(plain, weights) as matrices:
-        state = {name: tensor.clone() for name, tensor in plain.state_dict().items()}
-    state |= {name: state[name].to(getattr(torch, weights)) for name in matrices}
+    state = {name: tensor.clone() for name, tensor in plain.state_dict().items()} | _halves(plain, weights)
     plain.state_dict = lambda: state
     with atomic_folder(folder) as temporary:
         save_for_hf(plain, str(temporary), model_config={"label_names": list(classes)}, safe_serialization=True)
@@ -170,15 +169,26 @@ def save_student(
 
 
 @contextmanager
-def rounded(model: torch.nn.Module, weights: str) -> Iterator[list[str]]:
-    """Hold a model's matrices at the values that a file in `weights` can hold, and give them back as they were.
+def held(changes: Sequence[tuple[torch.nn.Parameter, torch.Tensor]]) -> Iterator[None]:
+    """Hold parameters at other values for the time of the `with`, and give them back to the bit."""
+    exact = [parameter.detach().clone() for parameter, _ in changes]
+    with torch.no_grad():
+        for parameter, value in changes:
+            parameter.copy_(value)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for (parameter, _), value in zip(changes, exact, strict=True):
+                parameter.copy_(value)
+
+
+def rounded(model: torch.nn.Module, weights: str) -> AbstractContextManager[None]:
+    """Hold a model's matrices at the values that a file in `weights` can hold, see `held`.
 
     Args:
         model: Changed in place for the time of the `with`.
         weights: "float32", which changes nothing, or "float16".
-
-    Yields:
-        Names of the parameters that were rounded: those of two dimensions or more.
 
     Raises:
         InputError: A weight that float16 can't hold.
@@ -187,29 +197,28 @@ def rounded(model: torch.nn.Module, weights: str) -> Iterator[list[str]]:
         >>> layer = torch.nn.Linear(1, 1, bias=False).requires_grad_(False)
         >>> layer.weight.fill_(1 / 3).item()
         0.3333333432674408
-        >>> with rounded(layer, "float16") as names:
-        ...     names, layer.weight.item()
-        (['weight'], 0.333251953125)
+        >>> with rounded(layer, "float16"):
+        ...     layer.weight.item()
+        0.333251953125
         >>> layer.weight.item()
         0.3333333432674408
     """
-    matrices = {n: p for n, p in model.named_parameters() if p.ndim > 1} if weights == "float16" else {}
-    exact = {name: parameter.detach().clone() for name, parameter in matrices.items()}
-    halves = {name: parameter.detach().half() for name, parameter in matrices.items()}
+    return held([(model.get_parameter(name), half) for name, half in _halves(model, weights).items()])
+
+
+def _halves(model: torch.nn.Module, weights: str) -> dict[str, torch.Tensor]:
+    """The parameters of two dimensions or more as `weights` stores them; none where that is float32."""
+    if weights == "float32":
+        return {}
+    if weights != "float16":
+        raise choices("dtype of the weights", weights, ("float32", "float16"))
+    halves = {name: p.detach().half() for name, p in model.named_parameters() if p.ndim > 1}
     for name, half in halves.items():
         if not half.isfinite().all():
             raise InputError(
                 f"{name} has values that float16 can't hold; store the student with student.weights=float32"
             )
-    try:
-        with torch.no_grad():
-            for name, parameter in matrices.items():
-                parameter.copy_(halves[name])
-        yield list(matrices)
-    finally:
-        with torch.no_grad():
-            for name, parameter in matrices.items():
-                parameter.copy_(exact[name])
+    return halves
 
 
 def student_versions() -> list[str]:

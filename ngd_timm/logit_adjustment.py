@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ngd_timm.errors import InputError
+from ngd_timm.export import held
 from ngd_timm.ngd_models import TimmModel
 
 __all__ = ["CITATION", "adjust_logits", "adjusted", "classifier_bias", "logit_shift"]
@@ -67,21 +68,12 @@ def logit_shift(counts: np.ndarray | Sequence[float], tau: float) -> Tensor:
     return torch.tensor(tau * np.log(n / n.sum()), dtype=torch.float32)
 
 
-@contextmanager
-def adjusted(model: TimmModel, shift: Tensor | None) -> Iterator[None]:
-    """Hold a model at its adjusted logits, and give its bias back as it was; None adjusts nothing."""
+def adjusted(model: TimmModel, shift: Tensor | None) -> AbstractContextManager[None]:
+    """Hold a model at its adjusted logits, see `held`; None adjusts nothing."""
     if shift is None:
-        yield
-        return
+        return nullcontext()
     bias = classifier_bias(model)
-    exact = bias.detach().clone()
-    try:
-        with torch.no_grad():
-            bias.sub_(shift.to(bias))
-        yield
-    finally:
-        with torch.no_grad():
-            bias.copy_(exact)
+    return held([(bias, bias.detach() - shift.to(bias))])
 
 
 def classifier_bias(model: TimmModel) -> nn.Parameter:

@@ -128,6 +128,8 @@ def test_weights_beyond_float16_are_refused_and_nothing_is_written(tmp_path: Pat
         model.conv1[0].weight[0, 0, 0, 0] = 1e5
     with pytest.raises(InputError, match=r"conv1\.0\.weight .* float16 can't hold"):
         save_student(model, tmp_path / "student", CLASSES, "float16")
+    with pytest.raises(InputError, match="float8"):
+        save_student(model, tmp_path / "student", CLASSES, "float8")
     assert not (tmp_path / "student").exists()
 
 
