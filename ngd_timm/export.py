@@ -18,7 +18,7 @@ from timm.models import save_for_hf
 
 from ngd_timm.affect import CLASSES
 from ngd_timm.errors import InputError, choices
-from ngd_timm.files import atomic_folder, packaged, sha256_file
+from ngd_timm.files import atomic_folder, packaged, packaged_versions, sha256_file
 from ngd_timm.hub import Snapshot, fetch, hub_id
 from ngd_timm.ngd_models import TimmModel, similar_models
 from ngd_timm.recipe import StudentConfig
@@ -223,8 +223,7 @@ def _halves(model: torch.nn.Module, weights: str) -> dict[str, torch.Tensor]:
 
 def student_versions() -> list[str]:
     """Names of the students in the wheel, oldest first."""
-    named = [(_VERSION.fullmatch(p.name), p) for p in packaged("hub").iterdir() if (p / STUDENT_FILES[1]).is_file()]
-    return [name for _, name in sorted((int(match[1]), path.name) for match, path in named if match)]
+    return packaged_versions(_VERSION, STUDENT_FILES[1])
 
 
 def shipped_student() -> str:

@@ -24,6 +24,7 @@ __all__ = [
     "check_place",
     "is_leftover",
     "packaged",
+    "packaged_versions",
     "read_json",
     "remove_leftovers",
     "sha256_file",
@@ -197,3 +198,15 @@ def packaged(kind: str) -> Path:
         if folder.is_dir():
             return folder
     raise FileNotFoundError(f"the packaged folder '{kind}' is missing beside {here}; reinstall ngd-timm")
+
+
+def packaged_versions(pattern: re.Pattern[str], file: str) -> list[str]:
+    """Names of the folders of hub/ that hold a file, oldest first (by version number, then name).
+
+    Args:
+        pattern: What the whole name of a folder looks like; its first group is the version number.
+        file: What a folder has to hold.
+    """
+    named = [(pattern.fullmatch(folder.name), folder) for folder in packaged("hub").iterdir()]
+    found = [(int(match[1]), folder.name) for match, folder in named if match and (folder / file).is_file()]
+    return [name for _, name in sorted(found)]

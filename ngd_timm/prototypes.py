@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from ngd_timm.affect import cell_distances, cell_of, centers
 from ngd_timm.errors import InputError, choices
-from ngd_timm.files import atomic_path, packaged
+from ngd_timm.files import atomic_path, packaged, packaged_versions
 from ngd_timm.hub import Published, fetch, hub_id
 
 __all__ = ["FORMAT_VERSION", "GRID_FILE", "Mantel", "PrototypeGrid", "grid_versions", "mantel_test", "permute_within"]
@@ -446,12 +446,7 @@ class PrototypeGrid:
 
 def grid_versions() -> list[str]:
     """Versions in the package, oldest first (by version number, then name)."""
-    found = []
-    for folder in packaged("hub").iterdir():
-        match = _VERSION.match(folder.name)
-        if match and (folder / GRID_FILE).is_file():
-            found.append((int(match[1]), folder.name))
-    return [name for _, name in sorted(found)]
+    return packaged_versions(_VERSION, GRID_FILE)
 
 
 def mantel_test(
