@@ -75,7 +75,7 @@ class Progress:
         epoch: Finished epochs.
         step: Finished batches of the epoch that is under way.
         rows: Of summary.csv.
-        proto_ratios: What Proto-KD's calibration has measured.
+        proto_ratios: What Proto-KD's calibration has measured of late.
         means: Of the epoch that is under way.
         seconds: Spent on the epoch that is under way before the run was continued.
     """

@@ -132,7 +132,7 @@ def prepare(recipe: Recipe) -> Setup:
         kd=loss.kd,
         kd_mode=loss.kd_mode,
         temperature=loss.temperature,
-        # a share is calibrated at the first step; until then any positive weight puts the term in
+        # a share is set at the first step; until then any positive weight puts the term in
         proto_kd=loss.proto_kd if loss.proto_share is None else max(loss.proto_kd, 1.0),
         tau=loss.tau,
         sigma=loss.sigma,

@@ -38,7 +38,7 @@ __all__ = ["COLUMNS", "open_grid", "pinned", "prepare", "resume", "student_hash"
 
 logger = logging.getLogger("ngd_timm.train")
 
-_CALIBRATION_STEPS, _CALIBRATION_EVERY = 100, 10
+_CALIBRATION_STEPS, _CALIBRATION_EVERY, _CALIBRATION_EVERY_LATER, _CALIBRATION_KEPT = 100, 10, 50, 10
 _LOOK_EVERY = 50
 
 
@@ -208,10 +208,14 @@ def _train_epoch(setup: Setup, progress: Progress, states: StateFiles, stop: Int
 def _measure(
     setup: Setup, progress: Progress, update: int, images: Tensor, target: Tensor, va: Tensor | None
 ) -> dict[str, float] | None:
-    """Gradient shares every N steps; in the first steps they also set lambda where a share is asked for."""
+    """Gradient shares every N steps; where a share is asked for they also set lambda, as long as the run lasts.
+
+    Set once, it would not hold: within some epochs 5 % become 1 %, and on another grid another share.
+    """
     recipe, task = setup.recipe, setup.task
     share = recipe.loss.proto_share
-    calibrating = share is not None and update < _CALIBRATION_STEPS and update % _CALIBRATION_EVERY == 0
+    every = _CALIBRATION_EVERY if update < _CALIBRATION_STEPS else _CALIBRATION_EVERY_LATER
+    calibrating = share is not None and update % every == 0
     if not calibrating and not (recipe.share_every and update % recipe.share_every == 0):
         return None
     with torch.autocast(setup.device.type, dtype=setup.autocast, enabled=setup.autocast is not None):
@@ -219,7 +223,8 @@ def _measure(
     if calibrating and share is not None:
         weights = task.criterion.effective_weights(task.epoch)
         others = sum(weights[name] * norm for name, norm in norms.items() if name != "proto_kd")
-        progress.proto_ratios.append(others / max(norms["proto_kd"], 1e-12))
+        ratio = others / max(norms["proto_kd"], 1e-12)
+        progress.proto_ratios = [*progress.proto_ratios, ratio][-_CALIBRATION_KEPT:]
         task.criterion.weights["proto_kd"] = share / (1 - share) * statistics.median(progress.proto_ratios)
     return task.gradient_shares(norms)
 

@@ -139,6 +139,15 @@ def test_a_share_asked_for_is_the_share_that_is_measured(faces: Path, tmp_path: 
     assert float(rows(run)[0]["share_proto_kd"]) == pytest.approx(25, abs=6)
 
 
+def test_a_share_holds_while_the_gradients_change(faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, number in {"STEPS": 4, "EVERY": 1, "EVERY_LATER": 2, "KEPT": 4}.items():
+        monkeypatch.setattr(f"ngd_timm.train._CALIBRATION_{name}", number)
+    changes = {"grid": "random", "loss": {"proto_share": 0.25}, "optim": {"epochs": 12, "batch_size": 16, "lr": 1e-2}}
+    last = rows(run := train(recipe(faces, tmp_path / "run", **changes)))[-1]
+    assert float(last["lambda_proto_kd"]) > 1.5 * float(rows(run)[0]["lambda_proto_kd"])
+    assert float(last["share_proto_kd"]) == pytest.approx(25, abs=6)
+
+
 def test_ema_tensorboard_flip_and_the_class_aware_sampler_work_together(faces: Path, tmp_path: Path) -> None:
     optim = {"epochs": 1, "batch_size": 16, "ema": 0.9, "warmup": 0.5}
     changes = {"optim": optim, "eval_flip": True, "tensorboard": True}
