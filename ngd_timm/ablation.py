@@ -19,11 +19,11 @@ from ngd_timm.report import write_ablation_report
 from ngd_timm.tables import Table, ablation_tables
 from ngd_timm.train import open_grid, pinned, resume, student_hash, teacher_hash, train
 
-__all__ = ["ablate"]
+__all__ = ["WARM_START", "ablate"]
 
 logger = logging.getLogger("ngd_timm.ablation")
 
-_WARM_START = "warm_start"
+WARM_START = "warm_start"
 # what makes two runs be scored on the same pictures with the same labels
 _SAME_PICTURES = ("name", "root", "label_rule", "drop_duplicates", "limit", "classes")
 
@@ -79,7 +79,7 @@ def ablate(arguments: Sequence[str], seeds: int, out: str | Path, warm_start: in
             _finish(run, f"[{number}/{total}] {run.recipe.name}, seed {seed}")
         done = [s for s in plan if s <= seed]
         folders = {name: [_folder(out, name, s) for s in done] for name in recipes}
-        start = [] if warm_start is None else [_folder(out, _WARM_START, s) for s in done]
+        start = [] if warm_start is None else [_folder(out, WARM_START, s) for s in done]
         tables = _write(compare(folders, done, start, alike=alike), out)
     return tables
 
@@ -102,8 +102,8 @@ def _load(arguments: Sequence[str]) -> dict[str, Recipe]:
     recipes: dict[str, Recipe] = {}
     for name, stem in zip(names, stems, strict=True):
         recipe = load_recipe(Recipe, name, [*shared, *own[stem]])
-        if recipe.name in recipes or recipe.name == _WARM_START:
-            taken = "is the warm start's" if recipe.name == _WARM_START else "stands twice"
+        if recipe.name in recipes or recipe.name == WARM_START:
+            taken = "is the warm start's" if recipe.name == WARM_START else "stands twice"
             raise InputError(f"the recipe name '{recipe.name}' {taken}; give every recipe a name of its own")
         recipes[recipe.name] = recipe
     return recipes
@@ -146,7 +146,7 @@ def _alike(recipes: Mapping[str, Recipe]) -> list[list[str]]:
 def _plan(recipes: Mapping[str, Recipe], seed: int, out: Path, warm_start: int | None) -> Iterator[_Run]:
     start: str | None = None
     if warm_start is not None:
-        run = _Run(_warm_start(recipes, seed, out, warm_start), _folder(out, _WARM_START, seed))
+        run = _Run(_warm_start(recipes, seed, out, warm_start), _folder(out, WARM_START, seed))
         start = str(run.folder)
         yield run
     for recipe in _teachers_first(recipes):
@@ -169,9 +169,9 @@ def _warm_start(recipes: Mapping[str, Recipe], seed: int, out: Path, epochs: int
     kept = {key: getattr(first.loss, key) for key in ("ce", "label_smoothing", "class_weights")}
     warmup = min(first.optim.warmup, epochs - 1) if isinstance(first.optim.warmup, int) else first.optim.warmup
     changes = {
-        "name": _WARM_START,
+        "name": WARM_START,
         "seed": seed,
-        "out": str(_folder(out, _WARM_START, seed)),
+        "out": str(_folder(out, WARM_START, seed)),
         "student": first.student.model_copy(update={"weights": "float32", "logit_adjustment": 0.0}),
         "loss": LossConfig(**kept),
         "optim": first.optim.model_copy(update={"epochs": epochs, "warmup": warmup}),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
@@ -13,12 +14,12 @@ import yaml
 from ngd_timm.errors import InputError
 from ngd_timm.hub import PREFIX
 from ngd_timm.paths import last_part
-from ngd_timm.recipe import Recipe, StrictModel, load_recipe, recipe_names
+from ngd_timm.recipe import Recipe, StrictModel, TeacherRun, load_recipe, recipe_names
 
 if TYPE_CHECKING:
     from ngd_timm.eeg.recipe import TeacherRecipe
 
-__all__ = ["build_commands", "train_command", "without_folders"]
+__all__ = ["ablate_command", "build_commands", "results_command", "train_command", "without_folders"]
 
 RecipeT = TypeVar("RecipeT", bound=StrictModel)
 
@@ -40,6 +41,28 @@ def build_commands(recipe: TeacherRecipe, size: int = 5, min_subjects: int = 1, 
     return f"{fit}\n{' '.join([f'ngd prototypes build {where} --out grid.safetensors', *flags])}"
 
 
+def results_command(
+    specs: Sequence[str], rules: Sequence[str], beside: Sequence[str | Path], tried: Sequence[str | Path]
+) -> str:
+    """The shell line that scores an ablation again.
+
+    Example:
+        >>> results_command(["ferplus=/data/ferplus:valid"], ["majority"], ["/home/anna/runs/ce_long-0"], [])
+        'ngd results ablation --data ferplus=ferplus:valid --label-rule majority --beside ce_long-0 --out RESULTS.md'
+    """
+    from ngd_timm.data import parse_spec
+
+    parts = [(name, _shown_root(root), f":{split}" if split else "") for name, root, split, _ in map(parse_spec, specs)]
+    asked = {
+        "--data": [f"{name}={root}{split}" for name, root, split in parts],
+        "--label-rule": rules,
+        "--beside": [last_part(str(run)) for run in beside],
+        "--tried": [last_part(str(run)) for run in tried],
+    }
+    flags = [f"{flag} {shlex.quote(value)}" for flag, of in asked.items() for value in of]
+    return " ".join(["ngd results ablation", *flags, "--out RESULTS.md"])
+
+
 def train_command(recipe: Recipe) -> str:
     """The shell line that trains a student again.
 
@@ -48,6 +71,36 @@ def train_command(recipe: Recipe) -> str:
         'ngd train b0_ce seed=3 data.root=ferplus optim.epochs=12'
     """
     return " ".join(["ngd train", *_arguments(recipe, f"runs/{recipe.name}-{recipe.seed}")])
+
+
+def ablate_command(recipes: Sequence[Recipe], seeds: int, warm_start: int | None = None) -> str:
+    """The shell line that trains a table again, from a run's recipe of each.
+
+    Args:
+        recipes: As the runs of the first seed have them.
+        seeds: How many.
+        warm_start: Epochs of the run from which the others started.
+
+    Example:
+        >>> recipes = [load_recipe(Recipe, name, ["data.root=/data/ferplus"]) for name in ("b0_ce", "b1_kd")]
+        >>> recipes[1] = recipes[1].model_copy(update={"teacher": "/out/runs/b0_ce-0"})
+        >>> ablate_command(recipes, 3)
+        'ngd ablate b0_ce b1_kd data.root=ferplus --seeds 3 --out ablation'
+    """
+    rows = {f"{recipe.name}-{recipe.seed}": recipe.name for recipe in recipes}
+    told: dict[str, list[str]] = {}
+    for recipe in recipes:
+        changes: dict[str, Any] = {} if warm_start is None else {"init": None}
+        if isinstance(recipe.teacher, str) and last_part(recipe.teacher) in rows:
+            changes["teacher"] = TeacherRun(run=rows[last_part(recipe.teacher)])
+        _, *arguments = _arguments(recipe.model_copy(update=changes), "")
+        told[recipe.name] = [argument for argument in arguments if not argument.lstrip("'").startswith("out=")]
+    first = next(iter(told.values()))
+    shared = [argument for argument in first if all(argument in of for of in told.values())]
+    own = [f"{name}:{argument}" for name, of in told.items() for argument in of if argument not in shared]
+    names = [name if name in recipe_names() else f"{name}.yaml" for name in told]
+    start = [] if warm_start is None else [f"--warm-start {warm_start}"]
+    return " ".join(["ngd ablate", *names, *shared, *own, f"--seeds {seeds}", *start, "--out ablation"])
 
 
 def without_folders(recipe: RecipeT) -> RecipeT:

@@ -29,6 +29,7 @@ _TWINS = (
     ("b3_full", "b1_kd"),
     ("b2_share", "b1_kd"),
     ("b3_share", "b2_share"),
+    ("b3_share", "b1_kd"),
     ("b2_share", "c_random"),
     ("b2_share", "c_shuffled"),
     ("b2_share", "c_va"),

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ngd_timm.ablation import WARM_START
 from ngd_timm.affect import CLASSES
-from ngd_timm.commands import train_command
+from ngd_timm.commands import ablate_command, results_command, train_command
 from ngd_timm.comparison import Answers, compare_answers, difference_pairs
 from ngd_timm.devices import open_device
 from ngd_timm.errors import InputError, choices
@@ -19,6 +20,7 @@ from ngd_timm.evaluate import face_batches
 from ngd_timm.files import check_place, read_json, write_json, write_text
 from ngd_timm.metrics import METRIC_NAMES, METRIC_TITLES, METRICS
 from ngd_timm.predictions import Predictions, predict
+from ngd_timm.recipe import Recipe
 from ngd_timm.run import Run, read_run
 from ngd_timm.run_log import with_bar
 from ngd_timm.tables import Table, ablation_tables, protocol_name, with_interval
@@ -44,6 +46,7 @@ _EACH_TERM = (
     ("D-Geo", "b3_full", "b2_proto"),
     ("Proto-KD and D-Geo", "b3_full", "b1_kd"),
     ("D-Geo, Proto-KD at its share", "b3_share", "b2_share"),
+    ("Proto-KD at its share and D-Geo", "b3_share", "b1_kd"),
 )
 _EEG = (
     ("a random grid", "b2_share", "c_random"),
@@ -107,7 +110,10 @@ def score_ablation(
         "tried": settings,
         "students": {run.folder.name: run.student_sha256 for of in runs.values() for run in of},
         "data": data,
-        "commands": {name: train_command(of[0].recipe) for name, of in rows.items()},
+        "commands": {
+            "ablate": _ablate_command(folder, [of[0].recipe for of in rows.values()], comparison),
+            "results": results_command(specs, label_rules, beside, tried),
+        },
     }
 
 
@@ -141,7 +147,7 @@ def results_markdown(results: Mapping[str, Any]) -> str:
         results: Of `score_ablation`, or read back from its JSON.
     """
     first = next(iter(results["sets"]))
-    parts = ["# Results", _terms(results, first)]
+    parts = ["# Results", _commands(results["commands"]), _terms(results, first)]
     for name, found in results["sets"].items():
         parts.append(f"## {name}")
         one = {**results, "sets": {name: found}}
@@ -154,7 +160,8 @@ def results_markdown(results: Mapping[str, Any]) -> str:
             parts.append(_beside_table(found["beside"]).markdown())
     parts.append("## Training")
     parts.append(ablation_tables({**results, "sets": {}})[-1].markdown())
-    parts.append(_commands({**results["commands"], **{n: told["command"] for n, told in results["beside"].items()}}))
+    if results["beside"]:
+        parts.append("\n".join(f"- {name}: `{told['command']}`" for name, told in results["beside"].items()))
     if results["tried"]:
         parts += ["## Settings tried", _tried_table(results["tried"]).markdown()]
     parts += ["## Hashes", _hashes(results)]
@@ -288,8 +295,16 @@ def _tried_table(tried: Mapping[str, Any]) -> Table:
     return Table("every setting tried, percent over all classes, one seed each", header, tuple(rows))
 
 
+def _ablate_command(folder: Path, recipes: Sequence[Recipe], comparison: Mapping[str, Any]) -> str:
+    epochs = None
+    if comparison["warm_start"]:
+        epochs = read_run(folder / "runs" / f"{WARM_START}-{comparison['seeds'][0]}").recipe.optim.epochs
+    return ablate_command(recipes, len(comparison["seeds"]), epochs)
+
+
 def _commands(commands: Mapping[str, str]) -> str:
-    return "\n".join(f"- {name}: `{command}`" for name, command in commands.items())
+    lines = [f"    {command}" for command in commands.values()]
+    return "\n".join(["The runs of the table, and this page:", "", *lines])
 
 
 def _hashes(results: Mapping[str, Any]) -> str:

@@ -38,7 +38,7 @@ __all__ = ["COLUMNS", "open_grid", "pinned", "prepare", "resume", "student_hash"
 
 logger = logging.getLogger("ngd_timm.train")
 
-_CALIBRATION_STEPS, _CALIBRATION_EVERY, _CALIBRATION_EVERY_LATER, _CALIBRATION_KEPT = 100, 10, 50, 10
+_CALIBRATION_STEPS, _CALIBRATION_EVERY, _CALIBRATION_EVERY_LATER, _CALIBRATION_KEPT = 100, 10, 25, 5
 _LOOK_EVERY = 50
 
 

@@ -20,6 +20,11 @@ from ngd_timm.train import train
 
 VOTES = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
 
+SETTINGS = (
+    *("student.backbone=test_resnet", "student.image_size=32", "data.workers=0"),
+    *("optim.epochs=1", "optim.batch_size=16", "share_every=0"),
+)
+
 
 @pytest.fixture(scope="module")
 def voted(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -53,9 +58,7 @@ def voted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ablation(voted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("results") / "ablation"
-    settings = ["student.backbone=test_resnet", "student.image_size=32", f"data.root={voted}", "data.workers=0"]
-    settings += ["optim.epochs=1", "optim.batch_size=16", "share_every=0"]
-    ablate(["b0_ce", "b1_kd", *settings], 2, out)
+    ablate(["b0_ce", "b1_kd", *SETTINGS, f"data.root={voted}"], 2, out)
     return out
 
 
@@ -116,10 +119,14 @@ def test_the_command_writes_a_page_with_the_papers_row_differences_runs_beside_a
         f"{PAPER['b0_ce'][0]:.2f}",
         "b1_kd − b0_ce",
         "longer-0",
-        "`ngd train b1_kd",
+        "    ngd results ablation --data ferplus=",
+        "`ngd train recipe.yaml",
     ):
         assert part in text
     assert str(tmp_path) not in text
+    (again,) = [line.split() for line in text.splitlines() if line.startswith("    ngd ablate ")]
+    settings = {*SETTINGS, f"data.root={voted.name}"}
+    assert set(again) == {"ngd", "ablate", "b0_ce", "b1_kd", *settings, "--seeds", "2", "--out", "ablation"}
     assert figures["students"].keys() == {"b0_ce-0", "b0_ce-1", "b1_kd-0", "b1_kd-1", "longer-0"}
     assert all(sha256 in text for sha256 in figures["students"].values())
     entry = figures["sets"]["ferplus:valid, majority"]["beside"]["longer-0"]
