@@ -20,7 +20,6 @@ from ngd_timm.evaluate import face_batches
 from ngd_timm.files import check_place, read_json, write_json, write_text
 from ngd_timm.metrics import METRIC_NAMES, METRIC_TITLES, METRICS
 from ngd_timm.predictions import Predictions, predict
-from ngd_timm.recipe import Recipe
 from ngd_timm.run import Run, read_run
 from ngd_timm.run_log import with_bar
 from ngd_timm.tables import Table, ablation_tables, protocol_name, with_interval
@@ -111,7 +110,7 @@ def score_ablation(
         "students": {run.folder.name: run.student_sha256 for of in runs.values() for run in of},
         "data": data,
         "commands": {
-            "ablate": _ablate_command(folder, [of[0].recipe for of in rows.values()], comparison),
+            "ablate": _ablate_command(rows, comparison),
             "results": results_command(specs, label_rules, beside, tried),
         },
     }
@@ -295,11 +294,9 @@ def _tried_table(tried: Mapping[str, Any]) -> Table:
     return Table("every setting tried, percent over all classes, one seed each", header, tuple(rows))
 
 
-def _ablate_command(folder: Path, recipes: Sequence[Recipe], comparison: Mapping[str, Any]) -> str:
-    epochs = None
-    if comparison["warm_start"]:
-        epochs = read_run(folder / "runs" / f"{WARM_START}-{comparison['seeds'][0]}").recipe.optim.epochs
-    return ablate_command(recipes, len(comparison["seeds"]), epochs)
+def _ablate_command(rows: Mapping[str, Sequence[Run]], comparison: Mapping[str, Any]) -> str:
+    start = rows[WARM_START][0].recipe.optim.epochs if comparison["warm_start"] else None
+    return ablate_command([rows[name][0].recipe for name in comparison["recipes"]], len(comparison["seeds"]), start)
 
 
 def _commands(commands: Mapping[str, str]) -> str:

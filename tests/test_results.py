@@ -58,7 +58,7 @@ def voted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ablation(voted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("results") / "ablation"
-    ablate(["b0_ce", "b1_kd", *SETTINGS, f"data.root={voted}"], 2, out)
+    ablate(["b0_ce", "b1_kd", *SETTINGS, f"data.root={voted}"], 2, out, warm_start=1)
     return out
 
 
@@ -126,8 +126,18 @@ def test_the_command_writes_a_page_with_the_papers_row_differences_runs_beside_a
     assert str(tmp_path) not in text
     (again,) = [line.split() for line in text.splitlines() if line.startswith("    ngd ablate ")]
     settings = {*SETTINGS, f"data.root={voted.name}"}
-    assert set(again) == {"ngd", "ablate", "b0_ce", "b1_kd", *settings, "--seeds", "2", "--out", "ablation"}
-    assert figures["students"].keys() == {"b0_ce-0", "b0_ce-1", "b1_kd-0", "b1_kd-1", "longer-0"}
+    assert set(again) == {
+        "ngd",
+        "ablate",
+        "b0_ce",
+        "b1_kd",
+        *settings,
+        *["--seeds", "2", "--warm-start", "1", "--out", "ablation"],
+    }
+    assert figures["students"].keys() == {
+        *(f"{name}-{seed}" for name in ("warm_start", "b0_ce", "b1_kd") for seed in (0, 1)),
+        "longer-0",
+    }
     assert all(sha256 in text for sha256 in figures["students"].values())
     entry = figures["sets"]["ferplus:valid, majority"]["beside"]["longer-0"]
     confusion = np.array(entry["confusion"])
