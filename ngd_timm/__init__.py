@@ -2,7 +2,7 @@
 
 from ngd_timm.affect import ANCHORS, CLASSES
 from ngd_timm.errors import InputError
-from ngd_timm.export import load_student, save_student
+from ngd_timm.export import load_student, save_student, set_input
 from ngd_timm.kd_teacher import KDTeacher
 from ngd_timm.logit_adjustment import adjust_logits
 from ngd_timm.losses import DGeoLoss, LogitKDLoss, NeuroGazeLoss, ProtoKDLoss
@@ -33,5 +33,6 @@ __all__ = [
     "load_run",
     "load_student",
     "save_student",
+    "set_input",
     "wrap",
 ]

@@ -117,7 +117,7 @@ def _refuse_what_cannot_be_paired(recipes: Mapping[str, Recipe]) -> None:
     first = next(iter(recipes.values()))
     for recipe in recipes.values():
         pairs = [(f"data.{key}", getattr(first.data, key), getattr(recipe.data, key)) for key in _SAME_PICTURES]
-        pairs += [("eval", first.eval, recipe.eval), ("seed", first.seed, recipe.seed)]
+        pairs += [(key, getattr(first, key), getattr(recipe, key)) for key in ("eval", "eval_flip", "seed")]
         for key, a, b in pairs:
             if a != b:
                 raise InputError(

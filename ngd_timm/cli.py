@@ -101,7 +101,7 @@ def train(
 )
 def evaluate(
     student: Annotated[str, typer.Argument(help="A run directory, a student folder, or hf-hub:user/repo.")],
-    data: Annotated[list[str], typer.Option(metavar="NAME=ROOT[:SPLIT]", help="May be given several times.")],
+    data: Annotated[list[str], typer.Option(metavar="NAME=ROOT[:SPLIT]", help="Without :SPLIT all rows; repeatable.")],
     out: Annotated[Path | None, typer.Option(help="Write the figures here, in metrics.json's form.")] = None,
     label_rule: Annotated[str | None, typer.Option(help="majority, argmax or votes; default: as the run.")] = None,
     flip: Annotated[bool | None, typer.Option("--flip/--no-flip", help="Average with the mirror image.")] = None,
@@ -151,7 +151,9 @@ def robustness(
             "first recipe is what the others are compared with.",
         ),
     ],
-    data: Annotated[str, typer.Option(metavar="NAME=ROOT[:SPLIT]", help="The pictures to corrupt.")],
+    data: Annotated[
+        str, typer.Option(metavar="NAME=ROOT[:SPLIT]", help="The pictures to corrupt; without :SPLIT all rows.")
+    ],
     out: Annotated[Path, typer.Option(help="robustness.json, table.md and robustness.png go here.")],
     severities: Annotated[str, typer.Option(metavar="1,2,...", help="Which of 1 to 5, with commas.")] = "1,2,3,4,5",
     label_rule: Annotated[str | None, typer.Option(help="majority, argmax or votes; default: as the runs.")] = None,
@@ -293,7 +295,7 @@ def publish(
     private: Private = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Publish everything that ships in hub/: every version of the packaged grid under its own name."""
+    """Publish everything that ships in hub/: every version of the grid and of the student, each under its own name."""
     from ngd_timm import publish as publishing
     from ngd_timm.hub import upload_staged
 
@@ -326,7 +328,7 @@ def _show_staged(repo: str, stage: Callable[[Path], None], folder: Path | None) 
 )
 def results(
     ablation: Annotated[Path, typer.Argument(help="The folder that ngd ablate filled.")],
-    data: Annotated[list[str], typer.Option(metavar="NAME=ROOT[:SPLIT]", help="May be given several times.")],
+    data: Annotated[list[str], typer.Option(metavar="NAME=ROOT[:SPLIT]", help="Without :SPLIT all rows; repeatable.")],
     out: Annotated[Path, typer.Option(help="The page, Markdown; its figures go beside it as .json.")],
     label_rule: Annotated[
         list[str] | None, typer.Option(help="May be given several times; default: majority and argmax.")

@@ -20,7 +20,7 @@ from ngd_timm.affect import CLASSES
 from ngd_timm.errors import InputError, choices
 from ngd_timm.files import atomic_folder, packaged, packaged_versions, sha256_file
 from ngd_timm.hub import Snapshot, fetch, hub_id
-from ngd_timm.ngd_models import TimmModel, similar_models
+from ngd_timm.ngd_models import TimmModel, input_channels, normalisation, similar_models
 from ngd_timm.recipe import StudentConfig
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "read_student",
     "rounded",
     "save_student",
+    "set_input",
     "shipped_student",
     "student_files",
     "student_folder",
@@ -103,9 +104,45 @@ def create_student(config: StudentConfig, num_classes: int) -> TimmModel:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"student.model_args: {config.backbone} can't be made with {given} ({reason})") from None
     # after the weights are in: these describe the student, not the checkpoint it starts from
+    set_input(model, config.image_size, mean, std)
+    model.pretrained_cfg |= {"label_names": None, "license": None}
+    return model
+
+
+def set_input(
+    model: TimmModel, image_size: int, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+) -> None:
+    """Say what pictures a student of your own loop is trained on, where timm's say for the backbone is something else.
+
+    It travels in the student's `config.json`: `Predictor`, `ngd evaluate`, exports and a KD teacher prepare pictures by
+    it. A picture is squashed to the square, not cropped.
+
+    Args:
+        model: The timm model, for a wrapped one `model.student`; its `pretrained_cfg` is changed.
+        image_size: Side in pixels.
+        mean: What is taken from each channel of a picture in [0, 1]; None keeps the model's.
+        std: What each channel is divided by then; None keeps the model's.
+
+    Raises:
+        InputError: Means or deviations that are not one a channel, or a deviation that is not above 0.
+
+    Example:
+        >>> student = timm.create_model("resnet10t", num_classes=8)
+        >>> set_input(student, 64, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+        >>> student.pretrained_cfg["input_size"], student.pretrained_cfg["mean"]
+        ((3, 64, 64), (0.5, 0.5, 0.5))
+    """
+    kept_mean, kept_std = normalisation(model)
+    mean, std = kept_mean if mean is None else tuple(mean), kept_std if std is None else tuple(std)
+    channels = input_channels(model)
+    if len(mean) != channels or len(std) != channels or min(std) <= 0 or image_size < 1:
+        raise InputError(
+            f"pictures of {channels} channel(s) need a side in pixels and as many means and deviations above 0, got "
+            f"image_size={image_size}, mean={mean}, std={std}"
+        )
     model.pretrained_cfg = {
         **model.pretrained_cfg,
-        "input_size": (config.in_chans, config.image_size, config.image_size),
+        "input_size": (channels, image_size, image_size),
         "test_input_size": None,
         "min_input_size": None,
         "pool_size": None,
@@ -115,10 +152,7 @@ def create_student(config: StudentConfig, num_classes: int) -> TimmModel:
         "crop_pct": 1.0,
         "test_crop_pct": None,
         "crop_mode": "squash",
-        "label_names": None,
-        "license": None,
     }
-    return model
 
 
 def save_student(
@@ -129,7 +163,8 @@ def save_student(
     An earlier student in that folder is replaced only once the new one is complete.
 
     Args:
-        model: The timm model, for a wrapped one `model.student`.
+        model: The timm model, for a wrapped one `model.student`. Size, mean and deviation are what its `pretrained_cfg`
+            says: see `set_input`.
         folder: Where to.
         classes: Class names in the order of the logits.
         weights: "float16" stores matrices (weights of convolutions and linear layers) in half the bytes; norms and

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from ngd_timm.errors import InputError
 from ngd_timm.export import label_names, open_student
 from ngd_timm.hub import hub_id
-from ngd_timm.ngd_models import TimmModel, input_channels
+from ngd_timm.ngd_models import TimmModel, input_channels, normalisation
 
-__all__ = ["KDTeacher", "TeacherEnsemble", "normalisation", "open_teacher"]
+__all__ = ["KDTeacher", "TeacherEnsemble", "open_teacher"]
 
 _LUMINANCE = (0.299, 0.587, 0.114)
 
@@ -161,12 +161,3 @@ def open_teacher(
         sources = [sources]
     teachers = [KDTeacher.open(source, classes, student_mean, student_std) for source in sources]
     return teachers[0] if len(teachers) == 1 else TeacherEnsemble(teachers)
-
-
-def normalisation(model: TimmModel) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation a channel; a grey model with a colour model's config takes their mean."""
-    cfg, channels = model.pretrained_cfg, input_channels(model)
-    mean, std = tuple(cfg["mean"]), tuple(cfg["std"])
-    if len(mean) == channels:
-        return mean, std
-    return (sum(mean) / len(mean),) * channels, (sum(std) / len(std),) * channels

@@ -199,6 +199,15 @@ def input_channels(model: TimmModel) -> int:
     return int(get_model_input_config(model)["input_size"][0])
 
 
+def normalisation(model: TimmModel) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation a channel; a grey model with a colour model's config takes their mean."""
+    cfg, channels = model.pretrained_cfg, input_channels(model)
+    mean, std = tuple(cfg["mean"]), tuple(cfg["std"])
+    if len(mean) == channels:
+        return mean, std
+    return (sum(mean) / len(mean),) * channels, (sum(std) / len(std),) * channels
+
+
 @contextmanager
 def batch_norm_statistics_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Within the block batch norm in training normalises by the batch as usual, but its running statistics stay."""

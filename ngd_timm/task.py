@@ -13,10 +13,10 @@ from timm.utils import unwrap_model
 from torch import Tensor, nn
 
 from ngd_timm.kd_cache import CachedTeacher
-from ngd_timm.kd_teacher import KDTeacher, TeacherEnsemble, normalisation, open_teacher
+from ngd_timm.kd_teacher import KDTeacher, TeacherEnsemble, open_teacher
 from ngd_timm.losses import COMPONENTS, NeuroGazeLoss
 from ngd_timm.losses.functional import distributed
-from ngd_timm.ngd_models import DistillationWrapper, TimmModel, batch_norm_statistics_kept
+from ngd_timm.ngd_models import DistillationWrapper, TimmModel, batch_norm_statistics_kept, normalisation
 
 __all__ = ["NeuroGazeTask"]
 
@@ -31,7 +31,8 @@ class NeuroGazeTask(TrainingTask):
         model: A `DistillationWrapper`.
         criterion: The objective.
         teacher: For logit KD: a timm classifier with label names, a run directory, a Hub id (`user/repo`), a list of
-            them (an ensemble), or a `KDTeacher`; None leaves that term out.
+            them (an ensemble), or a `KDTeacher`; None leaves that term out. It sees the student's batches, normalised
+            anew from what `model.student.pretrained_cfg` says of them: see `set_input`.
         device, dtype, verbose: As timm's tasks.
 
     Example:

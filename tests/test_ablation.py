@@ -199,6 +199,7 @@ def test_one_recipe_under_two_names_is_called_so_before_it_is_trained_and_below_
         (["b1_kd"], r"b1_kd's teacher \{run: b0_ce\} is not among the recipes b1_kd; name b0_ce too"),
         (["b1_kd", "kd_kl", "b1_kd:teacher={run: kd_kl}", "kd_kl:teacher={run: b1_kd}"], "each other's teachers"),
         (["b0_ce", "ce_fast"], "can't be paired: data.label_rule is majority and votes; give data.label_rule"),
+        (["ce_fast", "student_small"], "can't be paired: eval_flip is True and False; give eval_flip=… for all"),
         (["b0_ce", "b1_kd:seed=3", "b1_kd"], "can't be paired: seed is 0 and 3"),
         (["b0_ce", "g3", "g3:grid=gameemo-v2"], "grid=gameemo-v2 is 5x5, grid_size asks for 3"),
         (["b0_ce", "b1_kd", "b1_kd:teacher=nowhere"], "nowhere is neither a run"),

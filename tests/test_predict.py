@@ -17,7 +17,7 @@ from ngd_timm import Predictor, load_student
 from ngd_timm.affect import CLASSES
 from ngd_timm.data.schematic import draw_face
 from ngd_timm.errors import InputError
-from ngd_timm.export import create_student, save_student, shipped_student
+from ngd_timm.export import create_student, save_student, set_input, shipped_student
 from ngd_timm.predict import annotate_all, student_and_pictures
 from ngd_timm.recipe import StudentConfig
 
@@ -48,6 +48,19 @@ def test_a_prediction_is_what_timms_own_transform_and_model_give(student: Path) 
         expected = model(transform(face.convert("L"))[None]).softmax(1)[0]
     assert list(answer.probabilities) == list(CLASSES)
     torch.testing.assert_close(torch.tensor(list(answer.probabilities.values())), expected)
+
+
+def test_a_student_of_an_own_loop_is_shown_pictures_as_set_input_says(tmp_path: Path) -> None:
+    model = timm.create_model("test_resnet", num_classes=8).eval()
+    set_input(model, 40, (0.1, 0.2, 0.3), (0.3, 0.3, 0.3))
+    face = draw_face("anger", seed=2, image_size=40)
+    (answer,) = Predictor(save_student(model, tmp_path / "student"))([face])
+    pixels = torch.from_numpy(np.array(face.convert("RGB"))).permute(2, 0, 1)[None] / 255
+    with torch.no_grad():
+        expected = model((pixels - torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)) / 0.3).softmax(1)[0]
+    torch.testing.assert_close(torch.tensor(list(answer.probabilities.values())), expected)
+    with pytest.raises(InputError, match=r"3 channel\(s\) need .* got image_size=40, mean=\(0.5,\)"):
+        set_input(model, 40, (0.5,), (0.5, 0.5, 0.5))
     assert answer.label == CLASSES[int(expected.argmax())]
 
 
