@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from ngd_timm.devices import open_device
 from ngd_timm.errors import InputError
-from ngd_timm.export import check_published, read_student, student_files, weights_sha256
+from ngd_timm.export import check_published, matrices, read_student, student_files, weights_sha256
 from ngd_timm.files import check_place, read_json, write_json
 from ngd_timm.hub import fetch, hub_id, pin
+from ngd_timm.logit_adjustment import classifier_bias
 from ngd_timm.metrics import METRIC_NAMES
 from ngd_timm.ngd_models import DistillationWrapper, TimmModel
 from ngd_timm.predictions import predict, prediction_file, read_predictions, write_predictions
-from ngd_timm.recipe import Recipe, load_recipe
+from ngd_timm.recipe import Recipe, StudentConfig, load_recipe
 from ngd_timm.tables import protocol_name
 
 __all__ = ["check_specs", "evaluate", "face_batches", "open_scored", "read_predictions", "summary_line"]
@@ -92,7 +94,7 @@ def evaluate(
         if recipe is None or hub_id(source) is not None:
             raise InputError(f"{source} is not a run directory, so it has no place for predictions; leave them out")
         _refuse_kept(Path(source), keys)
-        model = _wrapped(model, Path(source))
+        model = _wrapped(model, Path(source), recipe.student)
     label_rule = label_rule or (recipe.data.label_rule if recipe else "majority")
     drop = (recipe.data.drop_duplicates if recipe else True) if drop_duplicates is None else drop_duplicates
     flip = (recipe.eval_flip if recipe else False) if flip is None else flip
@@ -186,7 +188,7 @@ def _recipe_of(source: str | Path) -> Recipe | None:
     return load_recipe(Recipe, file) if file.is_file() else None
 
 
-def _wrapped(student: TimmModel, run: Path) -> DistillationWrapper:
+def _wrapped(student: TimmModel, run: Path, saved_as: StudentConfig) -> DistillationWrapper:
     """The student with the projection that the run's last epoch left, so that embeddings lie in the grid's space."""
     file = run / "last" / "state.pt"
     if not file.is_file():
@@ -196,7 +198,7 @@ def _wrapped(student: TimmModel, run: Path) -> DistillationWrapper:
     state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     ema = state["checkpoint_ema"]
     weights = ema["state_dict_ema"] if ema else state["checkpoint"]["state_dict"]
-    if any(not torch.equal(value, weights[name]) for name, value in student.state_dict().items()):
+    if not _of_one_epoch(student, weights, saved_as):
         raise InputError(
             f"{run}: student/ and last/ are of different epochs, the run was stopped between writing them; mend it "
             f"with: ngd train --resume {run}"
@@ -206,3 +208,13 @@ def _wrapped(student: TimmModel, run: Path) -> DistillationWrapper:
     if model.projection is not None:
         model.projection.load_state_dict(projection)
     return model
+
+
+def _of_one_epoch(student: TimmModel, trained: Mapping[str, Tensor], saved_as: StudentConfig) -> bool:
+    """Whether a student is what was trained, but for what its recipe alters as it is saved."""
+    halves = matrices(student) if saved_as.weights == "float16" else {}
+    moved = classifier_bias(student) if saved_as.logit_adjustment else None
+    return all(
+        value is moved or torch.equal(value, trained[name].half().to(value) if name in halves else trained[name])
+        for name, value in student.state_dict(keep_vars=True).items()
+    )

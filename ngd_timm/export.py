@@ -31,6 +31,7 @@ __all__ = [
     "held",
     "label_names",
     "load_student",
+    "matrices",
     "open_student",
     "read_student",
     "rounded",
@@ -241,13 +242,18 @@ def rounded(model: torch.nn.Module, weights: str) -> AbstractContextManager[None
     return held([(model.get_parameter(name), half) for name, half in _halves(model, weights).items()])
 
 
+def matrices(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The parameters of two dimensions or more, by name: what "float16" stores in half the bytes."""
+    return {name: p.detach() for name, p in model.named_parameters() if p.ndim > 1}
+
+
 def _halves(model: torch.nn.Module, weights: str) -> dict[str, torch.Tensor]:
     """The parameters of two dimensions or more as `weights` stores them; none where that is float32."""
     if weights == "float32":
         return {}
     if weights != "float16":
         raise choices("dtype of the weights", weights, ("float32", "float16"))
-    halves = {name: p.detach().half() for name, p in model.named_parameters() if p.ndim > 1}
+    halves = {name: p.half() for name, p in matrices(model).items()}
     for name, half in halves.items():
         if not half.isfinite().all():
             raise InputError(

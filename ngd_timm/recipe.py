@@ -146,6 +146,15 @@ class LossConfig(StrictModel):
     class_weights: Literal["none", "balanced", "effective_number"] = "effective_number"
 
     @model_validator(mode="after")
+    def _a_share_is_of_more_than_itself(self) -> LossConfig:
+        if self.proto_share is not None and self.ce == 0 and self.kd == 0:
+            raise ValueError(
+                f"proto_share={self.proto_share} is a share of the gradient beside loss.ce or loss.kd, and both are 0; "
+                "give loss.proto_kd a weight instead"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _ramp_in_order(self) -> LossConfig:
         start, end = self.ramp
         if start < 0 or end < start or (isinstance(start, int) != isinstance(end, int)):

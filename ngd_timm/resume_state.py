@@ -75,7 +75,7 @@ class Progress:
         epoch: Finished epochs.
         step: Finished batches of the epoch that is under way.
         rows: Of summary.csv.
-        proto_ratios: What Proto-KD's calibration has measured of late.
+        norms: Of each term's gradient, as last measured where Proto-KD is held at a share.
         means: Of the epoch that is under way.
         seconds: Spent on the epoch that is under way before the run was continued.
     """
@@ -83,7 +83,7 @@ class Progress:
     epoch: int = 0
     step: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
-    proto_ratios: list[float] = field(default_factory=list)
+    norms: list[dict[str, float]] = field(default_factory=list)
     means: RunningMeans = field(default_factory=RunningMeans)
     seconds: float = 0.0
 
@@ -152,7 +152,7 @@ def _state(setup: Setup, progress: Progress) -> dict[str, Any]:
         "epoch": progress.epoch,
         "step": progress.step,
         "rows": progress.rows,
-        "proto_ratios": progress.proto_ratios,
+        "norms": progress.norms,
         "lambda_proto_kd": task.criterion.weights["proto_kd"],
         "means": {"sums": means.sums, "seen": means.seen, "count": means.count},
         "seconds": progress.seconds,
@@ -188,7 +188,7 @@ def _restore(setup: Setup, state: dict[str, Any]) -> Progress:
         epoch=state["epoch"],
         step=state["step"],
         rows=state["rows"],
-        proto_ratios=state["proto_ratios"],
+        norms=state["norms"],
         means=means,
         seconds=state["seconds"],
     )

@@ -147,17 +147,19 @@ class NeuroGazeTask(TrainingTask):
             logits, embedding = wrapper.heads(type(features)(leaves) if several else leaves[0])
             teacher_logits = None if self.teacher is None else self.teacher(input)
             terms = self.criterion.components(logits, embedding, target, teacher_logits, valence_arousal)
+            # in float16 the gradient of one feature may be smaller than the smallest number
+            scale = 2.0**14 if any(leaf.dtype == torch.float16 for leaf in leaves) else 1.0
             norms = {}
             for name in COMPONENTS:
                 if name in terms:
-                    gradients = torch.autograd.grad(terms[name], leaves, retain_graph=True, allow_unused=True)
+                    gradients = torch.autograd.grad(scale * terms[name], leaves, retain_graph=True, allow_unused=True)
                     squares = [g.double().square().sum() for g in gradients if g is not None]
                     total = sum(squares, torch.zeros((), dtype=torch.float64, device=input.device))
                     # each process has its rows' gradient of its own loss, of which the joint loss is the mean
                     processes = dist.get_world_size() if distributed() else 1
                     if processes > 1:
                         dist.all_reduce(total)
-                    norms[name] = float(total) ** 0.5 / processes
+                    norms[name] = float(total) ** 0.5 / processes / scale
         return norms
 
     def gradient_shares(self, norms: dict[str, float]) -> dict[str, float]:

@@ -38,7 +38,8 @@ __all__ = ["COLUMNS", "open_grid", "pinned", "prepare", "resume", "student_hash"
 
 logger = logging.getLogger("ngd_timm.train")
 
-_CALIBRATION_STEPS, _CALIBRATION_EVERY, _CALIBRATION_EVERY_LATER, _CALIBRATION_KEPT = 100, 10, 25, 5
+# a share of the gradient is set anew every so many updates, often at first, when the ratio moves fast
+_EARLY, _EVERY_EARLY, _EVERY_LATER, _MEASUREMENTS_KEPT = 200, 5, 20, 3
 _LOOK_EVERY = 50
 
 
@@ -214,19 +215,32 @@ def _measure(
     """
     recipe, task = setup.recipe, setup.task
     share = recipe.loss.proto_share
-    every = _CALIBRATION_EVERY if update < _CALIBRATION_STEPS else _CALIBRATION_EVERY_LATER
-    calibrating = share is not None and update % every == 0
-    if not calibrating and not (recipe.share_every and update % recipe.share_every == 0):
+    setting = share is not None and update % (_EVERY_EARLY if update < _EARLY else _EVERY_LATER) == 0
+    telling = recipe.share_every > 0 and update % recipe.share_every == 0
+    if not setting and not telling:
         return None
     with torch.autocast(setup.device.type, dtype=setup.autocast, enabled=setup.autocast is not None):
         norms = task.gradient_norms(images, target, va)
-    if calibrating and share is not None:
-        weights = task.criterion.effective_weights(task.epoch)
-        others = sum(weights[name] * norm for name, norm in norms.items() if name != "proto_kd")
-        ratio = others / max(norms["proto_kd"], 1e-12)
-        progress.proto_ratios = [*progress.proto_ratios, ratio][-_CALIBRATION_KEPT:]
-        task.criterion.weights["proto_kd"] = share / (1 - share) * statistics.median(progress.proto_ratios)
-    return task.gradient_shares(norms)
+    # what acted in the steps before this one is what is told; before the first step nothing has
+    shares = task.gradient_shares(norms) if update else None
+    if setting and share is not None:
+        _set_share(setup, progress, norms, share)
+    return shares or task.gradient_shares(norms)
+
+
+def _set_share(setup: Setup, progress: Progress, norms: dict[str, float], share: float) -> None:
+    """Set Proto-KD's lambda by the median of the last measurements, weighted as the terms are now."""
+    if not (norms["proto_kd"] > 0 and all(map(math.isfinite, norms.values()))):
+        return  # nothing to go by: in float16 a gradient may vanish
+    progress.norms = [*progress.norms, norms][-_MEASUREMENTS_KEPT:]
+    criterion = setup.task.criterion
+    weights = criterion.effective_weights(setup.task.epoch)
+    ratios = [
+        sum(weights[name] * norm for name, norm in of.items() if name != "proto_kd") / of["proto_kd"]
+        for of in progress.norms
+    ]
+    if (ratio := statistics.median(ratios)) > 0:
+        criterion.weights["proto_kd"] = share / (1 - share) * ratio
 
 
 def _refuse_nonfinite(setup: Setup, progress: Progress, states: StateFiles, weights: bool) -> None:
@@ -291,6 +305,8 @@ def _score(setup: Setup, out: Path, predicted: Predictions) -> None:
     student = weights_sha256(out / "student")
     metrics = {key: predicted.entry(drop_duplicates=recipe.data.drop_duplicates, student_sha256=student)}
     if recipe.eval:
+        # of a run that is finished a second time; its predictions are made anew
+        (out / "metrics.json").unlink(missing_ok=True)
         metrics |= evaluate(out, [f"{name}={root}" for name, root in recipe.eval.items()], predictions=True)
     for name, figures in metrics.items():
         logger.info(summary_line(name, figures))

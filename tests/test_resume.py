@@ -58,6 +58,7 @@ def everything(faces: Path, out: Path, teacher: Path, **changes: Any) -> Recipe:
         "grid": "random",
         "teacher": str(teacher),
         "loss": {"kd": 0.3, "proto_share": 0.2, "tau": 0.1, "d_geo": 0.05, "ramp": [0, 2]},
+        "eval": {"schematic": f"{faces}:test"},
     }
     return recipe(faces, out, **all_of_it | changes)
 
@@ -264,6 +265,17 @@ def test_a_damaged_state_is_refused_by_name(faces: Path, plain: Path, tmp_path: 
         resume(run)
 
 
+def test_a_finished_run_of_an_altered_student_is_scored_again_with_its_further_sets(full: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(full, run)
+    (run / "report.html").unlink()
+    resume(run)
+    before, after = (json.loads((folder / "metrics.json").read_text()) for folder in (full, run))
+    assert list(after) == ["schematic:valid", "schematic:test"]
+    assert after == before
+    assert (run / "report.html").is_file()
+
+
 def test_a_student_ahead_of_its_state_is_not_evaluated_with_the_others_projection(
     faces: Path, full: Path, tmp_path: Path
 ) -> None:
@@ -274,7 +286,7 @@ def test_a_student_ahead_of_its_state_is_not_evaluated_with_the_others_projectio
         weight.add_(1)
     torch.save(state, run / "last" / "state.pt")
     with pytest.raises(InputError, match="student/ and last/ are of different epochs"):
-        evaluate(run, [f"schematic={faces}:test"], predictions=True)
+        evaluate(run, [f"schematic={faces}:train"], predictions=True)
 
 
 def test_another_number_of_processes_is_refused_with_the_command_that_goes_on(plain: Path, tmp_path: Path) -> None:

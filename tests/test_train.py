@@ -140,8 +140,8 @@ def test_a_share_asked_for_is_the_share_that_is_measured(faces: Path, tmp_path: 
 
 
 def test_a_share_holds_while_the_gradients_change(faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, number in {"STEPS": 4, "EVERY": 1, "EVERY_LATER": 2, "KEPT": 4}.items():
-        monkeypatch.setattr(f"ngd_timm.train._CALIBRATION_{name}", number)
+    for name, number in {"_EARLY": 4, "_EVERY_EARLY": 1, "_EVERY_LATER": 2}.items():
+        monkeypatch.setattr(f"ngd_timm.train.{name}", number)
     changes = {"grid": "random", "loss": {"proto_share": 0.25}, "optim": {"epochs": 12, "batch_size": 16, "lr": 1e-2}}
     last = rows(run := train(recipe(faces, tmp_path / "run", **changes)))[-1]
     assert float(last["lambda_proto_kd"]) > 1.5 * float(rows(run)[0]["lambda_proto_kd"])
