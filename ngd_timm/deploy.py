@@ -89,8 +89,8 @@ def preprocessing(model: TimmModel) -> dict[str, Any]:
     """How a picture becomes the model's input, and what its logits mean.
 
     Returns:
-        `label_names`, `input_size` (C, H, W), `mode` ("L" or "RGB"), `mean` and `std` (of pixels in [0, 1]), and
-        `interpolation`; the picture is squashed to the size, without a crop.
+        `label_names`, `input_size` (C, H, W), `mode` ("L" or "RGB"), `mean` and `std` (of pixels in [0, 1]),
+        `interpolation`, and `crop_mode`: "center", the largest central square, resized.
     """
     cfg = model.pretrained_cfg
     return {
@@ -100,6 +100,7 @@ def preprocessing(model: TimmModel) -> dict[str, Any]:
         "mean": list(cfg["mean"]),
         "std": list(cfg["std"]),
         "interpolation": cfg["interpolation"],
+        "crop_mode": cfg["crop_mode"],
     }
 
 

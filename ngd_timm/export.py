@@ -116,7 +116,7 @@ def set_input(
     """Say what pictures a student of your own loop is trained on, where timm's say for the backbone is something else.
 
     It travels in the student's `config.json`: `Predictor`, `ngd evaluate`, exports and a KD teacher prepare pictures by
-    it. A picture is squashed to the square, not cropped.
+    it. Of a picture that is not square the largest central square is taken, as in training by a recipe.
 
     Args:
         model: The timm model, for a wrapped one `model.student`; its `pretrained_cfg` is changed.
@@ -152,7 +152,7 @@ def set_input(
         "interpolation": "bilinear",
         "crop_pct": 1.0,
         "test_crop_pct": None,
-        "crop_mode": "squash",
+        "crop_mode": "center",
     }
 
 
@@ -208,10 +208,10 @@ def save_student(
 def held(changes: Sequence[tuple[torch.nn.Parameter, torch.Tensor]]) -> Iterator[None]:
     """Hold parameters at other values for the time of the `with`, and give them back to the bit."""
     exact = [parameter.detach().clone() for parameter, _ in changes]
-    with torch.no_grad():
-        for parameter, value in changes:
-            parameter.copy_(value)
     try:
+        with torch.no_grad():
+            for parameter, value in changes:
+                parameter.copy_(value)
         yield
     finally:
         with torch.no_grad():

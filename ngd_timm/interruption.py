@@ -72,15 +72,26 @@ class Interruption:
     @contextlib.contextmanager
     def at_once(self, wanted: bool = True) -> Iterator[None]:
         """Within this block nothing changes that is to be saved, so a request need not wait for its end."""
+        with self.granting(wanted), self.immediate(wanted):
+            yield
+
+    @contextlib.contextmanager
+    def immediate(self, wanted: bool = True) -> Iterator[None]:
+        """Within this block a request interrupts; what is changed around it for its time is given back undisturbed."""
         self._immediate = wanted
         try:
             if wanted and self.requested:
                 raise KeyboardInterrupt
             yield
-        except KeyboardInterrupt:
+        finally:
             self._immediate = False
+
+    @contextlib.contextmanager
+    def granting(self, wanted: bool = True) -> Iterator[None]:
+        """Grant the request for which a block was interrupted, once all is as it was before the block."""
+        try:
+            yield
+        except KeyboardInterrupt:
             if wanted and self.requested:
                 self.grant(self.requested)
             raise
-        finally:
-            self._immediate = False

@@ -132,8 +132,8 @@ def _run(setup: Setup, out: Path, progress: Progress) -> Path:
         while progress.epoch < recipe.optim.epochs:
             began = time.perf_counter() - progress.seconds
             row = _train_epoch(setup, progress, states, stop)
-            with stop.at_once(world_size() == 1):
-                predicted = _predict(setup)
+            with stop.granting(world_size() == 1):
+                predicted = _predict(setup, stop)
             figures = fer_metrics(predicted.logits, predicted.target, recipe.data.classes, resamples=0)["8way"]
             row |= {f"valid_{name}": value for name, value in figures.items()}
             row["seconds"] = time.perf_counter() - began
@@ -144,7 +144,8 @@ def _run(setup: Setup, out: Path, progress: Progress) -> Path:
                 logger.info(epoch_line(row, recipe.optim.epochs))
 
         # a run that stopped between its last epoch and its figures has only the weights
-        predicted = predicted or _predict(setup)
+        with stop.granting(world_size() == 1):
+            predicted = predicted or _predict(setup, stop)
         if is_first():
             with stop.at_once():
                 _score(setup, out, predicted)
@@ -255,13 +256,17 @@ def _refuse_nonfinite(setup: Setup, progress: Progress, states: StateFiles, weig
     )
 
 
-def _predict(setup: Setup) -> Predictions:
+def _predict(setup: Setup, stop: Interruption) -> Predictions:
     """Answers to the validation set, each process to its share of it."""
     model = _model(setup.task)
     if world_size() > 1:
         # batch norm has seen other pictures on each; as at every step the first one's statistics count
         distribute_bn(model, world_size(), reduce=False)
-    with adjusted(model.student, setup.shift), rounded(model.student, setup.recipe.student.weights):
+    with (
+        adjusted(model.student, setup.shift),
+        rounded(model.student, setup.recipe.student.weights),
+        stop.immediate(world_size() == 1),
+    ):
         return predict(model, setup.valid, setup.device, setup.recipe.eval_flip)
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from ngd_timm import Predictor, load_student
 from ngd_timm.affect import CLASSES
+from ngd_timm.data.decode import square_pixels
 from ngd_timm.data.schematic import draw_face
 from ngd_timm.errors import InputError
 from ngd_timm.export import create_student, save_student, set_input, shipped_student
@@ -48,6 +49,16 @@ def test_a_prediction_is_what_timms_own_transform_and_model_give(student: Path) 
         expected = model(transform(face.convert("L"))[None]).softmax(1)[0]
     assert list(answer.probabilities) == list(CLASSES)
     torch.testing.assert_close(torch.tensor(list(answer.probabilities.values())), expected)
+
+
+@pytest.mark.parametrize("size", [(150, 100), (60, 90), (48, 48)])
+def test_a_picture_that_is_not_square_is_shown_as_training_and_evaluation_show_it(
+    student: Path, size: tuple[int, int]
+) -> None:
+    picture = draw_face("happiness", seed=1, image_size=200).crop((10, 30, 190, 150)).resize(size)
+    shown = Predictor(student).transform(picture.convert("L"))
+    evaluated = (torch.tensor(square_pixels(picture, "L", 32)) / 255 - 0.5) / 0.25
+    assert (shown - evaluated).abs().max() < 1.5 / 255 / 0.25
 
 
 def test_a_student_of_an_own_loop_is_shown_pictures_as_set_input_says(tmp_path: Path) -> None:
