@@ -169,8 +169,7 @@ def _training(folders: Sequence[Path]) -> dict[str, Any]:
         seconds.append(sum(float(row["seconds"]) for row in rows))
         for term, values in shares.items():
             values += [float(row[f"share_{term}"]) for row in rows if row[f"share_{term}"]]
-        if rows[-1]["lambda_proto_kd"]:
-            lambdas.append(float(rows[-1]["lambda_proto_kd"]))
+        lambdas += [float(row["lambda_proto_kd"]) for row in rows if row["lambda_proto_kd"]]
     return {
         "share": {term: float(np.mean(values)) if values else None for term, values in shares.items()},
         "lambda_proto_kd": float(np.mean(lambdas)) if lambdas else None,

@@ -19,6 +19,7 @@ from ngd_timm.devices import autocast_type, open_device
 from ngd_timm.errors import InputError
 from ngd_timm.evaluate import face_batches
 from ngd_timm.export import STUDENT_FILES, create_student, open_student, student_files, weights_sha256
+from ngd_timm.files import sha256_file
 from ngd_timm.hub import hub_id, pin
 from ngd_timm.kd_cache import CachedTeacher
 from ngd_timm.kd_teacher import KDTeacher, TeacherEnsemble, open_teacher
@@ -159,7 +160,7 @@ def prepare(recipe: Recipe) -> Setup:
     except (AssertionError, ValueError) as error:
         raise InputError(f"optim.opt={optim.opt}: {' '.join(str(error).split())}") from None
     # counted in updates, so that a warm-up may be a fraction of an epoch
-    warmup = round(optim.warmup_epochs * steps)
+    warmup = min(round(optim.warmup_epochs * steps), optim.epochs * steps - 1)
     scheduler, _ = create_scheduler_v2(
         optimizer,
         sched=optim.schedule,
@@ -223,6 +224,7 @@ def _batches_key(
     """Everything that a teacher's logits depend on: who is asked, how, and about which pictures in what order."""
     return {
         "teacher": teacher_hash(recipe),
+        "teacher_config": [sha256_file(student_files(source) / "config.json") for source in recipe.teacher_sources],
         "data": data_sha256,
         "classes": recipe.data.classes,
         "augment": recipe.data.augment.model_dump(),

@@ -327,6 +327,12 @@ def _refuse_changes(setup: Setup, out: Path) -> None:
             f"{out} was begun by {processes} process(es), now there are {world_size()}, and each has random numbers of "
             f"its own; continue it with: {_command(out, processes)}"
         )
+    precision = setup.fingerprint["precision"]
+    if before.get("precision", precision) != precision:
+        raise InputError(
+            f"{out} was begun in {before['precision']}, here it would go on in {precision} (optim.amp goes by the "
+            "machine); continue it where it was begun, or start a new run"
+        )
     for key in ("recipe", "data", "grid", "teacher", "init"):
         if before.get(key) != json.loads(json.dumps(setup.fingerprint.get(key))):
             raise InputError(f"{out}: {key} is not what the run began with (see fingerprint.json); start a new run")

@@ -314,6 +314,15 @@ def test_a_student_ahead_of_its_state_is_not_evaluated_with_the_others_projectio
         evaluate(run, [f"schematic={faces}:train"], predictions=True)
 
 
+def test_a_run_is_not_continued_in_another_precision(plain: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(plain, run)
+    fingerprint = json.loads((run / "fingerprint.json").read_text())
+    (run / "fingerprint.json").write_text(json.dumps({**fingerprint, "precision": "float16"}))
+    with pytest.raises(InputError, match=r"begun in float16, here it would go on in \w+ .*start a new run"):
+        resume(run)
+
+
 def test_another_number_of_processes_is_refused_with_the_command_that_goes_on(plain: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(plain, run)

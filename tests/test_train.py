@@ -148,6 +148,13 @@ def test_a_share_holds_while_the_gradients_change(faces: Path, tmp_path: Path, m
     assert float(last["share_proto_kd"]) == pytest.approx(25, abs=6)
 
 
+def test_a_warm_up_that_rounds_to_the_whole_of_a_short_run_is_cut(faces: Path, tmp_path: Path) -> None:
+    optim = {"epochs": 1, "batch_size": 16, "warmup": 0.9}
+    data = {"name": "schematic", "root": str(faces), "workers": 0, "limit": 32}
+    run = train(recipe(faces, tmp_path / "run", optim=optim, data=data))
+    assert len(rows(run)) == 1
+
+
 def test_ema_tensorboard_flip_and_the_class_aware_sampler_work_together(faces: Path, tmp_path: Path) -> None:
     optim = {"epochs": 1, "batch_size": 16, "ema": 0.9, "warmup": 0.5}
     changes = {"optim": optim, "eval_flip": True, "tensorboard": True}
