@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ablate_command", "build_commands", "results_command", "train_command", "without_folders"]
 
+_WHOLE = ("model_args", "eval")  # mappings with keys of the user's own: an override replaces them whole
+
 RecipeT = TypeVar("RecipeT", bound=StrictModel)
 
 
@@ -182,7 +184,7 @@ def _told(recipe: StrictModel) -> dict[str, Any]:
 
 def _leaves(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in section.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and key not in _WHOLE:
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
@@ -192,5 +194,7 @@ def _as_yaml(value: Any) -> str:
     """A value as an override reads it back: names bare, all else as JSON."""
     if isinstance(value, list):
         return f"[{', '.join(map(_as_yaml, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{_as_yaml(key)}: {_as_yaml(of)}' for key, of in value.items())}}}"
     bare = isinstance(value, str) and re.fullmatch(r"[^\W\d_](?:[\w./:@ -]*\w)?", value) is not None
     return value if bare and yaml.safe_load(value) == value else json.dumps(value, ensure_ascii=False)

@@ -18,7 +18,7 @@ from timm.models import save_for_hf
 
 from ngd_timm.affect import CLASSES
 from ngd_timm.errors import InputError, choices
-from ngd_timm.files import atomic_folder, packaged, packaged_versions, sha256_file
+from ngd_timm.files import atomic_folder, is_leftover, packaged, packaged_versions, sha256_file
 from ngd_timm.hub import Snapshot, fetch, hub_id
 from ngd_timm.ngd_models import TimmModel, input_channels, normalisation, similar_models
 from ngd_timm.recipe import StudentConfig
@@ -191,8 +191,14 @@ def save_student(
             f"the model has {model.num_classes} classes, classes names {len(classes)}: {', '.join(classes)}"
         )
     folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").is_file():
-        raise InputError(f"{folder} holds something that is not a student; choose an empty or new folder")
+    if folder.exists():
+        there = [path.name for path in folder.iterdir() if not is_leftover(path)]
+        strange = [name for name in there if name not in STUDENT_FILES]
+        if strange or (there and "config.json" not in there):
+            raise InputError(
+                f"{folder} holds something that is not a student ({', '.join((strange or there)[:3])}) and would be "
+                "lost; choose an empty or new folder"
+            )
     # safetensors takes neither channels_last strides nor two names of one tensor (CoaT uses modules twice)
     plain = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
     state = {name: tensor.clone() for name, tensor in plain.state_dict().items()} | _halves(plain, weights)

@@ -248,3 +248,13 @@ def test_a_student_whose_modules_are_used_twice_is_saved_and_loaded_by_timm(tmp_
     assert student.layer1[0].conv2 is student.layer1[0].conv1
     loaded = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     assert torch.equal(loaded(images), student(images))
+
+
+def test_a_student_replaces_a_student_and_nothing_else(tmp_path: Path) -> None:
+    student = timm.create_model("test_resnet", num_classes=8)
+    folder = ngd_timm.save_student(student, tmp_path / "student")
+    ngd_timm.save_student(student, folder)
+    (folder / "README.md").write_text("mine")
+    with pytest.raises(InputError, match=r"not a student \(README.md\) and would be lost; choose an empty"):
+        ngd_timm.save_student(student, folder)
+    assert (folder / "README.md").read_text() == "mine"
