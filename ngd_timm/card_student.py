@@ -17,7 +17,7 @@ from ngd_timm.ngd_models import input_channels
 from ngd_timm.paths import without_paths
 from ngd_timm.prototypes import PrototypeGrid
 from ngd_timm.run import Run
-from ngd_timm.tables import protocol_name
+from ngd_timm.tables import protocol_name, shown_protocols
 
 __all__ = ["student_card", "student_licence"]
 
@@ -124,13 +124,14 @@ def _millions(count: int) -> str:
 
 def _results(run: Run) -> Iterator[dict[str, Any]]:
     for key, entry in run.metrics.items():
-        for protocol in ("8way", "present"):
+        for protocol in shown_protocols(entry):
             figures = {
                 metric: f"{entry[protocol][metric]:.2f} [{low:.1f}, {high:.1f}]"
                 for metric in METRICS
                 for low, high in [entry["ci95"][protocol][metric]]
             }
-            yield {"set": key, "n": entry["n"], "protocol": protocol_name(protocol, entry), **figures}
+            asked = {"set": key, "n": entry["n"], "labels": entry["label_rule"]}
+            yield {**asked, "protocol": protocol_name(protocol, entry), **figures}
 
 
 def _per_class(key: str, entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -189,7 +190,11 @@ def _terms(run: Run) -> Iterator[dict[str, str]]:
         yield {"name": "logit KD", "weight": f"{loss.kd:g}", "settings": kd.extra_repr(), "citation": kd.citation}
     if _uses_grid(run):
         settings = f"tau={loss.tau}, target={loss.target!r}, sigma={loss.sigma}"
-        share = f"set for {100 * loss.proto_share:g} % of the gradient" if loss.proto_share else f"{loss.proto_kd:g}"
+        share = f"{loss.proto_kd:g}"
+        if loss.proto_share:
+            had = [float(row["share_proto_kd"]) for row in run.rows if row.get("share_proto_kd")]
+            share = f"set for {100 * loss.proto_share:g} % of the gradient"
+            share += f"; {had[-1]:.1f} % in the last epoch" if had else ""
         yield {"name": "Proto-KD", "weight": share, "settings": settings, "citation": ProtoKDLoss.citation}
     if loss.d_geo > 0:
         geo = DGeoLoss(loss.positive_classes, loss.variance_cap, loss.margin, classes=run.classes)

@@ -364,7 +364,7 @@ def test_a_branch_is_made_and_a_pull_request_is_opened_on_request(here: HubServe
 def test_further_figures_go_on_the_card_but_never_twice(run: Path, tmp_path: Path, faces: Path) -> None:
     more = evaluate(run, [f"schematic={faces}:train"])
     stage_run(load_run(run), tmp_path / "a", "ann/student", more)
-    assert "| schematic:train | 48 |" in (tmp_path / "a" / "README.md").read_text(encoding="utf-8")
+    assert "| schematic:train | majority | 48 |" in (tmp_path / "a" / "README.md").read_text(encoding="utf-8")
     with pytest.raises(InputError, match="schematic:valid is in the run"):
         stage_run(load_run(run), tmp_path / "b", "ann/student", load_run(run).metrics)
 
