@@ -149,7 +149,7 @@ def check_specs(specs: Sequence[str]) -> None:
     from ngd_timm.data.layouts import look_at
 
     for name, root, split, _ in map(parse_spec, specs):
-        choose(look_at(root, name).pieces, split, root)
+        choose(look_at(root, name), split, root)
 
 
 def summary_line(key: str, entry: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from ngd_timm.data.layouts import Rows
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["BY_COLUMN", "BY_PIXELS", "DUPLICATE", "copies_of", "hashes_of"]
+__all__ = ["BY_COLUMN", "BY_PIXELS", "DUPLICATE", "copies_of", "hashes_of", "pixel_hashes"]
 
 DUPLICATE = "a copy of a training picture"
 BY_COLUMN = "by the column dup_of_train"
@@ -25,7 +25,7 @@ def hashes_of(pieces: Iterable[Rows]) -> set[bytes]:
     """The pixel hashes of all pictures of the training split that its layout doesn't give up."""
     seen: set[bytes] = set()
     for rows in pieces:
-        seen.update(_hashes(rows))
+        seen.update(pixel_hashes(rows))
     return seen
 
 
@@ -33,11 +33,12 @@ def copies_of(rows: Rows, seen: set[bytes]) -> np.ndarray:
     """(N,) bool: rows whose decoded pixels are among `seen`."""
     usable = rows.usable()
     copies = np.zeros(len(usable), dtype=bool)
-    copies[usable] = [h in seen for h in _hashes(rows)]
+    copies[usable] = [h in seen for h in pixel_hashes(rows)]
     return copies
 
 
-def _hashes(rows: Rows) -> Iterator[bytes]:
+def pixel_hashes(rows: Rows) -> Iterator[bytes]:
+    """The hash of each picture that the layout doesn't give up, in their order; copies have the same."""
     from datasets import Dataset
 
     return decode_each(Dataset(rows.table.filter(rows.usable())), _pixel_hash)

@@ -14,8 +14,9 @@ import numpy as np
 from ngd_timm.affect import CLASSES
 from ngd_timm.data.decode import image_records
 from ngd_timm.data.duplicates import BY_COLUMN, BY_PIXELS, DUPLICATE, copies_of, hashes_of
+from ngd_timm.data.hold_out import HELD_OUT, TRAINED_ON, held_out
 from ngd_timm.data.labels import DATASETS, LABEL_RULES, SPLITS
-from ngd_timm.data.layouts import NOT_LISTED, Piece, look_at
+from ngd_timm.data.layouts import NOT_LISTED, Found, Piece, look_at
 from ngd_timm.data.parts import Part
 from ngd_timm.errors import InputError, choices
 
@@ -209,7 +210,9 @@ def load_stream(
     _check_arguments(name, split, label_rule, classes, limit)
     found = look_at(root, name, options, streaming=True)
     training = [p for p in found.pieces if p.split == "train"]
-    wanted = choose(found.pieces, split, root)
+    if found.hold_out is not None:
+        raise InputError(f"{root}: a stream can't hold pictures out; leave streaming or hold_out out")
+    wanted = choose(found, split, root)
     return stream(wanted, training, name, label_rule, classes, drop_duplicates, limit)
 
 
@@ -270,10 +273,13 @@ def load_split(
     """
     _check_arguments(name, split, label_rule, classes, limit)
     found = look_at(root, name, options)
-    wanted = choose(found.pieces, split, root)
+    wanted = choose(found, split, root)
     parts = [Part(piece, piece.read(), name, label_rule, classes) for piece in wanted]
     if found.listed is not None and split in (None, "all"):
         _require_whole_list(parts, len(found.listed), root)
+    if found.hold_out is not None and split in ("train", "valid"):
+        for part, held in zip(parts, held_out(parts, found.hold_out), strict=True):
+            part.drop(*((HELD_OUT, held) if split == "train" else (TRAINED_ON, ~held)))
     searched = _mark_duplicates(parts, found.pieces, drop_duplicates)
     _apply_limit(parts, limit)
     dataset = _join(parts)
@@ -303,19 +309,27 @@ def _check_arguments(name: str, split: str | None, rule: str, classes: Sequence[
         raise InputError(f"limit must be at least 1 or absent, got {limit}")
 
 
-def choose(pieces: Sequence[Piece], split: str | None, root: str | Path) -> list[Piece]:
-    """The pieces of a split, all of them for None or "all".
+def choose(found: Found, split: str | None, root: str | Path) -> list[Piece]:
+    """The pieces of a split, all of them for None or "all"; with `hold_out` train and valid are parts of the same ones.
 
     Raises:
         InputError: There is no such split.
     """
     if split in (None, "all"):
-        return list(pieces)
-    wanted = [p for p in pieces if p.split == split]
+        return list(found.pieces)
+    named = sorted({p.split for p in found.pieces if p.split}, key=SPLITS.index)
+    looked_for = "train" if found.hold_out is not None and split == "valid" else split
+    if found.hold_out is not None and split != "test" and not named:
+        return list(found.pieces)
+    wanted = [p for p in found.pieces if p.split == looked_for]
     if not wanted:
-        found = sorted({p.split for p in pieces if p.split}, key=SPLITS.index)
-        have = f"splits found: {', '.join(found)}" if found else "no file or folder there is named after a split"
-        raise InputError(f"no split '{split}' at {root}; {have}; leave the split out to take every row")
+        have = f"splits found: {', '.join(named)}" if named else "no file or folder there is named after a split"
+        advice = "leave the split out to take every row"
+        if split == "valid" and "train" in named:
+            advice += ", or write ROOT,hold_out=0.1 to validate on a tenth of the training pictures"
+        elif not named:
+            advice += ", or write ROOT,hold_out=0.1 to train on nine tenths and validate on the rest"
+        raise InputError(f"no split '{split}' at {root}; {have}; {advice}")
     return wanted
 
 

@@ -22,12 +22,15 @@ class LayoutOptions:
         neutral_frame: CK+ sequences: whether the first frame of a sequence counts as neutral.
         list: A file of relative picture paths; the data set is these pictures and no others. Relative to the root.
         sha256: The hash that the list must have, or where there is none, the file that is the root.
+        hold_out: Where there is no split "valid": the share of the training pictures that is, see
+            `ngd_timm.data.hold_out`.
     """
 
     apex_frames: int = 1
     neutral_frame: bool = False
     list: str | None = None
     sha256: str | None = None
+    hold_out: float | None = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def make_options(given: Mapping[str, Any]) -> LayoutOptions:
 
     Example:
         >>> make_options({"apex_frames": "3", "neutral_frame": True})
-        LayoutOptions(apex_frames=3, neutral_frame=True, list=None, sha256=None)
+        LayoutOptions(apex_frames=3, neutral_frame=True, list=None, sha256=None, hold_out=None)
     """
     values: dict[str, Any] = {}
     for key, value in given.items():
@@ -76,6 +79,10 @@ def make_options(given: Mapping[str, Any]) -> LayoutOptions:
             if not re.fullmatch(r"[0-9a-fA-F]{64}", text):
                 raise InputError(f"sha256 must be 64 hex digits, got '{text[:80]}'")
             values[key] = text.lower()
+        elif key == "hold_out":
+            if not re.fullmatch(r"0?\.\d+", text) or not 0 < float(text) <= 0.5:
+                raise InputError(f"hold_out must be a share above 0 and at most 0.5, such as 0.1, got '{text[:80]}'")
+            values[key] = float(text)
         else:
             values[key] = text
     return LayoutOptions(**values)
@@ -93,7 +100,7 @@ def parse_root(root: str | Path, further: Mapping[str, Any] | None = None) -> tu
 
     Example:
         >>> parse_root("faces/CK+,apex_frames=3")
-        ('faces/CK+', LayoutOptions(apex_frames=3, neutral_frame=False, list=None, sha256=None))
+        ('faces/CK+', LayoutOptions(apex_frames=3, neutral_frame=False, list=None, sha256=None, hold_out=None))
     """
     text, given = str(root), {}
     if not Path(text).exists():

@@ -74,10 +74,12 @@ class Found:
     Attributes:
         pieces: In the order train, valid, test, unnamed, then by name.
         listed: The pictures that a list names, or None without a list.
+        hold_out: The share of the training pictures that is the valid split, or None.
     """
 
     pieces: list[Piece]
     listed: frozenset[str] | None = None
+    hold_out: float | None = None
 
 
 def find_pieces(
@@ -116,6 +118,8 @@ def look_at(root: str | Path, dataset: str, options: Mapping[str, Any] | None = 
         pieces = _find(Source(path, dataset, chosen))
     order = {"train": 0, "valid": 1, "test": 2, None: 3}
     pieces = sorted(pieces, key=lambda p: (order[p.split], p.shown))
+    if chosen.hold_out is not None and any(piece.split == "valid" for piece in pieces):
+        raise InputError(f"{text} has a split 'valid'; leave hold_out={chosen.hold_out:g} out")
     if chosen.list is None:
         if chosen.sha256 is not None:
             if not path.is_file():
@@ -123,7 +127,7 @@ def look_at(root: str | Path, dataset: str, options: Mapping[str, Any] | None = 
                     f"sha256=… is the hash of a list or of a file, and {text} is neither; give list=… with it"
                 )
             check_sha256(path, chosen.sha256)
-        return Found(pieces)
+        return Found(pieces, None, chosen.hold_out)
     base = path if path.is_dir() else path.parent
     listed = read_list(base / chosen.list, chosen.sha256)
     missing = sorted(entry for entry in listed if not (base / entry).is_file())
@@ -132,7 +136,7 @@ def look_at(root: str | Path, dataset: str, options: Mapping[str, Any] | None = 
             f"{base / chosen.list}: {len(missing)} of {len(listed)} pictures aren't below {base} (first: "
             f"{', '.join(missing[:3])}); bring them, the set is only whole with all"
         )
-    return Found([_only(piece, listed) for piece in pieces], listed)
+    return Found([_only(piece, listed) for piece in pieces], listed, chosen.hold_out)
 
 
 def read_piece(piece: Piece, root: Path | None = None) -> Rows:

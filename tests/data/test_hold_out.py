@@ -1,0 +1,118 @@
+"""Validation out of the training pictures, where a data set has none of its own."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+
+from ngd_timm.data import load_split, write_tiny
+from ngd_timm.data.decode import image_records
+from ngd_timm.data.hold_out import HELD_OUT
+from ngd_timm.data.tiny import tiny_face
+from ngd_timm.errors import InputError
+from ngd_timm.evaluate import evaluate
+from ngd_timm.recipe import Recipe
+from ngd_timm.train import train
+
+FACES = ("neutral", "happiness", "surprise", "sadness")
+
+
+def folders(root: Path, each: int) -> Path:
+    """Class folders of different faces, and one copy of each class's first under another name."""
+    for label in FACES:
+        for number in range(each):
+            file = root / "train" / label / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            tiny_face(label, number, seed=FACES.index(label)).save(file)
+        shutil.copy(root / "train" / label / "0.png", root / "train" / label / "copy.png")
+    return root
+
+
+def files(dataset: Dataset) -> set[str]:
+    return set(dataset["source"][:])
+
+
+def pictures(dataset: Dataset) -> list[bytes]:
+    return sorted(
+        r["bytes"] if r["bytes"] is not None else Path(r["path"]).read_bytes() for r in image_records(dataset)
+    )
+
+
+def test_train_and_valid_are_the_training_pictures_cut_in_two_the_same_way_every_time(tmp_path: Path) -> None:
+    root = f"{folders(tmp_path, 39)},hold_out=0.25"
+    training, report = load_split("ferplus", root, "train", classes=FACES)
+    held, _ = load_split("ferplus", root, "valid", classes=FACES)
+    whole, _ = load_split("ferplus", tmp_path, "train", classes=FACES)
+    assert files(training) | files(held) == files(whole)
+    assert not files(training) & files(held)
+    assert all(9 <= n <= 11 for n in Counter(held["label"][:]).values())
+    assert report.dropped == {HELD_OUT: len(held)}
+    for label in FACES:
+        together = {source for source in files(held) if source.endswith((f"{label}/0.png", f"{label}/copy.png"))}
+        assert len(together) in (0, 2)
+    before = pictures(held)
+    moved = tmp_path / "train" / "neutral"
+    for number, file in enumerate(sorted(moved.glob("*.png"), reverse=True)):
+        file.rename(moved / f"again{number}.png")
+    again, _ = load_split("ferplus", root, "valid", classes=FACES)
+    assert pictures(again) == before
+
+
+def test_a_copy_under_another_label_is_trained_on(tmp_path: Path) -> None:
+    folders(tmp_path, 20)
+    for number in range(20):
+        shutil.copy(tmp_path / "train" / "neutral" / f"{number}.png", tmp_path / "train" / "sadness" / f"n{number}.png")
+    root = f"{tmp_path},hold_out=0.3"
+    training, held = (load_split("ferplus", root, split, classes=FACES)[0] for split in ("train", "valid"))
+    assert not set(pictures(training)) & set(pictures(held))
+
+
+def test_of_a_set_that_names_people_whole_people_are_held_out(tmp_path: Path) -> None:
+    root = f"{write_tiny('jaffe', tmp_path)},hold_out=0.5"
+    training, held = (load_split("jaffe", root, split)[0] for split in ("train", "valid"))
+    assert set(training["subject"][:])
+    assert set(held["subject"][:])
+    assert not set(training["subject"][:]) & set(held["subject"][:])
+
+
+@pytest.mark.parametrize(
+    ("root", "split", "said"),
+    [
+        ("{},hold_out=0.9", "train", "hold_out must be a share above 0 and at most 0.5, such as 0.1, got '0.9'"),
+        ("{},hold_out=ten", "train", "hold_out must be a share"),
+        ("{}", "valid", r"no split 'valid' .* splits found: train; .* ROOT,hold_out=0.1 to validate on a tenth"),
+        ("{},hold_out=0.2", "test", "no split 'test'"),
+    ],
+)
+def test_what_cannot_be_held_out_is_said(tmp_path: Path, root: str, split: str, said: str) -> None:
+    folders(tmp_path, 2)
+    with pytest.raises(InputError, match=said):
+        load_split("ferplus", root.format(tmp_path), split, classes=FACES)
+
+
+def test_a_set_that_has_a_validation_split_keeps_it(tmp_path: Path) -> None:
+    folders(tmp_path, 2)
+    shutil.copytree(tmp_path / "train", tmp_path / "valid")
+    with pytest.raises(InputError, match=r"has a split 'valid'; leave hold_out=0.1 out"):
+        load_split("ferplus", f"{tmp_path},hold_out=0.1", "train", classes=FACES)
+
+
+def test_a_student_is_trained_and_scored_on_a_set_without_validation(tmp_path: Path) -> None:
+    root = f"{folders(tmp_path / 'faces', 12)},hold_out=0.25"
+    run = train(
+        Recipe.model_validate(
+            {
+                "name": "own",
+                "out": str(tmp_path / "run"),
+                "student": {"backbone": "test_resnet", "image_size": 32},
+                "data": {"name": "ferplus", "root": root, "workers": 0, "classes": FACES},
+                "optim": {"epochs": 1, "batch_size": 16},
+            }
+        )
+    )
+    (entry,) = evaluate(run, [f"ferplus={root}:valid"]).values()
+    assert entry["n"] == len(load_split("ferplus", root, "valid", classes=FACES)[0])
