@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from pydantic import BaseModel
 
+from ngd_timm.affect import CLASSES
 from ngd_timm.commands import train_command
+from ngd_timm.eeg.recipe import TeacherRecipe
 from ngd_timm.errors import InputError
 from ngd_timm.recipe import Recipe, load_recipe, recipe_names, to_yaml
 
@@ -170,3 +176,22 @@ def test_the_command_of_a_recipe_gives_that_recipe(name: str, changes: list[str]
     ngd, train, again, *overrides = shlex.split(train_command(made))
     assert (ngd, train, again) == ("ngd", "train", name)
     assert load_recipe(Recipe, again, overrides) == made
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _keys(field.annotation, f"{prefix}{key}.")
+        else:
+            yield prefix + key, "required" if field.is_required() else field.default
+
+
+def test_the_list_of_keys_has_every_key_with_its_default() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "recipes.md").read_text(encoding="utf-8")
+    for part, model in zip(page.split("\n## ")[1:], (Recipe, TeacherRecipe), strict=True):
+        listed = [[cell.strip(" `") for cell in line.split(" | ")] for line in part.splitlines() if "| `" in line]
+        assert [cells[0].strip("| `") for cells in listed] == [key for key, _ in _keys(model)]
+        for (_, shown, said), (key, default) in zip(listed, _keys(model), strict=True):
+            value = list(CLASSES) if shown == "FER+'s eight" else yaml.safe_load(shown)
+            assert value == (list(default) if isinstance(default, tuple) else default), key
+            assert said
