@@ -145,8 +145,9 @@ def results_markdown(results: Mapping[str, Any]) -> str:
     Args:
         results: Of `score_ablation`, or read back from its JSON.
     """
-    first = next(iter(results["sets"]))
-    parts = ["# Results", _commands(results["commands"]), _terms(results, first)]
+    _, _, rule = next(iter(results["sets"])).partition(", ")
+    told = [_terms(results, name) for name in results["sets"] if name.endswith(f", {rule}")]
+    parts = ["# Results", _commands(results["commands"]), *told]
     for name, found in results["sets"].items():
         parts.append(f"## {name}")
         one = {**results, "sets": {name: found}}

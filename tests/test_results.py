@@ -15,7 +15,7 @@ from ngd_timm.ablation import ablate
 from ngd_timm.errors import InputError
 from ngd_timm.evaluate import evaluate
 from ngd_timm.recipe import Recipe
-from ngd_timm.results import PAPER, score_ablation
+from ngd_timm.results import PAPER, results_markdown, score_ablation
 from ngd_timm.train import train
 
 VOTES = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
@@ -115,6 +115,7 @@ def test_the_command_writes_a_page_with_the_papers_row_differences_runs_beside_a
     assert done.returncode == 0
     text, figures = page.read_text(), json.loads(page.with_suffix(".json").read_text())
     for part in (
+        "What each term adds (ferplus:valid, majority",
         "logit KD (b1_kd − b0_ce)",
         f"{PAPER['b0_ce'][0]:.2f}",
         "b1_kd − b0_ce",
@@ -196,3 +197,19 @@ def test_two_runs_of_one_name_and_runs_without_figures_are_refused_first(
 def test_a_folder_that_is_no_ablation_is_refused(tmp_path: Path, voted: Path) -> None:
     with pytest.raises(InputError, match=r"ablation\.json"):
         score_ablation(tmp_path, [f"ferplus={voted}:valid"])
+
+
+def test_the_page_that_ships_and_the_readmes_table_follow_from_the_figures_that_ship() -> None:
+    root = Path(__file__).parents[1]
+    figures = json.loads((root / "recipes" / "RESULTS.json").read_text(encoding="utf-8"))
+    assert results_markdown(figures) == (root / "recipes" / "RESULTS.md").read_text(encoding="utf-8")
+    section = (root / "README.md").read_text(encoding="utf-8").partition("\n## Results\n")[2].partition("\n## ")[0]
+    sets = [figures["sets"][f"ferplus:{split}, majority"] for split in ("valid", "test")]
+    rows = {name: [of["recipes"][name]["8way"] for of in sets] for name in figures["recipes"]}
+    rows |= {run.rpartition("-")[0]: [of["beside"][run]["8way"] for of in sets] for run in figures["beside"]}
+    for name, told in rows.items():
+        (line,) = [line for line in section.splitlines() if line.startswith(f"| `{name}`")]
+        for cell, scores in zip(line.split(" | ")[1:], told, strict=True):
+            values = [scores[metric] for metric in ("acc", "macro_f1", "bacc")]
+            means = [value["mean"] if isinstance(value, dict) else value for value in values]
+            assert cell.strip(" |") == " / ".join(f"{mean:.2f}" for mean in means), name
