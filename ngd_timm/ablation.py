@@ -24,6 +24,7 @@ __all__ = ["WARM_START", "ablate"]
 logger = logging.getLogger("ngd_timm.ablation")
 
 WARM_START = "warm_start"
+"""The name of the runs from which all others of a table start."""
 # what makes two runs be scored on the same pictures with the same labels
 _SAME_PICTURES = ("name", "root", "label_rule", "drop_duplicates", "limit", "classes")
 

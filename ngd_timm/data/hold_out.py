@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 
 from ngd_timm.data.duplicates import pixel_hashes
-from ngd_timm.data.parts import Part
+from ngd_timm.data.layouts import Rows
 from ngd_timm.errors import InputError
 
 __all__ = ["HELD_OUT", "TRAINED_ON", "held_out"]
@@ -15,69 +16,48 @@ __all__ = ["HELD_OUT", "TRAINED_ON", "held_out"]
 HELD_OUT, TRAINED_ON = "held out for validation", "trained on"
 
 
-def held_out(parts: Sequence[Part], share: float) -> list[np.ndarray]:
+def held_out(pieces: Sequence[Rows], share: float) -> list[np.ndarray]:
     """Which rows of the training pictures are held out.
 
-    Where the set names people, whole people are, chosen so that their pictures are about `share` of each class. Else it
-    is `share` of each class by the order of the pictures' hashes, so that copies of a picture lie on one side, and
-    neither the order of the files nor a seed matters.
+    Neither label rule, classes, the order of files nor a seed has a part in it, so that what one run trains on is never
+    what another command scores. Where the set names people, whole people are held out, the first `share` of them by the
+    hashes of their names; else the pictures whose own hash lies in the first `share` of all hashes, copies with them.
 
     Args:
-        parts: All training rows, under the label rule that counts.
-        share: Of the kept rows, between 0 and 1.
+        pieces: All training rows.
+        share: Between 0 and 1.
 
     Returns:
-        For each part (N,) bool.
+        For each piece (N,) bool, False on rows that the layout gives up.
 
     Raises:
-        InputError: Fewer than two people.
+        InputError: One person alone.
     """
-    label = np.concatenate([part.label[part.kept] for part in parts])
-    people = [_people(part) for part in parts]
+    people = [_people(rows) for rows in pieces]
     if all(of is not None for of in people):
-        held = _whole_people(np.concatenate([of for of in people if of is not None]), label, share)
-    else:
-        held = _by_hash(np.concatenate([_hashes(part) for part in parts]), label, share)
+        chosen = _first_people(sorted({person for of in people if of is not None for person in of}), share)
+        return [
+            np.array([person in chosen for person in of or ()]) & r.usable()
+            for of, r in zip(people, pieces, strict=True)
+        ]
     masks = []
-    for part in parts:
-        mask = np.zeros(len(part.kept), dtype=bool)
-        count = int(part.kept.sum())
-        mask[part.kept], held = held[:count], held[count:]
+    for rows in pieces:
+        mask = rows.usable()
+        mask[mask] = [int.from_bytes(h[:8], "big") < share * 2**64 for h in pixel_hashes(rows)]
         masks.append(mask)
     return masks
 
 
-def _people(part: Part) -> np.ndarray | None:
-    """The person of each kept row, or None where some have none."""
-    if "subject" not in part.rows.table.column_names:
+def _people(rows: Rows) -> list[str] | None:
+    """The person of each row, or None where some have none."""
+    if "subject" not in rows.table.column_names:
         return None
-    subject = np.array(part.rows.table["subject"].to_pylist(), dtype=object)[part.kept]
-    return None if any(person is None for person in subject) else subject.astype(str)
+    subjects = rows.table["subject"].to_pylist()
+    return None if any(person is None for person in subjects) else [str(person) for person in subjects]
 
 
-def _hashes(part: Part) -> np.ndarray:
-    hashes = np.full(len(part.kept), b"", dtype="S32")
-    hashes[part.rows.usable()] = list(pixel_hashes(part.rows))
-    return hashes[part.kept]
-
-
-def _whole_people(people: np.ndarray, label: np.ndarray, share: float) -> np.ndarray:
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    folds = min(round(1 / share), len(np.unique(people)))
-    if folds < 2:
-        raise InputError(f"hold_out={share:g} needs at least two people among the training pictures; leave it out")
-    _, rows = next(StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(people, label, people))
-    held = np.zeros(len(label), dtype=bool)
-    held[rows] = True
-    return held
-
-
-def _by_hash(hashes: np.ndarray, label: np.ndarray, share: float) -> np.ndarray:
-    held = np.zeros(len(label), dtype=bool)
-    for c in np.unique(label):
-        rows = np.flatnonzero(label == c)
-        last = np.sort(hashes[rows])[max(round(share * len(rows)) - 1, 0)]
-        held[rows] = (hashes[rows] <= last) & (share * len(rows) >= 0.5)
-    # copies under two labels would lie on two sides
-    return held & ~np.isin(hashes, hashes[~held])
+def _first_people(people: Sequence[str], share: float) -> set[str]:
+    if len(people) < 2:
+        raise InputError(f"hold_out={share:g} holds whole people out, and there is only {people[0]}; leave it out")
+    ordered = sorted(people, key=lambda person: hashlib.sha256(person.encode()).digest())
+    return set(ordered[: max(round(share * len(people)), 1)])
