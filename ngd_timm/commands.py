@@ -95,8 +95,7 @@ def ablate_command(recipes: Sequence[Recipe], seeds: int, warm_start: int | None
         changes: dict[str, Any] = {} if warm_start is None else {"init": None}
         if isinstance(recipe.teacher, str) and last_part(recipe.teacher) in rows:
             changes["teacher"] = TeacherRun(run=rows[last_part(recipe.teacher)])
-        _, *arguments = _arguments(recipe.model_copy(update=changes), "")
-        told[recipe.name] = [argument for argument in arguments if not argument.lstrip("'").startswith("out=")]
+        _, *told[recipe.name] = _arguments(recipe.model_copy(update=changes), None)
     first = next(iter(told.values()))
     shared = [argument for argument in first if all(argument in of for of in told.values())]
     own = [f"{name}:{argument}" for name, of in told.items() for argument in of if argument not in shared]
@@ -151,13 +150,14 @@ def _shown_root(root: str) -> str:
     return ",".join([last_part(base), *shown])
 
 
-def _arguments(recipe: StrictModel, where: str) -> Iterator[str]:
+def _arguments(recipe: StrictModel, where: str | None) -> Iterator[str]:
     own, packaged_one = dict(_leaves(_told(recipe))), _packaged(recipe)
     if packaged_one is None:
         # A run's recipe.yaml names the run's own folder, which is full, and data by their place on that disk.
         yield "recipe.yaml"
         changed = {key: value for key, value in own.items() if key.endswith("root") and value is not None}
-        changed["out"] = where
+        if where is not None:
+            changed["out"] = where
     else:
         yield packaged_one.name  # type: ignore[attr-defined]
         before = dict(_leaves(_told(packaged_one)))
