@@ -11,9 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ngd_timm.errors import InputError
-from ngd_timm.export import label_names, open_student
-from ngd_timm.hub import hub_id
+from ngd_timm.export import label_names, open_student, student_folder, student_versions
+from ngd_timm.files import read_json
+from ngd_timm.hub import fetch, hub_id
+from ngd_timm.logit_adjustment import classifier_bias, logit_shift
 from ngd_timm.ngd_models import TimmModel, input_channels, normalisation
+from ngd_timm.recipe import Recipe, load_recipe
 
 __all__ = ["KDTeacher", "TeacherEnsemble", "open_teacher"]
 
@@ -78,14 +81,21 @@ class KDTeacher(nn.Module):
         student_mean: Sequence[float],
         student_std: Sequence[float],
     ) -> KDTeacher:
-        """From a run directory, a student folder, a Hub id (`user/repo`), or a timm model with label names."""
+        """From a run directory, a student folder, one in the wheel by version, a Hub id, or a timm model with label names.
+
+        It teaches what it learned: where its run took tau · log prior from the saved bias (`student.logit_adjustment`),
+        that is given back.
+        """
         if isinstance(source, nn.Module):
             return cls(source, label_names(source, "teacher"), classes, student_mean, student_std)
-        if hub_id(source) is None and not Path(source).exists():
+        shipped = student_versions()
+        if hub_id(source) is None and not Path(source).exists() and str(source) not in shipped:
             raise InputError(
-                f"teacher '{source}' does not exist; give a finished run directory or user/repo on the Hub"
+                f"teacher '{source}' does not exist; give a finished run directory, user/repo on the Hub, or a student "
+                f"that ships ({', '.join(shipped)})"
             )
         model, names = open_student(source)
+        _take_back_adjustment(model, names, source)
         return cls(model, names, classes, student_mean, student_std)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> KDTeacher:
@@ -161,3 +171,31 @@ def open_teacher(
         sources = [sources]
     teachers = [KDTeacher.open(source, classes, student_mean, student_std) for source in sources]
     return teachers[0] if len(teachers) == 1 else TeacherEnsemble(teachers)
+
+
+def _take_back_adjustment(model: TimmModel, names: Sequence[str], source: str | Path) -> None:
+    run = _run_of(source)
+    if not (run / "recipe.yaml").is_file():
+        return
+    tau = load_recipe(Recipe, run / "recipe.yaml").student.logit_adjustment
+    if tau == 0:
+        return
+    try:
+        counts = read_json(run / "fingerprint.json")["data"]["train"]["counts"]
+        shift = logit_shift([counts[name] for name in names], tau)
+    except (KeyError, TypeError, ValueError):
+        raise InputError(
+            f"{source}: its logits were adjusted, and {run / 'fingerprint.json'} lacks the counts of {', '.join(names)} "
+            "to take that back; train the teacher again"
+        ) from None
+    bias = classifier_bias(model)
+    bias.data.add_(shift.to(bias))
+
+
+def _run_of(source: str | Path) -> Path:
+    """Where a student's recipe.yaml and fingerprint.json are, if anywhere."""
+    repository = hub_id(source)
+    if repository is not None:
+        return fetch(repository, ["config.json"], ["recipe.yaml", "fingerprint.json"]).folder
+    folder = student_folder(source)
+    return folder.parent if folder.name in ("student", "student_best") else folder

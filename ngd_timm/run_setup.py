@@ -224,6 +224,7 @@ def _batches_key(
     """Everything that a teacher's logits depend on: who is asked, how, and about which pictures in what order."""
     return {
         "teacher": teacher_hash(recipe),
+        "teacher_logits": "before their adjustment",
         "teacher_config": [sha256_file(student_files(source) / STUDENT_FILES[0]) for source in recipe.teacher_sources],
         "data": data_sha256,
         "classes": recipe.data.classes,
