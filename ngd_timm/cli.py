@@ -158,6 +158,7 @@ def robustness(
     severities: Annotated[str, typer.Option(metavar="1,2,...", help="Which of 1 to 5, with commas.")] = "1,2,3,4,5",
     label_rule: Annotated[str | None, typer.Option(help="majority, argmax or votes; default: as the runs.")] = None,
     flip: Annotated[bool | None, typer.Option("--flip/--no-flip", help="Average with the mirror image.")] = None,
+    amp: Annotated[str, typer.Option(help="Precision: off (float32), bf16, fp16 or auto.")] = "off",
     keep_duplicates: Annotated[bool, typer.Option(help="Keep copies of training pictures.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the corruptions and of the bootstrap.")] = 0,
     as_json: AsJson = False,
@@ -176,6 +177,7 @@ def robustness(
         label_rule=label_rule,
         drop_duplicates=False if keep_duplicates else None,
         flip=flip,
+        amp=amp,
         seed=seed,
     )
     if as_json:
@@ -339,12 +341,17 @@ def results(
     tried: Annotated[
         list[Path] | None, typer.Option(metavar="RUN", help="A run that settings were chosen by; may be repeated.")
     ] = None,
+    earlier: Annotated[
+        Path | None,
+        typer.Option(metavar="JSON", help="An earlier page's: its --beside and --tried are kept, folders or not."),
+    ] = None,
 ) -> None:
     """Score the runs of an ablation on any sets by any label rules, and write what each term adds."""
     from ngd_timm.results import check_out, score_ablation, write_results
 
     check_out(out)
-    write_results(score_ablation(ablation, data, label_rule or ("majority", "argmax"), beside or (), tried or ()), out)
+    rules = label_rule or ("majority", "argmax")
+    write_results(score_ablation(ablation, data, rules, beside or (), tried or (), earlier), out)
     typer.echo(out)
 
 

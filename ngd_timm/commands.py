@@ -44,7 +44,11 @@ def build_commands(recipe: TeacherRecipe, size: int = 5, min_subjects: int = 1, 
 
 
 def results_command(
-    specs: Sequence[str], rules: Sequence[str], beside: Sequence[str | Path], tried: Sequence[str | Path]
+    specs: Sequence[str],
+    rules: Sequence[str],
+    beside: Sequence[str | Path],
+    tried: Sequence[str | Path],
+    earlier: str | Path | None = None,
 ) -> str:
     """The shell line that scores an ablation again.
 
@@ -60,6 +64,7 @@ def results_command(
         "--label-rule": rules,
         "--beside": [last_part(str(run)) for run in beside],
         "--tried": [last_part(str(run)) for run in tried],
+        "--earlier": [] if earlier is None else [last_part(str(earlier))],
     }
     flags = [f"{flag} {shlex.quote(value)}" for flag, of in asked.items() for value in of]
     return " ".join(["ngd results ablation", *flags, "--out RESULTS.md"])

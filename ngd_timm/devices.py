@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from ngd_timm.errors import InputError
+from ngd_timm.errors import InputError, choices
 
-__all__ = ["autocast_type", "open_device"]
+__all__ = ["autocast_type", "open_device", "precision_name"]
+
+_PRECISIONS = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def open_device(name: str) -> torch.device:
@@ -29,11 +31,21 @@ def autocast_type(amp: str, device: torch.device) -> torch.dtype | None:
     """The precision of a recipe's `optim.amp`; None is float32.
 
     `auto` is a function of the processor alone, so that two runs on one machine agree.
+
+    Raises:
+        InputError: None of off, bf16, fp16, auto.
     """
+    if amp in _PRECISIONS:
+        return _PRECISIONS[amp]
     if amp != "auto":
-        return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
+        raise choices("precision", amp, (*_PRECISIONS, "auto"))
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     # either has bf16 dot products; without them bf16 is emulated and slower than float32
     return torch.bfloat16 if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else None
+
+
+def precision_name(autocast: torch.dtype | None) -> str:
+    """What records call the precision of `autocast_type`."""
+    return "float32" if autocast is None else str(autocast).removeprefix("torch.")

@@ -81,7 +81,7 @@ class KDTeacher(nn.Module):
         student_mean: Sequence[float],
         student_std: Sequence[float],
     ) -> KDTeacher:
-        """From a run directory, a student folder, one in the wheel by version, a Hub id, or a timm model with label names.
+        """From a run directory, a student folder, a Hub id, a student in the wheel, or a timm model with label names.
 
         It teaches what it learned: where its run took tau · log prior from the saved bias (`student.logit_adjustment`),
         that is given back.
@@ -185,8 +185,8 @@ def _take_back_adjustment(model: TimmModel, names: Sequence[str], source: str | 
         shift = logit_shift([counts[name] for name in names], tau)
     except (KeyError, TypeError, ValueError):
         raise InputError(
-            f"{source}: its logits were adjusted, and {run / 'fingerprint.json'} lacks the counts of {', '.join(names)} "
-            "to take that back; train the teacher again"
+            f"{source}: its logits were adjusted, and {run / 'fingerprint.json'} lacks the counts of its classes to "
+            "take that back; train the teacher again"
         ) from None
     bias = classifier_bias(model)
     bias.data.add_(shift.to(bias))

@@ -37,6 +37,7 @@ PAPER: Mapping[str, tuple[float, float, float]] = {
 
 _KIND = "ngd results"
 _KEPT = ("recipes", "seeds", "warm_start", "runs", "training")
+_FROM_EARLIER = ("beside", "tried", "students", "sets", "data")
 _PAPERS_SET = "ferplus:valid"
 _EACH_TERM = (
     ("logit KD", "b1_kd", "b0_ce"),
@@ -60,6 +61,7 @@ def score_ablation(
     label_rules: Sequence[str] = ("majority", "argmax"),
     beside: Sequence[str | Path] = (),
     tried: Sequence[str | Path] = (),
+    earlier: str | Path | None = None,
     resamples: int = 2000,
 ) -> dict[str, Any]:
     """Score every run of an ablation on data sets, by each label rule, and compare the recipes on each.
@@ -72,6 +74,8 @@ def score_ablation(
         label_rules: See `ngd_timm.data.labels.apply_rule`.
         beside: Further runs, each on its own: rows without differences.
         tried: Runs that settings were chosen by, told by their own metrics.json alone.
+        earlier: The JSON of an earlier page, from which runs beside the table and settings tried are kept as they are:
+            for runs whose folders are gone.
         resamples: Of each bootstrap.
 
     Returns:
@@ -79,13 +83,16 @@ def score_ablation(
         (sha256 of pictures and labels), "commands".
 
     Raises:
-        InputError: Not an ablation, a data set that can't be read, students of different classes.
+        InputError: Not an ablation, a data set that can't be read, students of different classes, an earlier page of
+            other pictures or labels.
     """
     folder = Path(folder)
+    kept = {key: {} for key in _FROM_EARLIER} if earlier is None else _read_earlier(Path(earlier))
     comparison = _read_ablation(folder / "ablation.json")
     named = comparison["runs"]
-    _refuse_twice([*named, *(run for of in named.values() for run in of), *(Path(run).name for run in beside)])
-    _refuse_twice([Path(run).name for run in tried])
+    trained = [run for of in named.values() for run in of]
+    _refuse_twice([*named, *trained, *(Path(run).name for run in beside), *kept["beside"]])
+    _refuse_twice([*(Path(run).name for run in tried), *kept["tried"]])
     rows = {name: [read_run(folder / "runs" / run) for run in of] for name, of in named.items()}
     others = {Path(run).name: [read_run(run)] for run in beside}
     # what can't be read is refused before anything is scored
@@ -97,21 +104,30 @@ def score_ablation(
     for key, rule, answers in _answers(runs, specs, label_rules):
         name = f"{key}, {rule}"
         data[name] = next(iter(answers.values()))[0][1].data_sha256
+        if kept["beside"] and kept["data"].get(name) != data[name]:
+            raise InputError(
+                f"{earlier} has no figures on the pictures and labels of {name} as they are now; leave --earlier or "
+                "that set out"
+            )
         compared = compare_answers(name, {recipe: answers[recipe] for recipe in rows}, pairs, resamples)
         compared["beside"] = {run: answers[run][0][1].entry() for run in others}
+        compared["beside"] |= {run: kept["sets"][name]["beside"][run] for run in kept["beside"]}
         sets[name] = compared
     return {
         "kind": _KIND,
         **{key: comparison[key] for key in _KEPT},
         "alike": comparison.get("alike", []),
         "sets": sets,
-        "beside": told,
-        "tried": settings,
-        "students": {run.folder.name: run.student_sha256 for of in runs.values() for run in of},
+        "beside": {**told, **kept["beside"]},
+        "tried": {**kept["tried"], **settings},
+        "students": {
+            **{run.folder.name: run.student_sha256 for of in runs.values() for run in of},
+            **{run: kept["students"][run] for run in kept["beside"]},
+        },
         "data": data,
         "commands": {
             "ablate": _ablate_command(rows, comparison),
-            "results": results_command(specs, label_rules, beside, tried),
+            "results": results_command(specs, label_rules, beside, tried, earlier),
         },
     }
 
@@ -162,6 +178,9 @@ def results_markdown(results: Mapping[str, Any]) -> str:
     parts.append(ablation_tables({**results, "sets": {}})[-1].markdown())
     if results["beside"]:
         parts.append("\n".join(f"- {name}: `{told['command']}`" for name, told in results["beside"].items()))
+    old = [run for told in (results["beside"], results["tried"]) for run, of in told.items() if of.get("earlier")]
+    if old:
+        parts.append(f"Kept from an earlier page, not scored again: {', '.join(old)}.")
     if results["tried"]:
         parts += ["## Settings tried", _tried_table(results["tried"]).markdown()]
     parts += ["## Hashes", _hashes(results)]
@@ -221,6 +240,18 @@ def _read_ablation(file: Path) -> dict[str, Any]:
     if missing:
         raise InputError(f"{file} lacks {', '.join(missing)}; run the same ngd ablate again")
     return comparison
+
+
+def _read_earlier(file: Path) -> dict[str, Any]:
+    page = read_json(file)
+    if page.get("kind") != _KIND:
+        raise InputError(f"{file} is not the JSON of a page of ngd results; give --earlier the one beside RESULTS.md")
+    missing = [key for key in _FROM_EARLIER if not isinstance(page.get(key), dict)]
+    if missing:
+        raise InputError(f"{file} lacks {', '.join(missing)}; bring back the page's own JSON")
+    for told in (*page["beside"].values(), *page["tried"].values()):
+        told["earlier"] = True
+    return page
 
 
 def _refuse_twice(names: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from torch import Tensor
 
-from ngd_timm.devices import autocast_type, open_device
+from ngd_timm.devices import autocast_type, open_device, precision_name
 from ngd_timm.errors import InputError
 from ngd_timm.evaluate import face_batches
 from ngd_timm.export import STUDENT_FILES, create_student, open_student, student_files, weights_sha256
@@ -296,7 +296,7 @@ def _fingerprint(
         "teacher": teacher_hash(recipe),
         "init": student_hash(recipe.init),
         "hub": _hub_ids(recipe),
-        "precision": "float32" if autocast is None else str(autocast).removeprefix("torch."),
+        "precision": precision_name(autocast),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "processes": world_size(),
         "python": platform.python_version(),

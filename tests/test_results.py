@@ -148,6 +148,40 @@ def test_the_command_writes_a_page_with_the_papers_row_differences_runs_beside_a
     assert entry["present"]["bacc"] == pytest.approx(100 * balanced_accuracy_score(target, answer))
 
 
+def test_an_earlier_page_lends_its_runs_where_pictures_and_labels_are_the_same(
+    ablation: Path, voted: Path, tmp_path: Path, ngd: Any
+) -> None:
+    valid = ("--data", f"ferplus={voted}:valid", "--label-rule", "majority")
+    for name in ("longer-0", "chosen-0"):
+        shutil.copytree(ablation / "runs" / "b0_ce-1", tmp_path / name)
+    first, page = tmp_path / "first.md", tmp_path / "RESULTS.md"
+    own = ("--beside", str(tmp_path / "longer-0"), "--tried", str(tmp_path / "chosen-0"))
+    assert ngd("results", str(ablation), *valid, *own, "--out", str(first)).returncode == 0
+    for name in ("longer-0", "chosen-0"):
+        shutil.rmtree(tmp_path / name)
+
+    earlier = ("--earlier", str(first.with_suffix(".json")))
+    assert ngd("results", str(ablation), *valid, *earlier, "--out", str(page)).returncode == 0
+    before, after = (json.loads(file.with_suffix(".json").read_text()) for file in (first, page))
+    assert after["sets"] == before["sets"]
+    assert after["students"] == before["students"]
+    for told in ("beside", "tried"):
+        assert after[told] == {run: {**entry, "earlier": True} for run, entry in before[told].items()}
+    assert "not scored again: longer-0, chosen-0." in page.read_text()
+    assert "--earlier first.json" in page.read_text()
+    assert "not scored again" not in first.read_text()
+
+    for changed, said in (
+        (("--data", f"ferplus={voted}:test", "--label-rule", "majority"), "no figures on the pictures and labels"),
+        ((*valid, "--beside", str(ablation / "runs" / "b0_ce-0")), "names two runs"),
+        ((*valid, "--earlier", str(ablation / "ablation.json")), "not the JSON of a page"),
+    ):
+        done = ngd("results", str(ablation), *earlier, *changed, "--out", str(tmp_path / "other.md"))
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert said in done.stderr
+    assert not list(tmp_path.glob("other*"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -181,6 +181,17 @@ def test_clean_figures_are_those_of_evaluate_for_small_and_for_mixed_pictures(
         assert found["differences"] == []
 
 
+def test_in_low_precision_the_figures_are_nearly_the_same(runs: Path, faces: Path, tmp_path: Path) -> None:
+    both = [
+        figures([runs / "one-0"], f"schematic={faces}:test", tmp_path / "out", severities=[2], resamples=5, amp=amp)
+        for amp in ("off", "bf16")
+    ]
+    assert [found["settings"]["precision"] for found in both] == ["float32", "bfloat16"]
+    means = [[found["recipes"]["one"][row]["acc"]["mean"] for row in (*CORRUPTIONS, "clean")] for found in both]
+    assert np.abs(np.subtract(*means)).max() < 15
+    assert np.abs(np.subtract(*means)).mean() < 3
+
+
 @pytest.mark.parametrize("side", [32, 100])
 def test_figures_do_not_depend_on_how_many_pictures_are_held_at_once(
     side: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -254,6 +265,7 @@ def test_the_command_writes_figures_tables_and_a_picture(
         (["{runs}/one-0", "--severities", "1,1"], "got 1, 1"),
         (["{runs}/one-0", "--severities", "two"], "such as 1,3,5; got 'two'"),
         (["{runs}/one-0", "--severities", ""], "got none"),
+        (["{runs}/one-0", "--amp", "bf8"], "precision 'bf8'"),
         (["{runs}/none"], "neither a run directory"),
         (["{runs}/one-0", "{runs}/one-0"], "are both seed 0 of the recipe one"),
         (["{runs}/one-0", "{votes}"], "label_rule is majority and votes; give --label-rule"),

@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -20,8 +21,8 @@ from ngd_timm.affect import CLASSES
 from ngd_timm.data import load_split
 from ngd_timm.errors import InputError
 from ngd_timm.evaluate import evaluate, face_batches
-from ngd_timm.export import open_student, save_student
-from ngd_timm.files import sha256_file
+from ngd_timm.export import load_student, open_student, save_student, shipped_student
+from ngd_timm.files import packaged, sha256_file
 from ngd_timm.kd_teacher import KDTeacher, open_teacher
 from ngd_timm.predictions import predict, prediction_file, read_predictions
 from ngd_timm.recipe import Recipe, load_recipe
@@ -274,6 +275,35 @@ def test_the_kd_teacher_is_read_by_class_name_at_its_own_size_and_stays_out_of_e
     torch.testing.assert_close(teacher((grey - 0.5) / 0.25), model(expected).flip(1), rtol=1e-4, atol=1e-4)
     with pytest.raises(InputError, match="does not know joy"):
         KDTeacher.open(str(folder), ("joy",), (0.5,), (0.25,))
+
+
+def test_a_teachers_logit_adjustment_is_taken_back_and_a_shipped_student_can_teach(
+    faces: Path, baseline: Path, tmp_path: Path
+) -> None:
+    student = {"backbone": "test_resnet", "image_size": 32, "logit_adjustment": 0.5}
+    plain, adjusted = baseline, train(recipe(faces, tmp_path / "adjusted", student=student))
+    images = torch.randn(4, 1, 32, 32)
+    said = {
+        source: KDTeacher.open(source, CLASSES, (0.5,), (0.25,))(images)
+        for source in (str(plain), str(adjusted), str(adjusted / "student"))
+    }
+    assert (open_student(adjusted)[0](images) - said[str(plain)]).abs().max() > 0.1
+    for logits in said.values():
+        torch.testing.assert_close(logits, said[str(plain)])
+
+    fingerprint = json.loads((adjusted / "fingerprint.json").read_text(encoding="utf-8"))
+    del fingerprint["data"]["train"]["counts"]["fear"]
+    (adjusted / "fingerprint.json").write_text(json.dumps(fingerprint), encoding="utf-8")
+    with pytest.raises(InputError, match=r"fingerprint\.json lacks the counts"):
+        KDTeacher.open(adjusted, CLASSES, (0.5,), (0.25,))
+
+    shipped = KDTeacher.open(shipped_student(), CLASSES, (0.5,), (0.25,))
+    counts = json.loads((packaged("hub") / shipped_student() / "fingerprint.json").read_text(encoding="utf-8"))
+    prior = np.array([counts["data"]["train"]["counts"][name] for name in CLASSES])
+    taken = (load_student().get_classifier().bias - shipped.model.get_classifier().bias).detach().numpy()
+    np.testing.assert_allclose(taken, -0.2 * np.log(prior / prior.sum()), atol=1e-5)
+    with pytest.raises(InputError, match="student-ferplus-v1"):
+        KDTeacher.open("student-ferplus", CLASSES, (0.5,), (0.25,))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here that PyTorch can use")
