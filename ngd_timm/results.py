@@ -53,6 +53,11 @@ _EEG = (
     ("a shuffled grid", "b2_share", "c_shuffled"),
     ("valence and arousal alone", "b2_share", "c_va"),
 )
+_OTHERWISE = (
+    ("3x3 cells instead of 5x5", "g3", "b2_share"),
+    ("7x7 cells instead of 5x5", "g7", "b2_share"),
+    ("the paper's tau and lambda instead of a share", "tau_paper", "b2_share"),
+)
 
 
 def score_ablation(
@@ -276,23 +281,26 @@ def _told(run: Run) -> dict[str, Any]:
 
 
 def _terms(results: Mapping[str, Any], name: str) -> str:
-    """What each term adds and whether EEG adds anything over its controls, by rule, on one set."""
+    """What each term adds, whether EEG adds anything, whether other settings of Proto-KD do, by rule, on one set."""
     found = results["sets"][name]
     differences = {(d["a"], d["b"]): d["8way"] for d in found["differences"]}
     lines = [f"What each term adds ({name}, {protocol_name('8way', found)}; paired, see the intervals below):", ""]
-    lines += [
-        f"- {difference_verdict(f'{term} ({a} − {b})', differences[a, b], METRIC_TITLES)}"
-        for term, a, b in _EACH_TERM
-        if (a, b) in differences
-    ]
-    against = [
-        difference_verdict(f"the EEG grid against {control} ({a} − {b})", differences[a, b], METRIC_TITLES)
-        for control, a, b in _EEG
-        if (a, b) in differences
-    ]
-    if against:
-        lines += ["", "Does real EEG add anything over its controls, at an equal share of the gradient?", ""]
-        lines += [f"- {sentence}" for sentence in against]
+    asked = {
+        None: _EACH_TERM,
+        "Does real EEG add anything over its controls, at an equal share of the gradient?": [
+            (f"the EEG grid against {control}", a, b) for control, a, b in _EEG
+        ],
+        "Would Proto-KD be better off otherwise?": _OTHERWISE,
+    }
+    for question, pairs in asked.items():
+        answers = [
+            f"- {difference_verdict(f'{what} ({a} − {b})', differences[a, b], METRIC_TITLES)}"
+            for what, a, b in pairs
+            if (a, b) in differences
+        ]
+        if question and answers:
+            lines += ["", question, ""]
+        lines += answers
     return "\n".join(lines)
 
 
