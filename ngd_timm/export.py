@@ -316,7 +316,8 @@ def student_folder(source: str | Path) -> Path:
         if (candidate / "config.json").is_file() and (candidate / "model.safetensors").is_file():
             return candidate
     raise InputError(
-        f"{path} is neither a run directory (with student/) nor a student (config.json and model.safetensors)"
+        f"{path} is neither a run directory (with student/), nor a student (config.json and model.safetensors), nor "
+        f"one that ships ({', '.join(student_versions())})"
     )
 
 

@@ -11,15 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ngd_timm.errors import InputError
-from ngd_timm.export import label_names, open_student, student_folder, student_versions
+from ngd_timm.export import check_published, label_names, open_student, student_folder, student_versions
 from ngd_timm.files import read_json
-from ngd_timm.hub import fetch, hub_id
+from ngd_timm.hub import fetch, hub_id, pin
 from ngd_timm.logit_adjustment import classifier_bias, logit_shift
 from ngd_timm.ngd_models import TimmModel, input_channels, normalisation
 from ngd_timm.recipe import Recipe, load_recipe
 
 __all__ = ["KDTeacher", "TeacherEnsemble", "open_teacher"]
 
+_RUN_FILES = ("recipe.yaml", "fingerprint.json")
 _LUMINANCE = (0.299, 0.587, 0.114)
 
 
@@ -45,6 +46,8 @@ class KDTeacher(nn.Module):
     mean: Tensor
     std: Tensor
     order: Tensor
+    adjustments: tuple[float, ...] = (0.0,)
+    """τ of the logit adjustment that `open` took back."""
 
     def __init__(
         self,
@@ -84,7 +87,7 @@ class KDTeacher(nn.Module):
         """From a run directory, a student folder, a Hub id, a student in the wheel, or a timm model with label names.
 
         It teaches what it learned: where its run took tau · log prior from the saved bias (`student.logit_adjustment`),
-        that is given back.
+        that is given back. A model, or a student without its recipe.yaml and fingerprint.json, is asked as it is.
         """
         if isinstance(source, nn.Module):
             return cls(source, label_names(source, "teacher"), classes, student_mean, student_std)
@@ -94,9 +97,12 @@ class KDTeacher(nn.Module):
                 f"teacher '{source}' does not exist; give a finished run directory, user/repo on the Hub, or a student "
                 f"that ships ({', '.join(shipped)})"
             )
+        source = pin(str(source), "config.json")
         model, names = open_student(source)
-        _take_back_adjustment(model, names, source)
-        return cls(model, names, classes, student_mean, student_std)
+        tau = _take_back_adjustment(model, names, source)
+        teacher = cls(model, names, classes, student_mean, student_std)
+        teacher.adjustments = (tau,)
+        return teacher
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> KDTeacher:
         super()._apply(fn, recurse)
@@ -148,6 +154,11 @@ class TeacherEnsemble(nn.Module):
             raise InputError("an ensemble needs at least one teacher")
         self._held = list(teachers)
 
+    @property
+    def adjustments(self) -> tuple[float, ...]:
+        """Those of its teachers."""
+        return tuple(tau for teacher in self._held for tau in teacher.adjustments)
+
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> TeacherEnsemble:
         super()._apply(fn, recurse)
         for teacher in self._held:
@@ -173,29 +184,40 @@ def open_teacher(
     return teachers[0] if len(teachers) == 1 else TeacherEnsemble(teachers)
 
 
-def _take_back_adjustment(model: TimmModel, names: Sequence[str], source: str | Path) -> None:
+def _take_back_adjustment(model: TimmModel, names: Sequence[str], source: str) -> float:
+    """Give the bias back what the student's run took from it; τ of that, 0 where nothing is known of a run."""
     run = _run_of(source)
-    if not (run / "recipe.yaml").is_file():
-        return
+    if run is None:
+        return 0.0
     tau = load_recipe(Recipe, run / "recipe.yaml").student.logit_adjustment
-    if tau == 0:
-        return
-    try:
-        counts = read_json(run / "fingerprint.json")["data"]["train"]["counts"]
-        shift = logit_shift([counts[name] for name in names], tau)
-    except (KeyError, TypeError, ValueError):
-        raise InputError(
-            f"{source}: its logits were adjusted, and {run / 'fingerprint.json'} lacks the counts of its classes to "
-            "take that back; train the teacher again"
-        ) from None
-    bias = classifier_bias(model)
-    bias.data.add_(shift.to(bias))
+    if tau:
+        fingerprint = read_json(run / "fingerprint.json")
+        try:
+            counts = fingerprint["data"]["train"]["counts"]
+            shift = logit_shift([counts[name] for name in names], tau)
+        except (KeyError, TypeError):
+            raise InputError(
+                f"{source}: its logits were adjusted, and {run / 'fingerprint.json'} lacks the counts of its classes "
+                "to take that back; train the teacher again"
+            ) from None
+        bias = classifier_bias(model)
+        bias.data.add_(shift.to(bias))
+    return tau
 
 
-def _run_of(source: str | Path) -> Path:
-    """Where a student's recipe.yaml and fingerprint.json are, if anywhere."""
+def _run_of(source: str) -> Path | None:
+    """Where recipe.yaml and fingerprint.json of a student are: beside it, or in the run that it lies in."""
     repository = hub_id(source)
-    if repository is not None:
-        return fetch(repository, ["config.json"], ["recipe.yaml", "fingerprint.json"]).folder
-    folder = student_folder(source)
-    return folder.parent if folder.name in ("student", "student_best") else folder
+    if repository is None:
+        student = student_folder(source).resolve()
+        places = [student, student.parent]
+    else:
+        snapshot = fetch(repository, ["config.json"], list(_RUN_FILES))
+        check_published(snapshot)
+        if "fingerprint.json" in snapshot.names and "recipe.yaml" not in snapshot.names:
+            raise InputError(
+                f"{source}: recipe.yaml, which says how its logits were adjusted, is neither there nor in the local "
+                "cache; fetch it once with the network on, or push the run again"
+            )
+        places = [snapshot.folder]
+    return next((place for place in places if all((place / name).is_file() for name in _RUN_FILES)), None)

@@ -242,8 +242,8 @@ class Recipe(StrictModel):
         if isinstance(value, dict) and list(value) == ["run"] and isinstance(value["run"], str):
             return value
         raise ValueError(
-            "teacher must be a run directory, a student folder, hf-hub:user/repo, a list of at least two of them (an "
-            f"ensemble), or in an ablation {{run: RECIPE}}, got {value!r}"
+            "teacher must be a run directory, a student's folder or version, hf-hub:user/repo, a list of "
+            f"at least two of them (an ensemble), or in an ablation {{run: RECIPE}}, got {value!r}"
         )
 
     @property

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,6 @@ PAPER: Mapping[str, tuple[float, float, float]] = {
 
 _KIND = "ngd results"
 _KEPT = ("recipes", "seeds", "warm_start", "runs", "training")
-_FROM_EARLIER = ("beside", "tried", "students", "sets", "data")
 _PAPERS_SET = "ferplus:valid"
 _EACH_TERM = (
     ("logit KD", "b1_kd", "b0_ce"),
@@ -56,8 +55,36 @@ _EEG = (
 _OTHERWISE = (
     ("3x3 cells instead of 5x5", "g3", "b2_share"),
     ("7x7 cells instead of 5x5", "g7", "b2_share"),
-    ("the paper's tau and lambda instead of a share", "tau_paper", "b2_share"),
+    ("the paper's tau and lambda, as tau_paper has them", "tau_paper", "b2_share"),
 )
+
+
+@dataclass(frozen=True)
+class _Earlier:
+    """What an earlier page lends: of runs that are not scored again."""
+
+    file: Path
+    beside: Mapping[str, Any] = field(default_factory=dict)
+    tried: Mapping[str, Any] = field(default_factory=dict)
+    students: Mapping[str, str] = field(default_factory=dict)
+    sets: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, str] = field(default_factory=dict)
+
+    def refuse_others(self, name: str, sha256: str | None = None, classes: Sequence[str] = ()) -> None:
+        """Runs stand beside each other on the same pictures, labels and classes only; without these, only by name."""
+        if not self.beside:
+            return
+        same = name in self.sets
+        if sha256 is not None:
+            same = same and self.data.get(name) == sha256 and self.sets[name]["classes"] == list(classes)
+        if not same:
+            raise InputError(
+                f"{self.file} has no figures on the pictures, labels and classes of {name} as they are now; leave "
+                "--earlier or that set out"
+            )
+
+
+_NOTHING_KEPT = _Earlier(Path())
 
 
 def score_ablation(
@@ -79,8 +106,8 @@ def score_ablation(
         label_rules: See `ngd_timm.data.labels.apply_rule`.
         beside: Further runs, each on its own: rows without differences.
         tried: Runs that settings were chosen by, told by their own metrics.json alone.
-        earlier: The JSON of an earlier page, from which runs beside the table and settings tried are kept as they are:
-            for runs whose folders are gone.
+        earlier: The JSON of an earlier page, from which runs beside the table and settings tried are kept as they are,
+            but for those that `beside` and `tried` name again: for runs whose folders are gone.
         resamples: Of each bootstrap.
 
     Returns:
@@ -89,15 +116,16 @@ def score_ablation(
 
     Raises:
         InputError: Not an ablation, a data set that can't be read, students of different classes, an earlier page of
-            other pictures or labels.
+            other pictures, labels or classes.
     """
     folder = Path(folder)
-    kept = {key: {} for key in _FROM_EARLIER} if earlier is None else _read_earlier(Path(earlier))
+    again, tried_again = {Path(run).name for run in beside}, {Path(run).name for run in tried}
+    kept = _NOTHING_KEPT if earlier is None else _read_earlier(Path(earlier), again, tried_again)
     comparison = _read_ablation(folder / "ablation.json")
     named = comparison["runs"]
     trained = [run for of in named.values() for run in of]
-    _refuse_twice([*named, *trained, *(Path(run).name for run in beside), *kept["beside"]])
-    _refuse_twice([*(Path(run).name for run in tried), *kept["tried"]])
+    _refuse_twice([*named, *trained, *(Path(run).name for run in beside), *kept.beside])
+    _refuse_twice([*(Path(run).name for run in tried), *kept.tried])
     rows = {name: [read_run(folder / "runs" / run) for run in of] for name, of in named.items()}
     others = {Path(run).name: [read_run(run)] for run in beside}
     # what can't be read is refused before anything is scored
@@ -106,28 +134,23 @@ def score_ablation(
     runs = {**rows, **others}
     pairs = difference_pairs(comparison["recipes"])
     sets, data = {}, {}
-    for key, rule, answers in _answers(runs, specs, label_rules):
+    for key, rule, answers in _answers(runs, specs, label_rules, kept):
         name = f"{key}, {rule}"
         data[name] = next(iter(answers.values()))[0][1].data_sha256
-        if kept["beside"] and kept["data"].get(name) != data[name]:
-            raise InputError(
-                f"{earlier} has no figures on the pictures and labels of {name} as they are now; leave --earlier or "
-                "that set out"
-            )
         compared = compare_answers(name, {recipe: answers[recipe] for recipe in rows}, pairs, resamples)
         compared["beside"] = {run: answers[run][0][1].entry() for run in others}
-        compared["beside"] |= {run: kept["sets"][name]["beside"][run] for run in kept["beside"]}
+        compared["beside"] |= {run: kept.sets[name]["beside"][run] for run in kept.beside}
         sets[name] = compared
     return {
         "kind": _KIND,
         **{key: comparison[key] for key in _KEPT},
         "alike": comparison.get("alike", []),
         "sets": sets,
-        "beside": {**told, **kept["beside"]},
-        "tried": {**kept["tried"], **settings},
+        "beside": {**told, **kept.beside},
+        "tried": {**kept.tried, **settings},
         "students": {
             **{run.folder.name: run.student_sha256 for of in runs.values() for run in of},
-            **{run: kept["students"][run] for run in kept["beside"]},
+            **{run: kept.students[run] for run in kept.beside},
         },
         "data": data,
         "commands": {
@@ -185,7 +208,7 @@ def results_markdown(results: Mapping[str, Any]) -> str:
         parts.append("\n".join(f"- {name}: `{told['command']}`" for name, told in results["beside"].items()))
     old = [run for told in (results["beside"], results["tried"]) for run, of in told.items() if of.get("earlier")]
     if old:
-        parts.append(f"Kept from an earlier page, not scored again: {', '.join(old)}.")
+        parts.append(f"Kept from an earlier page: {', '.join(dict.fromkeys(old))}.")
     if results["tried"]:
         parts += ["## Settings tried", _tried_table(results["tried"]).markdown()]
     parts += ["## Hashes", _hashes(results)]
@@ -193,7 +216,7 @@ def results_markdown(results: Mapping[str, Any]) -> str:
 
 
 def _answers(
-    runs: Mapping[str, Sequence[Run]], specs: Sequence[str], rules: Sequence[str]
+    runs: Mapping[str, Sequence[Run]], specs: Sequence[str], rules: Sequence[str], earlier: _Earlier
 ) -> Iterator[tuple[str, str, Answers]]:
     """What every run says of each set, as each rule counts it: (name:split, rule, answers)."""
     from ngd_timm.data import load_split, parse_spec
@@ -207,6 +230,8 @@ def _answers(
         raise InputError(f"the same data set or label rule twice: {', '.join([*keys, *rules])}; give each once")
     if not specs or not rules:
         raise InputError("nothing to score on; give --data name=root[:split] and at least one --label-rule")
+    for name in (f"{key}, {rule}" for key in keys for rule in rules):
+        earlier.refuse_others(name)
     together = [run for of in runs.values() for run in of]
     classes = together[0].classes
     for run in together:
@@ -215,6 +240,8 @@ def _answers(
     device = open_device("auto")
     for name, root, split, key in map(parse_spec, specs):
         loaded = {rule: load_split(name, root, split or "all", label_rule=rule, classes=classes) for rule in rules}
+        for rule, (_, report) in loaded.items():
+            earlier.refuse_others(f"{key}, {rule}", report.sha256, classes)
         widest = max((dataset for dataset, _ in loaded.values()), key=len)
         said = {
             run.folder: predict(run.student.to(device), face_batches(run.student, widest), device, run.recipe.eval_flip)
@@ -247,16 +274,27 @@ def _read_ablation(file: Path) -> dict[str, Any]:
     return comparison
 
 
-def _read_earlier(file: Path) -> dict[str, Any]:
+def _read_earlier(file: Path, beside: Container[str], tried: Container[str]) -> _Earlier:
+    """What an earlier page has of other runs than these."""
     page = read_json(file)
     if page.get("kind") != _KIND:
         raise InputError(f"{file} is not the JSON of a page of ngd results; give --earlier the one beside RESULTS.md")
-    missing = [key for key in _FROM_EARLIER if not isinstance(page.get(key), dict)]
-    if missing:
-        raise InputError(f"{file} lacks {', '.join(missing)}; bring back the page's own JSON")
-    for told in (*page["beside"].values(), *page["tried"].values()):
-        told["earlier"] = True
-    return page
+    try:
+        kept = _Earlier(
+            file,
+            {run: {**told, "earlier": True} for run, told in page["beside"].items() if run not in beside},
+            {run: {**told, "earlier": True} for run, told in page["tried"].items() if run not in tried},
+            page["students"],
+            page["sets"],
+            page["data"],
+        )
+        for told in (*kept.beside.values(), *kept.tried.values()):
+            _ = [told[key] for key in ("command", "epochs", "minutes", "metrics")]
+        for run in kept.beside:
+            _ = kept.students[run], [of["beside"][run]["ci95"]["8way"] for of in kept.sets.values()]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{file} is not whole ({error}); bring back the JSON that was written with its page") from None
+    return kept
 
 
 def _refuse_twice(names: Sequence[str]) -> None:

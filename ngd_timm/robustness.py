@@ -71,7 +71,7 @@ def robustness(
     """Score students on a data set, clean and under every corruption, and compare their recipes with the first one.
 
     Each picture is corrupted once per corruption and severity, at its own size and in its own colours, before it is
-    resized for a student; all students see the same. On clean pictures the figures are those of `ngd evaluate`. Runs
+    resized for a student; all students see the same. Runs
     whose recipes have one name are seeds of one recipe; a student without a recipe stands for itself.
 
     Args:
@@ -92,7 +92,8 @@ def robustness(
         What robustness.json holds (percent over all classes), and the tables of table.md.
 
     Raises:
-        InputError: No student there, students that can't be compared, a data set that can't be read.
+        InputError: No student there, students that can't be compared, a data set that can't be read, an unknown
+            precision.
     """
     from ngd_timm.data import load_split, parse_spec
 
@@ -270,9 +271,8 @@ def _answers(
                 if flip:
                     logits = (logits + student.model(inputs[wanted].flip(-1)).float()) / 2
             if not bool(logits.isfinite().all()):
-                raise InputError(
-                    f"{student.shown}'s answers are not finite, so its weights are damaged; train it again"
-                )
+                mend = "its weights are damaged; train it again" if autocast is None else "try --amp off"
+                raise InputError(f"{student.shown}'s answers are not finite in {precision_name(autocast)}: {mend}")
             answers[place, number, first : first + len(logits)] = logits.cpu().numpy().argmax(axis=1)
     target = targets(dataset)
     return answers, target if target.ndim == 1 else target.argmax(axis=1)

@@ -121,7 +121,7 @@ def prepare(recipe: Recipe) -> Setup:
     autocast = autocast_type(recipe.optim.amp, device)
     teacher: KDTeacher | TeacherEnsemble | CachedTeacher | None = asked
     if asked is not None and recipe.kd_cache is not None:
-        key = _batches_key(recipe, reports["train"].sha256, batches, autocast, device)
+        key = _batches_key(recipe, asked, reports["train"].sha256, batches, autocast, device)
         teacher = CachedTeacher(asked, recipe.kd_cache, key, len(batches))
     loss = recipe.loss
     criterion = NeuroGazeLoss(
@@ -216,6 +216,7 @@ def pinned(recipe: Recipe) -> Recipe:
 
 def _batches_key(
     recipe: Recipe,
+    asked: KDTeacher | TeacherEnsemble,
     data_sha256: str,
     batches: FaceBatches | FaceStream,
     autocast: torch.dtype | None,
@@ -224,7 +225,7 @@ def _batches_key(
     """Everything that a teacher's logits depend on: who is asked, how, and about which pictures in what order."""
     return {
         "teacher": teacher_hash(recipe),
-        "teacher_logits": "before their adjustment",
+        "teacher_adjustments": asked.adjustments,
         "teacher_config": [sha256_file(student_files(source) / STUDENT_FILES[0]) for source in recipe.teacher_sources],
         "data": data_sha256,
         "classes": recipe.data.classes,

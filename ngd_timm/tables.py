@@ -185,6 +185,8 @@ def robustness_tables(found: Mapping[str, Any]) -> list[Table]:
     header = [f"{name} {METRIC_NAMES[m]}" for name in seeds for m in metrics]
     cells = [(row, *(f"{of[row][m]['mean']:.2f}" for of in found["recipes"].values() for m in metrics)) for row in rows]
     notes = [f"a corruption is the mean over severities {severities}, mean that over all {len(rows) - 2} corruptions"]
+    if (precision := settings.get("precision", "float32")) != "float32":
+        notes.append(f"the students' arithmetic is {precision}")
     if any(len(of) > 1 for of in seeds.values()):
         listed = "; ".join(f"{name} {', '.join(map(str, of))}" for name, of in seeds.items() if len(of) > 1)
         notes.append(f"means over the seeds: {listed}")

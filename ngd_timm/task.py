@@ -30,9 +30,10 @@ class NeuroGazeTask(TrainingTask):
     Args:
         model: A `DistillationWrapper`.
         criterion: The objective.
-        teacher: For logit KD: a timm classifier with label names, a run directory, a Hub id (`user/repo`), a list of
-            them (an ensemble), or a `KDTeacher`; None leaves that term out. It sees the student's batches, normalised
-            anew from what `model.student.pretrained_cfg` says of them: see `set_input`.
+        teacher: For logit KD: a timm classifier with label names, a run directory, a student in the wheel by version,
+            a Hub id (`user/repo`), a list of them (an ensemble), or a `KDTeacher`; None leaves that term out. It sees
+            the student's batches, normalised anew from what `model.student.pretrained_cfg` says of them: see
+            `set_input`.
         device, dtype, verbose: As timm's tasks.
 
     Example:

@@ -22,11 +22,13 @@ from hub_server import HubServer, client_env, client_here, run_client
 import ngd_timm
 from ngd_timm import PrototypeGrid, load_run, wrap
 from ngd_timm.ablation import ablate
+from ngd_timm.affect import CLASSES
 from ngd_timm.data.schematic import draw_face
 from ngd_timm.errors import InputError
 from ngd_timm.evaluate import evaluate
 from ngd_timm.export import load_student, open_student, save_student
 from ngd_timm.hub import HubId, fetch, hub_id, pin
+from ngd_timm.kd_teacher import KDTeacher
 from ngd_timm.publish import packaged_artifacts, push_run, stage_run
 from ngd_timm.recipe import Recipe, load_recipe
 from ngd_timm.train import resume, train
@@ -498,6 +500,28 @@ def test_a_student_that_is_not_the_one_that_was_pushed_is_refused(here: HubServe
         with pytest.raises(InputError, match=r"model.safetensors is not the file that was pushed") as excinfo:
             read("ann/student")
         said(excinfo)
+
+
+def test_a_teacher_of_the_hub_teaches_what_its_run_teaches(
+    here: HubServer, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load_recipe(Recipe, run / "recipe.yaml", ["student.logit_adjustment=0.5", f"out={tmp_path / 'adjusted'}"])
+    adjusted = train(recipe)
+    push_run(load_run(adjusted), "ann/teacher")
+    open_student("ann/teacher")  # leaves the cache without recipe.yaml
+    images = torch.randn(4, 1, 32, 32)
+    with monkeypatch.context() as offline:
+        offline.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        with pytest.raises(InputError, match=r"recipe\.yaml, which says how its logits were adjusted") as excinfo:
+            KDTeacher.open("ann/teacher", CLASSES, (0.5,), (0.25,))
+        said(excinfo)
+    teacher, local = (KDTeacher.open(of, CLASSES, (0.5,), (0.25,)) for of in ("ann/teacher", adjusted))
+    assert teacher.adjustments == local.adjustments == (0.5,)
+    assert torch.equal(teacher(images), local(images))
+    written = (adjusted / "recipe.yaml").read_text(encoding="utf-8")
+    here.put("ann/teacher", {"recipe.yaml": written.replace("adjustment: 0.5", "adjustment: 2.0").encode()})
+    with pytest.raises(InputError, match=r"recipe\.yaml is not the file that was pushed"):
+        KDTeacher.open("ann/teacher", CLASSES, (0.5,), (0.25,))
 
 
 def test_a_run_of_a_later_format_asks_for_an_upgrade(here: HubServer, run: Path) -> None:

@@ -167,17 +167,36 @@ def test_an_earlier_page_lends_its_runs_where_pictures_and_labels_are_the_same(
     assert after["students"] == before["students"]
     for told in ("beside", "tried"):
         assert after[told] == {run: {**entry, "earlier": True} for run, entry in before[told].items()}
-    assert "not scored again: longer-0, chosen-0." in page.read_text()
+    assert "Kept from an earlier page: longer-0, chosen-0." in page.read_text()
     assert "--earlier first.json" in page.read_text()
-    assert "not scored again" not in first.read_text()
+    assert "earlier page" not in first.read_text()
 
+    shutil.copytree(ablation / "runs" / "b1_kd-0", tmp_path / "longer-0")
+    scored = ("--beside", str(tmp_path / "longer-0"))
+    assert ngd("results", str(ablation), *valid, *earlier, *scored, "--out", str(page)).returncode == 0
+    replaced = json.loads(page.with_suffix(".json").read_text())
+    assert replaced["students"]["longer-0"] == replaced["students"]["b1_kd-0"] != before["students"]["longer-0"]
+    assert "Kept from an earlier page: chosen-0." in page.read_text()
+
+    def altered(**changes: Any) -> tuple[str, str]:
+        file = tmp_path / f"altered-{len(list(tmp_path.iterdir()))}.json"
+        file.write_text(json.dumps({**before, **changes}))
+        return "--earlier", str(file)
+
+    (name,) = before["sets"]
+    relabelled = {name: {**before["sets"][name], "classes": [*VOTES[:7], "scorn"]}}
     for changed, said in (
-        (("--data", f"ferplus={voted}:test", "--label-rule", "majority"), "no figures on the pictures and labels"),
-        ((*valid, "--beside", str(ablation / "runs" / "b0_ce-0")), "names two runs"),
+        (("--data", f"ferplus={voted}:test", "--label-rule", "majority"), "no figures on the pictures"),
+        ((*valid, *altered(data={name: "0" * 64})), "no figures on the pictures"),
+        ((*valid, *altered(sets=relabelled)), "no figures on the pictures"),
+        ((*valid, *altered(beside={"b0_ce": before["beside"]["longer-0"]}, sets={})), "is not whole ('b0_ce')"),
+        ((*valid, *altered(students={})), "is not whole ('longer-0')"),
+        ((*valid, *altered(tried={"chosen-0": {}})), "is not whole ('command')"),
+        ((*valid, *altered(tried=[])), "is not whole"),
         ((*valid, "--earlier", str(ablation / "ablation.json")), "not the JSON of a page"),
     ):
         done = ngd("results", str(ablation), *earlier, *changed, "--out", str(tmp_path / "other.md"))
-        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert (done.returncode, done.stderr.splitlines()[-1].count("ngd: ")) == (2, 1), said
         assert said in done.stderr
     assert not list(tmp_path.glob("other*"))
 

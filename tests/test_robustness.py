@@ -181,12 +181,19 @@ def test_clean_figures_are_those_of_evaluate_for_small_and_for_mixed_pictures(
         assert found["differences"] == []
 
 
-def test_in_low_precision_the_figures_are_nearly_the_same(runs: Path, faces: Path, tmp_path: Path) -> None:
+def test_in_low_precision_the_figures_are_nearly_the_same(
+    runs: Path, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = set()
+    forward = torch.nn.functional.linear
+    monkeypatch.setattr(torch.nn.functional, "linear", lambda *given: seen.add((y := forward(*given)).dtype) or y)
     both = [
         figures([runs / "one-0"], f"schematic={faces}:test", tmp_path / "out", severities=[2], resamples=5, amp=amp)
         for amp in ("off", "bf16")
     ]
     assert [found["settings"]["precision"] for found in both] == ["float32", "bfloat16"]
+    assert seen == {torch.float32, torch.bfloat16}
+    assert "arithmetic is bfloat16" in (tmp_path / "out" / "table.md").read_text()
     means = [[found["recipes"]["one"][row]["acc"]["mean"] for row in (*CORRUPTIONS, "clean")] for found in both]
     assert np.abs(np.subtract(*means)).max() < 15
     assert np.abs(np.subtract(*means)).mean() < 3

@@ -291,6 +291,18 @@ def test_a_teachers_logit_adjustment_is_taken_back_and_a_shipped_student_can_tea
     for logits in said.values():
         torch.testing.assert_close(logits, said[str(plain)])
 
+    best = KDTeacher.open(adjusted / "student_best", CLASSES, (0.5,), (0.25,))
+    assert best.adjustments == open_teacher([str(adjusted)], CLASSES, (0.5,), (0.25,)).adjustments == (0.5,)
+    alone = tmp_path / "proj" / "student"
+    shutil.copytree(adjusted / "student", alone)
+    (tmp_path / "proj" / "recipe.yaml").write_text("flour: 500 g", encoding="utf-8")
+    assert KDTeacher.open(alone, CLASSES, (0.5,), (0.25,)).adjustments == (0.0,)
+    caches = [
+        train(recipe(faces, tmp_path / name, teacher=str(of), kd_cache=str(tmp_path / "kd"), loss={"kd": 0.3}))
+        for name, of in (("taught", adjusted), ("taught_as_it_is", alone))
+    ]
+    assert len(caches) == len(list((tmp_path / "kd").iterdir()))
+
     fingerprint = json.loads((adjusted / "fingerprint.json").read_text(encoding="utf-8"))
     del fingerprint["data"]["train"]["counts"]["fear"]
     (adjusted / "fingerprint.json").write_text(json.dumps(fingerprint), encoding="utf-8")
