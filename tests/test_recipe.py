@@ -168,6 +168,7 @@ def test_a_text_that_looks_like_a_number_stays_a_text(tmp_path: Path) -> None:
                 "teacher=a-0",
             ],
         ),
+        ("g3", ["grid=grid3.safetensors", "teacher=a-0", "optim.epochs=3"]),
         ("b0_ce", ["eval={ckplus: 'ck,apex_frames=3', jaffe: jaffe}", "loss.ramp=[0, 2]", "optim.ema=0.99"]),
     ],
 )
