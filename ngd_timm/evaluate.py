@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ngd_timm.devices import open_device
 from ngd_timm.errors import InputError
-from ngd_timm.export import check_published, matrices, read_student, student_files, weights_sha256
+from ngd_timm.export import matrices, read_student, run_record, student_files, weights_sha256
 from ngd_timm.files import check_place, read_json, write_json
-from ngd_timm.hub import fetch, hub_id, pin
+from ngd_timm.hub import hub_id, pin
 from ngd_timm.logit_adjustment import classifier_bias
 from ngd_timm.metrics import METRIC_NAMES
 from ngd_timm.ngd_models import DistillationWrapper, TimmModel
@@ -181,9 +181,7 @@ def _recipe_of(source: str | Path) -> Recipe | None:
     repository = hub_id(source)
     folder = Path(source)
     if repository is not None:
-        snapshot = fetch(repository, ["config.json"], ["recipe.yaml", "fingerprint.json"])
-        check_published(snapshot)
-        folder = snapshot.folder
+        folder = run_record(repository).folder
     file = folder / "recipe.yaml"
     return load_recipe(Recipe, file) if file.is_file() else None
 

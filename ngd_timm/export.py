@@ -19,12 +19,13 @@ from timm.models import save_for_hf
 from ngd_timm.affect import CLASSES
 from ngd_timm.errors import InputError, choices
 from ngd_timm.files import atomic_folder, is_leftover, packaged, packaged_versions, sha256_file
-from ngd_timm.hub import Snapshot, fetch, hub_id
+from ngd_timm.hub import HubId, Snapshot, fetch, hub_id
 from ngd_timm.ngd_models import TimmModel, input_channels, normalisation, similar_models
 from ngd_timm.recipe import StudentConfig
 
 __all__ = [
     "PUBLISHED_FORMAT",
+    "RUN_RECORD",
     "STUDENT_FILES",
     "check_published",
     "create_student",
@@ -35,6 +36,7 @@ __all__ = [
     "open_student",
     "read_student",
     "rounded",
+    "run_record",
     "save_student",
     "set_input",
     "shipped_student",
@@ -45,6 +47,7 @@ __all__ = [
 ]
 
 STUDENT_FILES = ("config.json", "model.safetensors")
+RUN_RECORD = ("recipe.yaml", "fingerprint.json")
 PUBLISHED_FORMAT = "1"
 
 _VERSION = re.compile(r"student-.+-v(\d+)")
@@ -349,6 +352,17 @@ def student_files(source: str | Path) -> Path:
 def weights_sha256(folder: str | Path) -> str:
     """sha256 of the weights in a student's folder, by which figures and fingerprints know it."""
     return sha256_file(Path(folder) / STUDENT_FILES[1])
+
+
+def run_record(repository: HubId) -> Snapshot:
+    """recipe.yaml and fingerprint.json of a student on the Hub, those that are there, checked.
+
+    Raises:
+        InputError: As `fetch` and `check_published`.
+    """
+    snapshot = fetch(repository, [STUDENT_FILES[0]], list(RUN_RECORD))
+    check_published(snapshot)
+    return snapshot
 
 
 def check_published(snapshot: Snapshot) -> None:

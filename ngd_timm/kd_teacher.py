@@ -11,16 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ngd_timm.errors import InputError
-from ngd_timm.export import check_published, label_names, open_student, student_folder, student_versions
+from ngd_timm.export import RUN_RECORD, label_names, open_student, run_record, student_folder, student_versions
 from ngd_timm.files import read_json
-from ngd_timm.hub import fetch, hub_id, pin
+from ngd_timm.hub import hub_id, pin
 from ngd_timm.logit_adjustment import classifier_bias, logit_shift
 from ngd_timm.ngd_models import TimmModel, input_channels, normalisation
 from ngd_timm.recipe import Recipe, load_recipe
 
 __all__ = ["KDTeacher", "TeacherEnsemble", "open_teacher"]
 
-_RUN_FILES = ("recipe.yaml", "fingerprint.json")
 _LUMINANCE = (0.299, 0.587, 0.114)
 
 
@@ -212,12 +211,11 @@ def _run_of(source: str) -> Path | None:
         student = student_folder(source).resolve()
         places = [student, student.parent]
     else:
-        snapshot = fetch(repository, ["config.json"], list(_RUN_FILES))
-        check_published(snapshot)
+        snapshot = run_record(repository)
         if "fingerprint.json" in snapshot.names and "recipe.yaml" not in snapshot.names:
             raise InputError(
                 f"{source}: recipe.yaml, which says how its logits were adjusted, is neither there nor in the local "
                 "cache; fetch it once with the network on, or push the run again"
             )
         places = [snapshot.folder]
-    return next((place for place in places if all((place / name).is_file() for name in _RUN_FILES)), None)
+    return next((place for place in places if all((place / name).is_file() for name in RUN_RECORD)), None)

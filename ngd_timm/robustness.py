@@ -71,8 +71,8 @@ def robustness(
     """Score students on a data set, clean and under every corruption, and compare their recipes with the first one.
 
     Each picture is corrupted once per corruption and severity, at its own size and in its own colours, before it is
-    resized for a student; all students see the same. Runs
-    whose recipes have one name are seeds of one recipe; a student without a recipe stands for itself.
+    resized for a student; all students see the same. Runs whose recipes have one name are seeds of one
+    recipe; a student without a recipe stands for itself.
 
     Args:
         sources: Run directories, student folders or Hub ids.
