@@ -48,9 +48,9 @@ TARGET = torch.tensor([1, 1, 2, 2, 0, 3, 4, 6])
 
 INTRODUCTION = """# Every family of timm {timm}
 
-Written by `python tests/families.py --table docs/backbones.md`. The classifier with the fewest parameters stands for
-its family, at the smallest input that it takes (pixels a side; by `img_size=` where the size is built into the model).
-Torch {torch}, CPU, float32, eight pictures.
+Written by `python tests/families.py`, then with `--table docs/backbones.md`. The classifier with the fewest
+parameters stands for its family, at the smallest input that it takes (pixels a side; by `img_size=` where the size is
+built into the model). Torch {torch}, CPU, float32, eight pictures.
 
 - **wraps**: `ngd_timm.wrap` proves that logits and embedding come from one pass of the backbone. *Head* is how often
   `forward_head` runs for the two: 2 where the classifier applied to the pre-logits is not the model's own forward.
