@@ -238,6 +238,7 @@ def predict(
         Path | None, typer.Option("--annotate", help="A new folder for a picture with its answer each.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    max_megapixels: Annotated[float, typer.Option(help="The largest image that is opened.")] = 100,
     as_json: AsJson = False,
 ) -> None:
     """Say which expression each face shows, and where a picture does not look like a face crop."""
@@ -247,7 +248,7 @@ def predict(
     if not images:
         raise InputError(f"{student} is a student; give pictures after it, or folders of them")
     files = picture_files(images)
-    answers = Predictor(student, device)(files)
+    answers = Predictor(student, device, max_megapixels=max_megapixels)(files)
     if annotated is not None:
         annotate_all(answers, annotated)
     if as_json:

@@ -86,11 +86,12 @@ def export_student(source: str | Path, form: str, out: str | Path) -> Path:
 
 
 def preprocessing(model: TimmModel) -> dict[str, Any]:
-    """How a picture becomes the model's input, and what its logits mean.
+    """How an image becomes the model's input, and what its logits mean: what an export carries as metadata.
 
     Returns:
         `label_names`, `input_size` (C, H, W), `mode` ("L" or "RGB"), `mean` and `std` (of pixels in [0, 1]),
-        `interpolation`, and `crop_mode`: "center", the largest central square, resized.
+        `interpolation`, `crop_pct` and `crop_mode`. For "center", an 8-bit image in `mode` is resized, antialiased,
+        until its shorter side is `H / crop_pct`, and the central H x W of it is taken.
     """
     cfg = model.pretrained_cfg
     return {
@@ -100,6 +101,7 @@ def preprocessing(model: TimmModel) -> dict[str, Any]:
         "mean": list(cfg["mean"]),
         "std": list(cfg["std"]),
         "interpolation": cfg["interpolation"],
+        "crop_pct": cfg["crop_pct"],
         "crop_mode": cfg["crop_mode"],
     }
 

@@ -27,20 +27,20 @@ __all__ = ["check_specs", "evaluate", "face_batches", "open_scored", "read_predi
 def face_batches(
     model: TimmModel, dataset: Any, batch_size: int = 256, workers: int = 0, part: tuple[int, int] = (0, 1)
 ) -> Any:
-    """Batches in order, without augmentation, sized and normalised as the model's `pretrained_cfg` says."""
+    """Batches in order, without augmentation, prepared as the model's `pretrained_cfg` says."""
     from ngd_timm.data import FaceBatches
+    from ngd_timm.data.decode import InputTransform
 
-    cfg = model.pretrained_cfg
+    transform = InputTransform(model.pretrained_cfg)
     return FaceBatches(
         dataset,
-        image_size=int(cfg["input_size"][-1]),
-        in_chans=int(cfg["input_size"][0]),
-        mean=cfg["mean"],
-        std=cfg["std"],
+        image_size=transform.size[-1],
+        in_chans=transform.size[0],
+        mean=transform.mean,
+        std=transform.std,
         batch_size=batch_size,
         train=False,
-        augment=None,
-        seed=0,
+        transform=transform,
         workers=workers,
         part=part,
     )

@@ -6,25 +6,26 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from timm.data import create_transform
 
-from ngd_timm.data.decode import DAMAGE, to_mode
+from ngd_timm.data.decode import DAMAGE, InputTransform, damage_reason, open_image, raise_image_limit, to_mode
 from ngd_timm.devices import open_device
 from ngd_timm.errors import InputError
 from ngd_timm.export import STUDENT_FILES, open_student, shipped_student, student_versions
 from ngd_timm.files import atomic_folder, atomic_path
 from ngd_timm.hub import hub_id
-from ngd_timm.ngd_models import input_channels
 
 __all__ = ["Prediction", "Predictor", "annotate", "annotate_all", "picture_files", "student_and_pictures"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pgm", ".ppm")
 _SMALLEST, _SQUARE = 24, 1.4  # px, longer side over shorter
+
+ImageLike: TypeAlias = "str | Path | Image.Image | np.ndarray"
+_SINGLE = (str, Path, Image.Image, np.ndarray)
 
 
 @dataclass(frozen=True)
@@ -55,16 +56,17 @@ class Prediction:
 
 
 class Predictor:
-    """A student ready to be asked.
+    """Predicts the expression of face crops with a saved student.
 
-    Input size, grey or colour, mean and deviation come from the student's config.json. Faces are not searched: give
-    pictures that are cropped to one centred face.
+    Input size, grey or colour, mean and std come from the student's config.json. Faces are not searched for: give
+    images that are cropped to one centred face.
 
     Args:
-        source: A run directory, a student folder, a Hub id, or the name of a student in the wheel; None is the
-            newest of those.
+        source: A run directory, a student folder, a Hub id, or the name of a bundled student; None is the newest
+            of those.
         device: "auto", "cpu" or "cuda".
-        batch_size: Pictures at once.
+        batch_size: Images at once.
+        max_megapixels: Open images of more than 100 megapixels too, up to this many.
 
     Raises:
         InputError: No student there, or one without label names.
@@ -75,49 +77,60 @@ class Predictor:
         >>> from ngd_timm.data.schematic import draw_face
         >>> student = timm.create_model("test_resnet", num_classes=8, in_chans=1)
         >>> predictor = Predictor(save_student(student, Path(tempfile.mkdtemp()) / "student"))
-        >>> (answer,) = predictor([draw_face("fear", seed=1)])
-        >>> len(answer.probabilities), round(sum(answer.probabilities.values()), 3)
+        >>> prediction = predictor(draw_face("fear", seed=1))
+        >>> len(prediction.probabilities), round(sum(prediction.probabilities.values()), 3)
         (8, 1.0)
+        >>> len(predictor([draw_face("fear", seed=1), draw_face("anger", seed=2)]))
+        2
     """
 
-    def __init__(self, source: str | Path | None = None, device: str = "auto", batch_size: int = 64) -> None:
+    def __init__(
+        self,
+        source: str | Path | None = None,
+        device: str = "auto",
+        batch_size: int = 64,
+        max_megapixels: float | None = None,
+    ) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
+        if max_megapixels is not None:
+            raise_image_limit(max_megapixels)
         self.device, self.batch_size = open_device(device), batch_size
         model, self.classes = open_student(shipped_student() if source is None else source)
         self.model = model.to(self.device).to(memory_format=torch.channels_last)
-        self.mode = "L" if input_channels(model) == 1 else "RGB"
-        cfg = model.pretrained_cfg
-        self.transform = create_transform(
-            input_size=cfg["input_size"],
-            interpolation=cfg["interpolation"],
-            mean=cfg["mean"],
-            std=cfg["std"],
-            crop_pct=cfg["crop_pct"],
-            crop_mode=cfg["crop_mode"],
-        )
+        self.transform = InputTransform(model.pretrained_cfg)
 
-    def __call__(self, pictures: Iterable[str | Path | Image.Image | np.ndarray]) -> list[Prediction]:
-        """One answer a picture.
+    @overload
+    def __call__(self, images: ImageLike) -> Prediction: ...  # type: ignore[overload-overlap]  # str is Iterable[str]
+    @overload
+    def __call__(self, images: Iterable[ImageLike]) -> list[Prediction]: ...
+    def __call__(self, images: ImageLike | Iterable[ImageLike]) -> Prediction | list[Prediction]:
+        """The prediction of one image, or a list of those of several.
 
         Args:
-            pictures: Files, PIL images, or uint8 arrays (H, W) or (H, W, 3).
+            images: One image or an iterable of them. An image is a file, a PIL image, or a uint8 or uint16 array of
+                shape (H, W), (H, W, 3) or (H, W, 4), the last RGBA.
 
         Raises:
-            InputError: A picture that can't be read; it is named.
+            InputError: What is no image, or one that can't be read; it is named.
         """
-        return list(self.stream(pictures))
+        if isinstance(images, _SINGLE):
+            return next(self.stream([images]))
+        return list(self.stream(images))
 
     @torch.inference_mode()
-    def stream(self, pictures: Iterable[str | Path | Image.Image | np.ndarray]) -> Iterator[Prediction]:
-        """As a call, a batch at a time, for more pictures than memory holds."""
-        rest = iter(pictures)
+    def stream(self, images: Iterable[ImageLike]) -> Iterator[Prediction]:
+        """As a call with several images, a batch at a time, for more images than memory holds."""
+        if isinstance(images, (*_SINGLE, bytes)) or not isinstance(images, Iterable):
+            raise _not_an_image("images", images)
+        rest = enumerate(images)
         while chunk := list(islice(rest, self.batch_size)):
-            opened = [_open(picture, i) for i, picture in enumerate(chunk)]
-            images = torch.stack([self.transform(to_mode(image, self.mode)) for image, _ in opened])
-            logits = self.model(images.to(self.device, memory_format=torch.channels_last))
+            opened = [_open(image, i) for i, image in chunk]
+            pixels = torch.stack([self.transform(image) for image, _ in opened])
+            views = self.transform.normalize(pixels.to(self.device)).to(memory_format=torch.channels_last)
+            logits = self.model(views)
             if not bool(logits.isfinite().all()):
-                raise InputError("the student's answers are not finite, so its weights are damaged; bring them again")
+                raise InputError("the student's logits are not finite, so its weights are damaged; save it again")
             for row, (image, source) in zip(logits.float().softmax(dim=1).tolist(), opened, strict=True):
                 probabilities = dict(zip(self.classes, row, strict=True))
                 yield Prediction(
@@ -207,21 +220,31 @@ def annotate_all(predictions: Sequence[Prediction], folder: str | Path) -> None:
                 annotate(_open(prediction.source, number)[0], prediction, temporary / name)
 
 
-def _open(picture: str | Path | Image.Image | np.ndarray, index: int) -> tuple[Image.Image, str | None]:
-    if isinstance(picture, Image.Image):
-        return picture, None
-    if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] != 3):
-            raise InputError(
-                f"picture {index} of the batch is {picture.dtype} {picture.shape}; give uint8, (H, W) or (H, W, 3)"
-            )
-        return Image.fromarray(picture), None
+def _open(image: ImageLike, index: int) -> tuple[Image.Image, str | None]:
+    if isinstance(image, Image.Image):
+        return image, None
+    if isinstance(image, np.ndarray):
+        if image.dtype not in (np.uint8, np.uint16) or image.shape[2:] not in ((), (3,), (4,)) or not image.size:
+            raise _not_an_image(f"image {index}", f"{image.dtype} {image.shape}")
+        if image.dtype == np.uint16:
+            image = (image >> 8).astype(np.uint8)
+        return Image.fromarray(image), None
+    if not isinstance(image, (str, Path)):
+        raise _not_an_image(f"image {index}", image)
     try:
-        image = Image.open(picture)
-        image.load()
+        opened = open_image(image)
+        opened.load()
     except DAMAGE as error:
-        raise InputError(f"{picture} is not a readable picture ({' '.join(str(error).split())[:120]})") from None
-    return image, str(picture)
+        raise InputError(f"{image} is not a readable image ({damage_reason(error)})") from None
+    return opened, str(image)
+
+
+def _not_an_image(what: str, given: object) -> InputError:
+    shown = given if isinstance(given, str) else type(given).__name__
+    return InputError(
+        f"{what}: expected a file, a PIL image, a uint8 or uint16 array (H, W), (H, W, 3) or (H, W, 4), or a list of "
+        f"them, got {shown}"
+    )
 
 
 def _notes(image: Image.Image) -> tuple[str, ...]:

@@ -240,7 +240,7 @@ def _answers(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(versions, students, N) class indices, and the (N,) true ones; a few pictures are held at a time."""
     from ngd_timm.data.batches import held_in_memory, targets
-    from ngd_timm.data.decode import check_image, decode_each, image_size_and_grey, row_name
+    from ngd_timm.data.decode import InputTransform, check_image, decode_each, image_size_and_grey, row_name
 
     layout = torch.preserve_format if autocast is None else torch.channels_last
     for student in students:
@@ -259,17 +259,18 @@ def _answers(
     step = _BATCH if small else _LARGE_BATCH
     work = _versions_of_blocks(dataset, versions, mode, small, step, seed)
     total = len(versions) * -(-len(dataset) // step)
-    for place, first, pictures in with_bar(work, total, "corrupting and scoring"):
+    for place, first, images in with_bar(work, total, "corrupting and scoring"):
         inputs: dict[Any, torch.Tensor] = {}
         for number, student in enumerate(students):
-            cfg = student.model.pretrained_cfg
-            wanted = (tuple(cfg["input_size"]), tuple(cfg["mean"]), tuple(cfg["std"]))
-            if wanted not in inputs:
-                inputs[wanted] = _input(pictures, small, *wanted).to(device)
+            prepare = InputTransform(student.model.pretrained_cfg)
+            if prepare.key not in inputs:
+                pixels = torch.stack([prepare(Image.fromarray(image)) for image in images])
+                inputs[prepare.key] = prepare.normalize(pixels).to(device)
+            views = inputs[prepare.key]
             with torch.autocast(device.type, autocast, enabled=autocast is not None):
-                logits = student.model(inputs[wanted]).float()
+                logits = student.model(views).float()
                 if flip:
-                    logits = (logits + student.model(inputs[wanted].flip(-1)).float()) / 2
+                    logits = (logits + student.model(views.flip(-1)).float()) / 2
             if not bool(logits.isfinite().all()):
                 mend = "its weights are damaged; train it again" if autocast is None else "try --amp off"
                 raise InputError(f"{student.shown}'s answers are not finite in {precision_name(autocast)}: {mend}")
@@ -300,30 +301,6 @@ def _versions_of_blocks(
             for part in parts:
                 changed += list(corrupt(part, name, severity, seed, first + len(changed)))
             yield number, first, changed
-
-
-def _input(
-    pictures: Sequence[np.ndarray],
-    small: bool,
-    size: tuple[int, int, int],
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-) -> torch.Tensor:
-    """(B, C, side, side) for a student, resized and normalised as in `FaceBatches`."""
-    from ngd_timm.data.augment import render_batch
-    from ngd_timm.data.batches import per_channel, plain_transform
-
-    channels, side = size[0], size[-1]
-    mean, std = per_channel("mean", mean, channels), per_channel("std", std, channels)
-    if not small:
-        transform, mode = plain_transform(side, mean, std), "L" if channels == 1 else "RGB"
-        return torch.stack([transform(Image.fromarray(picture).convert(mode)) for picture in pictures])
-    pixels = np.stack(pictures)
-    if pixels.ndim == 4 and channels == 1:
-        # PIL's own weights and rounding
-        pixels = ((pixels @ np.array([19595, 38470, 7471]) + 0x8000) >> 16).astype(np.uint8)
-    planes = pixels[:, None] if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2)
-    return render_batch(torch.from_numpy(np.ascontiguousarray(planes)), side, mean, std)
 
 
 def _by_version(versions: Sequence[_Version], figures: Mapping[str, np.ndarray], n: int) -> dict[str, Any]:

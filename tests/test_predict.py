@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
@@ -15,11 +17,14 @@ from PIL import Image
 
 from ngd_timm import Predictor, load_student
 from ngd_timm.affect import CLASSES
-from ngd_timm.data.decode import square_pixels
+from ngd_timm.data import load_fer
 from ngd_timm.data.schematic import draw_face
+from ngd_timm.deploy import export_student
 from ngd_timm.errors import InputError
+from ngd_timm.evaluate import face_batches
 from ngd_timm.export import create_student, save_student, set_input, shipped_student
 from ngd_timm.predict import annotate_all, student_and_pictures
+from ngd_timm.predictions import predict
 from ngd_timm.recipe import StudentConfig
 
 
@@ -51,14 +56,89 @@ def test_a_prediction_is_what_timms_own_transform_and_model_give(student: Path) 
     torch.testing.assert_close(torch.tensor(list(answer.probabilities.values())), expected)
 
 
-@pytest.mark.parametrize("size", [(150, 100), (60, 90), (48, 48)])
-def test_a_picture_that_is_not_square_is_shown_as_training_and_evaluation_show_it(
-    student: Path, size: tuple[int, int]
-) -> None:
-    picture = draw_face("happiness", seed=1, image_size=200).crop((10, 30, 190, 150)).resize(size)
-    shown = Predictor(student).transform(picture.convert("L"))
-    evaluated = (torch.tensor(square_pixels(picture, "L", 32)) / 255 - 0.5) / 0.25
-    assert (shown - evaluated).abs().max() < 1.5 / 255 / 0.25
+INPUTS = {
+    "grey 64 px": {"in_chans": 1, "input_size": (1, 64, 64), "crop_pct": 1.0, "interpolation": "bilinear"},
+    "RGB 40 px": {"in_chans": 3, "input_size": (3, 40, 40), "crop_pct": 1.0, "interpolation": "bilinear"},
+    "RGB 96 px, cropped, bicubic": {
+        "in_chans": 3,
+        "input_size": (3, 96, 96),
+        "crop_pct": 0.9,
+        "interpolation": "bicubic",
+    },
+}
+
+
+def faces_of_any_size(n: int = 24) -> list[Image.Image]:
+    """Drawn faces of 24 to 512 px, a third of them square, half of them grey."""
+    rng = np.random.default_rng(0)
+    faces = []
+    for i in range(n):
+        width, height = (int(side) for side in rng.integers(24, 513, 2))
+        if i % 3 == 0:
+            width = height = 96 if i == 0 else width
+        face = draw_face(CLASSES[i % 8], seed=i, image_size=128).convert("RGB").resize((width, height))
+        tint = Image.merge("RGB", [band.point(lambda v, c=c: v * c // 3) for c, band in enumerate(face.split(), 1)])
+        faces.append(tint if i % 2 else tint.convert("L"))
+    return faces
+
+
+def onnx_input(image: Image.Image, how: dict[str, Any]) -> np.ndarray:
+    """What the docstring of `preprocessing` says, by PIL and NumPy alone."""
+    (_, height, width), image = how["input_size"], image.convert(how["mode"])
+    short = int(height / how["crop_pct"])
+    scale = short / min(image.size)
+    image = image.resize(
+        tuple(short if side == min(image.size) else int(scale * side) for side in image.size),
+        Image.Resampling[how["interpolation"].upper()],
+    )
+    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+    pixels = np.asarray(image.crop((left, top, left + width, top + height)), dtype=np.float32) / 255
+    pixels = pixels.reshape(height, width, -1)
+    return ((pixels - how["mean"]) / how["std"]).astype(np.float32).transpose(2, 0, 1)[None]
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_an_image_gets_the_same_logits_by_every_path(name: str, tmp_path: Path) -> None:
+    import onnxruntime
+
+    settings = dict(INPUTS[name])
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet", num_classes=8, in_chans=settings.pop("in_chans")).eval()
+    model.reset_classifier(8)
+    with torch.no_grad():
+        model.get_classifier().weight.mul_(20)  # logits that an aliased image would move
+    channels = settings["input_size"][0]
+    model.pretrained_cfg |= {**settings, "mean": (0.5,) * channels, "std": (0.25,) * channels, "crop_mode": "center"}
+    student = save_student(model, tmp_path / "student")
+    faces = faces_of_any_size()
+    files = [tmp_path / f"{i}.png" for i in range(len(faces))]
+    for face, file in zip(faces, files, strict=True):
+        face.save(file)
+
+    def log_probabilities(logits: torch.Tensor) -> torch.Tensor:
+        return logits.log_softmax(dim=1)
+
+    loaded = timm.create_model(f"local-dir:{student}", pretrained=True).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(loaded))
+    mode = "L" if channels == 1 else "RGB"
+    with torch.no_grad():
+        expected = torch.cat([loaded(transform(face.convert(mode))[None]) for face in faces])
+    assert float(expected.std(dim=0).mean()) > 0.1
+
+    parquet = tmp_path / "test.parquet"
+    labels = [CLASSES[i % 8] for i in range(len(files))]
+    pq.write_table(pa.table({"image": [file.read_bytes() for file in files], "label": labels}), parquet)
+    evaluated = predict(loaded, face_batches(loaded, load_fer("schematic", parquet, "test")), torch.device("cpu"))
+    torch.testing.assert_close(evaluated.logits, expected, atol=1e-4, rtol=0)
+
+    predictions = Predictor(student, batch_size=7)(files)
+    log_p = torch.tensor([list(prediction.probabilities.values()) for prediction in predictions]).log()
+    torch.testing.assert_close(log_p, log_probabilities(expected), atol=1e-4, rtol=0)
+
+    session = onnxruntime.InferenceSession(export_student(student, "onnx", tmp_path / "student.onnx"))
+    how = json.loads(session.get_modelmeta().custom_metadata_map["ngd"])
+    onnx = np.concatenate([session.run(None, {"images": onnx_input(face, how)})[0] for face in faces])
+    torch.testing.assert_close(torch.from_numpy(onnx), expected, atol=1e-4, rtol=0)
 
 
 def test_a_student_of_an_own_loop_is_shown_pictures_as_set_input_says(tmp_path: Path) -> None:
@@ -92,6 +172,71 @@ def test_a_picture_that_is_no_face_crop_is_answered_with_a_note(student: Path, p
     assert plain.notes == ()
     assert "far from square (300 x 100 px)" in wide.notes[0]
     assert "tiny (16 x 16 px)" in tiny.notes[0]
+
+
+def test_one_image_gives_one_prediction_whatever_it_comes_as(student: Path, tmp_path: Path) -> None:
+    face = draw_face("happiness", seed=1).convert("RGB")
+    face.save(tmp_path / "face.png")
+    predictor = Predictor(student)
+    expected = predictor([face])[0].probabilities
+    grey = np.asarray(face.convert("L"))
+    for image in (
+        str(tmp_path / "face.png"),
+        tmp_path / "face.png",
+        face,
+        face.convert("RGBA"),
+        np.asarray(face),
+        np.asarray(face.convert("RGBA")),
+        grey,
+        grey.astype(np.uint16) << 8,
+        np.asarray(face).astype(np.uint16) << 8,
+    ):
+        prediction = predictor(image)
+        assert list(prediction.probabilities.values()) == pytest.approx(list(expected.values()), abs=1e-5)
+    assert predictor([]) == []
+
+
+@pytest.mark.parametrize(
+    "given", [None, 3, b"bytes", [None], [b"bytes"], np.zeros((2, 3, 4, 5), np.uint8), np.zeros((4, 4)), [[]]]
+)
+def test_what_is_no_image_is_refused_in_one_line(student: Path, given: Any) -> None:
+    with pytest.raises(InputError, match="expected a file, a PIL image, a uint8 or uint16 array") as refused:
+        Predictor(student)(given)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_file_of_a_format_that_may_run_a_program_is_never_opened(
+    student: Path, tmp_path: Path, ngd: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was called"))
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 48 48\n%%EndComments\nshowpage\n%%EOF\n"
+    (tmp_path / "face.png").write_bytes(eps)
+    done = ngd("predict", str(student), str(tmp_path / "face.png"))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "not a PNG, JPEG, BMP, WEBP, TIFF, GIF or PPM image" in done.stderr
+    pq.write_table(pa.table({"image": [eps], "label": ["anger"]}), tmp_path / "test.parquet")
+    done = ngd("evaluate", str(student), "--data", f"schematic={tmp_path / 'test.parquet'}")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "not a PNG, JPEG, BMP, WEBP, TIFF, GIF or PPM image" in done.stderr
+
+
+def test_an_image_above_the_limit_is_refused_before_it_is_decoded_and_an_option_raises_the_limit(
+    student: Path, tmp_path: Path, ngd: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ngd_timm.data.decode._pixel_limit", 2000)
+    draw_face("anger", seed=1, image_size=50).save(tmp_path / "large.png")
+    with monkeypatch.context() as patched:
+        patched.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("it was decoded"))
+        done = ngd("predict", str(student), str(tmp_path / "large.png"), "--max-megapixels", "0.001")
+    assert done.returncode == 2
+    assert "more than 0.002 megapixels; raise max_megapixels" in done.stderr
+    pq.write_table(
+        pa.table({"image": [(tmp_path / "large.png").read_bytes()], "label": ["anger"]}), tmp_path / "test.parquet"
+    )
+    spec = f"schematic={tmp_path / 'test.parquet'}"
+    assert "more than 0.002 megapixels" in ngd("evaluate", str(student), "--data", spec).stderr
+    assert ngd("evaluate", str(student), "--data", f"{spec},max_megapixels=0.0025").returncode == 0
+    assert ngd("predict", str(student), str(tmp_path / "large.png")).returncode == 0
 
 
 def test_a_colour_student_takes_grey_and_transparent_pictures(tmp_path: Path) -> None:
@@ -152,7 +297,7 @@ def test_a_picture_that_cannot_be_read_is_named_and_nothing_is_written(
     (pictures / "broken.png").write_bytes((pictures / "a.png").read_bytes()[:200])
     done = ngd("predict", str(student), str(pictures), "--annotate", str(tmp_path / "answers"))
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert "broken.png is not a readable picture" in done.stderr
+    assert "broken.png is not a readable image" in done.stderr
     assert not (tmp_path / "answers").exists()
     for given, line in ((tmp_path / "none.png", "no picture"), (tmp_path / "empty", "holds no pictures")):
         (tmp_path / "empty").mkdir(exist_ok=True)

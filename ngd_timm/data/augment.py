@@ -36,6 +36,10 @@ class AugmentDraw:
     contrast: torch.Tensor
     box: torch.Tensor
 
+    def __getitem__(self, rows: slice) -> AugmentDraw:
+        """The parameters of some rows."""
+        return AugmentDraw(self.theta[rows], self.brightness[rows], self.contrast[rows], self.box[rows])
+
 
 def draw_augment(config: AugmentConfig, batch: int, generator: torch.Generator) -> AugmentDraw:
     """Draw flips, affine maps, light and erased boxes for a batch.
@@ -86,85 +90,84 @@ def draw_augment(config: AugmentConfig, batch: int, generator: torch.Generator) 
 
 
 def render_batch(
-    images: torch.Tensor,
-    image_size: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    draw: AugmentDraw | None = None,
-    flip: bool = False,
+    images: torch.Tensor, image_size: int, mean: Sequence[float], std: Sequence[float], draw: AugmentDraw
 ) -> torch.Tensor:
     """Resize, augment and normalise a batch; affine map and resize are one bilinear resampling.
 
-    Without `draw` this is a bilinear resize (half-pixel centres, no antialiasing) of the largest central square.
-    What the affine map brings in from outside mirrors the picture.
+    Where an image is scaled down, as many samples a pixel are averaged as its scale asks for (antialiasing). An oblong
+    image gives its largest central square. What the affine map brings in from outside mirrors the image.
 
     Args:
-        images: (B, 1 or C, H, W) uint8; a grey picture fills all C channels.
+        images: (B, 1 or C, H, W) uint8; a grey image fills all C channels.
         image_size: Output side in pixels.
         mean: C means on the scale 0-1.
         std: C standard deviations on the scale 0-1.
-        draw: The batch's random parameters, None for evaluation.
-        flip: Mirror left and right, for a flip at test time.
+        draw: The batch's random parameters.
 
     Returns:
         (B, C, image_size, image_size) float32.
 
     Example:
-        >>> render_batch(torch.full((2, 1, 8, 8), 255, dtype=torch.uint8), 4, [0.5], [0.5]).unique()
+        >>> off = AugmentConfig(flip=0, rotate=0, scale=0, shift=0, brightness=0, contrast=0, erase=0)
+        >>> white = torch.full((2, 1, 8, 8), 255, dtype=torch.uint8)
+        >>> render_batch(white, 4, [0.5], [0.5], draw_augment(off, 2, torch.Generator())).unique()
         tensor([1.])
     """
     channels = len(mean)
     part = max(1, _IN_CACHE // (channels * image_size * image_size))
     if images.device.type != "cpu" or part >= len(images):
-        return _render(images, image_size, mean, std, draw, flip)
+        return _render(images, image_size, mean, std, draw)
     out = torch.empty(len(images), channels, image_size, image_size)
     for start in range(0, len(images), part):
-        some = slice(start, start + part)
-        own = None
-        if draw is not None:
-            own = AugmentDraw(draw.theta[some], draw.brightness[some], draw.contrast[some], draw.box[some])
-        out[some] = _render(images[some], image_size, mean, std, own, flip)
+        rows = slice(start, start + part)
+        out[rows] = _render(images[rows], image_size, mean, std, draw[rows])
     return out
 
 
 def _render(
-    images: torch.Tensor,
-    image_size: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    draw: AugmentDraw | None,
-    flip: bool,
+    images: torch.Tensor, image_size: int, mean: Sequence[float], std: Sequence[float], draw: AugmentDraw
 ) -> torch.Tensor:
-    batch, _, height, width = images.shape
     device = images.device
-    if draw is None:
-        theta = torch.eye(2, 3, device=device).repeat(batch, 1, 1)
-    else:
-        theta = draw.theta.to(device, non_blocking=True).clone()
-    if flip:
-        theta[:, :, 0].neg_()
-    side = min(height, width)
-    if height != width:
-        theta = theta * torch.tensor([side / width, side / height], device=device)[:, None]
-    # not F.affine_grid: its batched product with three columns takes thrice as long as the sampling itself
-    at = (2 * torch.arange(image_size, device=device) + 1) / image_size - 1
-    across, down, shift = theta[:, :, None, None].unbind(-1)
-    grid = (across * at + (down * at[:, None] + shift)).permute(0, 2, 3, 1)
-    out = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    if draw is None:
-        out.mul_(1 / 255)
-    else:
-        bright = draw.brightness.to(device, non_blocking=True) / 255
-        contrast = draw.contrast.to(device, non_blocking=True)
-        offset = out.mean(dim=(1, 2, 3)) * bright * (1 - contrast)
-        out.mul_((bright * contrast)[:, None, None, None]).add_(offset[:, None, None, None]).clamp_(0, 1)
+    out = _resample(images, draw.theta, image_size)
+    bright = draw.brightness.to(device, non_blocking=True) / 255
+    contrast = draw.contrast.to(device, non_blocking=True)
+    offset = out.mean(dim=(1, 2, 3)) * bright * (1 - contrast)
+    out.mul_((bright * contrast)[:, None, None, None]).add_(offset[:, None, None, None]).clamp_(0, 1)
     mean_ = torch.tensor(mean, device=device)[:, None, None]
     scale = 1 / torch.tensor(std, device=device)[:, None, None]
     out = out.sub_(mean_).mul_(scale) if out.shape[1] == len(mean) else (out - mean_).mul_(scale)
-    if draw is not None:
-        # a pixel is erased where its centre lies in the box; slices, as masks of the whole batch cost six passes
-        centres = (torch.arange(image_size) + 0.5) / image_size
-        for row, (left, top, right, bottom) in enumerate(torch.searchsorted(centres, draw.box).tolist()):
-            if right > left and bottom > top:
-                out[row, :, top:bottom, left:right] = 0.0
+    # a pixel is erased where its centre lies in the box; slices, as masks of the whole batch cost six passes
+    centres = (torch.arange(image_size) + 0.5) / image_size
+    for row, (left, top, right, bottom) in enumerate(torch.searchsorted(centres, draw.box).tolist()):
+        if right > left and bottom > top:
+            out[row, :, top:bottom, left:right] = 0.0
     return out
+
+
+def _resample(images: torch.Tensor, theta: torch.Tensor, image_size: int) -> torch.Tensor:
+    """(B, C, image_size, image_size) float32 on the scale of the pixels, of (B, C, H, W) images and (B, 2, 3) maps."""
+    side = min(images.shape[-2:])
+    # source pixels that lie between two of the output, rounded up: so many samples a pixel and side are averaged
+    samples = (theta[:, :, :2].norm(dim=1).amax(dim=1) * side / image_size - 1e-4).ceil().clamp(min=1).int()
+    if int(samples.max()) == 1:
+        return _sample(images, theta, image_size)
+    out = torch.empty(len(images), images.shape[1], image_size, image_size, device=images.device)
+    for n in samples.unique().tolist():
+        rows = (samples == n).nonzero()[:, 0]
+        there = rows.to(images.device)
+        dense = _sample(images[there], theta[rows], image_size * n)
+        out[there] = F.avg_pool2d(dense, n) if n > 1 else dense
+    return out
+
+
+def _sample(images: torch.Tensor, theta: torch.Tensor, size: int) -> torch.Tensor:
+    height, width = images.shape[-2:]
+    device, side = images.device, min(height, width)
+    theta = theta.to(device, non_blocking=True)
+    if height != width:
+        theta = theta * torch.tensor([side / width, side / height], device=device)[:, None]
+    # not F.affine_grid: its batched product with three columns takes thrice as long as the sampling itself
+    at = (2 * torch.arange(size, device=device) + 1) / size - 1
+    across, down, shift = theta[:, :, None, None].unbind(-1)
+    grid = (across * at + (down * at[:, None] + shift)).permute(0, 2, 3, 1)
+    return F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="reflection", align_corners=False)

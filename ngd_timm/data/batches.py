@@ -13,8 +13,19 @@ import numpy as np
 import torch
 
 from ngd_timm.data.ahead import ahead as made_ahead
-from ngd_timm.data.augment import AugmentDraw, draw_augment, render_batch
-from ngd_timm.data.decode import check_image, decode_each, image_size_and_grey, open_image, square_pixels, to_mode
+from ngd_timm.data.augment import draw_augment, render_batch
+from ngd_timm.data.decode import (
+    InputTransform,
+    check_image,
+    decode_each,
+    image_limit,
+    image_size_and_grey,
+    open_image,
+    per_channel,
+    raise_image_limit,
+    square_pixels,
+    to_mode,
+)
 from ngd_timm.data.samplers import SAMPLERS, epoch_order, generator_for
 from ngd_timm.errors import InputError, choices
 from ngd_timm.processes import part_of
@@ -23,13 +34,13 @@ from ngd_timm.recipe import AugmentConfig
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["Batch", "FaceBatches", "class_counts", "held_in_memory", "per_channel", "plain_transform", "targets"]
+__all__ = ["Batch", "FaceBatches", "class_counts", "held_in_memory", "targets"]
 
 log = logging.getLogger("ngd_timm.data")
 
 _MEMORY_SIDE = 96
 _MEMORY_BYTES = 2 << 30
-# Pictures of one size, smaller than the working side or hardly larger, are resampled once, by the augmentation.
+# Images of one size, smaller than the working side or hardly larger, are resampled once, by the augmentation.
 _AS_THEY_ARE = 1.25
 
 
@@ -64,11 +75,11 @@ class Batch:
 class FaceBatches:
     """Batches of a data set, each a function of (seed, epoch, batch number) and of nothing else.
 
-    Small pictures of one size (sides up to 96 px, 2 GiB in all) are decoded once into a uint8 tensor and augmented a
+    Small images of one size (sides up to 96 px, 2 GiB in all) are decoded once into a uint8 tensor and augmented a
     batch at a time. Others are decoded when they are drawn, each to a square a little larger than the model's input,
     augmented in the same way, and finished a whole batch at a time by worker processes, which live from epoch to
-    epoch; for evaluation they go through timm's transform. Either way every picture is decoded once here, so damage is
-    found before the first batch.
+    epoch. Without augmentation every image goes through `transform`, once where the results fit into 2 GiB. Either way
+    every image is decoded once here, so damage is found before the first batch. Down-scaling is antialiased.
 
     Args:
         dataset: From `load_fer`, or any `datasets.Dataset` with `image` and `label` (ClassLabel). Targets are soft
@@ -85,7 +96,8 @@ class FaceBatches:
         in_memory: Force or forbid the in-memory path; None decides by size.
         workers: Processes of the per-image path; 0 makes its batches in this one.
         drop_last: Leave out a last, smaller batch; None means as `train`.
-        flip: Mirror every picture (for a flip at test time).
+        transform: What prepares an image where nothing is augmented; None is a bilinear resize of the largest central
+            square. It has to agree with the size, channels, mean and std given here.
         part: (number, count) of several processes. In training each takes its rows of every batch, drawn as for one; in
             evaluation they take turns at whole batches.
         ahead: Make batches in a thread while the caller works with the last one. Worth it where an accelerator does
@@ -120,7 +132,7 @@ class FaceBatches:
         in_memory: bool | None = None,
         workers: int = 0,
         drop_last: bool | None = None,
-        flip: bool = False,
+        transform: InputTransform | None = None,
         part: tuple[int, int] = (0, 1),
         ahead: bool = False,
     ) -> None:
@@ -137,7 +149,8 @@ class FaceBatches:
         self.mean, self.std = per_channel("mean", mean, in_chans), per_channel("std", std, in_chans)
         self.batch_size, self.train, self.seed, self.sampler = batch_size, train, seed, sampler
         self.augment = augment if train else None
-        self.workers, self.flip, self.part, self.ahead = workers, flip, part, ahead
+        self.transform = transform or square_transform(image_size, self.mean, self.std)
+        self.workers, self.part, self.ahead = workers, part, ahead
         self.drop_last = train if drop_last is None else drop_last
         self.epoch = 0
         self.classes: tuple[str, ...] = tuple(dataset.features["label"].names)
@@ -151,6 +164,7 @@ class FaceBatches:
                 f"{len(dataset)} pictures are fewer than one batch of {batch_size}, and a smaller last batch is left "
                 "out in training; lower batch_size"
             )
+        self._side = working_side(image_size, self.augment)
         self._pixels = self._decode(in_memory)
         self._loader: _Loader | None = None
 
@@ -197,60 +211,65 @@ class FaceBatches:
         return part_of(size, *self.part) if self.train else slice(None)
 
     def _decode(self, in_memory: bool | None) -> torch.Tensor | None:
-        sizes = np.array(list(decode_each(self.dataset, image_size_and_grey, "opened")), dtype=np.int64)
-        width, height = sizes[0, 0], sizes[0, 1]
-        uniform = bool((sizes[:, :2] == sizes[0, :2]).all())
-        channels = 1 if self.in_chans == 1 or bool(sizes[:, 2].all()) else 3
-        shape = (len(sizes), channels, int(height), int(width))
-        if in_memory and not uniform:
-            other = int((sizes[:, :2] != sizes[0, :2]).any(1).argmax())
-            raise InputError(
-                f"in_memory=true needs pictures of one size, but row 0 is {width}x{height} and row {other} is "
-                f"{sizes[other, 0]}x{sizes[other, 1]}; leave in_memory out"
-            )
-        self._side = working_side(self.image_size, self.augment)
-        if uniform and min(width, height) <= _AS_THEY_ARE * self._side:
-            self._side = int(min(width, height))
-        if not (held_in_memory(sizes, channels) if in_memory is None else in_memory):
-            log.info("checking all %d pictures before the first batch", len(sizes))
+        """Every image, decoded once: kept as uint8 where they fit into memory, otherwise only checked."""
+        decoder: Callable[[dict[str, Any]], np.ndarray | torch.Tensor]
+        if self.augment is None:
+            shape, decoder = self.transform.size, self.transform.record
+            fits = len(self.dataset) * math.prod(shape) <= _MEMORY_BYTES
+        else:
+            sizes = np.array(list(decode_each(self.dataset, image_size_and_grey, "opened")), dtype=np.int64)
+            width, height = (int(n) for n in sizes[0, :2])
+            uniform = bool((sizes[:, :2] == sizes[0, :2]).all())
+            if in_memory and not uniform:
+                other = int((sizes[:, :2] != sizes[0, :2]).any(1).argmax())
+                raise InputError(
+                    f"in_memory=true needs images of one size, but row 0 is {width}x{height} and row {other} is "
+                    f"{sizes[other, 0]}x{sizes[other, 1]}; leave in_memory out"
+                )
+            channels = 1 if self.in_chans == 1 or bool(sizes[:, 2].all()) else 3
+            fits = held_in_memory(sizes, channels)
+            if uniform and min(width, height) <= _AS_THEY_ARE * self._side:
+                self._side = min(width, height)
+                shape, decoder = (channels, height, width), _Decoder(channels)
+            else:
+                shape, decoder = (channels, self._side, self._side), _Decoder(channels, self._side)
+        if not (fits if in_memory is None else in_memory):
+            log.info("checking all %d images before the first batch", len(self.dataset))
             for _ in decode_each(self.dataset, check_image):
                 pass
             return None
-        pixels = torch.empty(shape, dtype=torch.uint8)
+        pixels = torch.empty(len(self.dataset), *shape, dtype=torch.uint8)
         view = pixels.numpy()
-        mode = "L" if channels == 1 else "RGB"
-        for i, array in enumerate(decode_each(self.dataset, _Decoder(mode))):
+        for i, array in enumerate(decode_each(self.dataset, decoder)):
             view[i] = array
         return pixels
 
     def _render(self, rows: Sequence[np.ndarray], epoch: int, start: int) -> Generator[torch.Tensor, None, None]:
         assert self._pixels is not None
         for number, index in enumerate(rows, start):
-            draw, mine = None, self._mine(len(index))
-            if self.augment is not None:
-                draw = _drawn_for(self.augment, len(index), generator_for(self.seed, epoch, 1, number), mine)
-            chosen = self._pixels[torch.from_numpy(index[mine])]
-            yield render_batch(chosen, self.image_size, self.mean, self.std, draw, self.flip)
+            mine = self._mine(len(index))
+            pixels = self._pixels[torch.from_numpy(index[mine])]
+            if self.augment is None:
+                yield self.transform.normalize(pixels)
+            else:
+                draw = draw_augment(self.augment, len(index), generator_for(self.seed, epoch, 1, number))[mine]
+                yield render_batch(pixels, self.image_size, self.mean, self.std, draw)
 
     def _load(self, rows: Sequence[np.ndarray], epoch: int, start: int) -> Generator[torch.Tensor, None, None]:
         keys = [(epoch, number, index) for number, index in enumerate(rows, start)]
-        mode = "L" if self.in_chans == 1 else "RGB"
-        normal = (self.image_size, self.mean, self.std)
-        pictures: torch.utils.data.Dataset[torch.Tensor]
+        images: torch.utils.data.Dataset[torch.Tensor]
         if self.augment is None:
-            pictures = _Plain(self.dataset, mode, plain_transform(*normal, self.flip))
+            images = _Plain(self.dataset, self.transform)
         else:
-            pictures = _Augmented(
-                self.dataset, mode, *normal, self.augment, self.seed, self.flip, self._side, self.part
-            )
+            images = _Augmented(self)
         if self.workers == 0 or not keys:
-            yield from (pictures[key] for key in keys)
+            yield from (images[key] for key in keys)
         elif not self.train:
-            yield from _Loader(pictures, min(self.workers, len(keys)), keep=False).run(keys)
+            yield from _Loader(images, min(self.workers, len(keys)), keep=False).run(keys)
         else:
-            self._loader = self._loader or _Loader(pictures, self.workers, keep=True)
+            self._loader = self._loader or _Loader(images, self.workers, keep=True)
             # a second iteration beside one that is under way gets workers of its own
-            loader = _Loader(pictures, self.workers, keep=False) if self._loader.busy else self._loader
+            loader = _Loader(images, self.workers, keep=False) if self._loader.busy else self._loader
             yield from loader.run(keys)
 
 
@@ -309,86 +328,63 @@ def _told(images: Iterator[torch.Tensor]) -> Generator[torch.Tensor, None, None]
 
 
 class _Decoder:
-    """Decode a record into a (1 or 3, H, W) array."""
+    """Decode a record into a (1 or 3, H, W) array: whole, or its largest central square at a given side."""
 
-    def __init__(self, mode: str) -> None:
-        self.mode = mode
+    def __init__(self, channels: int, side: int | None = None) -> None:
+        self.mode, self.side = "L" if channels == 1 else "RGB", side
 
     def __call__(self, record: dict[str, Any]) -> np.ndarray:
         with open_image(record) as image:
+            if self.side is not None:
+                return square_pixels(image, self.mode, self.side)
             pixels = np.asarray(to_mode(image, self.mode))
         return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-
-
-def _drawn_for(config: AugmentConfig, batch: int, generator: torch.Generator, mine: slice) -> AugmentDraw:
-    """Drawn for the whole batch, so that a picture's numbers don't depend on how many processes there are."""
-    draw = draw_augment(config, batch, generator)
-    return AugmentDraw(draw.theta[mine], draw.brightness[mine], draw.contrast[mine], draw.box[mine])
 
 
 # Epoch, batch number and rows of one batch, those of all processes.
 _Key = tuple[int, int, np.ndarray]
 
 
-class _Pictures(torch.utils.data.Dataset[torch.Tensor]):
+class _Images(torch.utils.data.Dataset[torch.Tensor]):
     """The per-image path: an item is a whole batch, so that workers hand over finished ones."""
 
-    def __init__(self, dataset: Dataset, mode: str) -> None:
+    def __init__(self, dataset: Dataset) -> None:
         self.encoded = dataset.select_columns(["image"]).with_format("arrow")
-        self.mode = mode
+        self.max_megapixels = image_limit()
 
     def records(self, rows: np.ndarray) -> list[dict[str, Any]]:
+        raise_image_limit(self.max_megapixels)  # a worker that was spawned has the default
         # all at once: a look-up in an Arrow table costs as much as decoding a small JPEG
         records: list[dict[str, Any]] = self.encoded[rows.tolist()]["image"].to_pylist()
         return records
 
 
-class _Plain(_Pictures):
-    """Batches without augmentation, through timm's transform for evaluation."""
+class _Plain(_Images):
+    """Batches without augmentation."""
 
-    def __init__(self, dataset: Dataset, mode: str, transform: Callable[[Any], torch.Tensor]) -> None:
-        super().__init__(dataset, mode)
+    def __init__(self, dataset: Dataset, transform: InputTransform) -> None:
+        super().__init__(dataset)
         self.transform = transform
 
     def __getitem__(self, key: _Key) -> torch.Tensor:
-        pictures = []
-        for record in self.records(key[2]):
-            with open_image(record) as image:
-                pictures.append(self.transform(to_mode(image, self.mode)))
-        return torch.stack(pictures)
+        return self.transform.normalize(torch.stack([self.transform.record(record) for record in self.records(key[2])]))
 
 
-class _Augmented(_Pictures):
+class _Augmented(_Images):
     """Batches augmented as the in-memory path does; the numbers come from (seed, epoch, batch), whoever draws them."""
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        mode: str,
-        image_size: int,
-        mean: Sequence[float],
-        std: Sequence[float],
-        augment: AugmentConfig,
-        seed: int,
-        flip: bool,
-        side: int,
-        part: tuple[int, int],
-    ) -> None:
-        super().__init__(dataset, mode)
-        self.image_size, self.mean, self.std = image_size, mean, std
-        self.augment, self.seed, self.flip, self.side, self.part = augment, seed, flip, side, part
+    def __init__(self, batches: FaceBatches) -> None:
+        super().__init__(batches.dataset)
+        self.image_size, self.mean, self.std = batches.image_size, batches.mean, batches.std
+        self.augment, self.seed, self.part = batches.augment or AugmentConfig(), batches.seed, batches.part
+        self.decoder = _Decoder(batches.in_chans, batches._side)
 
     def __getitem__(self, key: _Key) -> torch.Tensor:
         epoch, number, whole = key
         mine = part_of(len(whole), *self.part)
-        rows = whole[mine]
-        pixels = torch.empty(len(rows), 1 if self.mode == "L" else 3, self.side, self.side, dtype=torch.uint8)
-        view = pixels.numpy()
-        for i, record in enumerate(self.records(rows)):
-            with open_image(record) as image:
-                view[i] = square_pixels(image, self.mode, self.side)
-        draw = _drawn_for(self.augment, len(whole), generator_for(self.seed, epoch, 1, number), mine)
-        return render_batch(pixels, self.image_size, self.mean, self.std, draw, self.flip)
+        pixels = torch.from_numpy(np.stack([self.decoder(record) for record in self.records(whole[mine])]))
+        draw = draw_augment(self.augment, len(whole), generator_for(self.seed, epoch, 1, number))[mine]
+        return render_batch(pixels, self.image_size, self.mean, self.std, draw)
 
 
 class _Loader:
@@ -431,40 +427,15 @@ def held_in_memory(sizes: np.ndarray, channels: int) -> bool:
     return uniform and max(width, height) <= _MEMORY_SIDE and len(sizes) * channels * height * width <= _MEMORY_BYTES
 
 
-def plain_transform(
-    size: int, mean: Sequence[float], std: Sequence[float], flip: bool = False
-) -> Callable[[Any], torch.Tensor]:
-    """timm's transform for evaluation: a PIL picture to a normalised (C, size, size) tensor."""
-    from timm.data import create_transform
-    from torchvision import transforms as T
-
-    plain = create_transform(
-        (len(mean), size, size),
-        is_training=False,
-        crop_pct=1.0,
-        mean=tuple(mean),
-        std=tuple(std),
-        interpolation="bilinear",
-    )
-    mirrored: Callable[[Any], torch.Tensor] = T.Compose([*([T.functional.hflip] if flip else []), plain])
-    return mirrored
+def square_transform(size: int, mean: Sequence[float], std: Sequence[float]) -> InputTransform:
+    """A bilinear resize of an image's largest central square, as `set_input` says of a student."""
+    resize = {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center"}
+    return InputTransform({"input_size": (len(mean), size, size), "mean": mean, "std": std, **resize})
 
 
 def working_side(image_size: int, augment: AugmentConfig | None) -> int:
     """Side to which a large picture is brought before it is augmented: what is zoomed into keeps its detail."""
     return image_size if augment is None else math.ceil(image_size * (1 + augment.scale))
-
-
-def per_channel(what: str, value: float | Sequence[float], channels: int) -> tuple[float, ...]:
-    """One number a channel, of one or of as many."""
-    values = (float(value),) * channels if isinstance(value, (int, float)) else tuple(float(v) for v in value)
-    if len(values) == 1:
-        values *= channels
-    if len(values) != channels:
-        raise InputError(f"{what} must be one number or {channels}, one a channel, got {list(values)}")
-    if what == "std" and min(values) <= 0:
-        raise InputError(f"std must be above 0, got {list(values)}")
-    return values
 
 
 def _column(dataset: Dataset, name: str) -> np.ndarray:

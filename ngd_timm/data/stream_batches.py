@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from ngd_timm.data.augment import draw_augment, render_batch
-from ngd_timm.data.batches import Batch, handed_over, per_channel, working_side
-from ngd_timm.data.decode import DAMAGE, damage_reason, open_image, square_pixels
+from ngd_timm.data.batches import Batch, handed_over, square_transform, working_side
+from ngd_timm.data.decode import DAMAGE, damage_reason, open_image, per_channel, square_pixels
 from ngd_timm.data.fer import LoadReport
 from ngd_timm.data.samplers import generator_for
 from ngd_timm.errors import InputError
@@ -95,6 +95,7 @@ class FaceStream:
         self.stream = stream.cast_column("image", Image(decode=False))
         self.image_size, self.in_chans, self.batch_size, self.seed = image_size, in_chans, batch_size, seed
         self.mean, self.std = per_channel("mean", mean, in_chans), per_channel("std", std, in_chans)
+        self.transform = square_transform(image_size, self.mean, self.std)
         self.augment, self.buffer, self.ahead = augment, buffer, ahead
         self.epoch = 0
         self.rows, self.counts, self.sha256 = self._count()
@@ -172,15 +173,16 @@ class FaceStream:
         for i, (index, row) in enumerate(drawn):
             try:
                 with open_image(row["image"]) as image:
-                    view[i] = square_pixels(image, mode, side)
+                    view[i] = self.transform(image) if self.augment is None else square_pixels(image, mode, side)
             except DAMAGE as error:
                 name = row.get("source") or f"row {index}"
                 reason = damage_reason(error)
                 raise InputError(f"{name}: the picture can't be decoded ({reason}); replace or remove it") from None
-        draw = None
-        if self.augment is not None:
+        if self.augment is None:
+            images = self.transform.normalize(pixels)
+        else:
             draw = draw_augment(self.augment, len(drawn), generator_for(self.seed, epoch, 1, number))
-        images = render_batch(pixels, self.image_size, self.mean, self.std, draw)
+            images = render_batch(pixels, self.image_size, self.mean, self.std, draw)
         rows = [row for _, row in drawn]
         target = torch.from_numpy(np.stack([self._target(row) for row in rows]))
         va = None

@@ -212,7 +212,8 @@ def test_evaluation_is_a_bilinear_resize_in_the_sets_order(faces: Callable[..., 
     assert torch.cat([b.index for b in got]).tolist() == list(range(21))
     pixels = torch.stack([torch.from_numpy(np.array(row["image"])) for row in dataset])[:, None]
     expected = (F.interpolate(pixels / 255, (16, 16), mode="bilinear", align_corners=False) - 0.4) / 0.2
-    torch.testing.assert_close(torch.cat([b.images for b in got]), expected, atol=2e-5, rtol=0)
+    rounding = 1.01 / 255 / 0.2
+    torch.testing.assert_close(torch.cat([b.images for b in got]), expected, atol=rounding, rtol=0)
     assert torch.cat([b.target for b in got]).tolist() == dataset["label"][:]
 
 
@@ -223,16 +224,6 @@ def test_both_paths_evaluate_the_same_pictures_alike(faces: Callable[..., Datase
     memory, single = (torch.cat([b.images for b in batches(dataset, in_memory=m, **options)]) for m in (True, False))
     assert memory.shape == (4, 3, 16, 16)
     torch.testing.assert_close(memory, single, atol=1e-5, rtol=0)
-
-
-def test_a_flip_at_test_time_mirrors_both_paths(faces: Callable[..., Dataset]) -> None:
-    dataset = faces(n=4, size=(16, 16))
-    for in_memory in (True, False):
-        plain, mirrored = (
-            torch.cat([b.images for b in batches(dataset, train=False, in_memory=in_memory, flip=flip)])
-            for flip in (False, True)
-        )
-        torch.testing.assert_close(mirrored, plain.flip(-1), atol=1e-5, rtol=0)
 
 
 def test_small_pictures_of_one_size_are_held_in_memory_and_others_are_not(
@@ -258,7 +249,7 @@ def test_a_damaged_picture_in_the_middle_is_named_before_the_first_batch(
 
 def test_bytes_that_are_no_picture_and_files_that_are_gone_are_named(tmp_path: Path) -> None:
     write_parquet(tmp_path / "train.parquet", [png(0), b"hello"], label=["sad", "sad"])
-    with pytest.raises(InputError, match=r"row 1: the picture can't be opened \(not a picture\)"):
+    with pytest.raises(InputError, match=r"row 1: the picture can't be opened \(not a PNG, JPEG, .* or PPM image\)"):
         batches(load_fer("ckplus", tmp_path), batch_size=1)
     record = {"bytes": png(0), "path": "a"}, {"bytes": None, "path": "gone.png"}
     write_parquet(tmp_path / "b" / "train.parquet", list(record), label=["sad", "sad"])
@@ -272,6 +263,17 @@ def test_a_path_in_a_parquet_is_relative_to_the_parquet(tmp_path: Path) -> None:
     write_parquet(tmp_path / "train.parquet", [{"bytes": None, "path": "x/a.png"}], label=["sad"])
     dataset = load_fer("ckplus", tmp_path)
     assert len(list(batches(dataset, batch_size=1))) == 1
+
+
+def test_training_images_are_scaled_down_with_antialiasing_on_both_paths(tmp_path: Path) -> None:
+    stripes = Image.fromarray(np.tile(np.arange(90, dtype=np.uint8) % 2 * 255, (90, 1)))
+    buffer = io.BytesIO()
+    stripes.save(buffer, format="PNG")
+    dataset = load_fer("ckplus", write_parquet(tmp_path / "train.parquet", [buffer.getvalue()] * 4, label=["sad"] * 4))
+    zoom = AugmentConfig(flip=0, rotate=0, scale=0.2, shift=0, brightness=0, contrast=0, erase=0)
+    for in_memory in (True, False):
+        (batch,) = batches(dataset, image_size=24, augment=zoom, in_memory=in_memory, mean=0.5, std=1.0)
+        assert float(batch.images.abs().max()) < 0.1
 
 
 def test_sixteen_bit_transparent_and_rotated_pictures_are_read_as_they_look(tmp_path: Path) -> None:

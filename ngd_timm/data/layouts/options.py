@@ -24,6 +24,7 @@ class LayoutOptions:
         sha256: The hash that the list must have, or where there is none, the file that is the root.
         hold_out: Where there is no split "valid": the share of the training pictures that is, see
             `ngd_timm.data.hold_out`.
+        max_megapixels: Open images of more than 100 megapixels too, up to this many.
     """
 
     apex_frames: int = 1
@@ -31,6 +32,7 @@ class LayoutOptions:
     list: str | None = None
     sha256: str | None = None
     hold_out: float | None = None
+    max_megapixels: float | None = None
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,9 @@ def make_options(given: Mapping[str, Any]) -> LayoutOptions:
         InputError: An unknown key, or a value that its key doesn't take.
 
     Example:
-        >>> make_options({"apex_frames": "3", "neutral_frame": True})
-        LayoutOptions(apex_frames=3, neutral_frame=True, list=None, sha256=None, hold_out=None)
+        >>> options = make_options({"apex_frames": "3", "neutral_frame": True})
+        >>> options.apex_frames, options.neutral_frame, options.hold_out
+        (3, True, None)
     """
     values: dict[str, Any] = {}
     for key, value in given.items():
@@ -83,6 +86,10 @@ def make_options(given: Mapping[str, Any]) -> LayoutOptions:
             if not re.fullmatch(r"0?\.\d+", text) or not 0 < float(text) <= 0.5:
                 raise InputError(f"hold_out must be a share above 0 and at most 0.5, such as 0.1, got '{text[:80]}'")
             values[key] = float(text)
+        elif key == "max_megapixels":
+            if not re.fullmatch(r"\d{1,9}(\.\d+)?", text) or float(text) <= 0:
+                raise InputError(f"max_megapixels must be a number above 0, such as 400, got '{text[:80]}'")
+            values[key] = float(text)
         else:
             values[key] = text
     return LayoutOptions(**values)
@@ -99,8 +106,9 @@ def parse_root(root: str | Path, further: Mapping[str, Any] | None = None) -> tu
         InputError: An unknown key, or a value that its key doesn't take.
 
     Example:
-        >>> parse_root("faces/CK+,apex_frames=3")
-        ('faces/CK+', LayoutOptions(apex_frames=3, neutral_frame=False, list=None, sha256=None, hold_out=None))
+        >>> path, options = parse_root("faces/CK+,apex_frames=3")
+        >>> path, options.apex_frames
+        ('faces/CK+', 3)
     """
     text, given = str(root), {}
     if not Path(text).exists():

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ngd_timm.data.decode import raise_image_limit
 from ngd_timm.data.layouts.affectnet import find_affectnet_csv, find_affectnet_folders
 from ngd_timm.data.layouts.ckplus import find_ckplus
 from ngd_timm.data.layouts.ferplus import find_ferplus_export, find_ferplus_two_csv
@@ -106,6 +107,8 @@ def look_at(root: str | Path, dataset: str, options: Mapping[str, Any] | None = 
         InputError: No such root, nothing in it that a data set is made of, or a list that isn't the published one.
     """
     text, chosen = parse_root(root, options)
+    if chosen.max_megapixels is not None:
+        raise_image_limit(chosen.max_megapixels)
     path = Path(text)
     if not path.exists():
         repository = hub_id(text)
