@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import timm
+import torch
 from timm.models import DefaultCfg, get_model_input_config, group_parameters, model_entrypoint, register_model
 from timm.optim import auto_group_layers
 from torch import Tensor, nn
@@ -31,6 +32,9 @@ class DistillationWrapper(nn.Module):
 
     Called plainly it is the student, bit for bit. With `return_embedding=True` the same single pass of the backbone
     also gives the embedding. Only the student is saved, exported and deployed.
+
+    A projection that no loss uses gets a gradient of zero, so every parameter takes part in every step and
+    DistributedDataParallel needs no `find_unused_parameters`, also where only the logits are used.
 
     Args:
         student: A timm classification model.
@@ -66,8 +70,16 @@ class DistillationWrapper(nn.Module):
 
     def forward(self, images: Tensor, return_embedding: bool = False) -> Any:
         if not return_embedding:
-            return self.student(images)
-        return self.heads(self.student.forward_features(images))
+            return self._tied(self.student(images))
+        logits, embedding = self.heads(self.student.forward_features(images))
+        return self._tied(logits), embedding
+
+    def _tied(self, logits: Any) -> Any:
+        """The same logits, through which the projection gets a gradient of zero."""
+        if self.projection is None or not torch.is_grad_enabled():
+            return logits
+        zero = self.projection.weight[:0].sum()  # of no element, so that not even an infinite weight shows
+        return logits + zero if isinstance(logits, Tensor) else tuple(part + zero for part in logits)
 
     def heads(self, features: Any) -> tuple[Tensor, Tensor]:
         """Logits and embedding from what the student's `forward_features` gave."""

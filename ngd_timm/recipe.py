@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ __all__ = [
     "StudentConfig",
     "TeacherRun",
     "load_recipe",
+    "ramp_shares",
     "recipe_names",
     "to_yaml",
 ]
@@ -125,6 +127,28 @@ class DataConfig(StrictModel):
         return self
 
 
+def ramp_shares(ramp: Sequence[float]) -> tuple[float, float]:
+    """D-Geo's ramp as two shares of the run, checked.
+
+    Raises:
+        InputError: Anything but 0 <= start <= end <= 1.
+
+    Example:
+        >>> ramp_shares([0, 0.6])
+        (0.0, 0.6)
+    """
+    try:
+        start, end = (float(share) for share in ramp)
+    except (TypeError, ValueError):
+        start = end = math.nan
+    if not 0 <= start <= end <= 1:
+        raise InputError(
+            f"ramp must be two shares of the run, 0 <= start <= end <= 1, got {_cut(str(ramp))}; divide epochs by the "
+            "length of the run: epochs 20 to 60 of 100 are (0.2, 0.6)"
+        )
+    return start, end
+
+
 class LossConfig(StrictModel):
     """Weights and settings of the objective; a weight of 0 leaves its term out."""
 
@@ -138,7 +162,7 @@ class LossConfig(StrictModel):
     sigma: Annotated[float, Field(gt=0)] = 0.4
     target: Literal["prototype", "va"] = "prototype"
     d_geo: Annotated[float, Field(ge=0)] = 0.0
-    ramp: tuple[int | float, int | float] = (0.2, 0.6)
+    ramp: tuple[float, float] = (0.2, 0.6)
     positive_classes: tuple[str, ...] = ("happiness", "surprise")
     variance_cap: Annotated[float, Field(ge=0)] = 0.2
     margin: Annotated[float, Field(ge=0)] = 0.5
@@ -154,17 +178,10 @@ class LossConfig(StrictModel):
             )
         return self
 
-    @model_validator(mode="after")
-    def _ramp_in_order(self) -> LossConfig:
-        start, end = self.ramp
-        if start < 0 or end < start or (isinstance(start, int) != isinstance(end, int)):
-            raise ValueError(
-                f"ramp must be [start, end] with 0 <= start <= end, both epochs (integers) or both fractions of the "
-                f"run (floats), got {list(self.ramp)}"
-            )
-        if isinstance(end, float) and end > 1:
-            raise ValueError(f"a ramp of fractions must end by 1.0, got {list(self.ramp)}; write epochs as integers")
-        return self
+    @field_validator("ramp", mode="before")
+    @classmethod
+    def _ramp_is_two_shares(cls, value: Any) -> tuple[float, float]:
+        return ramp_shares(value)
 
 
 class OptimConfig(StrictModel):
@@ -300,7 +317,7 @@ def load_recipe(model: type[ModelT], name: str | Path, overrides: Sequence[str] 
     Args:
         model: `Recipe`, or the teacher's.
         name: A name from `recipes/` or a path to a YAML file.
-        overrides: Strings `key=value`; the value is read as YAML, so `loss.ramp=[20,60]` works.
+        overrides: Strings `key=value`; the value is read as YAML, so `loss.ramp=[0.2,0.6]` works.
 
     Raises:
         InputError: One line that names the file, the key, and what is allowed.

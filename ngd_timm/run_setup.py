@@ -24,7 +24,7 @@ from ngd_timm.hub import hub_id, pin
 from ngd_timm.kd_cache import CachedTeacher
 from ngd_timm.kd_teacher import KDTeacher, TeacherEnsemble, open_teacher
 from ngd_timm.logit_adjustment import classifier_bias, logit_shift
-from ngd_timm.losses import NeuroGazeLoss, class_weights
+from ngd_timm.losses import NeuroGazeLoss
 from ngd_timm.ngd_models import DistillationWrapper, TimmModel
 from ngd_timm.processes import rank, world_size
 from ngd_timm.prototypes import GRID_FILE, PrototypeGrid
@@ -145,7 +145,7 @@ def prepare(recipe: Recipe) -> Setup:
         margin=loss.margin,
         gather_distributed=True,
         label_smoothing=loss.label_smoothing,
-        class_weights=class_weights(counts, loss.class_weights),
+        class_weights=(loss.class_weights, counts),
     )
     if recipe.optim.sync_bn and part[1] > 1:
         model.student = convert_sync_batchnorm(model.student)
@@ -174,11 +174,7 @@ def prepare(recipe: Recipe) -> Setup:
     # ask for pictures last: decoding them is the slow check
     valid = face_batches(model.student, held_out, workers=data.workers, part=part)
     if part[1] > 1:
-        looked_at = criterion.d_geo is not None or (grid is not None and criterion.weights["proto_kd"] > 0)
-        task.prepare_distributed(
-            [device.index] if device.type == "cuda" else None,
-            find_unused_parameters=model.projection is not None and not looked_at,
-        )
+        task.prepare_distributed([device.index] if device.type == "cuda" else None)
         # all start from one student, and each drops other units
         torch.manual_seed(recipe.seed + part[0] * 2**32)
     return Setup(

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from ngd_timm.kd_cache import CachedTeacher
 from ngd_timm.kd_teacher import KDTeacher, TeacherEnsemble, open_teacher
 from ngd_timm.losses import COMPONENTS, NeuroGazeLoss
-from ngd_timm.losses.functional import distributed
 from ngd_timm.ngd_models import DistillationWrapper, TimmModel, batch_norm_statistics_kept, normalisation
 
 __all__ = ["NeuroGazeTask"]
@@ -75,9 +74,11 @@ class NeuroGazeTask(TrainingTask):
         self.epoch = epoch
 
     def prepare_distributed(self, device_ids: list[int] | None = None, **ddp_kwargs: Any) -> NeuroGazeTask:
+        """Train with other ranks, by DistributedDataParallel: the losses of a training step are the joined batch's."""
         from torch.nn.parallel import DistributedDataParallel
 
         self.trainable_module = DistributedDataParallel(self.trainable_module, device_ids=device_ids, **ddp_kwargs)
+        self.criterion.gather_distributed = True
         return self
 
     def compile(  # type: ignore[override]
@@ -136,7 +137,8 @@ class NeuroGazeTask(TrainingTask):
     def gradient_norms(self, input: Tensor, target: Tensor, valence_arousal: Tensor | None = None) -> dict[str, float]:
         """Norm of each unweighted component's gradient at the backbone's features, where CE and embedding terms meet.
 
-        A pass of its own that leaves weights, batch-norm statistics and random state as they were.
+        A pass of its own that leaves weights, batch-norm statistics and random state as they were. Where the criterion
+        communicates, the norms are those of the joined batch, and every rank must call this.
         """
         wrapper = self._wrapper()
         devices = [input.device] if input.device.type == "cuda" else []
@@ -157,7 +159,7 @@ class NeuroGazeTask(TrainingTask):
                     squares = [g.double().square().sum() for g in gradients if g is not None]
                     total = sum(squares, torch.zeros((), dtype=torch.float64, device=input.device))
                     # each process has its rows' gradient of its own loss, of which the joint loss is the mean
-                    processes = dist.get_world_size() if distributed() else 1
+                    processes = dist.get_world_size() if self.criterion.communicates else 1
                     if processes > 1:
                         dist.all_reduce(total)
                     norms[name] = float(total) ** 0.5 / processes / scale

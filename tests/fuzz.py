@@ -244,7 +244,10 @@ def targets(folder: Path) -> list[Target]:
         Target("grid.safetensors", grids, invented_grid, PrototypeGrid.load),
         Target("recipe.yaml", recipes, lambda rng: invented_recipe(rng, keys), lambda file: load_recipe(Recipe, file)),
         Target(
-            "override.txt", [b"optim.lr=1e-3", b"loss.ramp=[20, 60]", b"data.root=a b"], invent_override, load_override
+            "override.txt",
+            [b"optim.lr=1e-3", b"loss.ramp=[0.2, 0.6]", b"data.root=a b"],
+            invent_override,
+            load_override,
         ),
     ]
 

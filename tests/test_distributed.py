@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,40 +22,17 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
+from ngd_timm import NeuroGazeTask, PrototypeGrid, wrap
 from ngd_timm.data import FaceBatches, load_split
 from ngd_timm.errors import InputError
 from ngd_timm.interruption import Stopped
-from ngd_timm.losses import DGeoLoss, cross_entropy
+from ngd_timm.losses import COMPONENTS, DGeoLoss, NeuroGazeLoss, cross_entropy
 from ngd_timm.metrics import fer_metrics, gather_rows
 from ngd_timm.processes import join
 from ngd_timm.recipe import AugmentConfig, Recipe
 from ngd_timm.resume_state import StateFiles
 from ngd_timm.run_lock import locked
 from ngd_timm.train import resume, train
-
-
-def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    z = torch.randn(10, 16, generator=generator, dtype=torch.float64)
-    return (
-        z,
-        torch.tensor([1, 1, 2, 2, 1, 0, 3, 2, 1, 6]),
-        torch.rand(8, generator=generator, dtype=torch.float64) + 0.1,
-    )
-
-
-def objective(z: torch.Tensor, y: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    geo = DGeoLoss(variance_cap=0.05, margin=1.5, gather_distributed=True)
-    return geo(z, y) + cross_entropy(z[:, :8], y, weight, 0.1)
-
-
-def gradient_of_a_part(rank: int, folder: str) -> None:
-    z, y, weight = batch()
-    # unequal parts: the last batch of an epoch
-    part = slice(0, 7) if rank == 0 else slice(7, 10)
-    z = z[part].requires_grad_()
-    objective(z, y[part], weight).backward()
-    torch.save(z.grad, f"{folder}/{rank}.pt")
 
 
 def label_set(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
@@ -125,7 +103,6 @@ def meet(rank: int, port: int) -> None:
 
 def train_together(rank: int, port: int, faces: str, folder: str) -> None:
     meet(rank, port)
-    gradient_of_a_part(rank, folder)
     score_a_part(rank, folder)
     import ngd_timm.data
 
@@ -175,15 +152,6 @@ def together(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_student(timm.create_model("test_vit", num_classes=8, in_chans=1, img_size=32), faces / "teacher", CLASSES)
     mp.spawn(train_together, (free_port(), str(faces), str(folder)), nprocs=2)
     return folder
-
-
-def test_two_ranks_give_the_gradient_of_one_process_on_the_joined_batch(together: Path) -> None:
-    z, y, weight = batch()
-    z.requires_grad_()
-    objective(z, y, weight).backward()
-    parts = [torch.load(together / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
-    # DistributedDataParallel averages over ranks
-    torch.testing.assert_close(torch.cat(parts) / 2, z.grad)
 
 
 def test_two_ranks_give_the_figures_of_one_process_to_the_last_bit_and_those_of_scikit_learn(
@@ -245,6 +213,154 @@ def test_synchronised_batch_norm_on_the_cpu_is_refused_in_one_line(together: Pat
     assert not (together / "sync").exists()
     for rank in (0, 1):
         assert (together / f"refused-{rank}").read_text().startswith("optim.sync_bn=true needs GPUs")
+
+
+def wait_for(path: Path, seconds: float = 30) -> None:
+    """For a file of the other process: a collective would not show that none is needed."""
+    ends = time.monotonic() + seconds
+    while not path.exists():
+        if time.monotonic() > ends:
+            raise TimeoutError(f"{path.name} was not written within {seconds} s: a collective waits")
+        time.sleep(0.05)
+
+
+GRID = PrototypeGrid.random(16, size=3, seed=0)
+FIRST = (5, 7, 10)
+
+
+def whole_batch() -> dict[str, torch.Tensor]:
+    """Logits, embeddings, targets of which two rows are ignored, the teacher's logits."""
+    generator = torch.Generator().manual_seed(3)
+    logits, teacher = (torch.randn(10, 8, generator=generator, dtype=torch.float64) for _ in range(2))
+    z = torch.randn(10, 16, generator=generator, dtype=torch.float64)
+    target = torch.tensor([1, 1, -100, 2, 1, 0, 3, 2, -100, 6])
+    return {"logits": logits, "embedding": z, "target": target, "teacher_logits": teacher}
+
+
+def criterion(**options: Any) -> NeuroGazeLoss:
+    weights = torch.linspace(0.5, 2, 8)
+    return NeuroGazeLoss(GRID, d_geo=0.5, variance_cap=0.05, margin=1.5, class_weights=weights, **options)
+
+
+def loss_of_one_rank(rank: int, folder: Path) -> None:
+    """Calls that rank 0 makes alone, while rank 1 waits for a file."""
+    done = folder / "alone"
+    if rank == 1:
+        return wait_for(done)
+    values = whole_batch()
+    criterion(gather_distributed=True).eval()(**values, epoch=99)
+    criterion().train()(**values, epoch=99)
+    geo = DGeoLoss(gather_distributed=True).eval()
+    geo(values["embedding"], values["target"])
+    cross_entropy(values["logits"], values["target"])
+    task = NeuroGazeTask(wrap("test_resnet", grid=GRID, in_chans=1), criterion(), verbose=False)
+    task.gradient_norms(torch.randn(4, 1, 32, 32), torch.arange(4))
+    done.touch()
+    return None
+
+
+def losses_of_a_part(rank: int, folder: Path, first: int) -> None:
+    """Rank 0 has the first rows of the batch, rank 1 the others."""
+    part = slice(0, first) if rank == 0 else slice(first, 10)
+    values = {name: rows[part] for name, rows in whole_batch().items()}
+    values["logits"].requires_grad_()
+    values["embedding"].requires_grad_()
+    losses = criterion(gather_distributed=True)(**values, epoch=99)
+    losses["loss"].backward()
+    gradients = {name: values[name].grad for name in ("logits", "embedding")}
+    torch.save((losses, gradients), folder / f"losses-{first}-{rank}.pt")
+
+
+class PlainLoop(torch.nn.Module):
+    """A model and its criterion in one module, as some loops give them to DistributedDataParallel."""
+
+    def __init__(self, model: torch.nn.Module, loss: torch.nn.Module) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, images: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        logits, embedding = self.model(images, return_embedding=True)
+        total: torch.Tensor = self.loss(logits, embedding, target)["loss"]
+        return total
+
+
+def steps_without_embedding_terms(rank: int, folder: Path) -> None:
+    """Two steps each of loops that use no embedding: without a gradient for every parameter the second one fails."""
+    from torch.nn.parallel import DistributedDataParallel
+
+    images, target = torch.randn(4, 1, 32, 32), torch.arange(4) + rank
+    ce = NeuroGazeLoss(GRID, proto_kd=0, d_geo=0)
+    outcome = {}
+    for name in ("logits alone", "embedding unused", "criterion inside", "timm task"):
+        torch.manual_seed(0)
+        model = wrap("test_resnet", grid=GRID, in_chans=1)
+        task = NeuroGazeTask(model, ce, verbose=False)
+        if name == "timm task":
+            task.prepare_distributed()
+        else:
+            ddp = DistributedDataParallel(PlainLoop(model, ce) if name == "criterion inside" else model)
+        try:
+            for _ in range(2):
+                if name == "logits alone":
+                    loss = torch.nn.functional.cross_entropy(ddp(images), target)
+                elif name == "embedding unused":
+                    loss = ce(*ddp(images, return_embedding=True), target)["loss"]
+                elif name == "criterion inside":
+                    loss = ddp(images, target)
+                else:
+                    loss = task(images, target)["loss"]
+                loss.backward()
+            outcome[name] = model.student.get_classifier().weight.grad
+        except RuntimeError as error:
+            outcome[name] = str(error).splitlines()[0]
+    torch.save(outcome, folder / f"steps-{rank}.pt")
+
+
+def custom_loops(rank: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    store = f"tcp://127.0.0.1:{port}"
+    dist.init_process_group("gloo", store, timeout=timedelta(seconds=20), world_size=2, rank=rank)
+    loss_of_one_rank(rank, Path(folder))
+    for first in FIRST:
+        losses_of_a_part(rank, Path(folder), first)
+    steps_without_embedding_terms(rank, Path(folder))
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def loops(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("loops")
+    mp.spawn(custom_loops, (free_port(), str(folder)), nprocs=2)
+    return folder
+
+
+def test_in_evaluation_and_by_default_a_loss_on_one_rank_waits_for_no_other(loops: Path) -> None:
+    assert (loops / "alone").exists()
+
+
+@pytest.mark.parametrize("first", FIRST)
+def test_gathered_losses_and_gradients_of_two_ranks_are_those_of_the_whole_batch(loops: Path, first: int) -> None:
+    values = whole_batch()
+    for name in ("logits", "embedding"):
+        values[name].requires_grad_()
+    expected = criterion()(**values, epoch=99)
+    expected["loss"].backward()
+    losses, gradients = zip(
+        *(torch.load(loops / f"losses-{first}-{rank}.pt", weights_only=True) for rank in (0, 1)), strict=True
+    )
+    for name in ("loss", *COMPONENTS):
+        torch.testing.assert_close((losses[0][name] + losses[1][name]) / 2, expected[name])
+    for name in ("logits", "embedding"):
+        # DistributedDataParallel averages over ranks
+        torch.testing.assert_close(torch.cat([rows[name] for rows in gradients]) / 2, values[name].grad)
+
+
+@pytest.mark.parametrize("loop", ["logits alone", "embedding unused", "criterion inside", "timm task"])
+def test_a_wrapper_whose_embedding_no_term_uses_trains_under_ddp(loops: Path, loop: str) -> None:
+    outcomes = [torch.load(loops / f"steps-{rank}.pt", weights_only=True)[loop] for rank in (0, 1)]
+    assert not isinstance(outcomes[0], str), outcomes[0]
+    assert torch.equal(*outcomes)
+    assert outcomes[0].abs().sum() > 0
 
 
 @pytest.mark.parametrize("in_memory", [True, False])

@@ -25,6 +25,7 @@ from ngd_timm.losses import (
 )
 from ngd_timm.losses.functional import unit
 from ngd_timm.prototypes import PrototypeGrid
+from ngd_timm.recipe import ramp_shares
 
 DIM = 32
 
@@ -205,8 +206,8 @@ def every_loss(grid: PrototypeGrid) -> dict[str, nn.Module]:
 
 @pytest.mark.parametrize("name", ["prototype", "va", "d_geo"])
 def test_gradients_agree_with_finite_differences_in_float64(grid: PrototypeGrid, name: str) -> None:
-    loss, y = every_loss(grid)[name].double(), torch.tensor([1, 1, 2, 2, 5])
-    z = embeddings(5).requires_grad_()
+    loss, y = every_loss(grid)[name].double(), torch.tensor([1, 1, 2, 2, 5, -100])
+    z = embeddings(6).requires_grad_()
     assert torch.autograd.gradcheck(lambda e: loss(e, y), (z,))
 
 
@@ -270,13 +271,70 @@ def test_ramp_is_zero_then_half_a_cosine_then_one() -> None:
     assert ramp_weight(0, 0, 0) == 1
 
 
-def test_ramp_of_fractions_is_the_ramp_of_epochs_on_a_hundred(grid: PrototypeGrid) -> None:
-    epochs, fractions = NeuroGazeLoss(grid, ramp=(20, 60)), NeuroGazeLoss(grid, epochs=100, ramp=(0.2, 0.6))
-    assert [epochs.ramp_at(e) for e in range(100)] == [fractions.ramp_at(e) for e in range(100)]
+def test_the_ramp_is_given_in_shares_of_the_run(grid: PrototypeGrid) -> None:
+    criterion = NeuroGazeLoss(grid, epochs=100, ramp=(0.2, 0.6))
+    assert [criterion.ramp_at(e) for e in range(100)] == [ramp_weight(e, 20, 60) for e in range(100)]
+    assert NeuroGazeLoss(grid, epochs=4, ramp=(0, 1)).ramp_at(2) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    "ramp",
+    [(20, 60), (20, 60.0), (20.0, 60.0), (0.2, 2), (0.6, 0.2), (-0.1, 0.5), (0.2, math.nan), (0.2,), ("a", "b"), 0.2],
+)
+def test_a_ramp_that_is_not_two_shares_is_refused_with_what_to_write(grid: PrototypeGrid, ramp: object) -> None:
+    with pytest.raises(InputError, match=r"0 <= start <= end <= 1, got .*: epochs 20 to 60 of 100 are \(0\.2, 0\.6\)"):
+        NeuroGazeLoss(grid, ramp=ramp)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"0 <= start <= end <= 1, got .*: epochs 20 to 60 of 100 are \(0\.2, 0\.6\)"):
+        ramp_shares(ramp)  # type: ignore[arg-type]
+
+
+def test_class_weights_are_given_as_a_tensor_or_as_a_rule_with_its_counts(grid: PrototypeGrid) -> None:
+    counts = [10, 20, 30, 40, 50, 60, 70, 80]
+    given = NeuroGazeLoss(grid, class_weights=("effective_number", counts)).class_weights
+    assert given is not None
+    torch.testing.assert_close(given, class_weights(counts, "effective_number"))
+    assert NeuroGazeLoss(grid, class_weights=("none", counts)).class_weights is None
+    for wrong in ("effective_number", ("balanced", counts[:7]), torch.ones(7), [1.0] * 8):
+        with pytest.raises(InputError, match=r"a tensor \(8,\), a rule with 8 counts"):
+            NeuroGazeLoss(grid, class_weights=wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("counts", [[0, 0, 0], [1, -1], [1, math.nan], [1, math.inf], [], [[1, 2]]])
+@pytest.mark.parametrize("rule", ["balanced", "effective_number"])
+def test_counts_that_give_no_class_weights_are_refused(counts: list[float], rule: str) -> None:
+    with pytest.raises(InputError, match="0 or more and not all 0, got"):
+        class_weights(counts, rule)
+
+
+def test_a_row_without_a_label_is_still_taught_by_the_teacher(grid: PrototypeGrid) -> None:
+    logits, teacher = torch.randn(4, 8), torch.randn(4, 8)
+    target = torch.tensor([1, -100, 2, -100])
+    losses = NeuroGazeLoss(grid)(logits, embeddings(4, torch.float32), target, teacher_logits=teacher)
+    torch.testing.assert_close(losses["kd"], logit_kd_loss(logits, teacher))
+
+
+@pytest.mark.parametrize("kind", ["indices", "weights", "empty"])
+def test_losses_with_ignored_rows_compile_to_one_graph_which_reads_no_value(grid: PrototypeGrid, kind: str) -> None:
+    criterion = NeuroGazeLoss(grid, epochs=1, ramp=(0, 0), class_weights=torch.linspace(0.5, 2, 8))
+    compiled = torch.compile(criterion, backend="aot_eager", fullgraph=True)
+    target = torch.tensor([1, -100, 1, 2, 7, -100])
+    if kind == "weights":
+        target = torch.softmax(torch.randn(6, 8), dim=1) * (target >= 0)[:, None]
+    rows = 0 if kind == "empty" else 6
+    values = torch.randn(6, 8)[:rows], embeddings(6, torch.float32)[:rows], target[:rows], 1
+    results = []
+    for loss in (criterion, compiled):
+        z, logits = values[1].clone().requires_grad_(), values[0].clone().requires_grad_()
+        losses = loss(logits, z, values[2], 1, teacher_logits=values[0].flip(1))
+        losses["loss"].backward()
+        results.append((losses["loss"], losses["kd"], z.grad, logits.grad))
+    torch.testing.assert_close(results[0], results[1])
 
 
 def test_the_objective_is_the_weighted_sum_of_its_components(grid: PrototypeGrid) -> None:
-    criterion = NeuroGazeLoss(grid, epochs=10, ce=0.7, kd=0.3, proto_kd=0.2, d_geo=0.5, ramp=(0, 4), variance_cap=0.01)
+    criterion = NeuroGazeLoss(
+        grid, epochs=10, ce=0.7, kd=0.3, proto_kd=0.2, d_geo=0.5, ramp=(0, 0.4), variance_cap=0.01
+    )
     logits, z, y, t = (
         torch.randn(6, 8),
         embeddings(6, torch.float32),
@@ -303,5 +361,9 @@ def test_what_does_not_fit_is_refused_with_what_would(grid: PrototypeGrid) -> No
         NeuroGazeLoss(grid, num_classes=7)
     with pytest.raises(InputError, match="needs a grid"):
         NeuroGazeLoss(None)
+    with pytest.raises(InputError, match="unknown KD mode 'mmse'; did you mean 'mse'"):
+        logit_kd_loss(torch.randn(2, 8), torch.randn(2, 8), "mmse")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="temperature must be above 0, got 0"):
+        logit_kd_loss(torch.randn(2, 8), torch.randn(2, 8), "kl", 0)
     with pytest.raises(InputError, match="class indices"):
         DGeoLoss()(torch.randn(2, 4), torch.randn(2, 3))

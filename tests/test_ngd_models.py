@@ -48,6 +48,26 @@ def test_dropout_of_the_head_acts_on_the_logits_as_in_the_bare_model(name: str) 
     assert not torch.equal(model(images, return_embedding=True)[0], expected)
 
 
+@pytest.mark.parametrize("return_embedding", [False, True])
+def test_a_projection_that_no_loss_uses_gets_a_gradient_of_zero(return_embedding: bool) -> None:
+    model = wrap("test_resnet", embedding_dim=24)
+    assert model.projection is not None
+    nn.init.constant_(model.projection.weight, float("inf"))
+    output = model(inputs(model), return_embedding=return_embedding)
+    logits = output[0] if return_embedding else output
+    logits.sum().backward()
+    assert logits.isfinite().all()
+    assert model.projection.weight.grad is not None
+    assert not model.projection.weight.grad.any()
+
+
+def test_a_student_that_gives_two_logits_in_training_gives_them_through_the_wrapper() -> None:
+    model = wrap("levit_128s", embedding_dim=24).train()
+    model.student.set_distilled_training(True)
+    logits = model(inputs(model, 4))
+    assert [tuple(part.shape) for part in logits] == [(4, 8), (4, 8)]
+
+
 def test_registered_resnet18_is_bit_equal_to_its_bare_student() -> None:
     model = timm.create_model("ngd_resnet18", embedding_dim=512, in_chans=1).eval()
     images = torch.randn(2, 1, 64, 64)

@@ -93,8 +93,8 @@ def test_a_teacher_of_an_ablation_is_refused_in_a_single_run_with_what_to_give()
 
 
 def test_overrides_are_read_as_yaml_and_keep_their_types() -> None:
-    recipe = load_recipe(Recipe, "b0_ce", ["optim.lr=1e-3", "loss.ramp=[20, 60]", "data.root=a b", "seed=3"])
-    assert (recipe.optim.lr, recipe.loss.ramp, recipe.data.root, recipe.seed) == (1e-3, (20, 60), "a b", 3)
+    recipe = load_recipe(Recipe, "b0_ce", ["optim.lr=1e-3", "loss.ramp=[0, 1]", "data.root=a b", "seed=3"])
+    assert (recipe.optim.lr, recipe.loss.ramp, recipe.data.root, recipe.seed) == (1e-3, (0.0, 1.0), "a b", 3)
 
 
 @pytest.mark.parametrize(
@@ -110,8 +110,10 @@ def test_overrides_are_read_as_yaml_and_keep_their_types() -> None:
         ("teacher={runn: b0_ce}", "teacher: teacher must be a run directory"),
         ("teacher=3", "teacher must be a run directory"),
         ("loss.proto_kd=0.1", "there is no grid"),
-        ("loss.ramp=[0.6, 0.2]", "ramp must be"),
-        ("loss.ramp=[1, 0.5]", "ramp must be"),
+        ("loss.ramp=[0.6, 0.2]", "loss.ramp: ramp must be two shares of the run"),
+        ("loss.ramp=[20, 60]", r"got \[20, 60\]; .* epochs 20 to 60 of 100 are \(0.2, 0.6\)"),
+        ("loss.ramp=[0.2]", "ramp must be two shares of the run"),
+        ("loss.ramp=0.2", "ramp must be two shares of the run"),
         ("data.classes=[neutral, hapiness]", "did you mean 'happiness'"),
         ("data.label_rule=most", "'majority', 'argmax' or 'votes'"),
         ("student.in_chans=2", "in_chans"),
@@ -169,7 +171,7 @@ def test_a_text_that_looks_like_a_number_stays_a_text(tmp_path: Path) -> None:
             ],
         ),
         ("g3", ["grid=grid3.safetensors", "teacher=a-0", "optim.epochs=3"]),
-        ("b0_ce", ["eval={ckplus: 'ck,apex_frames=3', jaffe: jaffe}", "loss.ramp=[0, 2]", "optim.ema=0.99"]),
+        ("b0_ce", ["eval={ckplus: 'ck,apex_frames=3', jaffe: jaffe}", "loss.ramp=[0, 0.5]", "optim.ema=0.99"]),
     ],
 )
 def test_the_command_of_a_recipe_gives_that_recipe(name: str, changes: list[str]) -> None:

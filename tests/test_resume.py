@@ -59,7 +59,7 @@ def everything(faces: Path, out: Path, teacher: Path, **changes: Any) -> Recipe:
         "optim": {"epochs": 3, "batch_size": 12, "lr": 1e-3, "ema": 0.9, "warmup": 0.3},
         "grid": "random",
         "teacher": str(teacher),
-        "loss": {"kd": 0.3, "proto_share": 0.2, "tau": 0.1, "d_geo": 0.05, "ramp": [0, 2]},
+        "loss": {"kd": 0.3, "proto_share": 0.2, "tau": 0.1, "d_geo": 0.05, "ramp": [0, 0.6]},
         "eval": {"schematic": f"{faces}:test"},
     }
     return recipe(faces, out, **all_of_it | changes)

@@ -17,7 +17,7 @@ def make(**options: float) -> NeuroGazeTask:
     torch.manual_seed(0)
     grid = PrototypeGrid.random(32)
     model = wrap("test_resnet", grid=grid, in_chans=1)
-    return NeuroGazeTask(model, NeuroGazeLoss(grid, epochs=4, ramp=(0, 1), **options), verbose=False)
+    return NeuroGazeTask(model, NeuroGazeLoss(grid, epochs=4, ramp=(0, 0.25), **options), verbose=False)
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Cross-entropy that agrees with torch's on one process and divides by the weights of all ranks on several."""
+"""Cross-entropy that agrees with torch's, and class weights from counts."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from ngd_timm.errors import choices
-from ngd_timm.losses.functional import at_least_float32, class_weight_matrix, distributed
+from ngd_timm.errors import InputError, choices
+from ngd_timm.losses.functional import at_least_float32, class_weight_matrix, mean_by
 
 __all__ = ["class_weights", "cross_entropy"]
 
@@ -35,6 +34,9 @@ def class_weights(counts: np.ndarray | Sequence[float], rule: str) -> Tensor | N
         counts: (C,) examples a class, or sums of soft labels.
         rule: "none" gives None; "balanced" is 1/n; "effective_number" is (1 - b) / (1 - b^n) with b = .999.
 
+    Raises:
+        InputError: An unknown rule, or counts that are negative, not finite, or all 0.
+
     Example:
         >>> class_weights([1, 1, 4], "balanced").tolist()
         [1.3333333730697632, 1.3333333730697632, 0.3333333432674408]
@@ -45,6 +47,8 @@ def class_weights(counts: np.ndarray | Sequence[float], rule: str) -> Tensor | N
     n = np.asarray(counts, dtype=np.float64)
     if rule == "none":
         return None
+    if n.ndim != 1 or not np.isfinite(n).all() or (n < 0).any() or not (n > 0).any():
+        raise InputError(f"counts must be one number a class, 0 or more and not all 0, got {n.tolist()}")
     present = n > 0
     safe = np.where(present, n, 1)
     if rule == "balanced":
@@ -57,22 +61,36 @@ def class_weights(counts: np.ndarray | Sequence[float], rule: str) -> Tensor | N
     return torch.tensor(weight / weight.sum() * present.sum(), dtype=torch.float32)
 
 
-def cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None = None, label_smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy of (B, C) logits with (B,) indices or (B, C) weights, as a weighted mean.
+def cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    gather_distributed: bool = False,
+) -> Tensor:
+    """Cross-entropy as a weighted mean over the batch.
 
-    For indices it equals `torch.nn.functional.cross_entropy`; for soft labels the class weights enter the divisor too.
+    For indices it equals `torch.nn.functional.cross_entropy`, rows of index -100 ignored; for soft labels the class
+    weights enter the divisor too, and a row counts as much as its weights sum to: one of zeros is ignored. A batch in
+    which nothing counts costs 0, attached to the graph, where torch's gives NaN.
+
+    Args:
+        logits: (B, C), any float dtype; computed in at least float32.
+        target: (B,) indices or (B, C) weights.
+        weight: (C,) of the classes, 0 or more.
+        label_smoothing: Share of each row's weight that is spread over all classes.
+        gather_distributed: Divide by the weights of all ranks, which must then all call it.
+
+    Example:
+        >>> logits = torch.tensor([[2.0, 0.0], [0.0, 2.0]])
+        >>> round(float(cross_entropy(logits, torch.tensor([0, -100]))), 3)
+        0.127
     """
     with torch.autocast(logits.device.type, enabled=False):
         logits = at_least_float32(logits)
         label = class_weight_matrix(target, logits.shape[1], logits)
-        smooth = label * (1 - label_smoothing) + label_smoothing / logits.shape[1]
+        smooth = label * (1 - label_smoothing) + label.sum(dim=1, keepdim=True) * (label_smoothing / logits.shape[1])
         if weight is not None:
             weight = weight.to(logits)
             label, smooth = label * weight, smooth * weight
-        total = -(smooth * torch.log_softmax(logits, dim=1)).sum()
-        divisor = label.sum().detach()
-        if distributed():
-            # ranks average their gradients, so each divides by the mean of the divisors
-            dist.all_reduce(divisor)
-            divisor = divisor / dist.get_world_size()
-        return total / divisor.clamp_min(torch.finfo(divisor.dtype).tiny)
+        return mean_by(-(smooth * torch.log_softmax(logits, dim=1)).sum(), label.sum(), gather_distributed)

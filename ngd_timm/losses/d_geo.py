@@ -68,12 +68,14 @@ class DGeoLoss(nn.Module):
         positive_classes: Names of the classes to cap.
         variance_cap: On unit vectors V_c lies in [0, 1].
         margin: Cosine distance wanted between the two classes farthest apart.
-        gather_distributed: Take the batch of all ranks, with gradients; a per-rank variance is another loss.
+        gather_distributed: In training take the batch of all ranks, with gradients, as a per-rank variance is another
+            loss; all ranks must then call it.
         classes: Names of the classes that targets index.
         class_anchors: (C, 2) valence/arousal; default `affect.anchors(classes)`.
 
     Shape:
-        embedding (B, D); target (B,) indices or (B, C) weights; output: scalar, attached to the graph even at 0.
+        embedding (B, D); target (B,) indices or (B, C) weights, where -100 or a row of zeros is ignored; output:
+        scalar, attached to the graph even at 0, which is what an empty batch gives.
 
     Example:
         >>> loss = DGeoLoss()
@@ -115,7 +117,7 @@ class DGeoLoss(nn.Module):
     def terms(self, embedding: Tensor, target: Tensor) -> DGeoTerms:
         """Cap, separation and the spread of each class, for logging."""
         weight = class_weight_matrix(target, self.num_classes, self.margins)
-        if self.gather_distributed and distributed():
+        if self.training and self.gather_distributed and distributed():
             embedding, weight = gather_with_gradient(embedding), gather_with_gradient(weight)
         return d_geo_terms(embedding, weight, self.positive, self.variance_cap, self.margins)
 

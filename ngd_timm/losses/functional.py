@@ -8,7 +8,18 @@ from torch import Tensor
 
 from ngd_timm.errors import InputError
 
-__all__ = ["at_least_float32", "class_weight_matrix", "batch_share", "distributed", "gather_with_gradient", "unit"]
+__all__ = [
+    "IGNORED",
+    "at_least_float32",
+    "class_weight_matrix",
+    "distributed",
+    "gather_with_gradient",
+    "mean_by",
+    "unit",
+]
+
+IGNORED = -100
+"""The class index of a row that counts nothing, as in `torch.nn.functional.cross_entropy`."""
 
 _ZERO = 1e-3
 
@@ -38,11 +49,16 @@ def unit(x: Tensor) -> Tensor:
 def class_weight_matrix(target: Tensor, num_classes: int, like: Tensor) -> Tensor:
     """Targets as a (B, C) matrix of weights in the dtype of `like`: one-hot for (B,) indices, as they are for (B, C).
 
+    The index -100 gives a row of zeros, which counts nothing. Any other index that is no class is torch's error.
+
     Raises:
         InputError: A shape that is neither (B,) nor (B, num_classes), or indices that are not integers.
     """
     if target.ndim == 1 and not target.is_floating_point():
-        return torch.nn.functional.one_hot(target.long(), num_classes).to(like.dtype)
+        index = target.long()
+        counted = index != IGNORED
+        rows = torch.nn.functional.one_hot(torch.where(counted, index, 0), num_classes)
+        return (rows * counted[:, None]).to(like.dtype)
     if target.ndim == 2 and target.shape[1] == num_classes:
         return target.to(like.dtype)
     raise InputError(
@@ -56,16 +72,22 @@ def distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def batch_share(rows: int, like: Tensor) -> Tensor | float:
-    """What a mean over `rows` is to be multiplied by, so that the mean over ranks is that of the joined batch.
+def mean_by(total: Tensor, weight: Tensor, gather_distributed: bool = False) -> Tensor:
+    """A sum over the batch divided by what its rows weigh; 0, attached to the graph, where they weigh nothing.
 
-    1 where all ranks have equally many rows, and on one process.
+    With `gather_distributed` it is divided by the mean weight of all ranks: their losses and gradients, averaged as
+    DistributedDataParallel does, are then those of the joined batch. All ranks must call it.
+
+    Example:
+        >>> mean_by(torch.tensor(6.0), torch.tensor(3.0)), mean_by(torch.tensor(0.0), torch.tensor(0.0))
+        (tensor(2.), tensor(0.))
     """
-    if not distributed():
-        return 1.0
-    total = torch.tensor(float(rows), device=like.device)
-    dist.all_reduce(total)
-    return rows * dist.get_world_size() / total
+    weight = weight.detach()
+    if gather_distributed and distributed():
+        weight = weight.clone()
+        dist.all_reduce(weight)
+        weight = weight / dist.get_world_size()
+    return total / torch.where(weight > 0, weight, 1)
 
 
 def gather_with_gradient(x: Tensor) -> Tensor:

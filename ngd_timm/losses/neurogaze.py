@@ -6,16 +6,19 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ngd_timm.affect import CLASSES
 from ngd_timm.errors import InputError
+from ngd_timm.losses.cross_entropy import class_weights as weights_of_counts
 from ngd_timm.losses.cross_entropy import cross_entropy
 from ngd_timm.losses.d_geo import DGeoLoss
-from ngd_timm.losses.functional import batch_share
+from ngd_timm.losses.functional import distributed
 from ngd_timm.losses.logit_kd import LogitKDLoss
 from ngd_timm.losses.proto_kd import ProtoKDLoss
+from ngd_timm.recipe import ramp_shares
 
 if TYPE_CHECKING:
     from ngd_timm.prototypes import PrototypeGrid
@@ -40,28 +43,39 @@ def ramp_weight(epoch: float, start: float, end: float) -> float:
 
 
 class NeuroGazeLoss(nn.Module):
-    """lambda_ce CE + lambda_kd KD + lambda_proto Proto-KD + lambda_geo ramp(epoch) D-Geo; defaults: the authors'.
+    """lambda_ce CE + lambda_kd KD + lambda_proto Proto-KD + lambda_geo ramp(epoch) D-Geo.
+
+    The defaults are the authors' settings. Class weights, which the recipes use (`effective_number`), need the counts
+    of a training set and are off by default: see `class_weights`.
 
     Args:
         grid: The frozen `PrototypeGrid`; None leaves Proto-KD out (then `proto_kd` must be 0).
         num_classes: How many classes the logits have; with `classes` not given it must be 8.
-        epochs: Length of the run, for a ramp in fractions of it.
+        epochs: Length of the run, of which `ramp` gives shares.
         classes: Class names in the order of the logits.
         ce, kd, proto_kd, d_geo: The lambdas; 0 leaves a term out. KD also stays out of a call without teacher logits.
         kd_mode, temperature: See `LogitKDLoss`.
         tau, sigma, target: See `ProtoKDLoss`.
-        ramp: (start, end) of D-Geo: integers are epochs, floats fractions of the run.
-        positive_classes, variance_cap, margin, gather_distributed: See `DGeoLoss`.
+        ramp: (start, end) of D-Geo as shares of the run: epochs 20 to 60 of 100 are (0.2, 0.6).
+        positive_classes, variance_cap, margin: See `DGeoLoss`.
+        gather_distributed: For a loop of several processes (DistributedDataParallel): in training the terms are those
+            of the joined batch, averaged over the ranks as DDP averages gradients, so every rank must make every call.
+            By default, and always in evaluation (`criterion.eval()`), a rank computes the loss of its own batch and
+            waits for no other. `ngd train` and `NeuroGazeTask.prepare_distributed` set it.
         label_smoothing: Of the cross-entropy.
-        class_weights: (C,) or None.
+        class_weights: Of the cross-entropy: (C,), or a rule with the training set's counts a class, as in
+            `class_weights=("effective_number", counts)` (see `losses.class_weights`); None weighs all alike.
 
     Shape:
         logits (B, C); embedding (B, D), None where no term looks at it; target (B,) or (B, C); teacher_logits (B, C) or
         None; valence_arousal (B, 2) or None. Output: dict of scalars: "loss", each active component unweighted, and
         "positive_variance", the mean spread of the positive classes of the batch (NaN where unknown).
 
+        A row whose target is -100, or all zeros, counts in no term but KD, which needs no label. A term without a row
+        that counts, as of an empty batch, is 0 and attached to the graph.
+
     Raises:
-        InputError: Classes that don't match, Proto-KD without a grid.
+        InputError: Classes or class weights that don't match, Proto-KD without a grid, a ramp that is not two shares.
 
     Example:
         >>> from ngd_timm import PrototypeGrid
@@ -98,7 +112,7 @@ class NeuroGazeLoss(nn.Module):
         margin: float = 0.5,
         gather_distributed: bool = False,
         label_smoothing: float = 0.055,
-        class_weights: Tensor | None = None,
+        class_weights: Tensor | tuple[str, np.ndarray | Sequence[float]] | None = None,
     ) -> None:
         super().__init__()
         if classes is None:
@@ -112,19 +126,33 @@ class NeuroGazeLoss(nn.Module):
         self.classes = tuple(classes)
         self.weights = {"ce": ce, "kd": kd, "proto_kd": proto_kd, "d_geo": d_geo}
         self.epochs, self.label_smoothing = epochs, label_smoothing
-        start, end = ramp
-        scale = 1 if isinstance(end, int) else epochs
-        self.ramp = (start * scale, end * scale)
+        self.ramp = ramp_shares(ramp)
         self.kd = LogitKDLoss(kd_mode, temperature)
         self.proto_kd = None if grid is None else ProtoKDLoss(grid, tau, target, sigma, classes)
-        self.d_geo = (
-            DGeoLoss(positive_classes, variance_cap, margin, gather_distributed, classes) if d_geo > 0 else None
-        )
-        self.register_buffer("class_weights", class_weights, persistent=False)
+        self.d_geo = DGeoLoss(positive_classes, variance_cap, margin, classes=classes) if d_geo > 0 else None
+        self.gather_distributed = gather_distributed
+        self.register_buffer("class_weights", _class_weights(class_weights, num_classes), persistent=False)
+
+    @property
+    def gather_distributed(self) -> bool:
+        """Whether the terms of a training step are those of all ranks' batches; setting it sets it in every term."""
+        return self.kd.gather_distributed
+
+    @gather_distributed.setter
+    def gather_distributed(self, gather: bool) -> None:
+        for term in (self.kd, self.proto_kd, self.d_geo):
+            if term is not None:
+                term.gather_distributed = gather
+
+    @property
+    def communicates(self) -> bool:
+        """Whether a call now needs the other ranks."""
+        return self.training and self.gather_distributed and distributed()
 
     def ramp_at(self, epoch: float) -> float:
         """Weight of D-Geo's ramp at an epoch."""
-        return ramp_weight(epoch, *self.ramp)
+        start, end = self.ramp
+        return ramp_weight(epoch, start * self.epochs, end * self.epochs)
 
     def effective_weights(self, epoch: float) -> dict[str, float]:
         """The lambdas as they act at an epoch, the ramp included."""
@@ -140,14 +168,14 @@ class NeuroGazeLoss(nn.Module):
     ) -> dict[str, Tensor]:
         """The active terms, unweighted and attached, and "positive_variance".
 
-        Of several processes each gets its part of them: their mean over the processes is the joined batch's.
+        Gathered, each process gets its part of them: their mean over the processes is the joined batch's.
         """
-        share = batch_share(len(logits), logits)
-        terms = {"ce": cross_entropy(logits, target, self.class_weights, self.label_smoothing)}
+        ce = cross_entropy(logits, target, self.class_weights, self.label_smoothing, self.communicates)
+        terms = {"ce": ce}
         if self.weights["kd"] > 0 and teacher_logits is not None:
-            terms["kd"] = share * self.kd(logits, teacher_logits)
+            terms["kd"] = self.kd(logits, teacher_logits)
         if self.proto_kd is not None and self.weights["proto_kd"] > 0:
-            terms["proto_kd"] = share * self.proto_kd(self._needed(embedding), target, valence_arousal)
+            terms["proto_kd"] = self.proto_kd(self._needed(embedding), target, valence_arousal)
         if self.d_geo is not None:
             geo = self.d_geo.terms(self._needed(embedding), target)
             terms["d_geo"] = geo.cap + geo.separation
@@ -173,3 +201,15 @@ class NeuroGazeLoss(nn.Module):
         weights = self.effective_weights(epoch)
         loss = torch.stack([weights[name] * terms[name] for name in COMPONENTS if name in terms]).sum()
         return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
+
+
+def _class_weights(given: Tensor | tuple[str, np.ndarray | Sequence[float]] | None, num_classes: int) -> Tensor | None:
+    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], str):
+        given = weights_of_counts(given[1], given[0])
+    if given is None or (isinstance(given, Tensor) and given.shape == (num_classes,)):
+        return given
+    shown = f"a tensor {tuple(given.shape)}" if isinstance(given, Tensor) else repr(given)[:80]
+    raise InputError(
+        f"class_weights must be a tensor ({num_classes},), a rule with {num_classes} counts as in "
+        f'("effective_number", counts), or None; got {shown}'
+    )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ngd_timm.affect import CLASSES, anchors
 from ngd_timm.errors import InputError, choices
-from ngd_timm.losses.functional import class_weight_matrix, unit
+from ngd_timm.losses.functional import class_weight_matrix, mean_by, unit
 
 if TYPE_CHECKING:
     from ngd_timm.prototypes import PrototypeGrid
@@ -18,17 +18,24 @@ if TYPE_CHECKING:
 __all__ = ["ProtoKDLoss", "proto_kd_loss"]
 
 
-def proto_kd_loss(embedding: Tensor, prototypes: Tensor, target_distribution: Tensor, tau: float = 0.90) -> Tensor:
+def proto_kd_loss(
+    embedding: Tensor,
+    prototypes: Tensor,
+    target_distribution: Tensor,
+    tau: float = 0.90,
+    gather_distributed: bool = False,
+) -> Tensor:
     """Mean KL(q_pro || softmax(cos(embedding, prototypes) / tau)).
 
     Args:
         embedding: (B, D), any float dtype; computed in at least float32.
         prototypes: (K, D), rows of unit length.
-        target_distribution: q_pro, (B, K), rows sum to 1.
+        target_distribution: q_pro, (B, K). A row counts as much as it sums to: 1, or 0 where it is ignored.
         tau: Temperature, above 0.
+        gather_distributed: Divide by the rows of all ranks, which must then all call it.
 
     Returns:
-        Scalar, 0 or more.
+        Scalar, 0 or more; 0, attached to the graph, where no row counts.
 
     Example:
         >>> p = torch.eye(3)
@@ -40,7 +47,10 @@ def proto_kd_loss(embedding: Tensor, prototypes: Tensor, target_distribution: Te
         z = unit(embedding)
         q = target_distribution.to(z.dtype)
         log_student = torch.log_softmax(z @ prototypes.to(z.dtype).T / tau, dim=1)
-        return (torch.xlogy(q, q) - q * log_student).sum(dim=1).mean()
+        mass = q.sum(dim=1)
+        # a row of mass m has m KL(q/m || student)
+        rows = (torch.xlogy(q, q) - q * log_student).sum(dim=1) - torch.xlogy(mass, mass)
+        return mean_by(rows.sum(), mass.sum(), gather_distributed)
 
 
 class ProtoKDLoss(nn.Module):
@@ -60,10 +70,12 @@ class ProtoKDLoss(nn.Module):
         sigma: Width of a class's place, in units of valence/arousal.
         classes: Names of the classes that targets index.
         class_anchors: (C, 2) valence/arousal of the classes; default: `affect.anchors(classes)`.
+        gather_distributed: In training divide by the rows of all ranks, which must then all call it.
 
     Shape:
-        embedding (B, D); target (B,) indices or (B, C) weights; valence_arousal (B, 2) or None, where a row of NaN
-        means "not known, take the class"; output: scalar.
+        embedding (B, D); target (B,) indices or (B, C) weights, where -100 or a row of zeros is ignored;
+        valence_arousal (B, 2) or None, where a row of NaN means "not known, take the class"; output: scalar, 0 where no
+        row counts.
 
     Raises:
         InputError: A setting out of range, or an embedding whose width is not the grid's.
@@ -93,6 +105,7 @@ class ProtoKDLoss(nn.Module):
         sigma: float = 0.4,
         classes: Sequence[str] = CLASSES,
         class_anchors: Tensor | None = None,
+        gather_distributed: bool = False,
     ) -> None:
         super().__init__()
         if target not in ("prototype", "va"):
@@ -101,6 +114,7 @@ class ProtoKDLoss(nn.Module):
             raise InputError(f"tau and sigma must be above 0, got tau={tau}, sigma={sigma}")
         self.tau, self.sigma, self.target = float(tau), float(sigma), target
         self.num_classes = len(classes)
+        self.gather_distributed = gather_distributed
         places = torch.from_numpy(anchors(classes)) if class_anchors is None else class_anchors.float()
         if places.shape != (self.num_classes, 2):
             raise InputError(f"class_anchors must be ({self.num_classes}, 2), got {tuple(places.shape)}")
@@ -125,12 +139,13 @@ class ProtoKDLoss(nn.Module):
                 "backbone with grid=grid to get a projection of that width"
             )
         with torch.autocast(embedding.device.type, enabled=False):
-            q = class_weight_matrix(target, self.num_classes, self.class_targets) @ self.class_targets
+            weight = class_weight_matrix(target, self.num_classes, self.class_targets)
+            q = weight @ self.class_targets
             if valence_arousal is not None:
                 known = valence_arousal.isfinite().all(dim=1, keepdim=True)
                 points = torch.where(known, valence_arousal, 0).to(self.class_targets.dtype)
-                q = torch.where(known, self.target_distribution(points), q)
-        return proto_kd_loss(embedding, self.prototypes, q, self.tau)
+                q = torch.where(known, weight.sum(dim=1, keepdim=True) * self.target_distribution(points), q)
+        return proto_kd_loss(embedding, self.prototypes, q, self.tau, self.training and self.gather_distributed)
 
     def extra_repr(self) -> str:
         return f"tau={self.tau}, target={self.target!r}, sigma={self.sigma}, cells={len(self.prototypes)}"
