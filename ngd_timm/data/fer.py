@@ -278,7 +278,7 @@ def load_split(
     if found.listed is not None and split in (None, "all"):
         _require_whole_list(parts, len(found.listed), root)
     if found.hold_out is not None and split in ("train", "valid"):
-        for part, held in zip(parts, held_out([part.rows for part in parts], found.hold_out), strict=True):
+        for part, held in zip(parts, held_out([part.rows for part in parts], found.hold_out, name), strict=True):
             part.drop(*((HELD_OUT, held) if split == "train" else (TRAINED_ON, ~held)))
     searched = _mark_duplicates(parts, found.pieces, drop_duplicates)
     _apply_limit(parts, limit)
