@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,7 @@ def ablate(arguments: Sequence[str], seeds: int, out: str | Path, warm_start: in
         _warm_start(recipes, 0, out, warm_start)  # what it refuses needs no network, and pinning may
     recipes = {name: pinned(recipe) for name, recipe in recipes.items()}
     _refuse_what_cannot_be_paired(recipes)
-    alike = _alike(recipes)
-    for group in alike:
-        logger.warning(f"{' and '.join(group)} are the same but for their names; to train one of them is enough")
+    _refuse_twins(recipes)
     base = next(iter(recipes.values())).seed
     plan = {seed: list(_plan(recipes, seed, out, warm_start)) for seed in range(base, base + seeds)}
     for planned in plan.values():
@@ -81,7 +80,7 @@ def ablate(arguments: Sequence[str], seeds: int, out: str | Path, warm_start: in
         done = [s for s in plan if s <= seed]
         folders = {name: [_folder(out, name, s) for s in done] for name in recipes}
         start = [] if warm_start is None else [_folder(out, WARM_START, s) for s in done]
-        tables = _write(compare(folders, done, start, alike=alike), out)
+        tables = _write(compare(folders, done, start), out)
     return tables
 
 
@@ -131,17 +130,12 @@ def _refuse_what_cannot_be_paired(recipes: Mapping[str, Recipe]) -> None:
             student_files(source)
 
 
-def _alike(recipes: Mapping[str, Recipe]) -> list[list[str]]:
-    """Groups of recipes that differ in nothing but their names."""
-    groups: list[list[str]] = []
-    for name, recipe in recipes.items():
-        settings = recipe.model_dump(exclude={"name"})
-        group = next((g for g in groups if recipes[g[0]].model_dump(exclude={"name"}) == settings), None)
-        if group is None:
-            groups.append([name])
-        else:
-            group.append(name)
-    return [group for group in groups if len(group) > 1]
+def _refuse_twins(recipes: Mapping[str, Recipe]) -> None:
+    """Rows that are one recipe would show a difference of exactly 0 and cost a run."""
+    settings = {name: recipe.model_dump(exclude={"name", "out"}) for name, recipe in recipes.items()}
+    for a, b in combinations(settings, 2):
+        if settings[a] == settings[b]:
+            raise InputError(f"{a} and {b} are the same recipe but for their names; leave one out, or change one")
 
 
 def _plan(recipes: Mapping[str, Recipe], seed: int, out: Path, warm_start: int | None) -> Iterator[_Run]:
@@ -177,6 +171,7 @@ def _warm_start(recipes: Mapping[str, Recipe], seed: int, out: Path, epochs: int
         "loss": LossConfig(**kept),
         "optim": first.optim.model_copy(update={"epochs": epochs, "warmup": warmup}),
         "grid": None,
+        "grid_control": "none",
         "grid_size": None,
         "grid_center": False,
         "teacher": None,

@@ -99,7 +99,7 @@ def _facts(run: Run) -> dict[str, str]:
         "Objective": " + ".join(weights),
         "Trained": f"{len(run.rows)} epochs"
         + (f", {clock(sum(seconds) / len(seconds))} each, {clock(sum(seconds))} in all" if seconds else ""),
-        "Grid": recipe.grid or "none",
+        "Grid": (recipe.grid or "none") + (f", control: {recipe.grid_control}" * (recipe.grid_control != "none")),
         "Logit teacher": ", ".join(recipe.teacher_sources) or "none",
         **_saved_as(student),
         "Weights scored": "the last epoch's (the best on validation is kept beside it and not reported)",

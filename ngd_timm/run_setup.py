@@ -241,20 +241,24 @@ def _batches_key(
 
 
 def open_grid(recipe: Recipe) -> PrototypeGrid | None:
-    """The grid that a recipe names, of the size that it asks for, centred where it says so.
+    """The grid that a recipe names, of the size that it asks for, centred where it says so, or the control made of it.
 
     Raises:
         InputError: Nothing of that name, or another size.
     """
     if recipe.grid is None:
         return None
-    grid = PrototypeGrid.from_spec(recipe.grid, seed=recipe.seed)
+    grid = PrototypeGrid.from_spec(recipe.grid)
     if recipe.grid_size not in (None, grid.size):
         raise InputError(
             f"{recipe.name}: grid={recipe.grid} is {grid.size}x{grid.size}, grid_size asks for {recipe.grid_size}; "
             f"build one with: ngd prototypes build TEACHER_RUN --size {recipe.grid_size} --out FILE"
         )
-    return grid.centered() if recipe.grid_center else grid
+    if recipe.grid_control in ("random", "va"):
+        grid = PrototypeGrid.random(grid.dim, grid.size, recipe.seed)
+    if recipe.grid_center:
+        grid = grid.centered()
+    return grid.shuffled(recipe.seed) if recipe.grid_control == "shuffled" else grid
 
 
 def _start_from(student: TimmModel, source: str, classes: tuple[str, ...]) -> None:

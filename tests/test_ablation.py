@@ -17,7 +17,6 @@ import pytest
 
 from ngd_timm.ablation import ablate
 from ngd_timm.errors import InputError
-from ngd_timm.files import packaged
 from ngd_timm.recipe import Recipe, load_recipe
 from ngd_timm.train import train
 
@@ -174,20 +173,6 @@ def test_a_warm_start_is_one_run_a_seed_from_which_every_recipe_starts(faces: Pa
     assert found(tmp_path)["sets"]["schematic:test"]["recipes"]["b0_ce"]["8way"]["acc"]["seed_ci95"] is None
 
 
-def test_one_recipe_under_two_names_is_called_so_before_it_is_trained_and_below_the_table(
-    faces: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    again = tmp_path / "again.yaml"
-    again.write_text((packaged("recipes") / "b0_ce.yaml").read_text().replace("name: b0_ce", "name: again"))
-    changes = ["optim.epochs=1", "c_va:loss.kd=0", "c_va:teacher=null"]
-    tables = ablate(["b0_ce", "c_va", str(again), *settings(faces), *changes], 1, tmp_path / "out")
-    said = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-    assert said == ["b0_ce and again are the same but for their names; to train one of them is enough"]
-    assert "b0_ce and again are one recipe under 2 names: no effect lies between them" in tables[0].notes
-    (nothing,) = [d for d in found(tmp_path / "out")["sets"]["schematic:valid"]["differences"] if d["a"] == "again"]
-    assert nothing["8way"]["macro_f1"]["ci95"] == [0, 0]
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -201,6 +186,11 @@ def test_one_recipe_under_two_names_is_called_so_before_it_is_trained_and_below_
         (["b0_ce", "ce_fast"], "can't be paired: data.label_rule is majority and votes; give data.label_rule"),
         (["ce_fast", "student_small"], "can't be paired: eval_flip is True and False; give eval_flip=… for all"),
         (["b0_ce", "b1_kd:seed=3", "b1_kd"], "can't be paired: seed is 0 and 3"),
+        (
+            ["b0_ce", "b2_proto", "tau_paper"],
+            "b2_proto and tau_paper are the same recipe .*; leave one out",
+        ),
+        (["b2_share", "c_va", "b0_ce", "b2_share:grid_control=va"], "b2_share and c_va are the same recipe"),
         (["b0_ce", "g3", "g3:grid=gameemo-v2"], "grid=gameemo-v2 is 5x5, grid_size asks for 3"),
         (["b0_ce", "b1_kd", "b1_kd:teacher=nowhere"], "nowhere is neither a run"),
     ],

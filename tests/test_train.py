@@ -25,9 +25,10 @@ from ngd_timm.export import load_student, open_student, save_student, shipped_st
 from ngd_timm.files import packaged, sha256_file
 from ngd_timm.kd_teacher import KDTeacher, open_teacher
 from ngd_timm.predictions import predict, prediction_file, read_predictions
+from ngd_timm.prototypes import PrototypeGrid
 from ngd_timm.recipe import Recipe, load_recipe
 from ngd_timm.task import NeuroGazeTask
-from ngd_timm.train import resume, train
+from ngd_timm.train import open_grid, resume, train
 
 
 def recipe(faces: Path, out: Path, **changes: Any) -> Recipe:
@@ -42,7 +43,11 @@ def recipe(faces: Path, out: Path, **changes: Any) -> Recipe:
     return Recipe.model_validate(base | changes)
 
 
-FULL = {"grid": "random", "loss": {"kd": 0.3, "proto_kd": 0.2, "tau": 0.1, "d_geo": 0.05, "ramp": [0, 1]}}
+FULL = {
+    "grid": "gameemo-v2",
+    "grid_control": "random",
+    "loss": {"kd": 0.3, "proto_kd": 0.2, "tau": 0.1, "d_geo": 0.05, "ramp": [0, 1]},
+}
 
 
 @pytest.fixture(scope="module")
@@ -134,8 +139,30 @@ def test_weights_beyond_float16_are_refused_and_nothing_is_written(tmp_path: Pat
     assert not (tmp_path / "student").exists()
 
 
+@pytest.mark.parametrize("center", [False, True])
+@pytest.mark.parametrize("control", ["none", "shuffled", "random", "va"])
+def test_a_control_is_made_of_the_grid_that_the_recipe_names(control: str, center: bool, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    own = PrototypeGrid.build(rng.normal(1, 1, (60, 128)), rng.uniform(-1, 1, (60, 2)), size=3)
+    own.save(tmp_path / "own.safetensors")
+    changes = {"grid": str(tmp_path / "own.safetensors"), "grid_center": center, "grid_control": control, "seed": 3}
+    grid = open_grid(Recipe.model_validate({"name": "mine", **changes}))
+    assert grid is not None
+    assert (grid.dim, grid.size) == (128, 3)
+    real = own.centered() if center else own
+    ordered = [sorted(g.prototypes.tolist()) for g in (grid, real)]
+    assert (ordered[0] == ordered[1]) == (control in ("none", "shuffled"))
+    assert torch.equal(grid.prototypes, real.prototypes) == (control == "none")
+    assert grid.metadata.get("control", "none") == {"va": "random"}.get(control, control)
+
+
 def test_a_share_asked_for_is_the_share_that_is_measured(faces: Path, tmp_path: Path) -> None:
-    changes = {"grid": "random", "loss": {"proto_share": 0.25}, "optim": {"epochs": 1, "batch_size": 16, "lr": 1e-5}}
+    changes = {
+        "grid": "gameemo-v2",
+        "grid_control": "random",
+        "loss": {"proto_share": 0.25},
+        "optim": {"epochs": 1, "batch_size": 16, "lr": 1e-5},
+    }
     run = train(recipe(faces, tmp_path / "run", share_every=1, **changes))
     assert float(rows(run)[0]["share_proto_kd"]) == pytest.approx(25, abs=6)
 
@@ -143,7 +170,12 @@ def test_a_share_asked_for_is_the_share_that_is_measured(faces: Path, tmp_path: 
 def test_a_share_holds_while_the_gradients_change(faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, number in {"_EARLY": 4, "_EVERY_EARLY": 1, "_EVERY_LATER": 2}.items():
         monkeypatch.setattr(f"ngd_timm.train.{name}", number)
-    changes = {"grid": "random", "loss": {"proto_share": 0.25}, "optim": {"epochs": 12, "batch_size": 16, "lr": 1e-2}}
+    changes = {
+        "grid": "gameemo-v2",
+        "grid_control": "random",
+        "loss": {"proto_share": 0.25},
+        "optim": {"epochs": 12, "batch_size": 16, "lr": 1e-2},
+    }
     last = rows(run := train(recipe(faces, tmp_path / "run", **changes)))[-1]
     assert float(last["lambda_proto_kd"]) > 1.5 * float(rows(run)[0]["lambda_proto_kd"])
     assert float(last["share_proto_kd"]) == pytest.approx(25, abs=6)
