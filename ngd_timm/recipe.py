@@ -222,6 +222,7 @@ class Recipe(StrictModel):
     grid_center: bool = False
     teacher: str | tuple[str, ...] | TeacherRun | None = None
     loss: LossConfig = LossConfig()
+    allow_stacked_balancing: bool = False
     optim: OptimConfig = OptimConfig()
     init: str | None = None
     eval: dict[str, str] = {}
@@ -282,6 +283,22 @@ class Recipe(StrictModel):
             )
         if self.grid_control == "random" and self.loss.target == "va":
             raise ValueError("grid_control=random with loss.target=va is grid_control=va; write that, without target")
+        return self
+
+    @model_validator(mode="after")
+    def _classes_are_balanced_once(self) -> Recipe:
+        corrections = {
+            "data.sampler": (self.data.sampler, "random"),
+            "loss.class_weights": (self.loss.class_weights if self.loss.ce > 0 else "none", "none"),
+            "student.logit_adjustment": (self.student.logit_adjustment, 0),
+        }
+        on = {key: (value, off) for key, (value, off) in corrections.items() if value != off}
+        if len(on) > 1 and not self.allow_stacked_balancing:
+            raise ValueError(
+                f"{' and '.join(f'{key}={value}' for key, (value, _) in on.items())} each correct the same class "
+                f"imbalance; keep one of them ({', '.join(f'{key}={off}' for key, (_, off) in on.items())} turn them "
+                "off), or give allow_stacked_balancing=true"
+            )
         return self
 
     @property

@@ -79,7 +79,7 @@ def _saved_as(student: StudentConfig) -> dict[str, str]:
     """Whether the student that is saved and scored differs from the one that was trained."""
     how = [] if student.weights == "float32" else [f"matrices in {student.weights}"]
     if student.logit_adjustment:
-        how.append(f"logits less {student.logit_adjustment:g} × the log prior of the training labels")
+        how.append(f"logits less {student.logit_adjustment:g} × the log prior of the labels drawn in training")
     return {"Saved with": ", ".join(how)} if how else {}
 
 

@@ -64,6 +64,8 @@ def prepare(recipe: Recipe) -> Setup:
         InputError: The first thing that can't be used.
     """
     from ngd_timm.data import FaceBatches, FaceStream, class_counts, load_split, load_stream
+    from ngd_timm.data.batches import targets
+    from ngd_timm.data.samplers import drawn_counts
 
     if recipe.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise InputError("tensorboard=true needs the package tensorboard: pip install 'ngd-timm[tensorboard]'")
@@ -110,14 +112,16 @@ def prepare(recipe: Recipe) -> Setup:
         rows, tally = load_stream(data.name, data.root, "train", **chosen)
         batches = FaceStream(rows, buffer=data.shuffle_buffer, **drawn)
         counts, reports["train"] = batches.counts, batches.report(data.name, "train", tally)
+        labels_drawn = counts
     else:
         counts = class_counts(training)
         drawn |= {"sampler": data.sampler, "in_memory": data.in_memory, "workers": data.workers}
         batches = FaceBatches(training, train=True, part=part, **drawn)
+        labels_drawn = drawn_counts(targets(training), batches.labels, data.sampler, len(classes))
     shift = None
     if recipe.student.logit_adjustment:
         classifier_bias(model.student)  # refused now, not after an epoch
-        shift = logit_shift(counts, recipe.student.logit_adjustment)
+        shift = logit_shift(labels_drawn, recipe.student.logit_adjustment)
     autocast = autocast_type(recipe.optim.amp, device)
     teacher: KDTeacher | TeacherEnsemble | CachedTeacher | None = asked
     if asked is not None and recipe.kd_cache is not None:
@@ -193,7 +197,10 @@ def prepare(recipe: Recipe) -> Setup:
         scaler=torch.amp.GradScaler(device.type, enabled=autocast == torch.float16),
         grid=grid,
         shift=shift,
-        fingerprint=_fingerprint(recipe, reports, grid, autocast, device),
+        fingerprint={
+            **_fingerprint(recipe, reports, grid, autocast, device),
+            "labels_drawn": dict(zip(classes, labels_drawn.tolist(), strict=True)),
+        },
     )
 
 

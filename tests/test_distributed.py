@@ -88,6 +88,7 @@ def vit(faces: str, out: Path) -> Recipe:
             "out": str(out),
             "student": {"backbone": "test_vit", "image_size": 32},
             "data": {"name": "schematic", "root": faces, "workers": 0, "sampler": "class_aware"},
+            "allow_stacked_balancing": True,
             "grid": "gameemo-v2",
             "grid_control": "random",
             "teacher": str(Path(faces) / "teacher"),

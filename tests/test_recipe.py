@@ -164,6 +164,27 @@ def test_a_hostile_or_broken_file_is_refused(text: str, message: str, tmp_path: 
         load_recipe(Recipe, file)
 
 
+SAMPLER, WEIGHTS, ADJUSTMENT = "data.sampler=class_aware", "loss.class_weights=balanced", "student.logit_adjustment=0.3"
+
+
+@pytest.mark.parametrize(
+    "stacked", [(SAMPLER, WEIGHTS), (SAMPLER, ADJUSTMENT), (WEIGHTS, ADJUSTMENT), (SAMPLER, WEIGHTS, ADJUSTMENT)]
+)
+def test_two_corrections_of_class_imbalance_are_refused_unless_that_is_asked_for(stacked: tuple[str, ...]) -> None:
+    plain = ["loss.class_weights=none"]
+    with pytest.raises(InputError, match="allow_stacked_balancing") as caught:
+        load_recipe(Recipe, "b0_ce", [*plain, *stacked])
+    assert [one for one in (SAMPLER, WEIGHTS, ADJUSTMENT) if one in str(caught.value)] == list(stacked)
+    assert "\n" not in str(caught.value)
+    load_recipe(Recipe, "b0_ce", [*plain, *stacked, "allow_stacked_balancing=true"])
+    for one in stacked:
+        load_recipe(Recipe, "b0_ce", [*plain, one])
+
+
+def test_class_weights_of_a_cross_entropy_that_weighs_nothing_correct_nothing() -> None:
+    load_recipe(Recipe, "b1_kd", ["loss.ce=0", WEIGHTS, SAMPLER])
+
+
 def test_an_unknown_recipe_names_the_nearest() -> None:
     with pytest.raises(InputError, match="did you mean 'b3_full'"):
         load_recipe(Recipe, "b3_ful")

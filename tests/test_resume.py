@@ -61,6 +61,7 @@ def everything(faces: Path, out: Path, teacher: Path, **changes: Any) -> Recipe:
         "grid_control": "random",
         "teacher": str(teacher),
         "loss": {"kd": 0.3, "proto_share": 0.2, "tau": 0.1, "d_geo": 0.05, "ramp": [0, 2]},
+        "allow_stacked_balancing": True,
         "eval": {"schematic": f"{faces}:test"},
     }
     return recipe(faces, out, **all_of_it | changes)

@@ -190,7 +190,7 @@ def test_a_warm_up_that_rounds_to_the_whole_of_a_short_run_is_cut(faces: Path, t
 
 def test_ema_tensorboard_flip_and_the_class_aware_sampler_work_together(faces: Path, tmp_path: Path) -> None:
     optim = {"epochs": 1, "batch_size": 16, "ema": 0.9, "warmup": 0.5}
-    changes = {"optim": optim, "eval_flip": True, "tensorboard": True}
+    changes = {"optim": optim, "eval_flip": True, "tensorboard": True, "loss": {"class_weights": "none"}}
     data = {"name": "schematic", "root": str(faces), "workers": 0, "sampler": "class_aware"}
     run = train(recipe(faces, tmp_path / "run", data=data, **changes))
     assert json.loads((run / "metrics.json").read_text())["schematic:valid"]["flip"] is True
@@ -313,7 +313,8 @@ def test_a_teachers_logit_adjustment_is_taken_back_and_a_shipped_student_can_tea
     faces: Path, baseline: Path, tmp_path: Path
 ) -> None:
     student = {"backbone": "test_resnet", "image_size": 32, "logit_adjustment": 0.5}
-    plain, adjusted = baseline, train(recipe(faces, tmp_path / "adjusted", student=student))
+    stacked = {"student": student, "allow_stacked_balancing": True}
+    plain, adjusted = baseline, train(recipe(faces, tmp_path / "adjusted", **stacked))
     images = torch.randn(4, 1, 32, 32)
     said = {
         source: KDTeacher.open(source, CLASSES, (0.5,), (0.25,))(images)
