@@ -17,8 +17,9 @@ from ngd_timm.files import read_json, write_json, write_text
 from ngd_timm.interruption import Stopped
 from ngd_timm.recipe import LossConfig, Recipe, TeacherRun, load_recipe
 from ngd_timm.report import write_ablation_report
+from ngd_timm.run_setup import data_hashes, open_grid, pinned, student_hash, teacher_config_hash, teacher_hash
 from ngd_timm.tables import Table, ablation_tables
-from ngd_timm.train import open_grid, pinned, resume, student_hash, teacher_hash, train
+from ngd_timm.train import resume, train
 
 __all__ = ["WARM_START", "ablate"]
 
@@ -72,11 +73,13 @@ def ablate(arguments: Sequence[str], seeds: int, out: str | Path, warm_start: in
     for planned in plan.values():
         for run in planned:
             _refuse_another_run(run)
+    data = _data_at_hand([run for planned in plan.values() for run in planned])
     total, number, tables = sum(map(len, plan.values())), 0, []
     for seed, planned in plan.items():
         for run in planned:
             number += 1
             _finish(run, f"[{number}/{total}] {run.recipe.name}, seed {seed}")
+            _refuse_other_data(run, data)
         done = [s for s in plan if s <= seed]
         folders = {name: [_folder(out, name, s) for s in done] for name in recipes}
         start = [] if warm_start is None else [_folder(out, WARM_START, s) for s in done]
@@ -231,6 +234,35 @@ def _refuse_another_run(run: _Run) -> None:
         )
 
 
+def _data_at_hand(runs: Sequence[_Run]) -> dict[bool, dict[str, str]]:
+    """What the table's data hash to, if it has runs already, which all have to be on these; by `data.streaming`."""
+    known: dict[bool, dict[str, str]] = {}
+    for run in runs:
+        if (run.folder / "fingerprint.json").is_file():
+            if run.recipe.data.streaming not in known:
+                known[run.recipe.data.streaming] = data_hashes(run.recipe)
+            _refuse_other_data(run, known)
+    return known
+
+
+def _refuse_other_data(run: _Run, known: dict[bool, dict[str, str]]) -> None:
+    """A difference between runs on different images, labels, valence or arousal would not be one of their recipes."""
+    file = run.folder / "fingerprint.json"
+    try:
+        trained = {split: str(report["sha256"]) for split, report in read_json(file)["data"].items()}
+        _ = trained["train"], trained["valid"]
+    except (KeyError, TypeError, AttributeError):
+        raise InputError(f"{file} lacks the hashes of its data; remove that run, then it is trained again") from None
+    expected = known.setdefault(run.recipe.data.streaming, trained)
+    for split, sha256 in expected.items():
+        if trained[split] != sha256:
+            raise InputError(
+                f"{run.folder} was trained on other {split} data (sha256 {trained[split][:12]}…) than "
+                f"{run.recipe.data.root} holds for this table ({sha256[:12]}…); bring those back, remove the runs on "
+                "others, or choose another --out"
+            )
+
+
 def _same_end(a: Recipe, b: Recipe, key: str) -> bool:
     first, second = _last_names(getattr(a, key)), _last_names(getattr(b, key))
     return first is not None and first == second
@@ -274,12 +306,14 @@ def _refuse_other_sources(run: _Run) -> None:
     grid = open_grid(run.recipe)
     sources = {
         "teacher": teacher_hash(run.recipe),
+        "teacher_config": teacher_config_hash(run.recipe),
         "init": student_hash(run.recipe.init),
         "grid": None if grid is None else grid.sha256,
     }
     for name, now in sources.items():
         if fingerprint.get(name) != now:
-            raise InputError(f"{run.folder} was trained with another {name} than is there now; remove that run")
+            what = "teacher's config.json" if name == "teacher_config" else name
+            raise InputError(f"{run.folder} was trained with another {what} than is there now; remove that run")
 
 
 def _write(comparison: dict[str, Any], out: Path) -> list[Table]:

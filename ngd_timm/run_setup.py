@@ -36,7 +36,16 @@ from ngd_timm.version import __version__
 if TYPE_CHECKING:
     from ngd_timm.data import FaceBatches, FaceStream
 
-__all__ = ["Setup", "open_grid", "pinned", "prepare", "student_hash", "teacher_hash"]
+__all__ = [
+    "Setup",
+    "data_hashes",
+    "open_grid",
+    "pinned",
+    "prepare",
+    "student_hash",
+    "teacher_config_hash",
+    "teacher_hash",
+]
 
 
 @dataclass
@@ -87,12 +96,7 @@ def prepare(recipe: Recipe) -> Setup:
     if recipe.teacher_sources:
         asked = open_teacher(recipe.teacher_sources, classes, cfg["mean"], cfg["std"])
 
-    chosen: dict[str, Any] = {
-        "label_rule": data.label_rule,
-        "drop_duplicates": data.drop_duplicates,
-        "classes": classes,
-        "limit": data.limit,
-    }
+    chosen = _rows_wanted(recipe)
     drawn: dict[str, Any] = {
         "image_size": recipe.student.image_size,
         "in_chans": recipe.student.in_chans,
@@ -204,6 +208,29 @@ def prepare(recipe: Recipe) -> Setup:
     )
 
 
+def data_hashes(recipe: Recipe) -> dict[str, str]:
+    """By split, the sha256 that a run of this recipe would write into its fingerprint for the data at hand.
+
+    Raises:
+        InputError: As `load_split` and `load_stream`.
+    """
+    from ngd_timm.data import FaceStream, load_split, load_stream
+
+    data, chosen = recipe.data, _rows_wanted(recipe)
+    if data.root is None:
+        raise InputError(f"{recipe.name}: data.root is not set; give data.root=FOLDER that holds {data.name}")
+    hashes = {"valid": load_split(data.name, data.root, "valid", **chosen)[1].sha256}
+    if data.streaming:
+        rows, _ = load_stream(data.name, data.root, "train", **chosen)
+        batches = FaceStream(rows, image_size=recipe.student.image_size, batch_size=recipe.optim.batch_size)
+        return {"train": batches.sha256, **hashes}
+    return {"train": load_split(data.name, data.root, "train", **chosen)[1].sha256, **hashes}
+
+
+def _rows_wanted(recipe: Recipe) -> dict[str, Any]:
+    return recipe.data.model_dump(include={"label_rule", "drop_duplicates", "classes", "limit"})
+
+
 def pinned(recipe: Recipe) -> Recipe:
     """The recipe with every Hub id at its present commit, so that a resumed run gets the same bytes.
 
@@ -233,7 +260,7 @@ def _batches_key(
     return {
         "teacher": teacher_hash(recipe),
         "teacher_adjustments": asked.adjustments,
-        "teacher_config": [sha256_file(student_files(source) / STUDENT_FILES[0]) for source in recipe.teacher_sources],
+        "teacher_config": teacher_config_hash(recipe),
         "data": data_sha256,
         "classes": recipe.data.classes,
         "augment": recipe.data.augment.model_dump(),
@@ -306,6 +333,7 @@ def _fingerprint(
         "data": {split: report.as_dict() for split, report in reports.items()},
         "grid": None if grid is None else grid.sha256,
         "teacher": teacher_hash(recipe),
+        "teacher_config": teacher_config_hash(recipe),
         "init": student_hash(recipe.init),
         "hub": _hub_ids(recipe),
         "precision": precision_name(autocast),
@@ -325,6 +353,11 @@ def teacher_hash(recipe: Recipe) -> str | list[str] | None:
     """sha256 of the teacher's weights, of an ensemble's one each; None without logit KD."""
     hashes = [weights_sha256(student_files(source)) for source in recipe.teacher_sources]
     return hashes if len(hashes) > 1 else next(iter(hashes), None)
+
+
+def teacher_config_hash(recipe: Recipe) -> list[str]:
+    """sha256 of each teacher's config.json, which says what its logits mean and what images it takes."""
+    return [sha256_file(student_files(source) / STUDENT_FILES[0]) for source in recipe.teacher_sources]
 
 
 def _hub_ids(recipe: Recipe) -> dict[str, Any]:

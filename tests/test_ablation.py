@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ngd_timm.ablation import ablate
@@ -159,6 +161,36 @@ def test_a_finished_run_whose_teacher_was_made_anew_is_refused(whole: Path, face
     )
     with pytest.raises(InputError, match="b1_kd-0 was trained with another teacher"):
         ablate([*RECIPES, *settings(faces)], 2, tmp_path / "ablation")
+
+
+def test_runs_on_other_data_are_not_mixed_into_a_table(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, out = tmp_path / "faces", tmp_path / "out"
+    shutil.copytree(faces, own)
+    arguments = ["b0_ce", "c_va", *settings(own), "optim.epochs=1", "c_va:loss.kd=0", "c_va:teacher=null"]
+    ablate(arguments, 1, out)
+    before = (out / "ablation.json").read_bytes()
+    shutil.rmtree(out / "runs" / "c_va-0")
+    whole = pq.read_table(own / "train.parquet")
+    mirrored = pa.array([-v for v in whole["valence"].to_pylist()], pa.float32())
+    fewer = whole.slice(1)
+    for changed in (fewer, whole.set_column(whole.column_names.index("valence"), "valence", mirrored)):
+        pq.write_table(changed, own / "train.parquet")
+        with pytest.raises(InputError, match=r"b0_ce-0 was trained on other train data .* choose another --out") as e:
+            ablate(arguments, 1, out)
+        assert "\n" not in str(e.value)
+        assert not (out / "runs" / "c_va-0").exists(), "nothing is trained for a table that can't be"
+
+    def replaced(recipe: Recipe) -> Path:
+        pq.write_table(fewer, own / "train.parquet")
+        return train(recipe)
+
+    pq.write_table(whole, own / "train.parquet")
+    monkeypatch.setattr("ngd_timm.ablation.train", replaced)
+    with pytest.raises(InputError, match=r"c_va-0 was trained on other train data"):
+        ablate(arguments, 1, out)
+    assert (out / "ablation.json").read_bytes() == before
 
 
 def test_a_warm_start_is_one_run_a_seed_from_which_every_recipe_starts(faces: Path, tmp_path: Path) -> None:

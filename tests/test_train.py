@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
@@ -27,8 +29,9 @@ from ngd_timm.kd_teacher import KDTeacher, open_teacher
 from ngd_timm.predictions import predict, prediction_file, read_predictions
 from ngd_timm.prototypes import PrototypeGrid
 from ngd_timm.recipe import Recipe, load_recipe
+from ngd_timm.run_setup import open_grid
 from ngd_timm.task import NeuroGazeTask
-from ngd_timm.train import open_grid, resume, train
+from ngd_timm.train import resume, train
 
 
 def recipe(faces: Path, out: Path, **changes: Any) -> Recipe:
@@ -278,6 +281,30 @@ def test_resume_refuses_a_run_whose_data_changed(faces: Path, baseline: Path, tm
     fingerprint = json.loads((run / "fingerprint.json").read_text())
     fingerprint["data"]["train"]["sha256"] = "0" * 64
     (run / "fingerprint.json").write_text(json.dumps(fingerprint))
+    with pytest.raises(InputError, match="data is not what the run began with"):
+        resume(run)
+
+
+def test_resume_refuses_a_teacher_whose_logits_mean_other_classes_now(faces: Path, tmp_path: Path) -> None:
+    model = timm.create_model("test_resnet", num_classes=8, in_chans=1)
+    teacher = save_student(model, tmp_path / "teacher", CLASSES)
+    run = train(recipe(faces, tmp_path / "run", teacher=str(teacher), loss={"kd": 0.3}))
+    resume(run)
+    config = json.loads((teacher / "config.json").read_text())
+    config["label_names"].reverse()
+    (teacher / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"teacher's config\.json is not what the run began with"):
+        resume(run)
+
+
+def test_resume_refuses_a_run_whose_valence_and_arousal_changed(faces: Path, tmp_path: Path) -> None:
+    own = tmp_path / "faces"
+    shutil.copytree(faces, own)
+    run = train(recipe(own, tmp_path / "run"))
+    table = pq.read_table(own / "train.parquet")
+    mirrored = pa.array([-v for v in table["valence"].to_pylist()], pa.float32())
+    table = table.set_column(table.column_names.index("valence"), "valence", mirrored)
+    pq.write_table(table, own / "train.parquet")
     with pytest.raises(InputError, match="data is not what the run began with"):
         resume(run)
 

@@ -45,7 +45,7 @@ class LoadReport:
         kept: Rows kept.
         counts: Class → rows; summed soft targets under the rule `votes`.
         duplicates: How copies of training pictures were looked for.
-        sha256: Of the kept rows' encoded pictures and targets, in order.
+        sha256: Of the kept rows' encoded pictures, targets, and where there are any valence and arousal, in order.
         layout: As what the files were read.
     """
 
@@ -411,6 +411,9 @@ def _report(name: str, split: str, parts: Sequence[Part], dataset: Dataset, sear
 
 def _sha256(dataset: Dataset, target: np.ndarray) -> str:
     digest = hashlib.sha256(np.ascontiguousarray(target).tobytes())
+    if {"valence", "arousal"} <= set(dataset.column_names):
+        for column in ("valence", "arousal"):
+            digest.update(np.array(dataset[column][:], dtype=np.float32).tobytes())
     for record in image_records(dataset):
         data = record["bytes"] if record["bytes"] is not None else _file_bytes(record["path"])
         digest.update(len(data).to_bytes(8, "little") + data)
