@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from ngd_timm.files import read_json, write_json, write_text
 from ngd_timm.interruption import Stopped
 from ngd_timm.recipe import LossConfig, Recipe, TeacherRun, load_recipe
 from ngd_timm.report import write_ablation_report
+from ngd_timm.run_setup import data_hashes, open_grid, pinned, student_hash, teacher_config_hash, teacher_hash
 from ngd_timm.tables import Table, ablation_tables
-from ngd_timm.train import open_grid, pinned, resume, student_hash, teacher_hash, train
+from ngd_timm.train import resume, train
 
 __all__ = ["WARM_START", "ablate"]
 
@@ -65,23 +67,23 @@ def ablate(arguments: Sequence[str], seeds: int, out: str | Path, warm_start: in
         _warm_start(recipes, 0, out, warm_start)  # what it refuses needs no network, and pinning may
     recipes = {name: pinned(recipe) for name, recipe in recipes.items()}
     _refuse_what_cannot_be_paired(recipes)
-    alike = _alike(recipes)
-    for group in alike:
-        logger.warning(f"{' and '.join(group)} are the same but for their names; to train one of them is enough")
+    _refuse_twins(recipes)
     base = next(iter(recipes.values())).seed
     plan = {seed: list(_plan(recipes, seed, out, warm_start)) for seed in range(base, base + seeds)}
     for planned in plan.values():
         for run in planned:
             _refuse_another_run(run)
+    data = _data_at_hand([run for planned in plan.values() for run in planned])
     total, number, tables = sum(map(len, plan.values())), 0, []
     for seed, planned in plan.items():
         for run in planned:
             number += 1
             _finish(run, f"[{number}/{total}] {run.recipe.name}, seed {seed}")
+            _refuse_other_data(run, data)
         done = [s for s in plan if s <= seed]
         folders = {name: [_folder(out, name, s) for s in done] for name in recipes}
         start = [] if warm_start is None else [_folder(out, WARM_START, s) for s in done]
-        tables = _write(compare(folders, done, start, alike=alike), out)
+        tables = _write(compare(folders, done, start), out)
     return tables
 
 
@@ -131,17 +133,12 @@ def _refuse_what_cannot_be_paired(recipes: Mapping[str, Recipe]) -> None:
             student_files(source)
 
 
-def _alike(recipes: Mapping[str, Recipe]) -> list[list[str]]:
-    """Groups of recipes that differ in nothing but their names."""
-    groups: list[list[str]] = []
-    for name, recipe in recipes.items():
-        settings = recipe.model_dump(exclude={"name"})
-        group = next((g for g in groups if recipes[g[0]].model_dump(exclude={"name"}) == settings), None)
-        if group is None:
-            groups.append([name])
-        else:
-            group.append(name)
-    return [group for group in groups if len(group) > 1]
+def _refuse_twins(recipes: Mapping[str, Recipe]) -> None:
+    """Rows that are one recipe would show a difference of exactly 0 and cost a run."""
+    settings = {name: recipe.model_dump(exclude={"name", "out"}) for name, recipe in recipes.items()}
+    for a, b in combinations(settings, 2):
+        if settings[a] == settings[b]:
+            raise InputError(f"{a} and {b} are the same recipe but for their names; leave one out, or change one")
 
 
 def _plan(recipes: Mapping[str, Recipe], seed: int, out: Path, warm_start: int | None) -> Iterator[_Run]:
@@ -177,6 +174,7 @@ def _warm_start(recipes: Mapping[str, Recipe], seed: int, out: Path, epochs: int
         "loss": LossConfig(**kept),
         "optim": first.optim.model_copy(update={"epochs": epochs, "warmup": warmup}),
         "grid": None,
+        "grid_control": "none",
         "grid_size": None,
         "grid_center": False,
         "teacher": None,
@@ -236,6 +234,35 @@ def _refuse_another_run(run: _Run) -> None:
         )
 
 
+def _data_at_hand(runs: Sequence[_Run]) -> dict[bool, dict[str, str]]:
+    """What the table's data hash to, if it has runs already, which all have to be on these; by `data.streaming`."""
+    known: dict[bool, dict[str, str]] = {}
+    for run in runs:
+        if (run.folder / "fingerprint.json").is_file():
+            if run.recipe.data.streaming not in known:
+                known[run.recipe.data.streaming] = data_hashes(run.recipe)
+            _refuse_other_data(run, known)
+    return known
+
+
+def _refuse_other_data(run: _Run, known: dict[bool, dict[str, str]]) -> None:
+    """A difference between runs on different images, labels, valence or arousal would not be one of their recipes."""
+    file = run.folder / "fingerprint.json"
+    try:
+        trained = {split: str(report["sha256"]) for split, report in read_json(file)["data"].items()}
+        _ = trained["train"], trained["valid"]
+    except (KeyError, TypeError, AttributeError):
+        raise InputError(f"{file} lacks the hashes of its data; remove that run, then it is trained again") from None
+    expected = known.setdefault(run.recipe.data.streaming, trained)
+    for split, sha256 in expected.items():
+        if trained[split] != sha256:
+            raise InputError(
+                f"{run.folder} was trained on other {split} data (sha256 {trained[split][:12]}…) than "
+                f"{run.recipe.data.root} holds for this table ({sha256[:12]}…); bring those back, remove the runs on "
+                "others, or choose another --out"
+            )
+
+
 def _same_end(a: Recipe, b: Recipe, key: str) -> bool:
     first, second = _last_names(getattr(a, key)), _last_names(getattr(b, key))
     return first is not None and first == second
@@ -279,12 +306,14 @@ def _refuse_other_sources(run: _Run) -> None:
     grid = open_grid(run.recipe)
     sources = {
         "teacher": teacher_hash(run.recipe),
+        "teacher_config": teacher_config_hash(run.recipe),
         "init": student_hash(run.recipe.init),
         "grid": None if grid is None else grid.sha256,
     }
     for name, now in sources.items():
         if fingerprint.get(name) != now:
-            raise InputError(f"{run.folder} was trained with another {name} than is there now; remove that run")
+            what = "teacher's config.json" if name == "teacher_config" else name
+            raise InputError(f"{run.folder} was trained with another {what} than is there now; remove that run")
 
 
 def _write(comparison: dict[str, Any], out: Path) -> list[Table]:

@@ -59,7 +59,6 @@ def compare(
     seeds: Sequence[int],
     start: Sequence[Path] = (),
     resamples: int = 2000,
-    alike: Sequence[Sequence[str]] = (),
 ) -> dict[str, Any]:
     """Everything that an ablation's table says, from the predictions that the runs kept.
 
@@ -68,10 +67,9 @@ def compare(
         seeds: Their seeds, in that order.
         start: The runs that all others started from, a seed each: a row of their own, no difference.
         resamples: Of each bootstrap.
-        alike: Groups of recipes that are the same but for their names.
 
     Returns:
-        "recipes", "seeds", "alike", "runs" (names of the directories); "sets": `{"name:split": {"n", "classes",
+        "recipes", "seeds", "runs" (names of the directories); "sets": `{"name:split": {"n", "classes",
         "present_classes", "recipes": {name: mean_over_seeds}, "differences": [{"a", "b", paired_difference}]}}`;
         "training": `{name: {"share": percent by term, "lambda_proto_kd", "epochs", "minutes"}}`, means over epochs and
         seeds, minutes of one run.
@@ -88,7 +86,6 @@ def compare(
         "recipes": list(runs),
         "seeds": list(seeds),
         "warm_start": bool(start),
-        "alike": [list(group) for group in alike],
         "runs": {name: [folder.name for folder in folders] for name, folders in rows.items()},
         "sets": {key: compare_answers(key, _kept_answers(key, rows), pairs, resamples) for key in keys},
         "training": {name: _training(folders) for name, folders in rows.items()},

@@ -188,11 +188,13 @@ def _take_back_adjustment(model: TimmModel, names: Sequence[str], source: str) -
     run = _run_of(source)
     if run is None:
         return 0.0
-    tau = load_recipe(Recipe, run / "recipe.yaml").student.logit_adjustment
+    recipe = load_recipe(Recipe, run / "recipe.yaml")
+    tau = recipe.student.logit_adjustment
     if tau:
         fingerprint = read_json(run / "fingerprint.json")
         try:
-            counts = fingerprint["data"]["train"]["counts"]
+            drawn_once = recipe.data.sampler == "random"
+            counts = fingerprint["data"]["train"]["counts"] if drawn_once else fingerprint["labels_drawn"]
             shift = logit_shift([counts[name] for name in names], tau)
         except (KeyError, TypeError):
             raise InputError(

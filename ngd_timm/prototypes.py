@@ -395,32 +395,25 @@ class PrototypeGrid:
         )
 
     @classmethod
-    def from_spec(cls, spec: str, *, dim: int | None = None, seed: int = 0) -> PrototypeGrid:
+    def from_spec(cls, spec: str) -> PrototypeGrid:
         """The grid a recipe names.
 
         Args:
-            spec: A packaged version (`gameemo-v2`), a path, a Hub id (`user/repo[@revision]`), `random`, or `shuffled`
-                (of the default grid).
-            dim: Width of a random grid; None takes the default grid's, so that a control matches what it controls.
-            seed: Of the two controls.
+            spec: A packaged version (`gameemo-v2`), a path, or a Hub id (`user/repo[@revision]`).
 
         Raises:
             InputError: Nothing of that name.
 
         Example:
-            >>> PrototypeGrid.from_spec("random", dim=64).dim
+            >>> PrototypeGrid.from_spec("gameemo-v2").dim
             64
         """
-        if spec == "random":
-            return cls.random(cls.default().dim if dim is None else dim, seed=seed)
-        if spec == "shuffled":
-            return cls.default().shuffled(seed)
         if spec in grid_versions():
             return cls.default(spec)
         path = Path(spec)
         if hub_id(spec) is not None or path.suffix or len(path.parts) > 1 or path.exists():
             return cls.from_pretrained(spec)
-        raise choices("grid", spec, [*grid_versions(), "random", "shuffled", "PATH.safetensors", "user/repo"])
+        raise choices("grid", spec, [*grid_versions(), "PATH.safetensors", "user/repo"])
 
     def picture(self, path: str | Path) -> None:
         """Draw the counts on the valence/arousal plane beside the cosines between prototypes, as a PNG."""

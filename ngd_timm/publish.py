@@ -152,7 +152,7 @@ def listing(stage: Callable[[Path], None]) -> list[tuple[str, int, str]]:
 
 def _named(spec: str | None) -> bool:
     """Whether a recipe's grid is one that everybody can open by that name."""
-    return spec is None or spec in (*grid_versions(), "random", "shuffled") or hub_id(spec) is not None
+    return spec is None or spec in grid_versions() or hub_id(spec) is not None
 
 
 def _unpublishable(grid: PrototypeGrid) -> str | None:

@@ -234,10 +234,12 @@ class Recipe(StrictModel):
     student: StudentConfig = StudentConfig()
     data: DataConfig = DataConfig()
     grid: str | None = None
+    grid_control: Literal["none", "shuffled", "random", "va"] = "none"  # made of `grid`, from the seed
     grid_size: Annotated[int, Field(ge=2, le=64)] | None = None
     grid_center: bool = False
     teacher: str | tuple[str, ...] | TeacherRun | None = None
     loss: LossConfig = LossConfig()
+    allow_stacked_balancing: bool = False
     optim: OptimConfig = OptimConfig()
     init: str | None = None
     eval: dict[str, str] = {}
@@ -262,6 +264,59 @@ class Recipe(StrictModel):
             "teacher must be a run directory, a student's folder or version, hf-hub:user/repo, a list of "
             f"at least two of them (an ensemble), or in an ablation {{run: RECIPE}}, got {value!r}"
         )
+
+    @field_validator("grid")
+    @classmethod
+    def _a_control_is_no_grid(cls, value: str | None) -> str | None:
+        if value in ("random", "shuffled"):
+            raise ValueError(
+                f"grid={value} is a control, not a grid; write grid: gameemo-v2 (or yours, whose width and size the "
+                f"control takes) with grid_control: {value}"
+            )
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _va_control_aims_at_the_plane(cls, data: Any) -> Any:
+        """Fills in `loss.target: va`, so that whoever reads the loss section needs no second key."""
+        if not isinstance(data, dict) or data.get("grid_control") != "va":
+            return data
+        loss = data.get("loss", {})
+        if isinstance(loss, LossConfig):
+            loss = loss.model_dump(exclude_unset=True)
+        return {**data, "loss": {"target": "va", **loss}} if isinstance(loss, dict) else data
+
+    @model_validator(mode="after")
+    def _control_fits(self) -> Recipe:
+        if self.grid_control != "none" and self.grid is None:
+            raise ValueError(
+                f"grid_control={self.grid_control} needs a grid to be made of, and grid is null; give grid=gameemo-v2 "
+                "or a grid file"
+            )
+        if self.grid_control == "va" and self.loss.target != "va":
+            raise ValueError(
+                f"grid_control=va is aimed at the plane and loss.target={self.loss.target} is not; leave loss.target "
+                "out, or write grid_control: random"
+            )
+        if self.grid_control == "random" and self.loss.target == "va":
+            raise ValueError("grid_control=random with loss.target=va is grid_control=va; write that, without target")
+        return self
+
+    @model_validator(mode="after")
+    def _classes_are_balanced_once(self) -> Recipe:
+        corrections = {
+            "data.sampler": (self.data.sampler, "random"),
+            "loss.class_weights": (self.loss.class_weights if self.loss.ce > 0 else "none", "none"),
+            "student.logit_adjustment": (self.student.logit_adjustment, 0),
+        }
+        on = {key: (value, off) for key, (value, off) in corrections.items() if value != off}
+        if len(on) > 1 and not self.allow_stacked_balancing:
+            raise ValueError(
+                f"{' and '.join(f'{key}={value}' for key, (value, _) in on.items())} each correct the same class "
+                f"imbalance; keep one of them ({', '.join(f'{key}={off}' for key, (_, off) in on.items())} turn them "
+                "off), or give allow_stacked_balancing=true"
+            )
+        return self
 
     @property
     def teacher_sources(self) -> tuple[str, ...]:

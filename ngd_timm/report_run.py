@@ -79,7 +79,7 @@ def _saved_as(student: StudentConfig) -> dict[str, str]:
     """Whether the student that is saved and scored differs from the one that was trained."""
     how = [] if student.weights == "float32" else [f"matrices in {student.weights}"]
     if student.logit_adjustment:
-        how.append(f"logits less {student.logit_adjustment:g} × the log prior of the training labels")
+        how.append(f"logits less {student.logit_adjustment:g} × the log prior of the labels drawn in training")
     return {"Saved with": ", ".join(how)} if how else {}
 
 
@@ -99,7 +99,7 @@ def _facts(run: Run) -> dict[str, str]:
         "Objective": " + ".join(weights),
         "Trained": f"{len(run.rows)} epochs"
         + (f", {clock(sum(seconds) / len(seconds))} each, {clock(sum(seconds))} in all" if seconds else ""),
-        "Grid": recipe.grid or "none",
+        "Grid": (recipe.grid or "none") + (f", control: {recipe.grid_control}" * (recipe.grid_control != "none")),
         "Logit teacher": ", ".join(recipe.teacher_sources) or "none",
         **_saved_as(student),
         "Weights scored": "the last epoch's (the best on validation is kept beside it and not reported)",

@@ -144,7 +144,6 @@ def score_ablation(
     return {
         "kind": _KIND,
         **{key: comparison[key] for key in _KEPT},
-        "alike": comparison.get("alike", []),
         "sets": sets,
         "beside": {**told, **kept.beside},
         "tried": {**kept.tried, **settings},

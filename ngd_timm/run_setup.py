@@ -36,7 +36,16 @@ from ngd_timm.version import __version__
 if TYPE_CHECKING:
     from ngd_timm.data import FaceBatches, FaceStream
 
-__all__ = ["Setup", "open_grid", "pinned", "prepare", "student_hash", "teacher_hash"]
+__all__ = [
+    "Setup",
+    "data_hashes",
+    "open_grid",
+    "pinned",
+    "prepare",
+    "student_hash",
+    "teacher_config_hash",
+    "teacher_hash",
+]
 
 
 @dataclass
@@ -64,6 +73,8 @@ def prepare(recipe: Recipe) -> Setup:
         InputError: The first thing that can't be used.
     """
     from ngd_timm.data import FaceBatches, FaceStream, class_counts, load_split, load_stream
+    from ngd_timm.data.batches import targets
+    from ngd_timm.data.samplers import drawn_counts
 
     if recipe.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise InputError("tensorboard=true needs the package tensorboard: pip install 'ngd-timm[tensorboard]'")
@@ -85,12 +96,7 @@ def prepare(recipe: Recipe) -> Setup:
     if recipe.teacher_sources:
         asked = open_teacher(recipe.teacher_sources, classes, cfg["mean"], cfg["std"])
 
-    chosen: dict[str, Any] = {
-        "label_rule": data.label_rule,
-        "drop_duplicates": data.drop_duplicates,
-        "classes": classes,
-        "limit": data.limit,
-    }
+    chosen = _rows_wanted(recipe)
     drawn: dict[str, Any] = {
         "image_size": recipe.student.image_size,
         "in_chans": recipe.student.in_chans,
@@ -110,14 +116,16 @@ def prepare(recipe: Recipe) -> Setup:
         rows, tally = load_stream(data.name, data.root, "train", **chosen)
         batches = FaceStream(rows, buffer=data.shuffle_buffer, **drawn)
         counts, reports["train"] = batches.counts, batches.report(data.name, "train", tally)
+        labels_drawn = counts
     else:
         counts = class_counts(training)
         drawn |= {"sampler": data.sampler, "in_memory": data.in_memory, "workers": data.workers}
         batches = FaceBatches(training, train=True, part=part, **drawn)
+        labels_drawn = drawn_counts(targets(training), batches.labels, data.sampler, len(classes))
     shift = None
     if recipe.student.logit_adjustment:
         classifier_bias(model.student)  # refused now, not after an epoch
-        shift = logit_shift(counts, recipe.student.logit_adjustment)
+        shift = logit_shift(labels_drawn, recipe.student.logit_adjustment)
     autocast = autocast_type(recipe.optim.amp, device)
     teacher: KDTeacher | TeacherEnsemble | CachedTeacher | None = asked
     if asked is not None and recipe.kd_cache is not None:
@@ -189,8 +197,34 @@ def prepare(recipe: Recipe) -> Setup:
         scaler=torch.amp.GradScaler(device.type, enabled=autocast == torch.float16),
         grid=grid,
         shift=shift,
-        fingerprint=_fingerprint(recipe, reports, grid, autocast, device),
+        fingerprint={
+            **_fingerprint(recipe, reports, grid, autocast, device),
+            "labels_drawn": dict(zip(classes, labels_drawn.tolist(), strict=True)),
+        },
     )
+
+
+def data_hashes(recipe: Recipe) -> dict[str, str]:
+    """By split, the sha256 that a run of this recipe would write into its fingerprint for the data at hand.
+
+    Raises:
+        InputError: As `load_split` and `load_stream`.
+    """
+    from ngd_timm.data import FaceStream, load_split, load_stream
+
+    data, chosen = recipe.data, _rows_wanted(recipe)
+    if data.root is None:
+        raise InputError(f"{recipe.name}: data.root is not set; give data.root=FOLDER that holds {data.name}")
+    hashes = {"valid": load_split(data.name, data.root, "valid", **chosen)[1].sha256}
+    if data.streaming:
+        rows, _ = load_stream(data.name, data.root, "train", **chosen)
+        batches = FaceStream(rows, image_size=recipe.student.image_size, batch_size=recipe.optim.batch_size)
+        return {"train": batches.sha256, **hashes}
+    return {"train": load_split(data.name, data.root, "train", **chosen)[1].sha256, **hashes}
+
+
+def _rows_wanted(recipe: Recipe) -> dict[str, Any]:
+    return recipe.data.model_dump(include={"label_rule", "drop_duplicates", "classes", "limit"})
 
 
 def pinned(recipe: Recipe) -> Recipe:
@@ -222,7 +256,7 @@ def _batches_key(
     return {
         "teacher": teacher_hash(recipe),
         "teacher_adjustments": asked.adjustments,
-        "teacher_config": [sha256_file(student_files(source) / STUDENT_FILES[0]) for source in recipe.teacher_sources],
+        "teacher_config": teacher_config_hash(recipe),
         "data": data_sha256,
         "classes": recipe.data.classes,
         "augment": recipe.data.augment.model_dump(),
@@ -237,20 +271,24 @@ def _batches_key(
 
 
 def open_grid(recipe: Recipe) -> PrototypeGrid | None:
-    """The grid that a recipe names, of the size that it asks for, centred where it says so.
+    """The grid that a recipe names, of the size that it asks for, centred where it says so, or the control made of it.
 
     Raises:
         InputError: Nothing of that name, or another size.
     """
     if recipe.grid is None:
         return None
-    grid = PrototypeGrid.from_spec(recipe.grid, seed=recipe.seed)
+    grid = PrototypeGrid.from_spec(recipe.grid)
     if recipe.grid_size not in (None, grid.size):
         raise InputError(
             f"{recipe.name}: grid={recipe.grid} is {grid.size}x{grid.size}, grid_size asks for {recipe.grid_size}; "
             f"build one with: ngd prototypes build TEACHER_RUN --size {recipe.grid_size} --out FILE"
         )
-    return grid.centered() if recipe.grid_center else grid
+    if recipe.grid_control in ("random", "va"):
+        grid = PrototypeGrid.random(grid.dim, grid.size, recipe.seed)
+    if recipe.grid_center:
+        grid = grid.centered()
+    return grid.shuffled(recipe.seed) if recipe.grid_control == "shuffled" else grid
 
 
 def _start_from(student: TimmModel, source: str, classes: tuple[str, ...]) -> None:
@@ -291,6 +329,7 @@ def _fingerprint(
         "data": {split: report.as_dict() for split, report in reports.items()},
         "grid": None if grid is None else grid.sha256,
         "teacher": teacher_hash(recipe),
+        "teacher_config": teacher_config_hash(recipe),
         "init": student_hash(recipe.init),
         "hub": _hub_ids(recipe),
         "precision": precision_name(autocast),
@@ -310,6 +349,11 @@ def teacher_hash(recipe: Recipe) -> str | list[str] | None:
     """sha256 of the teacher's weights, of an ensemble's one each; None without logit KD."""
     hashes = [weights_sha256(student_files(source)) for source in recipe.teacher_sources]
     return hashes if len(hashes) > 1 else next(iter(hashes), None)
+
+
+def teacher_config_hash(recipe: Recipe) -> list[str]:
+    """sha256 of each teacher's config.json, which says what its logits mean and what images it takes."""
+    return [sha256_file(student_files(source) / STUDENT_FILES[0]) for source in recipe.teacher_sources]
 
 
 def _hub_ids(recipe: Recipe) -> dict[str, Any]:

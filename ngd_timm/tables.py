@@ -155,10 +155,6 @@ def ablation_tables(comparison: Mapping[str, Any]) -> list[Table]:
             notes = [f"mean over seeds [95 % over {unit}s] ± deviation between seeds"]
             if comparison["warm_start"]:
                 notes.append("every recipe starts from the same seed's warm_start, cross-entropy alone")
-            notes += [
-                f"{' and '.join(group)} are one recipe under {len(group)} names: no effect lies between them"
-                for group in comparison.get("alike", ())
-            ]
             tables.append(Table(f"{where}: percent, {run}", ("recipe", *names), tuple(rows), tuple(notes)))
             if found["differences"]:
                 rows = [(f"{d['a']} − {d['b']}", *_differences(d[protocol])) for d in found["differences"]]

@@ -31,10 +31,10 @@ from ngd_timm.recipe import Recipe, load_recipe, to_yaml
 from ngd_timm.resume_state import Progress, StateFiles, weights_are_finite
 from ngd_timm.run_lock import LOCK_FILE, locked
 from ngd_timm.run_log import COLUMNS, epoch_line, summary_csv, with_bar, write_tensorboard
-from ngd_timm.run_setup import Setup, open_grid, pinned, prepare, student_hash, teacher_hash
+from ngd_timm.run_setup import Setup, pinned, prepare
 from ngd_timm.task import NeuroGazeTask
 
-__all__ = ["COLUMNS", "open_grid", "pinned", "prepare", "resume", "student_hash", "teacher_hash", "train"]
+__all__ = ["COLUMNS", "prepare", "resume", "train"]
 
 logger = logging.getLogger("ngd_timm.train")
 
@@ -333,9 +333,10 @@ def _refuse_changes(setup: Setup, out: Path) -> None:
             f"{out} was begun in {before['precision']}, here it would go on in {precision} (optim.amp goes by the "
             "machine); continue it where it was begun, or start a new run"
         )
-    for key in ("recipe", "data", "grid", "teacher", "init"):
+    for key in ("recipe", "data", "grid", "teacher", "teacher_config", "init"):
         if before.get(key) != json.loads(json.dumps(setup.fingerprint.get(key))):
-            raise InputError(f"{out}: {key} is not what the run began with (see fingerprint.json); start a new run")
+            what = "the teacher's config.json" if key == "teacher_config" else key
+            raise InputError(f"{out}: {what} is not what the run began with (see fingerprint.json); start a new run")
 
 
 def _command(out: Path, processes: int | None = None) -> str:

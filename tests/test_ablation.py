@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ngd_timm.ablation import ablate
 from ngd_timm.errors import InputError
-from ngd_timm.files import packaged
 from ngd_timm.recipe import Recipe, load_recipe
 from ngd_timm.train import train
 
@@ -162,6 +163,36 @@ def test_a_finished_run_whose_teacher_was_made_anew_is_refused(whole: Path, face
         ablate([*RECIPES, *settings(faces)], 2, tmp_path / "ablation")
 
 
+def test_runs_on_other_data_are_not_mixed_into_a_table(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, out = tmp_path / "faces", tmp_path / "out"
+    shutil.copytree(faces, own)
+    arguments = ["b0_ce", "c_va", *settings(own), "optim.epochs=1", "c_va:loss.kd=0", "c_va:teacher=null"]
+    ablate(arguments, 1, out)
+    before = (out / "ablation.json").read_bytes()
+    shutil.rmtree(out / "runs" / "c_va-0")
+    whole = pq.read_table(own / "train.parquet")
+    mirrored = pa.array([-v for v in whole["valence"].to_pylist()], pa.float32())
+    fewer = whole.slice(1)
+    for changed in (fewer, whole.set_column(whole.column_names.index("valence"), "valence", mirrored)):
+        pq.write_table(changed, own / "train.parquet")
+        with pytest.raises(InputError, match=r"b0_ce-0 was trained on other train data .* choose another --out") as e:
+            ablate(arguments, 1, out)
+        assert "\n" not in str(e.value)
+        assert not (out / "runs" / "c_va-0").exists(), "nothing is trained for a table that can't be"
+
+    def replaced(recipe: Recipe) -> Path:
+        pq.write_table(fewer, own / "train.parquet")
+        return train(recipe)
+
+    pq.write_table(whole, own / "train.parquet")
+    monkeypatch.setattr("ngd_timm.ablation.train", replaced)
+    with pytest.raises(InputError, match=r"c_va-0 was trained on other train data"):
+        ablate(arguments, 1, out)
+    assert (out / "ablation.json").read_bytes() == before
+
+
 def test_a_warm_start_is_one_run_a_seed_from_which_every_recipe_starts(faces: Path, tmp_path: Path) -> None:
     arguments = ["b0_ce", "c_va", *settings(faces), "optim.epochs=1", f"eval={{schematic: '{faces}:test'}}"]
     tables = ablate(arguments, 1, tmp_path, warm_start=1)
@@ -172,20 +203,6 @@ def test_a_warm_start_is_one_run_a_seed_from_which_every_recipe_starts(faces: Pa
     assert list(found(tmp_path)["sets"]) == ["schematic:valid", "schematic:test"]
     assert "warm_start" in tables[0].markdown()
     assert found(tmp_path)["sets"]["schematic:test"]["recipes"]["b0_ce"]["8way"]["acc"]["seed_ci95"] is None
-
-
-def test_one_recipe_under_two_names_is_called_so_before_it_is_trained_and_below_the_table(
-    faces: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    again = tmp_path / "again.yaml"
-    again.write_text((packaged("recipes") / "b0_ce.yaml").read_text().replace("name: b0_ce", "name: again"))
-    changes = ["optim.epochs=1", "c_va:loss.kd=0", "c_va:teacher=null"]
-    tables = ablate(["b0_ce", "c_va", str(again), *settings(faces), *changes], 1, tmp_path / "out")
-    said = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-    assert said == ["b0_ce and again are the same but for their names; to train one of them is enough"]
-    assert "b0_ce and again are one recipe under 2 names: no effect lies between them" in tables[0].notes
-    (nothing,) = [d for d in found(tmp_path / "out")["sets"]["schematic:valid"]["differences"] if d["a"] == "again"]
-    assert nothing["8way"]["macro_f1"]["ci95"] == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -201,6 +218,11 @@ def test_one_recipe_under_two_names_is_called_so_before_it_is_trained_and_below_
         (["b0_ce", "ce_fast"], "can't be paired: data.label_rule is majority and votes; give data.label_rule"),
         (["ce_fast", "student_small"], "can't be paired: eval_flip is True and False; give eval_flip=… for all"),
         (["b0_ce", "b1_kd:seed=3", "b1_kd"], "can't be paired: seed is 0 and 3"),
+        (
+            ["b0_ce", "b2_proto", "tau_paper"],
+            "b2_proto and tau_paper are the same recipe .*; leave one out",
+        ),
+        (["b2_share", "c_va", "b0_ce", "b2_share:grid_control=va"], "b2_share and c_va are the same recipe"),
         (["b0_ce", "g3", "g3:grid=gameemo-v2"], "grid=gameemo-v2 is 5x5, grid_size asks for 3"),
         (["b0_ce", "b1_kd", "b1_kd:teacher=nowhere"], "nowhere is neither a run"),
     ],

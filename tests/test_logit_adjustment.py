@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
@@ -14,6 +17,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 from ngd_timm import CLASSES, InputError, adjust_logits, load_run
 from ngd_timm.card_student import student_card
+from ngd_timm.kd_teacher import KDTeacher
 from ngd_timm.logit_adjustment import adjusted, logit_shift
 from ngd_timm.predictions import prediction_file, read_predictions
 from ngd_timm.recipe import Recipe
@@ -77,13 +81,15 @@ def test_wrong_counts_are_refused(counts: list[float], tau: float, message: str)
     assert torch.equal(model.fc.bias, exact)
 
 
-def tiny(faces: Path, out: Path, **student: object) -> Recipe:
+def tiny(faces: Path, out: Path, sampler: str = "random", **student: object) -> Recipe:
     return Recipe.model_validate(
         {
             "name": "tiny",
             "out": str(out),
             "student": {"backbone": "test_resnet", "image_size": 32, **student},
-            "data": {"name": "schematic", "root": str(faces), "workers": 0},
+            "data": {"name": "schematic", "root": str(faces), "workers": 0, "sampler": sampler},
+            "allow_stacked_balancing": sampler != "random",
+            "loss": {"class_weights": "none"},
             "optim": {"epochs": 1, "batch_size": 16, "lr": 1e-3},
         }
     )
@@ -104,6 +110,23 @@ def test_a_run_trains_as_without_it_and_saves_and_scores_the_adjusted_student(fa
     assert "logit adjustment" not in student_card(load_run(plain), "lab/student")
     assert "logits less 0.7 × the log prior" in (moved / "report.html").read_text(encoding="utf-8")
     assert "Saved with" not in (plain / "report.html").read_text(encoding="utf-8")
+
+
+def test_after_a_sampler_that_balances_the_classes_the_prior_is_even_and_the_teacher_gives_back_as_much(
+    faces: Path, tmp_path: Path
+) -> None:
+    rare = tmp_path / "faces"
+    shutil.copytree(faces, rare)
+    table = pq.read_table(rare / "train.parquet")
+    label = np.array(table["label"].to_pylist())
+    pq.write_table(table.filter(pa.array((label != 3) | (np.cumsum(label == 3) == 1))), rare / "train.parquet")
+    plain = train(tiny(rare, tmp_path / "plain", "class_aware"))
+    moved = train(tiny(rare, tmp_path / "moved", "class_aware", logit_adjustment=0.7))
+    bias = [load_file(run / "student" / "model.safetensors")["fc.bias"] for run in (plain, moved)]
+    torch.testing.assert_close(bias[1] - bias[0], torch.full((8,), 0.7 * np.log(8).item()))
+    images = torch.randn(2, 1, 32, 32)
+    said = [KDTeacher.open(run, CLASSES, (0.5,), (0.25,))(images) for run in (plain, moved)]
+    torch.testing.assert_close(said[0], said[1])
 
 
 def test_a_classifier_without_one_bias_is_refused_before_anything_is_written(faces: Path, tmp_path: Path) -> None:

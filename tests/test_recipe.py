@@ -15,6 +15,7 @@ from ngd_timm.affect import CLASSES
 from ngd_timm.commands import train_command
 from ngd_timm.eeg.recipe import TeacherRecipe
 from ngd_timm.errors import InputError
+from ngd_timm.files import packaged
 from ngd_timm.recipe import Recipe, load_recipe, recipe_names, to_yaml
 
 BUILT_FIRST = ("g3", "g7")  # their grids don't ship
@@ -44,14 +45,33 @@ def test_b3_full_holds_the_authors_settings() -> None:
     assert loss.label_smoothing == 0.055
 
 
-def test_the_controls_differ_from_what_they_control_in_the_grid_and_target_alone() -> None:
-    real = load_recipe(Recipe, "b2_share").model_dump()
-    for name in ("c_random", "c_shuffled", "c_va"):
-        control = load_recipe(Recipe, name).model_dump()
-        assert control["loss"].pop("target") == ("va" if name == "c_va" else "prototype")
-        assert control | {"name": "b2_share", "grid": "gameemo-v2"} == real | {
-            "loss": {k: v for k, v in real["loss"].items() if k != "target"}
-        }
+@pytest.mark.parametrize("control", ["random", "shuffled", "va"])
+def test_a_control_differs_from_what_it_controls_in_one_key(control: str) -> None:
+    assert f"grid_control: {control}" in (packaged("recipes") / f"c_{control}.yaml").read_text()
+    real, made = load_recipe(Recipe, "b2_share"), load_recipe(Recipe, f"c_{control}")
+    assert made.loss.target == ("va" if control == "va" else "prototype")
+    loss = made.loss.model_copy(update={"target": "prototype"})
+    assert made.model_copy(update={"name": "b2_share", "grid_control": "none", "loss": loss}) == real
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["grid=random"], "grid=random is a control, not a grid; write grid: gameemo-v2 .* with grid_control: random"),
+        (["grid=shuffled"], "grid: gameemo-v2 .* with grid_control: shuffled"),
+        (["grid_control=mixed"], "'none', 'shuffled', 'random' or 'va'"),
+        (["grid=null", "grid_control=random", "loss.proto_share=null"], "grid_control=random needs a grid"),
+        (
+            ["grid_control=va", "loss.target=prototype"],
+            "aimed at the plane .* leave loss.target out",
+        ),
+        (["grid_control=random", "loss.target=va"], "grid_control=random with loss.target=va is grid_control=va"),
+    ],
+)
+def test_a_control_that_contradicts_the_recipe_is_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        load_recipe(Recipe, "b2_share", overrides)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -144,6 +164,27 @@ def test_a_hostile_or_broken_file_is_refused(text: str, message: str, tmp_path: 
     file.write_text(text)
     with pytest.raises(InputError, match=message):
         load_recipe(Recipe, file)
+
+
+SAMPLER, WEIGHTS, ADJUSTMENT = "data.sampler=class_aware", "loss.class_weights=balanced", "student.logit_adjustment=0.3"
+
+
+@pytest.mark.parametrize(
+    "stacked", [(SAMPLER, WEIGHTS), (SAMPLER, ADJUSTMENT), (WEIGHTS, ADJUSTMENT), (SAMPLER, WEIGHTS, ADJUSTMENT)]
+)
+def test_two_corrections_of_class_imbalance_are_refused_unless_that_is_asked_for(stacked: tuple[str, ...]) -> None:
+    plain = ["loss.class_weights=none"]
+    with pytest.raises(InputError, match="allow_stacked_balancing") as caught:
+        load_recipe(Recipe, "b0_ce", [*plain, *stacked])
+    assert [one for one in (SAMPLER, WEIGHTS, ADJUSTMENT) if one in str(caught.value)] == list(stacked)
+    assert "\n" not in str(caught.value)
+    load_recipe(Recipe, "b0_ce", [*plain, *stacked, "allow_stacked_balancing=true"])
+    for one in stacked:
+        load_recipe(Recipe, "b0_ce", [*plain, one])
+
+
+def test_class_weights_of_a_cross_entropy_that_weighs_nothing_correct_nothing() -> None:
+    load_recipe(Recipe, "b1_kd", ["loss.ce=0", WEIGHTS, SAMPLER])
 
 
 def test_an_unknown_recipe_names_the_nearest() -> None:

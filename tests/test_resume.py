@@ -57,9 +57,11 @@ def everything(faces: Path, out: Path, teacher: Path, **changes: Any) -> Recipe:
         "student": {**student, "weights": "float16", "logit_adjustment": 0.3},
         "data": {"name": "schematic", "root": str(faces), "workers": 0, "sampler": "class_aware"},
         "optim": {"epochs": 3, "batch_size": 12, "lr": 1e-3, "ema": 0.9, "warmup": 0.3},
-        "grid": "random",
+        "grid": "gameemo-v2",
+        "grid_control": "random",
         "teacher": str(teacher),
         "loss": {"kd": 0.3, "proto_share": 0.2, "tau": 0.1, "d_geo": 0.05, "ramp": [0, 0.6]},
+        "allow_stacked_balancing": True,
         "eval": {"schematic": f"{faces}:test"},
     }
     return recipe(faces, out, **all_of_it | changes)

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
@@ -25,7 +27,9 @@ from ngd_timm.export import load_student, open_student, save_student, shipped_st
 from ngd_timm.files import packaged, sha256_file
 from ngd_timm.kd_teacher import KDTeacher, open_teacher
 from ngd_timm.predictions import predict, prediction_file, read_predictions
+from ngd_timm.prototypes import PrototypeGrid
 from ngd_timm.recipe import Recipe, load_recipe
+from ngd_timm.run_setup import open_grid
 from ngd_timm.task import NeuroGazeTask
 from ngd_timm.train import resume, train
 
@@ -42,7 +46,11 @@ def recipe(faces: Path, out: Path, **changes: Any) -> Recipe:
     return Recipe.model_validate(base | changes)
 
 
-FULL = {"grid": "random", "loss": {"kd": 0.3, "proto_kd": 0.2, "tau": 0.1, "d_geo": 0.05, "ramp": [0, 1]}}
+FULL = {
+    "grid": "gameemo-v2",
+    "grid_control": "random",
+    "loss": {"kd": 0.3, "proto_kd": 0.2, "tau": 0.1, "d_geo": 0.05, "ramp": [0, 1]},
+}
 
 
 @pytest.fixture(scope="module")
@@ -134,8 +142,30 @@ def test_weights_beyond_float16_are_refused_and_nothing_is_written(tmp_path: Pat
     assert not (tmp_path / "student").exists()
 
 
+@pytest.mark.parametrize("center", [False, True])
+@pytest.mark.parametrize("control", ["none", "shuffled", "random", "va"])
+def test_a_control_is_made_of_the_grid_that_the_recipe_names(control: str, center: bool, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    own = PrototypeGrid.build(rng.normal(1, 1, (60, 128)), rng.uniform(-1, 1, (60, 2)), size=3)
+    own.save(tmp_path / "own.safetensors")
+    changes = {"grid": str(tmp_path / "own.safetensors"), "grid_center": center, "grid_control": control, "seed": 3}
+    grid = open_grid(Recipe.model_validate({"name": "mine", **changes}))
+    assert grid is not None
+    assert (grid.dim, grid.size) == (128, 3)
+    real = own.centered() if center else own
+    ordered = [sorted(g.prototypes.tolist()) for g in (grid, real)]
+    assert (ordered[0] == ordered[1]) == (control in ("none", "shuffled"))
+    assert torch.equal(grid.prototypes, real.prototypes) == (control == "none")
+    assert grid.metadata.get("control", "none") == {"va": "random"}.get(control, control)
+
+
 def test_a_share_asked_for_is_the_share_that_is_measured(faces: Path, tmp_path: Path) -> None:
-    changes = {"grid": "random", "loss": {"proto_share": 0.25}, "optim": {"epochs": 1, "batch_size": 16, "lr": 1e-5}}
+    changes = {
+        "grid": "gameemo-v2",
+        "grid_control": "random",
+        "loss": {"proto_share": 0.25},
+        "optim": {"epochs": 1, "batch_size": 16, "lr": 1e-5},
+    }
     run = train(recipe(faces, tmp_path / "run", share_every=1, **changes))
     assert float(rows(run)[0]["share_proto_kd"]) == pytest.approx(25, abs=6)
 
@@ -143,7 +173,12 @@ def test_a_share_asked_for_is_the_share_that_is_measured(faces: Path, tmp_path: 
 def test_a_share_holds_while_the_gradients_change(faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, number in {"_EARLY": 4, "_EVERY_EARLY": 1, "_EVERY_LATER": 2}.items():
         monkeypatch.setattr(f"ngd_timm.train.{name}", number)
-    changes = {"grid": "random", "loss": {"proto_share": 0.25}, "optim": {"epochs": 12, "batch_size": 16, "lr": 1e-2}}
+    changes = {
+        "grid": "gameemo-v2",
+        "grid_control": "random",
+        "loss": {"proto_share": 0.25},
+        "optim": {"epochs": 12, "batch_size": 16, "lr": 1e-2},
+    }
     last = rows(run := train(recipe(faces, tmp_path / "run", **changes)))[-1]
     assert float(last["lambda_proto_kd"]) > 1.5 * float(rows(run)[0]["lambda_proto_kd"])
     assert float(last["share_proto_kd"]) == pytest.approx(25, abs=6)
@@ -158,7 +193,7 @@ def test_a_warm_up_that_rounds_to_the_whole_of_a_short_run_is_cut(faces: Path, t
 
 def test_ema_tensorboard_flip_and_the_class_aware_sampler_work_together(faces: Path, tmp_path: Path) -> None:
     optim = {"epochs": 1, "batch_size": 16, "ema": 0.9, "warmup": 0.5}
-    changes = {"optim": optim, "eval_flip": True, "tensorboard": True}
+    changes = {"optim": optim, "eval_flip": True, "tensorboard": True, "loss": {"class_weights": "none"}}
     data = {"name": "schematic", "root": str(faces), "workers": 0, "sampler": "class_aware"}
     run = train(recipe(faces, tmp_path / "run", data=data, **changes))
     assert json.loads((run / "metrics.json").read_text())["schematic:valid"]["flip"] is True
@@ -250,6 +285,30 @@ def test_resume_refuses_a_run_whose_data_changed(faces: Path, baseline: Path, tm
         resume(run)
 
 
+def test_resume_refuses_a_teacher_whose_logits_mean_other_classes_now(faces: Path, tmp_path: Path) -> None:
+    model = timm.create_model("test_resnet", num_classes=8, in_chans=1)
+    teacher = save_student(model, tmp_path / "teacher", CLASSES)
+    run = train(recipe(faces, tmp_path / "run", teacher=str(teacher), loss={"kd": 0.3}))
+    resume(run)
+    config = json.loads((teacher / "config.json").read_text())
+    config["label_names"].reverse()
+    (teacher / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"teacher's config\.json is not what the run began with"):
+        resume(run)
+
+
+def test_resume_refuses_a_run_whose_valence_and_arousal_changed(faces: Path, tmp_path: Path) -> None:
+    own = tmp_path / "faces"
+    shutil.copytree(faces, own)
+    run = train(recipe(own, tmp_path / "run"))
+    table = pq.read_table(own / "train.parquet")
+    mirrored = pa.array([-v for v in table["valence"].to_pylist()], pa.float32())
+    table = table.set_column(table.column_names.index("valence"), "valence", mirrored)
+    pq.write_table(table, own / "train.parquet")
+    with pytest.raises(InputError, match="data is not what the run began with"):
+        resume(run)
+
+
 def test_resume_refuses_what_is_not_a_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no recipe\.yaml"):
         resume(tmp_path)
@@ -281,7 +340,8 @@ def test_a_teachers_logit_adjustment_is_taken_back_and_a_shipped_student_can_tea
     faces: Path, baseline: Path, tmp_path: Path
 ) -> None:
     student = {"backbone": "test_resnet", "image_size": 32, "logit_adjustment": 0.5}
-    plain, adjusted = baseline, train(recipe(faces, tmp_path / "adjusted", student=student))
+    stacked = {"student": student, "allow_stacked_balancing": True}
+    plain, adjusted = baseline, train(recipe(faces, tmp_path / "adjusted", **stacked))
     images = torch.randn(4, 1, 32, 32)
     said = {
         source: KDTeacher.open(source, CLASSES, (0.5,), (0.25,))(images)

@@ -45,7 +45,7 @@ class LoadReport:
         kept: Rows kept.
         counts: Class → rows; summed soft targets under the rule `votes`.
         duplicates: How copies of training pictures were looked for.
-        sha256: Of the kept rows' encoded pictures and targets, in order.
+        sha256: Of the kept rows' encoded pictures, targets, and where there are any valence and arousal, in order.
         layout: As what the files were read.
     """
 
@@ -278,7 +278,7 @@ def load_split(
     if found.listed is not None and split in (None, "all"):
         _require_whole_list(parts, len(found.listed), root)
     if found.hold_out is not None and split in ("train", "valid"):
-        for part, held in zip(parts, held_out([part.rows for part in parts], found.hold_out), strict=True):
+        for part, held in zip(parts, held_out([part.rows for part in parts], found.hold_out, name), strict=True):
             part.drop(*((HELD_OUT, held) if split == "train" else (TRAINED_ON, ~held)))
     searched = _mark_duplicates(parts, found.pieces, drop_duplicates)
     _apply_limit(parts, limit)
@@ -411,6 +411,9 @@ def _report(name: str, split: str, parts: Sequence[Part], dataset: Dataset, sear
 
 def _sha256(dataset: Dataset, target: np.ndarray) -> str:
     digest = hashlib.sha256(np.ascontiguousarray(target).tobytes())
+    if {"valence", "arousal"} <= set(dataset.column_names):
+        for column in ("valence", "arousal"):
+            digest.update(np.array(dataset[column][:], dtype=np.float32).tobytes())
     for record in image_records(dataset):
         data = record["bytes"] if record["bytes"] is not None else _file_bytes(record["path"])
         digest.update(len(data).to_bytes(8, "little") + data)

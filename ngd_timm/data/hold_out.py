@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ngd_timm.data.duplicates import pixel_hashes
+from ngd_timm.data.labels import SUBJECT_IN_NAME
 from ngd_timm.data.layouts import Rows
 from ngd_timm.errors import InputError
 
@@ -16,29 +17,33 @@ __all__ = ["HELD_OUT", "TRAINED_ON", "held_out"]
 HELD_OUT, TRAINED_ON = "held out for validation", "trained on"
 
 
-def held_out(pieces: Sequence[Rows], share: float) -> list[np.ndarray]:
+def held_out(pieces: Sequence[Rows], share: float, dataset: str) -> list[np.ndarray]:
     """Which rows of the training pictures are held out.
 
     Neither label rule, classes, the order of files nor a seed has a part in it, so that what one run trains on is never
-    what another command scores. Where the set names people, whole people are held out, the first `share` of them by the
-    hashes of their names; else the pictures whose own hash lies in the first `share` of all hashes, copies with them.
+    what another command scores. Where the set names subjects, whole subjects are held out, the first `share` of them by
+    the hashes of their names; else the pictures whose own hash lies in the first `share` of all hashes, copies with
+    them.
 
     Args:
         pieces: All training rows.
         share: Between 0 and 1.
+        dataset: One of `DATASETS`.
 
     Returns:
         For each piece (N,) bool, False on rows that the layout gives up.
 
     Raises:
-        InputError: One person alone.
+        InputError: One subject alone; rows without a subject where others have one, or in a set of `SUBJECT_IN_NAME`.
     """
-    people = [_people(rows) for rows in pieces]
-    if all(of is not None for of in people):
-        chosen = _first_people(sorted({person for of in people if of is not None for person in of}), share)
+    subjects = [_subjects(rows) for rows in pieces]
+    known = sorted({name for names in subjects for name in names if name is not None})
+    if known or dataset in SUBJECT_IN_NAME:
+        _refuse_unnamed(pieces, subjects, share, dataset)
+        chosen = _first_subjects(known, share)
         return [
-            np.array([person in chosen for person in of or ()]) & r.usable()
-            for of, r in zip(people, pieces, strict=True)
+            np.array([name in chosen for name in names], dtype=bool) & rows.usable()
+            for names, rows in zip(subjects, pieces, strict=True)
         ]
     masks = []
     for rows in pieces:
@@ -48,16 +53,31 @@ def held_out(pieces: Sequence[Rows], share: float) -> list[np.ndarray]:
     return masks
 
 
-def _people(rows: Rows) -> list[str] | None:
-    """The person of each row, or None where some have none."""
+def _subjects(rows: Rows) -> list[str | None]:
+    """The subject of each row, None where it has none."""
     if "subject" not in rows.table.column_names:
-        return None
-    subjects = rows.table["subject"].to_pylist()
-    return None if any(person is None for person in subjects) else [str(person) for person in subjects]
+        return [None] * rows.table.num_rows
+    return [str(name) if name else None for name in rows.table["subject"].to_pylist()]
 
 
-def _first_people(people: Sequence[str], share: float) -> set[str]:
-    if len(people) < 2:
-        raise InputError(f"hold_out={share:g} holds whole people out, and there is only {people[0]}; leave it out")
-    ordered = sorted(people, key=lambda person: hashlib.sha256(person.encode()).digest())
-    return set(ordered[: max(round(share * len(people)), 1)])
+def _refuse_unnamed(
+    pieces: Sequence[Rows], subjects: Sequence[Sequence[str | None]], share: float, dataset: str
+) -> None:
+    """Who is on an image that names nobody may be on the other side too."""
+    usable = np.concatenate([rows.usable() for rows in pieces])
+    unnamed = np.array([name is None for names in subjects for name in names]) & usable
+    if unnamed.any():
+        sources = [source for rows in pieces for source in rows.table["source"].to_pylist()]
+        raise InputError(
+            f"hold_out={share:g} keeps every subject on one side, and {unnamed.sum()} of {usable.sum()} images of "
+            f"{dataset} name none (first: {sources[int(unnamed.argmax())]}); give a column 'subject' in all rows, or "
+            "for CK+ and JAFFE file names as published (S010_004_00000019.png, KA.AN1.39.tiff)"
+        )
+
+
+def _first_subjects(subjects: Sequence[str], share: float) -> set[str]:
+    if len(subjects) < 2:
+        named = f"only {subjects[0]}" if subjects else "none"
+        raise InputError(f"hold_out={share:g} holds whole subjects out, and there is {named}; leave it out")
+    ordered = sorted(subjects, key=lambda name: hashlib.sha256(name.encode()).digest())
+    return set(ordered[: max(round(share * len(subjects)), 1)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -31,6 +32,7 @@ __all__ = [
     "apply_rule",
     "class_of",
     "split_of",
+    "subject_of",
 ]
 
 SPLITS = ("train", "valid", "test")
@@ -112,8 +114,20 @@ JAFFE_LETTERS: Mapping[str, str] = {
 }
 """The letters in JAFFE's file names (KA.AN1.39.tiff): its read-me, Lyons et al. (1998)."""
 
-SUBJECT_IN_NAME: Mapping[str, str] = {"ckplus": r"(S\d{3})_", "jaffe": r"([A-Z]{2})\."}
-"""Where a set's file names begin with the person: CK+'s S005_001_00000011.png, JAFFE's KA.AN1.39.tiff."""
+SUBJECT_IN_NAME: Mapping[str, str] = {"ckplus": r"(S\d{3})_", "jaffe": r"([A-Z]{2})\.[A-Z]{2}\d"}
+"""The sets that show a subject on several images, and how their file names begin: CK+'s S005_001_00000011.png, JAFFE's
+KA.AN1.39.tiff."""
+
+
+def subject_of(dataset: str, path: str) -> str | None:
+    """The subject that a file name of one of the sets of `SUBJECT_IN_NAME` begins with, None where it names none.
+
+    Example:
+        >>> subject_of("ckplus", "anger/S010_004_00000019.png"), subject_of("jaffe", "1.png")
+        ('S010', None)
+    """
+    found = re.match(SUBJECT_IN_NAME[dataset], re.split(r"[/\\]", path)[-1])
+    return found.group(1) if found else None
 
 
 def class_of(dataset: str, label: str) -> str:

@@ -7,7 +7,7 @@ import torch
 
 from ngd_timm.errors import choices
 
-__all__ = ["SAMPLERS", "epoch_order", "generator_for"]
+__all__ = ["SAMPLERS", "drawn_counts", "epoch_order", "generator_for"]
 
 SAMPLERS = ("random", "class_aware")
 
@@ -68,3 +68,27 @@ def epoch_order(labels: np.ndarray, sampler: str, seed: int, epoch: int) -> np.n
         lists = [rows[torch.randperm(len(rows), generator=generator).numpy()] for _ in range(shuffles)]
         drawn[:, column] = np.concatenate(lists)[:rounds]
     return np.take_along_axis(drawn, turns, axis=1).ravel()[:n]
+
+
+def drawn_counts(target: np.ndarray, labels: np.ndarray, sampler: str, classes: int) -> np.ndarray:
+    """Labels of each class that an epoch of `epoch_order` draws on average: the prior that training sees.
+
+    Args:
+        target: (N,) class indices, or (N, C) soft targets.
+        labels: (N,) class indices by which the sampler draws.
+        sampler: One of `SAMPLERS`.
+        classes: C.
+
+    Returns:
+        (C,) float64, N in all.
+
+    Example:
+        >>> labels = np.array([0] * 9 + [1])
+        >>> drawn_counts(labels, labels, "class_aware", classes=2).tolist()
+        [5.0, 5.0]
+    """
+    weights = target.astype(np.float64) if target.ndim == 2 else np.eye(classes)[target]
+    if sampler == "random":
+        return weights.sum(0)
+    means = [weights[labels == c].mean(0) for c in np.unique(labels)]
+    return len(labels) * np.mean(means, axis=0)

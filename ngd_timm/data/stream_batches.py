@@ -50,7 +50,7 @@ class FaceStream:
     Attributes:
         classes: Class names.
         counts: (C,) float64 rows a class, sums of the soft targets where there are any: for class weights.
-        sha256: Of pictures and targets in the stream's order.
+        sha256: Of pictures, targets, and where there are any valence and arousal, in the stream's order.
 
     Raises:
         InputError: Fewer rows than a batch, or settings outside what is allowed.
@@ -205,6 +205,8 @@ class FaceStream:
             else:
                 counts[target] += 1
             digest.update(target.tobytes())
+            if self._has_va:
+                digest.update(np.array([row["valence"], row["arousal"]], dtype=np.float32).tobytes())
             data = row["image"]["bytes"] or str(row["image"]["path"]).encode()
             digest.update(len(data).to_bytes(8, "little") + data)
             rows += 1

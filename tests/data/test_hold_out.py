@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from conftest import png, write_parquet
 from datasets import Dataset
 
-from ngd_timm.data import load_split, write_tiny
+from ngd_timm.data import load_fer, load_split, write_tiny
 from ngd_timm.data.decode import image_records
 from ngd_timm.data.hold_out import HELD_OUT
 from ngd_timm.data.tiny import tiny_face
@@ -84,6 +86,92 @@ def test_of_a_set_that_names_people_whole_people_are_held_out(tmp_path: Path) ->
     assert set(training["subject"][:])
     assert set(held["subject"][:])
     assert not set(training["subject"][:]) & set(held["subject"][:])
+
+
+CK_NAMES = [f"S0{10 + i // 3}_00{i % 3 + 1}_000000{19 + i}.png" for i in range(24)]
+JAFFE_NAMES = [f"{('KA', 'KL', 'YM', 'NM')[i // 6]}.AN{i % 6 + 1}.{39 + i}.tiff" for i in range(24)]
+
+
+LAYOUTS = ("file_name column", "path of the image", "NPZ", "CSV", "CSV with file_name", "class folders")
+
+
+def write_named(layout: str, folder: Path, names: list[str]) -> Path:
+    """24 faces of anger in one of the layouts of any set, under these file names."""
+    folder.mkdir()
+    images = [png(i) for i in range(len(names))]
+    if layout == "file_name column":
+        named = [f"faces/{name}" for name in names]
+        return write_parquet(folder / "train.parquet", images, file_name=named, label=["anger"] * 24)
+    if layout == "path of the image":
+        records = [{"bytes": data, "path": name} for data, name in zip(images, names, strict=True)]
+        numbers = [f"{i}.png" for i in range(24)]
+        return write_parquet(folder / "train.parquet", records, file_name=numbers, label=["anger"] * 24)
+    if layout == "NPZ":
+        pixels = np.stack([np.full((8, 8), 10 * i, dtype=np.uint8) for i in range(24)])
+        np.savez(folder / "train.npz", X=pixels, y=np.array(["anger"] * 24), file_name=np.array(names))
+        return folder
+    (folder / "anger").mkdir()
+    files = [f"{i}.png" for i in range(24)] if layout == "CSV with file_name" else names
+    for file, data in zip(files, images, strict=True):
+        (folder / "anger" / file).write_bytes(data)
+    if layout == "CSV":
+        (folder / "train.csv").write_text("path,label\n" + "".join(f"anger/{file},anger\n" for file in files))
+    if layout == "CSV with file_name":
+        lines = [f"anger/{file},anger,{name}\n" for file, name in zip(files, names, strict=True)]
+        (folder / "train.csv").write_text("path,label,file_name\n" + "".join(lines))
+    return folder
+
+
+@pytest.mark.parametrize(("name", "names"), [("ckplus", CK_NAMES), ("jaffe", JAFFE_NAMES)])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_subjects_are_read_from_file_names_in_every_layout_and_stay_on_one_side(
+    layout: str, name: str, names: list[str], tmp_path: Path
+) -> None:
+    root = f"{write_named(layout, tmp_path / 'set', names)},hold_out=0.3"
+    sides = [set(load_fer(name, root, split)["subject"][:]) for split in ("train", "valid")]
+    assert sides[0] | sides[1] == {n[:4] if name == "ckplus" else n[:2] for n in names}
+    assert not sides[0] & sides[1]
+
+
+def test_a_column_subject_wins_over_the_file_names(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "a.parquet", [png(0)], file_name=[CK_NAMES[0]], label=["anger"], subject=["anna"])
+    assert load_fer("ckplus", path)["subject"][:] == ["anna"]
+
+
+def test_evaluation_draws_subjects_read_from_file_names(tmp_path: Path) -> None:
+    faces = write_named("path of the image", tmp_path / "set", CK_NAMES)
+    (entry,) = evaluate("student-ferplus-v1", [f"ckplus={faces}"]).values()
+    assert entry["bootstrap"]["unit"] == "subject"
+
+
+@pytest.mark.parametrize("name", ["ckplus", "jaffe"])
+def test_hold_out_is_refused_where_a_set_of_several_images_a_subject_names_none(name: str, tmp_path: Path) -> None:
+    faces = write_named("path of the image", tmp_path / "set", [f"{i}.png" for i in range(24)])
+    for split in ("train", "valid"):
+        with pytest.raises(InputError, match=rf"24 of 24 images of {name} name none .*; give a column 'subject'") as e:
+            load_split(name, f"{faces},hold_out=0.3", split)
+        assert "\n" not in str(e.value)
+    assert len(load_fer(name, faces, "train")) == 24, "anything else goes on"
+    assert len(load_fer("ferplus", f"{faces},hold_out=0.3", "train")) < 24, "elsewhere images are held out"
+
+
+def test_hold_out_is_refused_where_some_images_name_no_subject(tmp_path: Path) -> None:
+    subjects = [f"p{i % 4}" for i in range(9)] + [None]
+    path = write_parquet(
+        tmp_path / "train.parquet", [png(i) for i in range(10)], label=["anger"] * 10, subject=subjects
+    )
+    with pytest.raises(InputError, match=r"1 of 10 images of affectnet name none \(first: train.parquet row 9\)"):
+        load_split("affectnet", f"{path},hold_out=0.3", "train")
+
+
+def test_pixels_without_file_names_are_scored_but_not_held_out(tmp_path: Path) -> None:
+    root = write_tiny("ckplus-48", tmp_path / "set")
+    assert load_split("ckplus", root, "test")[1].kept == 16
+    lines = (root / "ckextended.csv").read_text().splitlines()
+    (root / "ckextended.csv").write_text("".join(line.rpartition(",")[0] + "\n" for line in lines))
+    assert load_split("ckplus", root)[1].kept == 48
+    with pytest.raises(InputError, match="48 of 48 images of ckplus name none"):
+        load_split("ckplus", f"{root},hold_out=0.1", "train")
 
 
 @pytest.mark.parametrize(

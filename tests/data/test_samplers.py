@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ngd_timm.data.samplers import epoch_order
+from ngd_timm.data.samplers import drawn_counts, epoch_order
 from ngd_timm.errors import InputError
 
 LABELS = np.repeat([0, 1, 2, 5], [100, 40, 7, 3])
@@ -46,3 +46,14 @@ def test_the_class_aware_sampler_visits_all_of_a_common_class_over_epochs() -> N
 def test_an_unknown_sampler_is_refused() -> None:
     with pytest.raises(InputError, match="did you mean 'class_aware'"):
         epoch_order(LABELS, "classaware", 0, 0)
+
+
+@pytest.mark.parametrize("sampler", ["random", "class_aware"])
+@pytest.mark.parametrize("soft", [False, True])
+def test_the_counts_drawn_are_the_mean_over_epochs_of_what_is_drawn(sampler: str, soft: bool) -> None:
+    target = np.random.default_rng(0).dirichlet(np.ones(6), len(LABELS)) + 6 * np.eye(6)[LABELS]
+    target = target / target.sum(1, keepdims=True) if soft else np.eye(6)[LABELS]
+    epochs = [target[epoch_order(LABELS, sampler, 0, epoch)].sum(0) for epoch in range(200)]
+    counts = drawn_counts(target if soft else LABELS, LABELS, sampler, 6)
+    np.testing.assert_allclose(counts, np.mean(epochs, axis=0), atol=0.5)
+    assert counts.sum() == pytest.approx(150)

@@ -152,6 +152,16 @@ def test_a_recipe_with_streaming_trains_and_says_that_it_streamed(tmp_path: Path
     assert fingerprint["data"]["train"]["kept"] == 40
 
 
+def test_other_valence_is_other_data_streamed_or_not(tmp_path: Path) -> None:
+    hashes = []
+    for valence in (0.5, None, 0.25):
+        columns = {"label": ["sad"] * 2, "valence": [0.5, valence], "arousal": [0.0, 0.0]}
+        path = write_parquet(tmp_path / "train.parquet", [png(0), png(1)], **columns)
+        streamed = FaceStream(load_fer("ckplus", path, streaming=True), image_size=16, batch_size=1)
+        hashes += [streamed.sha256, load_split("ckplus", path)[1].sha256]
+    assert len(set(hashes)) == 6
+
+
 @pytest.mark.parametrize("option", [{"sampler": "class_aware"}, {"in_memory": True}])
 def test_streaming_refuses_what_needs_the_whole_set(option: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="streaming"):

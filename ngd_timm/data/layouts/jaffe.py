@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from ngd_timm.data.labels import JAFFE_LETTERS
-from ngd_timm.data.layouts.folders import subjects_of
 from ngd_timm.data.layouts.options import Source
 from ngd_timm.data.layouts.rows import Piece, Rows, image_files, table_of_files
 from ngd_timm.errors import InputError
@@ -41,5 +40,4 @@ def _read(folder: Path, root: Path) -> Rows:
         )
     letters = list(JAFFE_LETTERS)
     label = np.array([letters.index(m.group(1)) for m in found if m], dtype=np.int64)
-    table = table_of_files(paths, root, **subjects_of("jaffe", [p.name for p in paths]))
-    return Rows(table, None, tuple(JAFFE_LETTERS.values()), label)
+    return Rows(table_of_files(paths, root), None, tuple(JAFFE_LETTERS.values()), label)

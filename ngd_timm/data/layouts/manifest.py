@@ -34,9 +34,10 @@ def find_manifests(source: Source) -> list[Piece] | None:
 
     The label is a name (`label_name`, `class_name`, `label_str`, `label`). A number (`label_id`, `class_id`,
     `label_idx`, or a `label` of numbers) needs a class map beside the CSV: `<its name>.classes.json` or
-    `class_map.json`, `{"0": "neutral", …}`. Optional columns: `split`, `subject`, `valence` with `arousal`. Paths are
-    relative to the CSV's folder, or absolute. Without `split` the file's name says it. A picture that a split lists
-    twice is kept once; the same picture in two splits is a copy, which `drop_duplicates` is about.
+    `class_map.json`, `{"0": "neutral", …}`. Optional columns: `split`, `subject`, `file_name` (default: the path's last
+    part), `valence` with `arousal`. Paths are relative to the CSV's folder, or absolute. Without `split` the file's
+    name says it. A picture that a split lists twice is kept once; the same picture in two splits is a copy, which
+    `drop_duplicates` is about.
 
     Raises:
         InputError: A CSV file as root that lacks a path or a label, a split that has no known name, or a picture of
@@ -150,7 +151,9 @@ def _read(path: Path, whole: Any, again: np.ndarray, rows: np.ndarray) -> Rows:
     names, label = _labels(path, table)
     further: dict[str, Any] = {}
     if "subject" in table.column_names:
-        further["subject"] = table["subject"]
+        further["subject"] = [subject or None for subject in table["subject"].to_pylist()]
+    if "file_name" in table.column_names:
+        further["file_name"] = table["file_name"]
     if {"valence", "arousal"} <= set(table.column_names):
         for c in ("valence", "arousal"):
             further[c] = affect_column([_float(path, v, c) for v in table[c].to_pylist()], c, path.name)

@@ -1,8 +1,8 @@
 """An NPZ file of pixels and names, the form in which the authors of arXiv 2509.11916 kept their data.
 
 They published none, so the arrays are named here: `X` or `images` (N, H, W), (N, H, W, 1) or (N, H, W, 3) uint8; `y` or
-`labels` (N,) names, or numbers together with `classes` (C,) names; optional `split`, `subject` (N,) and `valence` with
-`arousal` (N,) in [-1, 1].
+`labels` (N,) names, or numbers together with `classes` (C,) names; optional `split`, `subject`, `file_name` (N,) and
+`valence` with `arousal` (N,) in [-1, 1].
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _pieces(path: Path) -> list[Piece]:
     arrays = _load(path)
     images, names, label = _images(path, arrays), *_labels(path, arrays)
     n = len(images)
-    for key in ("y", "labels", "split", "subject", "valence", "arousal"):
+    for key in ("y", "labels", "split", "subject", "file_name", "valence", "arousal"):
         if key in arrays and arrays[key].shape != (n,):
             raise InputError(
                 f"{path}: '{key}' has shape {arrays[key].shape}, but there are {n} pictures; expected ({n},)"
@@ -71,7 +71,8 @@ def _read(
             if not np.issubdtype(arrays[c].dtype, np.floating):
                 raise InputError(f"{path}: '{c}' must hold floats in [-1, 1], got {arrays[c].dtype}")
             further[c] = affect_column(arrays[c][rows].tolist(), c, path.name)
-    return Rows(table_of_pixels(images, rows, path.name, **further), None, names, label[rows])
+    file_names = [str(name) for name in arrays["file_name"][rows]] if "file_name" in arrays else None
+    return Rows(table_of_pixels(images, rows, path.name, file_names, **further), None, names, label[rows])
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ngd_timm.data.decode import raise_image_limit
+from ngd_timm.data.labels import SUBJECT_IN_NAME
 from ngd_timm.data.layouts.affectnet import find_affectnet_csv, find_affectnet_folders
 from ngd_timm.data.layouts.ckplus import find_ckplus
 from ngd_timm.data.layouts.ferplus import find_ferplus_export, find_ferplus_two_csv
@@ -23,7 +24,7 @@ from ngd_timm.data.layouts.parquet import find_parquet
 from ngd_timm.data.layouts.picture_list import check_sha256, on_list, read_list
 from ngd_timm.data.layouts.pixels_csv import find_pixels_csv
 from ngd_timm.data.layouts.rafdb import find_rafdb_kaggle, find_rafdb_list
-from ngd_timm.data.layouts.rows import Piece, Rows
+from ngd_timm.data.layouts.rows import Piece, Rows, with_subjects
 from ngd_timm.data.layouts.sfew import find_sfew
 from ngd_timm.errors import InputError
 from ngd_timm.hub import hub_id
@@ -119,6 +120,8 @@ def look_at(root: str | Path, dataset: str, options: Mapping[str, Any] | None = 
         pieces = find_hub(repository, streaming)
     else:
         pieces = _find(Source(path, dataset, chosen))
+    if dataset in SUBJECT_IN_NAME:
+        pieces = [_changed(piece, partial(with_subjects, dataset=dataset)) for piece in pieces]
     order = {"train": 0, "valid": 1, "test": 2, None: 3}
     pieces = sorted(pieces, key=lambda p: (order[p.split], p.shown))
     if chosen.hold_out is not None and any(piece.split == "valid" for piece in pieces):
@@ -139,7 +142,9 @@ def look_at(root: str | Path, dataset: str, options: Mapping[str, Any] | None = 
             f"{base / chosen.list}: {len(missing)} of {len(listed)} pictures aren't below {base} (first: "
             f"{', '.join(missing[:3])}); bring them, the set is only whole with all"
         )
-    return Found([_only(piece, listed) for piece in pieces], listed, chosen.hold_out)
+    return Found(
+        [_changed(piece, partial(_without_unlisted, listed=listed)) for piece in pieces], listed, chosen.hold_out
+    )
 
 
 def read_piece(piece: Piece, root: Path | None = None) -> Rows:
@@ -165,18 +170,19 @@ def _find(source: Source) -> list[Piece]:
     )
 
 
-def _only(piece: Piece, listed: frozenset[str]) -> Piece:
-    stream = None if piece.stream is None else partial(_stream_listed, piece, listed)
-    return replace(piece, read=partial(_read_listed, piece, listed), stream=stream)
+def _changed(piece: Piece, change: Callable[[Rows], Rows]) -> Piece:
+    """The same piece, its rows changed as they are read."""
+    stream = None if piece.stream is None else partial(_stream_changed, piece, change)
+    return replace(piece, read=partial(_read_changed, piece, change), stream=stream)
 
 
-def _read_listed(piece: Piece, listed: frozenset[str]) -> Rows:
-    return _without_unlisted(piece.read(), listed)
+def _read_changed(piece: Piece, change: Callable[[Rows], Rows]) -> Rows:
+    return change(piece.read())
 
 
-def _stream_listed(piece: Piece, listed: frozenset[str]) -> Iterator[Rows]:
+def _stream_changed(piece: Piece, change: Callable[[Rows], Rows]) -> Iterator[Rows]:
     assert piece.stream is not None
-    return (_without_unlisted(rows, listed) for rows in piece.stream())
+    return map(change, piece.stream())
 
 
 def _without_unlisted(rows: Rows, listed: frozenset[str]) -> Rows:

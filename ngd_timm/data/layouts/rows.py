@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from ngd_timm.data.labels import SPLITS
+from ngd_timm.data.labels import SPLITS, subject_of
 from ngd_timm.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ __all__ = [
     "subfolders",
     "table_of_files",
     "table_of_pixels",
+    "with_subjects",
 ]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pgm", ".ppm")
@@ -215,6 +216,29 @@ def table_of_pixels(
     names = pa.nulls(len(rows), pa.string()) if file_names is None else pa.array(list(file_names), pa.string())
     source = pa.array([f"{shown} row {i}" for i in rows], pa.string())
     return pa.table({"image": image, "file_name": names, "source": source, **columns})
+
+
+def with_subjects(rows: Rows, dataset: str) -> Rows:
+    """The same rows with a column `subject`, null where nobody is named: read from file names where the table has none.
+
+    Args:
+        rows: Of any layout.
+        dataset: One of `SUBJECT_IN_NAME`.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    table = rows.table
+    if "subject" in table.column_names:
+        if any(table["subject"].to_pylist()):
+            return rows
+        table = table.drop_columns(["subject"])
+    names, paths = table["file_name"].to_pylist(), pc.struct_field(table["image"], "path").to_pylist()
+    subjects = [
+        next((s for path in pair if path and (s := subject_of(dataset, path))), None)
+        for pair in zip(names, paths, strict=True)
+    ]
+    return replace(rows, table=table.append_column("subject", pa.array(subjects, pa.string())))
 
 
 def encode_png(pixels: np.ndarray) -> bytes:

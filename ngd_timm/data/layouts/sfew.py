@@ -23,7 +23,7 @@ def find_sfew(source: Source) -> list[Piece] | None:
     Where aligned faces and whole frames lie beside each other, the aligned ones are read. The test folder of the
     distribution has no labels and is left out, aloud.
     """
-    root, dataset = source.root, source.dataset
+    root = source.root
     if root.is_file():
         return None
     found = split_folders(root)
@@ -40,7 +40,7 @@ def find_sfew(source: Source) -> list[Piece] | None:
             log.warning("%s: '%s' has no class folders, so no labels, and is left out", root, path.name)
             continue
         shown = folder.relative_to(root).as_posix()
-        pieces.append(Piece("SFEW folders", folder, split, shown, partial(read_class_folders, folder, root, dataset)))
+        pieces.append(Piece("SFEW folders", folder, split, shown, partial(read_class_folders, folder, root)))
     return pieces
 
 
