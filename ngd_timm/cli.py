@@ -357,18 +357,22 @@ def results(
 
 @app.command(epilog="Example: ngd report runs/b3_full-0 --mistakes 12")
 def report(
-    folder: Annotated[Path, typer.Argument(help="A finished run directory, or an ablation's.")],
+    folder: Annotated[Path, typer.Argument(help="A finished run directory, a teacher's, or an ablation's.")],
     mistakes: Annotated[
         int, typer.Option(min=0, help="Show so many of the surest wrong answers: the page then holds faces.")
     ] = 0,
 ) -> None:
     """Write report.html again, from the files that are there."""
-    from ngd_timm.report import write_ablation_report, write_report
+    from ngd_timm.report import write_ablation_report, write_report, write_teacher_report
 
     if (folder / "ablation.json").is_file():
         if mistakes:
             raise InputError("an ablation's report shows no mistakes; ask for those of one of its runs")
         typer.echo(write_ablation_report(folder))
+    elif (folder / "embeddings.safetensors").is_file():
+        if mistakes:
+            raise InputError("an EEG teacher's report shows no mistakes: there are no faces in it")
+        typer.echo(write_teacher_report(folder))
     else:
         typer.echo(write_report(folder, mistakes))
 

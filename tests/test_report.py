@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import re
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -20,7 +21,9 @@ from ngd_timm.eeg.consolidate import build_grid
 from ngd_timm.eeg.recipe import TeacherRecipe
 from ngd_timm.eeg.topomap import TopomapOperator
 from ngd_timm.errors import InputError
-from ngd_timm.figures_teacher import scalp_figure
+from ngd_timm.figures_ablation import Difference, difference_figure
+from ngd_timm.figures_sets import embedding_figure
+from ngd_timm.figures_teacher import Score, forest_figure, scalp_figure
 from ngd_timm.files import sha256_file, write_json, write_text
 from ngd_timm.metrics import fer_metrics
 from ngd_timm.prototypes import PrototypeGrid
@@ -237,6 +240,40 @@ def test_classes_at_nearly_the_same_place_share_one_label() -> None:
 
 AXES = ("valence", "arousal")
 BANDS, CHANNELS = ["theta", "alpha", "beta"], ["F3", "F4", "C3", "C4", "O1", "O2"]
+
+
+ODD = r"$\frac$ & <b>"
+
+
+def test_strings_of_anybody_are_drawn_as_they_are() -> None:
+    """Names of bands, classes, sets and runs may hold dollars; as mathtext they would be misread or refused."""
+    scores = [Score(ODD, f"{ODD} teacher", 0.6, 0.5, 0.7, 0.5)]
+    maps = {f"{ODD} axis": np.ones((1, 8, 8))}
+    points, none = np.random.default_rng(0).normal(size=(4, 2)), np.zeros((0, 2))
+    drawn = (
+        figures.line_figure("a", "", [0, 1], {ODD: [1.0, 2.0]}, f"{ODD} unit"),
+        forest_figure("b", "", scores, f"{ODD} score"),
+        scalp_figure("c", "", maps, [ODD], np.zeros((1, 2)), f"{ODD} unit"),
+        embedding_figure("d", "", points, np.zeros(4, dtype=int), [ODD], none, none),
+        difference_figure("e", "", [Difference(ODD, 1.0, (-0.5, 2.5))], f"{ODD} points"),
+    )
+    written = [unescape(text) for svg in drawn for text in re.findall(r">([^<]+)</text>", svg)]
+    assert sum(text.startswith(ODD) for text in written) == 11
+
+
+def test_a_png_draws_dollars_as_they_are_and_is_not_left_half_written(tmp_path: Path) -> None:
+    with figures.png_figure(tmp_path / "a.png", (2, 2)) as drawing:
+        drawing.suptitle(ODD)
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(KeyError), figures.png_figure(tmp_path / "b.png", (2, 2)):
+        raise KeyError
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_a_logarithmic_axis_has_plain_numbers() -> None:
+    svg = figures.line_figure("a", "", [0, 1], {"lr": [1e-5, 1.0]}, "rate", log=True)
+    assert "mathdefault" not in svg
+    assert ">1e−03</text>" in svg
 
 
 def figure(value: float, p: float) -> dict[str, object]:
