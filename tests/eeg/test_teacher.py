@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,14 +16,16 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from ngd_timm.eeg import fitting
 from ngd_timm.eeg import teacher as teacher_module
 from ngd_timm.eeg.bandpower import save_bandpower
 from ngd_timm.eeg.consolidate import build_grid
-from ngd_timm.eeg.fitting import fit_one
+from ngd_timm.eeg.fitting import Trials, fit_one
 from ngd_timm.eeg.folds import subject_folds
 from ngd_timm.eeg.recipe import TeacherRecipe
 from ngd_timm.eeg.simulated_power import CHANNELS, simulate_bandpower
 from ngd_timm.eeg.teacher import fit_teacher
+from ngd_timm.eeg.topomap import TopomapOperator
 from ngd_timm.errors import InputError
 from ngd_timm.prototypes import PrototypeGrid
 from ngd_timm.recipe import load_recipe
@@ -317,6 +320,24 @@ def quick(tmp_path: Path) -> TeacherRecipe:
     """A teacher that is fitted in a second."""
     save_bandpower(tmp_path / "a.npz", simulate_bandpower(subjects=3, trials=4, windows=2))
     return small(tmp_path / "a.npz", **QUICK)
+
+
+def test_an_epoch_draws_no_more_samples_of_a_trial_than_it_has_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[np.ndarray] = []
+
+    def view(augment: Any, trials: Any, rng: Any) -> torch.Tensor:
+        drawn.extend(rows for _, rows in trials)
+        return torch.stack([z[rows].mean(dim=0) for z, rows in trials])
+
+    monkeypatch.setattr(fitting, "_view", view)
+    windows = [np.array([0]), np.array([1, 2]), np.array([3, 4, 5, 6, 7])] * 4
+    data = Trials(torch.randn(8, 4, 14), windows, torch.rand(8, 2) * 2 - 1)
+    optim = {**SMALL["optim"], "epochs": 1, "batch_size": 4, "samples_per_trial": 3}
+    operator = TopomapOperator(CHANNELS, size=32)
+    fit_one(small(tmp_path, optim=optim), data, [], operator, 4, 0, lambda: None)
+    assert Counter(map(len, drawn)) == {1: 4, 2: 8, 5: 12}
 
 
 def test_a_file_that_is_put_into_the_directory_while_it_fits_stays(
