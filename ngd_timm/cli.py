@@ -476,6 +476,7 @@ def prototypes_show(
     as_json: AsJson = False,
 ) -> None:
     """Print what a grid is made of and what it can say."""
+    from ngd_timm.card import grid_findings
     from ngd_timm.prototypes import PrototypeGrid
 
     opened = PrototypeGrid.from_spec(grid) if grid else PrototypeGrid.default()
@@ -489,6 +490,7 @@ def prototypes_show(
                 "sha256": opened.sha256,
                 "mean_cosine": opened.mean_cosine,
                 "counts": opened.counts.tolist(),
+                "findings": grid_findings(opened),
                 "metadata": opened.metadata,
             }
         )
@@ -497,6 +499,7 @@ def prototypes_show(
 
 
 def _describe(grid: object, name: str) -> None:
+    from ngd_timm.card import grid_findings
     from ngd_timm.prototypes import PrototypeGrid
 
     assert isinstance(grid, PrototypeGrid)
@@ -506,6 +509,8 @@ def _describe(grid: object, name: str) -> None:
     typer.echo("counts, arousal upwards, valence to the right:")
     for row in counts.T.flip(0).tolist():
         typer.echo("  " + " ".join(f"{value:5d}" for value in row))
+    for sentence in grid_findings(grid):
+        typer.echo(sentence)
     for key in sorted(grid.metadata):
         typer.echo(f"{key}: {grid.metadata[key]}")
 

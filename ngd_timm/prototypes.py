@@ -462,6 +462,9 @@ def mantel_test(
     The ratings of a subject's trials are permuted among that subject's trials, all windows of a trial moving together,
     and the grid is rebuilt each time: which cells are filled and by whom never changes. r is taken over filled cells.
 
+    One test is declared beforehand for every grid: `center=True`, at the grid's own size. Any other is exploratory, and
+    its p needs a correction for how many there are (`ngd_timm.verdict.holm`).
+
     Args:
         embeddings: (N, D).
         valence_arousal: (N, 2) in [-1, 1], one value a trial.

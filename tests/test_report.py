@@ -104,7 +104,7 @@ def make_run(
     if full:
         va = rng.uniform(-1, 1, size=(300, 2))
         embeddings = np.concatenate([va, 0.5 * np.ones((300, 1)), 0.3 * rng.normal(size=(300, 13))], axis=1)
-        grid = PrototypeGrid.build(embeddings, va, metadata={"dataset": "GAMEEMO", "mantel_r": "0.41"})
+        grid = PrototypeGrid.build(embeddings, va, metadata={"dataset": "GAMEEMO", "mantel_r_centered": "0.41"})
         grid.save(folder / "grid.safetensors")
     return folder
 
@@ -407,7 +407,10 @@ def test_a_teachers_page_judges_by_rule(teacher_page: tuple[str, _Page]) -> None
     _, page = teacher_page
     assert "tells high from low valence and arousal, weakly" in page.text
     assert "order of trials is confounded with ratings" in page.text
-    assert "both speak for 3 x 3 and 5 x 5; neither speaks for 7 x 7" in page.text
+    assert "own size, 5 x 5; p 0.0300) the grid follows the valence/arousal plane" in page.text
+    assert "Holm's correction for 8 tests: p is below .05 for Mantel as it is (3 x 3)" in page.text
+    assert "p 0.030, declared" in page.text
+    assert "p 0.001, Holm 0.008" in page.text
 
 
 def test_a_teachers_page_holds_no_path_and_only_data_that_are_simulated_are_called_so(tmp_path: Path) -> None:
