@@ -12,9 +12,19 @@ from ngd_timm.errors import InputError
 from ngd_timm.files import packaged, write_text
 from ngd_timm.paths import without_paths
 from ngd_timm.prototypes import PrototypeGrid, grid_versions
-from ngd_timm.verdict import METRICS, WHO, decimal, grid_verdict, score_rows, sizes_verdict, span, teacher_verdict
+from ngd_timm.verdict import (
+    METRICS,
+    WHO,
+    Test,
+    decimal,
+    exploratory_tests,
+    grid_verdict,
+    score_rows,
+    span,
+    teacher_verdict,
+)
 
-__all__ = ["card_header", "grid_card", "grid_licence", "render_card", "write_grid_card"]
+__all__ = ["card_header", "grid_card", "grid_findings", "grid_licence", "render_card", "write_grid_card"]
 
 _JSON = ("scores", "grids", "preprocessing")  # metadata whose text is an object
 _NEEDED = ("dataset", "subjects_per_cell", "min_subjects")
@@ -42,6 +52,8 @@ def grid_card(grid: PrototypeGrid, name: str, repo_id: str | None = None) -> str
     set_name, support = dataset_name(notes["dataset"]), dataset_name(notes.get("support", ""))
     credits = [EEG[key] for key in (set_name, support) if key in EEG]
     scores, grids = (json.loads(notes.get(key, "{}")) for key in ("scores", "grids"))
+    exploratory = _exploratory(grid, grids)
+    plain_holm = exploratory.get(("own", "mantel"), exploratory.get((str(grid.size), "mantel")))
     centered = grid if notes.get("centered") == "true" else grid.centered()
     axis = [f"{v:+.1f}" for v in grid.centers[:: grid.size, 0].tolist()]
     people = notes["subjects_per_cell"].split(",")
@@ -58,18 +70,19 @@ def grid_card(grid: PrototypeGrid, name: str, repo_id: str | None = None) -> str
         size=grid.size,
         simulated="simulated" in notes,
         source=_source(set_name, support),
-        verdict=" ".join(_verdict(grid, notes, scores, grids)),
+        verdict=" ".join([*teacher_verdict(scores), *grid_findings(grid)]) if scores else "",
         folds=notes.get("split", "").split(",")[0],
         subjects=notes.get("subjects"),
         trials=notes.get("trials"),
         scores=[_score_row(row) for row in score_rows(scores)] if scores else [],
         by_number="trial_number" in scores,
-        grids=[_size_row(size, entry) for size, entry in grids.items()],
+        grids=[_size_row(size, entry, exploratory) for size, entry in grids.items()],
         preprocessing=without_paths(json.loads(notes.get("preprocessing", "{}"))),
         mantel_r=notes.get("mantel_r", f"{grid.mantel_r:.4f}"),
-        mantel_p=notes.get("mantel_p"),
+        mantel_p=_corrected(notes.get("mantel_p"), plain_holm),
         mantel_r_centered=notes.get("mantel_r_centered"),
         mantel_p_centered=notes.get("mantel_p_centered"),
+        exploratory=len(exploratory),
         permutations=notes.get("mantel_permutations"),
         mean_cosine=f"{grid.mean_cosine:.4f}",
         mean_cosine_centered=f"{centered.mean_cosine:.4f}",
@@ -85,6 +98,21 @@ def grid_card(grid: PrototypeGrid, name: str, repo_id: str | None = None) -> str
         method=METHOD,
         forbidden=FORBIDDEN,
     )
+
+
+def grid_findings(grid: PrototypeGrid) -> list[str]:
+    """What the tests in a grid's metadata say of it, the declared one first; nothing where none is recorded.
+
+    Example:
+        >>> grid_findings(PrototypeGrid.default("gameemo-v2"))[0][:74]
+        'By the declared test (Mantel of the centred grid at its own size, 5 x 5; p'
+    """
+    notes = grid.metadata
+    if "mantel_p_centered" not in notes:
+        return []
+    grids = json.loads(notes.get("grids", "{}"))
+    halves = grids[str(grid.size)]["stability"]["centered"] if str(grid.size) in grids else None
+    return grid_verdict(grid.size, float(notes["mantel_p_centered"]), _exploratory(grid, grids), halves)
 
 
 def card_header(
@@ -158,14 +186,18 @@ def _opened_by(name: str, repo_id: str | None) -> str:
     return f'default("{name}")' if name in grid_versions() else 'load("grid.safetensors")'
 
 
-def _verdict(
-    grid: PrototypeGrid, notes: Mapping[str, str], scores: Mapping[str, Any], grids: Mapping[str, Any]
-) -> list[str]:
-    if not scores:
-        return []
-    halves = grids[str(grid.size)]["stability"]["centered"] if str(grid.size) in grids else None
-    p, p_centered = float(notes["mantel_p"]), float(notes["mantel_p_centered"])
-    return [*teacher_verdict(scores), *grid_verdict(grid.size, p, p_centered, halves), *sizes_verdict(grids)]
+def _exploratory(grid: PrototypeGrid, grids: Mapping[str, Any]) -> dict[Test, float]:
+    """All tests but the declared one; those of `grids` count every subject, and so may be of another grid."""
+    notes = grid.metadata
+    if "mantel_p" not in notes:
+        return {}
+    if notes.get("min_subjects") == "1" and str(grid.size) in grids:
+        return exploratory_tests(grids, declared=str(grid.size))
+    return exploratory_tests(grids, own_plain_p=float(notes["mantel_p"]))
+
+
+def _corrected(p: str | None, holm: float | None) -> str | None:
+    return p if p is None or holm is None else f"{p}, Holm {holm:.4f}"
 
 
 _PROVENANCE = (
@@ -216,14 +248,19 @@ def _score_row(row: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _size_row(size: str, entry: dict[str, Any]) -> dict[str, str]:
+def _size_row(size: str, entry: dict[str, Any], exploratory: Mapping[Test, float]) -> dict[str, str]:
     halves, centered = entry["stability"], entry["stability"]["centered"]
     agree = {key: f"{decimal(halves[key]['value'])} ({span(halves[key]['ci95'])})" for key in ("cosine", "centered")}
-    follow = {key: f"{decimal(entry[key]['r'])}, p = {entry[key]['p']:.4f}" for key in ("mantel", "mantel_centered")}
+
+    def p(test: str, raw: float) -> str:
+        holm = exploratory.get((size, test))
+        return f"p = {raw:.4f}, declared" if holm is None else f"p = {_corrected(f'{raw:.4f}', holm)}"
+
+    follow = {key: f"{decimal(entry[key]['r'])}, {p(key, entry[key]['p'])}" for key in ("mantel", "mantel_centered")}
     return {
         "size": f"{size} x {size}",
         "filled": f"{entry['filled']} of {entry['cells']}",
         "cosine": agree["cosine"],
-        "centered": f"{agree['centered']}, chance {decimal(centered['chance'])}, p = {centered['p']:.4f}",
+        "centered": f"{agree['centered']}, chance {decimal(centered['chance'])}, {p('stability', centered['p'])}",
         **follow,
     }

@@ -243,7 +243,8 @@ def _grid(grid: PrototypeGrid, name: str | None, picture: bool) -> dict[str, Any
     rows = [("name", name), ("size", f"{grid.size} x {grid.size}, {grid.dim} values each"), ("sha256", grid.sha256)]
     rows += [("cells with data of their own", f"{grid.filled} of {grid.size**2}")]
     rows += [("mean cosine between prototypes", f"{grid.mean_cosine:.4f}")]
-    if "mantel_r" in notes:
-        rows += [("Mantel r, whether it follows the plane", f"{notes['mantel_r']}, p = {notes['mantel_p']}")]
+    if "mantel_p_centered" in notes:
+        figure = f"{notes['mantel_r_centered']}, p = {notes['mantel_p_centered']}"
+        rows += [("Mantel r, centred, whether it follows the plane", figure)]
     rows += [(key, notes[key]) for key in ("teacher", "split", "support", "created") if key in notes]
     return {"sentence": sentence, "rows": rows, "picture": picture}

@@ -358,18 +358,22 @@ def results(
 
 @app.command(epilog="Example: ngd report runs/b3_full-0 --mistakes 12")
 def report(
-    folder: Annotated[Path, typer.Argument(help="A finished run directory, or an ablation's.")],
+    folder: Annotated[Path, typer.Argument(help="A finished run directory, a teacher's, or an ablation's.")],
     mistakes: Annotated[
         int, typer.Option(min=0, help="Show so many of the surest wrong answers: the page then holds faces.")
     ] = 0,
 ) -> None:
     """Write report.html again, from the files that are there."""
-    from ngd_timm.report import write_ablation_report, write_report
+    from ngd_timm.report import write_ablation_report, write_report, write_teacher_report
 
     if (folder / "ablation.json").is_file():
         if mistakes:
             raise InputError("an ablation's report shows no mistakes; ask for those of one of its runs")
         typer.echo(write_ablation_report(folder))
+    elif (folder / "embeddings.safetensors").is_file():
+        if mistakes:
+            raise InputError("an EEG teacher's report shows no mistakes: there are no faces in it")
+        typer.echo(write_teacher_report(folder))
     else:
         typer.echo(write_report(folder, mistakes))
 
@@ -473,6 +477,7 @@ def prototypes_show(
     as_json: AsJson = False,
 ) -> None:
     """Print what a grid is made of and what it can say."""
+    from ngd_timm.card import grid_findings
     from ngd_timm.prototypes import PrototypeGrid
 
     opened = PrototypeGrid.from_spec(grid) if grid else PrototypeGrid.default()
@@ -486,6 +491,7 @@ def prototypes_show(
                 "sha256": opened.sha256,
                 "mean_cosine": opened.mean_cosine,
                 "counts": opened.counts.tolist(),
+                "findings": grid_findings(opened),
                 "metadata": opened.metadata,
             }
         )
@@ -494,6 +500,7 @@ def prototypes_show(
 
 
 def _describe(grid: object, name: str) -> None:
+    from ngd_timm.card import grid_findings
     from ngd_timm.prototypes import PrototypeGrid
 
     assert isinstance(grid, PrototypeGrid)
@@ -503,6 +510,8 @@ def _describe(grid: object, name: str) -> None:
     typer.echo("counts, arousal upwards, valence to the right:")
     for row in counts.T.flip(0).tolist():
         typer.echo("  " + " ".join(f"{value:5d}" for value in row))
+    for sentence in grid_findings(grid):
+        typer.echo(sentence)
     for key in sorted(grid.metadata):
         typer.echo(f"{key}: {grid.metadata[key]}")
 

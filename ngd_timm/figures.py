@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ngd_timm.affect import anchors
+from ngd_timm.files import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from ngd_timm.prototypes import PrototypeGrid
 
-__all__ = ["INK", "RULE", "STYLES", "cosine_figure", "grid_figure", "line_figure", "share_figure", "to_svg"]
+__all__ = [
+    "INK",
+    "RULE",
+    "STYLES",
+    "cosine_figure",
+    "grid_figure",
+    "line_figure",
+    "png_figure",
+    "share_figure",
+    "to_svg",
+]
 
 # Stand-ins that `to_svg` replaces by CSS, so one drawing serves the light and the dark page.
 INK, RULE, ACCENT, PAGE = "#010203", "#040506", "#070809", "#0a0b0c"
 _CSS = {INK: "currentColor", RULE: "var(--rule)", ACCENT: "var(--accent)", PAGE: "var(--page)"}
+# names of bands, classes, sets and runs are anybody's strings: a dollar in them is a dollar
+_PLAIN_TEXT: Any = {"text.parse_math": False}
 # Okabe and Ito's palette, with a marker each: told apart without colour too.
 STYLES = (("#0072B2", "o"), ("#E69F00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#56B4E9", "v"), ("#D55E00", "P"))
 
@@ -45,6 +61,7 @@ def line_figure(
         >>> line_figure("demo", "a line", [0, 1], {"acc": [50.0, 60.0]}, "percent")[:20]
         '<svg role="img" aria'
     """
+    from matplotlib.ticker import LogFormatter
 
     def draw(axes: Axes) -> None:
         for (label, values), (color, marker) in zip(lines.items(), _cycle(len(lines)), strict=True):
@@ -54,6 +71,8 @@ def line_figure(
             axes.plot(epochs, y, color=color, marker=marker, markersize=3.2, linewidth=1.5, label=label)
         if log:
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(LogFormatter())  # the default one writes mathtext
+            axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
         _over_epochs(axes, epochs, ylabel, len(lines))
 
     return to_svg(name, alt, draw)
@@ -221,6 +240,21 @@ def _over_epochs(axes: Axes, epochs: Sequence[float], ylabel: str, entries: int)
     )
 
 
+@contextlib.contextmanager
+def png_figure(path: str | Path, size: tuple[float, float]) -> Iterator[Figure]:
+    """A figure of so many inches, written to `path` as PNG, atomically, when the block ends well."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(_PLAIN_TEXT):
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
+
+
 def to_svg(
     name: str, alt: str, draw: Callable[[Axes], None], size: tuple[float, float] = (4.4, 2.9), dpi: float = 100
 ) -> str:
@@ -234,7 +268,8 @@ def to_svg(
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    settings: Any = {
+    settings = {
+        **_PLAIN_TEXT,
         "svg.fonttype": "none",
         "svg.hashsalt": name,
         "font.family": "sans-serif",

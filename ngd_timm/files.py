@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from ngd_timm.errors import InputError
 
 __all__ = [
+    "atomic_files",
     "atomic_folder",
     "atomic_path",
     "check_place",
@@ -88,6 +89,39 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             os.replace(temporary, path)
     except (OSError, RuntimeError, SafetensorError) as error:
         _refuse(path, error)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def atomic_files(folder: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder within `folder`; its files move up into `folder` together when the block ends well.
+
+    What else lies in `folder` stays.
+
+    Raises:
+        InputError: As `atomic_path`.
+
+    Example:
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> write_text(folder / "notes.txt", "mine")
+        >>> with atomic_files(folder) as temporary:
+        ...     write_text(temporary / "a.txt", "a")
+        >>> sorted(path.name for path in folder.iterdir())
+        ['a.txt', 'notes.txt']
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".files.", dir=folder))
+    except OSError as error:
+        _refuse(folder, error)
+    try:
+        yield temporary
+        for path in temporary.iterdir():
+            os.replace(path, folder / path.name)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        _refuse(folder, error)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -417,24 +417,20 @@ class PrototypeGrid:
 
     def picture(self, path: str | Path) -> None:
         """Draw the counts on the valence/arousal plane beside the cosines between prototypes, as a PNG."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        from ngd_timm.figures import png_figure
 
-        figure = Figure(figsize=(9, 4.2), layout="constrained")
-        FigureCanvasAgg(figure)
-        plane, matrix = figure.subplots(1, 2)
-        counts = self.counts.numpy().reshape(self.size, self.size)
-        plane.imshow(counts.T, origin="lower", extent=(-1, 1, -1, 1), cmap="Greens")
-        for (valence, arousal), count in zip(self.centers.tolist(), self.counts.tolist(), strict=True):
-            shade = "white" if count > 0.6 * counts.max(initial=1) else "black"
-            plane.text(valence, arousal, str(count) if count else "–", ha="center", va="center", color=shade)
-        plane.set(xlabel="valence", ylabel="arousal", title="embeddings in each cell (– : taken from neighbours)")
-        rows = self.prototypes.double()
-        image = matrix.imshow((rows @ rows.T).numpy(), vmin=-1, vmax=1, cmap="RdBu_r")
-        matrix.set(xlabel="cell", ylabel="cell", title=f"cosine between prototypes, mean {self.mean_cosine:.2f}")
-        figure.colorbar(image, ax=matrix)
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
+        with png_figure(path, (9, 4.2)) as figure:
+            plane, matrix = figure.subplots(1, 2)
+            counts = self.counts.numpy().reshape(self.size, self.size)
+            plane.imshow(counts.T, origin="lower", extent=(-1, 1, -1, 1), cmap="Greens")
+            for (valence, arousal), count in zip(self.centers.tolist(), self.counts.tolist(), strict=True):
+                shade = "white" if count > 0.6 * counts.max(initial=1) else "black"
+                plane.text(valence, arousal, str(count) if count else "–", ha="center", va="center", color=shade)
+            plane.set(xlabel="valence", ylabel="arousal", title="embeddings in each cell (– : taken from neighbours)")
+            rows = self.prototypes.double()
+            image = matrix.imshow((rows @ rows.T).numpy(), vmin=-1, vmax=1, cmap="RdBu_r")
+            matrix.set(xlabel="cell", ylabel="cell", title=f"cosine between prototypes, mean {self.mean_cosine:.2f}")
+            figure.colorbar(image, ax=matrix)
 
 
 def grid_versions() -> list[str]:
@@ -458,6 +454,9 @@ def mantel_test(
 
     The ratings of a subject's trials are permuted among that subject's trials, all windows of a trial moving together,
     and the grid is rebuilt each time: which cells are filled and by whom never changes. r is taken over filled cells.
+
+    One test is declared beforehand for every grid: `center=True`, at the grid's own size. Any other is exploratory, and
+    its p needs a correction for how many there are (`ngd_timm.verdict.holm`).
 
     Args:
         embeddings: (N, D).

@@ -83,7 +83,7 @@ def grid_context(grid: PrototypeGrid, name: str | None, classes: Sequence[str]) 
         "mean_cosine": grid.mean_cosine,
         "sha256": grid.sha256,
         "people_known": "subjects_per_cell" in grid.metadata,
-        "mantel": {k: grid.metadata.get(k) for k in ("mantel_r", "mantel_p")},
+        "mantel": {k: grid.metadata.get(f"mantel_{k}_centered") for k in ("r", "p")},
         "dataset": without_paths(grid.metadata.get("dataset", grid.metadata.get("provenance", "not recorded"))),
         "metadata": dict(sorted(without_paths(grid.metadata).items())),
         "plane": figures.grid_figure("plane", plane_alt, grid, classes),

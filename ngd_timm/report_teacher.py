@@ -18,7 +18,17 @@ from ngd_timm.files import read_json
 from ngd_timm.paths import last_part, without_paths
 from ngd_timm.recipe import load_recipe, to_yaml
 from ngd_timm.report_page import clock, grid_context, render, write_page
-from ngd_timm.verdict import METRICS, WHO, decimal, grid_verdict, score_rows, sizes_verdict, span, teacher_verdict
+from ngd_timm.verdict import (
+    METRICS,
+    WHO,
+    Test,
+    decimal,
+    exploratory_tests,
+    grid_verdict,
+    score_rows,
+    span,
+    teacher_verdict,
+)
 
 if TYPE_CHECKING:
     from ngd_timm.eeg.recipe import TeacherRecipe
@@ -107,10 +117,10 @@ def _context(teacher: _Teacher) -> dict[str, Any]:
     recipe, scores = teacher.recipe, teacher.scores
     grids = scores["grids"]
     own = grids.get(str(_SIZE))
-    about_grid = sizes_verdict(grids)
+    exploratory = exploratory_tests(grids, declared=str(_SIZE))
+    about_grid = []
     if own is not None:
-        halves = own["stability"]["centered"]
-        about_grid = grid_verdict(_SIZE, own["mantel"]["p"], own["mantel_centered"]["p"], halves) + about_grid
+        about_grid = grid_verdict(_SIZE, own["mantel_centered"]["p"], exploratory, own["stability"]["centered"])
     return {
         "title": f"EEG teacher {recipe.name}, seed {recipe.seed}",
         "simulated": ["the EEG was made up by a program, from a known valence and arousal"]
@@ -124,7 +134,9 @@ def _context(teacher: _Teacher) -> dict[str, Any]:
         "groups": _score_groups(scores),
         "forests": _forests(scores),
         "by_number": "trial_number" in scores,
-        "sizes": [_size_row(size, entry) for size, entry in grids.items()],
+        "sizes": [_size_row(size, entry, exploratory) for size, entry in grids.items()],
+        "exploratory": len(exploratory),
+        "declared": _SIZE if own is not None else None,
         "not_scored": scores.get("grids_not_scored", {}),
         "splits": max((entry["stability"]["splits"] for entry in grids.values()), default=0),
         "permutations": recipe.scores.permutations,
@@ -204,17 +216,21 @@ def _forests(scores: Mapping[str, Any]) -> list[dict[str, str]]:
     return made
 
 
-def _size_row(size: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+def _size_row(size: str, entry: Mapping[str, Any], exploratory: Mapping[Test, float]) -> dict[str, Any]:
     plain, centered = entry["stability"]["cosine"], entry["stability"]["centered"]
+
+    def p(test: str, raw: float) -> str:
+        holm = exploratory.get((size, test))
+        return f"p {_p(raw)}, {'declared' if holm is None else f'Holm {_p(holm)}'}"
+
     return {
         "size": f"{size}\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}{size}",
         "filled": f"{entry['filled']} of {entry['cells']}",
         "mean_cosine": decimal(entry["mean_cosine"]),
         "plain": (decimal(plain["value"]), span(plain["ci95"])),
         "centered": (decimal(centered["value"]), span(centered["ci95"])),
-        "chance": f"chance {decimal(centered['chance'])}, p {_p(centered['p'])}",
-        "mantel": (decimal(entry["mantel"]["r"]), f"p {_p(entry['mantel']['p'])}"),
-        "mantel_centered": (decimal(entry["mantel_centered"]["r"]), f"p {_p(entry['mantel_centered']['p'])}"),
+        "chance": f"chance {decimal(centered['chance'])}, {p('stability', centered['p'])}",
+        **{key: (decimal(entry[key]["r"]), p(key, entry[key]["p"])) for key in ("mantel", "mantel_centered")},
     }
 
 

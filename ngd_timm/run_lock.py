@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ngd_timm.errors import InputError
+from ngd_timm.files import is_leftover
 
-__all__ = ["LOCK_FILE", "locked"]
+__all__ = ["LOCK_FILE", "is_unused", "locked"]
 
 logger = logging.getLogger("ngd_timm.train")
 
@@ -20,6 +21,18 @@ LOCK_FILE = "lock"
 """Empty, and there for good: to remove it would let two processes hold two files of that name."""
 
 _TAKEN = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
+
+
+def is_unused(run: Path) -> bool:
+    """Whether a run may begin there: no such path, or a folder with nothing but a lock and what killed writes left.
+
+    Example:
+        >>> is_unused(Path("runs/new")), is_unused(Path(__file__))
+        (True, False)
+    """
+    if not run.exists():
+        return True
+    return run.is_dir() and all(path.name == LOCK_FILE or is_leftover(path) for path in run.iterdir())
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ngd_timm.errors import InputError
 from ngd_timm.evaluate import check_specs, evaluate, summary_line
 from ngd_timm.export import rounded, save_student, weights_sha256
-from ngd_timm.files import is_leftover, read_json, remove_leftovers, write_json, write_text
+from ngd_timm.files import read_json, remove_leftovers, write_json, write_text
 from ngd_timm.interruption import Interruption, Stopped
 from ngd_timm.kd_cache import CachedTeacher
 from ngd_timm.logit_adjustment import adjusted
@@ -29,7 +29,7 @@ from ngd_timm.predictions import Predictions, predict, prediction_file, write_pr
 from ngd_timm.processes import agree, is_first, join, world_size
 from ngd_timm.recipe import Recipe, load_recipe, to_yaml
 from ngd_timm.resume_state import Progress, StateFiles, weights_are_finite
-from ngd_timm.run_lock import LOCK_FILE, locked
+from ngd_timm.run_lock import is_unused, locked
 from ngd_timm.run_log import COLUMNS, epoch_line, summary_csv, with_bar, write_tensorboard
 from ngd_timm.run_setup import Setup, pinned, prepare
 from ngd_timm.task import NeuroGazeTask
@@ -108,9 +108,7 @@ def _alone(out: Path) -> contextlib.AbstractContextManager[None]:
 
 
 def _refuse_full(out: Path) -> None:
-    if not is_first() or not out.exists():
-        return
-    if not out.is_dir() or not all(path.name == LOCK_FILE or is_leftover(path) for path in out.iterdir()):
+    if is_first() and not is_unused(out):
         raise InputError(f"{out} is not empty; choose another out=DIR, or continue it with: {_command(out)}")
 
 

@@ -9,10 +9,12 @@ __all__ = [
     "METRICS",
     "WHO",
     "decimal",
+    "Test",
     "difference_verdict",
+    "exploratory_tests",
     "grid_verdict",
+    "holm",
     "score_rows",
-    "sizes_verdict",
     "span",
     "teacher_verdict",
 ]
@@ -24,6 +26,9 @@ WHO: Mapping[str, str] = {
     "trial_number": "trial number alone, no EEG",
 }
 METRICS: Mapping[str, str] = {"bacc": "bACC", "ccc": "CCC"}
+Test = tuple[str, str]
+"""A grid's size, as text, and `mantel`, `mantel_centered` or `stability`."""
+_TESTS = {"mantel": "Mantel as it is", "mantel_centered": "Mantel centred", "stability": "agreement of halves"}
 _ALPHA = 0.05
 
 
@@ -89,74 +94,98 @@ def teacher_verdict(scores: Mapping[str, Any]) -> list[str]:
     return lines + _order(teacher, scores.get("trial_number", {})) + _beyond(teacher)
 
 
-def grid_verdict(size: int, plain_p: float, centered_p: float, stability: Mapping[str, Any] | None = None) -> list[str]:
-    """Sentences about a grid: does it follow the plane (Mantel), and would other people have given the same one?
+def grid_verdict(
+    size: int, p: float, exploratory: Mapping[Test, float], stability: Mapping[str, Any] | None = None
+) -> list[str]:
+    """Sentences about a grid: one test, declared beforehand, says whether it follows the plane; the rest explores.
 
     Args:
         size: S, cells along an axis.
-        plain_p: p of the Mantel correlation of the grid as it is.
-        centered_p: The same, centred.
-        stability: `value`, `chance` and `p` of the split-half cosine, centred; None where it wasn't measured.
+        p: Of the declared test, the Mantel correlation of the centred grid at its own size.
+        exploratory: What `exploratory_tests` gives.
+        stability: `value` and `chance` of the split-half cosine, centred, at this size; None where it wasn't measured.
 
     Example:
-        >>> grid_verdict(5, 0.4, 0.3, {"value": 0.02, "chance": 0.01, "p": 0.4})[-1][:55]
-        'Neither its geometry nor its stability speaks for the 5'
+        >>> for sentence in grid_verdict(5, 0.004, {("5", "mantel"): 0.01}):
+        ...     print(sentence)
+        By the declared test (Mantel of the centred grid at its own size, 5 x 5; p 0.0040) the grid follows the
+        valence/arousal plane more than permuted ratings do.
+        Exploratory, with Holm's correction for 1 test: p is below .05 for Mantel as it is (5 x 5).
     """
-    lines = []
-    for label, p in (("as it is", plain_p), ("centred", centered_p)):
-        if p < _ALPHA:
-            lines.append(f"The grid {label} follows the valence/arousal plane more than permuted ratings do (Mantel).")
-        else:
-            lines.append(
-                f"The grid {label} does not follow the valence/arousal plane more than permuted ratings do (Mantel "
-                f"p {p:.3f}): its geometry is no evidence of affect, and a student may gain no more from it than from "
-                "a shuffled or a random grid."
-            )
-    if stability is None:
-        return lines
-    figures = f"cosine {stability['value']:.2f}, chance {stability['chance']:.2f}, p {stability['p']:.3f}"
-    if _shown(stability):
-        lines.append(f"Grids of two halves of the people agree on it more than chance (centred {figures}).")
+    test = f"By the declared test (Mantel of the centred grid at its own size, {size} x {size}; p {p:.4f})"
+    if p < _ALPHA:
+        lines = [f"{test} the grid follows the valence/arousal plane more than permuted ratings do."]
     else:
+        lines = [
+            f"{test} the grid does not follow the valence/arousal plane more than permuted ratings do: its geometry is "
+            "no evidence of affect, and a student may gain no more from it than from a shuffled or a random grid."
+        ]
+    halves = exploratory.get((str(size), "stability"))
+    if stability is not None and halves is not None and halves >= _ALPHA:
         lines.append(
-            f"Grids of two halves of the people agree no more than chance (centred {figures}): other people might well "
-            "have given another grid."
+            f"Grids of two halves of the subjects agree no more than chance (centred cosine {stability['value']:.2f}, "
+            f"chance {stability['chance']:.2f}): other subjects might well have given another grid."
         )
-    if not _shown(stability) and min(plain_p, centered_p) >= _ALPHA:
-        lines.append(
-            f"Neither its geometry nor its stability speaks for the {size} x {size} grid: nothing shows that it holds "
-            "affect."
-        )
+    sides = [
+        [f"{name} ({_and(sizes)})" for test, name in _TESTS.items() if (sizes := _sizes(exploratory, test, below))]
+        for below in (True, False)
+    ]
+    parts = [f"p is{no} below .05 for {_and(tests)}" for no, tests in zip(("", " not"), sides, strict=True) if tests]
+    if parts:
+        count = f"{len(exploratory)} test{'s' * (len(exploratory) > 1)}"
+        lines.append(f"Exploratory, with Holm's correction for {count}: {'; '.join(parts)}.")
     return lines
 
 
-def sizes_verdict(grids: Mapping[str, Any]) -> list[str]:
-    """One sentence on which sizes both the plane (Mantel, as it is or centred) and the halves speak for.
+def exploratory_tests(
+    grids: Mapping[str, Any], declared: str | None = None, own_plain_p: float | None = None
+) -> dict[Test, float]:
+    """p of every test of a grid but the declared one, with Holm's correction for their number.
 
     Args:
         grids: By size, as text, what a run's scores.json says of that grid.
+        declared: The size at which the centred Mantel test of `grids` is the declared one, and so not of these.
+        own_plain_p: Of the Mantel test of a built grid as it is, where `grids` doesn't have that.
+
+    Returns:
+        By size (`own` for the built grid) and test: `mantel`, `mantel_centered` or `stability`.
 
     Example:
-        >>> good, bad = ({"p": p} for p in (0.01, 0.5))
-        >>> one = {"mantel": good, "mantel_centered": bad, "stability": {"centered": good}}
-        >>> two = {"mantel": bad, "mantel_centered": bad, "stability": {"centered": bad}}
-        >>> sizes_verdict({"3": one, "5": two})
-        ['Of the sizes tried, geometry (Mantel) and stability both speak for 3 x 3; neither speaks for 5 x 5.']
+        >>> entry = {"mantel": {"p": 0.01}, "mantel_centered": {"p": 0.2}, "stability": {"centered": {"p": 0.03}}}
+        >>> exploratory_tests({"5": entry}, declared="5")
+        {('5', 'mantel'): 0.02, ('5', 'stability'): 0.03}
     """
-    groups: dict[str, list[str]] = {
-        "geometry (Mantel) and stability both speak": [],
-        "geometry alone speaks": [],
-        "stability alone speaks": [],
-        "neither speaks": [],
-    }
-    both, geometry, stability, neither = groups.values()
+    raw: dict[Test, float] = {} if own_plain_p is None else {("own", "mantel"): own_plain_p}
     for size, grid in grids.items():
-        plane = min(grid["mantel"]["p"], grid["mantel_centered"]["p"]) < _ALPHA
-        halves = _shown(grid["stability"]["centered"])
-        group = (both if halves else geometry) if plane else (stability if halves else neither)
-        group.append(f"{size} x {size}")
-    parts = [f"{which} for {_and(sizes)}" for which, sizes in groups.items() if sizes]
-    return [f"Of the sizes tried, {'; '.join(parts)}."] if parts else []
+        raw[size, "mantel"] = grid["mantel"]["p"]
+        if size != declared:
+            raw[size, "mantel_centered"] = grid["mantel_centered"]["p"]
+        raw[size, "stability"] = grid["stability"]["centered"]["p"]
+    return holm(raw)
+
+
+def holm(p_values: Mapping[Test, float]) -> dict[Test, float]:
+    """Holm's step-down correction: below α with a chance of at most α that any of them is so by chance.
+
+    Example:
+        >>> holm({("3", "mantel"): 0.01, ("5", "mantel"): 0.04, ("7", "mantel"): 0.03})
+        {('3', 'mantel'): 0.03, ('5', 'mantel'): 0.06, ('7', 'mantel'): 0.06}
+
+    Reference:
+        Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 6 (1979).
+    """
+    corrected, largest = {}, 0.0
+    for rank, (test, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
+        corrected[test] = largest = max(largest, min(1.0, (len(p_values) - rank) * p))
+    return {test: corrected[test] for test in p_values}
+
+
+def _sizes(exploratory: Mapping[Test, float], test: str, below: bool) -> list[str]:
+    return [
+        "this grid" if size == "own" else f"{size} x {size}"
+        for (size, which), p in exploratory.items()
+        if which == test and (p < _ALPHA) == below
+    ]
 
 
 def difference_verdict(what: str, figures: Mapping[str, Any], names: Mapping[str, str]) -> str:

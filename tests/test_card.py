@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from ngd_timm.card import grid_card, grid_licence
+from ngd_timm.card import grid_card, grid_findings, grid_licence
 from ngd_timm.commands import build_commands
 from ngd_timm.eeg.recipe import TeacherRecipe
 from ngd_timm.errors import InputError
@@ -105,7 +105,7 @@ def test_the_card_of_a_new_run_has_baselines_sizes_and_preprocessing() -> None:
     for words in (
         "| ridge regression, same folds, valence CCC | 0.600 | 0.520 to 0.750 |",
         "| trial number alone, no EEG, valence bACC | 0.700 |",
-        "| 3 x 3 | 9 of 9 | 0.95 (0.90 to 0.98) | 0.33 (0.10 to 0.50), chance 0.02, p = 0.0010 | 0.31, p = 0.0010 |",
+        "| 3 x 3 | 9 of 9 | 0.95 (0.90 to 0.98) | 0.33 (0.10 to 0.50), chance 0.02, p = 0.0010, Holm 0.0070 |",
         "| filter | 1 to 45 Hz |",
         "| trials dropped | 3 of 90 |",
         "Both halves are embedded by the same teachers",
@@ -114,13 +114,39 @@ def test_the_card_of_a_new_run_has_baselines_sizes_and_preprocessing() -> None:
         assert words in card
 
 
-def test_a_grid_that_nothing_speaks_for_is_said_to_be_one() -> None:
+def test_a_grid_that_does_not_pass_the_declared_test_is_said_to_be_no_evidence() -> None:
     weak, strong = grid_card(full_grid(0.4), "a-v1"), grid_card(full_grid(0.01), "a-v1")
-    assert "Neither its geometry nor its stability speaks for the 5 x 5 grid" in weak
-    assert "halves of the people agree no more than chance" in weak
-    assert "both speak for 3 x 3; neither speaks for 5 x 5" in weak
-    assert "Neither its geometry" not in strong
-    assert "both speak for 3 x 3 and 5 x 5." in strong
+    assert "p 0.4000) the grid does not follow the valence/arousal plane" in weak
+    assert "halves of the subjects agree no more than chance" in weak
+    assert "p is below .05 for Mantel as it is (3 x 3), Mantel centred (3 x 3) and agreement of halves (3 x 3)" in weak
+    assert "p is not below .05 for Mantel as it is (this grid and 5 x 5), Mantel centred (5 x 5)" in weak
+    assert "p 0.0100) the grid follows the valence/arousal plane" in strong
+    assert "no more than chance" not in strong
+
+
+def test_no_smaller_p_of_another_test_or_size_changes_the_verdict() -> None:
+    """The smaller of two p values passes more than one null grid in twenty."""
+    made = full_grid(0.001, mantel_p_centered="0.06")
+    declared, exploratory = grid_findings(made)
+    assert "does not follow" in declared
+    assert exploratory.startswith("Exploratory, with Holm's correction for 7 tests: p is below .05 for")
+    assert "| exploratory: Mantel r of the grid as it is | 0.01, p = 0.001, Holm 0.0070 |" in grid_card(made, "a-v1")
+    passed = grid_findings(full_grid(0.4, mantel_p_centered="0.04"))
+    assert "the grid follows" in passed[0]
+
+
+def test_the_declared_test_is_not_corrected_nor_counted_among_the_exploratory_ones() -> None:
+    made = full_grid(0.02)
+    everybody = replace(made, metadata={**made.metadata, "min_subjects": "1"})  # its tests are those of `grids`
+    card = grid_card(everybody, "a-v1")
+    assert "correction for 5 tests" in grid_findings(everybody)[1]
+    assert "Mantel r of the grid as it is | 0.01, p = 0.02, Holm 0.0400 |" in card
+    assert "| 0.31, p = 0.0200, Holm 0.0400 | 0.21, p = 0.0200, declared |" in card
+
+
+def test_a_grid_without_tests_has_no_findings() -> None:
+    assert grid_findings(PrototypeGrid.random(8)) == []
+    assert grid_findings(PrototypeGrid.default().shuffled()) == []
 
 
 def test_ratings_that_go_with_the_order_of_trials_are_called_confounded() -> None:

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from scipy.stats import binom
 
 from ngd_timm.affect import cell_of
 from ngd_timm.errors import InputError
 from ngd_timm.prototypes import PrototypeGrid, grid_versions, mantel_test
+from ngd_timm.verdict import grid_verdict
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -321,6 +323,21 @@ def test_mantel_r_equals_a_slow_reference_and_the_grids_own_figure() -> None:
         got = mantel_test(embeddings, va, subjects, trials, 4, 5, min_subjects=2, center=center)
         assert got.r == pytest.approx(expected, abs=1e-6)
         assert grid.mantel_r == pytest.approx(expected, abs=1e-6)
+
+
+def test_of_grids_that_know_nothing_one_in_twenty_passes_the_declared_test() -> None:
+    """A thousand of GAMEEMO's shape: tests/benchmarks/null_grids.py."""
+    passed, grids, permutations = 0, 150, 79
+    for seed in range(grids):
+        rng = np.random.default_rng(seed)
+        subjects, trials = np.indices((8, 5)).reshape(2, -1)
+        va = rng.uniform(-1, 1, (40, 2)) * rng.uniform(0.3, 1, 8)[subjects, None]
+        embeddings = rng.standard_normal((40, 5)) + rng.standard_normal((8, 5))[subjects] + 2
+        p = mantel_test(embeddings, va, subjects, trials, 3, permutations, seed, center=True).p
+        passed += "the grid follows" in grid_verdict(3, p, {("3", "mantel"): 0.001})[0]
+    rate = 3 / (1 + permutations)  # of p below .05
+    low, high = binom.interval(0.99, grids, rate)
+    assert low <= passed <= high
 
 
 def test_mantel_refuses_a_trial_with_two_ratings_and_subjects_with_one_trial() -> None:

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import re
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -20,7 +21,9 @@ from ngd_timm.eeg.consolidate import build_grid
 from ngd_timm.eeg.recipe import TeacherRecipe
 from ngd_timm.eeg.topomap import TopomapOperator
 from ngd_timm.errors import InputError
-from ngd_timm.figures_teacher import scalp_figure
+from ngd_timm.figures_ablation import Difference, difference_figure
+from ngd_timm.figures_sets import embedding_figure
+from ngd_timm.figures_teacher import Score, forest_figure, scalp_figure
 from ngd_timm.files import sha256_file, write_json, write_text
 from ngd_timm.metrics import fer_metrics
 from ngd_timm.prototypes import PrototypeGrid
@@ -101,7 +104,7 @@ def make_run(
     if full:
         va = rng.uniform(-1, 1, size=(300, 2))
         embeddings = np.concatenate([va, 0.5 * np.ones((300, 1)), 0.3 * rng.normal(size=(300, 13))], axis=1)
-        grid = PrototypeGrid.build(embeddings, va, metadata={"dataset": "GAMEEMO", "mantel_r": "0.41"})
+        grid = PrototypeGrid.build(embeddings, va, metadata={"dataset": "GAMEEMO", "mantel_r_centered": "0.41"})
         grid.save(folder / "grid.safetensors")
     return folder
 
@@ -239,6 +242,40 @@ AXES = ("valence", "arousal")
 BANDS, CHANNELS = ["theta", "alpha", "beta"], ["F3", "F4", "C3", "C4", "O1", "O2"]
 
 
+ODD = r"$\frac$ & <b>"
+
+
+def test_strings_of_anybody_are_drawn_as_they_are() -> None:
+    """Names of bands, classes, sets and runs may hold dollars; as mathtext they would be misread or refused."""
+    scores = [Score(ODD, f"{ODD} teacher", 0.6, 0.5, 0.7, 0.5)]
+    maps = {f"{ODD} axis": np.ones((1, 8, 8))}
+    points, none = np.random.default_rng(0).normal(size=(4, 2)), np.zeros((0, 2))
+    drawn = (
+        figures.line_figure("a", "", [0, 1], {ODD: [1.0, 2.0]}, f"{ODD} unit"),
+        forest_figure("b", "", scores, f"{ODD} score"),
+        scalp_figure("c", "", maps, [ODD], np.zeros((1, 2)), f"{ODD} unit"),
+        embedding_figure("d", "", points, np.zeros(4, dtype=int), [ODD], none, none),
+        difference_figure("e", "", [Difference(ODD, 1.0, (-0.5, 2.5))], f"{ODD} points"),
+    )
+    written = [unescape(text) for svg in drawn for text in re.findall(r">([^<]+)</text>", svg)]
+    assert sum(text.startswith(ODD) for text in written) == 11
+
+
+def test_a_png_draws_dollars_as_they_are_and_is_not_left_half_written(tmp_path: Path) -> None:
+    with figures.png_figure(tmp_path / "a.png", (2, 2)) as drawing:
+        drawing.suptitle(ODD)
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(KeyError), figures.png_figure(tmp_path / "b.png", (2, 2)):
+        raise KeyError
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_a_logarithmic_axis_has_plain_numbers() -> None:
+    svg = figures.line_figure("a", "", [0, 1], {"lr": [1e-5, 1.0]}, "rate", log=True)
+    assert "mathdefault" not in svg
+    assert ">1e−03</text>" in svg
+
+
 def figure(value: float, p: float) -> dict[str, object]:
     return {"value": value, "ci95": [value - 0.07, value + 0.08], "chance": 0.49, "p": p}
 
@@ -370,7 +407,10 @@ def test_a_teachers_page_judges_by_rule(teacher_page: tuple[str, _Page]) -> None
     _, page = teacher_page
     assert "tells high from low valence and arousal, weakly" in page.text
     assert "order of trials is confounded with ratings" in page.text
-    assert "both speak for 3 x 3 and 5 x 5; neither speaks for 7 x 7" in page.text
+    assert "own size, 5 x 5; p 0.0300) the grid follows the valence/arousal plane" in page.text
+    assert "Holm's correction for 8 tests: p is below .05 for Mantel as it is (3 x 3)" in page.text
+    assert "p 0.030, declared" in page.text
+    assert "p 0.001, Holm 0.008" in page.text
 
 
 def test_a_teachers_page_holds_no_path_and_only_data_that_are_simulated_are_called_so(tmp_path: Path) -> None:

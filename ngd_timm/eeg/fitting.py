@@ -81,7 +81,9 @@ def fit_one(
         teacher = AffectTeacher(model.backbone, bands, model.embedding_dim, model.image_size, model.drop_rate)
         # a fifth faster than the default layout, for convolutions on a CPU too
         teacher = teacher.to(memory_format=torch.channels_last).to(device)
-        steps = max(1, len(labelled) * optim.samples_per_trial // optim.batch_size)
+        # more samples than windows would be the same ones again, at their full cost
+        samples = np.minimum([len(rows) for rows in labelled.windows], optim.samples_per_trial)
+        steps = max(1, int(samples.sum()) // optim.batch_size)
         optimizer = create_optimizer_v2(teacher, opt=optim.opt, lr=optim.lr, weight_decay=optim.weight_decay)
         scheduler, _ = create_scheduler_v2(
             optimizer,
@@ -95,7 +97,7 @@ def fit_one(
         pool = [(trials, rows) for trials in unlabelled for rows in trials.windows] if optim.consistency > 0 else []
         for epoch in range(optim.epochs):
             teacher.train()
-            order = rng.permutation(np.repeat(np.arange(len(labelled)), optim.samples_per_trial))
+            order = rng.permutation(np.repeat(np.arange(len(labelled)), samples))
             for step in range(steps):
                 chosen = order[step * optim.batch_size : (step + 1) * optim.batch_size]
                 sample, target = _mix(

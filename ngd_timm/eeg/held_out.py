@@ -167,9 +167,9 @@ def summary_lines(scores: dict[str, Any]) -> Iterator[str]:
                     f"[{f['ci95'][0]:.3f}, {f['ci95'][1]:.3f}], chance {f['chance']:.3f}, p {f['p']:.4f}"
                 )
     for size, grid in scores["grids"].items():
-        mantel, halves = grid["mantel"], grid["stability"]["centered"]
+        mantel, halves = grid["mantel_centered"], grid["stability"]["centered"]
         yield (
             f"grid {size}x{size}: {grid['filled']} cells filled, mean cosine {grid['mean_cosine']:.3f}, "
-            f"Mantel r {mantel['r']:.3f} (p {mantel['p']:.4f}), halves agree {halves['value']:.3f} "
+            f"Mantel r, centred, {mantel['r']:.3f} (p {mantel['p']:.4f}), halves agree {halves['value']:.3f} "
             f"(chance {halves['chance']:.3f}, p {halves['p']:.4f})"
         )

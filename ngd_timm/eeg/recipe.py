@@ -89,6 +89,7 @@ class TeacherOptim(StrictModel):
     opt: str = "adamw"
     epochs: Annotated[int, Field(ge=1)] = 12
     batch_size: Annotated[int, Field(ge=4)] = 64
+    # in an epoch, never more than the trial has windows; the time of a fit is in proportion to it
     samples_per_trial: Annotated[int, Field(ge=1)] = 8
     lr: Annotated[float, Field(gt=0)] = 1.0e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.05

@@ -23,13 +23,15 @@ from ngd_timm.eeg.bandpower import BandPower, log_power_z
 from ngd_timm.eeg.fitting import Trials, fit_one, group_trials, infer
 from ngd_timm.eeg.folds import check_split, subject_folds
 from ngd_timm.eeg.held_out import scalp_means, score_run, summary_lines
+from ngd_timm.eeg.model import AffectTeacher
 from ngd_timm.eeg.recipe import TeacherRecipe
 from ngd_timm.eeg.scores import AXES
 from ngd_timm.eeg.sources import load_eeg
 from ngd_timm.eeg.topomap import TopomapOperator
 from ngd_timm.errors import InputError, choices
-from ngd_timm.files import atomic_folder, sha256_file, write_json, write_text
+from ngd_timm.files import atomic_files, check_place, remove_leftovers, sha256_file, write_json, write_text
 from ngd_timm.recipe import to_yaml
+from ngd_timm.run_lock import is_unused, locked
 from ngd_timm.version import __version__
 
 __all__ = ["fit_teacher"]
@@ -43,8 +45,9 @@ def fit_teacher(recipe: TeacherRecipe, out: Path | None = None) -> Path:
     """Fit one teacher a fold and write the run directory, whole or not at all.
 
     The directory holds `recipe.yaml`, `fingerprint.json`, `scores.json`, `report.html`, `cells.safetensors` (means over
-    people, for pictures) and `embeddings.safetensors` (each teacher's embeddings of every rated window, with subjects:
-    keep it where the recordings may be kept). See `ngd_timm.eeg.consolidate.build_grid`.
+    people, for pictures), `embeddings.safetensors` (each teacher's embeddings of every rated window, with subjects:
+    keep it where the recordings may be kept) and `lock` (empty; held while a process fits). See
+    `ngd_timm.eeg.consolidate.build_grid`. A report that can't be written is logged, and costs nothing else.
 
     Args:
         recipe: What to fit on what.
@@ -54,11 +57,12 @@ def fit_teacher(recipe: TeacherRecipe, out: Path | None = None) -> Path:
         The directory.
 
     Raises:
-        InputError: No data, a directory that isn't empty, a channel or backbone that isn't known.
+        InputError: No data, a directory that isn't empty, can't be written or is another process's, a channel or
+            backbone that isn't known.
     """
     run = Path(out or recipe.out or Path("runs") / f"{recipe.name}-{recipe.seed}")
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
-        raise InputError(f"{run} exists and is not empty; choose another out= or remove it")
+    _refuse_used(run)
+    check_place(run / "scores.json")
     _check_settings(recipe)
     started = time.monotonic()
     everything = _load(recipe)
@@ -71,49 +75,88 @@ def fit_teacher(recipe: TeacherRecipe, out: Path | None = None) -> Path:
     # an unrated window belongs to its person's fold; people who rated nothing are never held out
     fold_of_person = dict(zip(data.subject.tolist(), fold_of.tolist(), strict=True))
     fold_of_all = np.array([fold_of_person.get(person, -1) for person in everything.subject.tolist()])
+    for fold in range(recipe.data.folds):
+        held_out = fold_of_all == fold
+        check_split(~held_out, held_out, everything.subject, everything.trial, everything.power)
     if recipe.optim.consistency > 0 and rated.all() and support is None:
         raise InputError(
             "optim.consistency is above 0, and there is nothing unlabelled to agree on: every trial is rated, and "
             "data.support is not set; set it, or optim.consistency=0"
         )
-    for line in _opening(recipe, data, int((~rated).sum()), support):
-        logger.info("%s", line)
-    labels = torch.from_numpy(data.valence_arousal)
-    beside = [] if support is None else [_unlabelled(support, z_support)]
+    _check_backbone(recipe, len(data.bands))
+    with locked(run):
+        _refuse_used(run)  # another may have begun it since
+        remove_leftovers(run)
+        for line in _opening(recipe, data, int((~rated).sum()), support):
+            logger.info("%s", line)
+        beside = [] if support is None else [_unlabelled(support, z_support)]
+        stacked, predicted, seconds = _fit_folds(recipe, everything, z_all, fold_of_all, beside, operator)
+        scores = score_run(recipe, data, z, fold_of, stacked, predicted)
+        scores["seconds"] = {"fold": [round(s, 1) for s in seconds], "total": round(time.monotonic() - started, 1)}
+        with atomic_files(run) as folder:
+            write_text(folder / "recipe.yaml", to_yaml(recipe.model_copy(update={"out": str(run)})))
+            write_json(folder / "scores.json", scores)
+            _write_embeddings(folder / "embeddings.safetensors", data, fold_of, stacked, predicted)
+            _save(folder / "cells.safetensors", scalp_means(data, z))
+            write_json(folder / "fingerprint.json", _fingerprint(recipe, data, support, folder))
+        for line in summary_lines(scores):
+            logger.info("%s", line)
+        _write_report(run)
+    return run
+
+
+def _fit_folds(
+    recipe: TeacherRecipe,
+    everything: BandPower,
+    z_all: np.ndarray,
+    fold_of_all: np.ndarray,
+    beside: list[Trials],
+    operator: TopomapOperator,
+) -> tuple[np.ndarray, np.ndarray, list[float]]:
+    """Each fold's teacher on every rated window: embeddings (F, N, D), predictions (F, N, 2); and each fold's seconds.
+
+    Args:
+        recipe: Folds and how they are fitted.
+        everything: Rated and unrated windows, M of them.
+        z_all: (M, B, C) their z-scores.
+        fold_of_all: (M,) the fold in which each is held out; -1: in none.
+        beside: The support set, if there is one.
+        operator: Maps of the channels.
+    """
+    rated = everything.rated
+    data, z = everything.rows(rated), torch.from_numpy(z_all[rated])
+    fold_of, labels = fold_of_all[rated], torch.from_numpy(data.valence_arousal)
     trials = group_trials(data.subject, data.trial)
     embeddings, predictions, seconds = [], [], []
     with Progress(disable=not _terminal(), transient=True) as progress:
         bar = progress.add_task("teacher", total=recipe.data.folds * recipe.optim.epochs)
         for fold in range(recipe.data.folds):
             began = time.monotonic()
-            known = fold_of_all != fold
-            check_split(known, ~known, everything.subject, everything.trial, everything.power)
-            train = fold_of != fold
-            fitting = Trials(torch.from_numpy(z), [rows for rows in trials if train[rows[0]]], labels)
-            unrated = known & ~rated
+            fitting = Trials(z, [rows for rows in trials if fold_of[rows[0]] != fold], labels)
+            unrated = (fold_of_all != fold) & ~rated
             pools = [*beside, _unlabelled(everything.rows(unrated), z_all[unrated])] if unrated.any() else beside
             teacher = fit_one(recipe, fitting, pools, operator, len(data.bands), fold, lambda: progress.advance(bar))
-            embedding, prediction = infer(teacher, torch.from_numpy(z), operator)
+            embedding, prediction = infer(teacher, z, operator)
             embeddings.append(embedding)
             predictions.append(prediction)
             seconds.append(time.monotonic() - began)
             logger.info("fold %d of %d: %.0f s", fold + 1, recipe.data.folds, seconds[-1])
-    stacked, predicted = np.stack(embeddings), np.stack(predictions)
-    scores = score_run(recipe, data, z, fold_of, stacked, predicted)
-    scores["seconds"] = {"fold": [round(s, 1) for s in seconds], "total": round(time.monotonic() - started, 1)}
+    return np.stack(embeddings), np.stack(predictions), seconds
+
+
+def _refuse_used(run: Path) -> None:
+    if not is_unused(run):
+        raise InputError(f"{run} exists and is not empty; choose another out= or remove it")
+
+
+def _write_report(run: Path) -> None:
     from ngd_timm.report import write_teacher_report
 
-    with atomic_folder(run) as folder:
-        write_text(folder / "recipe.yaml", to_yaml(recipe.model_copy(update={"out": str(run)})))
-        write_json(folder / "scores.json", scores)
-        _write_embeddings(folder / "embeddings.safetensors", data, fold_of, stacked, predicted)
-        _save(folder / "cells.safetensors", scalp_means(data, z))
-        write_json(folder / "fingerprint.json", _fingerprint(recipe, data, support, folder))
-        write_teacher_report(folder)
-    for line in summary_lines(scores):
-        logger.info("%s", line)
-    logger.info("report: %s", run / "report.html")
-    return run
+    try:
+        logger.info("report: %s", write_teacher_report(run))
+    except Exception as error:  # hours of fitting are worth more than their page, whatever is wrong with it
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        logger.warning("report.html is not written (%s); try again: ngd report %s", reason, run)
 
 
 def _load(recipe: TeacherRecipe) -> BandPower:
@@ -154,6 +197,12 @@ def _check_settings(recipe: TeacherRecipe) -> None:
     open_device(recipe.device)
     if recipe.optim.opt not in list_optimizers():
         raise choices("optim.opt", recipe.optim.opt, list_optimizers())
+
+
+def _check_backbone(recipe: TeacherRecipe, bands: int) -> None:
+    model = recipe.teacher
+    with torch.random.fork_rng(devices=[]):
+        AffectTeacher(model.backbone, bands, model.embedding_dim, model.image_size, model.drop_rate)
 
 
 def _check_sides(data: BandPower, fold_of: np.ndarray) -> None:

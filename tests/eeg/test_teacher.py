@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
 
+from ngd_timm.eeg import fitting
+from ngd_timm.eeg import teacher as teacher_module
 from ngd_timm.eeg.bandpower import save_bandpower
 from ngd_timm.eeg.consolidate import build_grid
+from ngd_timm.eeg.fitting import Trials, fit_one
 from ngd_timm.eeg.folds import subject_folds
 from ngd_timm.eeg.recipe import TeacherRecipe
 from ngd_timm.eeg.simulated_power import CHANNELS, simulate_bandpower
 from ngd_timm.eeg.teacher import fit_teacher
+from ngd_timm.eeg.topomap import TopomapOperator
 from ngd_timm.errors import InputError
 from ngd_timm.prototypes import PrototypeGrid
 from ngd_timm.recipe import load_recipe
+from ngd_timm.run_lock import locked
 
 SMALL = {
     "teacher": {"backbone": "test_resnet", "image_size": 32, "embedding_dim": 16},
@@ -65,6 +74,7 @@ def test_a_run_directory_holds_recipe_fingerprint_scores_and_embeddings_of_every
         "cells.safetensors",
         "embeddings.safetensors",
         "fingerprint.json",
+        "lock",
         "recipe.yaml",
         "report.html",
         "scores.json",
@@ -172,6 +182,7 @@ def test_unrated_trials_of_held_out_people_are_not_trained_on(tmp_path: Path) ->
         ({"device": "meta"}, "device 'meta' is not on this machine"),
         ({"optim": {**SMALL["optim"], "opt": "adamww"}}, "did you mean 'adamw'"),
         ({"optim": {**SMALL["optim"], "consistency": 0.5}}, "nothing unlabelled to agree on"),
+        ({"teacher": {**SMALL["teacher"], "backbone": "test_resnett"}}, "timm has no model 'test_resnett'"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_before_anything_is_fitted(
@@ -190,7 +201,7 @@ def test_ratings_on_one_side_are_refused_before_anything_is_fitted(
     va = data.valence_arousal.copy()
     va[:, 1] = -np.abs(va[:, 1])
     save_bandpower(tmp_path / "a.npz", replace(data, valence_arousal=va))
-    monkeypatch.setattr("ngd_timm.eeg.teacher.fit_one", lambda *_: pytest.fail("fitted"))
+    monkeypatch.setattr(teacher_module, "fit_one", lambda *_: pytest.fail("fitted"))
     with pytest.raises(InputError, match="arousal: in fold 0 every training trial is on one side"):
         fit_teacher(small(tmp_path / "a.npz"), tmp_path / "run")
 
@@ -204,6 +215,7 @@ def test_an_unrated_copy_under_another_name_is_found(tmp_path: Path) -> None:
     save_bandpower(tmp_path / "a.npz", replace(both, subject=subject, valence_arousal=va))
     with pytest.raises(InputError, match="filed under subject"):
         fit_teacher(small(tmp_path / "a.npz"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_support_that_cannot_serve_is_refused(tmp_path: Path) -> None:
@@ -295,6 +307,124 @@ def test_a_directory_that_is_not_empty_is_refused_and_left_alone(tmp_path: Path)
     with pytest.raises(InputError, match="not empty"):
         fit_teacher(small(tmp_path / "absent.npz"), tmp_path / "run")
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["mine.txt"]
+
+
+QUICK = {
+    "optim": {**SMALL["optim"], "epochs": 1, "batch_size": 8},
+    "scores": {"bootstrap": 5, "permutations": 5},
+}
+
+
+@pytest.fixture
+def quick(tmp_path: Path) -> TeacherRecipe:
+    """A teacher that is fitted in a second."""
+    save_bandpower(tmp_path / "a.npz", simulate_bandpower(subjects=3, trials=4, windows=2))
+    return small(tmp_path / "a.npz", **QUICK)
+
+
+def test_an_epoch_draws_no_more_samples_of_a_trial_than_it_has_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[np.ndarray] = []
+
+    def view(augment: Any, trials: Any, rng: Any) -> torch.Tensor:
+        drawn.extend(rows for _, rows in trials)
+        return torch.stack([z[rows].mean(dim=0) for z, rows in trials])
+
+    monkeypatch.setattr(fitting, "_view", view)
+    windows = [np.array([0]), np.array([1, 2]), np.array([3, 4, 5, 6, 7])] * 4
+    data = Trials(torch.randn(8, 4, 14), windows, torch.rand(8, 2) * 2 - 1)
+    optim = {**SMALL["optim"], "epochs": 1, "batch_size": 4, "samples_per_trial": 3}
+    operator = TopomapOperator(CHANNELS, size=32)
+    fit_one(small(tmp_path, optim=optim), data, [], operator, 4, 0, lambda: None)
+    assert Counter(map(len, drawn)) == {1: 4, 2: 8, 5: 12}
+
+
+def test_a_file_that_is_put_into_the_directory_while_it_fits_stays(
+    quick: TeacherRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit_while_notes_are_written(*args: Any) -> Any:
+        (tmp_path / "run").mkdir(exist_ok=True)
+        (tmp_path / "run" / "notes.txt").write_text("mine")
+        return fit_one(*args)
+
+    monkeypatch.setattr(teacher_module, "fit_one", fit_while_notes_are_written)
+    run = fit_teacher(quick, tmp_path / "run")
+    assert (run / "notes.txt").read_text() == "mine"
+    assert (run / "report.html").is_file()
+    build_grid(run)
+
+
+def test_while_one_process_fits_another_is_refused_before_anything_is_fitted(
+    quick: TeacherRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    ready, tell = os.pipe()
+    holder = os.fork()
+    if not holder:
+        with locked(run):
+            os.write(tell, b"1")
+            signal.pause()
+    os.read(ready, 1)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(teacher_module, "fit_one", lambda *_: pytest.fail("fitted"))
+            with pytest.raises(InputError, match="being trained by another process"):
+                fit_teacher(quick, run)
+    finally:
+        os.kill(holder, signal.SIGKILL)
+        os.waitpid(holder, 0)
+    fit_teacher(quick, run)  # what a killed fit left is no run
+
+
+def test_of_two_that_begin_one_run_the_later_is_refused_and_the_earlier_kept(
+    quick: TeacherRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+
+    def load_while_another_fits(recipe: TeacherRecipe) -> Any:
+        monkeypatch.setattr(teacher_module, "_load", load)
+        fit_teacher(quick, run)
+        return load(recipe)
+
+    load = teacher_module._load
+    monkeypatch.setattr(teacher_module, "_load", load_while_another_fits)
+    with pytest.raises(InputError, match="not empty"):
+        fit_teacher(quick.model_copy(update={"seed": 1}), run)
+    assert load_recipe(TeacherRecipe, run / "recipe.yaml").seed == 0
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="can't be written"):
+        fit_teacher(small(tmp_path / "absent.npz"), tmp_path / "file" / "run")
+
+
+def test_a_band_may_have_any_name(tmp_path: Path) -> None:
+    data = simulate_bandpower(subjects=3, trials=4, windows=2)
+    save_bandpower(tmp_path / "a.npz", replace(data, bands=(r"$\frac$", "$x", "<b>", "a_$b$")))
+    run = fit_teacher(small(tmp_path / "a.npz", **QUICK), tmp_path / "run")
+    assert r">$\frac$</text>" in (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_report_that_fails_costs_a_line_and_not_the_run(
+    quick: TeacherRecipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    ngd: Callable[..., Any],
+) -> None:
+    def fail(run: Path) -> None:
+        raise RuntimeError("no\nplot")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ngd_timm.report.write_teacher_report", fail)
+        run = fit_teacher(quick, tmp_path / "run")
+    said = f"report.html is not written (RuntimeError: no plot); try again: ngd report {run}"
+    assert [r.levelname for r in caplog.records if r.getMessage() == said] == ["WARNING"]
+    assert not (run / "report.html").exists()
+    build_grid(run)
+    assert ngd("report", str(run)).stdout == f"{run / 'report.html'}\n"
 
 
 def test_missing_data_is_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -1,0 +1,75 @@
+"""How often does a grid without any affect in it pass: the declared test, and the rules that it replaces?
+
+    python tests/benchmarks/null_grids.py --simulations 1000
+
+Embeddings and ratings of 28 subjects with four trials each (as in GAMEEMO) are drawn independently of each other; both
+differ between subjects, and ratings between stimuli. Prints the share of grids with p below .05, and the 95 % interval
+in which that share lies where the true rate is 5 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+
+import numpy as np
+from scipy.stats import binom
+
+from ngd_timm.prototypes import mantel_test
+from ngd_timm.verdict import grid_verdict
+
+
+def null_recordings(
+    rng: np.random.Generator, subjects: int = 28, trials: int = 4, windows: int = 2, dim: int = 16
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Embeddings (N, D), ratings (N, 2) that they know nothing of, subject and trial (N,)."""
+    subject, trial, _ = np.indices((subjects, trials, windows)).reshape(3, -1)
+    rating = (
+        rng.normal(0, 0.3, (subjects, 1, 2))
+        + rng.normal(0, 0.4, (1, trials, 2))
+        + rng.normal(0, 0.4, (subjects, trials, 2))
+    )
+    va = np.clip((rating * 4).round() / 4, -1, 1)
+    embedding = (
+        2 * np.eye(dim)[0]
+        + rng.normal(0, 0.3, (subjects, 1, 1, dim))
+        + rng.normal(0, 0.3, (subjects, trials, 1, dim))
+        + rng.normal(0, 0.3, (subjects, trials, windows, dim))
+    )
+    return embedding.reshape(-1, dim), va[subject, trial], subject, trial
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--simulations", type=int, default=1000)
+    parser.add_argument("--permutations", type=int, default=499)
+    parser.add_argument("--size", type=int, default=5, help="the grid's own")
+    parser.add_argument("--sizes", type=int, nargs="*", default=[], help="further ones, of the rules before")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+
+    logging.disable()
+    sizes = sorted({options.size, *options.sizes})
+    p = np.empty((options.simulations, len(sizes), 2))
+    for row in range(options.simulations):
+        rng = np.random.default_rng([options.seed, row])
+        recordings = null_recordings(rng)
+        for column, size in enumerate(sizes):
+            for center in (False, True):
+                found = mantel_test(*recordings, size, options.permutations, row, center=center)
+                p[row, column, int(center)] = found.p
+    own = sizes.index(options.size)
+    declared = ["the grid follows" in grid_verdict(options.size, value, {})[0] for value in p[:, own, 1]]
+    low, high = binom.interval(0.95, options.simulations, 0.05)
+    print(f"{options.simulations} null grids, {options.permutations} permutations; 5 %: {low:g} to {high:g}")
+    rules = {
+        f"the declared test: Mantel centred, {options.size} x {options.size}": declared,
+        f"smaller p of centred and as it is, {options.size} x {options.size}": p[:, own].min(axis=1) < 0.05,
+        f"smallest p of both at any size of {sizes}": p.min(axis=(1, 2)) < 0.05,
+    }
+    for rule, passed in list(rules.items())[: 2 if len(sizes) == 1 else 3]:
+        print(f"  {rule}: {sum(passed)} pass, {100 * np.mean(passed):.1f} %")
+
+
+if __name__ == "__main__":
+    main()
