@@ -13,14 +13,22 @@ from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
+from safetensors.torch import load_file
 from timm.models import save_for_hf
 
 from ngd_timm.affect import CLASSES
 from ngd_timm.errors import InputError, choices
 from ngd_timm.files import atomic_folder, is_leftover, packaged, packaged_versions, sha256_file
 from ngd_timm.hub import HubId, Snapshot, fetch, hub_id
-from ngd_timm.ngd_models import TimmModel, input_channels, normalisation, similar_models
+from ngd_timm.ngd_models import (
+    TIMM_ERRORS,
+    TimmModel,
+    input_channels,
+    model_for_weights,
+    normalisation,
+    similar_models,
+    unreadable,
+)
 from ngd_timm.recipe import StudentConfig
 
 __all__ = [
@@ -51,19 +59,6 @@ RUN_RECORD = ("recipe.yaml", "fingerprint.json")
 PUBLISHED_FORMAT = "1"
 
 _VERSION = re.compile(r"student-.+-v(\d+)")
-
-# what timm raises on a config or weights that don't fit
-_TIMM_ERRORS = (
-    RuntimeError,
-    ValueError,
-    OSError,
-    KeyError,
-    IndexError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    SafetensorError,
-)
 
 # for a backbone trained from scratch, near FER2013's own grey mean and deviation (0.508, 0.255)
 _SCRATCH_MEAN, _SCRATCH_STD = 0.5, 0.25
@@ -101,7 +96,7 @@ def create_student(config: StudentConfig, num_classes: int) -> TimmModel:
     kwargs |= config.model_args
     try:
         model: TimmModel = timm.create_model(config.backbone, pretrained=config.pretrained, **kwargs)
-    except _TIMM_ERRORS as error:
+    except TIMM_ERRORS as error:
         if not config.model_args:
             raise
         given = ", ".join(f"{key}={value}" for key, value in config.model_args.items())
@@ -395,13 +390,14 @@ def read_student(folder: str | Path, shown: str) -> tuple[TimmModel, tuple[str, 
     """A student from its folder, in eval mode, and its class names; messages call it `shown`.
 
     Raises:
-        InputError: A broken file, or no label names.
+        InputError: A broken file, weights and config.json that disagree, or no label names.
     """
+    model = model_for_weights(folder, shown)
     try:
-        model = timm.create_model(f"local-dir:{folder}", pretrained=True)
-    except _TIMM_ERRORS as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{shown}: not a readable student ({reason})") from None
+        # timm would load what fits and leave the rest random where config.json names two numbers of classes
+        model.load_state_dict(load_file(Path(folder) / STUDENT_FILES[1]))
+    except TIMM_ERRORS as error:
+        raise unreadable(shown, error) from None
     _check_input(model, shown)
     return model.eval(), label_names(model, shown)
 
