@@ -19,7 +19,7 @@ from timm.models import save_for_hf
 from ngd_timm.affect import CLASSES
 from ngd_timm.errors import InputError, choices
 from ngd_timm.files import atomic_folder, is_leftover, packaged, packaged_versions, sha256_file
-from ngd_timm.hub import HubId, Snapshot, fetch, hub_id
+from ngd_timm.hub import Snapshot, fetch, hub_id
 from ngd_timm.ngd_models import (
     TIMM_ERRORS,
     TimmModel,
@@ -33,7 +33,6 @@ from ngd_timm.recipe import StudentConfig
 
 __all__ = [
     "PUBLISHED_FORMAT",
-    "RUN_RECORD",
     "STUDENT_FILES",
     "check_published",
     "create_student",
@@ -44,7 +43,7 @@ __all__ = [
     "open_student",
     "read_student",
     "rounded",
-    "run_record",
+    "run_folder",
     "save_student",
     "set_input",
     "shipped_student",
@@ -349,15 +348,34 @@ def weights_sha256(folder: str | Path) -> str:
     return sha256_file(Path(folder) / STUDENT_FILES[1])
 
 
-def run_record(repository: HubId) -> Snapshot:
-    """recipe.yaml and fingerprint.json of a student on the Hub, those that are there, checked.
+def run_folder(source: str | Path) -> Path | None:
+    """The folder of recipe.yaml and fingerprint.json of the run that a student is from; None where it is from none.
+
+    Args:
+        source: As in `open_student`; of a run's student/ and student_best/ it is the run.
 
     Raises:
-        InputError: As `fetch` and `check_published`.
+        InputError: No student there; as `fetch` and `check_published` where it is on the Hub.
+
+    Example:
+        >>> by_name = run_folder("student-ferplus-v1")
+        >>> by_name.name, run_folder(by_name) == by_name
+        ('student-ferplus-v1', True)
     """
-    snapshot = fetch(repository, [STUDENT_FILES[0]], list(RUN_RECORD))
-    check_published(snapshot)
-    return snapshot
+    repository = hub_id(source)
+    if repository is None:
+        student = student_folder(source).resolve()
+        places = [student, student.parent] if student.name in ("student", "student_best") else [student]
+    else:
+        snapshot = fetch(repository, [STUDENT_FILES[0]], list(RUN_RECORD))
+        check_published(snapshot)
+        if "fingerprint.json" in snapshot.names and "recipe.yaml" not in snapshot.names:
+            raise InputError(
+                f"{source}: recipe.yaml, which says how its logits were adjusted and how it is scored, is neither "
+                "there nor in the local cache; fetch it once with the network on, or push the run again"
+            )
+        places = [snapshot.folder]
+    return next((place for place in places if all((place / name).is_file() for name in RUN_RECORD)), None)
 
 
 def check_published(snapshot: Snapshot) -> None:

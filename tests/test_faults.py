@@ -354,7 +354,7 @@ DATA = [
     Fault("data", "fewer pictures than a batch", "4 pictures for `optim.batch_size=16`", nothing, (*TRAIN, "data.limit=4"), "4 pictures are fewer than one batch of 16"),
     Fault("data", "an unknown data set", "`--data ferpluss=…`", nothing, (*EVALUATE[:-1], "ferpluss={at}"), "did you mean 'ferplus'"),
     Fault("data", "a spec without a name", "`--data /data/fer`", nothing, (*EVALUATE[:-1], "{at}"), "is not name=root"),
-    Fault("data", "classes that a set lacks", "three of the eight classes", picture(encoded(grey())), EVALUATE, "absent classes count 0 in 8-way and are masked in present-only", HANDLED, says("schematic:all (n = 4)")),
+    Fault("data", "classes that a set lacks", "three of the eight classes", picture(encoded(grey())), EVALUATE, "absent classes count 0 in 8-way and are masked in present-only", HANDLED, says("schematic:all (n = 4, labels: majority, without flip)")),
     Fault("data", "a set of one class", "four pictures, all `fear`", table(label=["fear"] * 4), EVALUATE, "scored: present-only is then 100 by definition", HANDLED, says("present-only acc 100.00")),
     Fault("data", "a class folder without pictures", "`fear/`, empty", empty_picture_folder, EVALUATE, "the other classes are read", HANDLED, says("n = 4")),
     Fault("data", "file names that stand twice", "`a.png` in two class folders", lambda w: (picture(encoded(grey()))(w), picture(encoded(grey(RAMP.T)), label="sadness")(w)), EVALUATE, "both are read, each with its folder's label", HANDLED, says("n = 5")),
