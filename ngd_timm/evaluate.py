@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ngd_timm.calibration import classifier_parameters
 from ngd_timm.devices import open_device
 from ngd_timm.errors import InputError
-from ngd_timm.export import matrices, read_student, run_folder, student_files, weights_sha256
+from ngd_timm.export import matrices, read_student, run_folder, student_files, temperature_of, weights_sha256
 from ngd_timm.files import check_place, read_json, write_json
 from ngd_timm.hub import pin
 from ngd_timm.logit_adjustment import classifier_bias
@@ -101,7 +102,7 @@ def evaluate(
     flip = (recipe.eval_flip if recipe else False) if flip is None else flip
     device = open_device("auto")
     model.to(device)
-    notes = {"drop_duplicates": drop, "student_sha256": sha256}
+    notes = {"drop_duplicates": drop, "student_sha256": sha256, "student_temperature": temperature_of(bare)}
     results: dict[str, Any] = {}
     for name, root, split, key in parsed:
         dataset, report = load_split(
@@ -215,7 +216,12 @@ def _of_one_epoch(student: TimmModel, trained: Mapping[str, Tensor], saved_as: S
     """Whether a student is what was trained, but for what its recipe alters as it is saved."""
     halves = matrices(student) if saved_as.weights == "float16" else {}
     moved = classifier_bias(student) if saved_as.logit_adjustment else None
-    return all(
-        value is moved or torch.equal(value, trained[name].half().to(value) if name in halves else trained[name])
-        for name, value in student.state_dict(keep_vars=True).items()
-    )
+    divided = {id(parameter) for parameter in classifier_parameters(student)}
+    inverse = 1 / temperature_of(student)
+
+    def as_saved(name: str, value: Tensor) -> Tensor:
+        saved = trained[name] * inverse if id(value) in divided else trained[name]
+        return saved.half().to(value) if name in halves else saved
+
+    values = student.state_dict(keep_vars=True)
+    return all(value is moved or torch.equal(value, as_saved(name, value)) for name, value in values.items())

@@ -18,7 +18,7 @@ from timm.models import save_for_hf
 
 from ngd_timm.affect import CLASSES
 from ngd_timm.errors import InputError, choices
-from ngd_timm.files import atomic_folder, is_leftover, packaged, packaged_versions, sha256_file
+from ngd_timm.files import atomic_folder, is_leftover, packaged, packaged_versions, read_json, sha256_file
 from ngd_timm.hub import Snapshot, fetch, hub_id
 from ngd_timm.ngd_models import (
     TIMM_ERRORS,
@@ -50,12 +50,15 @@ __all__ = [
     "student_files",
     "student_folder",
     "student_versions",
+    "temperature_of",
     "weights_sha256",
 ]
 
 STUDENT_FILES = ("config.json", "model.safetensors")
 RUN_RECORD = ("recipe.yaml", "fingerprint.json")
 PUBLISHED_FORMAT = "1"
+NOTES = "ngd_timm"
+"""The key of config.json, and the attribute of an opened student, for what timm has no place for: `temperature`."""
 
 _VERSION = re.compile(r"student-.+-v(\d+)")
 
@@ -158,6 +161,8 @@ def save_student(
 ) -> Path:
     """Write a bare timm model as `config.json` (label names, input, mean, std, arguments) and `model.safetensors`.
 
+    A temperature that `ngd_timm.calibrate` folded in stands in `config.json` under `ngd_timm`.
+
     An earlier student in that folder is replaced only once the new one is complete.
 
     Args:
@@ -200,8 +205,13 @@ def save_student(
     plain = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
     state = {name: tensor.clone() for name, tensor in plain.state_dict().items()} | _halves(plain, weights)
     plain.state_dict = lambda: state
+    # of a student that was opened; they belong at the top
+    plain.pretrained_cfg = {**plain.pretrained_cfg, "label_names": None}
     with atomic_folder(folder) as temporary:
-        save_for_hf(plain, str(temporary), model_config={"label_names": list(classes)}, safe_serialization=True)
+        notes = getattr(model, NOTES, {})
+        # at the top: timm refuses a key that it doesn't know in pretrained_cfg
+        described = {"label_names": list(classes), **({NOTES: notes} if notes else {})}
+        save_for_hf(plain, str(temporary), model_config=described, safe_serialization=True)
         config, tensors = (temporary / name for name in STUDENT_FILES)
         tensors.chmod(config.stat().st_mode)  # safetensors writes for the owner alone
     return folder
@@ -417,7 +427,20 @@ def read_student(folder: str | Path, shown: str) -> tuple[TimmModel, tuple[str, 
     except TIMM_ERRORS as error:
         raise unreadable(shown, error) from None
     _check_input(model, shown)
+    model.ngd_timm = _checked_notes(read_json(Path(folder) / STUDENT_FILES[0], shown).get(NOTES, {}), shown)
     return model.eval(), label_names(model, shown)
+
+
+def temperature_of(model: TimmModel) -> float:
+    """The temperature that is folded into a model's classifier (`ngd_timm.calibrate`); 1 where none is."""
+    return float(getattr(model, NOTES, {}).get("temperature", 1.0))
+
+
+def _checked_notes(notes: Any, shown: str) -> dict[str, Any]:
+    temperature = notes.get("temperature", 1.0) if isinstance(notes, dict) else None
+    if not isinstance(temperature, (int, float)) or not (math.isfinite(temperature) and temperature > 0):
+        raise InputError(f"{shown}: {NOTES} in config.json must name a temperature above 0, got {str(notes)[:80]}")
+    return dict(notes)
 
 
 def _check_input(model: TimmModel, where: str) -> None:

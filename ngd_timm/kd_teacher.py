@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ngd_timm.errors import InputError
-from ngd_timm.export import label_names, open_student, run_folder, student_versions
+from ngd_timm.export import label_names, open_student, run_folder, student_versions, temperature_of
 from ngd_timm.files import read_json
 from ngd_timm.hub import hub_id, pin
 from ngd_timm.logit_adjustment import classifier_bias, logit_shift
@@ -25,6 +25,8 @@ _LUMINANCE = (0.299, 0.587, 0.114)
 
 class KDTeacher(nn.Module):
     """Always in eval, without gradients, and with no entry in any state dict: the model is held, not registered.
+
+    It teaches the logits that were learned: a temperature folded into its classifier is divided out again.
 
     Args:
         model: A timm classifier with its own `pretrained_cfg`.
@@ -64,6 +66,7 @@ class KDTeacher(nn.Module):
                 "one on the student's classes"
             )
         self._held: list[TimmModel] = [model.eval().requires_grad_(False)]
+        self.temperature = temperature_of(model)
         cfg = model.pretrained_cfg
         self.in_chans, self.size = input_channels(model), (int(cfg["input_size"][1]), int(cfg["input_size"][2]))
         mean, std = normalisation(model)
@@ -127,7 +130,8 @@ class KDTeacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        return self.model(self.adapt(images))[:, self.order]
+        logits = self.model(self.adapt(images))[:, self.order]
+        return logits if self.temperature == 1 else logits * self.temperature
 
 
 class TeacherEnsemble(nn.Module):
@@ -200,5 +204,5 @@ def _take_back_adjustment(model: TimmModel, names: Sequence[str], source: str) -
                 "to take that back; train the teacher again"
             ) from None
         bias = classifier_bias(model)
-        bias.data.add_(shift.to(bias))
+        bias.data.add_(shift.to(bias) / temperature_of(model))
     return tau

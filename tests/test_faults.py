@@ -666,6 +666,8 @@ STUDENTS = [
     Fault("students", "no label names", "timm's own config", student(lambda f, c: (c.pop("label_names"), c["pretrained_cfg"].pop("label_names", None))), PREDICT, "does not say what its 8 classes are"),
     Fault("students", "label names not as many as logits", "7 names, 8 logits", student(lambda f, c: (c.update(label_names=c["label_names"][:7]), c["pretrained_cfg"].update(label_names=c["label_names"][:7]))), PREDICT, "does not say what its 8 classes are"),
     Fault("students", "label names that are no names", "numbers", student(lambda f, c: (c.update(label_names=list(range(8))), c["pretrained_cfg"].update(label_names=list(range(8))))), PREDICT, "label_names"),
+    Fault("students", "a temperature of zero in its config", "`ngd_timm: {temperature: 0}`", config(ngd_timm={"temperature": 0}), PREDICT, "must name a temperature above 0"),
+    Fault("students", "a note of ours that is a list", "`ngd_timm: [1]`", config(ngd_timm=[1]), PREDICT, "must name a temperature above 0"),
     Fault("students", "a deviation of zero", "`std: [0]`", pretrained_cfg(std=[0.0]), PREDICT, "std"),
     Fault("students", "a mean in words", "`mean: grey`", pretrained_cfg(mean="grey"), PREDICT, "mean"),
     Fault("students", "an input size of zero", "`input_size: [1, 0, 0]`", pretrained_cfg(input_size=[1, 0, 0]), PREDICT, "input_size"),

@@ -82,7 +82,7 @@ def tiny(faces: Path, out: Path, **student: object) -> Recipe:
         {
             "name": "tiny",
             "out": str(out),
-            "student": {"backbone": "test_resnet", "image_size": 32, **student},
+            "student": {"backbone": "test_resnet", "image_size": 32, "calibrate": False, **student},
             "data": {"name": "schematic", "root": str(faces), "workers": 0},
             "optim": {"epochs": 1, "batch_size": 16, "lr": 1e-3},
         }
