@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,14 +76,13 @@ def run_context(run: Run) -> dict[str, Any]:
     }
 
 
-def _saved_as(student: StudentConfig, metrics: Mapping[str, Any]) -> dict[str, str]:
+def _saved_as(student: StudentConfig, temperatures: Sequence[float]) -> dict[str, str]:
     """Whether the student that is saved and scored differs from the one that was trained."""
-    temperature = next((entry.get("student_temperature", 1.0) for entry in metrics.values()), 1.0)
     how = [] if student.weights == "float32" else [f"matrices in {student.weights}"]
     if student.logit_adjustment:
         how.append(f"logits less {student.logit_adjustment:g} × the log prior of the training labels")
-    if temperature != 1:
-        how.append(f"logits divided by {temperature:g}, a temperature fitted on validation")
+    if temperatures:
+        how.append(f"logits divided by {temperatures[-1]:g}, a temperature fitted on validation")
     return {"Saved with": ", ".join(how)} if how else {}
 
 
@@ -105,7 +104,7 @@ def _facts(run: Run) -> dict[str, str]:
         + (f", {clock(sum(seconds) / len(seconds))} each, {clock(sum(seconds))} in all" if seconds else ""),
         "Grid": recipe.grid or "none",
         "Logit teacher": ", ".join(recipe.teacher_sources) or "none",
-        **_saved_as(student, run.metrics),
+        **_saved_as(student, known(column(run.rows, "temperature"))),
         "Weights scored": "the last epoch's (the best on validation is kept beside it and not reported)",
     }
 
