@@ -1,6 +1,7 @@
 """NeuroGaze-Distill (arXiv 2509.11916) for timm: EEG-derived prototypes for facial-expression models."""
 
 from ngd_timm.affect import ANCHORS, CLASSES
+from ngd_timm.calibration import calibrate
 from ngd_timm.errors import InputError
 from ngd_timm.export import load_student, save_student, set_input
 from ngd_timm.kd_teacher import KDTeacher
@@ -30,6 +31,7 @@ __all__ = [
     "Run",
     "__version__",
     "adjust_logits",
+    "calibrate",
     "load_run",
     "load_student",
     "save_student",

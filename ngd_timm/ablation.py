@@ -170,7 +170,7 @@ def _warm_start(recipes: Mapping[str, Recipe], seed: int, out: Path, epochs: int
         "name": WARM_START,
         "seed": seed,
         "out": str(_folder(out, WARM_START, seed)),
-        "student": first.student.model_copy(update={"weights": "float32", "logit_adjustment": 0.0}),
+        "student": first.student.model_copy(update={"weights": "float32", "logit_adjustment": 0.0, "calibrate": False}),
         "loss": LossConfig(**kept),
         "optim": first.optim.model_copy(update={"epochs": epochs, "warmup": warmup}),
         "grid": None,

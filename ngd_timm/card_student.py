@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ngd_timm.calibration import CITATION as TEMPERATURE
 from ngd_timm.card import card_header, render_card
 from ngd_timm.commands import train_command
 from ngd_timm.credits import EEG, FACES, FORBIDDEN, METHOD, Credit, dataset_name
 from ngd_timm.errors import InputError
+from ngd_timm.export import temperature_of
 from ngd_timm.logit_adjustment import CITATION
 from ngd_timm.losses import DGeoLoss, LogitKDLoss, ProtoKDLoss
 from ngd_timm.losses.cross_entropy import CITATIONS
@@ -19,7 +21,7 @@ from ngd_timm.prototypes import PrototypeGrid
 from ngd_timm.run import Run
 from ngd_timm.tables import protocol_name, shown_protocols
 
-__all__ = ["student_card", "student_licence"]
+__all__ = ["last_share", "student_card", "student_licence"]
 
 # as the Hub knows them
 _METRIC_IDS = {"acc": "accuracy", "macro_f1": "f1", "bacc": "balanced_accuracy"}
@@ -40,6 +42,7 @@ def student_card(run: Run, repo_id: str, picture: bool = False) -> str:
     cfg, recipe = run.student.pretrained_cfg, run.recipe
     channels = input_channels(run.student)
     terms = list(_terms(run))
+    distilled = recipe.loss.kd > 0 or recipe.loss.d_geo > 0 or _uses_grid(run)
     try:
         results = list(_results(run))
         tables = [_per_class(key, entry) for key, entry in run.metrics.items()]
@@ -68,7 +71,7 @@ def student_card(run: Run, repo_id: str, picture: bool = False) -> str:
         header=card_header(
             library_name="timm",
             pipeline_tag="image-classification",
-            tags=[*_TAGS, "neurogaze-distill"] if len(terms) > 1 else _TAGS,
+            tags=[*_TAGS, "neurogaze-distill"] if distilled else _TAGS,
             datasets=[recipe.data.name],
             metrics=list(_METRIC_IDS.values()),
             model_name=repo_id.partition("/")[2],
@@ -81,7 +84,7 @@ def student_card(run: Run, repo_id: str, picture: bool = False) -> str:
         size=cfg["input_size"][-1],
         in_chans=channels,
         classes=run.classes,
-        distilled=len(terms) > 1,
+        distilled=distilled,
         simulated=faces.terms if recipe.data.name == "schematic" else "",
         results=results,
         units=units,
@@ -185,6 +188,9 @@ def _terms(run: Run) -> Iterator[dict[str, str]]:
     }
     if tau := run.recipe.student.logit_adjustment:
         yield {"name": "logit adjustment", "weight": "post hoc", "settings": f"tau={tau:g}", "citation": CITATION}
+    if (temperature := temperature_of(run.student)) != 1:
+        settings = f"T={temperature:g}, fitted on validation"
+        yield {"name": "temperature scaling", "weight": "post hoc", "settings": settings, "citation": TEMPERATURE}
     if loss.kd > 0:
         kd = LogitKDLoss(loss.kd_mode, loss.temperature)
         yield {"name": "logit KD", "weight": f"{loss.kd:g}", "settings": kd.extra_repr(), "citation": kd.citation}
@@ -192,9 +198,9 @@ def _terms(run: Run) -> Iterator[dict[str, str]]:
         settings = f"tau={loss.tau}, target={loss.target!r}, sigma={loss.sigma}"
         share = f"{loss.proto_kd:g}"
         if loss.proto_share:
-            had = [float(row["share_proto_kd"]) for row in run.rows if row.get("share_proto_kd")]
+            had = last_share(run)
             share = f"set for {100 * loss.proto_share:g} % of the gradient"
-            share += f"; {had[-1]:.1f} % in the last epoch" if had else ""
+            share += "" if had is None else f"; {had:.1f} % in the last epoch"
         yield {"name": "Proto-KD", "weight": share, "settings": settings, "citation": ProtoKDLoss.citation}
     if loss.d_geo > 0:
         geo = DGeoLoss(loss.positive_classes, loss.variance_cap, loss.margin, classes=run.classes)
@@ -205,6 +211,14 @@ def _terms(run: Run) -> Iterator[dict[str, str]]:
             "settings": f"{geo.extra_repr()}, {ramp}",
             "citation": geo.citation,
         }
+
+
+def last_share(run: Run) -> float | None:
+    """Percent of the gradient that Proto-KD had in a run's last epoch; None where nothing is known of it."""
+    if "share_proto_kd" in run.fingerprint:  # of a run whose summary.csv stayed where it was trained
+        return float(run.fingerprint["share_proto_kd"])
+    had = [float(row["share_proto_kd"]) for row in run.rows if row.get("share_proto_kd")]
+    return had[-1] if had else None
 
 
 def _uses_grid(run: Run) -> bool:

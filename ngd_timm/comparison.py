@@ -70,9 +70,9 @@ def compare(
 
     Returns:
         "recipes", "seeds", "runs" (names of the directories); "sets": `{"name:split": {"n", "classes",
-        "present_classes", "recipes": {name: mean_over_seeds}, "differences": [{"a", "b", paired_difference}]}}`;
-        "training": `{name: {"share": percent by term, "lambda_proto_kd", "epochs", "minutes"}}`, means over epochs and
-        seeds, minutes of one run.
+        "present_classes", "label_rule", "flip", "recipes": {name: mean_over_seeds}, "differences": [{"a", "b",
+        paired_difference}]}}`; "training": `{name: {"share": percent by term, "lambda_proto_kd", "epochs",
+        "minutes"}}`, means over epochs and seeds, minutes of one run.
 
     Raises:
         InputError: A run without figures or predictions, or runs that were scored on different pictures.
@@ -139,6 +139,8 @@ def compare_answers(
         "n": len(asked.target),
         "classes": list(asked.classes),
         "present_classes": [asked.classes[c] for c in present],
+        "label_rule": asked.label_rule,
+        "flip": asked.flip,
         "recipes": {name: mean_over_seeds(of, *shared, resamples=resamples) for name, of in logits.items()},
         "differences": [
             {"a": a, "b": b, **paired_difference(logits[a], logits[b], *shared, resamples=resamples)} for a, b in pairs

@@ -9,17 +9,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ngd_timm.calibration import classifier_parameters
 from ngd_timm.devices import open_device
 from ngd_timm.errors import InputError
-from ngd_timm.export import matrices, read_student, run_record, student_files, weights_sha256
+from ngd_timm.export import matrices, read_student, run_folder, student_files, temperature_of, weights_sha256
 from ngd_timm.files import check_place, read_json, write_json
-from ngd_timm.hub import hub_id, pin
+from ngd_timm.hub import pin
 from ngd_timm.logit_adjustment import classifier_bias
 from ngd_timm.metrics import METRIC_NAMES
 from ngd_timm.ngd_models import DistillationWrapper, TimmModel
 from ngd_timm.predictions import predict, prediction_file, read_predictions, write_predictions
 from ngd_timm.recipe import Recipe, StudentConfig, load_recipe
-from ngd_timm.tables import protocol_name
+from ngd_timm.tables import protocol_name, scoring_name
 
 __all__ = ["check_specs", "evaluate", "face_batches", "open_scored", "read_predictions", "summary_line"]
 
@@ -59,11 +60,11 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a run's student (or any saved student) on data sets given as `name=root[:split]`.
 
-    Every picture is looked at once (twice with the flip at test). Label rule, duplicates and flip follow the run's
-    recipe; a bare student gets the defaults.
+    Every picture is looked at once (twice with the flip at test). Label rule, duplicates and flip follow the recipe of
+    the run that the student is from, see `run_folder`; a bare student gets the defaults.
 
     Args:
-        source: Run directory, student folder, or a Hub id (`user/repo[@revision]`).
+        source: Run directory, student folder, the name of a bundled student, or a Hub id (`user/repo[@revision]`).
         specs: `name=root[:split]`; without a split all rows count, under the key `name:all`.
         out: Where the figures go as JSON, besides being returned.
         temperature: Of the softmax behind ECE and the reliability bins; no other figure depends on it.
@@ -85,22 +86,23 @@ def evaluate(
         raise InputError("nothing to evaluate on; give --data name=root[:split]")
     if out is not None:
         check_place(out)
-    source, model, classes, recipe, sha256 = open_scored(source)
+    source, bare, classes, run, recipe, sha256 = open_scored(source)
+    model: DistillationWrapper | TimmModel = bare
     parsed = [parse_spec(spec) for spec in specs]
     keys = [key for *_, key in parsed]
     if len(set(keys)) != len(keys):
         raise InputError(f"the same data set twice: {', '.join(keys)}; evaluate them one by one")
     if predictions:
-        if recipe is None or hub_id(source) is not None:
+        if recipe is None or run != Path(source).resolve():
             raise InputError(f"{source} is not a run directory, so it has no place for predictions; leave them out")
         _refuse_kept(Path(source), keys)
-        model = _wrapped(model, Path(source), recipe.student)
+        model = _wrapped(bare, Path(source), recipe.student)
     label_rule = label_rule or (recipe.data.label_rule if recipe else "majority")
     drop = (recipe.data.drop_duplicates if recipe else True) if drop_duplicates is None else drop_duplicates
     flip = (recipe.eval_flip if recipe else False) if flip is None else flip
     device = open_device("auto")
     model.to(device)
-    notes = {"drop_duplicates": drop, "student_sha256": sha256}
+    notes = {"drop_duplicates": drop, "student_sha256": sha256, "student_temperature": temperature_of(bare)}
     results: dict[str, Any] = {}
     for name, root, split, key in parsed:
         dataset, report = load_split(
@@ -117,11 +119,21 @@ def evaluate(
 
 
 class Scored(NamedTuple):
-    """A student as it is scored: from where, the model, its classes, its run's recipe if any, its weights' sha256."""
+    """A student as it is scored, with what its scores depend on.
+
+    Attributes:
+        source: From where; on the Hub at one commit.
+        model: In eval mode.
+        classes: In the order of its logits.
+        run: The folder of its run's recipe.yaml, None of a bare student.
+        recipe: Of that run.
+        sha256: Of its weights.
+    """
 
     source: str
     model: TimmModel
     classes: tuple[str, ...]
+    run: Path | None
     recipe: Recipe | None
     sha256: str
 
@@ -135,7 +147,9 @@ def open_scored(source: str | Path) -> Scored:
     source = pin(str(source), "config.json")
     folder = student_files(source)
     model, classes = read_student(folder, source)
-    return Scored(source, model, classes, _recipe_of(source), weights_sha256(folder))
+    run = run_folder(source)
+    recipe = None if run is None else load_recipe(Recipe, run / "recipe.yaml")
+    return Scored(source, model, classes, run, recipe, weights_sha256(folder))
 
 
 def check_specs(specs: Sequence[str]) -> None:
@@ -153,7 +167,7 @@ def check_specs(specs: Sequence[str]) -> None:
 
 
 def summary_line(key: str, entry: dict[str, Any]) -> str:
-    """One line a person reads: n and both protocols, with intervals where there are some."""
+    """One line a person reads: n, label rule, flip and both protocols, with intervals where there are some."""
     parts = []
     for protocol in ("8way", "present"):
         figures = entry[protocol]
@@ -165,7 +179,7 @@ def summary_line(key: str, entry: dict[str, Any]) -> str:
                 f"{label} {figures[metric]:.2f}" + (f" [{interval[0]:.1f}, {interval[1]:.1f}]" if interval else "")
             )
         parts.append(f"{protocol_name(protocol, entry)} {', '.join(texts)}")
-    return f"{key} (n = {entry['n']}): {'; '.join(parts)}; ECE {entry['ece']:.2f}"
+    return f"{key} (n = {entry['n']}, {scoring_name(entry)}): {'; '.join(parts)}; ECE {entry['ece']:.2f}"
 
 
 def _refuse_kept(run: Path, keys: Sequence[str]) -> None:
@@ -174,16 +188,6 @@ def _refuse_kept(run: Path, keys: Sequence[str]) -> None:
     own = set(read_json(file)) if file.is_file() else set()
     if twice := [key for key in keys if key in own and prediction_file(run, key).is_file()]:
         raise InputError(f"{run} keeps its own predictions of {', '.join(twice)}; leave --predictions or the set out")
-
-
-def _recipe_of(source: str | Path) -> Recipe | None:
-    """The recipe of a run directory or of a pushed run; None of a bare student."""
-    repository = hub_id(source)
-    folder = Path(source)
-    if repository is not None:
-        folder = run_record(repository).folder
-    file = folder / "recipe.yaml"
-    return load_recipe(Recipe, file) if file.is_file() else None
 
 
 def _wrapped(student: TimmModel, run: Path, saved_as: StudentConfig) -> DistillationWrapper:
@@ -212,7 +216,12 @@ def _of_one_epoch(student: TimmModel, trained: Mapping[str, Tensor], saved_as: S
     """Whether a student is what was trained, but for what its recipe alters as it is saved."""
     halves = matrices(student) if saved_as.weights == "float16" else {}
     moved = classifier_bias(student) if saved_as.logit_adjustment else None
-    return all(
-        value is moved or torch.equal(value, trained[name].half().to(value) if name in halves else trained[name])
-        for name, value in student.state_dict(keep_vars=True).items()
-    )
+    divided = {id(parameter) for parameter in classifier_parameters(student)}
+    inverse = 1 / temperature_of(student)
+
+    def as_saved(name: str, value: Tensor) -> Tensor:
+        saved = trained[name] * inverse if id(value) in divided else trained[name]
+        return saved.half().to(value) if name in halves else saved
+
+    values = student.state_dict(keep_vars=True)
+    return all(value is moved or torch.equal(value, as_saved(name, value)) for name, value in values.items())

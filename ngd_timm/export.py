@@ -13,19 +13,26 @@ from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
+from safetensors.torch import load_file
 from timm.models import save_for_hf
 
 from ngd_timm.affect import CLASSES
 from ngd_timm.errors import InputError, choices
-from ngd_timm.files import atomic_folder, is_leftover, packaged, packaged_versions, sha256_file
-from ngd_timm.hub import HubId, Snapshot, fetch, hub_id
-from ngd_timm.ngd_models import TimmModel, input_channels, normalisation, similar_models
+from ngd_timm.files import atomic_folder, is_leftover, packaged, packaged_versions, read_json, sha256_file
+from ngd_timm.hub import Snapshot, fetch, hub_id
+from ngd_timm.ngd_models import (
+    TIMM_ERRORS,
+    TimmModel,
+    input_channels,
+    model_for_weights,
+    normalisation,
+    similar_models,
+    unreadable,
+)
 from ngd_timm.recipe import StudentConfig
 
 __all__ = [
     "PUBLISHED_FORMAT",
-    "RUN_RECORD",
     "STUDENT_FILES",
     "check_published",
     "create_student",
@@ -36,34 +43,24 @@ __all__ = [
     "open_student",
     "read_student",
     "rounded",
-    "run_record",
+    "run_folder",
     "save_student",
     "set_input",
     "shipped_student",
     "student_files",
     "student_folder",
     "student_versions",
+    "temperature_of",
     "weights_sha256",
 ]
 
 STUDENT_FILES = ("config.json", "model.safetensors")
 RUN_RECORD = ("recipe.yaml", "fingerprint.json")
 PUBLISHED_FORMAT = "1"
+NOTES = "ngd_timm"
+"""The key of config.json, and the attribute of an opened student, for what timm has no place for: `temperature`."""
 
 _VERSION = re.compile(r"student-.+-v(\d+)")
-
-# what timm raises on a config or weights that don't fit
-_TIMM_ERRORS = (
-    RuntimeError,
-    ValueError,
-    OSError,
-    KeyError,
-    IndexError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    SafetensorError,
-)
 
 # for a backbone trained from scratch, near FER2013's own grey mean and deviation (0.508, 0.255)
 _SCRATCH_MEAN, _SCRATCH_STD = 0.5, 0.25
@@ -101,7 +98,7 @@ def create_student(config: StudentConfig, num_classes: int) -> TimmModel:
     kwargs |= config.model_args
     try:
         model: TimmModel = timm.create_model(config.backbone, pretrained=config.pretrained, **kwargs)
-    except _TIMM_ERRORS as error:
+    except TIMM_ERRORS as error:
         if not config.model_args:
             raise
         given = ", ".join(f"{key}={value}" for key, value in config.model_args.items())
@@ -164,6 +161,8 @@ def save_student(
 ) -> Path:
     """Write a bare timm model as `config.json` (label names, input, mean, std, arguments) and `model.safetensors`.
 
+    A temperature that `ngd_timm.calibrate` folded in stands in `config.json` under `ngd_timm`.
+
     An earlier student in that folder is replaced only once the new one is complete.
 
     Args:
@@ -206,8 +205,13 @@ def save_student(
     plain = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
     state = {name: tensor.clone() for name, tensor in plain.state_dict().items()} | _halves(plain, weights)
     plain.state_dict = lambda: state
+    # of a student that was opened; they belong at the top
+    plain.pretrained_cfg = {**plain.pretrained_cfg, "label_names": None}
     with atomic_folder(folder) as temporary:
-        save_for_hf(plain, str(temporary), model_config={"label_names": list(classes)}, safe_serialization=True)
+        notes = getattr(model, NOTES, {})
+        # at the top: timm refuses a key that it doesn't know in pretrained_cfg
+        described = {"label_names": list(classes), **({NOTES: notes} if notes else {})}
+        save_for_hf(plain, str(temporary), model_config=described, safe_serialization=True)
         config, tensors = (temporary / name for name in STUDENT_FILES)
         tensors.chmod(config.stat().st_mode)  # safetensors writes for the owner alone
     return folder
@@ -354,15 +358,34 @@ def weights_sha256(folder: str | Path) -> str:
     return sha256_file(Path(folder) / STUDENT_FILES[1])
 
 
-def run_record(repository: HubId) -> Snapshot:
-    """recipe.yaml and fingerprint.json of a student on the Hub, those that are there, checked.
+def run_folder(source: str | Path) -> Path | None:
+    """The folder of recipe.yaml and fingerprint.json of the run that a student is from; None where it is from none.
+
+    Args:
+        source: As in `open_student`; of a run's student/ and student_best/ it is the run.
 
     Raises:
-        InputError: As `fetch` and `check_published`.
+        InputError: No student there; as `fetch` and `check_published` where it is on the Hub.
+
+    Example:
+        >>> by_name = run_folder("student-ferplus-v1")
+        >>> by_name.name, run_folder(by_name) == by_name
+        ('student-ferplus-v1', True)
     """
-    snapshot = fetch(repository, [STUDENT_FILES[0]], list(RUN_RECORD))
-    check_published(snapshot)
-    return snapshot
+    repository = hub_id(source)
+    if repository is None:
+        student = student_folder(source).resolve()
+        places = [student, student.parent] if student.name in ("student", "student_best") else [student]
+    else:
+        snapshot = fetch(repository, [STUDENT_FILES[0]], list(RUN_RECORD))
+        check_published(snapshot)
+        if "fingerprint.json" in snapshot.names and "recipe.yaml" not in snapshot.names:
+            raise InputError(
+                f"{source}: recipe.yaml, which says how its logits were adjusted and how it is scored, is neither "
+                "there nor in the local cache; fetch it once with the network on, or push the run again"
+            )
+        places = [snapshot.folder]
+    return next((place for place in places if all((place / name).is_file() for name in RUN_RECORD)), None)
 
 
 def check_published(snapshot: Snapshot) -> None:
@@ -395,15 +418,29 @@ def read_student(folder: str | Path, shown: str) -> tuple[TimmModel, tuple[str, 
     """A student from its folder, in eval mode, and its class names; messages call it `shown`.
 
     Raises:
-        InputError: A broken file, or no label names.
+        InputError: A broken file, weights and config.json that disagree, or no label names.
     """
+    model = model_for_weights(folder, shown)
     try:
-        model = timm.create_model(f"local-dir:{folder}", pretrained=True)
-    except _TIMM_ERRORS as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{shown}: not a readable student ({reason})") from None
+        # timm would load what fits and leave the rest random where config.json names two numbers of classes
+        model.load_state_dict(load_file(Path(folder) / STUDENT_FILES[1]))
+    except TIMM_ERRORS as error:
+        raise unreadable(shown, error) from None
     _check_input(model, shown)
+    model.ngd_timm = _checked_notes(read_json(Path(folder) / STUDENT_FILES[0], shown).get(NOTES, {}), shown)
     return model.eval(), label_names(model, shown)
+
+
+def temperature_of(model: TimmModel) -> float:
+    """The temperature that is folded into a model's classifier (`ngd_timm.calibrate`); 1 where none is."""
+    return float(getattr(model, NOTES, {}).get("temperature", 1.0))
+
+
+def _checked_notes(notes: Any, shown: str) -> dict[str, Any]:
+    temperature = notes.get("temperature", 1.0) if isinstance(notes, dict) else None
+    if not isinstance(temperature, (int, float)) or not (math.isfinite(temperature) and temperature > 0):
+        raise InputError(f"{shown}: {NOTES} in config.json must name a temperature above 0, got {str(notes)[:80]}")
+    return dict(notes)
 
 
 def _check_input(model: TimmModel, where: str) -> None:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ngd_timm.errors import InputError
-from ngd_timm.export import RUN_RECORD, label_names, open_student, run_record, student_folder, student_versions
+from ngd_timm.export import label_names, open_student, run_folder, student_versions, temperature_of
 from ngd_timm.files import read_json
 from ngd_timm.hub import hub_id, pin
 from ngd_timm.logit_adjustment import classifier_bias, logit_shift
@@ -25,6 +25,8 @@ _LUMINANCE = (0.299, 0.587, 0.114)
 
 class KDTeacher(nn.Module):
     """Always in eval, without gradients, and with no entry in any state dict: the model is held, not registered.
+
+    It teaches the logits that were learned: a temperature folded into its classifier is divided out again.
 
     Args:
         model: A timm classifier with its own `pretrained_cfg`.
@@ -64,6 +66,7 @@ class KDTeacher(nn.Module):
                 "one on the student's classes"
             )
         self._held: list[TimmModel] = [model.eval().requires_grad_(False)]
+        self.temperature = temperature_of(model)
         cfg = model.pretrained_cfg
         self.in_chans, self.size = input_channels(model), (int(cfg["input_size"][1]), int(cfg["input_size"][2]))
         mean, std = normalisation(model)
@@ -86,7 +89,7 @@ class KDTeacher(nn.Module):
         """From a run directory, a student folder, a Hub id, a student in the wheel, or a timm model with label names.
 
         It teaches what it learned: where its run took tau · log prior from the saved bias (`student.logit_adjustment`),
-        that is given back. A model, or a student without its recipe.yaml and fingerprint.json, is asked as it is.
+        that is given back; a model, or a student without its recipe.yaml and fingerprint.json, keeps it.
         """
         if isinstance(source, nn.Module):
             return cls(source, label_names(source, "teacher"), classes, student_mean, student_std)
@@ -127,7 +130,8 @@ class KDTeacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        return self.model(self.adapt(images))[:, self.order]
+        logits = self.model(self.adapt(images))[:, self.order]
+        return logits if self.temperature == 1 else logits * self.temperature
 
 
 class TeacherEnsemble(nn.Module):
@@ -185,7 +189,7 @@ def open_teacher(
 
 def _take_back_adjustment(model: TimmModel, names: Sequence[str], source: str) -> float:
     """Give the bias back what the student's run took from it; τ of that, 0 where nothing is known of a run."""
-    run = _run_of(source)
+    run = run_folder(source)
     if run is None:
         return 0.0
     recipe = load_recipe(Recipe, run / "recipe.yaml")
@@ -202,22 +206,5 @@ def _take_back_adjustment(model: TimmModel, names: Sequence[str], source: str) -
                 "to take that back; train the teacher again"
             ) from None
         bias = classifier_bias(model)
-        bias.data.add_(shift.to(bias))
+        bias.data.add_(shift.to(bias) / temperature_of(model))
     return tau
-
-
-def _run_of(source: str) -> Path | None:
-    """Where recipe.yaml and fingerprint.json of a student are: beside it, or in the run that it lies in."""
-    repository = hub_id(source)
-    if repository is None:
-        student = student_folder(source).resolve()
-        places = [student, student.parent]
-    else:
-        snapshot = run_record(repository)
-        if "fingerprint.json" in snapshot.names and "recipe.yaml" not in snapshot.names:
-            raise InputError(
-                f"{source}: recipe.yaml, which says how its logits were adjusted, is neither there nor in the local "
-                "cache; fetch it once with the network on, or push the run again"
-            )
-        places = [snapshot.folder]
-    return next((place for place in places if all((place / name).is_file() for name in RUN_RECORD)), None)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import difflib
+import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import timm
 import torch
+from safetensors import SafetensorError, safe_open
 from timm.models import DefaultCfg, get_model_input_config, group_parameters, model_entrypoint, register_model
 from timm.optim import auto_group_layers
 from torch import Tensor, nn
@@ -25,6 +28,19 @@ __all__ = ["DistillationWrapper", "wrap"]
 
 # a timm model's attributes (pretrained_cfg, num_classes, forward_head, ...) are unknown to nn.Module's type
 TimmModel: TypeAlias = Any
+
+TIMM_ERRORS = (
+    RuntimeError,
+    ValueError,
+    OSError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    SafetensorError,
+)
+"""What timm raises on a config or weights that don't fit."""
 
 
 class DistillationWrapper(nn.Module):
@@ -165,7 +181,8 @@ def wrap(
         **kwargs: For `timm.create_model`, where `model` is a name.
 
     Raises:
-        InputError: An unknown name, a grid and an `embedding_dim` that disagree, options given along with a model.
+        InputError: An unknown name, a grid and an `embedding_dim` that disagree, options given along with a model, a
+            `local-dir:` whose weights and config.json disagree.
 
     Example:
         >>> model = wrap("resnet10t", num_classes=8, embedding_dim=64, in_chans=1)
@@ -181,6 +198,9 @@ def wrap(
             raise InputError("features_only models have no logits to distil; leave features_only out")
         if ":" not in model and not timm.is_model(model):
             raise choices("timm model", model, similar_models(model))
+        source, _, folder = model.partition(":")
+        if source == "local-dir" and kwargs.get("pretrained") and (Path(folder) / "model.safetensors").is_file():
+            model_for_weights(folder, folder)  # what is adapted to other classes or channels fits its own config first
         model = timm.create_model(model, num_classes=8 if num_classes is None else num_classes, **kwargs)
     elif kwargs:
         raise InputError(f"{', '.join(kwargs)} can't be applied to a model that exists; give its timm name instead")
@@ -195,6 +215,62 @@ def similar_models(name: str) -> list[str]:
     """Up to five timm names like this one, for an error message."""
     names = [n for n in timm.list_models() if not n.startswith("ngd_")]
     return difflib.get_close_matches(name, names, n=5, cutoff=0.3) or ["any name of timm.list_models()"]
+
+
+def model_for_weights(folder: str | Path, shown: str) -> TimmModel:
+    """The timm model that config.json describes, with random weights, once model.safetensors beside it fits.
+
+    timm alone takes much that doesn't: with another `num_classes` it drops the classifier and loads what else it finds.
+
+    Raises:
+        InputError: A broken file, or the two files disagree; messages call the folder `shown`.
+    """
+    config, weights = (Path(folder) / name for name in ("config.json", "model.safetensors"))
+    try:
+        model: TimmModel = timm.create_model(f"local-dir:{folder}", pretrained=False)
+        parts = _with_classes(json.loads(config.read_text(encoding="utf-8")))
+        with safe_open(weights, framework="pt") as file:
+            stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except TIMM_ERRORS as error:
+        raise unreadable(shown, error) from None
+    reason = "label_offset in config.json takes rows from it" if model.pretrained_cfg.get("label_offset") else None
+    for where, number in parts.items():
+        if number != model.num_classes:
+            reason = f"{where} is {number} in config.json, which makes a model of {model.num_classes} classes"
+    reason = reason or _tensors_differ(stored, {name: tuple(t.shape) for name, t in model.state_dict().items()})
+    if reason:
+        raise InputError(f"{shown}: not a readable student ({reason}); save it, or fetch it, again")
+    return model
+
+
+def unreadable(shown: str, error: Exception) -> InputError:
+    """The one line for what timm raised on a student's folder."""
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return InputError(f"{shown}: not a readable student ({reason})")
+
+
+def _with_classes(config: dict[str, Any]) -> dict[str, Any]:
+    """Every number of classes in config.json, by its place."""
+    places = {"num_classes": config}
+    places |= {f"{key}.num_classes": config[key] for key in ("model_args", "pretrained_cfg") if key in config}
+    return {where: part["num_classes"] for where, part in places.items() if "num_classes" in part}
+
+
+def _tensors_differ(stored: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]) -> str | None:
+    """The first tensor that differs and how many do, in words."""
+    for names, what in (
+        ([name for name in wanted if name not in stored], "model.safetensors lacks {}, which config.json's model has"),
+        ([name for name in stored if name not in wanted], "model.safetensors has {}, which config.json's model lacks"),
+    ):
+        if names:
+            others = f" and {len(names) - 1} other tensors" if len(names) > 1 else ""
+            return what.format(f"{names[0]}{others}")
+    other = [name for name in wanted if stored[name] != wanted[name]]
+    if not other:
+        return None
+    name = other[0]
+    others = f", and {len(other) - 1} other tensors differ" if len(other) > 1 else ""
+    return f"{name} is {stored[name]} in model.safetensors, {wanted[name]} by config.json{others}"
 
 
 def _require_classifier(model: TimmModel) -> None:

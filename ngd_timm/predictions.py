@@ -58,7 +58,7 @@ class Predictions:
         Args:
             temperature: As in `fer_metrics`.
             **notes: What else it is to say: `drop_duplicates`, whether copies of training pictures were left out, and
-                `student_sha256`, of the weights that gave the answers.
+                `student_sha256`, of the weights that gave the answers, `student_temperature`, what is folded into them.
         """
         figures = fer_metrics(self.logits, self.target, self.classes, self.subject, temperature=temperature)
         return {**figures, "label_rule": self.label_rule, "flip": self.flip, **notes}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ngd_timm.card import grid_card, grid_licence
-from ngd_timm.card_student import student_card, student_licence
+from ngd_timm.card_student import last_share, student_card, student_licence
 from ngd_timm.commands import without_folders
 from ngd_timm.errors import InputError
 from ngd_timm.export import PUBLISHED_FORMAT, STUDENT_FILES, student_versions
@@ -101,8 +101,10 @@ def stage_run(run: Run, folder: str | Path, repo_id: str, metrics: Mapping[str, 
     write_text(folder / "recipe.yaml", to_yaml(run.recipe))
     write_json(folder / "metrics.json", without_paths(run.metrics))
     hashed = sorted(p.name for p in folder.iterdir() if p.name != _PICTURE)
+    share = last_share(run) if run.recipe.loss.proto_share else None
     fingerprint = {
         **without_paths(run.fingerprint),
+        **({} if share is None else {"share_proto_kd": share}),
         "format_version": PUBLISHED_FORMAT,
         "sha256": {file: sha256_file(folder / file) for file in hashed},
     }

@@ -71,6 +71,7 @@ class StudentConfig(StrictModel):
     drop_path_rate: Annotated[float, Field(ge=0, lt=1)] | None = None
     weights: Literal["float32", "float16"] = "float32"  # what matrices are stored in; scored as stored
     logit_adjustment: Annotated[float, Field(ge=0, le=2)] = 0.0  # tau · log prior leaves the bias of what is saved
+    calibrate: bool = True  # a temperature fitted on validation divides the logits of what is saved
     model_args: dict[str, ModelArg] = {}  # more arguments of timm.create_model, as channels: [32, 64, 128, 256]
 
     @model_validator(mode="after")

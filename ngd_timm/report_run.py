@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +76,13 @@ def run_context(run: Run) -> dict[str, Any]:
     }
 
 
-def _saved_as(student: StudentConfig) -> dict[str, str]:
+def _saved_as(student: StudentConfig, temperatures: Sequence[float]) -> dict[str, str]:
     """Whether the student that is saved and scored differs from the one that was trained."""
     how = [] if student.weights == "float32" else [f"matrices in {student.weights}"]
     if student.logit_adjustment:
         how.append(f"logits less {student.logit_adjustment:g} × the log prior of the labels drawn in training")
+    if temperatures:
+        how.append(f"logits divided by {temperatures[-1]:g}, a temperature fitted on validation")
     return {"Saved with": ", ".join(how)} if how else {}
 
 
@@ -101,7 +104,7 @@ def _facts(run: Run) -> dict[str, str]:
         + (f", {clock(sum(seconds) / len(seconds))} each, {clock(sum(seconds))} in all" if seconds else ""),
         "Grid": (recipe.grid or "none") + (f", control: {recipe.grid_control}" * (recipe.grid_control != "none")),
         "Logit teacher": ", ".join(recipe.teacher_sources) or "none",
-        **_saved_as(student),
+        **_saved_as(student, known(column(run.rows, "temperature"))),
         "Weights scored": "the last epoch's (the best on validation is kept beside it and not reported)",
     }
 

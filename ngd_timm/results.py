@@ -22,7 +22,7 @@ from ngd_timm.metrics import METRIC_NAMES, METRIC_TITLES, METRICS
 from ngd_timm.predictions import Predictions, predict
 from ngd_timm.run import Run, read_run
 from ngd_timm.run_log import with_bar
-from ngd_timm.tables import Table, ablation_tables, protocol_name, with_interval
+from ngd_timm.tables import Table, ablation_tables, protocol_name, scoring_name, with_interval
 from ngd_timm.verdict import difference_verdict
 
 __all__ = ["PAPER", "check_out", "results_markdown", "score_ablation", "write_results"]
@@ -358,7 +358,8 @@ def _beside_table(beside: Mapping[str, Any]) -> Table:
         rows.append((run, *cells, f"{entry['ece']:.1f}"))
     header = ("run", *(METRIC_NAMES[m] for m in METRICS), "ECE")
     ways = protocol_name("8way", next(iter(beside.values())))
-    return Table(f"runs beside the table, {ways}, percent, one seed", header, tuple(rows))
+    notes = [f"{run}: {scoring_name(entry)}" for run, entry in beside.items()]
+    return Table(f"runs beside the table, {ways}, percent, one seed", header, tuple(rows), tuple(notes))
 
 
 def _tried_table(tried: Mapping[str, Any]) -> Table:

@@ -53,6 +53,11 @@ class _Student:
     model: TimmModel
     classes: tuple[str, ...]
     recipe: Recipe | None
+    is_seed: bool  # of its recipe, beside others; a run's student/ folder stands for itself
+
+    @property
+    def seed(self) -> int | None:
+        return self.recipe.seed if self.recipe is not None and self.is_seed else None
 
 
 def robustness(
@@ -148,7 +153,7 @@ def robustness(
             {
                 "student": student.shown,
                 "recipe": next(name for name, places in recipes.items() if place in places),
-                "seed": student.recipe.seed if student.recipe else None,
+                "seed": student.seed,
                 "sha256": student.sha256,
                 **_by_version(versions, {m: values[:, place] for m, values in whole.items()}, len(target)),
             }
@@ -173,17 +178,17 @@ def _checked_severities(severities: Sequence[int]) -> tuple[int, ...]:
 
 
 def _open(source: str | Path) -> _Student:
-    source, model, classes, recipe, sha256 = open_scored(source)
+    source, model, classes, run, recipe, sha256 = open_scored(source)
     shown = source if hub_id(source) is not None else last_part(source)
-    return _Student(shown, sha256, model, classes, recipe)
+    return _Student(shown, sha256, model, classes, recipe, run is not None and Path(source).resolve().parent != run)
 
 
 def _grouped(students: Sequence[_Student]) -> dict[str, list[int]]:
     """Recipe to the places of its students, by seed; in the order in which the recipes come."""
     groups: dict[str, list[int]] = {}
-    taken = {student.recipe.name for student in students if student.recipe is not None}
+    taken = {student.recipe.name for student in students if student.recipe is not None and student.is_seed}
     for place, student in enumerate(students):
-        if student.recipe is not None:
+        if student.recipe is not None and student.is_seed:
             groups.setdefault(student.recipe.name, []).append(place)
             continue
         name, number = student.shown, 1
@@ -324,7 +329,7 @@ def _compared(
     rows |= {"mean": [i for i, v in enumerate(versions) if v.corruption], "clean": [0]}
     means: dict[str, Any] = {name: {} for name in recipes}
     first, *others = recipes
-    seeds = {name: [s.recipe.seed if (s := students[i]).recipe else None for i in of] for name, of in recipes.items()}
+    seeds = {name: [students[i].seed for i in of] for name, of in recipes.items()}
     differences: list[dict[str, Any]] = [{"a": name, "b": first} for name in others]
     for row, places in rows.items():
         per_seed = {name: {m: whole[m][places][:, of].mean(axis=0) for m in METRICS} for name, of in recipes.items()}

@@ -34,6 +34,7 @@ COLUMNS = (
     "valid_acc",
     "valid_macro_f1",
     "valid_bacc",
+    "temperature",
     "seconds",
     "images_per_second",
 )

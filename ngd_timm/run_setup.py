@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
+import logging
 import platform
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from torch import Tensor
 
+from ngd_timm.calibration import can_calibrate, uncalibrate
 from ngd_timm.devices import autocast_type, open_device, precision_name
 from ngd_timm.errors import InputError
 from ngd_timm.evaluate import face_batches
@@ -34,6 +36,8 @@ from ngd_timm.task import NeuroGazeTask
 from ngd_timm.version import __version__
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from ngd_timm.data import FaceBatches, FaceStream
 
 __all__ = [
@@ -46,6 +50,8 @@ __all__ = [
     "teacher_config_hash",
     "teacher_hash",
 ]
+
+logger = logging.getLogger("ngd_timm.train")
 
 
 @dataclass
@@ -63,6 +69,7 @@ class Setup:
     scaler: torch.amp.GradScaler
     grid: PrototypeGrid | None
     shift: Tensor | None  # what the deployed student's logits lose
+    calibration: tuple[Tensor, Tensor] | None  # rows of validation and their classes, to fit its temperature on
     fingerprint: dict[str, Any]
 
 
@@ -126,6 +133,12 @@ def prepare(recipe: Recipe) -> Setup:
     if recipe.student.logit_adjustment:
         classifier_bias(model.student)  # refused now, not after an epoch
         shift = logit_shift(labels_drawn, recipe.student.logit_adjustment)
+    calibration = None
+    if recipe.student.calibrate:
+        if can_calibrate(model.student):
+            calibration = _calibration_rows(recipe, held_out)
+        else:
+            logger.warning(f"{recipe.student.backbone}: logits not linear in its classifier, so it stays uncalibrated")
     autocast = autocast_type(recipe.optim.amp, device)
     teacher: KDTeacher | TeacherEnsemble | CachedTeacher | None = asked
     if asked is not None and recipe.kd_cache is not None:
@@ -197,6 +210,7 @@ def prepare(recipe: Recipe) -> Setup:
         scaler=torch.amp.GradScaler(device.type, enabled=autocast == torch.float16),
         grid=grid,
         shift=shift,
+        calibration=calibration,
         fingerprint={
             **_fingerprint(recipe, reports, grid, autocast, device),
             "labels_drawn": dict(zip(classes, labels_drawn.tolist(), strict=True)),
@@ -296,11 +310,34 @@ def _start_from(student: TimmModel, source: str, classes: tuple[str, ...]) -> No
     if names != classes:
         raise InputError(f"init={source} has the classes {', '.join(names)}, the recipe {', '.join(classes)}")
     try:
-        student.load_state_dict(start.state_dict())
+        student.load_state_dict(uncalibrate(start).state_dict())
     except RuntimeError as error:
         raise InputError(
             f"init={source} is another backbone than the recipe's ({str(error).splitlines()[0]})"
         ) from None
+
+
+def _calibration_rows(recipe: Recipe, valid: Dataset) -> tuple[Tensor, Tensor]:
+    """Rows of validation and their classes, by majority where there are votes, to fit a temperature on."""
+    from ngd_timm.data import load_split
+
+    data = recipe.data
+    rows, target = torch.arange(len(valid)), torch.tensor(valid["label"][:])
+    if data.label_rule == "majority" or "votes" not in valid.column_names:
+        return rows, target
+    try:
+        # duplicates and the limit are those of `valid`, of which these rows are some
+        majority, _ = load_split(
+            data.name, data.root or "", "valid", label_rule="majority", classes=data.classes, drop_duplicates=False
+        )
+    except InputError:  # no image with a majority
+        return rows, target
+    label_of = dict(zip(majority["source"][:], majority["label"][:], strict=True))
+    kept = [(row, label_of[source]) for row, source in enumerate(valid["source"][:]) if source in label_of]
+    if not kept:
+        return rows, target
+    rows, target = torch.tensor(kept).T
+    return rows, target
 
 
 def _refuse_what_processes_cannot_share(recipe: Recipe, device: torch.device) -> None:

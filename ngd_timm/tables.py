@@ -15,6 +15,7 @@ __all__ = [
     "protocol_name",
     "robustness_tables",
     "score_table",
+    "scoring_name",
     "shown_protocols",
     "with_interval",
 ]
@@ -130,7 +131,8 @@ def score_table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table
         rows.append(tuple(row))
     who = "{name}, " if len(results) > 1 else ""
     notes = [
-        f"{who.format(name=name)}{key}: n = {e['n']}, ECE {e['ece']:.2f} at T = {e.get('temperature', 1.0):g}"
+        f"{who.format(name=name)}{key}: n = {e['n']}, {_scoring(e)}"
+        f"ECE {e['ece']:.2f} at T = {e.get('temperature', 1.0):g}"
         for name, entries in results.items()
         for key, e in entries.items()
     ]
@@ -152,7 +154,7 @@ def ablation_tables(comparison: Mapping[str, Any]) -> list[Table]:
         for protocol in shown_protocols(found):
             where = f"{key}, {protocol_name(protocol, found)}, n = {found['n']}"
             rows = [(name, *_means(mean[protocol])) for name, mean in found["recipes"].items()]
-            notes = [f"mean over seeds [95 % over {unit}s] ± deviation between seeds"]
+            notes = [f"{_scoring(found)}mean over seeds [95 % over {unit}s] ± deviation between seeds"]
             if comparison["warm_start"]:
                 notes.append("every recipe starts from the same seed's warm_start, cross-entropy alone")
             tables.append(Table(f"{where}: percent, {run}", ("recipe", *names), tuple(rows), tuple(notes)))
@@ -175,7 +177,7 @@ def robustness_tables(found: Mapping[str, Any]) -> list[Table]:
     data, settings, metrics = found["data"], found["settings"], ("acc", "macro_f1")
     unit = settings["bootstrap"]["unit"].replace("image", "picture")
     rows = [*settings["corruptions"], "mean", "clean"]
-    where = f"{data['key']}, {protocol_name('8way', data)}, n = {data['n']}"
+    where = f"{data['key']}, {protocol_name('8way', data)}, n = {data['n']}, {scoring_name({**data, **settings})}"
     severities = ", ".join(map(str, settings["severities"]))
     seeds = {name: [s["seed"] for s in found["students"] if s["recipe"] == name] for name in found["recipes"]}
     header = [f"{name} {METRIC_NAMES[m]}" for name in seeds for m in metrics]
@@ -243,6 +245,21 @@ def shown_protocols(entry: Mapping[str, Any]) -> tuple[str, ...]:
 def protocol_name(protocol: str, entry: Mapping[str, Any]) -> str:
     """As the paper calls it; with other than eight classes it is that many-way."""
     return f"{_width(entry)}-way" if protocol == "8way" else "present-only"
+
+
+def scoring_name(entry: Mapping[str, Any]) -> str:
+    """The label rule and whether logits are means with the mirror image, as every result says them.
+
+    Example:
+        >>> scoring_name({"label_rule": "votes", "flip": True}), scoring_name({"label_rule": "majority", "flip": False})
+        ('labels: votes, with flip', 'labels: majority, without flip')
+    """
+    return f"labels: {entry['label_rule']}, {'with' if entry['flip'] else 'without'} flip"
+
+
+def _scoring(entry: Mapping[str, Any]) -> str:
+    # of scores that were computed by hand, and of pages written before, nothing is known
+    return f"{scoring_name(entry)}; " if "label_rule" in entry else ""
 
 
 def _width(entry: Mapping[str, Any]) -> int:

@@ -15,6 +15,7 @@ import torch
 from timm.utils import distribute_bn, unwrap_model
 from torch import Tensor, nn
 
+from ngd_timm.calibration import calibrated, fit_temperature, temperature_line
 from ngd_timm.errors import InputError
 from ngd_timm.evaluate import check_specs, evaluate, summary_line
 from ngd_timm.export import rounded, save_student, weights_sha256
@@ -134,6 +135,9 @@ def _run(setup: Setup, out: Path, progress: Progress) -> Path:
                 predicted = _predict(setup, stop)
             figures = fer_metrics(predicted.logits, predicted.target, recipe.data.classes, resamples=0)["8way"]
             row |= {f"valid_{name}": value for name, value in figures.items()}
+            if setup.calibration is not None:
+                rows, classes = setup.calibration
+                row["temperature"] = fit_temperature(predicted.logits[rows], classes)
             row["seconds"] = time.perf_counter() - began
             progress.finish_epoch(row)
             states.save(setup, progress)
@@ -141,12 +145,14 @@ def _run(setup: Setup, out: Path, progress: Progress) -> Path:
             if is_first():
                 logger.info(epoch_line(row, recipe.optim.epochs))
 
-        # a run that stopped between its last epoch and its figures has only the weights
-        with stop.granting(world_size() == 1):
-            predicted = predicted or _predict(setup, stop)
+        temperature = progress.rows[-1].get("temperature")
+        if predicted is None or temperature is not None:
+            # a run that stopped between its last epoch and its figures has only the weights; what is saved is scored
+            with stop.granting(world_size() == 1):
+                predicted = _predict(setup, stop, temperature)
         if is_first():
             with stop.at_once():
-                _score(setup, out, predicted)
+                _score(setup, out, predicted, temperature)
     return out
 
 
@@ -254,14 +260,15 @@ def _refuse_nonfinite(setup: Setup, progress: Progress, states: StateFiles, weig
     )
 
 
-def _predict(setup: Setup, stop: Interruption) -> Predictions:
-    """Answers to the validation set, each process to its share of it."""
+def _predict(setup: Setup, stop: Interruption, temperature: float | None = None) -> Predictions:
+    """Answers to the validation set, each process to its share of it; without a temperature they are uncalibrated."""
     model = _model(setup.task)
     if world_size() > 1:
         # batch norm has seen other pictures on each; as at every step the first one's statistics count
         distribute_bn(model, world_size(), reduce=False)
     with (
         adjusted(model.student, setup.shift),
+        calibrated(model.student, temperature),
         rounded(model.student, setup.recipe.student.weights),
         stop.immediate(world_size() == 1),
     ):
@@ -288,7 +295,7 @@ def _publish(setup: Setup, out: Path, progress: Progress) -> None:
         return
     recipe, student = setup.recipe, _model(setup.task).student
     *earlier, latest = [row["valid_acc"] for row in progress.rows]
-    with adjusted(student, setup.shift):
+    with adjusted(student, setup.shift), calibrated(student, progress.rows[-1].get("temperature")):
         save_student(student, out / "student", recipe.data.classes, recipe.student.weights)
         if latest > max(earlier, default=-math.inf):
             save_student(student, out / "student_best", recipe.data.classes, recipe.student.weights)
@@ -297,7 +304,7 @@ def _publish(setup: Setup, out: Path, progress: Progress) -> None:
         write_tensorboard(out / "tensorboard", progress.rows[-1])
 
 
-def _score(setup: Setup, out: Path, predicted: Predictions) -> None:
+def _score(setup: Setup, out: Path, predicted: Predictions, temperature: float | None) -> None:
     """Figures and report of a run that has ended."""
     from ngd_timm.report import write_report
 
@@ -305,8 +312,10 @@ def _score(setup: Setup, out: Path, predicted: Predictions) -> None:
     data_sha256 = setup.fingerprint["data"]["valid"]["sha256"]
     predicted = predicted.described(recipe.data.classes, recipe.data.label_rule, data_sha256)
     write_predictions(prediction_file(out, key), predicted)
-    student = weights_sha256(out / "student")
-    metrics = {key: predicted.entry(drop_duplicates=recipe.data.drop_duplicates, student_sha256=student)}
+    notes = {"drop_duplicates": recipe.data.drop_duplicates, "student_temperature": temperature or 1.0}
+    metrics = {key: predicted.entry(**notes, student_sha256=weights_sha256(out / "student"))}
+    if temperature is not None and setup.calibration is not None:
+        logger.info(temperature_line(temperature, len(setup.calibration[0])))
     if recipe.eval:
         # of a run that is finished a second time; its predictions are made anew
         (out / "metrics.json").unlink(missing_ok=True)

@@ -99,7 +99,8 @@ def test_evaluate_prints_text_markdown_latex_and_json_of_several_sets(
         ngd(*arguments, *form).stdout
         for form in ([], ["--format", "markdown"], ["--format", "latex"], ["--format", "json"], ["--json"])
     )
-    assert text.startswith("schematic:test (n = 16): 8-way acc ")
+    assert text.startswith("schematic:test (n = 16, labels: majority, without flip): 8-way acc ")
+    assert "labels: majority, without flip" in markdown
     assert "| mine |" in markdown
     assert "schematic:all 8-way acc" in markdown
     assert r"\begin{tabular}" in latex

@@ -86,7 +86,7 @@ def tiny(faces: Path, out: Path, sampler: str = "random", **student: object) -> 
         {
             "name": "tiny",
             "out": str(out),
-            "student": {"backbone": "test_resnet", "image_size": 32, **student},
+            "student": {"backbone": "test_resnet", "image_size": 32, "calibrate": False, **student},
             "data": {"name": "schematic", "root": str(faces), "workers": 0, "sampler": sampler},
             "allow_stacked_balancing": sampler != "random",
             "loss": {"class_weights": "none"},

@@ -15,13 +15,13 @@ import timm
 import torch
 from PIL import Image
 
-from ngd_timm import Predictor, load_student
+from ngd_timm import KDTeacher, Predictor, load_student, wrap
 from ngd_timm.affect import CLASSES
 from ngd_timm.data import load_fer
 from ngd_timm.data.schematic import draw_face
 from ngd_timm.deploy import export_student
 from ngd_timm.errors import InputError
-from ngd_timm.evaluate import face_batches
+from ngd_timm.evaluate import evaluate, face_batches
 from ngd_timm.export import create_student, save_student, set_input, shipped_student
 from ngd_timm.predict import annotate_all, student_and_pictures
 from ngd_timm.predictions import predict
@@ -283,6 +283,24 @@ def test_without_a_student_the_one_in_the_wheel_answers_and_needs_no_network(
     assert load_student().pretrained_cfg["label_names"] == list(CLASSES)
     with pytest.raises(InputError, match=r"student version 'student-ferplus-v0'.*student-ferplus-v1"):
         load_student("student-ferplus-v0")
+
+
+def test_a_student_whose_files_disagree_is_refused_whatever_opens_it(tmp_path: Path) -> None:
+    model = create_student(StudentConfig(backbone="test_resnet", image_size=32), 8)
+    folder = save_student(model, tmp_path / "student")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_classes": 9}))
+    for opened in (
+        lambda: Predictor(folder),
+        lambda: evaluate(folder, [f"schematic={tmp_path}"]),
+        lambda: KDTeacher.open(folder, CLASSES, (0.5,), (0.25,)),
+        lambda: wrap(f"local-dir:{folder}", pretrained=True),
+    ):
+        with pytest.raises(InputError, match=r"not a readable student \(num_classes is 9 in config\.json") as refused:
+            opened()
+        assert "\n" not in str(refused.value)
+    (folder / "config.json").write_text(json.dumps(config))
+    assert wrap(f"local-dir:{folder}", 5, pretrained=True, in_chans=3).num_classes == 5  # adapted on purpose
 
 
 def test_a_student_without_pictures_is_told_so(student: Path, ngd: Callable[..., Any]) -> None:

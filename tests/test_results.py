@@ -119,7 +119,8 @@ def test_the_command_writes_a_page_with_the_papers_row_differences_runs_beside_a
         "logit KD (b1_kd − b0_ce)",
         f"{PAPER['b0_ce'][0]:.2f}",
         "b1_kd − b0_ce",
-        "longer-0",
+        "- labels: majority, without flip; mean over seeds",
+        "- longer-0: labels: majority, without flip",
         "    ngd results ablation --data ferplus=",
         "`ngd train recipe.yaml",
     ):

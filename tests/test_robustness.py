@@ -26,6 +26,7 @@ from ngd_timm.metrics import METRICS, figures_of_sets, paired_difference
 from ngd_timm.predictions import predict
 from ngd_timm.recipe import Recipe, StudentConfig
 from ngd_timm.robustness import robustness
+from ngd_timm.tables import robustness_tables
 
 
 def make_student(folder: Path, seed: int, **settings: Any) -> Path:
@@ -46,6 +47,7 @@ def make_run(folder: Path, name: str, seed: int, **data: Any) -> Path:
     make_student(folder / "student", 10 * seed + len(name))
     recipe = Recipe(name=name, seed=seed, data={"name": "schematic", "root": "faces", **data})
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    (folder / "fingerprint.json").write_text("{}")
     return folder
 
 
@@ -137,6 +139,17 @@ def test_runs_of_one_name_with_other_settings_are_not_its_seeds(runs: Path, face
     make_run(tmp_path / "one-5", "one", 5, label_rule="argmax")
     with pytest.raises(InputError, match="one-0 and one-5 are both of the recipe one, but data differs"):
         figures([runs / "one-0", tmp_path / "one-5"], f"schematic={faces}:test", tmp_path / "out")
+
+
+def test_a_runs_student_folder_stands_for_itself_and_is_scored_by_the_runs_rule(
+    faces: Path, runs: Path, tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "voted-0", "voted", 0, label_rule="votes")
+    found = figures([run, run / "student"], f"schematic={faces}:test", tmp_path / "out", severities=[1], resamples=20)
+    assert [(s["recipe"], s["seed"]) for s in found["students"]] == [("voted", 0), ("student", None)]
+    assert found["data"]["label_rule"] == "votes"
+    for table in robustness_tables(found):
+        assert "labels: votes, without flip" in table.title
 
 
 def test_a_difference_is_paired_by_seed_where_both_have_the_same_and_else_of_means(found: dict[str, Any]) -> None:

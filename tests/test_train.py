@@ -108,11 +108,10 @@ def test_the_student_loads_with_stock_timm_where_this_package_cannot_be_imported
     assert done.returncode == 0, done.stderr
 
 
-def test_a_student_stored_in_float16_is_half_the_file_and_is_scored_as_stored(
-    faces: Path, baseline: Path, tmp_path: Path
-) -> None:
-    student = {**recipe(faces, tmp_path).student.model_dump(), "weights": "float16"}
-    run = train(recipe(faces, tmp_path / "run", student=student))
+def test_a_student_stored_in_float16_is_half_the_file_and_is_scored_as_stored(faces: Path, tmp_path: Path) -> None:
+    student = {**recipe(faces, tmp_path).student.model_dump(), "calibrate": False}
+    baseline = train(recipe(faces, tmp_path / "exact", student=student))
+    run = train(recipe(faces, tmp_path / "run", student={**student, "weights": "float16"}))
     exact, stored = (load_file(folder / "student" / "model.safetensors") for folder in (baseline, run))
     halves = {name: tensor.half() if "weight" in name and tensor.ndim > 1 else tensor for name, tensor in exact.items()}
     assert {name: tensor.dtype for name, tensor in stored.items()} == {n: t.dtype for n, t in halves.items()}
@@ -211,6 +210,26 @@ def test_evaluate_scores_several_sets_and_writes_the_metrics_form(baseline: Path
     assert kept["drop_duplicates"] is False
     with pytest.raises(InputError, match="same data set twice"):
         evaluate(baseline, [f"schematic={faces}:test"] * 2)
+
+
+def test_one_student_is_scored_by_one_rule_whatever_it_is_called(faces: Path, tmp_path: Path) -> None:
+    votes = {"name": "schematic", "root": str(faces), "workers": 0, "label_rule": "votes"}
+    optim = {"epochs": 1, "batch_size": 16}
+    run = train(recipe(faces, tmp_path / "run", data=votes, optim=optim, eval_flip=True))
+    for source in (run, run / "student", run / "student_best"):
+        (entry,) = evaluate(source, [f"schematic={faces}:test"]).values()
+        assert (entry["label_rule"], entry["flip"]) == ("votes", True), source
+    shutil.copytree(run / "student", tmp_path / "bare" / "student")
+    (tmp_path / "bare" / "recipe.yaml").write_text("flour: 500 g", encoding="utf-8")
+    (entry,) = evaluate(tmp_path / "bare" / "student", [f"schematic={faces}:test"]).values()
+    assert (entry["label_rule"], entry["flip"]) == ("majority", False)
+    bundled = packaged("hub") / "student-ferplus-v1"
+    for source in (bundled, bundled.name):
+        (entry,) = evaluate(source, [f"schematic={faces}:test"]).values()
+        assert entry["label_rule"] == "votes", source
+    for source in (run / "student", bundled.name):
+        with pytest.raises(InputError, match="is not a run directory"):
+            evaluate(source, [f"schematic={faces}:test"], predictions=True)
 
 
 def test_a_directory_in_use_is_refused_and_left_alone(faces: Path, tmp_path: Path) -> None:
@@ -373,7 +392,7 @@ def test_a_teachers_logit_adjustment_is_taken_back_and_a_shipped_student_can_tea
     counts = json.loads((packaged("hub") / shipped_student() / "fingerprint.json").read_text(encoding="utf-8"))
     prior = np.array([counts["data"]["train"]["counts"][name] for name in CLASSES])
     taken = (load_student().get_classifier().bias - shipped.model.get_classifier().bias).detach().numpy()
-    np.testing.assert_allclose(taken, -0.2 * np.log(prior / prior.sum()), atol=1e-5)
+    np.testing.assert_allclose(taken * shipped.temperature, -0.2 * np.log(prior / prior.sum()), atol=1e-5)
     with pytest.raises(InputError, match="student-ferplus-v1"):
         KDTeacher.open("student-ferplus", CLASSES, (0.5,), (0.25,))
 
