@@ -13,9 +13,9 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from ngd_timm.errors import InputError, choices
-from ngd_timm.interruption import Stopped
-from ngd_timm.paths import last_part
+from ngd_timm.core.errors import InputError, choices
+from ngd_timm.train.interruption import Stopped
+from ngd_timm.core.paths import last_part
 from ngd_timm.version import __version__
 
 __all__ = ["app", "main"]
@@ -68,7 +68,7 @@ def demo(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Run the whole flow on simulated EEG and drawn faces: minutes on two cores, no data, no network."""
-    from ngd_timm.demo import run_demo
+    from ngd_timm.experiments.demo import run_demo
 
     typer.echo(f"open {run_demo(out, seed=seed)}")
 
@@ -80,12 +80,12 @@ def train(
     resume: Annotated[Path | None, typer.Option(help="A run directory to continue instead.")] = None,
 ) -> None:
     """Train a student by a recipe into a run directory."""
-    from ngd_timm.processes import is_first, processes
-    from ngd_timm.recipe import Recipe, load_recipe, recipe_names
+    from ngd_timm.core.distributed import is_first, processes
+    from ngd_timm.core.recipe import Recipe, load_recipe, recipe_names
 
     if (recipe is None) == (resume is None):
         raise InputError(f"give one recipe, or --resume RUN. Recipes: {', '.join(recipe_names())}")
-    from ngd_timm import train as training
+    from ngd_timm.train.loop import loop as training
 
     with processes():
         if resume is not None:
@@ -114,9 +114,9 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Score a student on any number of data sets, in both protocols, looking at every picture once."""
-    from ngd_timm.evaluate import evaluate as evaluate_student
-    from ngd_timm.evaluate import summary_line
-    from ngd_timm.tables import FORMATS, score_table
+    from ngd_timm.evaluate.student import evaluate as evaluate_student
+    from ngd_timm.evaluate.student import summary_line
+    from ngd_timm.report.tables import FORMATS, score_table
 
     form = "json" if as_json else form
     if form not in FORMATS:
@@ -164,7 +164,7 @@ def robustness(
     as_json: AsJson = False,
 ) -> None:
     """Score students under fifteen common corruptions, all on the same damaged pictures, differences paired."""
-    from ngd_timm.robustness import robustness as score
+    from ngd_timm.experiments.robustness import robustness as score
 
     levels = severities.replace(",", " ").split()
     if not all(level.isdecimal() for level in levels):
@@ -203,7 +203,7 @@ def ablate(
     as_json: AsJson = False,
 ) -> None:
     """Train several recipes on several seeds and print means and paired differences; run again, it goes on."""
-    from ngd_timm.ablation import ablate as run_ablation
+    from ngd_timm.experiments.ablation import ablate as run_ablation
 
     tables = run_ablation(arguments, seeds, out, warm_start)
     if as_json:
@@ -219,7 +219,7 @@ def export(
     form: Annotated[str, typer.Option("--format", help="timm, onnx or pt2 (torch.export).")] = "timm",
 ) -> None:
     """Write a student for deployment without this package; checked against PyTorch before it gets its name."""
-    from ngd_timm.deploy import export_student
+    from ngd_timm.publish.export import export_student
 
     typer.echo(export_student(student, form, out))
 
@@ -242,7 +242,7 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Say which expression each face shows, and where a picture does not look like a face crop."""
-    from ngd_timm.predict import Predictor, annotate_all, picture_files, student_and_pictures
+    from ngd_timm.predict.predictor import Predictor, annotate_all, picture_files, student_and_pictures
 
     student, images = student_and_pictures(arguments)
     if not images:
@@ -276,8 +276,8 @@ def push(
     folder: Folder = None,
 ) -> None:
     """Publish a run's student on the Hugging Face Hub, with card, licence, recipe, fingerprint and metrics."""
-    from ngd_timm.publish import push_run, stage_run
-    from ngd_timm.run import load_run, read_metrics
+    from ngd_timm.publish.push import push_run, stage_run
+    from ngd_timm.evaluate.run import load_run, read_metrics
 
     opened = load_run(run)
     more = read_metrics(metrics or [], opened)
@@ -299,8 +299,8 @@ def publish(
     dry_run: DryRun = False,
 ) -> None:
     """Publish everything that ships in hub/: every version of the grid and of the student, each under its own name."""
-    from ngd_timm import publish as publishing
-    from ngd_timm.hub import upload_staged
+    from ngd_timm.publish.push import push as publishing
+    from ngd_timm.core.hub import upload_staged
 
     for repo, stage in publishing.packaged_artifacts(namespace or publishing.namespace()).items():
         if dry_run:
@@ -310,8 +310,8 @@ def publish(
 
 
 def _show_staged(repo: str, stage: Callable[[Path], None], folder: Path | None) -> None:
-    from ngd_timm.files import atomic_folder
-    from ngd_timm.publish import listing
+    from ngd_timm.core.files import atomic_folder
+    from ngd_timm.publish.push import listing
 
     if folder is not None:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -348,7 +348,7 @@ def results(
     ] = None,
 ) -> None:
     """Score the runs of an ablation on any sets by any label rules, and write what each term adds."""
-    from ngd_timm.results import check_out, score_ablation, write_results
+    from ngd_timm.experiments.results import check_out, score_ablation, write_results
 
     check_out(out)
     rules = label_rule or ("majority", "argmax")
@@ -384,9 +384,9 @@ def teacher_fit(
     overrides: Overrides = None,
 ) -> None:
     """Fit an EEG teacher, a fold of subjects held out at a time, into a teacher run."""
-    from ngd_timm.eeg.recipe import TeacherRecipe
-    from ngd_timm.eeg.teacher import fit_teacher
-    from ngd_timm.recipe import load_recipe
+    from ngd_timm.core.teacher_recipe import TeacherRecipe
+    from ngd_timm.eeg.teacher.fit import fit_teacher
+    from ngd_timm.core.recipe import load_recipe
 
     typer.echo(fit_teacher(load_recipe(TeacherRecipe, recipe, overrides or [])))
 
@@ -403,7 +403,7 @@ def teacher_simulate(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Write simulated EEG in a licensed data set's layout, to try the flow before the data come."""
-    from ngd_timm.eeg.simulated_sets import write_simulated
+    from ngd_timm.eeg.simulate.sets import write_simulated
 
     write_simulated(layout, out, subjects, trials, seconds, effect, shuffled, seed)
     typer.echo(out)
@@ -421,8 +421,8 @@ def prototypes_build(
     ] = None,
 ) -> None:
     """Boil a teacher's held-out embeddings down to a frozen grid."""
-    from ngd_timm.card import write_grid_card
-    from ngd_timm.eeg.consolidate import build_grid
+    from ngd_timm.grid.card import write_grid_card
+    from ngd_timm.eeg.teacher.consolidate import build_grid
 
     grid = build_grid(run, size=size, center=center, min_subjects=min_subjects)
     grid.save(out)
@@ -444,8 +444,8 @@ def prototypes_push(
     folder: Folder = None,
 ) -> None:
     """Publish a grid on the Hugging Face Hub, with its card, its licence and its picture."""
-    from ngd_timm.prototypes import PrototypeGrid
-    from ngd_timm.publish import stage_grid
+    from ngd_timm.grid.prototypes import PrototypeGrid
+    from ngd_timm.publish.push import stage_grid
 
     opened = PrototypeGrid.from_spec(grid)
     if dry_run or folder is not None:
@@ -461,8 +461,8 @@ def prototypes_pull(
     out: Annotated[Path, typer.Option(help="The grid's file; an earlier one is replaced.")],
 ) -> None:
     """Download a grid, check all of it, and write it to a file."""
-    from ngd_timm.hub import pin
-    from ngd_timm.prototypes import GRID_FILE, PrototypeGrid
+    from ngd_timm.core.hub import pin
+    from ngd_timm.grid.prototypes import GRID_FILE, PrototypeGrid
 
     pinned = pin(source, GRID_FILE)
     grid = PrototypeGrid.from_pretrained(pinned)
@@ -477,8 +477,8 @@ def prototypes_show(
     as_json: AsJson = False,
 ) -> None:
     """Print what a grid is made of and what it can say."""
-    from ngd_timm.card import grid_findings
-    from ngd_timm.prototypes import PrototypeGrid
+    from ngd_timm.grid.card import grid_findings
+    from ngd_timm.grid.prototypes import PrototypeGrid
 
     opened = PrototypeGrid.from_spec(grid) if grid else PrototypeGrid.default()
     if picture is not None:
@@ -500,8 +500,8 @@ def prototypes_show(
 
 
 def _describe(grid: object, name: str) -> None:
-    from ngd_timm.card import grid_findings
-    from ngd_timm.prototypes import PrototypeGrid
+    from ngd_timm.grid.card import grid_findings
+    from ngd_timm.grid.prototypes import PrototypeGrid
 
     assert isinstance(grid, PrototypeGrid)
     counts = grid.counts.reshape(grid.size, grid.size)

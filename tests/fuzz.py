@@ -155,7 +155,7 @@ SCALARS += ["%", "@", "`", "- a", "? a", "? {a: b}", "\t", "#", "\u2028", "\ufef
 
 
 def known_keys() -> list[str]:
-    from ngd_timm.recipe import Recipe, _keys
+    from ngd_timm.core.recipe import Recipe, _keys
 
     return list(_keys(Recipe))
 
@@ -222,9 +222,9 @@ class Target:
 
 
 def targets(folder: Path) -> list[Target]:
-    from ngd_timm.files import packaged
-    from ngd_timm.prototypes import PrototypeGrid
-    from ngd_timm.recipe import Recipe, load_recipe, recipe_names
+    from ngd_timm.core.files import packaged
+    from ngd_timm.grid.prototypes import PrototypeGrid
+    from ngd_timm.core.recipe import Recipe, load_recipe, recipe_names
 
     small = folder / "small.safetensors"
     PrototypeGrid.random(4, size=3).save(small)
@@ -254,7 +254,7 @@ def targets(folder: Path) -> list[Target]:
 
 def attempt(target: Target, file: Path, data: bytes) -> tuple[str | None, str]:
     """Give one input to its loader: what is wrong with how it took it, or None, and its answer."""
-    from ngd_timm.errors import InputError
+    from ngd_timm.core.errors import InputError
 
     file.write_bytes(data)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
@@ -326,8 +326,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("fuzz_findings"), help="findings are saved here")
     given = parser.parse_args()
-    import ngd_timm.prototypes
-    import ngd_timm.recipe  # noqa: F401 (before the clock runs)
+    import ngd_timm.grid.prototypes
+    import ngd_timm.core.recipe  # noqa: F401 (before the clock runs)
 
     given.out.mkdir(parents=True, exist_ok=True)
     for old in given.out.iterdir():

@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 
-import ngd_timm.train as training
-from ngd_timm.recipe import Recipe
+import ngd_timm.train.loop as training
+from ngd_timm.core.recipe import Recipe
 
 torch.set_num_threads(1)
 

@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ngd_timm.ablation import ablate
-from ngd_timm.errors import InputError
-from ngd_timm.recipe import Recipe, load_recipe
-from ngd_timm.train import train
+from ngd_timm.experiments.ablation import ablate
+from ngd_timm.core.errors import InputError
+from ngd_timm.core.recipe import Recipe, load_recipe
+from ngd_timm.train.loop import train
 
 # the reference is taught by a recipe that is named after it
 RECIPES = ("b1_kd", "b0_ce", "b3_share")
@@ -122,10 +122,10 @@ def test_killed_and_run_again_it_repeats_nothing_that_is_done_and_ends_in_the_sa
     done = [file.parent for file in out.glob("runs/*/metrics.json")]
     assert 1 <= len(done) < 6
     before = {file: file.stat().st_mtime_ns for run in done for file in run.rglob("*") if file.is_file()}
-    caplog.set_level("INFO", logger="ngd_timm.ablation")
+    caplog.set_level("INFO", logger="ngd_timm.experiments.ablation")
     ablate(arguments, 2, out)
     assert {file: file.stat().st_mtime_ns for file in before} == before
-    lines = [r.getMessage() for r in caplog.records if r.name == "ngd_timm.ablation"]
+    lines = [r.getMessage() for r in caplog.records if r.name == "ngd_timm.experiments.ablation"]
     assert [line.split(": ")[0] for line in lines] == [
         f"[{i + 3 * seed + 1}/6] {name}, seed {seed}"
         for seed in (0, 1)
@@ -138,8 +138,8 @@ def test_killed_and_run_again_it_repeats_nothing_that_is_done_and_ends_in_the_sa
 def test_what_is_finished_gives_its_table_again_without_training(
     whole: Path, faces: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ngd_timm.ablation.train", None)
-    monkeypatch.setattr("ngd_timm.ablation.resume", None)
+    monkeypatch.setattr("ngd_timm.experiments.ablation.train", None)
+    monkeypatch.setattr("ngd_timm.experiments.ablation.resume", None)
     before = found(whole)
     ablate([*RECIPES, *settings(faces)], 2, whole)
     assert found(whole) == before
@@ -187,7 +187,7 @@ def test_runs_on_other_data_are_not_mixed_into_a_table(
         return train(recipe)
 
     pq.write_table(whole, own / "train.parquet")
-    monkeypatch.setattr("ngd_timm.ablation.train", replaced)
+    monkeypatch.setattr("ngd_timm.experiments.ablation.train", replaced)
     with pytest.raises(InputError, match=r"c_va-0 was trained on other train data"):
         ablate(arguments, 1, out)
     assert (out / "ablation.json").read_bytes() == before
@@ -247,7 +247,7 @@ def test_a_folder_that_a_kill_left_without_a_fingerprint_is_begun_again(faces: P
     folder = tmp_path / "runs" / "b0_ce-0"
     folder.mkdir(parents=True)
     recipe = load_recipe(Recipe, "b0_ce", [*settings(faces), "optim.epochs=1", f"out={folder}"])
-    from ngd_timm.recipe import to_yaml
+    from ngd_timm.core.recipe import to_yaml
 
     (folder / "recipe.yaml").write_text(to_yaml(recipe))
     (folder / ".fingerprint.json.x1.json").write_text("{")

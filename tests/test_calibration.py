@@ -17,17 +17,17 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from ngd_timm import CLASSES, InputError, KDTeacher, calibrate, load_run, save_student
-from ngd_timm.calibration import TEMPERATURES, can_calibrate, fit_temperature, temperature_line
-from ngd_timm.card_student import student_card
-from ngd_timm.evaluate import evaluate
-from ngd_timm.export import load_student, open_student, shipped_student
-from ngd_timm.files import packaged, sha256_file
-from ngd_timm.kd_teacher import open_teacher
-from ngd_timm.predictions import prediction_file, read_predictions
-from ngd_timm.recipe import Recipe
-from ngd_timm.run import check_student
-from ngd_timm.run_setup import prepare
-from ngd_timm.train import train
+from ngd_timm.models.calibration import TEMPERATURES, can_calibrate, fit_temperature, temperature_line
+from ngd_timm.publish.card import student_card
+from ngd_timm.evaluate.student import evaluate
+from ngd_timm.models.student import load_student, open_student, shipped_student
+from ngd_timm.core.files import packaged, sha256_file
+from ngd_timm.models.kd_teacher import open_teacher
+from ngd_timm.evaluate.predictions import prediction_file, read_predictions
+from ngd_timm.core.recipe import Recipe
+from ngd_timm.evaluate.run import check_student
+from ngd_timm.train.setup import prepare
+from ngd_timm.train.loop import train
 
 
 def underconfident(n: int = 400, factor: float = 0.3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -239,7 +239,7 @@ def test_the_bundled_student_is_v1_at_a_temperature_and_its_folder_is_consistent
 def test_a_student_whose_logits_cannot_be_divided_is_trained_and_stays_uncalibrated(
     faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("ngd_timm.run_setup.can_calibrate", lambda model: False)
+    monkeypatch.setattr("ngd_timm.train.setup.can_calibrate", lambda model: False)
     with caplog.at_level(logging.WARNING, "ngd_timm"):
         run = train(recipe(faces, tmp_path / "run", optim={"epochs": 1, "batch_size": 16}))
     assert "test_resnet: logits not linear in its classifier, so it stays uncalibrated" in caplog.text

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import yaml
 
-from ngd_timm.card import grid_card, grid_findings, grid_licence
-from ngd_timm.commands import build_commands
-from ngd_timm.eeg.recipe import TeacherRecipe
-from ngd_timm.errors import InputError
-from ngd_timm.files import packaged
-from ngd_timm.prototypes import PrototypeGrid
-from ngd_timm.recipe import load_recipe
-from ngd_timm.verdict import teacher_verdict
+from ngd_timm.grid.card import grid_card, grid_findings, grid_licence
+from ngd_timm.core.commands import build_commands
+from ngd_timm.core.teacher_recipe import TeacherRecipe
+from ngd_timm.core.errors import InputError
+from ngd_timm.core.files import packaged
+from ngd_timm.grid.prototypes import PrototypeGrid
+from ngd_timm.core.recipe import load_recipe
+from ngd_timm.grid.verdict import teacher_verdict
 
 
 def grid(p: float, **notes: str) -> PrototypeGrid:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import timm
 
-from ngd_timm.demo import DemoSizes, run_demo
-from ngd_timm.errors import InputError
-from ngd_timm.prototypes import PrototypeGrid
+from ngd_timm.experiments.demo import DemoSizes, run_demo
+from ngd_timm.core.errors import InputError
+from ngd_timm.grid.prototypes import PrototypeGrid
 
 TINY = DemoSizes(
     subjects=6, trials=8, windows=2, teacher_epochs=1, permutations=20, train=192, valid=32, test=32, epochs=2

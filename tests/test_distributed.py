@@ -24,15 +24,15 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 from ngd_timm import NeuroGazeTask, PrototypeGrid, wrap
 from ngd_timm.data import FaceBatches, load_split
-from ngd_timm.errors import InputError
-from ngd_timm.interruption import Stopped
+from ngd_timm.core.errors import InputError
+from ngd_timm.train.interruption import Stopped
 from ngd_timm.losses import COMPONENTS, DGeoLoss, NeuroGazeLoss, cross_entropy
-from ngd_timm.metrics import fer_metrics, gather_rows
-from ngd_timm.processes import join
-from ngd_timm.recipe import AugmentConfig, Recipe
-from ngd_timm.resume_state import StateFiles
-from ngd_timm.run_lock import locked
-from ngd_timm.train import resume, train
+from ngd_timm.evaluate.metrics import fer_metrics, gather_rows
+from ngd_timm.core.distributed import join
+from ngd_timm.core.recipe import AugmentConfig, Recipe
+from ngd_timm.train.checkpoint import StateFiles
+from ngd_timm.core.lock import locked
+from ngd_timm.train.loop import resume, train
 
 
 def label_set(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
@@ -395,9 +395,9 @@ def test_an_error_in_one_process_ends_all_with_one_line_of_the_first_and_exit_co
     script.write_text(
         "import os, torch\n"
         "torch.set_num_threads(1)\n"
-        "import ngd_timm.train as training\n"
+        "import ngd_timm.train.loop as training\n"
         "from ngd_timm.cli import main\n"
-        "from ngd_timm.errors import InputError\n"
+        "from ngd_timm.core.errors import InputError\n"
         "measure = training._measure\n"
         "def fail(setup, progress, update, *batch):\n"
         "    if os.environ['RANK'] == '1' and update == 2:\n"

@@ -510,7 +510,7 @@ def grid(
         from safetensors import safe_open
         from safetensors.torch import save_file
 
-        from ngd_timm.prototypes import PrototypeGrid, _metadata_sha256
+        from ngd_timm.grid.prototypes import PrototypeGrid, _metadata_sha256
 
         path = world.at / "grid.safetensors"
         PrototypeGrid.random(30).save(path)
@@ -832,7 +832,7 @@ class _Interrupts(dict):  # type: ignore[type-arg]
 
 
 def interrupted(world: World) -> None:
-    from ngd_timm.files import write_json
+    from ngd_timm.core.files import write_json
 
     with contextlib.suppress(KeyboardInterrupt):
         write_json(world.at / "test.json", _Interrupts(a=1))
@@ -840,7 +840,7 @@ def interrupted(world: World) -> None:
 
 def figures_of(value: float) -> Callable[[World], None]:
     def do(_: World) -> None:
-        from ngd_timm.metrics import fer_metrics
+        from ngd_timm.evaluate.metrics import fer_metrics
 
         logits = np.eye(8)
         logits[3, 3] = value
@@ -945,8 +945,8 @@ def modes_count() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def whole_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from ngd_timm.export import create_student, save_student
-    from ngd_timm.recipe import StudentConfig
+    from ngd_timm.models.student import create_student, save_student
+    from ngd_timm.core.recipe import StudentConfig
 
     model = create_student(StudentConfig(backbone="test_resnet", image_size=32), 8)
     return save_student(model, tmp_path_factory.mktemp("students") / "whole")
@@ -955,8 +955,8 @@ def whole_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole_run(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
     """A finished run, trained where a row asks for it."""
-    from ngd_timm.recipe import Recipe, load_recipe
-    from ngd_timm.train import train
+    from ngd_timm.core.recipe import Recipe, load_recipe
+    from ngd_timm.train.loop import train
 
     made: list[Path] = []
 
@@ -979,8 +979,8 @@ torch.set_num_threads(1)
 student, faces, root = sys.argv[1:4]
 full, small, locked = (Path(root) / name for name in ("full", "small", "locked"))
 from ngd_timm.cli import main
-from ngd_timm.errors import InputError
-from ngd_timm.prototypes import PrototypeGrid
+from ngd_timm.core.errors import InputError
+from ngd_timm.grid.prototypes import PrototypeGrid
 
 def told(action):
     out, err, code = io.StringIO(), io.StringIO(), 0
@@ -1087,7 +1087,7 @@ def test_fault(
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
 ) -> None:
-    from ngd_timm.errors import InputError
+    from ngd_timm.core.errors import InputError
 
     if hasattr(request.config, "workerinput") and "not-utf-8" in request.node.name:
         pytest.skip("pytest's processes can't pass on names that are no text: run this one with -n 0")

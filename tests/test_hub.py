@@ -21,17 +21,17 @@ from hub_server import HubServer, client_env, client_here, run_client
 
 import ngd_timm
 from ngd_timm import PrototypeGrid, load_run, wrap
-from ngd_timm.ablation import ablate
-from ngd_timm.affect import CLASSES
-from ngd_timm.data.schematic import draw_face
-from ngd_timm.errors import InputError
-from ngd_timm.evaluate import evaluate
-from ngd_timm.export import load_student, open_student, save_student
-from ngd_timm.hub import HubId, fetch, hub_id, pin
-from ngd_timm.kd_teacher import KDTeacher
-from ngd_timm.publish import packaged_artifacts, push_run, stage_run
-from ngd_timm.recipe import Recipe, load_recipe
-from ngd_timm.train import resume, train
+from ngd_timm.experiments.ablation import ablate
+from ngd_timm.core.affect import CLASSES
+from ngd_timm.data.synthetic.schematic import draw_face
+from ngd_timm.core.errors import InputError
+from ngd_timm.evaluate.student import evaluate
+from ngd_timm.models.student import load_student, open_student, save_student
+from ngd_timm.core.hub import HubId, fetch, hub_id, pin
+from ngd_timm.models.kd_teacher import KDTeacher
+from ngd_timm.publish.push import packaged_artifacts, push_run, stage_run
+from ngd_timm.core.recipe import Recipe, load_recipe
+from ngd_timm.train.loop import resume, train
 
 NGD = "import sys; from ngd_timm.cli import main; sys.argv[0] = 'ngd'; main()"
 
@@ -215,7 +215,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_student_in_use(hub: HubServe
     if probe.returncode:
         pytest.skip("this machine does not let a process mount a small disk")
     code = (
-        "import sys\nfrom ngd_timm import load_run\nfrom ngd_timm.errors import InputError\n"
+        "import sys\nfrom ngd_timm import load_run\nfrom ngd_timm.core.errors import InputError\n"
         "try:\n    load_run('ann/student')\nexcept InputError as error:\n    print(error)\n"
         "from pathlib import Path\nprint([p.name for p in Path(sys.argv[1]).rglob('model.safetensors')])"
     )

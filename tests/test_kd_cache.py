@@ -10,11 +10,11 @@ import pytest
 import timm
 import torch
 
-from ngd_timm.errors import InputError
-from ngd_timm.kd_cache import CachedTeacher
-from ngd_timm.kd_teacher import KDTeacher
-from ngd_timm.recipe import Recipe
-from ngd_timm.train import train
+from ngd_timm.core.errors import InputError
+from ngd_timm.models.kd_cache import CachedTeacher
+from ngd_timm.models.kd_teacher import KDTeacher
+from ngd_timm.core.recipe import Recipe
+from ngd_timm.train.loop import train
 
 KEY = {"teacher": "ab" * 32, "seed": 0}
 
@@ -118,7 +118,7 @@ def test_a_damaged_file_is_refused_by_name(teacher: KDTeacher, tmp_path: Path, d
 def test_a_kill_before_the_name_is_given_leaves_no_epoch(
     teacher: KDTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ngd_timm import kd_cache
+    from ngd_timm.models import kd_cache
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt

@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 from sklearn.metrics import balanced_accuracy_score
 
 from ngd_timm import CLASSES, InputError, adjust_logits, load_run
-from ngd_timm.card_student import student_card
-from ngd_timm.kd_teacher import KDTeacher
-from ngd_timm.logit_adjustment import adjusted, logit_shift
-from ngd_timm.predictions import prediction_file, read_predictions
-from ngd_timm.recipe import Recipe
-from ngd_timm.train import train
+from ngd_timm.publish.card import student_card
+from ngd_timm.models.kd_teacher import KDTeacher
+from ngd_timm.models.logit_adjustment import adjusted, logit_shift
+from ngd_timm.evaluate.predictions import prediction_file, read_predictions
+from ngd_timm.core.recipe import Recipe
+from ngd_timm.train.loop import train
 
 COUNTS = [9098, 7465, 3454, 4125, 2406, 462, 1019, 527]
 

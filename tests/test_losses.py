@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from ngd_timm.affect import CLASSES, anchors
-from ngd_timm.errors import InputError
+from ngd_timm.core.affect import CLASSES, anchors
+from ngd_timm.core.errors import InputError
 from ngd_timm.losses import (
     DGeoLoss,
     LogitKDLoss,
@@ -24,8 +24,8 @@ from ngd_timm.losses import (
     ramp_weight,
 )
 from ngd_timm.losses.functional import unit
-from ngd_timm.prototypes import PrototypeGrid
-from ngd_timm.recipe import ramp_shares
+from ngd_timm.grid.prototypes import PrototypeGrid
+from ngd_timm.core.recipe import ramp_shares
 
 DIM = 32
 

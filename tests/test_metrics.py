@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, recall_score
 
-from ngd_timm.errors import InputError
-from ngd_timm.metrics import PROTOCOLS, fer_metrics, gather_rows, mean_over_seeds, paired_difference
+from ngd_timm.core.errors import InputError
+from ngd_timm.evaluate.metrics import PROTOCOLS, fer_metrics, gather_rows, mean_over_seeds, paired_difference
 
 
 def random_set(seed: int, n: int, present: list[int]) -> tuple[np.ndarray, np.ndarray]:

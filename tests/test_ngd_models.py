@@ -12,10 +12,10 @@ from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg
 from torch import nn
 
 import ngd_timm
-from ngd_timm.errors import InputError
-from ngd_timm.ngd_models import DistillationWrapper, wrap
-from ngd_timm.one_pass import _computed, one_pass
-from ngd_timm.prototypes import PrototypeGrid
+from ngd_timm.core.errors import InputError
+from ngd_timm.models.wrapper import DistillationWrapper, wrap
+from ngd_timm.models.one_pass import _computed, one_pass
+from ngd_timm.grid.prototypes import PrototypeGrid
 
 # one of each kind: plain conv, cls token, BN in the head, a classifier that is not the last word (two heads)
 FAMILIES = ["test_resnet", "test_vit", "mobilenetv4_conv_small_035", "levit_128s"]
@@ -106,7 +106,7 @@ def test_recorded_graphs_and_numbers_prove_the_same(name: str) -> None:
 
 
 def _recorded_modes(model: Any) -> list[Any]:
-    from ngd_timm.one_pass import _recorded
+    from ngd_timm.models.one_pass import _recorded
 
     modes = _recorded(model)
     assert modes is not None
@@ -163,7 +163,7 @@ def test_every_timm_architecture_has_its_ngd_name_and_none_is_exported_by_a_star
     plain = {n for n in timm.list_models() if not n.startswith("ngd_")}
     assert {f"ngd_{n}" for n in plain} == set(timm.list_models("ngd_*"))
     assert timm.list_models(module="ngd_models")
-    from ngd_timm import ngd_models
+    from ngd_timm.models import wrapper as ngd_models
 
     assert ngd_models.__all__ == ["DistillationWrapper", "wrap"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ngd_timm.paths import without_paths
+from ngd_timm.core.paths import without_paths
 
 
 @pytest.mark.parametrize(

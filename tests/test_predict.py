@@ -16,16 +16,16 @@ import torch
 from PIL import Image
 
 from ngd_timm import KDTeacher, Predictor, load_student, wrap
-from ngd_timm.affect import CLASSES
+from ngd_timm.core.affect import CLASSES
 from ngd_timm.data import load_fer
-from ngd_timm.data.schematic import draw_face
-from ngd_timm.deploy import export_student
-from ngd_timm.errors import InputError
-from ngd_timm.evaluate import evaluate, face_batches
-from ngd_timm.export import create_student, save_student, set_input, shipped_student
-from ngd_timm.predict import annotate_all, student_and_pictures
-from ngd_timm.predictions import predict
-from ngd_timm.recipe import StudentConfig
+from ngd_timm.data.synthetic.schematic import draw_face
+from ngd_timm.publish.export import export_student
+from ngd_timm.core.errors import InputError
+from ngd_timm.evaluate.student import evaluate, face_batches
+from ngd_timm.models.student import create_student, save_student, set_input, shipped_student
+from ngd_timm.predict.predictor import annotate_all, student_and_pictures
+from ngd_timm.evaluate.predictions import predict
+from ngd_timm.core.recipe import StudentConfig
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +223,7 @@ def test_a_file_of_a_format_that_may_run_a_program_is_never_opened(
 def test_an_image_above_the_limit_is_refused_before_it_is_decoded_and_an_option_raises_the_limit(
     student: Path, tmp_path: Path, ngd: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ngd_timm.data.decode._pixel_limit", 2000)
+    monkeypatch.setattr("ngd_timm.core.images._pixel_limit", 2000)
     draw_face("anger", seed=1, image_size=50).save(tmp_path / "large.png")
     with monkeypatch.context() as patched:
         patched.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("it was decoded"))

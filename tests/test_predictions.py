@@ -13,19 +13,19 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-import ngd_timm.predictions as module
-import ngd_timm.train as training
-from ngd_timm.affect import CLASSES
+import ngd_timm.evaluate.predictions as module
+import ngd_timm.train.loop as training
+from ngd_timm.core.affect import CLASSES
 from ngd_timm.data import load_fer
-from ngd_timm.errors import InputError
-from ngd_timm.evaluate import evaluate, face_batches, read_predictions
-from ngd_timm.export import open_student
-from ngd_timm.files import sha256_file
-from ngd_timm.metrics import fer_metrics
-from ngd_timm.ngd_models import wrap
-from ngd_timm.predictions import predict, prediction_file
-from ngd_timm.recipe import Recipe
-from ngd_timm.train import resume, train
+from ngd_timm.core.errors import InputError
+from ngd_timm.evaluate.student import evaluate, face_batches, read_predictions
+from ngd_timm.models.student import open_student
+from ngd_timm.core.files import sha256_file
+from ngd_timm.evaluate.metrics import fer_metrics
+from ngd_timm.models.wrapper import wrap
+from ngd_timm.evaluate.predictions import predict, prediction_file
+from ngd_timm.core.recipe import Recipe
+from ngd_timm.train.loop import resume, train
 
 
 @pytest.fixture(scope="module")

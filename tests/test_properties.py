@@ -12,16 +12,16 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from ngd_timm.affect import CLASSES, anchors, cell_of
+from ngd_timm.core.affect import CLASSES, anchors, cell_of
 from ngd_timm.data import parse_spec
 from ngd_timm.data.labels import DATASETS, SPLITS
-from ngd_timm.errors import InputError
-from ngd_timm.hub import hub_id
+from ngd_timm.core.errors import InputError
+from ngd_timm.core.hub import hub_id
 from ngd_timm.losses import COMPONENTS, DGeoLoss, LogitKDLoss, NeuroGazeLoss, ProtoKDLoss, cross_entropy
-from ngd_timm.metrics import METRICS, PROTOCOLS, fer_metrics
-from ngd_timm.paths import without_paths
-from ngd_timm.prototypes import PrototypeGrid
-from ngd_timm.recipe import (
+from ngd_timm.evaluate.metrics import METRICS, PROTOCOLS, fer_metrics
+from ngd_timm.core.paths import without_paths
+from ngd_timm.grid.prototypes import PrototypeGrid
+from ngd_timm.core.recipe import (
     AugmentConfig,
     DataConfig,
     LossConfig,

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from scipy.stats import binom
 
-from ngd_timm.affect import cell_of
-from ngd_timm.errors import InputError
-from ngd_timm.prototypes import PrototypeGrid, grid_versions, mantel_test
-from ngd_timm.verdict import grid_verdict
+from ngd_timm.core.affect import cell_of
+from ngd_timm.core.errors import InputError
+from ngd_timm.grid.prototypes import PrototypeGrid, grid_versions, mantel_test
+from ngd_timm.grid.verdict import grid_verdict
 
 
 def unit(rows: np.ndarray) -> np.ndarray:

@@ -15,19 +15,19 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ngd_timm import figures
-from ngd_timm.affect import CLASSES, cell_of
-from ngd_timm.eeg.consolidate import build_grid
-from ngd_timm.eeg.recipe import TeacherRecipe
+from ngd_timm.report import figures
+from ngd_timm.core.affect import CLASSES, cell_of
+from ngd_timm.eeg.teacher.consolidate import build_grid
+from ngd_timm.core.teacher_recipe import TeacherRecipe
 from ngd_timm.eeg.topomap import TopomapOperator
-from ngd_timm.errors import InputError
-from ngd_timm.figures_ablation import Difference, difference_figure
-from ngd_timm.figures_sets import embedding_figure
-from ngd_timm.figures_teacher import Score, forest_figure, scalp_figure
-from ngd_timm.files import sha256_file, write_json, write_text
-from ngd_timm.metrics import fer_metrics
-from ngd_timm.prototypes import PrototypeGrid
-from ngd_timm.recipe import Recipe, to_yaml
+from ngd_timm.core.errors import InputError
+from ngd_timm.report.figures_ablation import Difference, difference_figure
+from ngd_timm.report.figures_sets import embedding_figure
+from ngd_timm.report.figures_teacher import Score, forest_figure, scalp_figure
+from ngd_timm.core.files import sha256_file, write_json, write_text
+from ngd_timm.evaluate.metrics import fer_metrics
+from ngd_timm.grid.prototypes import PrototypeGrid
+from ngd_timm.core.recipe import Recipe, to_yaml
 from ngd_timm.report import write_report, write_teacher_report
 
 VOID = {"meta", "br", "img", "hr", "link", "input", "path", "use", "image"}

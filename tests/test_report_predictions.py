@@ -12,16 +12,16 @@ import pytest
 import torch
 from sklearn.metrics import f1_score, precision_score, recall_score
 
-from ngd_timm.affect import CLASSES
-from ngd_timm.errors import InputError
-from ngd_timm.files import write_json, write_text
-from ngd_timm.metrics import fer_metrics
-from ngd_timm.predictions import Predictions, prediction_file, read_predictions, write_predictions
-from ngd_timm.prototypes import PrototypeGrid
-from ngd_timm.recipe import Recipe
+from ngd_timm.core.affect import CLASSES
+from ngd_timm.core.errors import InputError
+from ngd_timm.core.files import write_json, write_text
+from ngd_timm.evaluate.metrics import fer_metrics
+from ngd_timm.evaluate.predictions import Predictions, prediction_file, read_predictions, write_predictions
+from ngd_timm.grid.prototypes import PrototypeGrid
+from ngd_timm.core.recipe import Recipe
 from ngd_timm.report import write_report
-from ngd_timm.report_predictions import class_intervals, embedding_map, stratified
-from ngd_timm.train import train
+from ngd_timm.report.predictions import class_intervals, embedding_map, stratified
+from ngd_timm.train.loop import train
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
-from ngd_timm.ablation import ablate
-from ngd_timm.errors import InputError
-from ngd_timm.evaluate import evaluate
-from ngd_timm.recipe import Recipe
-from ngd_timm.results import PAPER, results_markdown, score_ablation
-from ngd_timm.train import train
+from ngd_timm.experiments.ablation import ablate
+from ngd_timm.core.errors import InputError
+from ngd_timm.evaluate.student import evaluate
+from ngd_timm.core.recipe import Recipe
+from ngd_timm.experiments.results import PAPER, results_markdown, score_ablation
+from ngd_timm.train.loop import train
 
 VOTES = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
 
@@ -32,7 +32,7 @@ def voted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from ngd_timm.data.tiny import tiny_face
+    from ngd_timm.data.synthetic.tiny import tiny_face
 
     folder = tmp_path_factory.mktemp("voted")
     for seed, (split, count) in enumerate((("train", 48), ("valid", 24), ("test", 24))):
@@ -233,7 +233,7 @@ def test_figures_never_replace_a_file_that_is_not_an_earlier_pages(ablation: Pat
 def test_two_runs_of_one_name_and_runs_without_figures_are_refused_first(
     ablation: Path, voted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ngd_timm.results.predict", None)
+    monkeypatch.setattr("ngd_timm.experiments.results.predict", None)
     specs = [f"ferplus={voted}:valid"]
     with pytest.raises(InputError, match="b0_ce-0 names two runs"):
         score_ablation(ablation, specs, beside=[ablation / "runs" / "b0_ce-0"])

@@ -18,14 +18,14 @@ from typing import Any
 import pytest
 import torch
 
-import ngd_timm.train as training
-from ngd_timm.errors import InputError
-from ngd_timm.evaluate import evaluate
-from ngd_timm.interruption import Stopped
-from ngd_timm.recipe import Recipe, to_yaml
-from ngd_timm.resume_state import StateFiles
-from ngd_timm.run_lock import locked
-from ngd_timm.train import resume, train
+import ngd_timm.train.loop as training
+from ngd_timm.core.errors import InputError
+from ngd_timm.evaluate.student import evaluate
+from ngd_timm.train.interruption import Stopped
+from ngd_timm.core.recipe import Recipe, to_yaml
+from ngd_timm.train.checkpoint import StateFiles
+from ngd_timm.core.lock import locked
+from ngd_timm.train.loop import resume, train
 
 TIMINGS = ("seconds", "images_per_second")
 EVERY_STEP = 1e-9
@@ -202,7 +202,7 @@ def test_where_nothing_can_be_locked_it_trains_and_says_so(
     def refuse(descriptor: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr("ngd_timm.run_lock._lock", refuse)
+    monkeypatch.setattr("ngd_timm.core.lock._lock", refuse)
     with locked(tmp_path):
         assert "can't be locked (No locks available); let no other process continue it" in caplog.text
 
@@ -272,7 +272,7 @@ def test_states_within_an_epoch_cost_their_share_of_the_time_and_none_where_none
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [0.0]
-    monkeypatch.setattr("ngd_timm.resume_state.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("ngd_timm.train.checkpoint.time.monotonic", lambda: clock[0])
     states = {every: StateFiles(tmp_path, every) for every in ("auto", 0, 2.0)}
     states["auto"].cost = 3.0
     due = {every: [] for every in states}

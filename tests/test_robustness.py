@@ -17,16 +17,16 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 from ngd_timm import CLASSES
 from ngd_timm.data import load_fer
-from ngd_timm.data.corruptions import CORRUPTIONS, corrupt
-from ngd_timm.data.schematic import draw_face, write_schematic
-from ngd_timm.errors import InputError
-from ngd_timm.evaluate import evaluate, face_batches
-from ngd_timm.export import create_student, open_student, save_student
-from ngd_timm.metrics import METRICS, figures_of_sets, paired_difference
-from ngd_timm.predictions import predict
-from ngd_timm.recipe import Recipe, StudentConfig
-from ngd_timm.robustness import robustness
-from ngd_timm.tables import robustness_tables
+from ngd_timm.data.synthetic.corruptions import CORRUPTIONS, corrupt
+from ngd_timm.data.synthetic.schematic import draw_face, write_schematic
+from ngd_timm.core.errors import InputError
+from ngd_timm.evaluate.student import evaluate, face_batches
+from ngd_timm.models.student import create_student, open_student, save_student
+from ngd_timm.evaluate.metrics import METRICS, figures_of_sets, paired_difference
+from ngd_timm.evaluate.predictions import predict
+from ngd_timm.core.recipe import Recipe, StudentConfig
+from ngd_timm.experiments.robustness import robustness
+from ngd_timm.report.tables import robustness_tables
 
 
 def make_student(folder: Path, seed: int, **settings: Any) -> Path:
@@ -65,7 +65,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def figures(*arguments: Any, **settings: Any) -> dict[str, Any]:
     """What `robustness` finds, without the second that drawing takes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ngd_timm.robustness.draw_robustness", lambda found, path: None)
+        patch.setattr("ngd_timm.experiments.robustness.draw_robustness", lambda found, path: None)
         return robustness(*arguments, **settings)[0]
 
 
@@ -221,7 +221,7 @@ def test_figures_do_not_depend_on_how_many_pictures_are_held_at_once(
     spec = f"schematic={tmp_path / 'faces'}:test"
     whole = figures([student], spec, tmp_path / "out", severities=[3], resamples=5)
     for name in ("_BATCH", "_LARGE_BATCH"):
-        monkeypatch.setattr(f"ngd_timm.robustness.{name}", 7)
+        monkeypatch.setattr(f"ngd_timm.experiments.robustness.{name}", 7)
     assert figures([student], spec, tmp_path / "out", severities=[3], resamples=5) == whole
 
 

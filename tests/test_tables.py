@@ -7,8 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from ngd_timm.metrics import fer_metrics
-from ngd_timm.tables import Table, score_table
+from ngd_timm.evaluate.metrics import fer_metrics
+from ngd_timm.report.tables import Table, score_table
 
 
 def entry(present: list[int]) -> dict[str, object]:

@@ -19,19 +19,19 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from ngd_timm.affect import CLASSES
+from ngd_timm.core.affect import CLASSES
 from ngd_timm.data import load_split
-from ngd_timm.errors import InputError
-from ngd_timm.evaluate import evaluate, face_batches
-from ngd_timm.export import load_student, open_student, save_student, shipped_student
-from ngd_timm.files import packaged, sha256_file
-from ngd_timm.kd_teacher import KDTeacher, open_teacher
-from ngd_timm.predictions import predict, prediction_file, read_predictions
-from ngd_timm.prototypes import PrototypeGrid
-from ngd_timm.recipe import Recipe, load_recipe
-from ngd_timm.run_setup import open_grid
-from ngd_timm.task import NeuroGazeTask
-from ngd_timm.train import resume, train
+from ngd_timm.core.errors import InputError
+from ngd_timm.evaluate.student import evaluate, face_batches
+from ngd_timm.models.student import load_student, open_student, save_student, shipped_student
+from ngd_timm.core.files import packaged, sha256_file
+from ngd_timm.models.kd_teacher import KDTeacher, open_teacher
+from ngd_timm.evaluate.predictions import predict, prediction_file, read_predictions
+from ngd_timm.grid.prototypes import PrototypeGrid
+from ngd_timm.core.recipe import Recipe, load_recipe
+from ngd_timm.train.setup import open_grid
+from ngd_timm.train.task import NeuroGazeTask
+from ngd_timm.train.loop import resume, train
 
 
 def recipe(faces: Path, out: Path, **changes: Any) -> Recipe:
@@ -171,7 +171,7 @@ def test_a_share_asked_for_is_the_share_that_is_measured(faces: Path, tmp_path: 
 
 def test_a_share_holds_while_the_gradients_change(faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, number in {"_EARLY": 4, "_EVERY_EARLY": 1, "_EVERY_LATER": 2}.items():
-        monkeypatch.setattr(f"ngd_timm.train.{name}", number)
+        monkeypatch.setattr(f"ngd_timm.train.loop.{name}", number)
     changes = {
         "grid": "gameemo-v2",
         "grid_control": "random",

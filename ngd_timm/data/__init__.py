@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ngd_timm.data.labels import DATASETS, LABEL_RULES, SPLITS
     from ngd_timm.data.layouts.picture_list import write_list
     from ngd_timm.data.stream_batches import FaceStream
-    from ngd_timm.data.tiny import TINY_LAYOUTS, write_tiny
+    from ngd_timm.data.synthetic.tiny import TINY_LAYOUTS, write_tiny
 
 __all__ = [
     "Batch",
@@ -55,7 +55,7 @@ _HOME = {
 def __getattr__(name: str) -> Any:
     # `datasets` takes seconds to import, so it waits until a data set is asked for.
     if name == "schematic":
-        return importlib.import_module("ngd_timm.data.schematic")
+        return importlib.import_module("ngd_timm.data.synthetic.schematic")
     if name not in _HOME:
         raise AttributeError(f"module 'ngd_timm.data' has no attribute '{name}'")
     return getattr(importlib.import_module(f"ngd_timm.data.{_HOME[name]}"), name)

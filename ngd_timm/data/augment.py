@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from ngd_timm.recipe import AugmentConfig
+from ngd_timm.core.recipe import AugmentConfig
 
 __all__ = ["AugmentDraw", "draw_augment", "render_batch"]
 

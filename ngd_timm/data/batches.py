@@ -14,7 +14,7 @@ import torch
 
 from ngd_timm.data.ahead import ahead as made_ahead
 from ngd_timm.data.augment import draw_augment, render_batch
-from ngd_timm.data.decode import (
+from ngd_timm.core.images import (
     InputTransform,
     check_image,
     decode_each,
@@ -27,9 +27,9 @@ from ngd_timm.data.decode import (
     to_mode,
 )
 from ngd_timm.data.samplers import SAMPLERS, epoch_order, generator_for
-from ngd_timm.errors import InputError, choices
-from ngd_timm.processes import part_of
-from ngd_timm.recipe import AugmentConfig
+from ngd_timm.core.errors import InputError, choices
+from ngd_timm.core.distributed import part_of
+from ngd_timm.core.recipe import AugmentConfig
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -109,7 +109,7 @@ class FaceBatches:
     Example:
         >>> import tempfile
         >>> from ngd_timm.data import load_fer
-        >>> from ngd_timm.data.schematic import write_schematic
+        >>> from ngd_timm.data.synthetic.schematic import write_schematic
         >>> folder = write_schematic(tempfile.mkdtemp(), "pencil", n_train=16, n_valid=8, n_test=8, seed=0)
         >>> batches = FaceBatches(load_fer("schematic", folder, "train"), image_size=32, batch_size=8, train=True)
         >>> [tuple(b.images.shape) for b in batches]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ngd_timm.data.decode import decode_each, open_image, to_mode
+from ngd_timm.core.images import decode_each, open_image, to_mode
 from ngd_timm.data.layouts import Rows
 
 if TYPE_CHECKING:

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
-from ngd_timm.affect import CLASSES
-from ngd_timm.data.decode import image_records
+from ngd_timm.core.affect import CLASSES
+from ngd_timm.core.images import image_records
 from ngd_timm.data.duplicates import BY_COLUMN, BY_PIXELS, DUPLICATE, copies_of, hashes_of
 from ngd_timm.data.hold_out import HELD_OUT, TRAINED_ON, held_out
 from ngd_timm.data.labels import DATASETS, LABEL_RULES, SPLITS
 from ngd_timm.data.layouts import NOT_LISTED, Found, Piece, look_at
 from ngd_timm.data.parts import Part
-from ngd_timm.errors import InputError, choices
+from ngd_timm.core.errors import InputError, choices
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -169,7 +169,7 @@ def load_fer(
 
     Example:
         >>> import tempfile
-        >>> from ngd_timm.data.schematic import write_schematic
+        >>> from ngd_timm.data.synthetic.schematic import write_schematic
         >>> folder = write_schematic(tempfile.mkdtemp(), "pencil", n_train=8, n_valid=8, n_test=8, seed=0)
         >>> load_fer("schematic", folder, "valid").features["label"].names[:2]
         ['neutral', 'happiness']
@@ -265,7 +265,7 @@ def load_split(
 
     Example:
         >>> import tempfile
-        >>> from ngd_timm.data.schematic import write_schematic
+        >>> from ngd_timm.data.synthetic.schematic import write_schematic
         >>> folder = write_schematic(tempfile.mkdtemp(), "paint", n_train=16, n_valid=8, n_test=8, seed=0)
         >>> dataset, report = load_split("schematic", folder, "train")
         >>> len(dataset), report.kept, report.labels, report.layout

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ngd_timm.affect import CLASSES
-from ngd_timm.errors import InputError, choices
+from ngd_timm.core.affect import CLASSES
+from ngd_timm.core.errors import InputError, choices
 
 __all__ = [
     "DATASETS",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ngd_timm.errors import choices
+from ngd_timm.core.errors import choices
 
 __all__ = ["SAMPLERS", "drawn_counts", "epoch_order", "generator_for"]
 

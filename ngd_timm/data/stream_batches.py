@@ -11,11 +11,11 @@ import torch
 
 from ngd_timm.data.augment import draw_augment, render_batch
 from ngd_timm.data.batches import Batch, handed_over, square_transform, working_side
-from ngd_timm.data.decode import DAMAGE, damage_reason, open_image, per_channel, square_pixels
+from ngd_timm.core.images import DAMAGE, damage_reason, open_image, per_channel, square_pixels
 from ngd_timm.data.fer import LoadReport
 from ngd_timm.data.samplers import generator_for
-from ngd_timm.errors import InputError
-from ngd_timm.recipe import AugmentConfig
+from ngd_timm.core.errors import InputError
+from ngd_timm.core.recipe import AugmentConfig
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -58,7 +58,7 @@ class FaceStream:
     Example:
         >>> import tempfile
         >>> from ngd_timm.data import load_fer
-        >>> from ngd_timm.data.schematic import write_schematic
+        >>> from ngd_timm.data.synthetic.schematic import write_schematic
         >>> folder = write_schematic(tempfile.mkdtemp(), "pencil", n_train=16, n_valid=8, n_test=8, seed=0)
         >>> rows = load_fer("schematic", folder, "train", streaming=True)
         >>> batches = FaceStream(rows, image_size=32, batch_size=8, buffer=12)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ngd_timm.errors import InputError
+from ngd_timm.core.errors import InputError
 
 __all__ = ["align", "check_split", "procrustes", "subject_folds"]
 

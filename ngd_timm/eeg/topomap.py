@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 
-from ngd_timm.errors import InputError, choices
+from ngd_timm.core.errors import InputError, choices
 
 if TYPE_CHECKING:
     import mne

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ngd_timm.errors import InputError, choices
+from ngd_timm.core.errors import InputError, choices
 from ngd_timm.losses.functional import at_least_float32, class_weight_matrix, mean_by
 
 __all__ = ["class_weights", "cross_entropy"]

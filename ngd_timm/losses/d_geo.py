@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ngd_timm.affect import CLASSES, anchors
-from ngd_timm.errors import InputError, choices
+from ngd_timm.core.affect import CLASSES, anchors
+from ngd_timm.core.errors import InputError, choices
 from ngd_timm.losses.functional import class_weight_matrix, distributed, gather_with_gradient, unit
 
 __all__ = ["DGeoLoss", "DGeoTerms", "d_geo_terms"]

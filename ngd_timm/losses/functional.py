@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ngd_timm.errors import InputError
+from ngd_timm.core.errors import InputError
 
 __all__ = [
     "IGNORED",

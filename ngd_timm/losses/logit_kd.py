@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ngd_timm.errors import InputError, choices
+from ngd_timm.core.errors import InputError, choices
 from ngd_timm.losses.functional import at_least_float32, mean_by
 
 __all__ = ["LogitKDLoss", "logit_kd_loss"]

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from ngd_timm.affect import CLASSES, anchors
-from ngd_timm.errors import InputError, choices
+from ngd_timm.core.affect import CLASSES, anchors
+from ngd_timm.core.errors import InputError, choices
 from ngd_timm.losses.functional import class_weight_matrix, mean_by, unit
 
 if TYPE_CHECKING:
-    from ngd_timm.prototypes import PrototypeGrid
+    from ngd_timm.grid.prototypes import PrototypeGrid
 
 __all__ = ["ProtoKDLoss", "proto_kd_loss"]
 

@@ -14,8 +14,8 @@ import time
 
 import numpy as np
 
-from ngd_timm.affect import CLASSES
-from ngd_timm.metrics import METRICS, fer_metrics
+from ngd_timm.core.affect import CLASSES
+from ngd_timm.evaluate.metrics import METRICS, fer_metrics
 
 # FER+ validation under `majority`, in the order of CLASSES (contempt last): rounded shares
 FREQUENCY = np.array([0.36, 0.26, 0.125, 0.12, 0.085, 0.012, 0.03, 0.008])

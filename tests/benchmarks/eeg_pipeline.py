@@ -19,11 +19,11 @@ import numpy as np
 import torch
 
 from ngd_timm.eeg import preprocess
-from ngd_timm.eeg.bandpower import log_power_z
-from ngd_timm.eeg.deap import CHANNELS as GENEVA
-from ngd_timm.eeg.recipe import TeacherData
-from ngd_timm.eeg.recording import Recording, RecordingSet
-from ngd_timm.eeg.simulated_power import CHANNELS as EMOTIV
+from ngd_timm.eeg.signal.bandpower import log_power_z
+from ngd_timm.eeg.readers.deap import CHANNELS as GENEVA
+from ngd_timm.core.teacher_recipe import TeacherData
+from ngd_timm.eeg.signal.recording import Recording, RecordingSet
+from ngd_timm.eeg.simulate.power import CHANNELS as EMOTIV
 from ngd_timm.eeg.topomap import TopomapOperator
 
 spent: Counter[str] = Counter()

@@ -15,8 +15,8 @@ import logging
 import numpy as np
 from scipy.stats import binom
 
-from ngd_timm.prototypes import mantel_test
-from ngd_timm.verdict import grid_verdict
+from ngd_timm.grid.prototypes import mantel_test
+from ngd_timm.grid.verdict import grid_verdict
 
 
 def null_recordings(

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import scipy.io
 
-from ngd_timm.eeg.dreamer import read_dreamer
+from ngd_timm.eeg.readers.dreamer import read_dreamer
 
 
 def stream(file: str) -> None:

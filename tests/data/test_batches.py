@@ -16,8 +16,8 @@ from datasets import Dataset
 from PIL import Image
 
 from ngd_timm.data import Batch, FaceBatches, class_counts, load_fer
-from ngd_timm.errors import InputError
-from ngd_timm.recipe import AugmentConfig
+from ngd_timm.core.errors import InputError
+from ngd_timm.core.recipe import AugmentConfig
 
 NAMES = ["neutral", "happy", "sad"]
 

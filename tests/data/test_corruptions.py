@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ngd_timm.affect import CLASSES
-from ngd_timm.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from ngd_timm.data.schematic import draw_face
-from ngd_timm.errors import InputError
+from ngd_timm.core.affect import CLASSES
+from ngd_timm.data.synthetic.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from ngd_timm.data.synthetic.schematic import draw_face
+from ngd_timm.core.errors import InputError
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ from conftest import png, random_votes, write_parquet
 from datasets import ClassLabel, Dataset, Features
 from datasets import Image as ImageFeature
 
-from ngd_timm.affect import CLASSES
+from ngd_timm.core.affect import CLASSES
 from ngd_timm.data import load_fer, load_split, parse_spec
 from ngd_timm.data.labels import apply_rule
-from ngd_timm.errors import InputError
+from ngd_timm.core.errors import InputError
 
 Writer = Callable[..., Path]
 

@@ -11,13 +11,13 @@ from conftest import png, write_parquet
 from datasets import Dataset
 
 from ngd_timm.data import load_fer, load_split, write_tiny
-from ngd_timm.data.decode import image_records
+from ngd_timm.core.images import image_records
 from ngd_timm.data.hold_out import HELD_OUT
-from ngd_timm.data.tiny import tiny_face
-from ngd_timm.errors import InputError
-from ngd_timm.evaluate import evaluate
-from ngd_timm.recipe import Recipe
-from ngd_timm.train import train
+from ngd_timm.data.synthetic.tiny import tiny_face
+from ngd_timm.core.errors import InputError
+from ngd_timm.evaluate.student import evaluate
+from ngd_timm.core.recipe import Recipe
+from ngd_timm.train.loop import train
 
 FACES = ("neutral", "happiness", "surprise", "sadness")
 

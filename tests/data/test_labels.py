@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from conftest import random_votes
 
-from ngd_timm.affect import CLASSES
+from ngd_timm.core.affect import CLASSES
 from ngd_timm.data.labels import DATASETS, VOTE_COLUMNS, apply_rule, class_of, split_of
-from ngd_timm.errors import InputError
+from ngd_timm.core.errors import InputError
 
 
 def majority_of(counts: dict[str, int]) -> str | None:

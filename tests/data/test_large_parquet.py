@@ -8,7 +8,7 @@ import pytest
 from conftest import png, write_parquet
 
 from ngd_timm.data import load_split
-from ngd_timm.errors import InputError
+from ngd_timm.core.errors import InputError
 
 
 @pytest.fixture

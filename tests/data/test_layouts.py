@@ -1,4 +1,4 @@
-"""Every layout, written in miniature by `ngd_timm.data.tiny`, is read with each picture beside its own label."""
+"""Every layout, written in miniature by `ngd_timm.data.synthetic.tiny`, is read with each picture beside its own label."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from ngd_timm.affect import CLASSES, anchors
+from ngd_timm.core.affect import CLASSES, anchors
 from ngd_timm.data import load_fer, load_split
 from ngd_timm.data.layouts.ferplus import NAMED_TWICE, NO_NAME
 from ngd_timm.data.layouts.manifest import LISTED_AGAIN
-from ngd_timm.data.tiny import TINY_LAYOUTS, tiny_face, write_tiny
+from ngd_timm.data.synthetic.tiny import TINY_LAYOUTS, tiny_face, write_tiny
 
 SEVEN = tuple(c for c in CLASSES if c != "contempt")
 

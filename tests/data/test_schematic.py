@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ngd_timm.affect import CLASSES, anchors
+from ngd_timm.core.affect import CLASSES, anchors
 from ngd_timm.data import load_split
-from ngd_timm.data.schematic import DOMAINS, draw_face, write_schematic
-from ngd_timm.errors import InputError
+from ngd_timm.data.synthetic.schematic import DOMAINS, draw_face, write_schematic
+from ngd_timm.core.errors import InputError
 
 
 @pytest.mark.parametrize("domain", DOMAINS)

@@ -13,10 +13,10 @@ from conftest import png
 from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDatasetDict, Value
 from datasets import Image as ImageFeature
 
-from ngd_timm.affect import CLASSES
+from ngd_timm.core.affect import CLASSES
 from ngd_timm.data import load_fer, load_split
-from ngd_timm.data.tiny import write_tiny
-from ngd_timm.errors import InputError
+from ngd_timm.data.synthetic.tiny import write_tiny
+from ngd_timm.core.errors import InputError
 
 Writer = Callable[..., Path]
 

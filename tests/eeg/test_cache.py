@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ngd_timm.eeg.bandpower import BandPower
-from ngd_timm.eeg.cache import cache_folder, cached
-from ngd_timm.eeg.simulated_power import simulate_bandpower
+from ngd_timm.eeg.signal.bandpower import BandPower
+from ngd_timm.eeg.signal.cache import cache_folder, cached
+from ngd_timm.eeg.simulate.power import simulate_bandpower
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ngd_timm.affect import cell_of
-from ngd_timm.eeg.stability import split_half
-from ngd_timm.errors import InputError
-from ngd_timm.prototypes import PrototypeGrid
+from ngd_timm.core.affect import cell_of
+from ngd_timm.eeg.teacher.stability import split_half
+from ngd_timm.core.errors import InputError
+from ngd_timm.grid.prototypes import PrototypeGrid
 
 
 def people(

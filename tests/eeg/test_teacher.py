@@ -18,18 +18,18 @@ from safetensors.numpy import load_file
 
 from ngd_timm.eeg import fitting
 from ngd_timm.eeg import teacher as teacher_module
-from ngd_timm.eeg.bandpower import save_bandpower
-from ngd_timm.eeg.consolidate import build_grid
-from ngd_timm.eeg.fitting import Trials, fit_one
+from ngd_timm.eeg.signal.bandpower import save_bandpower
+from ngd_timm.eeg.teacher.consolidate import build_grid
+from ngd_timm.eeg.teacher.fitting import Trials, fit_one
 from ngd_timm.eeg.folds import subject_folds
-from ngd_timm.eeg.recipe import TeacherRecipe
-from ngd_timm.eeg.simulated_power import CHANNELS, simulate_bandpower
-from ngd_timm.eeg.teacher import fit_teacher
+from ngd_timm.core.teacher_recipe import TeacherRecipe
+from ngd_timm.eeg.simulate.power import CHANNELS, simulate_bandpower
+from ngd_timm.eeg.teacher.fit import fit_teacher
 from ngd_timm.eeg.topomap import TopomapOperator
-from ngd_timm.errors import InputError
-from ngd_timm.prototypes import PrototypeGrid
-from ngd_timm.recipe import load_recipe
-from ngd_timm.run_lock import locked
+from ngd_timm.core.errors import InputError
+from ngd_timm.grid.prototypes import PrototypeGrid
+from ngd_timm.core.recipe import load_recipe
+from ngd_timm.core.lock import locked
 
 SMALL = {
     "teacher": {"backbone": "test_resnet", "image_size": 32, "embedding_dim": 16},
@@ -463,7 +463,7 @@ def test_the_shipped_recipe_is_valid_and_an_unknown_key_names_the_nearest() -> N
 
 @pytest.mark.skipif("NGD_DATA" not in os.environ, reason="NGD_DATA does not name a folder with eeg/ in it")
 def test_gameemo_is_read_as_28_people_with_four_games_of_29_windows() -> None:
-    from ngd_timm.eeg.bandpower import load_bandpower
+    from ngd_timm.eeg.signal.bandpower import load_bandpower
 
     data = load_bandpower(Path(os.environ["NGD_DATA"]) / "eeg" / "gameemo_bandpower.npz", "gameemo")
     assert len(data) == 28 * 4 * 29

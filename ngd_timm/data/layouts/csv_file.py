@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ngd_timm.errors import InputError
+from ngd_timm.core.errors import InputError
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -29,7 +29,7 @@ from ngd_timm.data.layouts.rows import (
     table_of_files,
     table_of_pixels,
 )
-from ngd_timm.errors import InputError
+from ngd_timm.core.errors import InputError
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ngd_timm.data.labels import split_of
 from ngd_timm.data.layouts.parquet import rows_of_table
 from ngd_timm.data.layouts.rows import Piece, Rows
-from ngd_timm.errors import InputError
-from ngd_timm.hub import PREFIX, HubId, request_errors
+from ngd_timm.core.errors import InputError
+from ngd_timm.core.hub import PREFIX, HubId, request_errors
 
 if TYPE_CHECKING:
     import pyarrow as pa

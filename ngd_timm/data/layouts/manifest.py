@@ -19,7 +19,7 @@ from ngd_timm.data.layouts.options import Source
 from ngd_timm.data.layouts.parquet import LABEL_COLUMNS
 from ngd_timm.data.layouts.picture_list import PATH_COLUMNS, check_sha256
 from ngd_timm.data.layouts.rows import Piece, Rows, affect_column, pieces_by_split, require_files, table_of_files
-from ngd_timm.errors import InputError
+from ngd_timm.core.errors import InputError
 
 __all__ = ["ID_COLUMNS", "LISTED_AGAIN", "find_manifests"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ngd_timm.errors import InputError, choices
+from ngd_timm.core.errors import InputError, choices
 
 __all__ = ["LayoutOptions", "Source", "make_options", "parse_root"]
 

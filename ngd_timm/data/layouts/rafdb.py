@@ -22,7 +22,7 @@ from ngd_timm.data.layouts.rows import (
     subfolders,
     table_of_files,
 )
-from ngd_timm.errors import InputError
+from ngd_timm.core.errors import InputError
 
 __all__ = ["find_rafdb_kaggle", "find_rafdb_list"]
 

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ngd_timm.data.labels import SPLITS, subject_of
-from ngd_timm.errors import InputError
+from ngd_timm.core.errors import InputError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -277,7 +277,7 @@ def affect_column(values: Any, name: str, shown: str, start: int = 0) -> pa.Arra
         row = int(bad.argmax())
         raise InputError(
             f"{shown} row {start + row}: {name} must lie in [-1, 1], got {numbers[row]}; map ratings with "
-            "ngd_timm.affect.rating_to_va, or leave the column out"
+            "ngd_timm.core.affect.rating_to_va, or leave the column out"
         )
     return column
 

@@ -1,0 +1,128 @@
+"""The eight expression classes, where each lies in the valence/arousal plane, and the geometry of the grid over it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ngd_timm.core.errors import InputError, choices
+
+__all__ = ["ANCHORS", "CLASSES", "anchors", "cell_distances", "cell_of", "centers", "rating_to_va", "va_to_rating"]
+
+CLASSES: tuple[str, ...] = (
+    "neutral",
+    "happiness",
+    "surprise",
+    "sadness",
+    "anger",
+    "disgust",
+    "fear",
+    "contempt",
+)
+"""FER+'s order. Every data set is mapped onto these by name."""
+
+ANCHORS: Mapping[str, tuple[float, float]] = {
+    "neutral": (0.0, 0.0),
+    "happiness": (0.76, 0.48),
+    "surprise": (0.40, 0.67),
+    "sadness": (-0.63, -0.27),
+    "anger": (-0.51, 0.59),
+    "disgust": (-0.60, 0.35),
+    "fear": (-0.64, 0.60),
+    "contempt": (-0.588, 0.270),
+}
+"""(valence, arousal) of each class, in [-1, 1]: see `anchors` for the sources."""
+
+
+def anchors(classes: Sequence[str] = CLASSES, overrides: Mapping[str, tuple[float, float]] | None = None) -> np.ndarray:
+    """Valence and arousal of each class.
+
+    Six values are Russell and Mehrabian's mean ratings of pleasure and arousal (happiness is their "joyful"); neutral
+    is the origin by definition. Their table lacks contempt: its figure is that of the word in the NRC VAD lexicon, .206
+    and .635 on 0..1, mapped to [-1, 1]. Warriner et al. (2013) put the word's arousal lower, at -.10: override it to
+    compare.
+
+    Args:
+        classes: Class names, in the order wanted.
+        overrides: Own (valence, arousal) for some classes, each in [-1, 1]; may name classes outside `CLASSES`.
+
+    Returns:
+        (C, 2) float32.
+
+    Raises:
+        InputError: A class without an anchor, or an override outside [-1, 1].
+
+    Example:
+        >>> anchors(["happiness"]).round(2).tolist()
+        [[0.7599999904632568, 0.47999998927116394]]
+
+    Reference:
+        Russell and Mehrabian, "Evidence for a three-factor theory of emotions", J. Res. Pers. 11 (1977), 273-294.
+        Mohammad, "Obtaining reliable human ratings of valence, arousal, and dominance", ACL 2018, 174-184.
+    """
+    table = {**ANCHORS, **(overrides or {})}
+    missing = [c for c in classes if c not in table]
+    if missing:
+        raise choices("class", missing[0], table)
+    values = np.array([table[c] for c in classes], dtype=np.float32).reshape(-1, 2)
+    if not np.isfinite(values).all() or np.abs(values).max(initial=0) > 1:
+        raise InputError(f"class anchors must lie in [-1, 1], got {overrides}")
+    return values
+
+
+def rating_to_va(rating: np.ndarray | float, low: float, high: float) -> np.ndarray:
+    """Map a rating scale linearly onto [-1, 1]: 1-5 gives (r-3)/2, 1-9 gives (r-5)/4.
+
+    Example:
+        >>> rating_to_va(np.array([1, 5, 9]), 1, 9).tolist()
+        [-1.0, 0.0, 1.0]
+    """
+    values = np.asarray(rating, dtype=np.float64)
+    if not (np.isfinite(values).all() and (values >= low).all() and (values <= high).all()):
+        raise InputError(f"ratings must lie in [{low}, {high}], got {values.min()} to {values.max()}")
+    return (values - (low + high) / 2) / ((high - low) / 2)
+
+
+def va_to_rating(valence_arousal: np.ndarray, low: float, high: float) -> np.ndarray:
+    """The inverse of `rating_to_va`.
+
+    Example:
+        >>> va_to_rating(np.array([-1.0, 0.0, 1.0]), 1, 9).tolist()
+        [1.0, 5.0, 9.0]
+    """
+    return (low + high) / 2 + (high - low) / 2 * np.asarray(valence_arousal, dtype=np.float64)
+
+
+def centers(size: int) -> np.ndarray:
+    """Cell centres of a grid, (S*S, 2) float32 as (valence, arousal); cell k = i_valence * S + i_arousal.
+
+    Example:
+        >>> centers(5)[0].round(2).tolist(), centers(5)[1].round(2).tolist()
+        ([-0.800000011920929, -0.800000011920929], [-0.800000011920929, -0.4000000059604645])
+    """
+    axis = (-1 + (2 * np.arange(size) + 1) / size).astype(np.float32)
+    valence, arousal = np.meshgrid(axis, axis, indexing="ij")
+    return np.stack([valence.ravel(), arousal.ravel()], axis=1)
+
+
+def cell_of(valence_arousal: np.ndarray, size: int) -> np.ndarray:
+    """Index of the cell that holds each point of (N, 2); the upper edge 1.0 belongs to the last cell.
+
+    Example:
+        >>> cell_of(np.array([[-1.0, -1.0], [0.0, 0.0], [1.0, 1.0]]), 5).tolist()
+        [0, 12, 24]
+    """
+    va = np.asarray(valence_arousal, dtype=np.float64)
+    if va.ndim != 2 or va.shape[1] != 2:
+        raise InputError(f"valence_arousal must have shape (N, 2), got {va.shape}")
+    if not np.isfinite(va).all() or (va.size and np.abs(va).max() > 1):
+        raise InputError("valence and arousal must be finite and lie in [-1, 1]; map ratings with rating_to_va first")
+    index = np.clip(np.floor((va + 1) / 2 * size).astype(np.int64), 0, size - 1)
+    return index[:, 0] * size + index[:, 1]
+
+
+def cell_distances(size: int) -> np.ndarray:
+    """Euclidean distance between cells in cell indices, (S*S, S*S) float64."""
+    row, column = np.divmod(np.arange(size * size), size)
+    return np.hypot(row[:, None] - row[None], column[:, None] - column[None])

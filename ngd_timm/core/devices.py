@@ -1,0 +1,51 @@
+"""The device and the precision that a recipe names."""
+
+from __future__ import annotations
+
+import torch
+
+from ngd_timm.core.errors import InputError, choices
+
+__all__ = ["autocast_type", "open_device", "precision_name"]
+
+_PRECISIONS = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def open_device(name: str) -> torch.device:
+    """The device of a name, `auto` taking a GPU where there is one.
+
+    Raises:
+        InputError: A name that torch doesn't know, or a device that this machine lacks.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise InputError(f"device '{name}' is not on this machine; write auto, cpu or cuda") from None
+    return device
+
+
+def autocast_type(amp: str, device: torch.device) -> torch.dtype | None:
+    """The precision of a recipe's `optim.amp`; None is float32.
+
+    `auto` is a function of the processor alone, so that two runs on one machine agree.
+
+    Raises:
+        InputError: None of off, bf16, fp16, auto.
+    """
+    if amp in _PRECISIONS:
+        return _PRECISIONS[amp]
+    if amp != "auto":
+        raise choices("precision", amp, (*_PRECISIONS, "auto"))
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    # either has bf16 dot products; without them bf16 is emulated and slower than float32
+    return torch.bfloat16 if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else None
+
+
+def precision_name(autocast: torch.dtype | None) -> str:
+    """What records call the precision of `autocast_type`."""
+    return "float32" if autocast is None else str(autocast).removeprefix("torch.")

@@ -1,0 +1,246 @@
+"""Files that are whole or absent: atomic writes, hashes, and the folders that ship with the package."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from safetensors import SafetensorError
+
+from ngd_timm.core.errors import InputError
+
+__all__ = [
+    "atomic_files",
+    "atomic_folder",
+    "atomic_path",
+    "check_place",
+    "is_leftover",
+    "packaged",
+    "packaged_versions",
+    "read_json",
+    "remove_leftovers",
+    "sha256_file",
+    "write_json",
+    "write_text",
+]
+
+_LARGEST_JSON = 16 << 20
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary sibling of `path`; it takes the name `path` when the block ends well, and is removed if not.
+
+    Raises:
+        InputError: The system refuses: no space, no permission, no such place.
+
+    Example:
+        >>> target = Path(tempfile.mkdtemp()) / "a.txt"
+        >>> with atomic_path(target) as temporary:
+        ...     _ = temporary.write_text("whole")
+        >>> target.read_text()
+        'whole'
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    except OSError as error:
+        _refuse(path, error)
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        _settle(temporary)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        _refuse(path, error)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """As `atomic_path`, for a folder; an earlier folder of that name is replaced only once the new one is complete."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        _refuse(path, error)
+    temporary.chmod(0o755)
+    try:
+        yield temporary
+        if path.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+            os.replace(path, old / path.name)
+            os.replace(temporary, path)
+            shutil.rmtree(old)
+        else:
+            os.replace(temporary, path)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        _refuse(path, error)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def atomic_files(folder: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder within `folder`; its files move up into `folder` together when the block ends well.
+
+    What else lies in `folder` stays.
+
+    Raises:
+        InputError: As `atomic_path`.
+
+    Example:
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> write_text(folder / "notes.txt", "mine")
+        >>> with atomic_files(folder) as temporary:
+        ...     write_text(temporary / "a.txt", "a")
+        >>> sorted(path.name for path in folder.iterdir())
+        ['a.txt', 'notes.txt']
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".files.", dir=folder))
+    except OSError as error:
+        _refuse(folder, error)
+    try:
+        yield temporary
+        for path in temporary.iterdir():
+            os.replace(path, folder / path.name)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        _refuse(folder, error)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_place(path: str | Path) -> None:
+    """Refuse a place for what takes hours to make before it is made; nothing stays there.
+
+    Raises:
+        InputError: Nothing can be written to the nearest folder above it that exists.
+
+    Example:
+        >>> check_place(Path(tempfile.mkdtemp()) / "new" / "figures.json")
+    """
+    above = next(folder for folder in Path(path).absolute().parents if folder.exists())
+    try:
+        with tempfile.TemporaryFile(dir=above):
+            pass
+    except OSError as error:
+        _refuse(Path(path), error)
+
+
+def _refuse(path: Path, error: Exception) -> NoReturn:
+    """Say that a path can't be written where the system refused; any other error goes on as it is."""
+    reason = error.strerror or str(error) if isinstance(error, OSError) else None
+    if reason is None and (told := re.search(r"([^:]+) \(os error \d+\)", str(error))):
+        reason = told[1].strip()  # safetensors
+    if reason is None and re.search("PytorchStreamWriter|inline_container|iostream error", str(error)):
+        reason = os.strerror(errno.ENOSPC)  # torch.save keeps the system's reason to itself
+    if reason is None:
+        raise error
+    raise InputError(f"{path} can't be written ({reason}); choose another place, or free some space") from None
+
+
+def _settle(file: Path) -> None:
+    umask = os.umask(0)
+    os.umask(umask)
+    file.chmod(0o666 & ~umask)
+    with open(file, "rb") as handle:
+        os.fsync(handle.fileno())
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a path has the temporary name of a write that was killed.
+
+    Example:
+        >>> [is_leftover(Path(name)) for name in (".state.pt.k2_x81ab.pt", ".student.old.abcdefgh", ".git", "state.pt")]
+        [True, True, False, False]
+    """
+    return re.fullmatch(r"\..+\.[a-z0-9_]{8}(\.\w+)?", path.name) is not None
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed writes left in a folder, if it is there."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if is_leftover(path):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write JSON atomically, indented, and refuse NaN (which is not JSON)."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path, shown: str | None = None) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Args:
+        path: The file.
+        shown: What messages call its folder instead, the repository that it is from say.
+
+    Raises:
+        InputError: No such file, one too large to be ours, not JSON, or no object; it is named.
+    """
+    path = Path(path)
+    name = str(path) if shown is None else f"{shown}: {path.name}"
+    if not path.is_file():
+        raise InputError(f"{name} is missing; bring it back, or make it again")
+    if path.stat().st_size > _LARGEST_JSON:
+        raise InputError(f"{name} is larger than {_LARGEST_JSON >> 20} MB; it is not one that was written here")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{name} is not valid JSON ({' '.join(str(error).split())[:120]})") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{name} must hold a JSON object, got {type(value).__name__}")
+    return value
+
+
+def sha256_file(path: str | Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def packaged(kind: str) -> Path:
+    """The folder of shipped `recipes` or `hub` files: inside the wheel, or at the root of an editable checkout."""
+    here = Path(__file__).resolve().parent
+    for folder in (here / kind, here.parent / kind):
+        if folder.is_dir():
+            return folder
+    raise FileNotFoundError(f"the packaged folder '{kind}' is missing beside {here}; reinstall ngd-timm")
+
+
+def packaged_versions(pattern: re.Pattern[str], file: str) -> list[str]:
+    """Names of the folders of hub/ that hold a file, oldest first (by version number, then name).
+
+    Args:
+        pattern: What the whole name of a folder looks like; its first group is the version number.
+        file: What a folder has to hold.
+    """
+    named = [(pattern.fullmatch(folder.name), folder) for folder in packaged("hub").iterdir()]
+    found = [(int(match[1]), folder.name) for match, folder in named if match and (folder / file).is_file()]
+    return [name for _, name in sorted(found)]

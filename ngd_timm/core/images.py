@@ -1,0 +1,317 @@
+"""Images: opened with a list of formats and a size limit, brought to a model's input, with errors that name the row."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ngd_timm.core.errors import InputError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = [
+    "DAMAGE",
+    "FORMATS",
+    "InputTransform",
+    "check_image",
+    "damage_reason",
+    "decode_each",
+    "image_limit",
+    "image_records",
+    "image_size_and_grey",
+    "open_image",
+    "per_channel",
+    "raise_image_limit",
+    "row_name",
+    "square_pixels",
+    "to_mode",
+]
+
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
+"""The formats that are opened, by PIL's names. Others, such as EPS, may run a program."""
+
+# What PIL's decoders raise on damaged bytes.
+DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+_GREY = ("1", "L", "LA", "I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+
+_BLOCK, _WINDOW = 64, 32
+_TINY = 8192
+
+_pixel_limit = 100_000_000
+
+R = TypeVar("R")
+
+
+def image_records(dataset: Dataset) -> Iterator[dict[str, Any]]:
+    """The `image` column row by row, still encoded: `{"bytes": …, "path": …}`."""
+    encoded = dataset.select_columns(["image"]).with_format("arrow")
+    for table in encoded.iter(batch_size=1024):
+        yield from table["image"].to_pylist()
+
+
+def row_name(dataset: Dataset, index: int) -> str:
+    """How an error message calls a row: its source, and its file name where it has one."""
+    row = dataset.select_columns([c for c in ("source", "file_name") if c in dataset.column_names])[index]
+    name = row.get("source") or f"row {index}"
+    return f"{name} ('{row['file_name']}')" if row.get("file_name") else str(name)
+
+
+def open_image(source: Mapping[str, Any] | str | Path) -> Image.Image:
+    """Open an image lazily: the header is read, pixels are not. Every image of the package is opened here.
+
+    Args:
+        source: A path, or a record `{"bytes": …, "path": …}` of which bytes come first.
+
+    Raises:
+        OSError: No such file, or not one of `FORMATS`.
+        PIL.Image.DecompressionBombError: More pixels than the limit, see `raise_image_limit`.
+    """
+    file: Any = source
+    if isinstance(source, Mapping):
+        file = source["path"] if source["bytes"] is None else io.BytesIO(source["bytes"])
+        if file is None:
+            raise OSError("neither bytes nor a path")
+    refused = Image.DecompressionBombError(
+        f"more than {_pixel_limit / 1e6:g} megapixels; raise max_megapixels to open it"
+    )
+    try:
+        image = Image.open(file, formats=FORMATS)
+    except Image.DecompressionBombError:
+        raise refused from None
+    if image.width * image.height > _pixel_limit:
+        image.close()
+        raise refused
+    return image
+
+
+def image_limit() -> float:
+    """The largest image that is opened, in megapixels."""
+    return _pixel_limit / 1e6
+
+
+def raise_image_limit(megapixels: float) -> None:
+    """Open larger images than 100 megapixels in this process; a smaller number changes nothing.
+
+    Args:
+        megapixels: The largest allowed width times height, in millions of pixels.
+
+    Raises:
+        InputError: Not a number above 0.
+    """
+    global _pixel_limit
+    if not 0 < megapixels < float("inf"):
+        raise InputError(f"max_megapixels must be a number above 0, got {megapixels}")
+    if megapixels * 1e6 > _pixel_limit:
+        _pixel_limit = round(megapixels * 1e6)
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, _pixel_limit)
+
+
+def image_size_and_grey(record: dict[str, Any]) -> tuple[int, int, bool]:
+    """Width, height after any EXIF rotation, and whether the picture is grey, from the header alone."""
+    with open_image(record) as image:
+        width, height = image.size
+        if image.format == "JPEG" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8):
+            width, height = height, width
+        return width, height, image.mode in _GREY
+
+
+def to_mode(image: Image.Image, mode: str) -> Image.Image:
+    """Upright 8-bit pixels in "L" or "RGB".
+
+    A 16-bit picture is scaled (PIL's own conversion clips it to white), a transparent one is laid on white.
+    """
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith("I;16") or image.mode == "I":
+        image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+    elif image.mode == "F":
+        image = Image.fromarray(np.asarray(image).clip(0, 255).round().astype(np.uint8))
+    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image if image.mode == mode else image.convert(mode)
+
+
+class InputTransform:
+    """Bring images to a model's input as timm's own transform for evaluation does, of any size, grey or RGB.
+
+    Evaluation, prediction and robustness all prepare images here, so one image gives one input whichever way it comes.
+    Down-scaling is antialiased. A call prepares one image as uint8, which takes a quarter of the memory of floats;
+    `normalize` takes a batch of those to the model's input.
+
+    Args:
+        cfg: A timm model's `pretrained_cfg`; of it `input_size` (C, H, W), `mean`, `std`, `interpolation`, `crop_pct`
+            and `crop_mode`.
+
+    Example:
+        >>> cfg = {"input_size": (1, 32, 32), "mean": [0.5], "std": [0.25], "crop_pct": 1.0}
+        >>> transform = InputTransform({**cfg, "interpolation": "bilinear", "crop_mode": "center"})
+        >>> pixels = transform(Image.new("RGB", (50, 40), "white"))
+        >>> tuple(pixels.shape), pixels.dtype, transform.normalize(pixels[None]).unique().tolist()
+        ((1, 32, 32), torch.uint8, [2.0])
+    """
+
+    def __init__(self, cfg: Mapping[str, Any]) -> None:
+        from timm.data import create_transform
+
+        self.size: tuple[int, int, int] = tuple(cfg["input_size"])
+        self.mode = "L" if self.size[0] == 1 else "RGB"
+        self.mean, self.std = (per_channel(name, cfg[name], self.size[0]) for name in ("mean", "std"))
+        self.resize = create_transform(
+            self.size,
+            interpolation=cfg["interpolation"],
+            crop_pct=cfg["crop_pct"],
+            crop_mode=cfg["crop_mode"],
+            mean=self.mean,
+            normalize=False,
+        )
+        self.key = (self.size, self.mean, self.std, cfg["interpolation"], cfg["crop_pct"], cfg["crop_mode"])
+        """Equal for transforms that prepare images alike."""
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        """An image as (C, H, W) uint8."""
+        pixels: torch.Tensor = self.resize(to_mode(image, self.mode))
+        return pixels
+
+    def record(self, record: Mapping[str, Any]) -> torch.Tensor:
+        """The image of a data set's row as (C, H, W) uint8, see `open_image`."""
+        with open_image(record) as image:
+            return self(image)
+
+    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Uint8 pixels (B, C, H, W) as the model's input, float32."""
+        mean, std = (torch.tensor(v, device=pixels.device)[:, None, None] for v in (self.mean, self.std))
+        return pixels.float().div_(255).sub_(mean).div_(std)
+
+
+def per_channel(what: str, value: float | Sequence[float], channels: int) -> tuple[float, ...]:
+    """One number a channel, of one or of as many.
+
+    Raises:
+        InputError: Another count of numbers, or a std that is not above 0.
+    """
+    values = (float(value),) * channels if isinstance(value, (int, float)) else tuple(float(v) for v in value)
+    if len(values) == 1:
+        values *= channels
+    if len(values) != channels:
+        raise InputError(f"{what} must be one number or {channels}, one a channel, got {list(values)}")
+    if what == "std" and min(values) <= 0:
+        raise InputError(f"std must be above 0, got {list(values)}")
+    return values
+
+
+def square_pixels(image: Image.Image, mode: str, side: int) -> np.ndarray:
+    """The largest central square of a picture, resized by area-aware bilinear filtering, as uint8.
+
+    A JPEG of twice the side or more is decoded at a half, a quarter or an eighth of its size, never below `side`.
+
+    Args:
+        image: Opened and not yet loaded, see `open_image`.
+        mode: "L" or "RGB".
+        side: Side in pixels.
+
+    Returns:
+        (1 or 3, side, side).
+
+    Example:
+        >>> square_pixels(Image.new("RGB", (40, 20), "white"), "L", 8).shape
+        (1, 8, 8)
+    """
+    # a JPEG's luma plane is its grey picture, but only where the file says that it holds colour as such
+    image.draft("L" if mode == "L" and image.mode == "RGB" else image.mode, (side, side))
+    image = to_mode(image, mode)
+    width, height = image.size
+    short = min(width, height)
+    left, top = (width - short) / 2, (height - short) / 2
+    if (width, height) != (side, side):
+        box = (left, top, left + short, top + short)
+        image = image.resize((side, side), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
+    pixels = np.asarray(image)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def check_image(record: dict[str, Any]) -> None:
+    """Decode a picture and forget it; JPEGs at an eighth of their size, which still reads every byte."""
+    with open_image(record) as image:
+        image.draft(image.mode, (max(image.width // 8, 1), max(image.height // 8, 1)))
+        image.load()
+
+
+def damage_reason(error: BaseException) -> str:
+    """What one of `DAMAGE` says, on one line."""
+    # PIL prints the address of the buffer it read from, which tells nobody anything
+    if isinstance(error, UnidentifiedImageError):
+        return f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image"
+    reason = " ".join(str(error).split())
+    return reason[:160] or type(error).__name__
+
+
+def decode_each(dataset: Dataset, function: Callable[[dict[str, Any]], R], what: str = "decoded") -> Iterator[R]:
+    """Apply `function` to every encoded picture, in order, on all cores (PIL's decoders release the GIL).
+
+    Args:
+        dataset: A data set with an `image` column.
+        function: Takes one `{"bytes": …, "path": …}`.
+        what: What was tried, for the error message.
+
+    Yields:
+        The results in row order.
+
+    Raises:
+        InputError: The first damaged picture, by row and file name.
+    """
+    index = 0
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        for window in _blocks(image_records(dataset), _BLOCK * _WINDOW):
+            blocks = [window[i : i + _BLOCK] for i in range(0, len(window), _BLOCK)]
+            run = map if _tiny(window) else pool.map
+            for results, damage in run(lambda block: _apply(function, block), blocks):
+                yield from results
+                index += len(results)
+                if damage is not None:
+                    raise InputError(
+                        f"{row_name(dataset, index)}: the picture can't be {what} ({damage}); replace or remove it"
+                    )
+
+
+def _apply(function: Callable[[dict[str, Any]], R], block: list[dict[str, Any]]) -> tuple[list[R], str | None]:
+    results: list[R] = []
+    for record in block:
+        try:
+            results.append(function(record))
+        except DAMAGE as error:
+            return results, damage_reason(error)
+    return results, None
+
+
+def _tiny(records: list[dict[str, Any]]) -> bool:
+    """Whether the pictures are so small that threads would only fight over the interpreter lock."""
+    return sum(_TINY + 1 if r["bytes"] is None else len(r["bytes"]) for r in records) <= _TINY * len(records)
+
+
+def _blocks(records: Iterator[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
+    while block := list(islice(records, size)):
+        yield block

@@ -1,0 +1,534 @@
+"""Recipes: one YAML of data a run, validated, with no code in it and no key that is silently ignored."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Hashable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from ngd_timm.core.affect import ANCHORS, CLASSES
+from ngd_timm.core.errors import InputError, choices
+from ngd_timm.core.files import packaged
+
+__all__ = [
+    "AugmentConfig",
+    "DataConfig",
+    "LossConfig",
+    "OptimConfig",
+    "Recipe",
+    "StrictModel",
+    "StudentConfig",
+    "TeacherRun",
+    "load_recipe",
+    "ramp_shares",
+    "recipe_names",
+    "to_yaml",
+]
+
+_MAX_BYTES, _DEEPEST = 1 << 20, 20
+_NO_TEXT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+# what PyYAML's constructors raise where a tag and its text don't fit: 2024-13-45, !!int "", !!bool x, 5000 digits
+_CONSTRUCTOR_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError)
+
+
+class StrictModel(BaseModel):
+    """Base of every recipe section: unknown keys are errors, values are checked, instances don't change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+# what a timm model may be asked for in YAML, and in the config.json that it is deployed with
+ModelArg = bool | int | float | str | list[int] | list[float] | list[str]
+_INSTEAD = {
+    "pretrained": "student.pretrained",
+    "in_chans": "student.in_chans",
+    "num_classes": "data.classes",
+    "drop_rate": "student.drop_rate",
+    "drop_path_rate": "student.drop_path_rate",
+    "img_size": "student.image_size",
+    "checkpoint_path": "init",
+    **dict.fromkeys(("pretrained_cfg", "pretrained_cfg_overlay"), "student.image_size, student.mean and student.std"),
+    **dict.fromkeys(("model_name", "features_only", "cache_dir", "scriptable", "exportable", "no_jit"), "nothing"),
+}
+
+
+class StudentConfig(StrictModel):
+    """The timm backbone that is trained and deployed, and the pictures it takes."""
+
+    backbone: str = "resnet18"
+    pretrained: bool = False
+    image_size: Annotated[int, Field(ge=16, le=1024)] = 64
+    in_chans: Literal[1, 3] = 1
+    mean: Annotated[float, Field(ge=0, le=1)] | None = None
+    std: Annotated[float, Field(gt=0, le=1)] | None = None
+    drop_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    drop_path_rate: Annotated[float, Field(ge=0, lt=1)] | None = None
+    weights: Literal["float32", "float16"] = "float32"  # what matrices are stored in; scored as stored
+    logit_adjustment: Annotated[float, Field(ge=0, le=2)] = 0.0  # tau · log prior leaves the bias of what is saved
+    calibrate: bool = True  # a temperature fitted on validation divides the logits of what is saved
+    model_args: dict[str, ModelArg] = {}  # more arguments of timm.create_model, as channels: [32, 64, 128, 256]
+
+    @model_validator(mode="after")
+    def _own_keys_are_not_repeated(self) -> StudentConfig:
+        for key in _INSTEAD:
+            if key in self.model_args:
+                raise ValueError(f"student.model_args: {key} is no argument to give here; write {_INSTEAD[key]}")
+        return self
+
+
+class AugmentConfig(StrictModel):
+    """Training augmentation; everything at its zero is off. Angles in radians, shifts as a share of the side."""
+
+    flip: Annotated[float, Field(ge=0, le=1)] = 0.5
+    rotate: Annotated[float, Field(ge=0, le=3.2)] = 0.2
+    scale: Annotated[float, Field(ge=0, lt=1)] = 0.15
+    shift: Annotated[float, Field(ge=0, le=1)] = 0.15
+    brightness: Annotated[float, Field(ge=0, le=1)] = 0.2
+    contrast: Annotated[float, Field(ge=0, le=1)] = 0.2
+    erase: Annotated[float, Field(ge=0, le=1)] = 0.25
+
+
+class DataConfig(StrictModel):
+    """Which faces, by which label rule, drawn how."""
+
+    name: str = "ferplus"
+    root: str | None = None
+    label_rule: Literal["majority", "argmax", "votes"] = "majority"
+    drop_duplicates: bool = True
+    limit: Annotated[int, Field(ge=1)] | None = None
+    sampler: Literal["random", "class_aware"] = "random"
+    classes: tuple[str, ...] = CLASSES
+    augment: AugmentConfig = AugmentConfig()
+    workers: Annotated[int, Field(ge=0, le=256)] = 2
+    in_memory: bool | None = None
+    streaming: bool = False
+    shuffle_buffer: Annotated[int, Field(ge=1)] = 10_000
+
+    @model_validator(mode="after")
+    def _streams_in_shuffled_order(self) -> DataConfig:
+        if self.streaming and self.sampler != "random":
+            raise ValueError(f"data.sampler={self.sampler} needs the whole set at hand; leave data.streaming out")
+        if self.streaming and self.in_memory:
+            raise ValueError("data.in_memory and data.streaming exclude each other; leave one out")
+        return self
+
+    @model_validator(mode="after")
+    def _known_classes(self) -> DataConfig:
+        for name in self.classes:
+            if name not in ANCHORS:
+                raise choices("class", name, CLASSES)
+        if len(set(self.classes)) != len(self.classes) or len(self.classes) < 2:
+            raise ValueError(f"classes must be at least two different names, got {list(self.classes)}")
+        return self
+
+
+def ramp_shares(ramp: Sequence[float]) -> tuple[float, float]:
+    """D-Geo's ramp as two shares of the run, checked.
+
+    Raises:
+        InputError: Anything but 0 <= start <= end <= 1.
+
+    Example:
+        >>> ramp_shares([0, 0.6])
+        (0.0, 0.6)
+    """
+    try:
+        start, end = (float(share) for share in ramp)
+    except (TypeError, ValueError):
+        start = end = math.nan
+    if not 0 <= start <= end <= 1:
+        raise InputError(
+            f"ramp must be two shares of the run, 0 <= start <= end <= 1, got {_cut(str(ramp))}; divide epochs by the "
+            "length of the run: epochs 20 to 60 of 100 are (0.2, 0.6)"
+        )
+    return start, end
+
+
+class LossConfig(StrictModel):
+    """Weights and settings of the objective; a weight of 0 leaves its term out."""
+
+    ce: Annotated[float, Field(ge=0)] = 1.0
+    kd: Annotated[float, Field(ge=0)] = 0.0
+    kd_mode: Literal["mse", "kl"] = "mse"
+    temperature: Annotated[float, Field(gt=0)] = 5.0
+    proto_kd: Annotated[float, Field(ge=0)] = 0.0
+    proto_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    tau: Annotated[float, Field(gt=0)] = 0.90
+    sigma: Annotated[float, Field(gt=0)] = 0.4
+    target: Literal["prototype", "va"] = "prototype"
+    d_geo: Annotated[float, Field(ge=0)] = 0.0
+    ramp: tuple[float, float] = (0.2, 0.6)
+    positive_classes: tuple[str, ...] = ("happiness", "surprise")
+    variance_cap: Annotated[float, Field(ge=0)] = 0.2
+    margin: Annotated[float, Field(ge=0)] = 0.5
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.055
+    class_weights: Literal["none", "balanced", "effective_number"] = "effective_number"
+
+    @model_validator(mode="after")
+    def _a_share_is_of_more_than_itself(self) -> LossConfig:
+        if self.proto_share is not None and self.ce == 0 and self.kd == 0:
+            raise ValueError(
+                f"proto_share={self.proto_share} is a share of the gradient beside loss.ce or loss.kd, and both are 0; "
+                "give loss.proto_kd a weight instead"
+            )
+        return self
+
+    @field_validator("ramp", mode="before")
+    @classmethod
+    def _ramp_is_two_shares(cls, value: Any) -> tuple[float, float]:
+        return ramp_shares(value)
+
+
+class OptimConfig(StrictModel):
+    """Optimizer and schedule, handed to timm's own factories."""
+
+    opt: str = "adamw"
+    epochs: Annotated[int, Field(ge=1)] = 100
+    batch_size: Annotated[int, Field(ge=2)] = 128  # over all processes
+    lr: Annotated[float, Field(gt=0)] = 2.0e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup: int | float = 0
+    clip_grad: Annotated[float, Field(gt=0)] | None = 1.0
+    amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    sync_bn: bool = False
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> OptimConfig:
+        limit = self.epochs if isinstance(self.warmup, int) else 1
+        if not 0 <= self.warmup < limit:
+            raise ValueError(
+                f"warmup must be epochs (an integer) or a fraction of the run below 1.0, got {self.warmup}"
+            )
+        return self
+
+    @property
+    def warmup_epochs(self) -> float:
+        """Length of the linear warm-up in epochs."""
+        return self.warmup if isinstance(self.warmup, int) else self.warmup * self.epochs
+
+
+class TeacherRun(StrictModel):
+    """`teacher: {run: b0_ce}`: in an ablation the same seed's run of that recipe."""
+
+    run: str
+
+
+class Recipe(StrictModel):
+    """A training run. See `recipes/` for the ones that ship.
+
+    Example:
+        >>> Recipe(name="mine", optim={"epochs": 3}).optim.epochs
+        3
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    out: str | None = None
+    student: StudentConfig = StudentConfig()
+    data: DataConfig = DataConfig()
+    grid: str | None = None
+    grid_control: Literal["none", "shuffled", "random", "va"] = "none"  # made of `grid`, from the seed
+    grid_size: Annotated[int, Field(ge=2, le=64)] | None = None
+    grid_center: bool = False
+    teacher: str | tuple[str, ...] | TeacherRun | None = None
+    loss: LossConfig = LossConfig()
+    allow_stacked_balancing: bool = False
+    optim: OptimConfig = OptimConfig()
+    init: str | None = None
+    eval: dict[str, str] = {}
+    eval_flip: bool = False
+    kd_cache: str | None = None  # a folder for the teacher's logits, shared by runs that draw the same batches
+    share_every: Annotated[int, Field(ge=0)] = 100
+    # minutes between resume states within an epoch, 0 for none; auto keeps their cost at 1 % of the time
+    save_every: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
+    tensorboard: bool = False
+    device: str = "auto"
+
+    @field_validator("teacher", mode="before")
+    @classmethod
+    def _one_of_the_ways_to_name_a_teacher(cls, value: Any) -> Any:
+        if value is None or isinstance(value, (str, TeacherRun)):
+            return value
+        if isinstance(value, (list, tuple)) and len(value) > 1 and all(isinstance(source, str) for source in value):
+            return tuple(value)
+        if isinstance(value, dict) and list(value) == ["run"] and isinstance(value["run"], str):
+            return value
+        raise ValueError(
+            "teacher must be a run directory, a student's folder or version, hf-hub:user/repo, a list of "
+            f"at least two of them (an ensemble), or in an ablation {{run: RECIPE}}, got {value!r}"
+        )
+
+    @field_validator("grid")
+    @classmethod
+    def _a_control_is_no_grid(cls, value: str | None) -> str | None:
+        if value in ("random", "shuffled"):
+            raise ValueError(
+                f"grid={value} is a control, not a grid; write grid: gameemo-v2 (or yours, whose width and size the "
+                f"control takes) with grid_control: {value}"
+            )
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _va_control_aims_at_the_plane(cls, data: Any) -> Any:
+        """Fills in `loss.target: va`, so that whoever reads the loss section needs no second key."""
+        if not isinstance(data, dict) or data.get("grid_control") != "va":
+            return data
+        loss = data.get("loss", {})
+        if isinstance(loss, LossConfig):
+            loss = loss.model_dump(exclude_unset=True)
+        return {**data, "loss": {"target": "va", **loss}} if isinstance(loss, dict) else data
+
+    @model_validator(mode="after")
+    def _control_fits(self) -> Recipe:
+        if self.grid_control != "none" and self.grid is None:
+            raise ValueError(
+                f"grid_control={self.grid_control} needs a grid to be made of, and grid is null; give grid=gameemo-v2 "
+                "or a grid file"
+            )
+        if self.grid_control == "va" and self.loss.target != "va":
+            raise ValueError(
+                f"grid_control=va is aimed at the plane and loss.target={self.loss.target} is not; leave loss.target "
+                "out, or write grid_control: random"
+            )
+        if self.grid_control == "random" and self.loss.target == "va":
+            raise ValueError("grid_control=random with loss.target=va is grid_control=va; write that, without target")
+        return self
+
+    @model_validator(mode="after")
+    def _classes_are_balanced_once(self) -> Recipe:
+        corrections = {
+            "data.sampler": (self.data.sampler, "random"),
+            "loss.class_weights": (self.loss.class_weights if self.loss.ce > 0 else "none", "none"),
+            "student.logit_adjustment": (self.student.logit_adjustment, 0),
+        }
+        on = {key: (value, off) for key, (value, off) in corrections.items() if value != off}
+        if len(on) > 1 and not self.allow_stacked_balancing:
+            raise ValueError(
+                f"{' and '.join(f'{key}={value}' for key, (value, _) in on.items())} each correct the same class "
+                f"imbalance; keep one of them ({', '.join(f'{key}={off}' for key, (_, off) in on.items())} turn them "
+                "off), or give allow_stacked_balancing=true"
+            )
+        return self
+
+    @property
+    def teacher_sources(self) -> tuple[str, ...]:
+        """The teachers that logit KD opens, of which several are an ensemble; none where the term is off.
+
+        Raises:
+            InputError: `{run: RECIPE}`, which only an ablation can resolve.
+        """
+        if self.loss.kd == 0 or self.teacher is None:
+            return ()
+        if isinstance(self.teacher, TeacherRun):
+            run = self.teacher.run
+            raise InputError(
+                f"{self.name}: teacher {{run: {run}}} is the same seed's run in an ablation, so there is no teacher "
+                f"for a single run; give teacher=RUN_DIRECTORY (a finished {run}, say runs/{run}-0), or use: "
+                f"ngd ablate {run} {self.name}"
+            )
+        return (self.teacher,) if isinstance(self.teacher, str) else self.teacher
+
+    @model_validator(mode="after")
+    def _terms_have_what_they_need(self) -> Recipe:
+        if self.loss.kd > 0 and self.teacher is None:
+            raise ValueError(
+                "loss.kd is above 0 but there is no teacher; give teacher=RUN_DIRECTORY (for example a finished b0_ce) "
+                "or set loss.kd=0"
+            )
+        if (self.loss.proto_kd > 0 or self.loss.proto_share is not None) and self.grid is None:
+            if self.grid_size is not None:
+                size = self.grid_size
+                raise ValueError(
+                    f"{self.name} needs a {size}x{size} grid and none ships; build one from a teacher run (ngd teacher "
+                    f"fit, then: ngd prototypes build TEACHER_RUN --size {size} --min-subjects 3 --out "
+                    f"grid{size}.safetensors) and give grid=grid{size}.safetensors"
+                )
+            raise ValueError("loss.proto_kd is above 0 but there is no grid; give grid=gameemo-v2 or a grid file")
+        unknown = [c for c in self.loss.positive_classes if c not in self.data.classes]
+        if unknown and self.loss.d_geo > 0:
+            raise choices("positive class", unknown[0], self.data.classes)
+        return self
+
+
+ModelT = TypeVar("ModelT", bound=StrictModel)
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes in the wheel."""
+    return sorted(p.stem for p in packaged("recipes").glob("*.yaml"))
+
+
+def load_recipe(model: type[ModelT], name: str | Path, overrides: Sequence[str] = ()) -> ModelT:
+    """Read a recipe by packaged name or path, apply `key.sub=value` overrides, and validate all of it.
+
+    Args:
+        model: `Recipe`, or the teacher's.
+        name: A name from `recipes/` or a path to a YAML file.
+        overrides: Strings `key=value`; the value is read as YAML, so `loss.ramp=[0.2,0.6]` works.
+
+    Raises:
+        InputError: One line that names the file, the key, and what is allowed.
+    """
+    path = _find(name)
+    data = _parse(path)
+    for override in overrides:
+        _apply(data, override)
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise InputError(f"{path.name}: {_first_problem(model, error)}") from None
+
+
+def to_yaml(recipe: StrictModel) -> str:
+    """The resolved recipe as YAML that `load_recipe` reads back to an equal one."""
+    return yaml.dump(recipe.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _find(name: str | Path) -> Path:
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        if not path.is_file():
+            raise InputError(f"no recipe file {path}")
+        return path
+    packaged_path = packaged("recipes") / f"{name}.yaml"
+    if not packaged_path.is_file():
+        raise choices("recipe", name, recipe_names())
+    return packaged_path
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 floats (2e-4 is a number), no anchors (a short file can't grow into a huge one), no duplicate keys."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not allowed in a recipe")
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise yaml.YAMLError(f"nested more than {_DEEPEST} deep")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise yaml.YAMLError("a list, a mapping or a set is no key")
+            if key in seen:
+                raise yaml.YAMLError(f"key '{_cut(key)}' stands twice")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+    def construct_number(self, node: yaml.ScalarNode) -> int:
+        number = int(self.construct_yaml_int(node))
+        if number.bit_length() > 64:  # of thousands of digits Python refuses to print even in a message
+            raise yaml.YAMLError("a whole number of more than 64 bits")
+        return number
+
+    def construct_text(self, node: yaml.ScalarNode) -> str:
+        text = str(self.construct_scalar(node))
+        if _NO_TEXT.search(text):
+            raise yaml.YAMLError(f"control characters, or half of one, in {_cut(ascii(text))}")
+        return text
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `_Loader` would take for a number: a folder may be called 1e5."""
+
+
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)$"),
+        list("-+.0123456789"),
+    )
+
+
+_Loader.add_constructor("tag:yaml.org,2002:str", _Loader.construct_text)
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_number)
+
+
+def _read_yaml(text: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except _CONSTRUCTOR_ERRORS as error:
+        raise yaml.YAMLError(f"{error or type(error).__name__}") from None
+
+
+def _cut(value: object) -> str:
+    """A value as a message shows it, on one line whatever is in it."""
+    text = str(value)
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:80])
+    return shown if len(text) <= 80 else f"{shown[:77]}..."
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > _MAX_BYTES:
+        raise InputError(f"{path}: a recipe is at most {_MAX_BYTES >> 20} MiB; this is not one")
+    try:
+        data = _read_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} can't be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())[:200]})") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: a recipe is a mapping of keys, got {type(data).__name__}")
+    return data
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    key, equals, raw = override.partition("=")
+    if not equals or not key:
+        raise InputError(f"'{_cut(override)}' is not key=value; write for example optim.epochs=12")
+    try:
+        value = _read_yaml(raw)
+    except yaml.YAMLError:
+        raise InputError(f"the value in '{_cut(override)}' is not valid YAML") from None
+    *parents, leaf = key.split(".")
+    node = data
+    for part in parents:
+        child = node.get(part)
+        if child is None:
+            child = node[part] = {}
+        if not isinstance(child, dict):
+            raise InputError(f"'{_cut(override)}': '{part}' is a value, not a section")
+        node = child
+    node[leaf] = value
+
+
+def _first_problem(model: type[StrictModel], error: ValidationError) -> str:
+    problem = error.errors(include_url=False)[0]
+    where = [str(p) for p in problem["loc"]]
+    key = _cut(".".join(where))
+    if problem["type"] == "extra_forbidden":
+        known = list(_keys(model))
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.4) or [
+            k for k in known if k.split(".")[-1] == where[-1]
+        ]
+        siblings = [k for k in known if k.split(".")[:-1] == where[:-1]]
+        hint = f"; did you mean '{near[0]}'?" if near else "."
+        return f"unknown key '{key}'{hint} Allowed here: {', '.join(k.split('.')[-1] for k in siblings)}"
+    message = " ".join(problem["msg"].removeprefix("Value error, ").split())[:600]
+    if problem["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    return f"{key}: {message}, got {_cut(repr(problem['input']))}"
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield from _keys(annotation, f"{prefix}{name}.")

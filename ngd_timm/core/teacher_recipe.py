@@ -1,0 +1,126 @@
+"""The teacher's recipe: which recordings, which backbone, how it is fitted and scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field, model_validator
+
+from ngd_timm.core.recipe import StrictModel
+
+__all__ = ["BANDS", "BandPowerName", "RecordingName", "Support", "TeacherData", "TeacherRecipe"]
+
+
+BANDS: Mapping[str, tuple[float, float]] = {
+    "delta": (1.0, 4.0),
+    "theta": (4.0, 8.0),
+    "alpha": (8.0, 13.0),
+    "beta": (13.0, 30.0),
+    "gamma": (30.0, 45.0),
+}
+"""Frequency bands, in Hz from and up to."""
+
+BandPowerName = Literal["gameemo", "bandpower"]
+RecordingName = Literal["dreamer", "mahnob", "deap", "recordings"]
+
+
+class Support(StrictModel):
+    """Recordings without use for their ratings: the teacher has to agree with itself on them."""
+
+    name: BandPowerName | RecordingName
+    root: str | None = None
+
+
+class TeacherData(StrictModel):
+    """Which recordings, how their signal becomes band power, and in how many folds of subjects.
+
+    Everything after `channels` is about signals; a band-power file has that behind it, and takes none of it.
+    """
+
+    name: BandPowerName | RecordingName = "gameemo"
+    root: str | None = None
+    support: Support | None = None
+    folds: Annotated[int, Field(ge=3, le=50)] = 5  # two folds share no training recordings to align them on
+    bands: tuple[str, ...] | None = None  # of BANDS, or of the file; None: all
+    channels: tuple[str, ...] | None = None  # None: all that the data have
+    window_s: Annotated[float, Field(ge=1, le=60)] = 4.0  # seconds, no overlap
+    highpass: Annotated[float, Field(gt=0, lt=4)] = 1.0  # Hz
+    lowpass: Annotated[float, Field(gt=4)] = 45.0  # Hz
+    notch: Literal[50, 60] | None = 50  # Hz, mains and its harmonics
+    artefact_uv: Annotated[float, Field(gt=0)] | None = 200.0  # a window that swings wider (peak to peak) is dropped
+    baseline: bool = True  # divide by the mean (of logs) baseline power, where the recordings have a baseline
+    cache: bool = True  # keep band power under $NGD_CACHE, or ~/.cache/ngd_timm
+
+    @model_validator(mode="after")
+    def _signal_keys_only_for_signals(self) -> TeacherData:
+        if self.name in get_args(BandPowerName):
+            for key in ("window_s", "highpass", "lowpass", "notch", "artefact_uv", "baseline", "cache"):
+                if getattr(self, key) != type(self).model_fields[key].default:
+                    raise ValueError(f"data.{key} is about signals, and {self.name} is a file of band power")
+        elif self.bands is not None:
+            unknown = [band for band in self.bands if band not in BANDS]
+            if unknown:
+                raise ValueError(f"unknown band {', '.join(unknown)}; allowed: {', '.join(BANDS)}")
+        return self
+
+
+class TeacherModel(StrictModel):
+    """The timm backbone that sees topographic maps, bands as channels."""
+
+    backbone: str = "resnet10t"
+    image_size: Annotated[int, Field(ge=16, le=512)] = 32
+    embedding_dim: Annotated[int, Field(ge=2, le=4096)] = 64
+    drop_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class TeacherAugment(StrictModel):
+    """What a training sample goes through; everything at its zero (average: 1) is off."""
+
+    average: Annotated[int, Field(ge=1)] = 4  # a sample is the mean of 1 to this many windows of its trial
+    noise: Annotated[float, Field(ge=0)] = 0.2  # standard deviations of the z-score
+    channel_drop: Annotated[float, Field(ge=0, lt=1)] = 0.1  # set to the subject's mean, which is 0
+    mixup: Annotated[float, Field(ge=0)] = 0.4  # Beta(a, a); maps and ratings are mixed alike
+
+
+class TeacherOptim(StrictModel):
+    """Optimizer and schedule, handed to timm's own factories; epochs are fixed, nothing is chosen on held-out data."""
+
+    opt: str = "adamw"
+    epochs: Annotated[int, Field(ge=1)] = 12
+    batch_size: Annotated[int, Field(ge=4)] = 64
+    # in an epoch, never more than the trial has windows; the time of a fit is in proportion to it
+    samples_per_trial: Annotated[int, Field(ge=1)] = 8
+    lr: Annotated[float, Field(gt=0)] = 1.0e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    warmup: Annotated[int, Field(ge=0)] = 1
+    clip_grad: Annotated[float, Field(gt=0)] | None = 1.0
+    ccc: Annotated[float, Field(ge=0)] = 1.0
+    mse: Annotated[float, Field(ge=0)] = 1.0
+    consistency: Annotated[float, Field(ge=0)] = 0.0  # weight of agreement between two views of unlabelled windows
+
+
+class TeacherScores(StrictModel):
+    """How often subjects are resampled for an interval, and ratings permuted for chance."""
+
+    bootstrap: Annotated[int, Field(ge=1)] = 2000
+    permutations: Annotated[int, Field(ge=1)] = 2000
+
+
+class TeacherRecipe(StrictModel):
+    """A teacher run.
+
+    Example:
+        >>> TeacherRecipe(name="mine", data={"name": "bandpower", "root": "mine.npz"}).data.folds
+        5
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    out: str | None = None
+    data: TeacherData = TeacherData()
+    teacher: TeacherModel = TeacherModel()
+    augment: TeacherAugment = TeacherAugment()
+    optim: TeacherOptim = TeacherOptim()
+    scores: TeacherScores = TeacherScores()
+    device: str = "auto"

@@ -1,0 +1,109 @@
+"""What every reader of EEG gives: one stretch of signal of one person, with a rating or without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from ngd_timm.core.errors import InputError
+
+__all__ = ["Recording", "RecordingSet"]
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """One trial of one person.
+
+    Args:
+        subject: A number for the person; all recordings of a person share it.
+        trial: A number within the person; all stretches of a trial share it, and its rating.
+        signal: (C, T) float32 or float64, µV.
+        sfreq: Samples a second, Hz.
+        channels: C electrode names, as the 10-05 system has them (Fp1, Cz, …).
+        valence_arousal: The rating in [-1, 1] (see `ngd_timm.core.affect.rating_to_va`), or None where nobody rated.
+        baseline: (C, T') µV, rest before the trial, or None.
+
+    Raises:
+        InputError: Names that don't fit the rows, values that aren't finite, a rating outside [-1, 1].
+
+    Example:
+        >>> signal = np.random.default_rng(0).normal(0, 10, (3, 512))
+        >>> recording = Recording(1, 1, signal, 128.0, ("Fz", "Cz", "Pz"), (0.5, -0.5))
+        >>> recording.seconds, recording.pick(["Pz", "Fz"]).channels
+        (4.0, ('Pz', 'Fz'))
+    """
+
+    subject: int
+    trial: int
+    signal: np.ndarray
+    sfreq: float
+    channels: tuple[str, ...]
+    valence_arousal: tuple[float, float] | None = None
+    baseline: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "channels", tuple(str(name) for name in self.channels))
+        if not (np.isfinite(self.sfreq) and self.sfreq > 0):
+            raise InputError(f"{self}: sfreq must be above 0 Hz, got {self.sfreq}")
+        for what, values in (("signal", self.signal), ("baseline", self.baseline)):
+            if values is None:
+                continue
+            if values.ndim != 2 or len(values) != len(self.channels) or not values.shape[1]:
+                raise InputError(f"{self}: {what} must be ({len(self.channels)} channels, samples), got {values.shape}")
+            if not np.isfinite(values).all():
+                channel = self.channels[int(np.argmin(np.isfinite(values).all(axis=1)))]
+                raise InputError(f"{self}: {what} of {channel} is not finite")
+        repeated = sorted({c for c in self.channels if self.channels.count(c) > 1})
+        if repeated:
+            raise InputError(f"{self}: channels given twice: {', '.join(repeated)}")
+        va = self.valence_arousal
+        if va is not None and not (len(va) == 2 and all(-1 <= value <= 1 for value in va)):
+            raise InputError(
+                f"{self}: valence and arousal must lie in [-1, 1], got {va}; map ratings with rating_to_va"
+            )
+
+    def __str__(self) -> str:
+        return f"subject {self.subject}, trial {self.trial}"
+
+    @property
+    def seconds(self) -> float:
+        """Length of the signal."""
+        return self.signal.shape[1] / self.sfreq
+
+    def pick(self, channels: Sequence[str]) -> Recording:
+        """Only these electrodes, by name and in this order.
+
+        Raises:
+            InputError: Electrodes that the recording lacks; all are listed.
+        """
+        missing = [name for name in channels if name not in self.channels]
+        if missing:
+            raise InputError(f"{self} lacks the channels {', '.join(missing)}; it has {', '.join(self.channels)}")
+        index = [self.channels.index(name) for name in channels]
+        baseline = None if self.baseline is None else self.baseline[index]
+        return replace(self, signal=self.signal[index], channels=tuple(channels), baseline=baseline)
+
+
+@dataclass(frozen=True)
+class RecordingSet:
+    """A data set of recordings, opened but not yet read.
+
+    Args:
+        dataset: What it is, for people.
+        files: The files whose bytes decide what `read` gives; a cache is keyed by their hash.
+        read: Called with nothing, iterates over the recordings in a fixed order, holding few of them at a time.
+        notes: What a reader of the result should know (the file's own rate, what was left out), for fingerprints.
+        simulated: True for made-up data with a known answer.
+    """
+
+    dataset: str
+    files: tuple[Path, ...]
+    read: Callable[[], Iterator[Recording]]
+    notes: Mapping[str, str] = field(default_factory=dict)
+    simulated: bool = False
+
+    def __iter__(self) -> Iterator[Recording]:
+        return self.read()

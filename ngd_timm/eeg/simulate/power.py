@@ -1,0 +1,68 @@
+"""Made-up band power with a known answer, so that the whole flow can be shown and tested without anybody's EEG."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ngd_timm.eeg.signal.bandpower import BandPower
+from ngd_timm.eeg.signal.electrodes import EMOTIV_14
+from ngd_timm.core.errors import InputError
+
+__all__ = ["CHANNELS", "simulate_bandpower"]
+
+CHANNELS = EMOTIV_14
+BANDS = ("delta", "theta", "alpha", "beta")
+
+_LEFT = np.array([1, 1, 1, 1, 0.5, 0.3, 0.2, -0.2, -0.3, -0.5, -1, -1, -1, -1])
+_BACK = np.array([0.1, 0.2, 0.2, 0.4, 0.5, 0.9, 1, 1, 0.9, 0.5, 0.4, 0.2, 0.2, 0.1])
+
+
+def simulate_bandpower(
+    subjects: int = 12, trials: int = 16, windows: int = 6, seed: int = 0, effect: float = 1.0
+) -> BandPower:
+    """Band power in which valence tips frontal alpha to one side and arousal trades posterior alpha for beta.
+
+    Every subject has a scalp pattern of its own, every trial and window its own noise; the ratings are integers from 1
+    to 9. The result is marked as simulated, and so is all that is made of it.
+
+    Args:
+        subjects: People.
+        trials: Trials a person, one rating pair each.
+        windows: Windows a trial.
+        seed: Same seed, same data.
+        effect: Change of log power from the middle to the end of the scale, in units of a window's noise; 0 plants
+            nothing.
+
+    Example:
+        >>> data = simulate_bandpower(subjects=3, trials=4, windows=2)
+        >>> data.power.shape, data.simulated
+        ((24, 4, 14), True)
+    """
+    if min(subjects, trials, windows) < 1:
+        raise InputError(f"subjects, trials and windows must be at least 1, got {subjects}, {trials}, {windows}")
+    rng = np.random.default_rng(seed)
+    pattern = np.zeros((2, len(BANDS), len(CHANNELS)))
+    pattern[0, BANDS.index("alpha")] = _LEFT
+    pattern[1, BANDS.index("alpha")] = -_BACK
+    pattern[1, BANDS.index("beta")] = _BACK
+    shape = (len(BANDS), len(CHANNELS))
+    ratings = rng.integers(1, 10, (subjects, trials, 2)).astype(np.float32)
+    planted = effect * np.einsum("stv,vbc->stbc", (ratings - 5) / 4, pattern)
+    log = (
+        rng.normal(-1.5, 0.5, (subjects, 1, 1, *shape))
+        + planted[:, :, None]
+        + rng.normal(0, 0.5, (subjects, trials, 1, *shape))
+        + rng.normal(0, 1.0, (subjects, trials, windows, *shape))
+    )
+    subject, trial, window = np.indices((subjects, trials, windows)).reshape(3, -1) + 1
+    return BandPower(
+        power=np.exp(log).reshape(-1, *shape).astype(np.float32),
+        bands=BANDS,
+        channels=CHANNELS,
+        valence_arousal=np.repeat((ratings.reshape(-1, 2) - 5) / 4, windows, axis=0),
+        subject=subject.astype(np.int64),
+        trial=trial.astype(np.int64),
+        window=window.astype(np.int64),
+        dataset="simulated band power",
+        simulated=True,
+    )

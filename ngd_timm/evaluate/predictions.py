@@ -1,0 +1,218 @@
+"""What a student said of a data set: logits, embeddings and targets in one file, so that nothing is predicted twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ngd_timm.core.errors import InputError
+from ngd_timm.core.files import atomic_path
+from ngd_timm.evaluate.metrics import fer_metrics, gather_rows
+from ngd_timm.models.wrapper import DistillationWrapper, TimmModel
+
+__all__ = ["Predictions", "predict", "prediction_file", "read_predictions", "subject_codes", "write_predictions"]
+
+_NOTES = ("classes", "label_rule", "flip", "data_sha256")
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """A student's answers to N pictures, in the order of the data set.
+
+    Attributes:
+        logits: (N, C) float32.
+        target: (N,) int64; of soft labels the first largest.
+        embedding: (N, D) float32 in the grid's space, not normalised; the pre-logits where a run has no projection;
+            None of a bare student that was only asked for logits.
+        subject: (N,) int64 codes of the people, or None where the set doesn't name them.
+        classes: Names of the C classes.
+        label_rule: How votes became labels.
+        flip: Whether logits and embedding are means of a picture and its mirror.
+        data_sha256: Of the pictures and targets (`LoadReport.sha256`).
+    """
+
+    logits: Tensor
+    target: Tensor
+    embedding: Tensor | None = None
+    subject: Tensor | None = None
+    classes: tuple[str, ...] = ()
+    label_rule: str = "majority"
+    flip: bool = False
+    data_sha256: str = ""
+
+    def described(self, classes: Sequence[str], label_rule: str, data_sha256: str) -> Predictions:
+        """The same with what the batches don't know."""
+        return replace(self, classes=tuple(classes), label_rule=label_rule, data_sha256=data_sha256)
+
+    def entry(self, temperature: float = 1.0, **notes: Any) -> dict[str, Any]:
+        """The entry of metrics.json.
+
+        Args:
+            temperature: As in `fer_metrics`.
+            **notes: What else it is to say: `drop_duplicates`, whether copies of training pictures were left out, and
+                `student_sha256`, of the weights that gave the answers, `student_temperature`, what is folded into them.
+        """
+        figures = fer_metrics(self.logits, self.target, self.classes, self.subject, temperature=temperature)
+        return {**figures, "label_rule": self.label_rule, "flip": self.flip, **notes}
+
+
+@torch.no_grad()
+def predict(
+    model: DistillationWrapper | TimmModel, batches: Any, device: torch.device, flip: bool = False
+) -> Predictions:
+    """Ask a student once for every picture (twice with `flip`); a wrapped one gives its embeddings too.
+
+    Args:
+        model: A timm model, or its wrapper.
+        batches: Of `face_batches`, or anything that yields `Batch`es and has a `dataset`. Where they are this process's
+            `part` of several, every process gets the answers to all.
+        device: Where the model is.
+        flip: Average logits and embedding of a picture and its mirror.
+    """
+    wrapped = isinstance(model, DistillationWrapper)
+    model.eval()
+    collected: dict[str, list[Tensor]] = {"logits": [], "target": [], "embedding": [], "index": []}
+    for batch in batches:
+        images = batch.images.to(device)
+        views = [images, images.flip(-1)] if flip else [images]
+        answers = [model(view, return_embedding=True) if wrapped else (model(view), None) for view in views]
+        for name, parts in zip(("logits", "embedding"), zip(*answers, strict=True), strict=True):
+            if parts[0] is not None:
+                collected[name].append((sum(parts) / len(parts)).float().cpu())
+        target = batch.target
+        collected["index"].append(batch.index)
+        # numpy takes the first of equal votes, as the figures do
+        collected["target"].append(target if target.ndim == 1 else torch.from_numpy(target.numpy().argmax(axis=1)))
+    if getattr(batches, "part", (0, 1))[1] > 1:
+        collected = _of_all_processes(collected, model)
+    return Predictions(
+        logits=torch.cat(collected["logits"]),
+        target=torch.cat(collected["target"]),
+        embedding=torch.cat(collected["embedding"]) if wrapped else None,
+        subject=subject_codes(batches.dataset),
+        flip=flip,
+    )
+
+
+def _of_all_processes(mine: dict[str, list[Tensor]], model: TimmModel) -> dict[str, list[Tensor]]:
+    # a process that had no batch brings no rows, but of the right kind
+    widths = {"logits": (model.num_classes,), "embedding": (getattr(model, "embedding_dim", 0),)}
+    rows = {
+        name: torch.cat([torch.empty(0, *widths.get(name, ()), dtype=None if name in widths else torch.int64), *parts])
+        for name, parts in mine.items()
+        if name != "embedding" or isinstance(model, DistillationWrapper)
+    }
+    return {name: [gather_rows(values, rows["index"])] for name, values in rows.items()}
+
+
+def subject_codes(dataset: Any) -> Tensor | None:
+    """(N,) int64, a number for each person on the pictures; None where the set names nobody."""
+    if "subject" not in dataset.column_names:
+        return None
+    names = dataset["subject"][:]
+    known = sorted({name for name in names if name is not None})
+    if not known:
+        return None
+    code = {name: number for number, name in enumerate(known)}
+    # whoever is on a picture without a name, it is a person to itself
+    codes = [len(code) + row if name is None else code[name] for row, name in enumerate(names)]
+    return torch.tensor(codes, dtype=torch.int64)
+
+
+def prediction_file(run: str | Path, key: str) -> Path:
+    """Where a run keeps its answers to the data set `name:split` of metrics.json.
+
+    Example:
+        >>> prediction_file("runs/b0_ce-0", "ferplus:valid").as_posix()
+        'runs/b0_ce-0/predictions/ferplus-valid.safetensors'
+    """
+    return Path(run) / "predictions" / f"{key.replace(':', '-')}.safetensors"
+
+
+def write_predictions(path: str | Path, predictions: Predictions) -> Path:
+    """Write predictions with embeddings atomically, as `read_predictions` reads them."""
+    if predictions.embedding is None:
+        raise InputError("predictions without embeddings are not kept: predict with the wrapped student")
+    tensors = {name: getattr(predictions, name) for name in ("logits", "target", "embedding", "subject")}
+    notes = {
+        "classes": json.dumps(list(predictions.classes)),
+        "label_rule": predictions.label_rule,
+        "flip": json.dumps(predictions.flip),
+        "data_sha256": predictions.data_sha256,
+    }
+    with atomic_path(path) as temporary:
+        save_file({k: t.contiguous() for k, t in tensors.items() if t is not None}, temporary, metadata=notes)
+    return Path(path)
+
+
+def read_predictions(path: str | Path) -> Predictions:
+    """Read a run's predictions, checked.
+
+    Args:
+        path: `RUN/predictions/<name>-<split>.safetensors`.
+
+    Raises:
+        InputError: No such file, a damaged one, or tensors that don't fit together.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; write it with: ngd evaluate RUN --data name=root:split --predictions")
+    try:
+        with safe_open(path, framework="pt") as file:
+            notes = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is not a readable safetensors file ({error}); evaluate the run again") from None
+    problem = _problem(tensors, notes)
+    if problem:
+        raise InputError(f"{path}: {problem}; evaluate the run again")
+    classes = tuple(json.loads(notes["classes"]))
+    return Predictions(
+        **{name: tensors.get(name) for name in ("logits", "target", "embedding", "subject")},  # type: ignore[arg-type]
+        classes=classes,
+        label_rule=notes["label_rule"],
+        flip=json.loads(notes["flip"]),
+        data_sha256=notes["data_sha256"],
+    )
+
+
+def _problem(tensors: dict[str, Tensor], notes: dict[str, str]) -> str | None:
+    missing = [n for n in _NOTES if n not in notes] + [n for n in ("logits", "target", "embedding") if n not in tensors]
+    if missing:
+        return f"{', '.join(missing)} missing"
+    try:
+        classes, flip = json.loads(notes["classes"]), json.loads(notes["flip"])
+    except json.JSONDecodeError:
+        return "classes or flip are not JSON"
+    if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes) or not isinstance(flip, bool):
+        return "classes must be a list of names and flip true or false"
+    rows = len(tensors["target"])
+    wanted: dict[str, tuple[torch.dtype, int]] = {
+        "logits": (torch.float32, 2),
+        "target": (torch.int64, 1),
+        "embedding": (torch.float32, 2),
+        "subject": (torch.int64, 1),
+    }
+    for name, tensor in tensors.items():
+        if name not in wanted:
+            return f"unknown tensor '{name}'"
+        dtype, dimensions = wanted[name]
+        if tensor.dtype != dtype or tensor.ndim != dimensions or len(tensor) != rows or not rows:
+            shape = f"({rows}, …)" if dimensions == 2 else f"({rows},)"
+            return f"{name} must be {shape} of {dtype}, got {tuple(tensor.shape)} of {tensor.dtype}"
+        if not bool(torch.isfinite(tensor).all()):
+            return f"{name} is not finite everywhere"
+    if tensors["logits"].shape[1] != len(classes):
+        return f"{tensors['logits'].shape[1]} logits for {len(classes)} classes"
+    target = tensors["target"]
+    if not bool(((target >= 0) & (target < len(classes))).all()):
+        return f"targets outside 0..{len(classes) - 1}"
+    return None

@@ -1,0 +1,213 @@
+"""A finished training run read back: from its directory, or from the Hub, where it was checked on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ngd_timm.core.errors import InputError
+from ngd_timm.models.student import STUDENT_FILES, check_published, read_student, student_folder, weights_sha256
+from ngd_timm.core.files import read_json
+from ngd_timm.core.hub import fetch, hub_id
+from ngd_timm.models.wrapper import TimmModel
+from ngd_timm.evaluate.predictions import Predictions, prediction_file, read_predictions
+from ngd_timm.grid.prototypes import GRID_FILE, PrototypeGrid
+from ngd_timm.core.recipe import Recipe, load_recipe
+from ngd_timm.evaluate.run_log import read_rows
+
+__all__ = ["RUN_FILES", "Run", "check_student", "load_run", "read_metrics", "read_run"]
+
+RUN_FILES = ("fingerprint.json", "recipe.yaml", "metrics.json")
+"""What a run holds beside its student."""
+_SUMMARY = "summary.csv"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run. What its small files say is in the fields; the rest is read when it is asked for.
+
+    Attributes:
+        source: Its directory, or `hf-hub:user/repo@commit`.
+        folder: Where its files lie.
+        student_folder: Where config.json and model.safetensors lie.
+        recipe: What it was trained by; one from the Hub names no paths.
+        fingerprint: Hashes of recipe, grid and data; versions; seed.
+        metrics: metrics.json.
+        grid: The grid it was distilled from, None where it had none or the repository doesn't hold it.
+    """
+
+    source: str
+    folder: Path
+    student_folder: Path
+    recipe: Recipe
+    fingerprint: dict[str, Any]
+    metrics: dict[str, Any]
+    grid: PrototypeGrid | None
+
+    @property
+    def student(self) -> TimmModel:
+        """The bare timm model, in eval mode."""
+        return self._opened[0]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the student's logits."""
+        return self._opened[1]
+
+    @cached_property
+    def _opened(self) -> tuple[TimmModel, tuple[str, ...]]:
+        return read_student(self.student_folder, self.source)
+
+    @cached_property
+    def student_sha256(self) -> str:
+        """Of the student's weights, as the entries of metrics.json name it."""
+        return weights_sha256(self.student_folder)
+
+    @cached_property
+    def rows(self) -> list[dict[str, str]]:
+        """summary.csv, a row an epoch; it stays on the disk of whoever trained.
+
+        Raises:
+            InputError: Not there, or not whole.
+        """
+        return read_rows(self.folder / _SUMMARY)
+
+    @cached_property
+    def predictions(self) -> dict[str, Predictions]:
+        """What the student said of each data set of which the run kept it (older runs did not).
+
+        Raises:
+            InputError: A damaged file, or one of another evaluation than metrics.json.
+        """
+        kept = {key: file for key in self.metrics if (file := prediction_file(self.folder, key)).is_file()}
+        return {key: _predictions(file, self.recipe, self.metrics[key]) for key, file in kept.items()}
+
+
+def load_run(
+    source: str | Path,
+    revision: str | None = None,
+    *,
+    cache_dir: str | Path | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+) -> Run:
+    """Read a run back, its student too, for further training or a closer look.
+
+    Args:
+        source: A finished run directory, or `user/repo[@revision]` on the Hub that `ngd push` filled.
+        revision: A branch, tag or commit on the Hub.
+        cache_dir: Instead of the usual cache of the Hub.
+        token: Instead of the one that is logged in; False for none.
+        local_files_only: Take what the cache has, without the network.
+
+    Raises:
+        InputError: Something is missing, damaged or not what fingerprint.json says; it is named.
+
+    Example:
+        `run = load_run("runs/b3_full-0")`, then `wrap(run.student, grid=run.grid)` and your own loop, or
+        `init: runs/b3_full-0` in a recipe.
+    """
+    repository = hub_id(source, revision)
+    if repository is None:
+        run = _read(Path(source), student_folder(source), str(source), RUN_FILES)
+    else:
+        snapshot = fetch(
+            repository,
+            [*RUN_FILES, *STUDENT_FILES],
+            [GRID_FILE],
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+        )
+        check_published(snapshot)
+        run = _read(snapshot.folder, snapshot.folder, str(snapshot.id), RUN_FILES)
+    _ = run.student  # a damaged one is told of here, not in the middle of what follows
+    return run
+
+
+def read_run(folder: str | Path) -> Run:
+    """Read what a run directory tells of its training; the student is left where it is.
+
+    Raises:
+        InputError: A file is missing or can't be read; it is named.
+    """
+    folder = Path(folder)
+    return _read(folder, folder / "student", str(folder), (*RUN_FILES, _SUMMARY))
+
+
+def read_metrics(files: Sequence[str | Path], run: Run) -> dict[str, Any]:
+    """The entries of several files in metrics.json's form as one.
+
+    Args:
+        files: Of `ngd evaluate RUN --out FILE`.
+        run: Whose figures they are.
+
+    Raises:
+        InputError: A file that can't be read, or of another student, or a set that stands in two.
+    """
+    together: dict[str, Any] = {}
+    for file in map(Path, files):
+        if not file.is_file():
+            raise InputError(f"no metrics file {file}; write one with: ngd evaluate RUN --data SPEC --out {file}")
+        entries = read_json(file)
+        check_student(entries, run, str(file))
+        if twice := sorted(set(entries) & set(together)):
+            raise InputError(f"{file}: {', '.join(twice)} stands in an earlier file too; leave one out")
+        together |= entries
+    return together
+
+
+def check_student(metrics: Mapping[str, Any], run: Run, shown: str) -> list[str]:
+    """Refuse figures of another student than the run's.
+
+    Args:
+        metrics: In metrics.json's form.
+        run: Whose figures they should be.
+        shown: What messages call them.
+
+    Returns:
+        The sets of which the figures don't say whose they are: older files.
+
+    Raises:
+        InputError: Figures of other weights.
+    """
+    unsaid = []
+    for key, entry in metrics.items():
+        sha256 = entry.get("student_sha256") if isinstance(entry, dict) else None
+        if sha256 is None:
+            unsaid.append(key)
+        elif sha256 != run.student_sha256:
+            raise InputError(
+                f"{shown}: {key} is about another student (sha256 {str(sha256)[:12]}…) than that of {run.source} "
+                f"({run.student_sha256[:12]}…); score this one: ngd evaluate {run.source} --data SPEC --out FILE"
+            )
+    return unsaid
+
+
+def _read(folder: Path, student_at: Path, shown: str, needed: Sequence[str]) -> Run:
+    missing = [name for name in needed if not (folder / name).is_file()]
+    if missing:
+        raise InputError(f"{shown} is not a finished run: {', '.join(missing)} missing; train it to its end first")
+    grid_file = folder / GRID_FILE
+    return Run(
+        source=shown,
+        folder=folder,
+        student_folder=student_at,
+        recipe=load_recipe(Recipe, folder / "recipe.yaml"),
+        fingerprint=read_json(folder / "fingerprint.json", shown),
+        metrics=read_json(folder / "metrics.json", shown),
+        grid=PrototypeGrid.load(grid_file) if grid_file.is_file() else None,
+    )
+
+
+def _predictions(file: Path, recipe: Recipe, entry: dict[str, Any]) -> Predictions:
+    found = read_predictions(file)
+    if found.classes != recipe.data.classes or len(found.target) != entry.get("n"):
+        raise InputError(
+            f"{file} is about {len(found.target)} pictures of {', '.join(found.classes)}, metrics.json about "
+            f"{entry.get('n')} of {', '.join(recipe.data.classes)}; evaluate the run again"
+        )
+    return found

@@ -1,0 +1,227 @@
+"""Scores of a student on any number of data sets, in both protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ngd_timm.models.calibration import classifier_parameters
+from ngd_timm.core.devices import open_device
+from ngd_timm.core.errors import InputError
+from ngd_timm.models.student import matrices, read_student, run_folder, student_files, temperature_of, weights_sha256
+from ngd_timm.core.files import check_place, read_json, write_json
+from ngd_timm.core.hub import pin
+from ngd_timm.models.logit_adjustment import classifier_bias
+from ngd_timm.evaluate.metrics import METRIC_NAMES
+from ngd_timm.models.wrapper import DistillationWrapper, TimmModel
+from ngd_timm.evaluate.predictions import predict, prediction_file, read_predictions, write_predictions
+from ngd_timm.core.recipe import Recipe, StudentConfig, load_recipe
+from ngd_timm.report.tables import protocol_name, scoring_name
+
+__all__ = ["check_specs", "evaluate", "face_batches", "open_scored", "read_predictions", "summary_line"]
+
+
+def face_batches(
+    model: TimmModel, dataset: Any, batch_size: int = 256, workers: int = 0, part: tuple[int, int] = (0, 1)
+) -> Any:
+    """Batches in order, without augmentation, prepared as the model's `pretrained_cfg` says."""
+    from ngd_timm.data import FaceBatches
+    from ngd_timm.core.images import InputTransform
+
+    transform = InputTransform(model.pretrained_cfg)
+    return FaceBatches(
+        dataset,
+        image_size=transform.size[-1],
+        in_chans=transform.size[0],
+        mean=transform.mean,
+        std=transform.std,
+        batch_size=batch_size,
+        train=False,
+        transform=transform,
+        workers=workers,
+        part=part,
+    )
+
+
+def evaluate(
+    source: str | Path,
+    specs: Sequence[str],
+    out: str | Path | None = None,
+    *,
+    temperature: float = 1.0,
+    predictions: bool = False,
+    label_rule: str | None = None,
+    drop_duplicates: bool | None = None,
+    flip: bool | None = None,
+) -> dict[str, Any]:
+    """Score a run's student (or any saved student) on data sets given as `name=root[:split]`.
+
+    Every picture is looked at once (twice with the flip at test). Label rule, duplicates and flip follow the recipe of
+    the run that the student is from, see `run_folder`; a bare student gets the defaults.
+
+    Args:
+        source: Run directory, student folder, the name of a bundled student, or a Hub id (`user/repo[@revision]`).
+        specs: `name=root[:split]`; without a split all rows count, under the key `name:all`.
+        out: Where the figures go as JSON, besides being returned.
+        temperature: Of the softmax behind ECE and the reliability bins; no other figure depends on it.
+        predictions: Keep logits and embeddings in the run's `predictions/`, see `read_predictions`.
+        label_rule: Instead of the run's.
+        drop_duplicates: Instead of the run's.
+        flip: Instead of the run's.
+
+    Returns:
+        metrics.json's form: `{"name:split": entry}`; each entry names its student by the sha256 of its weights.
+
+    Raises:
+        InputError: No student there, a data set that can't be read, the same key twice, predictions to be kept of what
+            is not a run.
+    """
+    from ngd_timm.data import load_split, parse_spec
+
+    if not specs:
+        raise InputError("nothing to evaluate on; give --data name=root[:split]")
+    if out is not None:
+        check_place(out)
+    source, bare, classes, run, recipe, sha256 = open_scored(source)
+    model: DistillationWrapper | TimmModel = bare
+    parsed = [parse_spec(spec) for spec in specs]
+    keys = [key for *_, key in parsed]
+    if len(set(keys)) != len(keys):
+        raise InputError(f"the same data set twice: {', '.join(keys)}; evaluate them one by one")
+    if predictions:
+        if recipe is None or run != Path(source).resolve():
+            raise InputError(f"{source} is not a run directory, so it has no place for predictions; leave them out")
+        _refuse_kept(Path(source), keys)
+        model = _wrapped(bare, Path(source), recipe.student)
+    label_rule = label_rule or (recipe.data.label_rule if recipe else "majority")
+    drop = (recipe.data.drop_duplicates if recipe else True) if drop_duplicates is None else drop_duplicates
+    flip = (recipe.eval_flip if recipe else False) if flip is None else flip
+    device = open_device("auto")
+    model.to(device)
+    notes = {"drop_duplicates": drop, "student_sha256": sha256, "student_temperature": temperature_of(bare)}
+    results: dict[str, Any] = {}
+    for name, root, split, key in parsed:
+        dataset, report = load_split(
+            name, root, split or "all", label_rule=label_rule, drop_duplicates=drop, classes=classes
+        )
+        predicted = predict(model, face_batches(model, dataset), device, flip)
+        predicted = predicted.described(classes, label_rule, report.sha256)
+        results[key] = predicted.entry(temperature, **notes)
+        if predictions:
+            write_predictions(prediction_file(source, key), predicted)
+    if out is not None:
+        write_json(out, results)
+    return results
+
+
+class Scored(NamedTuple):
+    """A student as it is scored, with what its scores depend on.
+
+    Attributes:
+        source: From where; on the Hub at one commit.
+        model: In eval mode.
+        classes: In the order of its logits.
+        run: The folder of its run's recipe.yaml, None of a bare student.
+        recipe: Of that run.
+        sha256: Of its weights.
+    """
+
+    source: str
+    model: TimmModel
+    classes: tuple[str, ...]
+    run: Path | None
+    recipe: Recipe | None
+    sha256: str
+
+
+def open_scored(source: str | Path) -> Scored:
+    """Open a run's student, or any saved student, with all that its figures depend on; of the Hub at one commit.
+
+    Raises:
+        InputError: No student there.
+    """
+    source = pin(str(source), "config.json")
+    folder = student_files(source)
+    model, classes = read_student(folder, source)
+    run = run_folder(source)
+    recipe = None if run is None else load_recipe(Recipe, run / "recipe.yaml")
+    return Scored(source, model, classes, run, recipe, weights_sha256(folder))
+
+
+def check_specs(specs: Sequence[str]) -> None:
+    """Refuse data sets that aren't there before hours of training rather than after; pictures are not looked at.
+
+    Raises:
+        InputError: An unknown name or split, nothing at a root.
+    """
+    from ngd_timm.data import parse_spec
+    from ngd_timm.data.fer import choose
+    from ngd_timm.data.layouts import look_at
+
+    for name, root, split, _ in map(parse_spec, specs):
+        choose(look_at(root, name), split, root)
+
+
+def summary_line(key: str, entry: dict[str, Any]) -> str:
+    """One line a person reads: n, label rule, flip and both protocols, with intervals where there are some."""
+    parts = []
+    for protocol in ("8way", "present"):
+        figures = entry[protocol]
+        intervals = entry.get("ci95", {}).get(protocol, {})
+        texts = []
+        for metric, label in METRIC_NAMES.items():
+            interval = intervals.get(metric)
+            texts.append(
+                f"{label} {figures[metric]:.2f}" + (f" [{interval[0]:.1f}, {interval[1]:.1f}]" if interval else "")
+            )
+        parts.append(f"{protocol_name(protocol, entry)} {', '.join(texts)}")
+    return f"{key} (n = {entry['n']}, {scoring_name(entry)}): {'; '.join(parts)}; ECE {entry['ece']:.2f}"
+
+
+def _refuse_kept(run: Path, keys: Sequence[str]) -> None:
+    """The predictions behind a run's own figures stay those."""
+    file = run / "metrics.json"
+    own = set(read_json(file)) if file.is_file() else set()
+    if twice := [key for key in keys if key in own and prediction_file(run, key).is_file()]:
+        raise InputError(f"{run} keeps its own predictions of {', '.join(twice)}; leave --predictions or the set out")
+
+
+def _wrapped(student: TimmModel, run: Path, saved_as: StudentConfig) -> DistillationWrapper:
+    """The student with the projection that the run's last epoch left, so that embeddings lie in the grid's space."""
+    file = run / "last" / "state.pt"
+    if not file.is_file():
+        raise InputError(
+            f"{run} has no {file.name} in last/, where the projection of its embeddings is; train it again"
+        )
+    state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    ema = state["checkpoint_ema"]
+    weights = ema["state_dict_ema"] if ema else state["checkpoint"]["state_dict"]
+    if not _of_one_epoch(student, weights, saved_as):
+        raise InputError(
+            f"{run}: student/ and last/ are of different epochs, the run was stopped between writing them; mend it "
+            f"with: ngd train --resume {run}"
+        )
+    projection = (ema["task_state_ema"] if ema else state["checkpoint"]["task_state"])["projection"]
+    model = DistillationWrapper(student, None if projection is None else projection["weight"].shape[0])
+    if model.projection is not None:
+        model.projection.load_state_dict(projection)
+    return model
+
+
+def _of_one_epoch(student: TimmModel, trained: Mapping[str, Tensor], saved_as: StudentConfig) -> bool:
+    """Whether a student is what was trained, but for what its recipe alters as it is saved."""
+    halves = matrices(student) if saved_as.weights == "float16" else {}
+    moved = classifier_bias(student) if saved_as.logit_adjustment else None
+    divided = {id(parameter) for parameter in classifier_parameters(student)}
+    inverse = 1 / temperature_of(student)
+
+    def as_saved(name: str, value: Tensor) -> Tensor:
+        saved = trained[name] * inverse if id(value) in divided else trained[name]
+        return saved.half().to(value) if name in halves else saved
+
+    values = student.state_dict(keep_vars=True)
+    return all(value is moved or torch.equal(value, as_saved(name, value)) for name, value in values.items())

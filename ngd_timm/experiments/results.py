@@ -1,0 +1,388 @@
+"""RESULTS.md: an ablation scored on any sets by any label rules, beside the paper, with what each term adds."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ngd_timm.experiments.ablation import WARM_START
+from ngd_timm.core.affect import CLASSES
+from ngd_timm.core.commands import ablate_command, results_command, train_command
+from ngd_timm.evaluate.comparison import Answers, compare_answers, difference_pairs
+from ngd_timm.core.devices import open_device
+from ngd_timm.core.errors import InputError, choices
+from ngd_timm.evaluate.student import face_batches
+from ngd_timm.core.files import check_place, read_json, write_json, write_text
+from ngd_timm.evaluate.metrics import METRIC_NAMES, METRIC_TITLES, METRICS
+from ngd_timm.evaluate.predictions import Predictions, predict
+from ngd_timm.evaluate.run import Run, read_run
+from ngd_timm.evaluate.run_log import with_bar
+from ngd_timm.report.tables import Table, ablation_tables, protocol_name, scoring_name, with_interval
+from ngd_timm.grid.verdict import difference_verdict
+
+__all__ = ["PAPER", "check_out", "results_markdown", "score_ablation", "write_results"]
+
+PAPER: Mapping[str, tuple[float, float, float]] = {
+    "b0_ce": (78.22, 51.29, 49.77),
+    "b1_kd": (82.31, 63.56, 59.28),
+    "b2_proto": (81.48, 64.21, 60.30),
+    "b3_full": (83.06, 64.74, 59.90),
+}
+"""arXiv 2509.11916 on FERPlus validation, 8-way: accuracy, macro-F1 and balanced accuracy in percent."""
+
+_KIND = "ngd results"
+_KEPT = ("recipes", "seeds", "warm_start", "runs", "training")
+_PAPERS_SET = "ferplus:valid"
+_EACH_TERM = (
+    ("logit KD", "b1_kd", "b0_ce"),
+    ("Proto-KD", "b2_proto", "b1_kd"),
+    ("Proto-KD at its share", "b2_share", "b1_kd"),
+    ("D-Geo", "b3_full", "b2_proto"),
+    ("Proto-KD and D-Geo", "b3_full", "b1_kd"),
+    ("D-Geo, Proto-KD at its share", "b3_share", "b2_share"),
+    ("Proto-KD at its share and D-Geo", "b3_share", "b1_kd"),
+)
+_EEG = (
+    ("a random grid", "b2_share", "c_random"),
+    ("a shuffled grid", "b2_share", "c_shuffled"),
+    ("valence and arousal alone", "b2_share", "c_va"),
+)
+_OTHERWISE = (
+    ("3x3 cells instead of 5x5", "g3", "b2_share"),
+    ("7x7 cells instead of 5x5", "g7", "b2_share"),
+    ("the paper's tau and lambda, as tau_paper has them", "tau_paper", "b2_share"),
+)
+
+
+@dataclass(frozen=True)
+class _Earlier:
+    """What an earlier page lends: of runs that are not scored again."""
+
+    file: Path
+    beside: Mapping[str, Any] = field(default_factory=dict)
+    tried: Mapping[str, Any] = field(default_factory=dict)
+    students: Mapping[str, str] = field(default_factory=dict)
+    sets: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, str] = field(default_factory=dict)
+
+    def refuse_others(self, name: str, sha256: str | None = None, classes: Sequence[str] = ()) -> None:
+        """Runs stand beside each other on the same pictures, labels and classes only; without these, only by name."""
+        if not self.beside:
+            return
+        same = name in self.sets
+        if sha256 is not None:
+            same = same and self.data.get(name) == sha256 and self.sets[name]["classes"] == list(classes)
+        if not same:
+            raise InputError(
+                f"{self.file} has no figures on the pictures, labels and classes of {name} as they are now; leave "
+                "--earlier or that set out"
+            )
+
+
+_NOTHING_KEPT = _Earlier(Path())
+
+
+def score_ablation(
+    folder: str | Path,
+    specs: Sequence[str],
+    label_rules: Sequence[str] = ("majority", "argmax"),
+    beside: Sequence[str | Path] = (),
+    tried: Sequence[str | Path] = (),
+    earlier: str | Path | None = None,
+    resamples: int = 2000,
+) -> dict[str, Any]:
+    """Score every run of an ablation on data sets, by each label rule, and compare the recipes on each.
+
+    A student is asked about a picture once, however many rules count it; duplicates of training pictures are left out.
+
+    Args:
+        folder: What `ngd ablate --out` filled.
+        specs: `name=root[:split]`.
+        label_rules: See `ngd_timm.data.labels.apply_rule`.
+        beside: Further runs, each on its own: rows without differences.
+        tried: Runs that settings were chosen by, told by their own metrics.json alone.
+        earlier: The JSON of an earlier page, from which runs beside the table and settings tried are kept as they are,
+            but for those that `beside` and `tried` name again: for runs whose folders are gone.
+        resamples: Of each bootstrap.
+
+    Returns:
+        ablation.json's form with "sets" keyed `name:split, rule`, and "beside", "tried", "students" (sha256), "data"
+        (sha256 of pictures and labels), "commands".
+
+    Raises:
+        InputError: Not an ablation, a data set that can't be read, students of different classes, an earlier page of
+            other pictures, labels or classes.
+    """
+    folder = Path(folder)
+    again, tried_again = {Path(run).name for run in beside}, {Path(run).name for run in tried}
+    kept = _NOTHING_KEPT if earlier is None else _read_earlier(Path(earlier), again, tried_again)
+    comparison = _read_ablation(folder / "ablation.json")
+    named = comparison["runs"]
+    trained = [run for of in named.values() for run in of]
+    _refuse_twice([*named, *trained, *(Path(run).name for run in beside), *kept.beside])
+    _refuse_twice([*(Path(run).name for run in tried), *kept.tried])
+    rows = {name: [read_run(folder / "runs" / run) for run in of] for name, of in named.items()}
+    others = {Path(run).name: [read_run(run)] for run in beside}
+    # what can't be read is refused before anything is scored
+    told = {name: _told(run) for name, (run,) in others.items()}
+    settings = {Path(run).name: _told(read_run(run)) for run in tried}
+    runs = {**rows, **others}
+    pairs = difference_pairs(comparison["recipes"])
+    sets, data = {}, {}
+    for key, rule, answers in _answers(runs, specs, label_rules, kept):
+        name = f"{key}, {rule}"
+        data[name] = next(iter(answers.values()))[0][1].data_sha256
+        compared = compare_answers(name, {recipe: answers[recipe] for recipe in rows}, pairs, resamples)
+        compared["beside"] = {run: answers[run][0][1].entry() for run in others}
+        compared["beside"] |= {run: kept.sets[name]["beside"][run] for run in kept.beside}
+        sets[name] = compared
+    return {
+        "kind": _KIND,
+        **{key: comparison[key] for key in _KEPT},
+        "sets": sets,
+        "beside": {**told, **kept.beside},
+        "tried": {**kept.tried, **settings},
+        "students": {
+            **{run.folder.name: run.student_sha256 for of in runs.values() for run in of},
+            **{run: kept.students[run] for run in kept.beside},
+        },
+        "data": data,
+        "commands": {
+            "ablate": _ablate_command(rows, comparison),
+            "results": results_command(specs, label_rules, beside, tried, earlier),
+        },
+    }
+
+
+def check_out(out: str | Path) -> None:
+    """Refuse a place for the page before hours of scoring rather than after.
+
+    Raises:
+        InputError: Not a `.md`, no place to write to, or beside it a JSON file of that name which no earlier page left.
+    """
+    out = Path(out)
+    if out.suffix != ".md" or out.is_dir():
+        raise InputError(f"{out} is no place for a page; give a file that ends in .md")
+    check_place(out)
+    beside = out.with_suffix(".json")
+    if beside.exists() and read_json(beside).get("kind") != _KIND:
+        raise InputError(f"the figures would replace {beside}, which is something else; give --out another name")
+
+
+def write_results(results: Mapping[str, Any], out: str | Path) -> None:
+    """Write `out` (Markdown), and beside it the same name with `.json`, from which it follows; see `check_out`."""
+    out = Path(out)
+    check_out(out)
+    write_json(out.with_suffix(".json"), results)
+    write_text(out, results_markdown(results))
+
+
+def results_markdown(results: Mapping[str, Any]) -> str:
+    """The page of `score_ablation`'s figures.
+
+    Args:
+        results: Of `score_ablation`, or read back from its JSON.
+    """
+    _, _, rule = next(iter(results["sets"])).partition(", ")
+    told = [_terms(results, name) for name in results["sets"] if name.endswith(f", {rule}")]
+    parts = ["# Results", _commands(results["commands"]), *told]
+    for name, found in results["sets"].items():
+        parts.append(f"## {name}")
+        one = {**results, "sets": {name: found}}
+        *tables, _ = ablation_tables(one)
+        comparable = name.partition(",")[0] == _PAPERS_SET and tuple(found["classes"]) == CLASSES
+        if comparable and (paper := _paper_table(results["recipes"], found)):
+            parts.append(paper.markdown())
+        parts += [table.markdown() for table in tables]
+        if found["beside"]:
+            parts.append(_beside_table(found["beside"]).markdown())
+    parts.append("## Training")
+    parts.append(ablation_tables({**results, "sets": {}})[-1].markdown())
+    if results["beside"]:
+        parts.append("\n".join(f"- {name}: `{told['command']}`" for name, told in results["beside"].items()))
+    old = [run for told in (results["beside"], results["tried"]) for run, of in told.items() if of.get("earlier")]
+    if old:
+        parts.append(f"Kept from an earlier page: {', '.join(dict.fromkeys(old))}.")
+    if results["tried"]:
+        parts += ["## Settings tried", _tried_table(results["tried"]).markdown()]
+    parts += ["## Hashes", _hashes(results)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _answers(
+    runs: Mapping[str, Sequence[Run]], specs: Sequence[str], rules: Sequence[str], earlier: _Earlier
+) -> Iterator[tuple[str, str, Answers]]:
+    """What every run says of each set, as each rule counts it: (name:split, rule, answers)."""
+    from ngd_timm.data import load_split, parse_spec
+    from ngd_timm.data.labels import LABEL_RULES
+
+    for rule in rules:
+        if rule not in LABEL_RULES:
+            raise choices("label rule", rule, LABEL_RULES)
+    keys = [key for *_, key in map(parse_spec, specs)]
+    if len(set(keys)) < len(keys) or len(set(rules)) < len(rules):
+        raise InputError(f"the same data set or label rule twice: {', '.join([*keys, *rules])}; give each once")
+    if not specs or not rules:
+        raise InputError("nothing to score on; give --data name=root[:split] and at least one --label-rule")
+    for name in (f"{key}, {rule}" for key in keys for rule in rules):
+        earlier.refuse_others(name)
+    together = [run for of in runs.values() for run in of]
+    classes = together[0].classes
+    for run in together:
+        if run.classes != classes:
+            raise InputError(f"{run.source} has the classes {', '.join(run.classes)}, the others {', '.join(classes)}")
+    device = open_device("auto")
+    for name, root, split, key in map(parse_spec, specs):
+        loaded = {rule: load_split(name, root, split or "all", label_rule=rule, classes=classes) for rule in rules}
+        for rule, (_, report) in loaded.items():
+            earlier.refuse_others(f"{key}, {rule}", report.sha256, classes)
+        widest = max((dataset for dataset, _ in loaded.values()), key=len)
+        said = {
+            run.folder: predict(run.student.to(device), face_batches(run.student, widest), device, run.recipe.eval_flip)
+            for run in with_bar(iter(together), len(together), key)
+        }
+        place = {source: row for row, source in enumerate(widest["source"][:])}
+        for rule, (dataset, report) in loaded.items():
+            rows = [place.get(source) for source in dataset["source"][:]]
+            if None in rows:
+                raise InputError(f"{key}: the rules {', '.join(rules)} keep different pictures; give one at a time")
+            kept, target = torch.tensor(rows), torch.tensor(dataset["label"][:])
+            counted = {at: _part(of, kept, target).described(classes, rule, report.sha256) for at, of in said.items()}
+            yield (
+                key,
+                rule,
+                {name: [(run.folder.name, counted[run.folder]) for run in of] for name, of in runs.items()},
+            )
+
+
+def _part(answers: Predictions, rows: Tensor, target: Tensor) -> Predictions:
+    subject = None if answers.subject is None else answers.subject[rows]
+    return replace(answers, logits=answers.logits[rows], target=target, embedding=None, subject=subject)
+
+
+def _read_ablation(file: Path) -> dict[str, Any]:
+    comparison = read_json(file)
+    missing = [key for key in _KEPT if key not in comparison]
+    if missing:
+        raise InputError(f"{file} lacks {', '.join(missing)}; run the same ngd ablate again")
+    return comparison
+
+
+def _read_earlier(file: Path, beside: Container[str], tried: Container[str]) -> _Earlier:
+    """What an earlier page has of other runs than these."""
+    page = read_json(file)
+    if page.get("kind") != _KIND:
+        raise InputError(f"{file} is not the JSON of a page of ngd results; give --earlier the one beside RESULTS.md")
+    try:
+        kept = _Earlier(
+            file,
+            {run: {**told, "earlier": True} for run, told in page["beside"].items() if run not in beside},
+            {run: {**told, "earlier": True} for run, told in page["tried"].items() if run not in tried},
+            page["students"],
+            page["sets"],
+            page["data"],
+        )
+        for told in (*kept.beside.values(), *kept.tried.values()):
+            _ = [told[key] for key in ("command", "epochs", "minutes", "metrics")]
+        for run in kept.beside:
+            _ = kept.students[run], [of["beside"][run]["ci95"]["8way"] for of in kept.sets.values()]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{file} is not whole ({error}); bring back the JSON that was written with its page") from None
+    return kept
+
+
+def _refuse_twice(names: Sequence[str]) -> None:
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"{', '.join(twice)} names two runs of one page; rename the folder of one")
+
+
+def _told(run: Run) -> dict[str, Any]:
+    """A run by its own files: how it was made, for how long, and its figures on validation."""
+    try:
+        figures = {key: {"n": entry["n"], "8way": entry["8way"]} for key, entry in run.metrics.items()}
+    except (KeyError, TypeError):
+        figures = {}
+    if not figures:
+        raise InputError(f"{run.folder / 'metrics.json'} holds no figures; train or evaluate the run again")
+    return {
+        "command": train_command(run.recipe),
+        "epochs": len(run.rows),
+        "minutes": sum(float(row["seconds"]) for row in run.rows) / 60,
+        "metrics": figures,
+    }
+
+
+def _terms(results: Mapping[str, Any], name: str) -> str:
+    """What each term adds, whether EEG adds anything, whether other settings of Proto-KD do, by rule, on one set."""
+    found = results["sets"][name]
+    differences = {(d["a"], d["b"]): d["8way"] for d in found["differences"]}
+    lines = [f"What each term adds ({name}, {protocol_name('8way', found)}; paired, see the intervals below):", ""]
+    asked = {
+        None: _EACH_TERM,
+        "Does real EEG add anything over its controls, at an equal share of the gradient?": [
+            (f"the EEG grid against {control}", a, b) for control, a, b in _EEG
+        ],
+        "Would Proto-KD be better off otherwise?": _OTHERWISE,
+    }
+    for question, pairs in asked.items():
+        answers = [
+            f"- {difference_verdict(f'{what} ({a} − {b})', differences[a, b], METRIC_TITLES)}"
+            for what, a, b in pairs
+            if (a, b) in differences
+        ]
+        if question and answers:
+            lines += ["", question, ""]
+        lines += answers
+    return "\n".join(lines)
+
+
+def _paper_table(recipes: Sequence[str], found: Mapping[str, Any]) -> Table | None:
+    rows = []
+    for name in (n for n in recipes if n in PAPER):
+        ours = [found["recipes"][name]["8way"][m]["mean"] for m in METRICS]
+        rows.append((name, *(f"{v:.2f}" for pair in zip(PAPER[name], ours, strict=True) for v in pair)))
+    header = ("recipe", *(f"{METRIC_NAMES[m]}, {who}" for m in METRICS for who in ("paper", "here")))
+    note = "the paper has one run each of 100 epochs, another grid (DREAMER's) and doesn't say how votes became labels"
+    return Table("beside the paper, 8-way, percent", header, tuple(rows), (note,)) if rows else None
+
+
+def _beside_table(beside: Mapping[str, Any]) -> Table:
+    rows = []
+    for run, entry in beside.items():
+        cells = [with_interval(entry["8way"][m], entry["ci95"]["8way"][m]) for m in METRICS]
+        rows.append((run, *cells, f"{entry['ece']:.1f}"))
+    header = ("run", *(METRIC_NAMES[m] for m in METRICS), "ECE")
+    ways = protocol_name("8way", next(iter(beside.values())))
+    notes = [f"{run}: {scoring_name(entry)}" for run, entry in beside.items()]
+    return Table(f"runs beside the table, {ways}, percent, one seed", header, tuple(rows), tuple(notes))
+
+
+def _tried_table(tried: Mapping[str, Any]) -> Table:
+    rows = []
+    for run, told in tried.items():
+        key, entry = next(iter(told["metrics"].items()))
+        figures = [f"{entry['8way'][m]:.2f}" for m in METRICS]
+        rows.append((run, f"`{told['command']}`", *figures, f"{key}, n = {entry['n']}", f"{told['minutes']:.0f}"))
+    header = ("run", "command", *(METRIC_NAMES[m] for m in METRICS), "on", "minutes")
+    return Table("every setting tried, percent over all classes, one seed each", header, tuple(rows))
+
+
+def _ablate_command(rows: Mapping[str, Sequence[Run]], comparison: Mapping[str, Any]) -> str:
+    start = rows[WARM_START][0].recipe.optim.epochs if comparison["warm_start"] else None
+    return ablate_command([rows[name][0].recipe for name in comparison["recipes"]], len(comparison["seeds"]), start)
+
+
+def _commands(commands: Mapping[str, str]) -> str:
+    lines = [f"    {command}" for command in commands.values()]
+    return "\n".join(["The runs of the table, and this page:", "", *lines])
+
+
+def _hashes(results: Mapping[str, Any]) -> str:
+    lines = [f"- pictures and labels of {name}: `{sha256}`" for name, sha256 in results["data"].items()]
+    lines += [f"- student of {run}: `{sha256}`" for run, sha256 in results["students"].items()]
+    return "\n".join(["sha256:", "", *lines])

@@ -1,0 +1,645 @@
+"""The frozen grid: a unit vector for each cell of the valence/arousal plane, built once from a teacher's embeddings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ngd_timm.core.affect import cell_distances, cell_of, centers
+from ngd_timm.core.errors import InputError, choices
+from ngd_timm.core.files import atomic_path, packaged, packaged_versions
+from ngd_timm.core.hub import Published, fetch, hub_id
+
+__all__ = ["FORMAT_VERSION", "GRID_FILE", "Mantel", "PrototypeGrid", "grid_versions", "mantel_test", "permute_within"]
+
+logger = logging.getLogger("ngd_timm.grid.prototypes")
+
+FORMAT_VERSION = "1"
+GRID_FILE = "grid.safetensors"
+_TENSORS = {"prototypes": torch.float32, "counts": torch.int64, "centers": torch.float32}
+_RESERVED = ("format_version", "sha256", "metadata_sha256")
+_UNIT_TOLERANCE = 1e-4
+_MAX_SIZE = 64
+_VERSION = re.compile(r"^[a-z0-9][a-z0-9_]*-v(\d+)$")
+
+
+class Mantel(NamedTuple):
+    """Correlation between prototype dissimilarity and cell distance, with its one-sided permutation p."""
+
+    r: float
+    p: float
+    permutations: int
+
+
+@dataclass(frozen=True, eq=False)
+class PrototypeGrid:
+    """Unit prototypes on an S x S grid over valence and arousal in [-1, 1]; cell k = i_valence * S + i_arousal.
+
+    What a grid can tell a student is the Gram matrix of its rows, since a linear projection absorbs any rotation: look
+    at `mean_cosine` (rows that crowd together say little) and at `mantel_r` (rows that ignore the plane say nothing).
+
+    Args:
+        prototypes: (S*S, D) float32, rows of unit length.
+        counts: (S*S,) int64, embeddings averaged in each cell; 0 marks a cell filled from its nearest neighbours.
+        centers: (S*S, 2) float32, (valence, arousal) of the cell centres.
+        size: S, cells along an axis.
+        metadata: Strings that say where the grid comes from.
+
+    Raises:
+        InputError: Shapes that don't fit `size`, values that aren't finite, rows that aren't of unit length.
+
+    Example:
+        >>> grid = PrototypeGrid.random(dim=32, seed=1)
+        >>> grid.prototypes.shape, round(grid.mean_cosine, 3) + 0.0
+        (torch.Size([25, 32]), 0.0)
+
+    Reference:
+        NeuroGaze-Distill, arXiv 2509.11916.
+    """
+
+    prototypes: torch.Tensor
+    counts: torch.Tensor
+    centers: torch.Tensor
+    size: int
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, dtype in _TENSORS.items():
+            tensor = getattr(self, name)
+            if not isinstance(tensor, torch.Tensor) or tensor.dtype != dtype:
+                given = getattr(tensor, "dtype", type(tensor).__name__)
+                raise InputError(f"grid tensor '{name}' must be {dtype}, got {given}")
+            object.__setattr__(self, name, tensor.detach().cpu().contiguous().clone())
+        object.__setattr__(self, "metadata", _checked_metadata(self.metadata))
+        _check(self.prototypes, self.counts, self.centers, self.size)
+
+    def __repr__(self) -> str:
+        return f"PrototypeGrid(size={self.size}, dim={self.dim}, filled={self.filled}, sha256={self.sha256[:12]})"
+
+    @property
+    def dim(self) -> int:
+        """D, the width of a prototype."""
+        return int(self.prototypes.shape[1])
+
+    @property
+    def filled(self) -> int:
+        """Cells that hold data of their own."""
+        return int((self.counts > 0).sum())
+
+    @property
+    def sha256(self) -> str:
+        """Hex sha256 of the three tensors in little-endian bytes; the metadata has no part in it."""
+        digest = hashlib.sha256(b"ngd_timm prototype grid 1\n")
+        for name, kind in (("prototypes", "<f4"), ("counts", "<i8"), ("centers", "<f4")):
+            array = np.ascontiguousarray(getattr(self, name).numpy().astype(kind))
+            digest.update(f"{name} {kind} {list(array.shape)}\n".encode())
+            digest.update(array.tobytes())
+        return digest.hexdigest()
+
+    @property
+    def mean_cosine(self) -> float:
+        """Mean cosine between different prototypes, over all cells; near 1 the grid says next to nothing."""
+        rows = self.prototypes.double()
+        gram = rows @ rows.T
+        return float((gram.sum() - gram.diagonal().sum()) / (len(rows) * (len(rows) - 1)))
+
+    @property
+    def mantel_r(self) -> float:
+        """Pearson r between 1 - cosine and cell distance over pairs of filled cells (copies would flatter it).
+
+        Raises:
+            InputError: Fewer than three filled cells.
+        """
+        own = _own_rows(self.counts).numpy()
+        return _mantel_r(self.prototypes.double().numpy()[own], cell_distances(self.size)[np.ix_(own, own)])
+
+    @classmethod
+    def build(
+        cls,
+        embeddings: np.ndarray | torch.Tensor,
+        valence_arousal: np.ndarray | torch.Tensor,
+        subjects: np.ndarray | None = None,
+        size: int = 5,
+        min_subjects: int = 1,
+        center: bool = False,
+        metadata: Mapping[str, str] | None = None,
+    ) -> PrototypeGrid:
+        """Average unit embeddings in each cell, subjects weighing equally, and normalise again.
+
+        An empty cell takes the prototype of the nearest filled cell (distance in cell indices; equal distances are
+        averaged) and keeps count 0.
+
+        Args:
+            embeddings: (N, D) features of held-out subjects.
+            valence_arousal: (N, 2) in [-1, 1].
+            subjects: (N,) who each row is of; None weighs rows equally.
+            size: S, cells along an axis.
+            min_subjects: A cell of fewer people counts as empty; 3 keeps one person's row out of a published grid.
+            center: As `centered()` on the grid built without it.
+            metadata: Strings kept with the grid.
+
+        Raises:
+            InputError: Rows that don't match, aren't finite or have no direction; no filled cell.
+
+        Example:
+            >>> grid = PrototypeGrid.build(np.eye(2), np.array([[-1, -1], [1, 1]]), size=3)
+            >>> grid.counts.tolist()
+            [1, 0, 0, 0, 0, 0, 0, 0, 1]
+            >>> [round(x, 4) for x in grid.prototypes[4].tolist()]
+            [0.7071, 0.7071]
+        """
+        size = _checked_size(size)
+        unit, va, who = _checked_rows(embeddings, valence_arousal, subjects, min_subjects)
+        cells = cell_of(va, size)
+        people = int(who.max()) + 1
+        # One row for each (cell, subject): the mean over that subject's rows, so that long recordings don't dominate.
+        groups, group = np.unique(cells * people + who, return_inverse=True)
+        sums = np.zeros((len(groups), unit.shape[1]))
+        np.add.at(sums, group, unit)
+        means = sums / np.bincount(group)[:, None]
+        of_cell = groups // people
+        subject_counts = np.bincount(of_cell, minlength=size * size)
+        counts = np.bincount(cells, minlength=size * size)
+        if subjects is not None:
+            counts[subject_counts < min_subjects] = 0
+            subject_counts[subject_counts < min_subjects] = 0
+        if not counts.any():
+            raise InputError(f"no cell holds {min_subjects} subjects; lower min_subjects or the size ({size})")
+        rows = np.zeros((size * size, unit.shape[1]))
+        np.add.at(rows, of_cell, means)
+        own = counts > 0
+        rows[own] = _unit(rows[own], "the embeddings of a cell cancel out")
+        notes = dict(metadata or {})
+        notes["centered"] = "false"
+        if subjects is not None:
+            notes["subjects_per_cell"] = ",".join(map(str, subject_counts))
+            notes["min_subjects"] = str(min_subjects)
+        grid = cls(
+            torch.from_numpy(_fill(rows, own, size).astype(np.float32)),
+            torch.from_numpy(counts.astype(np.int64)),
+            torch.from_numpy(centers(size)),
+            size,
+            notes,
+        )
+        return grid.centered() if center else grid
+
+    def centered(self) -> PrototypeGrid:
+        """The same grid with the mean of its filled rows taken out and every row normalised again.
+
+        Prototypes of a weak teacher crowd round their mean; what is left without it is what differs between cells.
+
+        Raises:
+            InputError: Fewer than two different filled rows.
+        """
+        own = _own_rows(self.counts).numpy()
+        rows = self.prototypes.double().numpy()
+        rows = rows - rows[own].mean(axis=0)
+        rows[own] = _unit(rows[own], "centring needs filled cells that differ from their mean; build with center=False")
+        rows = _fill(rows, own, self.size)
+        return PrototypeGrid(
+            torch.from_numpy(rows.astype(np.float32)),
+            self.counts,
+            self.centers,
+            self.size,
+            {**self.metadata, "centered": "true"},
+        )
+
+    @classmethod
+    def random(cls, dim: int, size: int = 5, seed: int = 0) -> PrototypeGrid:
+        """A control that knows nothing of brains: random rows, orthonormal where `dim` >= S*S; counts are 0.
+
+        Raises:
+            InputError: `dim` below 1 or a size out of range.
+        """
+        size = _checked_size(size)
+        if dim < 1:
+            raise InputError(f"dim must be at least 1, got {dim}")
+        noise = np.random.default_rng(seed).standard_normal((max(dim, size * size), size * size))
+        if dim >= size * size:
+            rows = np.linalg.qr(noise)[0].T
+        else:
+            rows = _unit(noise[:dim].T, "a random row vanished")
+        return cls(
+            torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32)),
+            torch.zeros(size * size, dtype=torch.int64),
+            torch.from_numpy(centers(size)),
+            size,
+            {"control": "random", "seed": str(seed), "provenance": "random directions, no EEG"},
+        )
+
+    def shuffled(self, seed: int = 0) -> PrototypeGrid:
+        """A control with this grid's rows and Gram spectrum, each row (and its count) moved to a random cell."""
+        order = torch.from_numpy(np.random.default_rng(seed).permutation(len(self.counts)))
+        notes = {k: v for k, v in self.metadata.items() if k != "subjects_per_cell" and not k.startswith("mantel")}
+        notes.update(control="shuffled", seed=str(seed), shuffled_from=self.sha256)
+        return PrototypeGrid(self.prototypes[order], self.counts[order], self.centers, self.size, notes)
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file, atomically; the hashes of tensors and of metadata go in with them."""
+        notes = {**self.metadata, "format_version": FORMAT_VERSION, "sha256": self.sha256}
+        notes["metadata_sha256"] = _metadata_sha256(notes)
+        with atomic_path(path) as temporary:
+            save_file({name: getattr(self, name) for name in _TENSORS}, str(temporary), metadata=notes)
+
+    @classmethod
+    def load(cls, path: str | Path) -> PrototypeGrid:
+        """Read a grid file and check all of it.
+
+        Raises:
+            InputError: Names the file and what is wrong with it.
+        """
+        if not Path(path).is_file():
+            raise InputError(f"no grid file {path}; build one with: ngd prototypes build RUN --out {path}")
+        return cls._read(Path(path), str(path))
+
+    @classmethod
+    def _read(cls, file: Path, path: str) -> PrototypeGrid:
+        """Read a grid file that messages call `path`."""
+        try:
+            open(file, "rb").close()  # safetensors calls a file that may not be read absent
+            with safe_open(str(file), framework="pt") as handle:
+                notes = dict(handle.metadata() or {})
+                names = sorted(handle.keys())
+                if names != sorted(_TENSORS):
+                    held = f"{', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
+                    raise InputError(
+                        f"{path}: not a prototype grid; it holds {len(names)} tensors ({held[:200]}), a grid holds "
+                        f"{', '.join(sorted(_TENSORS))}"
+                    )
+                tensors = {name: handle.get_tensor(name) for name in _TENSORS}
+        except (SafetensorError, UnicodeDecodeError, OSError) as error:
+            raise InputError(f"{path}: not a readable safetensors file ({' '.join(str(error).split())})") from None
+        if notes.get("format_version") != FORMAT_VERSION:
+            raise InputError(
+                f"{path}: grid format version {notes.get('format_version')!r}, this package reads {FORMAT_VERSION!r}"
+            )
+        if notes.pop("metadata_sha256", None) != _metadata_sha256(notes):
+            raise InputError(f"{path}: the metadata do not match their sha256; the file is damaged, fetch it again")
+        size = int(np.sqrt(tensors["prototypes"].shape[0])) if tensors["prototypes"].ndim else 0
+        own_notes = {key: value for key, value in notes.items() if key not in _RESERVED}
+        try:
+            grid = cls(tensors["prototypes"], tensors["counts"], tensors["centers"], size, own_notes)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        if grid.sha256 != notes.get("sha256"):
+            raise InputError(f"{path}: the tensors do not match their sha256; the file is damaged, fetch it again")
+        return grid
+
+    @classmethod
+    def default(cls, version: str | None = None) -> PrototypeGrid:
+        """A grid that ships with the package: the newest, or one by version. Works offline.
+
+        It is built from GAMEEMO, not from the paper's licensed DREAMER, and a log line says so.
+
+        Raises:
+            InputError: A version that isn't there; the message lists those that are.
+
+        Example:
+            >>> PrototypeGrid.default("gameemo-v2").size
+            5
+        """
+        known = grid_versions()
+        if not known:
+            raise InputError(f"no grid ships in {packaged('hub')}; reinstall ngd-timm or build one")
+        if version is not None and version not in known:
+            raise choices("grid version", version, known)
+        name = version or known[-1]
+        grid = cls.load(packaged("hub") / name / GRID_FILE)
+        logger.info("grid %s: built from %s, not the paper's grid", name, grid.metadata.get("dataset", "unnamed data"))
+        return grid
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        revision: str | None = None,
+        *,
+        cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+    ) -> PrototypeGrid:
+        """Read a grid from the Hugging Face Hub, a folder or a file, and check all of it.
+
+        Args:
+            source: `user/repo`, `user/repo@revision` or `hf-hub:user/repo`; or a path.
+            revision: A branch, tag or commit; a full commit id gives the same bytes for ever.
+            cache_dir: Instead of the usual cache of the Hub.
+            token: Instead of the one that is logged in; False for none.
+            local_files_only: Take what the cache has, without the network.
+
+        Raises:
+            InputError: One line that names the repository or the file, and what is wrong.
+
+        Example:
+            >>> import tempfile
+            >>> folder = Path(tempfile.mkdtemp())
+            >>> PrototypeGrid.random(32).save(folder / "grid.safetensors")
+            >>> PrototypeGrid.from_pretrained(folder).dim
+            32
+        """
+        repository = hub_id(source, revision)
+        if repository is None:
+            path = Path(source)
+            return cls.load(path / GRID_FILE if path.is_dir() else path)
+        snapshot = fetch(repository, [GRID_FILE], cache_dir=cache_dir, token=token, local_files_only=local_files_only)
+        return cls._read(snapshot.folder / GRID_FILE, f"{snapshot.id}: {GRID_FILE}")
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        create_pr: bool = False,
+        token: str | bool | None = None,
+    ) -> Published:
+        """Publish the grid with its card, licence and picture, in one commit; nothing of them names a path.
+
+        Args:
+            repo_id: `user/repo`; made if it is missing.
+            private: For a repository that is made now.
+            revision: A branch, made if it is missing.
+            commit_message: Title of the commit.
+            create_pr: Open a pull request instead.
+            token: Instead of the one that is logged in.
+
+        Returns:
+            The commit and its page.
+
+        Raises:
+            InputError: A grid that is not fit to publish (a cell may be one person's, or it doesn't say whose data it
+                holds), or one line of what went wrong.
+        """
+        from ngd_timm.publish.push import push_grid
+
+        return push_grid(
+            self,
+            repo_id,
+            private=private,
+            revision=revision,
+            commit_message=commit_message,
+            create_pr=create_pr,
+            token=token,
+        )
+
+    @classmethod
+    def from_spec(cls, spec: str) -> PrototypeGrid:
+        """The grid a recipe names.
+
+        Args:
+            spec: A packaged version (`gameemo-v2`), a path, or a Hub id (`user/repo[@revision]`).
+
+        Raises:
+            InputError: Nothing of that name.
+
+        Example:
+            >>> PrototypeGrid.from_spec("gameemo-v2").dim
+            64
+        """
+        if spec in grid_versions():
+            return cls.default(spec)
+        path = Path(spec)
+        if hub_id(spec) is not None or path.suffix or len(path.parts) > 1 or path.exists():
+            return cls.from_pretrained(spec)
+        raise choices("grid", spec, [*grid_versions(), "PATH.safetensors", "user/repo"])
+
+    def picture(self, path: str | Path) -> None:
+        """Draw the counts on the valence/arousal plane beside the cosines between prototypes, as a PNG."""
+        from ngd_timm.report.figures import png_figure
+
+        with png_figure(path, (9, 4.2)) as figure:
+            plane, matrix = figure.subplots(1, 2)
+            counts = self.counts.numpy().reshape(self.size, self.size)
+            plane.imshow(counts.T, origin="lower", extent=(-1, 1, -1, 1), cmap="Greens")
+            for (valence, arousal), count in zip(self.centers.tolist(), self.counts.tolist(), strict=True):
+                shade = "white" if count > 0.6 * counts.max(initial=1) else "black"
+                plane.text(valence, arousal, str(count) if count else "–", ha="center", va="center", color=shade)
+            plane.set(xlabel="valence", ylabel="arousal", title="embeddings in each cell (– : taken from neighbours)")
+            rows = self.prototypes.double()
+            image = matrix.imshow((rows @ rows.T).numpy(), vmin=-1, vmax=1, cmap="RdBu_r")
+            matrix.set(xlabel="cell", ylabel="cell", title=f"cosine between prototypes, mean {self.mean_cosine:.2f}")
+            figure.colorbar(image, ax=matrix)
+
+
+def grid_versions() -> list[str]:
+    """Versions in the package, oldest first (by version number, then name)."""
+    return packaged_versions(_VERSION, GRID_FILE)
+
+
+def mantel_test(
+    embeddings: np.ndarray | torch.Tensor,
+    valence_arousal: np.ndarray | torch.Tensor,
+    subjects: np.ndarray,
+    trials: np.ndarray,
+    size: int = 5,
+    permutations: int = 2000,
+    seed: int = 0,
+    *,
+    min_subjects: int = 1,
+    center: bool = False,
+) -> Mantel:
+    """Does the grid built from these embeddings follow the plane more than one from permuted ratings would?
+
+    The ratings of a subject's trials are permuted among that subject's trials, all windows of a trial moving together,
+    and the grid is rebuilt each time: which cells are filled and by whom never changes. r is taken over filled cells.
+
+    One test is declared beforehand for every grid: `center=True`, at the grid's own size. Any other is exploratory, and
+    its p needs a correction for how many there are (`ngd_timm.grid.verdict.holm`).
+
+    Args:
+        embeddings: (N, D).
+        valence_arousal: (N, 2) in [-1, 1], one value a trial.
+        subjects: (N,).
+        trials: (N,), names of trials within a subject.
+        size: S, cells along an axis.
+        permutations: Grids rebuilt; p can't fall below 1 / (permutations + 1).
+        seed: Of the permutations.
+        min_subjects: As in `PrototypeGrid.build`.
+        center: As in `PrototypeGrid.build`.
+
+    Returns:
+        r, one-sided p = (1 + #{r_permuted >= r}) / (1 + permutations), and the number of permutations.
+
+    Raises:
+        InputError: A trial with two ratings, nobody with two trials, or fewer than three filled cells.
+
+    Reference:
+        Mantel, "The detection of disease clustering and a generalized regression approach", Cancer Res. 27 (1967).
+    """
+    size = _checked_size(size)
+    unit, va, who = _checked_rows(embeddings, valence_arousal, subjects, min_subjects)
+    names = np.asarray(trials)
+    if names.shape != who.shape:
+        raise InputError(f"trials must have shape {who.shape}, got {names.shape}")
+    if permutations < 1:
+        raise InputError(f"permutations must be at least 1, got {permutations}")
+    what = np.unique(names, return_inverse=True)[1].reshape(-1)
+    _, first, trial = np.unique(who * (int(what.max()) + 1) + what, return_index=True, return_inverse=True)
+    if not np.array_equal(va, va[first][trial]):
+        raise InputError("a trial has more than one valence/arousal rating; permuting trials needs exactly one")
+    sums = np.zeros((len(first), unit.shape[1]))
+    np.add.at(sums, trial, unit)
+    weights = np.bincount(trial).astype(np.float64)
+    owner, cells = who[first], cell_of(va[first], size)
+    if np.bincount(owner).max() < 2:
+        raise InputError(
+            "no subject has two trials, so there is nothing to permute; give subject and trial of each row"
+        )
+    people = int(owner.max()) + 1
+    subject_counts = np.bincount(np.unique(cells * people + owner) // people, minlength=size * size)
+    own = np.flatnonzero(subject_counts >= min_subjects)
+    distances = cell_distances(size)[np.ix_(own, own)]
+
+    def statistic(of_trial: np.ndarray) -> float:
+        groups, group = np.unique(of_trial * people + owner, return_inverse=True)
+        means = np.zeros((len(groups), unit.shape[1]))
+        np.add.at(means, group, sums)
+        means /= np.bincount(group, weights=weights)[:, None]
+        rows = np.zeros((size * size, unit.shape[1]))
+        np.add.at(rows, groups // people, means)
+        rows = _unit(rows[own], "the embeddings of a cell cancel out")
+        if center:
+            rows = _unit(rows - rows.mean(axis=0), "centring needs filled cells that differ from their mean")
+        return _mantel_r(rows, distances)
+
+    r = statistic(cells)
+    rng = np.random.default_rng(seed)
+    by_subject = [np.flatnonzero(owner == s) for s in range(people)]
+    reached = 0
+    for _ in range(permutations):
+        reached += statistic(permute_within(cells, by_subject, rng)) >= r - 1e-12
+    return Mantel(r, (1 + reached) / (1 + permutations), permutations)
+
+
+def permute_within(values: np.ndarray, groups: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    """A copy of (N, …) values, permuted among the rows of each group.
+
+    Example:
+        >>> permute_within(np.array([1, 2, 3]), [np.array([0]), np.array([1, 2])], np.random.default_rng(1)).tolist()
+        [1, 2, 3]
+    """
+    out = values.copy()
+    for rows in groups:
+        out[rows] = values[rng.permutation(rows)]
+    return out
+
+
+def _mantel_r(rows: np.ndarray, distances: np.ndarray) -> float:
+    if len(rows) < 3:
+        raise InputError(f"a Mantel correlation needs at least three filled cells, got {len(rows)}")
+    upper = np.triu_indices(len(rows), 1)
+    dissimilarity = 1 - (rows @ rows.T)[upper]
+    if dissimilarity.std() < 1e-12 or distances[upper].std() < 1e-12:
+        return 0.0
+    return float(np.corrcoef(dissimilarity, distances[upper])[0, 1])
+
+
+def _own_rows(counts: torch.Tensor) -> torch.Tensor:
+    # A control has no data at all, and every row is its own.
+    return counts > 0 if bool((counts > 0).any()) else torch.ones_like(counts, dtype=torch.bool)
+
+
+def _fill(rows: np.ndarray, own: np.ndarray, size: int) -> np.ndarray:
+    filled = rows.copy()
+    distances = cell_distances(size)[:, own]
+    for cell in np.flatnonzero(~own):
+        nearest = distances[cell] <= distances[cell].min() + 1e-9
+        average = rows[own][nearest].mean(axis=0, keepdims=True)
+        filled[cell] = _unit(average, f"empty cell {cell} lies between opposite prototypes; give more data")[0]
+    return filled
+
+
+def _unit(rows: np.ndarray, otherwise: str) -> np.ndarray:
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    if (norms < 1e-9).any():
+        raise InputError(otherwise)
+    return rows / norms
+
+
+def _checked_size(size: int) -> int:
+    if not 2 <= size <= _MAX_SIZE:
+        raise InputError(f"a grid has 2 to {_MAX_SIZE} cells along an axis, got {size}")
+    return int(size)
+
+
+def _checked_rows(
+    embeddings: np.ndarray | torch.Tensor,
+    valence_arousal: np.ndarray | torch.Tensor,
+    subjects: np.ndarray | None,
+    min_subjects: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Unit rows in float64, ratings, and subjects as 0, 1, … (each row its own subject where none are named)."""
+    rows = _numpy(embeddings)
+    va = _numpy(valence_arousal)
+    if rows.ndim != 2 or not rows.size:
+        raise InputError(f"embeddings must have shape (N, D) with N, D > 0, got {rows.shape}")
+    if va.shape != (len(rows), 2):
+        raise InputError(f"valence_arousal must have shape ({len(rows)}, 2), got {va.shape}")
+    if min_subjects < 1:
+        raise InputError(f"min_subjects must be at least 1, got {min_subjects}")
+    finite = np.isfinite(rows).all(axis=1)
+    if not finite.all():
+        raise InputError(f"embedding row {int(np.argmin(finite))} is not finite")
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    if (norms < 1e-12).any():
+        raise InputError(f"embedding row {int(np.argmin(norms))} is zero and has no direction")
+    if subjects is None:
+        if min_subjects > 1:
+            raise InputError(f"min_subjects={min_subjects} needs subjects, one name a row")
+        return rows / norms, va, np.arange(len(rows))
+    names = np.asarray(subjects)
+    if names.shape != (len(rows),):
+        raise InputError(f"subjects must have shape ({len(rows)},), got {names.shape}")
+    return rows / norms, va, np.unique(names, return_inverse=True)[1].reshape(-1)
+
+
+def _numpy(values: np.ndarray | torch.Tensor) -> np.ndarray:
+    array = values.detach().cpu().double().numpy() if isinstance(values, torch.Tensor) else values
+    return np.asarray(array, dtype=np.float64)
+
+
+def _check(prototypes: torch.Tensor, counts: torch.Tensor, centres: torch.Tensor, size: int) -> None:
+    _checked_size(size)
+    cells = size * size
+    if prototypes.ndim != 2 or prototypes.shape[0] != cells or prototypes.shape[1] < 1:
+        raise InputError(f"prototypes must have shape (S*S, D), got {tuple(prototypes.shape)}")
+    if counts.shape != (cells,) or centres.shape != (cells, 2):
+        raise InputError(
+            f"counts and centers must have shapes ({cells},) and ({cells}, 2), got {tuple(counts.shape)} and "
+            f"{tuple(centres.shape)}"
+        )
+    if not bool(torch.isfinite(prototypes).all()):
+        raise InputError("prototypes are not all finite")
+    lengths = prototypes.double().norm(dim=1)
+    worst = int((lengths - 1).abs().argmax())
+    if abs(float(lengths[worst]) - 1) > _UNIT_TOLERANCE:
+        raise InputError(f"prototype {worst} has length {float(lengths[worst]):.6g}, expected 1")
+    if bool((counts < 0).any()):
+        raise InputError("counts must not be negative")
+    if not torch.allclose(centres, torch.from_numpy(centers(size)), atol=1e-6, rtol=0):
+        raise InputError(f"centers are not those of a {size} x {size} grid over [-1, 1]")
+
+
+def _checked_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
+    for key, value in metadata.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise InputError(f"grid metadata are strings, got {key!r}: {value!r}")
+        if key in _RESERVED:
+            raise InputError(f"grid metadata key '{key}' is written by save() itself")
+    return dict(sorted(metadata.items()))
+
+
+def _metadata_sha256(notes: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(dict(sorted(notes.items())), ensure_ascii=True).encode()).hexdigest()

@@ -1,0 +1,199 @@
+"""Temperature scaling: probabilities that are right as often as they say, at no cost when a student is used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ngd_timm.core.errors import InputError
+from ngd_timm.models.student import held, temperature_of
+from ngd_timm.models.wrapper import TimmModel, input_channels
+
+__all__ = [
+    "CITATION",
+    "TEMPERATURES",
+    "calibrate",
+    "calibrated",
+    "can_calibrate",
+    "classifier_parameters",
+    "divided_classifier",
+    "fit_temperature",
+    "temperature_line",
+    "uncalibrate",
+]
+
+CITATION = (
+    'C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, "On calibration of modern neural networks", ICML 2017, '
+    "arXiv 1706.04599."
+)
+TEMPERATURES = (0.1, 10.0)
+"""No temperature outside is fitted: a validation set on which every answer is right would ask for 0."""
+
+_HALVINGS, _TOLERANCE = 60, 1e-5
+
+
+def calibrate(model: TimmModel, logits: Any, targets: Any) -> TimmModel:
+    """Fit a temperature T on validation images and fold it into a trained classifier, in place: softmax(logits / T).
+
+    No answer changes, nor the order of the logits; the forward costs what it did. `save_student` writes T into
+    config.json, and a `KDTeacher` of the model divides it out again.
+
+    Args:
+        model: A timm model whose logits are linear in its classifier.
+        logits: (N, C) what it answers to images that it was not trained on, as it will be used (with the mirror image
+            or without), numpy or torch.
+        targets: (N,) class indices of these images.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: Shapes that don't fit, logits that are not finite, or another classifier.
+
+    Example:
+        >>> import timm
+        >>> model = timm.create_model("test_resnet", num_classes=2).eval()
+        >>> logits, targets = torch.tensor([[9.0, 0.0], [0.0, 9.0], [9.0, 0.0], [0.0, 9.0]]), torch.tensor([0, 1, 0, 0])
+        >>> images = torch.ones(1, 3, 32, 32)
+        >>> before, after = model(images), calibrate(model, logits, targets)(images)
+        >>> model.ngd_timm["temperature"], torch.allclose(before, after * model.ngd_timm["temperature"])
+        (8.1922, True)
+
+    Reference:
+        Guo et al., "On calibration of modern neural networks", ICML 2017.
+    """
+    temperature = fit_temperature(logits, targets)
+    if np.shape(logits)[1] != model.num_classes:
+        raise InputError(f"logits are of {np.shape(logits)[1]} classes, the model has {model.num_classes}")
+    if not can_calibrate(model):
+        raise InputError(
+            f"{type(model).__name__}'s logits are not linear in its classifier, so no temperature can be folded in; "
+            "divide its logits instead"
+        )
+    with torch.no_grad():
+        for parameter, value in divided_classifier(model, temperature):
+            parameter.copy_(value)
+    model.ngd_timm = {**getattr(model, "ngd_timm", {}), "temperature": temperature_of(model) * temperature}
+    return model
+
+
+def uncalibrate(model: TimmModel) -> TimmModel:
+    """Divide a model's temperature out of its classifier, in place; as before `calibrate`, but for rounding."""
+    with torch.no_grad():
+        for parameter, value in divided_classifier(model, 1 / temperature_of(model)):
+            parameter.copy_(value)
+    model.ngd_timm = {key: note for key, note in getattr(model, "ngd_timm", {}).items() if key != "temperature"}
+    return model
+
+
+def fit_temperature(logits: Any, targets: Any) -> float:
+    """The T within `TEMPERATURES` at which softmax(logits / T) has the least negative log-likelihood, to four places.
+
+    Args:
+        logits: (N, C), numpy or torch.
+        targets: (N,) class indices.
+
+    Raises:
+        InputError: Shapes that don't fit, logits that are not finite, or targets outside.
+
+    Example:
+        >>> fit_temperature([[2.0, 0.0]] * 4, [0, 0, 0, 1])  # log(3 / 1) / 2 is the slope wanted
+        1.8205
+    """
+    z = np.asarray(logits.detach().cpu() if isinstance(logits, Tensor) else logits, dtype=np.float64)
+    y = np.asarray(targets.cpu() if isinstance(targets, Tensor) else targets)
+    if z.ndim != 2 or y.shape != z.shape[:1] or not len(y) or y.dtype.kind not in "iu":
+        raise InputError(f"logits must be (N, C) and targets (N,) class indices, got {z.shape} and {y.shape}")
+    if not np.isfinite(z).all() or y.min() < 0 or y.max() >= z.shape[1]:
+        raise InputError(f"logits must be finite and targets lie in 0..{z.shape[1] - 1}")
+
+    def slope(inverse: float) -> float:
+        """Derivative of the mean negative log-likelihood by 1/T; it rises, as the likelihood is log-concave."""
+        weights = np.exp(inverse * (z - z.max(axis=1, keepdims=True)))
+        expected = (weights * z).sum(axis=1) / weights.sum(axis=1)
+        return float((expected - z[np.arange(len(y)), y]).mean())
+
+    coldest, hottest = TEMPERATURES
+    low, high = 1 / hottest, 1 / coldest
+    if slope(low) >= 0:
+        return 1.0 if slope(high) <= 0 else hottest  # logits that are all alike fit as well at any temperature
+    if slope(high) <= 0:
+        return coldest
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if slope(middle) >= 0 else (middle, high)
+    return round(2 / (low + high), 4)
+
+
+def temperature_line(temperature: float, images: int) -> str:
+    """What is logged of a fit, a bound that it reached included."""
+    line = f"temperature {temperature:g}, fitted on {images} validation images and folded into the classifier"
+    if temperature in TEMPERATURES:
+        line += f"; the images ask for one outside {TEMPERATURES[0]:g} to {TEMPERATURES[1]:g}, so don't trust it"
+    return line
+
+
+@contextmanager
+def calibrated(model: TimmModel, temperature: float | None) -> Iterator[None]:
+    """Hold a model at logits / temperature, and noted as such, for the time of the `with`; None changes nothing."""
+    if temperature is None:
+        yield
+        return
+    notes = getattr(model, "ngd_timm", {})
+    with held(divided_classifier(model, temperature)):
+        model.ngd_timm = {**notes, "temperature": temperature}
+        try:
+            yield
+        finally:
+            model.ngd_timm = notes
+
+
+def divided_classifier(model: TimmModel, temperature: float) -> list[tuple[nn.Parameter, Tensor]]:
+    """Each parameter of the classifier with its value over the temperature."""
+    # times the inverse: a division by a number rounds otherwise on a GPU than on a CPU
+    return [(parameter, parameter.detach() * (1 / temperature)) for parameter in classifier_parameters(model)]
+
+
+def classifier_parameters(model: TimmModel) -> list[nn.Parameter]:
+    """Weights and biases of the layers that give a timm model's logits: one, or one for each of its heads."""
+    heads = model.get_classifier()
+    heads = list(heads) if isinstance(heads, (tuple, list)) else [heads]
+    names = model.pretrained_cfg.get("classifier") or ()
+    modules = dict(model.named_modules())
+    heads += [modules[name] for name in ([names] if isinstance(names, str) else names) if name in modules]
+    layers = [
+        layer
+        for head in heads
+        for layer in head.modules()
+        if isinstance(layer, (nn.Linear, nn.Conv2d)) and layer.weight.shape[0] == model.num_classes
+    ]
+    return list({id(p): p for layer in layers for p in layer.parameters(recurse=False)}.values())
+
+
+@torch.no_grad()
+def can_calibrate(model: TimmModel) -> bool:
+    """Whether dividing a model's classifier divides its logits, tried on random images; the model is left as it was."""
+    generator = torch.Generator().manual_seed(0)
+    one = next(model.parameters())
+    size = (2, input_channels(model), *model.pretrained_cfg["input_size"][1:])
+    images = torch.randn(size, generator=generator).to(one)
+    parameters = classifier_parameters(model)
+    # a classifier of zeros would agree with any
+    noisy = [(p, p + 0.1 * torch.randn(p.shape, generator=generator).to(p)) for p in parameters]
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with held(noisy):
+            before = model(images)
+            with held(divided_classifier(model, 2.0)):  # which rounds nothing
+                error = (model(images) * 2 - before).abs().max()
+    finally:
+        model.train()  # some keep what they computed in eval until then
+        for module, mode in modes:
+            module.training = mode
+    return bool(error <= _TOLERANCE * before.abs().max())

@@ -1,0 +1,482 @@
+"""Students in timm's own folder format: written atomically with all that deployment needs, read back checked."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file
+from timm.models import save_for_hf
+
+from ngd_timm.core.affect import CLASSES
+from ngd_timm.core.errors import InputError, choices
+from ngd_timm.core.files import atomic_folder, is_leftover, packaged, packaged_versions, read_json, sha256_file
+from ngd_timm.core.hub import Snapshot, fetch, hub_id
+from ngd_timm.models.wrapper import (
+    TIMM_ERRORS,
+    TimmModel,
+    input_channels,
+    model_for_weights,
+    normalisation,
+    similar_models,
+    unreadable,
+)
+from ngd_timm.core.recipe import StudentConfig
+
+__all__ = [
+    "PUBLISHED_FORMAT",
+    "STUDENT_FILES",
+    "check_published",
+    "create_student",
+    "held",
+    "label_names",
+    "load_student",
+    "matrices",
+    "open_student",
+    "read_student",
+    "rounded",
+    "run_folder",
+    "save_student",
+    "set_input",
+    "shipped_student",
+    "student_files",
+    "student_folder",
+    "student_versions",
+    "temperature_of",
+    "weights_sha256",
+]
+
+STUDENT_FILES = ("config.json", "model.safetensors")
+RUN_RECORD = ("recipe.yaml", "fingerprint.json")
+PUBLISHED_FORMAT = "1"
+NOTES = "ngd_timm"
+"""The key of config.json, and the attribute of an opened student, for what timm has no place for: `temperature`."""
+
+_VERSION = re.compile(r"student-.+-v(\d+)")
+
+# for a backbone trained from scratch, near FER2013's own grey mean and deviation (0.508, 0.255)
+_SCRATCH_MEAN, _SCRATCH_STD = 0.5, 0.25
+
+
+def create_student(config: StudentConfig, num_classes: int) -> TimmModel:
+    """The timm model of a recipe, its size, channels and normalisation written into its own `pretrained_cfg`.
+
+    Raises:
+        InputError: An unknown backbone, or `model_args` that it doesn't take.
+
+    Example:
+        >>> student = create_student(StudentConfig(backbone="resnet10t", image_size=48), 8)
+        >>> student.pretrained_cfg["input_size"]
+        (1, 48, 48)
+    """
+    if ":" not in config.backbone and not timm.is_model(config.backbone):
+        raise choices("timm backbone", config.backbone, similar_models(config.backbone))
+    source = timm.get_pretrained_cfg(config.backbone) if ":" not in config.backbone else None
+    if config.pretrained and source is not None:
+        mean, std = tuple(source.mean), tuple(source.std)
+        if config.in_chans == 1:
+            mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
+    else:
+        mean, std = (_SCRATCH_MEAN,) * config.in_chans, (_SCRATCH_STD,) * config.in_chans
+    if config.mean is not None:
+        mean = (config.mean,) * config.in_chans
+    if config.std is not None:
+        std = (config.std,) * config.in_chans
+    kwargs: dict[str, Any] = {"in_chans": config.in_chans, "num_classes": num_classes, "drop_rate": config.drop_rate}
+    if config.drop_path_rate is not None:
+        kwargs["drop_path_rate"] = config.drop_path_rate
+    if source is not None and source.fixed_input_size:
+        kwargs["img_size"] = config.image_size
+    kwargs |= config.model_args
+    try:
+        model: TimmModel = timm.create_model(config.backbone, pretrained=config.pretrained, **kwargs)
+    except TIMM_ERRORS as error:
+        if not config.model_args:
+            raise
+        given = ", ".join(f"{key}={value}" for key, value in config.model_args.items())
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"student.model_args: {config.backbone} can't be made with {given} ({reason})") from None
+    # after the weights are in: these describe the student, not the checkpoint it starts from
+    set_input(model, config.image_size, mean, std)
+    model.pretrained_cfg |= {"label_names": None, "license": None}
+    return model
+
+
+def set_input(
+    model: TimmModel, image_size: int, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+) -> None:
+    """Say what pictures a student of your own loop is trained on, where timm's say for the backbone is something else.
+
+    It travels in the student's `config.json`: `Predictor`, `ngd evaluate`, exports and a KD teacher prepare pictures by
+    it. Of a picture that is not square the largest central square is taken, as in training by a recipe.
+
+    Args:
+        model: The timm model, for a wrapped one `model.student`; its `pretrained_cfg` is changed.
+        image_size: Side in pixels.
+        mean: What is taken from each channel of a picture in [0, 1]; None keeps the model's.
+        std: What each channel is divided by then; None keeps the model's.
+
+    Raises:
+        InputError: Means or deviations that are not one a channel, or a deviation that is not above 0.
+
+    Example:
+        >>> student = timm.create_model("resnet10t", num_classes=8)
+        >>> set_input(student, 64, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+        >>> student.pretrained_cfg["input_size"], student.pretrained_cfg["mean"]
+        ((3, 64, 64), (0.5, 0.5, 0.5))
+    """
+    kept_mean, kept_std = normalisation(model)
+    mean, std = kept_mean if mean is None else tuple(mean), kept_std if std is None else tuple(std)
+    channels = input_channels(model)
+    if len(mean) != channels or len(std) != channels or min(std) <= 0 or image_size < 1:
+        raise InputError(
+            f"pictures of {channels} channel(s) need a side in pixels and as many means and deviations above 0, got "
+            f"image_size={image_size}, mean={mean}, std={std}"
+        )
+    model.pretrained_cfg = {
+        **model.pretrained_cfg,
+        "input_size": (channels, image_size, image_size),
+        "test_input_size": None,
+        "min_input_size": None,
+        "pool_size": None,
+        "mean": mean,
+        "std": std,
+        "interpolation": "bilinear",
+        "crop_pct": 1.0,
+        "test_crop_pct": None,
+        "crop_mode": "center",
+    }
+
+
+def save_student(
+    model: TimmModel, folder: str | Path, classes: Sequence[str] = CLASSES, weights: str = "float32"
+) -> Path:
+    """Write a bare timm model as `config.json` (label names, input, mean, std, arguments) and `model.safetensors`.
+
+    A temperature that `ngd_timm.calibrate` folded in stands in `config.json` under `ngd_timm`.
+
+    An earlier student in that folder is replaced only once the new one is complete.
+
+    Args:
+        model: The timm model, for a wrapped one `model.student`. Size, mean and deviation are what its `pretrained_cfg`
+            says: see `set_input`.
+        folder: Where to.
+        classes: Class names in the order of the logits.
+        weights: "float16" stores matrices (weights of convolutions and linear layers) in half the bytes; norms and
+            biases stay. timm reads them back as float32, see `rounded`.
+
+    Returns:
+        The folder, which `timm.create_model("local-dir:<folder>", pretrained=True)` loads without this package.
+
+    Raises:
+        InputError: A wrapper instead of its student, names that don't fit the logits, or a weight beyond float16.
+
+    Example:
+        >>> import tempfile
+        >>> student = timm.create_model("resnet10t", num_classes=8)
+        >>> folder = save_student(student, Path(tempfile.mkdtemp()) / "student")
+        >>> sorted(p.name for p in folder.iterdir())
+        ['config.json', 'model.safetensors']
+    """
+    if hasattr(model, "student"):
+        raise InputError("save_student takes the bare student: pass model.student")
+    if len(classes) != model.num_classes:
+        raise InputError(
+            f"the model has {model.num_classes} classes, classes names {len(classes)}: {', '.join(classes)}"
+        )
+    folder = Path(folder)
+    if folder.exists():
+        there = [path.name for path in folder.iterdir() if not is_leftover(path)]
+        strange = [name for name in there if name not in STUDENT_FILES]
+        if strange or (there and "config.json" not in there):
+            raise InputError(
+                f"{folder} holds something that is not a student ({', '.join((strange or there)[:3])}) and would be "
+                "lost; choose an empty or new folder"
+            )
+    # safetensors takes neither channels_last strides nor two names of one tensor (CoaT uses modules twice)
+    plain = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
+    state = {name: tensor.clone() for name, tensor in plain.state_dict().items()} | _halves(plain, weights)
+    plain.state_dict = lambda: state
+    # of a student that was opened; they belong at the top
+    plain.pretrained_cfg = {**plain.pretrained_cfg, "label_names": None}
+    with atomic_folder(folder) as temporary:
+        notes = getattr(model, NOTES, {})
+        # at the top: timm refuses a key that it doesn't know in pretrained_cfg
+        described = {"label_names": list(classes), **({NOTES: notes} if notes else {})}
+        save_for_hf(plain, str(temporary), model_config=described, safe_serialization=True)
+        config, tensors = (temporary / name for name in STUDENT_FILES)
+        tensors.chmod(config.stat().st_mode)  # safetensors writes for the owner alone
+    return folder
+
+
+@contextmanager
+def held(changes: Sequence[tuple[torch.nn.Parameter, torch.Tensor]]) -> Iterator[None]:
+    """Hold parameters at other values for the time of the `with`, and give them back to the bit."""
+    exact = [parameter.detach().clone() for parameter, _ in changes]
+    try:
+        with torch.no_grad():
+            for parameter, value in changes:
+                parameter.copy_(value)
+        yield
+    finally:
+        with torch.no_grad():
+            for (parameter, _), value in zip(changes, exact, strict=True):
+                parameter.copy_(value)
+
+
+def rounded(model: torch.nn.Module, weights: str) -> AbstractContextManager[None]:
+    """Hold a model's matrices at the values that a file in `weights` can hold, see `held`.
+
+    Args:
+        model: Changed in place for the time of the `with`.
+        weights: "float32", which changes nothing, or "float16".
+
+    Raises:
+        InputError: A weight that float16 can't hold.
+
+    Example:
+        >>> layer = torch.nn.Linear(1, 1, bias=False).requires_grad_(False)
+        >>> layer.weight.fill_(1 / 3).item()
+        0.3333333432674408
+        >>> with rounded(layer, "float16"):
+        ...     layer.weight.item()
+        0.333251953125
+        >>> layer.weight.item()
+        0.3333333432674408
+    """
+    return held([(model.get_parameter(name), half) for name, half in _halves(model, weights).items()])
+
+
+def matrices(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The parameters of two dimensions or more, by name: what "float16" stores in half the bytes."""
+    return {name: p.detach() for name, p in model.named_parameters() if p.ndim > 1}
+
+
+def _halves(model: torch.nn.Module, weights: str) -> dict[str, torch.Tensor]:
+    """The parameters of two dimensions or more as `weights` stores them; none where that is float32."""
+    if weights == "float32":
+        return {}
+    if weights != "float16":
+        raise choices("dtype of the weights", weights, ("float32", "float16"))
+    halves = {name: p.half() for name, p in matrices(model).items()}
+    for name, half in halves.items():
+        if not half.isfinite().all():
+            raise InputError(
+                f"{name} has values that float16 can't hold; store the student with student.weights=float32"
+            )
+    return halves
+
+
+def student_versions() -> list[str]:
+    """Names of the students in the wheel, oldest first."""
+    return packaged_versions(_VERSION, STUDENT_FILES[1])
+
+
+def shipped_student() -> str:
+    """Name of the newest student in the wheel.
+
+    Raises:
+        InputError: There is none.
+    """
+    known = student_versions()
+    if not known:
+        raise InputError(f"no student ships in {packaged('hub')}; reinstall ngd-timm, or name one")
+    return known[-1]
+
+
+def load_student(version: str | None = None) -> TimmModel:
+    """A student that ships with the package, in eval mode: the newest, or one by version. Works offline.
+
+    Its `pretrained_cfg` has what its input must look like and `label_names`; `ngd_timm.Predictor()` does all of that.
+
+    Raises:
+        InputError: A version that isn't there; the message lists those that are.
+
+    Example:
+        >>> student = load_student()
+        >>> tuple(student(torch.zeros(1, *student.pretrained_cfg["input_size"])).shape)
+        (1, 8)
+    """
+    if version is not None and version not in (known := student_versions()):
+        raise choices("student version", version, known)
+    return open_student(version or shipped_student())[0]
+
+
+def student_folder(source: str | Path) -> Path:
+    """The student of a run directory, the folder itself where it is one, or a packaged one by its version.
+
+    Raises:
+        InputError: None of these.
+    """
+    path = Path(source)
+    if not path.exists() and str(source) in student_versions():
+        return packaged("hub") / str(source)
+    for candidate in (path / "student", path):
+        if (candidate / "config.json").is_file() and (candidate / "model.safetensors").is_file():
+            return candidate
+    raise InputError(
+        f"{path} is neither a run directory (with student/), nor a student (config.json and model.safetensors), nor "
+        f"one that ships ({', '.join(student_versions())})"
+    )
+
+
+def open_student(source: str | Path) -> tuple[TimmModel, tuple[str, ...]]:
+    """A student in eval mode and its class names, from a run directory, a folder, or the Hub (`user/repo[@revision]`).
+
+    Raises:
+        InputError: Nothing of that kind there, a broken file, or no label names.
+    """
+    folder = student_files(source)
+    return read_student(folder, str(source))
+
+
+def student_files(source: str | Path) -> Path:
+    """The folder of a student's config.json and model.safetensors, brought from the Hub and checked where it is there.
+
+    Raises:
+        InputError: Neither a run directory, nor a student, nor a repository that holds one; a repository with pickles
+            only is refused.
+    """
+    repository = hub_id(source)
+    if repository is None:
+        return student_folder(source)
+    snapshot = fetch(repository, STUDENT_FILES, ["fingerprint.json"])
+    check_published(snapshot)
+    return snapshot.folder
+
+
+def weights_sha256(folder: str | Path) -> str:
+    """sha256 of the weights in a student's folder, by which figures and fingerprints know it."""
+    return sha256_file(Path(folder) / STUDENT_FILES[1])
+
+
+def run_folder(source: str | Path) -> Path | None:
+    """The folder of recipe.yaml and fingerprint.json of the run that a student is from; None where it is from none.
+
+    Args:
+        source: As in `open_student`; of a run's student/ and student_best/ it is the run.
+
+    Raises:
+        InputError: No student there; as `fetch` and `check_published` where it is on the Hub.
+
+    Example:
+        >>> by_name = run_folder("student-ferplus-v1")
+        >>> by_name.name, run_folder(by_name) == by_name
+        ('student-ferplus-v1', True)
+    """
+    repository = hub_id(source)
+    if repository is None:
+        student = student_folder(source).resolve()
+        places = [student, student.parent] if student.name in ("student", "student_best") else [student]
+    else:
+        snapshot = fetch(repository, [STUDENT_FILES[0]], list(RUN_RECORD))
+        check_published(snapshot)
+        if "fingerprint.json" in snapshot.names and "recipe.yaml" not in snapshot.names:
+            raise InputError(
+                f"{source}: recipe.yaml, which says how its logits were adjusted and how it is scored, is neither "
+                "there nor in the local cache; fetch it once with the network on, or push the run again"
+            )
+        places = [snapshot.folder]
+    return next((place for place in places if all((place / name).is_file() for name in RUN_RECORD)), None)
+
+
+def check_published(snapshot: Snapshot) -> None:
+    """Compare the files of a repository with the hashes that `ngd push` wrote into its fingerprint.json, if it did.
+
+    Raises:
+        InputError: A format of a later version, or a file that is not the one that was pushed.
+    """
+    if "fingerprint.json" not in snapshot.names:
+        return
+    try:
+        fingerprint = json.loads((snapshot.folder / "fingerprint.json").read_text(encoding="utf-8"))
+        version, hashes = fingerprint["format_version"], dict(fingerprint["sha256"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise InputError(
+            f"{snapshot.id}: fingerprint.json is not one that ngd push wrote; push the run again"
+        ) from None
+    if version != PUBLISHED_FORMAT:
+        raise InputError(
+            f"{snapshot.id}: run format {version!r}, this package reads {PUBLISHED_FORMAT!r}; upgrade ngd-timm"
+        )
+    for name in snapshot.names:
+        if name != "fingerprint.json" and sha256_file(snapshot.folder / name) != hashes.get(name):
+            raise InputError(
+                f"{snapshot.id}: {name} is not the file that was pushed (sha256 differs); push the run again"
+            )
+
+
+def read_student(folder: str | Path, shown: str) -> tuple[TimmModel, tuple[str, ...]]:
+    """A student from its folder, in eval mode, and its class names; messages call it `shown`.
+
+    Raises:
+        InputError: A broken file, weights and config.json that disagree, or no label names.
+    """
+    model = model_for_weights(folder, shown)
+    try:
+        # timm would load what fits and leave the rest random where config.json names two numbers of classes
+        model.load_state_dict(load_file(Path(folder) / STUDENT_FILES[1]))
+    except TIMM_ERRORS as error:
+        raise unreadable(shown, error) from None
+    _check_input(model, shown)
+    model.ngd_timm = _checked_notes(read_json(Path(folder) / STUDENT_FILES[0], shown).get(NOTES, {}), shown)
+    return model.eval(), label_names(model, shown)
+
+
+def temperature_of(model: TimmModel) -> float:
+    """The temperature that is folded into a model's classifier (`ngd_timm.calibrate`); 1 where none is."""
+    return float(getattr(model, NOTES, {}).get("temperature", 1.0))
+
+
+def _checked_notes(notes: Any, shown: str) -> dict[str, Any]:
+    temperature = notes.get("temperature", 1.0) if isinstance(notes, dict) else None
+    if not isinstance(temperature, (int, float)) or not (math.isfinite(temperature) and temperature > 0):
+        raise InputError(f"{shown}: {NOTES} in config.json must name a temperature above 0, got {str(notes)[:80]}")
+    return dict(notes)
+
+
+def _check_input(model: TimmModel, where: str) -> None:
+    cfg = model.pretrained_cfg
+    size = cfg.get("input_size")
+    if not (isinstance(size, (list, tuple)) and len(size) == 3 and all(isinstance(n, int) and n > 0 for n in size)):
+        raise InputError(
+            f"{where}: input_size in config.json must be three whole numbers above 0, got {str(size)[:80]}"
+        )
+    for name, least in (("mean", -math.inf), ("std", 0.0)):
+        values = cfg.get(name)
+        if not (
+            isinstance(values, (list, tuple))
+            and len(values) in (1, 3)
+            and all(isinstance(v, (int, float)) and math.isfinite(v) and v > least for v in values)
+        ):
+            above = " above 0" if name == "std" else ""
+            raise InputError(
+                f"{where}: {name} in config.json must be one or three numbers{above}, got {str(values)[:80]}"
+            )
+
+
+def label_names(model: TimmModel, where: str) -> tuple[str, ...]:
+    """Class names that a timm model carries.
+
+    Raises:
+        InputError: It carries none, not as many as it has logits, or some that are no names.
+    """
+    names = model.pretrained_cfg.get("label_names")
+    if names and not (isinstance(names, (list, tuple)) and all(isinstance(n, str) for n in names)):
+        raise InputError(f"{where}: label_names in config.json must be a list of names, got {str(names)[:80]}")
+    if names and len(set(names)) < len(names):
+        raise InputError(f"{where}: label_names in config.json has a name twice: {', '.join(names)[:200]}")
+    if not names or len(names) != model.num_classes:
+        raise InputError(
+            f"{where}: the model does not say what its {model.num_classes} classes are (label_names in config.json); "
+            "use a student saved with save_student"
+        )
+    return tuple(names)

@@ -1,0 +1,264 @@
+"""The card and the licence of a student, written from its run and from nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ngd_timm.models.calibration import CITATION as TEMPERATURE
+from ngd_timm.grid.card import card_header, render_card
+from ngd_timm.core.commands import train_command
+from ngd_timm.core.citations import EEG, FACES, FORBIDDEN, METHOD, Credit, dataset_name
+from ngd_timm.core.errors import InputError
+from ngd_timm.models.student import temperature_of
+from ngd_timm.models.logit_adjustment import CITATION
+from ngd_timm.losses import DGeoLoss, LogitKDLoss, ProtoKDLoss
+from ngd_timm.losses.cross_entropy import CITATIONS
+from ngd_timm.evaluate.metrics import METRIC_TITLES, METRICS
+from ngd_timm.models.wrapper import input_channels
+from ngd_timm.core.paths import without_paths
+from ngd_timm.grid.prototypes import PrototypeGrid
+from ngd_timm.evaluate.run import Run
+from ngd_timm.report.tables import protocol_name, shown_protocols
+
+__all__ = ["last_share", "student_card", "student_licence"]
+
+# as the Hub knows them
+_METRIC_IDS = {"acc": "accuracy", "macro_f1": "f1", "bacc": "balanced_accuracy"}
+_TAGS = ["timm", "image-classification", "facial-expression-recognition"]
+
+
+def student_card(run: Run, repo_id: str, picture: bool = False) -> str:
+    """The card of a run's student, as Markdown with a YAML header that holds its metrics in both protocols.
+
+    Args:
+        run: From `load_run`.
+        repo_id: Where on the Hub it goes to.
+        picture: Whether the grid's picture lies beside the card as grid.png.
+
+    Raises:
+        InputError: A metrics.json that lacks a figure.
+    """
+    cfg, recipe = run.student.pretrained_cfg, run.recipe
+    channels = input_channels(run.student)
+    terms = list(_terms(run))
+    distilled = recipe.loss.kd > 0 or recipe.loss.d_geo > 0 or _uses_grid(run)
+    try:
+        results = list(_results(run))
+        tables = [_per_class(key, entry) for key, entry in run.metrics.items()]
+        model_index = list(_model_index(run))
+        units = " or ".join(dict.fromkeys(f"{entry['bootstrap']['unit']}s" for entry in run.metrics.values()))
+        splits = [_split(name, report) for name, report in without_paths(run.fingerprint["data"]).items()]
+        labels = run.fingerprint["data"]["train"]["labels"]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{run.source}: its figures or its fingerprint.json lack {error}; they were made by an older version, or "
+            "are not figures: evaluate, or train, again"
+        ) from None
+    if not results:
+        raise InputError(f"{run.source}: metrics.json holds no figures; evaluate the run first")
+    for key, entry in run.metrics.items():
+        if tuple(entry["per_class"]) != run.classes:
+            raise InputError(
+                f"{key} is about {', '.join(entry['per_class'])}, the student about {', '.join(run.classes)}"
+            )
+    faces = FACES[recipe.data.name]
+    shown = [FACES[name] for name in dict.fromkeys(key.partition(":")[0] for key in run.metrics) if name in FACES]
+    grid_credits = _grid_credits(run)
+    cited = [c.citation for c in dict.fromkeys([faces, *shown, *grid_credits]) if c.citation]
+    return render_card(
+        "student_card.md",
+        header=card_header(
+            library_name="timm",
+            pipeline_tag="image-classification",
+            tags=[*_TAGS, "neurogaze-distill"] if distilled else _TAGS,
+            datasets=[recipe.data.name],
+            metrics=list(_METRIC_IDS.values()),
+            model_name=repo_id.partition("/")[2],
+            eval_results=model_index,
+        ),
+        name=repo_id.partition("/")[2],
+        repo_id=repo_id,
+        architecture=cfg["architecture"],
+        parameters=_millions(sum(p.numel() for p in run.student.parameters())),
+        size=cfg["input_size"][-1],
+        in_chans=channels,
+        classes=run.classes,
+        distilled=distilled,
+        simulated=faces.terms if recipe.data.name == "schematic" else "",
+        results=results,
+        units=units,
+        per_class=tables,
+        epochs=recipe.optim.epochs,
+        seed=recipe.seed,
+        trained_on=f"{faces.title}, labels: {labels}. {faces.terms}",
+        splits=splits,
+        terms=terms,
+        command=train_command(recipe),
+        grid=_grid(run.grid, recipe.grid, picture) if run.grid is not None and _uses_grid(run) else None,
+        forbidden=FORBIDDEN,
+        method=METHOD,
+        citations=cited,
+    )
+
+
+def student_licence(run: Run, name: str) -> str:
+    """The terms of a student, as the text of its LICENSE file."""
+    recipe = run.recipe
+    faces = FACES[recipe.data.name]
+    whose = [f"model.safetensors was trained on {faces.title}. {faces.terms}"]
+    if faces.citation:
+        whose.append(f"Cite: {faces.citation}")
+    if run.grid is not None and _uses_grid(run) and "dataset" in run.grid.metadata:
+        whose.append(f"It was distilled from a grid of averages over EEG recordings: {run.grid.metadata['dataset']}.")
+        whose += [f"{credit.terms} Cite: {credit.citation}" for credit in _grid_credits(run)]
+    whose.append("No picture and no recording is in the model's repository.")
+    return render_card(
+        "student_licence.txt",
+        name=name,
+        whose=without_paths(" ".join(whose)),
+        never=f"Use it, or a model distilled from it, {FORBIDDEN}.",
+    )
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.2f} million" if count >= 10_000 else str(count)
+
+
+def _results(run: Run) -> Iterator[dict[str, Any]]:
+    for key, entry in run.metrics.items():
+        for protocol in shown_protocols(entry):
+            figures = {
+                metric: f"{entry[protocol][metric]:.2f} [{low:.1f}, {high:.1f}]"
+                for metric in METRICS
+                for low, high in [entry["ci95"][protocol][metric]]
+            }
+            asked = {"set": key, "n": entry["n"], "labels": entry["label_rule"]}
+            yield {**asked, "protocol": protocol_name(protocol, entry), **figures}
+
+
+def _per_class(key: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    rows = [
+        {"name": name, **{k: f"{row[k]:.1f}" for k in ("precision", "recall", "f1")}, "support": row["support"]}
+        for name, row in entry["per_class"].items()
+    ]
+    how = [f"labels: {entry['label_rule']}"]
+    how += ["mean with the mirror image"] if entry["flip"] else []
+    how += [] if entry.get("drop_duplicates", True) else ["copies of training pictures kept"]
+    how += [f"calibration error {entry['ece']:.1f} at temperature {entry.get('temperature', 1.0):g}"]
+    return {"set": key, "how": ", ".join(how), "rows": rows}
+
+
+def _model_index(run: Run) -> Iterator[Any]:
+    from huggingface_hub import EvalResult
+
+    for key, entry in run.metrics.items():
+        name, _, split = key.partition(":")
+        for protocol in ("8way", "present"):
+            for metric, label in METRIC_TITLES.items():
+                yield EvalResult(
+                    task_type="image-classification",
+                    task_name="facial-expression recognition",
+                    dataset_type=name,
+                    dataset_name=FACES[name].title if name in FACES else name,
+                    dataset_split=split,
+                    metric_type=_METRIC_IDS[metric],
+                    metric_name=f"{label}, {protocol_name(protocol, entry)} (percent)",
+                    metric_value=round(entry[protocol][metric], 2),
+                    metric_args={
+                        "protocol": protocol_name(protocol, entry),
+                        "n": entry["n"],
+                        "ci95": [round(bound, 2) for bound in entry["ci95"][protocol][metric]],
+                        "label_rule": entry["label_rule"],
+                    },
+                )
+
+
+def _terms(run: Run) -> Iterator[dict[str, str]]:
+    loss = run.recipe.loss
+    options = {
+        "label_smoothing": loss.label_smoothing > 0,
+        "effective_number": loss.class_weights == "effective_number",
+    }
+    yield {
+        "name": "cross-entropy",
+        "weight": f"{loss.ce:g}",
+        "settings": f"label_smoothing={loss.label_smoothing:g}, class_weights={loss.class_weights}",
+        "citation": " ".join(CITATIONS[option] for option, used in options.items() if used) or "–",
+    }
+    if tau := run.recipe.student.logit_adjustment:
+        yield {"name": "logit adjustment", "weight": "post hoc", "settings": f"tau={tau:g}", "citation": CITATION}
+    if (temperature := temperature_of(run.student)) != 1:
+        settings = f"T={temperature:g}, fitted on validation"
+        yield {"name": "temperature scaling", "weight": "post hoc", "settings": settings, "citation": TEMPERATURE}
+    if loss.kd > 0:
+        kd = LogitKDLoss(loss.kd_mode, loss.temperature)
+        yield {"name": "logit KD", "weight": f"{loss.kd:g}", "settings": kd.extra_repr(), "citation": kd.citation}
+    if _uses_grid(run):
+        settings = f"tau={loss.tau}, target={loss.target!r}, sigma={loss.sigma}"
+        share = f"{loss.proto_kd:g}"
+        if loss.proto_share:
+            had = last_share(run)
+            share = f"set for {100 * loss.proto_share:g} % of the gradient"
+            share += "" if had is None else f"; {had:.1f} % in the last epoch"
+        yield {"name": "Proto-KD", "weight": share, "settings": settings, "citation": ProtoKDLoss.citation}
+    if loss.d_geo > 0:
+        geo = DGeoLoss(loss.positive_classes, loss.variance_cap, loss.margin, classes=run.classes)
+        ramp = f"ramp={list(loss.ramp)}, positive_classes={list(loss.positive_classes)}"
+        yield {
+            "name": "D-Geo",
+            "weight": f"{loss.d_geo:g}",
+            "settings": f"{geo.extra_repr()}, {ramp}",
+            "citation": geo.citation,
+        }
+
+
+def last_share(run: Run) -> float | None:
+    """Percent of the gradient that Proto-KD had in a run's last epoch; None where nothing is known of it."""
+    if "share_proto_kd" in run.fingerprint:  # of a run whose summary.csv stayed where it was trained
+        return float(run.fingerprint["share_proto_kd"])
+    had = [float(row["share_proto_kd"]) for row in run.rows if row.get("share_proto_kd")]
+    return had[-1] if had else None
+
+
+def _uses_grid(run: Run) -> bool:
+    return run.recipe.loss.proto_kd > 0 or run.recipe.loss.proto_share is not None
+
+
+def _split(name: str, report: Mapping[str, Any]) -> dict[str, str]:
+    dropped = "; ".join(f"{n} {reason}" for reason, n in report["dropped"].items()) or "none"
+    counts = ", ".join(f"{c} {n:g}" for c, n in report["counts"].items())
+    return {
+        "split": name,
+        "kept": str(report["kept"]),
+        "read": str(report["read"]),
+        "dropped": dropped,
+        "counts": counts,
+    }
+
+
+def _grid_credits(run: Run) -> list[Credit]:
+    notes = run.grid.metadata if run.grid is not None and _uses_grid(run) else {}
+    return [EEG[key] for key in map(dataset_name, (notes.get("dataset", ""), notes.get("support", ""))) if key in EEG]
+
+
+def _grid(grid: PrototypeGrid, name: str | None, picture: bool) -> dict[str, Any]:
+    notes = without_paths(grid.metadata)
+    if notes.get("control") == "random":
+        sentence = f"A control without EEG in it: random directions, seed {notes.get('seed', '?')}."
+    elif "control" in notes:
+        sentence = (
+            f"A control ({notes['control']}, seed {notes.get('seed', '?')}) of a grid from {notes.get('dataset')}."
+        )
+    elif "simulated" in notes:
+        sentence = "Built from **simulated** EEG with a known answer; it says nothing about people."
+    else:
+        sentence = f"Built from {notes.get('dataset', 'data that its file does not name')}; not the paper's grid."
+    rows = [("name", name), ("size", f"{grid.size} x {grid.size}, {grid.dim} values each"), ("sha256", grid.sha256)]
+    rows += [("cells with data of their own", f"{grid.filled} of {grid.size**2}")]
+    rows += [("mean cosine between prototypes", f"{grid.mean_cosine:.4f}")]
+    if "mantel_p_centered" in notes:
+        figure = f"{notes['mantel_r_centered']}, p = {notes['mantel_p_centered']}"
+        rows += [("Mantel r, centred, whether it follows the plane", figure)]
+    rows += [(key, notes[key]) for key in ("teacher", "split", "support", "created") if key in notes]
+    return {"sentence": sentence, "rows": rows, "picture": picture}

@@ -1,0 +1,175 @@
+"""What goes to the Hub: whole folders of an artifact, its card and its licence, in which no path and no person is."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib.metadata import metadata
+from pathlib import Path
+from typing import Any
+
+from ngd_timm.grid.card import grid_card, grid_licence
+from ngd_timm.publish.card import last_share, student_card, student_licence
+from ngd_timm.core.commands import without_folders
+from ngd_timm.core.errors import InputError
+from ngd_timm.models.student import PUBLISHED_FORMAT, STUDENT_FILES, student_versions
+from ngd_timm.core.files import packaged, sha256_file, write_json, write_text
+from ngd_timm.core.hub import Published, hub_id, staged, target, upload_staged
+from ngd_timm.core.paths import without_paths
+from ngd_timm.grid.prototypes import GRID_FILE, PrototypeGrid, grid_versions
+from ngd_timm.core.recipe import to_yaml
+from ngd_timm.evaluate.run import Run, check_student
+
+__all__ = ["listing", "namespace", "packaged_artifacts", "push_grid", "push_run", "stage_grid", "stage_run"]
+
+logger = logging.getLogger("ngd_timm.publish.push")
+
+_MIN_SUBJECTS = 3
+_PICTURE = "grid.png"
+
+
+def push_grid(grid: PrototypeGrid, repo_id: str, **options: Any) -> Published:
+    """Publish a grid; see `PrototypeGrid.push_to_hub`."""
+    return upload_staged(lambda folder: stage_grid(grid, folder, repo_id), repo_id, **options)
+
+
+def push_run(run: Run, repo_id: str, metrics: Mapping[str, Any] | None = None, **options: Any) -> Published:
+    """Publish a run's student with card, licence, recipe, fingerprint and metrics, in one commit.
+
+    `timm.create_model("hf-hub:user/repo", pretrained=True)` loads it without this package, `load_run` all of it.
+
+    Args:
+        run: From `load_run`.
+        repo_id: `user/repo`; made if it is missing.
+        metrics: Further entries in metrics.json's form, of a test set say.
+        **options: `private`, `revision`, `commit_message`, `create_pr`, `token`, as in `ngd_timm.core.hub.upload`.
+
+    Raises:
+        InputError: One line that says what can't be published or what went wrong.
+    """
+    return upload_staged(lambda folder: stage_run(run, folder, repo_id, metrics), repo_id, **options)
+
+
+def stage_grid(grid: PrototypeGrid, folder: str | Path, repo_id: str) -> None:
+    """Write what goes to the Hub of a grid: grid.safetensors, README.md, LICENSE and grid.png.
+
+    Raises:
+        InputError: A grid that is not fit to publish.
+    """
+    target(repo_id)
+    if reason := _unpublishable(grid):
+        raise InputError(f"this grid is not fit to publish: {reason}")
+    folder, name = Path(folder), repo_id.partition("/")[2]
+    grid = replace(grid, metadata=without_paths(grid.metadata))
+    grid.save(folder / GRID_FILE)
+    write_text(folder / "README.md", grid_card(grid, name, repo_id))
+    write_text(folder / "LICENSE", grid_licence(grid, name))
+    grid.picture(folder / _PICTURE)
+
+
+def stage_run(run: Run, folder: str | Path, repo_id: str, metrics: Mapping[str, Any] | None = None) -> None:
+    """Write what goes to the Hub of a run.
+
+    config.json and model.safetensors as timm wants them; recipe.yaml, metrics.json and fingerprint.json (with each
+    file's sha256) without paths; README.md and LICENSE; the grid where it is one that may be published.
+
+    Raises:
+        InputError: Metrics that name a set twice, figures of another student, or an incomplete run.
+    """
+    target(repo_id)
+    unsaid = check_student(run.metrics, run, "metrics.json") + check_student(metrics or {}, run, "the further metrics")
+    if unsaid:
+        logger.warning(f"the figures of {', '.join(unsaid)} don't say of which student they are; taken for this one's")
+    twice = sorted(set(run.metrics) & set(metrics or {}))
+    if twice:
+        raise InputError(
+            f"{', '.join(twice)} is in the run's metrics.json already; leave it out of the further metrics"
+        )
+    run = replace(run, recipe=without_folders(run.recipe), metrics={**run.metrics, **(metrics or {})})
+    folder, name = Path(folder), repo_id.partition("/")[2]
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in STUDENT_FILES:
+        shutil.copyfile(run.student_folder / file, folder / file)
+    picture = run.grid is not None and _unpublishable(run.grid) is None
+    if run.grid is not None and picture:
+        replace(run.grid, metadata=without_paths(run.grid.metadata)).save(folder / GRID_FILE)
+        run.grid.picture(folder / _PICTURE)
+        if not _named(run.recipe.grid):
+            run = replace(run, recipe=run.recipe.model_copy(update={"grid": GRID_FILE, "grid_center": False}))
+    write_text(folder / "recipe.yaml", to_yaml(run.recipe))
+    write_json(folder / "metrics.json", without_paths(run.metrics))
+    hashed = sorted(p.name for p in folder.iterdir() if p.name != _PICTURE)
+    share = last_share(run) if run.recipe.loss.proto_share else None
+    fingerprint = {
+        **without_paths(run.fingerprint),
+        **({} if share is None else {"share_proto_kd": share}),
+        "format_version": PUBLISHED_FORMAT,
+        "sha256": {file: sha256_file(folder / file) for file in hashed},
+    }
+    write_json(folder / "fingerprint.json", fingerprint)
+    write_text(folder / "README.md", student_card(run, repo_id, picture))
+    write_text(folder / "LICENSE", student_licence(run, name))
+
+
+def packaged_artifacts(space: str) -> dict[str, Callable[[Path], None]]:
+    """Everything in `hub/` that is published: repository name, and what writes its folder.
+
+    Args:
+        space: A user or an organisation.
+    """
+
+    def grid(version: str) -> Callable[[Path], None]:
+        return lambda folder: stage_grid(PrototypeGrid.default(version), folder, f"{space}/{version}")
+
+    def student(version: str) -> Callable[[Path], None]:
+        def copy(folder: Path) -> None:  # it was staged from its run when it was put there
+            shutil.copytree(packaged("hub") / version, folder, dirs_exist_ok=True)
+
+        return copy
+
+    grids = {f"{space}/{version}": grid(version) for version in grid_versions()}
+    return grids | {f"{space}/{version}": student(version) for version in student_versions()}
+
+
+def namespace() -> str:
+    """Under whose name the packaged artifacts are published: the end of the project URL "Hub" in pyproject.toml.
+
+    Raises:
+        InputError: The installed package's metadata name none.
+    """
+    for line in metadata("ngd-timm").get_all("Project-URL") or []:
+        label, _, url = line.partition(", ")
+        if label == "Hub":
+            return url.rstrip("/").rpartition("/")[2]
+    raise InputError("the installed ngd-timm names no Hub in its project URLs; install it again, or name the namespace")
+
+
+def listing(stage: Callable[[Path], None]) -> list[tuple[str, int, str]]:
+    """Name, bytes and sha256 of every file that would go up; nothing does."""
+    with staged(stage) as folder:
+        return [(p.name, p.stat().st_size, sha256_file(p)) for p in sorted(folder.iterdir())]
+
+
+def _named(spec: str | None) -> bool:
+    """Whether a recipe's grid is one that everybody can open by that name."""
+    return spec is None or spec in grid_versions() or hub_id(spec) is not None
+
+
+def _unpublishable(grid: PrototypeGrid) -> str | None:
+    notes = grid.metadata
+    if "control" in notes:
+        return f"it is a control ({notes['control']}), which anybody can make from its seed"
+    if "dataset" not in notes or "subjects_per_cell" not in notes:
+        return (
+            "it doesn't say whose data it holds; build it with subjects=, min_subjects=3 and "
+            "metadata={'dataset': ...}, or with: ngd prototypes build RUN --min-subjects 3"
+        )
+    few = sum(0 < int(n) < _MIN_SUBJECTS for n in notes["subjects_per_cell"].split(","))
+    if few and "simulated" not in notes:
+        return (
+            f"{few} of its cells average fewer than {_MIN_SUBJECTS} people, which would publish a person's row; "
+            f"build it with: ngd prototypes build RUN --min-subjects {_MIN_SUBJECTS}"
+        )
+    return None
