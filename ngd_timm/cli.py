@@ -14,9 +14,9 @@ import typer
 from rich.console import Console
 
 from ngd_timm.core.errors import InputError, choices
-from ngd_timm.train.interruption import Stopped
 from ngd_timm.core.paths import last_part
-from ngd_timm.version import __version__
+from ngd_timm.core.version import __version__
+from ngd_timm.train.interruption import Stopped
 
 __all__ = ["app", "main"]
 
@@ -85,14 +85,16 @@ def train(
 
     if (recipe is None) == (resume is None):
         raise InputError(f"give one recipe, or --resume RUN. Recipes: {', '.join(recipe_names())}")
-    from ngd_timm.train.loop import loop as training
+    from ngd_timm.report import try_page
+    from ngd_timm.train import loop
 
     with processes():
         if resume is not None:
-            run = training.resume(resume)
+            run = loop.resume(resume)
         elif recipe is not None:
-            run = training.train(load_recipe(Recipe, recipe, overrides or []))
+            run = loop.train(load_recipe(Recipe, recipe, overrides or []))
         if is_first():
+            try_page(run)
             typer.echo(run)
 
 
@@ -276,8 +278,8 @@ def push(
     folder: Folder = None,
 ) -> None:
     """Publish a run's student on the Hugging Face Hub, with card, licence, recipe, fingerprint and metrics."""
-    from ngd_timm.publish.push import push_run, stage_run
     from ngd_timm.evaluate.run import load_run, read_metrics
+    from ngd_timm.publish.push import push_run, stage_run
 
     opened = load_run(run)
     more = read_metrics(metrics or [], opened)
@@ -299,10 +301,11 @@ def publish(
     dry_run: DryRun = False,
 ) -> None:
     """Publish everything that ships in hub/: every version of the grid and of the student, each under its own name."""
-    from ngd_timm.publish.push import push as publishing
     from ngd_timm.core.hub import upload_staged
+    from ngd_timm.publish.push import namespace as own_namespace
+    from ngd_timm.publish.push import packaged_artifacts
 
-    for repo, stage in publishing.packaged_artifacts(namespace or publishing.namespace()).items():
+    for repo, stage in packaged_artifacts(namespace or own_namespace()).items():
         if dry_run:
             _show_staged(repo, stage, None)
         else:
@@ -364,18 +367,9 @@ def report(
     ] = 0,
 ) -> None:
     """Write report.html again, from the files that are there."""
-    from ngd_timm.report import write_ablation_report, write_report, write_teacher_report
+    from ngd_timm.report import write_page
 
-    if (folder / "ablation.json").is_file():
-        if mistakes:
-            raise InputError("an ablation's report shows no mistakes; ask for those of one of its runs")
-        typer.echo(write_ablation_report(folder))
-    elif (folder / "embeddings.safetensors").is_file():
-        if mistakes:
-            raise InputError("an EEG teacher's report shows no mistakes: there are no faces in it")
-        typer.echo(write_teacher_report(folder))
-    else:
-        typer.echo(write_report(folder, mistakes))
+    typer.echo(write_page(folder, mistakes))
 
 
 @teacher_app.command("fit", epilog="Example: ngd teacher fit teacher_gameemo data.root=gameemo_bandpower.npz")
@@ -384,11 +378,14 @@ def teacher_fit(
     overrides: Overrides = None,
 ) -> None:
     """Fit an EEG teacher, a fold of subjects held out at a time, into a teacher run."""
+    from ngd_timm.core.recipe import load_recipe
     from ngd_timm.core.teacher_recipe import TeacherRecipe
     from ngd_timm.eeg.teacher.fit import fit_teacher
-    from ngd_timm.core.recipe import load_recipe
+    from ngd_timm.report import try_page
 
-    typer.echo(fit_teacher(load_recipe(TeacherRecipe, recipe, overrides or [])))
+    run = fit_teacher(load_recipe(TeacherRecipe, recipe, overrides or []))
+    try_page(run)
+    typer.echo(run)
 
 
 @teacher_app.command("simulate", epilog="Example: ngd teacher simulate dreamer DREAMER.mat --subjects 16")
@@ -421,8 +418,8 @@ def prototypes_build(
     ] = None,
 ) -> None:
     """Boil a teacher's held-out embeddings down to a frozen grid."""
-    from ngd_timm.grid.card import write_grid_card
     from ngd_timm.eeg.teacher.consolidate import build_grid
+    from ngd_timm.grid.card import write_grid_card
 
     grid = build_grid(run, size=size, center=center, min_subjects=min_subjects)
     grid.save(out)
@@ -445,7 +442,7 @@ def prototypes_push(
 ) -> None:
     """Publish a grid on the Hugging Face Hub, with its card, its licence and its picture."""
     from ngd_timm.grid.prototypes import PrototypeGrid
-    from ngd_timm.publish.push import stage_grid
+    from ngd_timm.grid.push import stage_grid
 
     opened = PrototypeGrid.from_spec(grid)
     if dry_run or folder is not None:

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ngd_timm.experiments.ablation import ablate
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.recipe import Recipe, load_recipe
+from ngd_timm.experiments.ablation import ablate
 from ngd_timm.train.loop import train
 
 # the reference is taught by a recipe that is named after it

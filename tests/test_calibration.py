@@ -17,17 +17,18 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from ngd_timm import CLASSES, InputError, KDTeacher, calibrate, load_run, save_student
-from ngd_timm.models.calibration import TEMPERATURES, can_calibrate, fit_temperature, temperature_line
-from ngd_timm.publish.card import student_card
-from ngd_timm.evaluate.student import evaluate
-from ngd_timm.models.student import load_student, open_student, shipped_student
 from ngd_timm.core.files import packaged, sha256_file
-from ngd_timm.models.kd_teacher import open_teacher
-from ngd_timm.evaluate.predictions import prediction_file, read_predictions
 from ngd_timm.core.recipe import Recipe
+from ngd_timm.evaluate.predictions import prediction_file, read_predictions
 from ngd_timm.evaluate.run import check_student
-from ngd_timm.train.setup import prepare
+from ngd_timm.evaluate.student import evaluate
+from ngd_timm.models.calibration import TEMPERATURES, can_calibrate, fit_temperature, temperature_line
+from ngd_timm.models.kd_teacher import open_teacher
+from ngd_timm.models.student import load_student, open_student, shipped_student
+from ngd_timm.publish.card import student_card
+from ngd_timm.report import write_report
 from ngd_timm.train.loop import train
+from ngd_timm.train.setup import prepare
 
 
 def underconfident(n: int = 400, factor: float = 0.3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -177,7 +178,7 @@ def test_a_run_saves_its_students_calibrated_and_says_at_which_temperature(
     assert entries[0]["8way"] == entries[1]["8way"]
     (scored,) = evaluate(calibrated, [f"schematic={faces}:test"], predictions=True).values()  # and last/ fits student/
     assert scored["student_temperature"] == temperature
-    assert f"logits divided by {temperature:g}" in (calibrated / "report.html").read_text(encoding="utf-8")
+    assert f"logits divided by {temperature:g}" in write_report(calibrated).read_text(encoding="utf-8")
     assert f"| temperature scaling | post hoc | T={temperature:g}" in student_card(load_run(calibrated), "lab/student")
     for run in runs:
         assert "trained with ngd_timm" not in student_card(load_run(run), "lab/student")  # nothing was distilled

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import yaml
 
-from ngd_timm.grid.card import grid_card, grid_findings, grid_licence
 from ngd_timm.core.commands import build_commands
-from ngd_timm.core.teacher_recipe import TeacherRecipe
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import packaged
-from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.core.recipe import load_recipe
+from ngd_timm.core.teacher_recipe import TeacherRecipe
+from ngd_timm.grid.card import grid_card, grid_findings, grid_licence
+from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.grid.verdict import teacher_verdict
 
 

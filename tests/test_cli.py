@@ -84,8 +84,8 @@ def test_a_full_directory_is_refused(faces: Path, tmp_path: Path, ngd: Callable[
 
 @pytest.fixture(scope="module")
 def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from ngd_timm.models.student import create_student, save_student
     from ngd_timm.core.recipe import StudentConfig
+    from ngd_timm.models.student import create_student, save_student
 
     model = create_student(StudentConfig(backbone="test_resnet", image_size=32), 8)
     return save_student(model, tmp_path_factory.mktemp("students") / "mine")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import timm
 
-from ngd_timm.experiments.demo import DemoSizes, run_demo
 from ngd_timm.core.errors import InputError
+from ngd_timm.experiments.demo import DemoSizes, run_demo
 from ngd_timm.grid.prototypes import PrototypeGrid
 
 TINY = DemoSizes(

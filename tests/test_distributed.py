@@ -23,15 +23,15 @@ import torch.multiprocessing as mp
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 from ngd_timm import NeuroGazeTask, PrototypeGrid, wrap
-from ngd_timm.data import FaceBatches, load_split
-from ngd_timm.core.errors import InputError
-from ngd_timm.train.interruption import Stopped
-from ngd_timm.losses import COMPONENTS, DGeoLoss, NeuroGazeLoss, cross_entropy
-from ngd_timm.evaluate.metrics import fer_metrics, gather_rows
 from ngd_timm.core.distributed import join
-from ngd_timm.core.recipe import AugmentConfig, Recipe
-from ngd_timm.train.checkpoint import StateFiles
+from ngd_timm.core.errors import InputError
 from ngd_timm.core.lock import locked
+from ngd_timm.core.recipe import AugmentConfig, Recipe
+from ngd_timm.data import FaceBatches, load_split
+from ngd_timm.evaluate.metrics import fer_metrics, gather_rows
+from ngd_timm.losses import COMPONENTS, DGeoLoss, NeuroGazeLoss, cross_entropy
+from ngd_timm.train.checkpoint import StateFiles
+from ngd_timm.train.interruption import Stopped
 from ngd_timm.train.loop import resume, train
 
 

@@ -945,8 +945,8 @@ def modes_count() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def whole_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from ngd_timm.models.student import create_student, save_student
     from ngd_timm.core.recipe import StudentConfig
+    from ngd_timm.models.student import create_student, save_student
 
     model = create_student(StudentConfig(backbone="test_resnet", image_size=32), 8)
     return save_student(model, tmp_path_factory.mktemp("students") / "whole")

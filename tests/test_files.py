@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from ngd_timm.core.errors import InputError
-from ngd_timm.evaluate.student import evaluate
 from ngd_timm.core.files import atomic_folder, atomic_path, check_place, write_json
+from ngd_timm.evaluate.student import evaluate
 
 
 def write_half_a_file(path: Path) -> None:

@@ -21,16 +21,16 @@ from hub_server import HubServer, client_env, client_here, run_client
 
 import ngd_timm
 from ngd_timm import PrototypeGrid, load_run, wrap
-from ngd_timm.experiments.ablation import ablate
 from ngd_timm.core.affect import CLASSES
-from ngd_timm.data.synthetic.schematic import draw_face
 from ngd_timm.core.errors import InputError
-from ngd_timm.evaluate.student import evaluate
-from ngd_timm.models.student import load_student, open_student, save_student
 from ngd_timm.core.hub import HubId, fetch, hub_id, pin
-from ngd_timm.models.kd_teacher import KDTeacher
-from ngd_timm.publish.push import packaged_artifacts, push_run, stage_run
 from ngd_timm.core.recipe import Recipe, load_recipe
+from ngd_timm.data.synthetic.schematic import draw_face
+from ngd_timm.evaluate.student import evaluate
+from ngd_timm.experiments.ablation import ablate
+from ngd_timm.models.kd_teacher import KDTeacher
+from ngd_timm.models.student import load_student, open_student, save_student
+from ngd_timm.publish.push import packaged_artifacts, push_run, stage_run
 from ngd_timm.train.loop import resume, train
 
 NGD = "import sys; from ngd_timm.cli import main; sys.argv[0] = 'ngd'; main()"

@@ -11,9 +11,9 @@ import timm
 import torch
 
 from ngd_timm.core.errors import InputError
+from ngd_timm.core.recipe import Recipe
 from ngd_timm.models.kd_cache import CachedTeacher
 from ngd_timm.models.kd_teacher import KDTeacher
-from ngd_timm.core.recipe import Recipe
 from ngd_timm.train.loop import train
 
 KEY = {"teacher": "ab" * 32, "seed": 0}

@@ -16,11 +16,12 @@ from safetensors.torch import load_file
 from sklearn.metrics import balanced_accuracy_score
 
 from ngd_timm import CLASSES, InputError, adjust_logits, load_run
-from ngd_timm.publish.card import student_card
+from ngd_timm.core.recipe import Recipe
+from ngd_timm.evaluate.predictions import prediction_file, read_predictions
 from ngd_timm.models.kd_teacher import KDTeacher
 from ngd_timm.models.logit_adjustment import adjusted, logit_shift
-from ngd_timm.evaluate.predictions import prediction_file, read_predictions
-from ngd_timm.core.recipe import Recipe
+from ngd_timm.publish.card import student_card
+from ngd_timm.report import write_report
 from ngd_timm.train.loop import train
 
 COUNTS = [9098, 7465, 3454, 4125, 2406, 462, 1019, 527]
@@ -108,8 +109,8 @@ def test_a_run_trains_as_without_it_and_saves_and_scores_the_adjusted_student(fa
     torch.testing.assert_close(logits[0] - logits[1], shift.expand_as(logits[0]), atol=1e-5, rtol=0)
     assert "| logit adjustment | post hoc | tau=0.7 | A. K. Menon" in student_card(load_run(moved), "lab/student")
     assert "logit adjustment" not in student_card(load_run(plain), "lab/student")
-    assert "logits less 0.7 × the log prior" in (moved / "report.html").read_text(encoding="utf-8")
-    assert "Saved with" not in (plain / "report.html").read_text(encoding="utf-8")
+    assert "logits less 0.7 × the log prior" in write_report(moved).read_text(encoding="utf-8")
+    assert "Saved with" not in write_report(plain).read_text(encoding="utf-8")
 
 
 def test_after_a_sampler_that_balances_the_classes_the_prior_is_even_and_the_teacher_gives_back_as_much(

@@ -13,6 +13,8 @@ from torch import nn
 
 from ngd_timm.core.affect import CLASSES, anchors
 from ngd_timm.core.errors import InputError
+from ngd_timm.core.recipe import ramp_shares
+from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.losses import (
     DGeoLoss,
     LogitKDLoss,
@@ -24,8 +26,6 @@ from ngd_timm.losses import (
     ramp_weight,
 )
 from ngd_timm.losses.functional import unit
-from ngd_timm.grid.prototypes import PrototypeGrid
-from ngd_timm.core.recipe import ramp_shares
 
 DIM = 32
 

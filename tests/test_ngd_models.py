@@ -13,9 +13,9 @@ from torch import nn
 
 import ngd_timm
 from ngd_timm.core.errors import InputError
-from ngd_timm.models.wrapper import DistillationWrapper, wrap
-from ngd_timm.models.one_pass import _computed, one_pass
 from ngd_timm.grid.prototypes import PrototypeGrid
+from ngd_timm.models.one_pass import _computed, one_pass
+from ngd_timm.models.wrapper import DistillationWrapper, wrap
 
 # one of each kind: plain conv, cls token, BN in the head, a classifier that is not the last word (two heads)
 FAMILIES = ["test_resnet", "test_vit", "mobilenetv4_conv_small_035", "levit_128s"]

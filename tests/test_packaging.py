@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ngd_timm.models.student import student_versions
 from ngd_timm.grid.prototypes import grid_versions
+from ngd_timm.models.student import student_versions
 
 ROOT = Path(__file__).parent.parent
 

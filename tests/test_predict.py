@@ -17,15 +17,15 @@ from PIL import Image
 
 from ngd_timm import KDTeacher, Predictor, load_student, wrap
 from ngd_timm.core.affect import CLASSES
+from ngd_timm.core.errors import InputError
+from ngd_timm.core.recipe import StudentConfig
 from ngd_timm.data import load_fer
 from ngd_timm.data.synthetic.schematic import draw_face
-from ngd_timm.publish.export import export_student
-from ngd_timm.core.errors import InputError
+from ngd_timm.evaluate.predictions import predict
 from ngd_timm.evaluate.student import evaluate, face_batches
 from ngd_timm.models.student import create_student, save_student, set_input, shipped_student
 from ngd_timm.predict.predictor import annotate_all, student_and_pictures
-from ngd_timm.evaluate.predictions import predict
-from ngd_timm.core.recipe import StudentConfig
+from ngd_timm.publish.export import export_student
 
 
 @pytest.fixture(scope="module")

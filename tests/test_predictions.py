@@ -16,15 +16,15 @@ from safetensors.torch import load_file, save_file
 import ngd_timm.evaluate.predictions as module
 import ngd_timm.train.loop as training
 from ngd_timm.core.affect import CLASSES
-from ngd_timm.data import load_fer
 from ngd_timm.core.errors import InputError
+from ngd_timm.core.files import sha256_file
+from ngd_timm.core.recipe import Recipe
+from ngd_timm.data import load_fer
+from ngd_timm.evaluate.metrics import fer_metrics
+from ngd_timm.evaluate.predictions import predict, prediction_file
 from ngd_timm.evaluate.student import evaluate, face_batches, read_predictions
 from ngd_timm.models.student import open_student
-from ngd_timm.core.files import sha256_file
-from ngd_timm.evaluate.metrics import fer_metrics
 from ngd_timm.models.wrapper import wrap
-from ngd_timm.evaluate.predictions import predict, prediction_file
-from ngd_timm.core.recipe import Recipe
 from ngd_timm.train.loop import resume, train
 
 
@@ -65,8 +65,10 @@ def test_a_run_keeps_its_answers_to_validation_and_to_every_further_set(run: Pat
 def test_the_figures_come_out_of_the_file_again(run: Path) -> None:
     for key, entry in json.loads((run / "metrics.json").read_text()).items():
         kept = read_predictions(prediction_file(run, key))
-        student = {"drop_duplicates": True, "student_sha256": sha256_file(run / "student" / "model.safetensors")}
-        assert kept.entry(**student) == entry
+        temperature = json.loads((run / "student" / "config.json").read_text())["ngd_timm"]["temperature"]
+        weights = sha256_file(run / "student" / "model.safetensors")
+        notes = {"drop_duplicates": True, "student_sha256": weights, "student_temperature": temperature}
+        assert kept.entry(**notes) == entry
         assert fer_metrics(kept.logits, kept.target, kept.classes, kept.subject)["8way"] == entry["8way"]
 
 
@@ -111,7 +113,8 @@ def test_validation_is_not_predicted_again_after_the_last_epoch(
 
     monkeypatch.setattr(training, "predict", counted)
     recipe = training.load_recipe(Recipe, run / "recipe.yaml")
-    again = train(recipe.model_copy(update={"out": str(tmp_path / "run"), "eval": {}}))
+    student = recipe.student.model_copy(update={"calibrate": False})  # a calibrated one is scored as it is saved
+    again = train(recipe.model_copy(update={"out": str(tmp_path / "run"), "eval": {}, "student": student}))
     assert len(calls) == recipe.optim.epochs
     # a run that lost its figures after its last epoch has to look once more
     before = json.loads((again / "metrics.json").read_text())

@@ -13,14 +13,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from ngd_timm.core.affect import CLASSES, anchors, cell_of
-from ngd_timm.data import parse_spec
-from ngd_timm.data.labels import DATASETS, SPLITS
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.hub import hub_id
-from ngd_timm.losses import COMPONENTS, DGeoLoss, LogitKDLoss, NeuroGazeLoss, ProtoKDLoss, cross_entropy
-from ngd_timm.evaluate.metrics import METRICS, PROTOCOLS, fer_metrics
 from ngd_timm.core.paths import without_paths
-from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.core.recipe import (
     AugmentConfig,
     DataConfig,
@@ -31,6 +26,11 @@ from ngd_timm.core.recipe import (
     load_recipe,
     to_yaml,
 )
+from ngd_timm.data import parse_spec
+from ngd_timm.data.labels import DATASETS, SPLITS
+from ngd_timm.evaluate.metrics import METRICS, PROTOCOLS, fer_metrics
+from ngd_timm.grid.prototypes import PrototypeGrid
+from ngd_timm.losses import COMPONENTS, DGeoLoss, LogitKDLoss, NeuroGazeLoss, ProtoKDLoss, cross_entropy
 
 quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -12,8 +12,8 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from ngd_timm.cli import app
-from ngd_timm.data.synthetic.schematic import draw_face
 from ngd_timm.core.recipe import recipe_names
+from ngd_timm.data.synthetic.schematic import draw_face
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 

@@ -13,10 +13,10 @@ from pydantic import BaseModel
 
 from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.commands import train_command
-from ngd_timm.core.teacher_recipe import TeacherRecipe
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import packaged
 from ngd_timm.core.recipe import Recipe, load_recipe, recipe_names, to_yaml
+from ngd_timm.core.teacher_recipe import TeacherRecipe
 
 BUILT_FIRST = ("g3", "g7")  # their grids don't ship
 TRAINING = [n for n in recipe_names() if not n.startswith("teacher_")]

@@ -15,20 +15,20 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ngd_timm.report import figures
 from ngd_timm.core.affect import CLASSES, cell_of
-from ngd_timm.eeg.teacher.consolidate import build_grid
-from ngd_timm.core.teacher_recipe import TeacherRecipe
-from ngd_timm.eeg.topomap import TopomapOperator
 from ngd_timm.core.errors import InputError
+from ngd_timm.core.files import sha256_file, write_json, write_text
+from ngd_timm.core.plots import png_figure
+from ngd_timm.core.recipe import Recipe, to_yaml
+from ngd_timm.core.teacher_recipe import TeacherRecipe
+from ngd_timm.eeg.teacher.consolidate import build_grid
+from ngd_timm.eeg.topomap import TopomapOperator
+from ngd_timm.evaluate.metrics import fer_metrics
+from ngd_timm.grid.prototypes import PrototypeGrid
+from ngd_timm.report import figures, write_report, write_teacher_report
 from ngd_timm.report.figures_ablation import Difference, difference_figure
 from ngd_timm.report.figures_sets import embedding_figure
 from ngd_timm.report.figures_teacher import Score, forest_figure, scalp_figure
-from ngd_timm.core.files import sha256_file, write_json, write_text
-from ngd_timm.evaluate.metrics import fer_metrics
-from ngd_timm.grid.prototypes import PrototypeGrid
-from ngd_timm.core.recipe import Recipe, to_yaml
-from ngd_timm.report import write_report, write_teacher_report
 
 VOID = {"meta", "br", "img", "hr", "link", "input", "path", "use", "image"}
 TERMS = ("ce", "kd", "proto_kd", "d_geo")
@@ -262,10 +262,10 @@ def test_strings_of_anybody_are_drawn_as_they_are() -> None:
 
 
 def test_a_png_draws_dollars_as_they_are_and_is_not_left_half_written(tmp_path: Path) -> None:
-    with figures.png_figure(tmp_path / "a.png", (2, 2)) as drawing:
+    with png_figure(tmp_path / "a.png", (2, 2)) as drawing:
         drawing.suptitle(ODD)
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(KeyError), figures.png_figure(tmp_path / "b.png", (2, 2)):
+    with pytest.raises(KeyError), png_figure(tmp_path / "b.png", (2, 2)):
         raise KeyError
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 

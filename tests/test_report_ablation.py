@@ -16,8 +16,8 @@ from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import write_json, write_text
 from ngd_timm.evaluate.metrics import mean_over_seeds, paired_difference
-from ngd_timm.report import write_ablation_report
 from ngd_timm.grid.verdict import difference_verdict
+from ngd_timm.report import write_ablation_report
 
 
 def make_ablation(folder: Path, seeds: int = 3, present: int = 8) -> dict[str, Any]:

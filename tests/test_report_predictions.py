@@ -15,10 +15,10 @@ from sklearn.metrics import f1_score, precision_score, recall_score
 from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import write_json, write_text
+from ngd_timm.core.recipe import Recipe
 from ngd_timm.evaluate.metrics import fer_metrics
 from ngd_timm.evaluate.predictions import Predictions, prediction_file, read_predictions, write_predictions
 from ngd_timm.grid.prototypes import PrototypeGrid
-from ngd_timm.core.recipe import Recipe
 from ngd_timm.report import write_report
 from ngd_timm.report.predictions import class_intervals, embedding_map, stratified
 from ngd_timm.train.loop import train
@@ -65,7 +65,7 @@ def put(run: Path, predictions: Predictions) -> None:
 
 
 def test_a_trained_runs_report_has_every_part(run: Path) -> None:
-    html = (run / "report.html").read_text(encoding="utf-8")
+    html = write_report(run).read_text(encoding="utf-8")
     for words in ("F1 of each class", "Is it as sure as it is right?", "Which pictures look alike to it"):
         assert words in html
     assert "places on the EEG grid" in html

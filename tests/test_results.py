@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
-from ngd_timm.experiments.ablation import ablate
 from ngd_timm.core.errors import InputError
-from ngd_timm.evaluate.student import evaluate
 from ngd_timm.core.recipe import Recipe
+from ngd_timm.evaluate.student import evaluate
+from ngd_timm.experiments.ablation import ablate
 from ngd_timm.experiments.results import PAPER, results_markdown, score_ablation
 from ngd_timm.train.loop import train
 

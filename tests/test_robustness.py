@@ -16,16 +16,16 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 from ngd_timm import CLASSES
+from ngd_timm.core.errors import InputError
+from ngd_timm.core.recipe import Recipe, StudentConfig
 from ngd_timm.data import load_fer
 from ngd_timm.data.synthetic.corruptions import CORRUPTIONS, corrupt
 from ngd_timm.data.synthetic.schematic import draw_face, write_schematic
-from ngd_timm.core.errors import InputError
-from ngd_timm.evaluate.student import evaluate, face_batches
-from ngd_timm.models.student import create_student, open_student, save_student
 from ngd_timm.evaluate.metrics import METRICS, figures_of_sets, paired_difference
 from ngd_timm.evaluate.predictions import predict
-from ngd_timm.core.recipe import Recipe, StudentConfig
+from ngd_timm.evaluate.student import evaluate, face_batches
 from ngd_timm.experiments.robustness import robustness
+from ngd_timm.models.student import create_student, open_student, save_student
 from ngd_timm.report.tables import robustness_tables
 
 

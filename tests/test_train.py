@@ -20,18 +20,19 @@ import torch
 from safetensors.torch import load_file
 
 from ngd_timm.core.affect import CLASSES
-from ngd_timm.data import load_split
 from ngd_timm.core.errors import InputError
-from ngd_timm.evaluate.student import evaluate, face_batches
-from ngd_timm.models.student import load_student, open_student, save_student, shipped_student
 from ngd_timm.core.files import packaged, sha256_file
-from ngd_timm.models.kd_teacher import KDTeacher, open_teacher
-from ngd_timm.evaluate.predictions import predict, prediction_file, read_predictions
-from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.core.recipe import Recipe, load_recipe
+from ngd_timm.data import load_split
+from ngd_timm.evaluate.predictions import predict, prediction_file, read_predictions
+from ngd_timm.evaluate.student import evaluate, face_batches
+from ngd_timm.grid.prototypes import PrototypeGrid
+from ngd_timm.models.kd_teacher import KDTeacher, open_teacher
+from ngd_timm.models.student import load_student, open_student, save_student, shipped_student
+from ngd_timm.report import write_report
+from ngd_timm.train.loop import resume, train
 from ngd_timm.train.setup import open_grid
 from ngd_timm.train.task import NeuroGazeTask
-from ngd_timm.train.loop import resume, train
 
 
 def recipe(faces: Path, out: Path, **changes: Any) -> Recipe:
@@ -71,7 +72,7 @@ def rows(run: Path) -> list[dict[str, str]]:
 
 def test_a_run_directory_holds_what_the_design_promises(full: Path) -> None:
     names = {p.name for p in full.iterdir()}
-    assert {"recipe.yaml", "fingerprint.json", "summary.csv", "student", "last", "metrics.json", "report.html"} <= names
+    assert {"recipe.yaml", "fingerprint.json", "summary.csv", "student", "last", "metrics.json"} <= names
     entry = json.loads((full / "metrics.json").read_text())["schematic:valid"]
     assert entry["n"] == 16
     assert set(entry["8way"]) == set(entry["present"]) == {"acc", "macro_f1", "bacc"}
@@ -119,7 +120,7 @@ def test_a_student_stored_in_float16_is_half_the_file_and_is_scored_as_stored(fa
     assert all(torch.equal(stored[name], tensor) for name, tensor in halves.items())
     sizes = [(folder / "student" / "model.safetensors").stat().st_size for folder in (baseline, run)]
     assert sizes[1] < 0.55 * sizes[0]
-    assert "matrices in float16" in (run / "report.html").read_text(encoding="utf-8")
+    assert "matrices in float16" in write_report(run).read_text(encoding="utf-8")
     assert len({path.stat().st_mode for path in (run / "student").iterdir()}) == 1  # readable by whom the config is
     kept, unrounded = (read_predictions(prediction_file(of, "schematic:valid")).logits for of in (run, baseline))
     loaded = open_student(run)[0]

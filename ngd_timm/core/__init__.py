@@ -1,0 +1,4 @@
+"""What everything else stands on: errors, atomic files, devices, processes, the Hub, recipes, images, plots.
+
+Imports nothing of ours.
+"""

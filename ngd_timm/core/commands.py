@@ -7,7 +7,6 @@ import json
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
@@ -20,7 +19,7 @@ from ngd_timm.core.recipe import Recipe, StrictModel, TeacherRun, load_recipe, r
 if TYPE_CHECKING:
     from ngd_timm.core.teacher_recipe import TeacherRecipe
 
-__all__ = ["ablate_command", "build_commands", "results_command", "train_command", "without_folders"]
+__all__ = ["ablate_command", "build_commands", "train_command", "without_folders"]
 
 _WHOLE = ("model_args", "eval")  # mappings with keys of the user's own: an override replaces them whole
 
@@ -42,33 +41,6 @@ def build_commands(recipe: TeacherRecipe, size: int = 5, min_subjects: int = 1, 
     flags += ["--center"] if center else []
     fit = " ".join(["ngd teacher fit", *_arguments(recipe, where)])
     return f"{fit}\n{' '.join([f'ngd prototypes build {where} --out grid.safetensors', *flags])}"
-
-
-def results_command(
-    specs: Sequence[str],
-    rules: Sequence[str],
-    beside: Sequence[str | Path],
-    tried: Sequence[str | Path],
-    earlier: str | Path | None = None,
-) -> str:
-    """The shell line that scores an ablation again.
-
-    Example:
-        >>> results_command(["ferplus=/data/ferplus:valid"], ["majority"], ["/home/anna/runs/ce_long-0"], [])
-        'ngd results ablation --data ferplus=ferplus:valid --label-rule majority --beside ce_long-0 --out RESULTS.md'
-    """
-    from ngd_timm.data import parse_spec
-
-    parts = [(name, _shown_root(root), f":{split}" if split else "") for name, root, split, _ in map(parse_spec, specs)]
-    asked = {
-        "--data": [f"{name}={root}{split}" for name, root, split in parts],
-        "--label-rule": rules,
-        "--beside": [last_part(str(run)) for run in beside],
-        "--tried": [last_part(str(run)) for run in tried],
-        "--earlier": [] if earlier is None else [last_part(str(earlier))],
-    }
-    flags = [f"{flag} {shlex.quote(value)}" for flag, of in asked.items() for value in of]
-    return " ".join(["ngd results ablation", *flags, "--out RESULTS.md"])
 
 
 def train_command(recipe: Recipe) -> str:
@@ -127,7 +99,7 @@ def without_folders(recipe: RecipeT) -> RecipeT:
         values["data"]["cache"] = True
     for section in (values["data"], values["data"].get("support")):
         if section is not None and section["root"] is not None:
-            section["root"] = _shown_root(section["root"])
+            section["root"] = shown_root(section["root"])
     for key in ("grid", "teacher", "init"):
         named = values.get(key)
         if isinstance(named, str):
@@ -135,7 +107,7 @@ def without_folders(recipe: RecipeT) -> RecipeT:
         elif isinstance(named, list):
             values[key] = [_shown_source(source) for source in named]
     if "eval" in values:
-        values["eval"] = {name: _shown_root(root) for name, root in values["eval"].items()}
+        values["eval"] = {name: shown_root(root) for name, root in values["eval"].items()}
     if "student" in values:
         kind, colon, place = values["student"]["backbone"].partition(":")
         if colon and kind != "hf-hub":
@@ -147,7 +119,7 @@ def _shown_source(source: str) -> str:
     return source if source.startswith(PREFIX) else last_part(source)
 
 
-def _shown_root(root: str) -> str:
+def shown_root(root: str) -> str:
     """A root and its options (`ROOT,key=value`) without folders; a Hub id is nobody's folder."""
     if root.startswith(PREFIX):
         return root

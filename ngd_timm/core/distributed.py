@@ -17,11 +17,26 @@ from timm.utils.distributed import init_distributed_device_so
 from torch import Tensor
 
 from ngd_timm.core.errors import InputError
-from ngd_timm.losses.functional import distributed
 
-__all__ = ["agree", "average", "gather_bytes", "is_first", "join", "part_of", "processes", "rank", "world_size"]
+__all__ = [
+    "agree",
+    "average",
+    "distributed",
+    "gather_bytes",
+    "is_first",
+    "join",
+    "part_of",
+    "processes",
+    "rank",
+    "world_size",
+]
 
 _POLL_SECONDS, _FAREWELL_SECONDS = 0.2, 10.0
+
+
+def distributed() -> bool:
+    """Whether this process is one of several."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def world_size() -> int:

@@ -227,7 +227,7 @@ def sha256_file(path: str | Path) -> str:
 
 def packaged(kind: str) -> Path:
     """The folder of shipped `recipes` or `hub` files: inside the wheel, or at the root of an editable checkout."""
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parent.parent
     for folder in (here / kind, here.parent / kind):
         if folder.is_dir():
             return folder

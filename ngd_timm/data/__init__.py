@@ -1,4 +1,7 @@
-"""Faces: data sets by name and root, label rules, samplers, and batches ready for a model."""
+"""Faces: data sets by name and root, label rules, samplers, and batches ready for a model.
+
+May import core.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ngd_timm.data import schematic as schematic
     from ngd_timm.data.batches import Batch, FaceBatches, class_counts
     from ngd_timm.data.fer import LoadReport, load_fer, load_split, load_stream, parse_spec
     from ngd_timm.data.labels import DATASETS, LABEL_RULES, SPLITS
     from ngd_timm.data.layouts.picture_list import write_list
     from ngd_timm.data.stream_batches import FaceStream
+    from ngd_timm.data.synthetic import schematic as schematic
     from ngd_timm.data.synthetic.tiny import TINY_LAYOUTS, write_tiny
 
 __all__ = [
@@ -41,14 +44,14 @@ _HOME = {
     "LABEL_RULES": "labels",
     "LoadReport": "fer",
     "SPLITS": "labels",
-    "TINY_LAYOUTS": "tiny",
+    "TINY_LAYOUTS": "synthetic.tiny",
     "class_counts": "batches",
     "load_fer": "fer",
     "load_split": "fer",
     "load_stream": "fer",
     "parse_spec": "fer",
     "write_list": "layouts.picture_list",
-    "write_tiny": "tiny",
+    "write_tiny": "synthetic.tiny",
 }
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ngd_timm.data.ahead import ahead as made_ahead
-from ngd_timm.data.augment import draw_augment, render_batch
+from ngd_timm.core.distributed import part_of
+from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.images import (
     InputTransform,
     check_image,
@@ -26,10 +26,10 @@ from ngd_timm.core.images import (
     square_pixels,
     to_mode,
 )
-from ngd_timm.data.samplers import SAMPLERS, epoch_order, generator_for
-from ngd_timm.core.errors import InputError, choices
-from ngd_timm.core.distributed import part_of
 from ngd_timm.core.recipe import AugmentConfig
+from ngd_timm.data.ahead import ahead as made_ahead
+from ngd_timm.data.augment import draw_augment, render_batch
+from ngd_timm.data.samplers import SAMPLERS, epoch_order, generator_for
 
 if TYPE_CHECKING:
     from datasets import Dataset

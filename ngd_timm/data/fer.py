@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 
 from ngd_timm.core.affect import CLASSES
+from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.images import image_records
 from ngd_timm.data.duplicates import BY_COLUMN, BY_PIXELS, DUPLICATE, copies_of, hashes_of
 from ngd_timm.data.hold_out import HELD_OUT, TRAINED_ON, held_out
 from ngd_timm.data.labels import DATASETS, LABEL_RULES, SPLITS
 from ngd_timm.data.layouts import NOT_LISTED, Found, Piece, look_at
 from ngd_timm.data.parts import Part
-from ngd_timm.core.errors import InputError, choices
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset

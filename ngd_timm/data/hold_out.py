@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ngd_timm.core.errors import InputError
 from ngd_timm.data.duplicates import pixel_hashes
 from ngd_timm.data.labels import SUBJECT_IN_NAME
 from ngd_timm.data.layouts import Rows
-from ngd_timm.core.errors import InputError
 
 __all__ = ["HELD_OUT", "TRAINED_ON", "held_out"]
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ngd_timm.core.affect import CLASSES
+from ngd_timm.core.errors import InputError
 from ngd_timm.data.labels import NOT_A_CLASS, OTHER_CLASS, apply_rule, class_of
 from ngd_timm.data.layouts import Piece, Rows
-from ngd_timm.core.errors import InputError
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ngd_timm.core.errors import InputError
+from ngd_timm.core.images import DAMAGE, damage_reason, open_image, per_channel, square_pixels
+from ngd_timm.core.recipe import AugmentConfig
 from ngd_timm.data.augment import draw_augment, render_batch
 from ngd_timm.data.batches import Batch, handed_over, square_transform, working_side
-from ngd_timm.core.images import DAMAGE, damage_reason, open_image, per_channel, square_pixels
 from ngd_timm.data.fer import LoadReport
 from ngd_timm.data.samplers import generator_for
-from ngd_timm.core.errors import InputError
-from ngd_timm.core.recipe import AugmentConfig
 
 if TYPE_CHECKING:
     from datasets import IterableDataset

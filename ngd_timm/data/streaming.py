@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ngd_timm.core.errors import InputError
 from ngd_timm.data.duplicates import DUPLICATE, copies_of, hashes_of
 from ngd_timm.data.layouts import Piece
 from ngd_timm.data.parts import Part
-from ngd_timm.core.errors import InputError
 
 if TYPE_CHECKING:
     from datasets import IterableDataset

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ngd_timm.eeg.signal.bandpower import trial_index
 from ngd_timm.core.errors import InputError
+from ngd_timm.eeg.signal.bandpower import trial_index
 from ngd_timm.grid.prototypes import permute_within
 
 __all__ = ["balanced_accuracy", "ccc", "score_trials", "trial_means"]

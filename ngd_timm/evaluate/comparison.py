@@ -10,10 +10,10 @@ import numpy as np
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import read_json
-from ngd_timm.losses import COMPONENTS
 from ngd_timm.evaluate.metrics import mean_over_seeds, paired_difference
 from ngd_timm.evaluate.predictions import Predictions, prediction_file, read_predictions
 from ngd_timm.evaluate.run_log import read_rows
+from ngd_timm.losses import COMPONENTS
 
 __all__ = ["Answers", "compare", "compare_answers", "difference_pairs"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
+    "protocol_name",
+    "scoring_name",
+    "shown_protocols",
     "METRICS",
     "METRIC_NAMES",
     "METRIC_TITLES",
@@ -206,7 +209,7 @@ def gather_rows(rows: Tensor, index: Tensor) -> Tensor:
     """
     import torch
 
-    from ngd_timm.losses.functional import distributed
+    from ngd_timm.core.distributed import distributed
 
     if len(rows) != len(index) or index.ndim != 1:
         raise InputError(f"index must be (n,), a number for each of the {len(rows)} rows, got {tuple(index.shape)}")
@@ -481,3 +484,28 @@ def _calibration(scores: np.ndarray, label: np.ndarray) -> list[dict[str, Any]]:
             }
         )
     return bins
+
+
+def shown_protocols(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """Both protocols, or one where the set has every class, so that they are the same."""
+    return ("8way",) if len(entry["present_classes"]) == _width(entry) else ("8way", "present")
+
+
+def protocol_name(protocol: str, entry: Mapping[str, Any]) -> str:
+    """As the paper calls it; with other than eight classes it is that many-way."""
+    return f"{_width(entry)}-way" if protocol == "8way" else "present-only"
+
+
+def scoring_name(entry: Mapping[str, Any]) -> str:
+    """The label rule and whether logits are means with the mirror image, as every result says them.
+
+    Example:
+        >>> scoring_name({"label_rule": "votes", "flip": True}), scoring_name({"label_rule": "majority", "flip": False})
+        ('labels: votes, with flip', 'labels: majority, without flip')
+    """
+    return f"labels: {entry['label_rule']}, {'with' if entry['flip'] else 'without'} flip"
+
+
+def _width(entry: Mapping[str, Any]) -> int:
+    # an entry of metrics.json, or a set of a comparison
+    return len(entry["confusion"] if "confusion" in entry else entry["classes"])

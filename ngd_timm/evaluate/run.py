@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ngd_timm.core.errors import InputError
-from ngd_timm.models.student import STUDENT_FILES, check_published, read_student, student_folder, weights_sha256
 from ngd_timm.core.files import read_json
 from ngd_timm.core.hub import fetch, hub_id
-from ngd_timm.models.wrapper import TimmModel
-from ngd_timm.evaluate.predictions import Predictions, prediction_file, read_predictions
-from ngd_timm.grid.prototypes import GRID_FILE, PrototypeGrid
 from ngd_timm.core.recipe import Recipe, load_recipe
+from ngd_timm.evaluate.predictions import Predictions, prediction_file, read_predictions
 from ngd_timm.evaluate.run_log import read_rows
+from ngd_timm.grid.prototypes import GRID_FILE, PrototypeGrid
+from ngd_timm.models.student import STUDENT_FILES, check_published, read_student, student_folder, weights_sha256
+from ngd_timm.models.wrapper import TimmModel
 
 __all__ = ["RUN_FILES", "Run", "check_student", "load_run", "read_metrics", "read_run"]
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ngd_timm.core.errors import InputError
-from ngd_timm.losses import COMPONENTS
-from ngd_timm.evaluate.metrics import METRIC_NAMES
 from ngd_timm.core.distributed import is_first
+from ngd_timm.core.errors import InputError
+from ngd_timm.evaluate.metrics import METRIC_NAMES
+from ngd_timm.losses import COMPONENTS
 
 __all__ = ["COLUMNS", "epoch_line", "read_rows", "summary_csv", "with_bar", "write_tensorboard"]
 

@@ -9,18 +9,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ngd_timm.models.calibration import classifier_parameters
 from ngd_timm.core.devices import open_device
 from ngd_timm.core.errors import InputError
-from ngd_timm.models.student import matrices, read_student, run_folder, student_files, temperature_of, weights_sha256
 from ngd_timm.core.files import check_place, read_json, write_json
 from ngd_timm.core.hub import pin
-from ngd_timm.models.logit_adjustment import classifier_bias
-from ngd_timm.evaluate.metrics import METRIC_NAMES
-from ngd_timm.models.wrapper import DistillationWrapper, TimmModel
-from ngd_timm.evaluate.predictions import predict, prediction_file, read_predictions, write_predictions
 from ngd_timm.core.recipe import Recipe, StudentConfig, load_recipe
-from ngd_timm.report.tables import protocol_name, scoring_name
+from ngd_timm.evaluate.metrics import METRIC_NAMES, protocol_name, scoring_name
+from ngd_timm.evaluate.predictions import predict, prediction_file, read_predictions, write_predictions
+from ngd_timm.models.calibration import classifier_parameters
+from ngd_timm.models.logit_adjustment import classifier_bias
+from ngd_timm.models.student import matrices, read_student, run_folder, student_files, temperature_of, weights_sha256
+from ngd_timm.models.wrapper import DistillationWrapper, TimmModel
 
 __all__ = ["check_specs", "evaluate", "face_batches", "open_scored", "read_predictions", "summary_line"]
 
@@ -29,8 +28,8 @@ def face_batches(
     model: TimmModel, dataset: Any, batch_size: int = 256, workers: int = 0, part: tuple[int, int] = (0, 1)
 ) -> Any:
     """Batches in order, without augmentation, prepared as the model's `pretrained_cfg` says."""
-    from ngd_timm.data import FaceBatches
     from ngd_timm.core.images import InputTransform
+    from ngd_timm.data import FaceBatches
 
     transform = InputTransform(model.pretrained_cfg)
     return FaceBatches(

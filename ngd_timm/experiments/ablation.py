@@ -9,17 +9,17 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from ngd_timm.evaluate.comparison import compare
 from ngd_timm.core.errors import InputError, choices
-from ngd_timm.models.student import student_files
-from ngd_timm.report.figures_ablation import draw_differences
 from ngd_timm.core.files import read_json, write_json, write_text
-from ngd_timm.train.interruption import Stopped
 from ngd_timm.core.recipe import LossConfig, Recipe, TeacherRun, load_recipe
-from ngd_timm.report import write_ablation_report
-from ngd_timm.train.setup import data_hashes, open_grid, pinned, student_hash, teacher_config_hash, teacher_hash
+from ngd_timm.evaluate.comparison import compare
+from ngd_timm.models.student import student_files
+from ngd_timm.report import try_page, write_ablation_report
+from ngd_timm.report.figures_ablation import draw_differences
 from ngd_timm.report.tables import Table, ablation_tables
+from ngd_timm.train.interruption import Stopped
 from ngd_timm.train.loop import resume, train
+from ngd_timm.train.setup import data_hashes, open_grid, pinned, student_hash, teacher_config_hash, teacher_hash
 
 __all__ = ["WARM_START", "ablate"]
 
@@ -292,6 +292,7 @@ def _finish(run: _Run, title: str) -> None:
         else:
             logger.info(f"{title}: begins")
             train(run.recipe)
+        try_page(run.folder)
     except (KeyboardInterrupt, Stopped):
         logger.info(f"{title}: stopped; the same command goes on from there")
         raise

@@ -47,14 +47,14 @@ def run_demo(out: str | Path, seed: int = 0, sizes: DemoSizes | None = None) -> 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not empty; choose a new folder with --out DIR")
     # heavy imports wait until the folder is known to be good
+    from ngd_timm.core.teacher_recipe import TeacherRecipe
     from ngd_timm.data.synthetic.schematic import DOMAINS, write_schematic
     from ngd_timm.eeg.signal.bandpower import save_bandpower
-    from ngd_timm.eeg.teacher.consolidate import build_grid
-    from ngd_timm.core.teacher_recipe import TeacherRecipe
     from ngd_timm.eeg.simulate.power import simulate_bandpower
+    from ngd_timm.eeg.teacher.consolidate import build_grid
     from ngd_timm.eeg.teacher.fit import fit_teacher
     from ngd_timm.evaluate.student import evaluate
-    from ngd_timm.report import write_demo_report
+    from ngd_timm.report import try_page, write_demo_report
     from ngd_timm.train.loop import train
 
     say = _Stages(total=7)
@@ -97,6 +97,9 @@ def run_demo(out: str | Path, seed: int = 0, sizes: DemoSizes | None = None) -> 
     say("training a student with logit KD, Proto-KD and D-Geo added")
     full = {"grid": str(grid), "teacher": str(baseline), "loss": {"kd": 0.30, "proto_kd": 0.12, "d_geo": 0.012}}
     run = train(Recipe.model_validate({**common, **full, "name": "full", "out": str(out / "run")}))
+
+    for folder in (teacher, baseline, run):
+        try_page(folder)
 
     say("testing both students on both styles, and writing the report")
     for folder in (baseline, run):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,20 +11,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ngd_timm.experiments.ablation import WARM_START
 from ngd_timm.core.affect import CLASSES
-from ngd_timm.core.commands import ablate_command, results_command, train_command
-from ngd_timm.evaluate.comparison import Answers, compare_answers, difference_pairs
+from ngd_timm.core.commands import ablate_command, shown_root, train_command
 from ngd_timm.core.devices import open_device
 from ngd_timm.core.errors import InputError, choices
-from ngd_timm.evaluate.student import face_batches
 from ngd_timm.core.files import check_place, read_json, write_json, write_text
-from ngd_timm.evaluate.metrics import METRIC_NAMES, METRIC_TITLES, METRICS
+from ngd_timm.core.paths import last_part
+from ngd_timm.data import parse_spec
+from ngd_timm.evaluate.comparison import Answers, compare_answers, difference_pairs
+from ngd_timm.evaluate.metrics import METRIC_NAMES, METRIC_TITLES, METRICS, protocol_name, scoring_name
 from ngd_timm.evaluate.predictions import Predictions, predict
 from ngd_timm.evaluate.run import Run, read_run
 from ngd_timm.evaluate.run_log import with_bar
-from ngd_timm.report.tables import Table, ablation_tables, protocol_name, scoring_name, with_interval
+from ngd_timm.evaluate.student import face_batches
+from ngd_timm.experiments.ablation import WARM_START
 from ngd_timm.grid.verdict import difference_verdict
+from ngd_timm.report.tables import Table, ablation_tables, with_interval
 
 __all__ = ["PAPER", "check_out", "results_markdown", "score_ablation", "write_results"]
 
@@ -159,6 +162,31 @@ def score_ablation(
     }
 
 
+def results_command(
+    specs: Sequence[str],
+    rules: Sequence[str],
+    beside: Sequence[str | Path],
+    tried: Sequence[str | Path],
+    earlier: str | Path | None = None,
+) -> str:
+    """The shell line that scores an ablation again.
+
+    Example:
+        >>> results_command(["ferplus=/data/ferplus:valid"], ["majority"], ["/home/anna/runs/ce_long-0"], [])
+        'ngd results ablation --data ferplus=ferplus:valid --label-rule majority --beside ce_long-0 --out RESULTS.md'
+    """
+    parts = [(name, shown_root(root), f":{split}" if split else "") for name, root, split, _ in map(parse_spec, specs)]
+    asked = {
+        "--data": [f"{name}={root}{split}" for name, root, split in parts],
+        "--label-rule": rules,
+        "--beside": [last_part(str(run)) for run in beside],
+        "--tried": [last_part(str(run)) for run in tried],
+        "--earlier": [] if earlier is None else [last_part(str(earlier))],
+    }
+    flags = [f"{flag} {shlex.quote(value)}" for flag, of in asked.items() for value in of]
+    return " ".join(["ngd results ablation", *flags, "--out RESULTS.md"])
+
+
 def check_out(out: str | Path) -> None:
     """Refuse a place for the page before hours of scoring rather than after.
 
@@ -218,7 +246,7 @@ def _answers(
     runs: Mapping[str, Sequence[Run]], specs: Sequence[str], rules: Sequence[str], earlier: _Earlier
 ) -> Iterator[tuple[str, str, Answers]]:
     """What every run says of each set, as each rule counts it: (name:split, rule, answers)."""
-    from ngd_timm.data import load_split, parse_spec
+    from ngd_timm.data import load_split
     from ngd_timm.data.labels import LABEL_RULES
 
     for rule in rules:

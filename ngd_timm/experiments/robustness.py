@@ -12,19 +12,19 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ngd_timm.data.synthetic.corruptions import CORRUPTIONS, SEVERITIES, SMALLEST, corrupt
 from ngd_timm.core.devices import autocast_type, open_device, precision_name
 from ngd_timm.core.errors import InputError
-from ngd_timm.evaluate.student import open_scored
-from ngd_timm.report.figures_robustness import draw_robustness
 from ngd_timm.core.files import check_place, write_json, write_text
 from ngd_timm.core.hub import hub_id
-from ngd_timm.evaluate.metrics import METRICS, figures_of_sets, summary
-from ngd_timm.models.wrapper import TimmModel
 from ngd_timm.core.paths import last_part
-from ngd_timm.evaluate.predictions import subject_codes
 from ngd_timm.core.recipe import Recipe
+from ngd_timm.data.synthetic.corruptions import CORRUPTIONS, SEVERITIES, SMALLEST, corrupt
+from ngd_timm.evaluate.metrics import METRICS, figures_of_sets, summary
+from ngd_timm.evaluate.predictions import subject_codes
 from ngd_timm.evaluate.run_log import with_bar
+from ngd_timm.evaluate.student import open_scored
+from ngd_timm.models.wrapper import TimmModel
+from ngd_timm.report.figures_robustness import draw_robustness
 from ngd_timm.report.tables import Table, robustness_tables
 
 if TYPE_CHECKING:
@@ -244,8 +244,8 @@ def _answers(
     autocast: torch.dtype | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(versions, students, N) class indices, and the (N,) true ones; a few pictures are held at a time."""
-    from ngd_timm.data.batches import held_in_memory, targets
     from ngd_timm.core.images import InputTransform, check_image, decode_each, image_size_and_grey, row_name
+    from ngd_timm.data.batches import held_in_memory, targets
 
     layout = torch.preserve_format if autocast is None else torch.channels_last
     for student in students:

@@ -34,8 +34,8 @@ def grid_card(grid: PrototypeGrid, name: str, repo_id: str | None = None) -> str
     """The card of a grid, as Markdown with a YAML header, made of the grid and its metadata alone.
 
     Args:
-        grid: Built from people's recordings; what `ngd_timm.eeg.teacher.consolidate.build_grid` records is shown, and what a
-            grid built by hand lacks is said to be unknown.
+        grid: Built from people's recordings; what `build_grid` of a teacher's run records is shown, and what
+            a grid built by hand lacks is said to be unknown.
         name: Version, file or repository name.
         repo_id: Where on the Hub it goes to.
 

@@ -382,7 +382,7 @@ class PrototypeGrid:
             InputError: A grid that is not fit to publish (a cell may be one person's, or it doesn't say whose data it
                 holds), or one line of what went wrong.
         """
-        from ngd_timm.publish.push import push_grid
+        from ngd_timm.grid.push import push_grid
 
         return push_grid(
             self,
@@ -417,7 +417,7 @@ class PrototypeGrid:
 
     def picture(self, path: str | Path) -> None:
         """Draw the counts on the valence/arousal plane beside the cosines between prototypes, as a PNG."""
-        from ngd_timm.report.figures import png_figure
+        from ngd_timm.core.plots import png_figure
 
         with png_figure(path, (9, 4.2)) as figure:
             plane, matrix = figure.subplots(1, 2)

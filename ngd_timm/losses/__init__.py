@@ -1,4 +1,7 @@
-"""Drop-in losses: each is one small module, called as `loss(embedding, target)`."""
+"""Drop-in losses: each is one small module, called as `loss(embedding, target)`.
+
+May import grid and core.
+"""
 
 from ngd_timm.losses.cross_entropy import class_weights, cross_entropy
 from ngd_timm.losses.d_geo import DGeoLoss, d_geo_terms

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ngd_timm.core.affect import CLASSES, anchors
+from ngd_timm.core.distributed import distributed
 from ngd_timm.core.errors import InputError, choices
-from ngd_timm.losses.functional import class_weight_matrix, distributed, gather_with_gradient, unit
+from ngd_timm.losses.functional import class_weight_matrix, gather_with_gradient, unit
 
 __all__ = ["DGeoLoss", "DGeoTerms", "d_geo_terms"]
 

@@ -6,13 +6,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ngd_timm.core.distributed import distributed
 from ngd_timm.core.errors import InputError
 
 __all__ = [
     "IGNORED",
     "at_least_float32",
     "class_weight_matrix",
-    "distributed",
     "gather_with_gradient",
     "mean_by",
     "unit",
@@ -65,11 +65,6 @@ def class_weight_matrix(target: Tensor, num_classes: int, like: Tensor) -> Tenso
         f"target must be class indices (B,) or class weights (B, {num_classes}), got {tuple(target.shape)} of "
         f"{target.dtype}"
     )
-
-
-def distributed() -> bool:
-    """Whether this process is one of several."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def mean_by(total: Tensor, weight: Tensor, gather_distributed: bool = False) -> Tensor:

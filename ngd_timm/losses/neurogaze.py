@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from ngd_timm.core.affect import CLASSES
+from ngd_timm.core.distributed import distributed
 from ngd_timm.core.errors import InputError
+from ngd_timm.core.recipe import ramp_shares
 from ngd_timm.losses.cross_entropy import class_weights as weights_of_counts
 from ngd_timm.losses.cross_entropy import cross_entropy
 from ngd_timm.losses.d_geo import DGeoLoss
-from ngd_timm.losses.functional import distributed
 from ngd_timm.losses.logit_kd import LogitKDLoss
 from ngd_timm.losses.proto_kd import ProtoKDLoss
-from ngd_timm.core.recipe import ramp_shares
 
 if TYPE_CHECKING:
     from ngd_timm.grid.prototypes import PrototypeGrid

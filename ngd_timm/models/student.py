@@ -20,6 +20,7 @@ from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.files import atomic_folder, is_leftover, packaged, packaged_versions, read_json, sha256_file
 from ngd_timm.core.hub import Snapshot, fetch, hub_id
+from ngd_timm.core.recipe import StudentConfig
 from ngd_timm.models.wrapper import (
     TIMM_ERRORS,
     TimmModel,
@@ -29,7 +30,6 @@ from ngd_timm.models.wrapper import (
     similar_models,
     unreadable,
 )
-from ngd_timm.core.recipe import StudentConfig
 
 __all__ = [
     "PUBLISHED_FORMAT",

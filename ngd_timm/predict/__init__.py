@@ -1,0 +1,4 @@
+"""Predictions for images that somebody has.
+
+May import models and what they may.
+"""

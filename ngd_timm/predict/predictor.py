@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from ngd_timm.core.images import DAMAGE, InputTransform, damage_reason, open_image, raise_image_limit, to_mode
 from ngd_timm.core.devices import open_device
 from ngd_timm.core.errors import InputError
-from ngd_timm.models.student import STUDENT_FILES, open_student, shipped_student, student_versions
 from ngd_timm.core.files import atomic_folder, atomic_path
 from ngd_timm.core.hub import hub_id
+from ngd_timm.core.images import DAMAGE, InputTransform, damage_reason, open_image, raise_image_limit, to_mode
+from ngd_timm.models.student import STUDENT_FILES, open_student, shipped_student, student_versions
 
 __all__ = ["Prediction", "Predictor", "annotate", "annotate_all", "picture_files", "student_and_pictures"]
 

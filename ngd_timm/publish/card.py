@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ngd_timm.models.calibration import CITATION as TEMPERATURE
-from ngd_timm.grid.card import card_header, render_card
-from ngd_timm.core.commands import train_command
 from ngd_timm.core.citations import EEG, FACES, FORBIDDEN, METHOD, Credit, dataset_name
+from ngd_timm.core.commands import train_command
 from ngd_timm.core.errors import InputError
-from ngd_timm.models.student import temperature_of
-from ngd_timm.models.logit_adjustment import CITATION
+from ngd_timm.core.paths import without_paths
+from ngd_timm.evaluate.metrics import METRIC_TITLES, METRICS, protocol_name, shown_protocols
+from ngd_timm.evaluate.run import Run
+from ngd_timm.grid.card import card_header, render_card
+from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.losses import DGeoLoss, LogitKDLoss, ProtoKDLoss
 from ngd_timm.losses.cross_entropy import CITATIONS
-from ngd_timm.evaluate.metrics import METRIC_TITLES, METRICS
+from ngd_timm.models.calibration import CITATION as TEMPERATURE
+from ngd_timm.models.logit_adjustment import CITATION
+from ngd_timm.models.student import temperature_of
 from ngd_timm.models.wrapper import input_channels
-from ngd_timm.core.paths import without_paths
-from ngd_timm.grid.prototypes import PrototypeGrid
-from ngd_timm.evaluate.run import Run
-from ngd_timm.report.tables import protocol_name, shown_protocols
 
 __all__ = ["last_share", "student_card", "student_licence"]
 

@@ -10,29 +10,21 @@ from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
 
-from ngd_timm.grid.card import grid_card, grid_licence
-from ngd_timm.publish.card import last_share, student_card, student_licence
 from ngd_timm.core.commands import without_folders
 from ngd_timm.core.errors import InputError
-from ngd_timm.models.student import PUBLISHED_FORMAT, STUDENT_FILES, student_versions
 from ngd_timm.core.files import packaged, sha256_file, write_json, write_text
 from ngd_timm.core.hub import Published, hub_id, staged, target, upload_staged
 from ngd_timm.core.paths import without_paths
-from ngd_timm.grid.prototypes import GRID_FILE, PrototypeGrid, grid_versions
 from ngd_timm.core.recipe import to_yaml
 from ngd_timm.evaluate.run import Run, check_student
+from ngd_timm.grid.prototypes import GRID_FILE, PrototypeGrid, grid_versions
+from ngd_timm.grid.push import PICTURE, stage_grid, unfit_to_publish
+from ngd_timm.models.student import PUBLISHED_FORMAT, STUDENT_FILES, student_versions
+from ngd_timm.publish.card import last_share, student_card, student_licence
 
-__all__ = ["listing", "namespace", "packaged_artifacts", "push_grid", "push_run", "stage_grid", "stage_run"]
+__all__ = ["listing", "namespace", "packaged_artifacts", "push_run", "stage_run"]
 
 logger = logging.getLogger("ngd_timm.publish.push")
-
-_MIN_SUBJECTS = 3
-_PICTURE = "grid.png"
-
-
-def push_grid(grid: PrototypeGrid, repo_id: str, **options: Any) -> Published:
-    """Publish a grid; see `PrototypeGrid.push_to_hub`."""
-    return upload_staged(lambda folder: stage_grid(grid, folder, repo_id), repo_id, **options)
 
 
 def push_run(run: Run, repo_id: str, metrics: Mapping[str, Any] | None = None, **options: Any) -> Published:
@@ -50,23 +42,6 @@ def push_run(run: Run, repo_id: str, metrics: Mapping[str, Any] | None = None, *
         InputError: One line that says what can't be published or what went wrong.
     """
     return upload_staged(lambda folder: stage_run(run, folder, repo_id, metrics), repo_id, **options)
-
-
-def stage_grid(grid: PrototypeGrid, folder: str | Path, repo_id: str) -> None:
-    """Write what goes to the Hub of a grid: grid.safetensors, README.md, LICENSE and grid.png.
-
-    Raises:
-        InputError: A grid that is not fit to publish.
-    """
-    target(repo_id)
-    if reason := _unpublishable(grid):
-        raise InputError(f"this grid is not fit to publish: {reason}")
-    folder, name = Path(folder), repo_id.partition("/")[2]
-    grid = replace(grid, metadata=without_paths(grid.metadata))
-    grid.save(folder / GRID_FILE)
-    write_text(folder / "README.md", grid_card(grid, name, repo_id))
-    write_text(folder / "LICENSE", grid_licence(grid, name))
-    grid.picture(folder / _PICTURE)
 
 
 def stage_run(run: Run, folder: str | Path, repo_id: str, metrics: Mapping[str, Any] | None = None) -> None:
@@ -92,15 +67,15 @@ def stage_run(run: Run, folder: str | Path, repo_id: str, metrics: Mapping[str, 
     folder.mkdir(parents=True, exist_ok=True)
     for file in STUDENT_FILES:
         shutil.copyfile(run.student_folder / file, folder / file)
-    picture = run.grid is not None and _unpublishable(run.grid) is None
+    picture = run.grid is not None and unfit_to_publish(run.grid) is None
     if run.grid is not None and picture:
         replace(run.grid, metadata=without_paths(run.grid.metadata)).save(folder / GRID_FILE)
-        run.grid.picture(folder / _PICTURE)
+        run.grid.picture(folder / PICTURE)
         if not _named(run.recipe.grid):
             run = replace(run, recipe=run.recipe.model_copy(update={"grid": GRID_FILE, "grid_center": False}))
     write_text(folder / "recipe.yaml", to_yaml(run.recipe))
     write_json(folder / "metrics.json", without_paths(run.metrics))
-    hashed = sorted(p.name for p in folder.iterdir() if p.name != _PICTURE)
+    hashed = sorted(p.name for p in folder.iterdir() if p.name != PICTURE)
     share = last_share(run) if run.recipe.loss.proto_share else None
     fingerprint = {
         **without_paths(run.fingerprint),
@@ -155,21 +130,3 @@ def listing(stage: Callable[[Path], None]) -> list[tuple[str, int, str]]:
 def _named(spec: str | None) -> bool:
     """Whether a recipe's grid is one that everybody can open by that name."""
     return spec is None or spec in grid_versions() or hub_id(spec) is not None
-
-
-def _unpublishable(grid: PrototypeGrid) -> str | None:
-    notes = grid.metadata
-    if "control" in notes:
-        return f"it is a control ({notes['control']}), which anybody can make from its seed"
-    if "dataset" not in notes or "subjects_per_cell" not in notes:
-        return (
-            "it doesn't say whose data it holds; build it with subjects=, min_subjects=3 and "
-            "metadata={'dataset': ...}, or with: ngd prototypes build RUN --min-subjects 3"
-        )
-    few = sum(0 < int(n) < _MIN_SUBJECTS for n in notes["subjects_per_cell"].split(","))
-    if few and "simulated" not in notes:
-        return (
-            f"{few} of its cells average fewer than {_MIN_SUBJECTS} people, which would publish a person's row; "
-            f"build it with: ngd prototypes build RUN --min-subjects {_MIN_SUBJECTS}"
-        )
-    return None

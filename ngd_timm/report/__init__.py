@@ -1,10 +1,57 @@
-"""The reports: self-contained HTML pages from the files of a run, an ablation, a teacher or the demo."""
+"""HTML pages, plots and tables of a run, an ablation, a teacher or the demo. May import evaluate and eeg."""
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
+
+from ngd_timm.core.errors import InputError
 from ngd_timm.report.ablation import write_ablation_report
 from ngd_timm.report.demo import write_demo_report
 from ngd_timm.report.run import write_report
 from ngd_timm.report.teacher import write_teacher_report
 
-__all__ = ["write_ablation_report", "write_demo_report", "write_report", "write_teacher_report"]
+__all__ = [
+    "try_page",
+    "write_ablation_report",
+    "write_demo_report",
+    "write_page",
+    "write_report",
+    "write_teacher_report",
+]
+
+logger = logging.getLogger("ngd_timm.report")
+
+
+def write_page(folder: str | Path, mistakes: int = 0) -> Path:
+    """Write report.html of a student's run, an EEG teacher's run or an ablation, from the files that are there.
+
+    Args:
+        folder: The finished run or ablation.
+        mistakes: How many of a student's surest wrong predictions are shown; the page then holds faces.
+
+    Returns:
+        The page.
+
+    Raises:
+        InputError: Not a finished run, or mistakes of what has none.
+    """
+    folder = Path(folder)
+    for file, write, what in (
+        ("ablation.json", write_ablation_report, "an ablation's report shows no mistakes; give one of its runs"),
+        ("embeddings.safetensors", write_teacher_report, "an EEG teacher's report has no faces to show mistakes of"),
+    ):
+        if (folder / file).is_file():
+            if mistakes:
+                raise InputError(what)
+            return write(folder)
+    return write_report(folder, mistakes)
+
+
+def try_page(folder: str | Path) -> None:
+    """`write_page` after hours of training or fitting: what is wrong with the page costs a logged line, not the run."""
+    try:
+        logger.info("report: %s", write_page(folder))
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        logger.warning("report.html is not written (%s); try again: ngd report %s", reason, folder)

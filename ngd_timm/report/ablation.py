@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from ngd_timm.core.errors import InputError
-from ngd_timm.report.figures_ablation import Difference, curve_figure, difference_figure, recipe_share_figure
 from ngd_timm.core.files import read_json
-from ngd_timm.evaluate.metrics import METRIC_TITLES, METRICS
-from ngd_timm.report.curves import TERMS, column, known, valid_column
-from ngd_timm.report.page import render, write_page
+from ngd_timm.evaluate.metrics import METRIC_TITLES, METRICS, protocol_name, shown_protocols
 from ngd_timm.evaluate.run_log import read_rows
-from ngd_timm.report.tables import ablation_tables, protocol_name, shown_protocols
 from ngd_timm.grid.verdict import difference_verdict
+from ngd_timm.report.curves import TERMS, column, known, valid_column
+from ngd_timm.report.figures_ablation import Difference, curve_figure, difference_figure, recipe_share_figure
+from ngd_timm.report.page import render, write_page
+from ngd_timm.report.tables import ablation_tables
 
 __all__ = ["write_ablation_report"]
 

@@ -6,8 +6,8 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-from ngd_timm.report import figures
 from ngd_timm.evaluate.metrics import METRIC_TITLES
+from ngd_timm.report import figures
 
 __all__ = ["TERMS", "column", "known", "mean_shares", "training_figures", "valid_column"]
 

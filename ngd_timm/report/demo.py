@@ -9,12 +9,12 @@ from typing import Any
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import read_json
 from ngd_timm.evaluate.metrics import METRIC_TITLES
+from ngd_timm.evaluate.run import Run, read_run
+from ngd_timm.grid.verdict import WHO, score_rows
 from ngd_timm.report.curves import mean_shares
 from ngd_timm.report.page import grid_context, png_uri, render, write_page
 from ngd_timm.report.run import run_context
 from ngd_timm.report.sets import set_context
-from ngd_timm.evaluate.run import Run, read_run
-from ngd_timm.grid.verdict import WHO, score_rows
 
 __all__ = ["write_demo_report"]
 

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ngd_timm.report.figures import INK, RULE, STYLES, png_figure, to_svg
-from ngd_timm.evaluate.metrics import METRIC_NAMES, METRICS
-from ngd_timm.report.tables import protocol_name, shown_protocols
+from ngd_timm.core.plots import INK, RULE, STYLES, png_figure, to_svg
+from ngd_timm.evaluate.metrics import METRIC_NAMES, METRICS, protocol_name, shown_protocols
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

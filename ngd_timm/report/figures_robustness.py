@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ngd_timm.report.figures import STYLES, png_figure
+from ngd_timm.core.plots import STYLES, png_figure
 
 __all__ = ["draw_robustness"]
 

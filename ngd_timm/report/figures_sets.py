@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ngd_timm.report.figures import INK, RULE, STYLES, to_svg
+from ngd_timm.core.plots import INK, RULE, STYLES, to_svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from ngd_timm.core.errors import InputError
-from ngd_timm.evaluate.predictions import Predictions
 from ngd_timm.core.recipe import Recipe
+from ngd_timm.evaluate.predictions import Predictions
 from ngd_timm.report.page import png_uri
 
 __all__ = ["MOST", "worst_mistakes"]

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ngd_timm.report import figures
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import write_text
 from ngd_timm.core.paths import without_paths
+from ngd_timm.report import figures
 
 if TYPE_CHECKING:
     from ngd_timm.grid.prototypes import PrototypeGrid
@@ -28,7 +28,7 @@ def render(template: str, context: Mapping[str, Any]) -> str:
     from markupsafe import Markup
 
     environment = Environment(
-        loader=PackageLoader("ngd_timm"),
+        loader=PackageLoader("ngd_timm.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -9,14 +9,14 @@ from typing import Any
 
 from ngd_timm.core.commands import without_folders
 from ngd_timm.core.errors import InputError
-from ngd_timm.evaluate.metrics import METRIC_TITLES
 from ngd_timm.core.paths import without_paths
 from ngd_timm.core.recipe import StudentConfig, to_yaml
+from ngd_timm.evaluate.metrics import METRIC_TITLES
+from ngd_timm.evaluate.run import Run, read_run
 from ngd_timm.report.curves import TERMS, column, known, training_figures
 from ngd_timm.report.mistakes import MOST, worst_mistakes
 from ngd_timm.report.page import clock, grid_context, render, write_page
 from ngd_timm.report.sets import set_context
-from ngd_timm.evaluate.run import Run, read_run
 
 __all__ = ["run_context", "write_report"]
 

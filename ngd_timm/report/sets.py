@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ngd_timm.core.errors import InputError
-from ngd_timm.report.figures_sets import embedding_figure, reliability_figure
 from ngd_timm.evaluate.metrics import METRICS
 from ngd_timm.evaluate.predictions import Predictions
+from ngd_timm.report.figures_sets import embedding_figure, reliability_figure
 from ngd_timm.report.page import PROTOCOLS
 from ngd_timm.report.predictions import class_intervals, embedding_map, stratified
 

@@ -6,17 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ngd_timm.evaluate.metrics import METRIC_NAMES, METRICS
+from ngd_timm.evaluate.metrics import METRIC_NAMES, METRICS, protocol_name, scoring_name, shown_protocols
 
 __all__ = [
     "FORMATS",
     "Table",
     "ablation_tables",
-    "protocol_name",
     "robustness_tables",
     "score_table",
-    "scoring_name",
-    "shown_protocols",
     "with_interval",
 ]
 
@@ -237,34 +234,9 @@ def _training_table(training: Mapping[str, Any]) -> Table:
     return Table("training", header, tuple(rows), (note,))
 
 
-def shown_protocols(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    """Both protocols, or one where the set has every class, so that they are the same."""
-    return ("8way",) if len(entry["present_classes"]) == _width(entry) else ("8way", "present")
-
-
-def protocol_name(protocol: str, entry: Mapping[str, Any]) -> str:
-    """As the paper calls it; with other than eight classes it is that many-way."""
-    return f"{_width(entry)}-way" if protocol == "8way" else "present-only"
-
-
-def scoring_name(entry: Mapping[str, Any]) -> str:
-    """The label rule and whether logits are means with the mirror image, as every result says them.
-
-    Example:
-        >>> scoring_name({"label_rule": "votes", "flip": True}), scoring_name({"label_rule": "majority", "flip": False})
-        ('labels: votes, with flip', 'labels: majority, without flip')
-    """
-    return f"labels: {entry['label_rule']}, {'with' if entry['flip'] else 'without'} flip"
-
-
 def _scoring(entry: Mapping[str, Any]) -> str:
     # of scores that were computed by hand, and of pages written before, nothing is known
     return f"{scoring_name(entry)}; " if "label_rule" in entry else ""
-
-
-def _width(entry: Mapping[str, Any]) -> int:
-    # an entry of metrics.json, or a set of a comparison
-    return len(entry["confusion"] if "confusion" in entry else entry["classes"])
 
 
 def with_interval(value: float, interval: Sequence[float] | None, signed: bool = False) -> str:

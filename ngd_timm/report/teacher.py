@@ -13,11 +13,9 @@ import numpy as np
 from ngd_timm.core.affect import CLASSES, cell_distances, centers
 from ngd_timm.core.citations import dataset_name
 from ngd_timm.core.errors import InputError
-from ngd_timm.report.figures_teacher import Score, forest_figure, scalp_figure, stability_figure
 from ngd_timm.core.files import read_json
 from ngd_timm.core.paths import last_part, without_paths
 from ngd_timm.core.recipe import load_recipe, to_yaml
-from ngd_timm.report.page import clock, grid_context, render, write_page
 from ngd_timm.grid.verdict import (
     METRICS,
     WHO,
@@ -29,6 +27,8 @@ from ngd_timm.grid.verdict import (
     span,
     teacher_verdict,
 )
+from ngd_timm.report.figures_teacher import Score, forest_figure, scalp_figure, stability_figure
+from ngd_timm.report.page import clock, grid_context, render, write_page
 
 if TYPE_CHECKING:
     from ngd_timm.core.teacher_recipe import TeacherRecipe

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ngd_timm.core.distributed import average, gather_bytes, is_first, rank
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import atomic_path
-from ngd_timm.core.distributed import average, gather_bytes, is_first, rank
 
 if TYPE_CHECKING:
     from ngd_timm.train.setup import Setup

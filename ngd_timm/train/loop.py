@@ -15,23 +15,23 @@ import torch
 from timm.utils import distribute_bn, unwrap_model
 from torch import Tensor, nn
 
-from ngd_timm.models.calibration import calibrated, fit_temperature, temperature_line
+from ngd_timm.core.distributed import agree, is_first, join, world_size
 from ngd_timm.core.errors import InputError
-from ngd_timm.evaluate.student import check_specs, evaluate, summary_line
-from ngd_timm.models.student import rounded, save_student, weights_sha256
 from ngd_timm.core.files import read_json, remove_leftovers, write_json, write_text
-from ngd_timm.train.interruption import Interruption, Stopped
+from ngd_timm.core.lock import is_unused, locked
+from ngd_timm.core.recipe import Recipe, load_recipe, to_yaml
+from ngd_timm.evaluate.metrics import fer_metrics
+from ngd_timm.evaluate.predictions import Predictions, predict, prediction_file, write_predictions
+from ngd_timm.evaluate.run_log import COLUMNS, epoch_line, summary_csv, with_bar, write_tensorboard
+from ngd_timm.evaluate.student import check_specs, evaluate, summary_line
+from ngd_timm.losses import COMPONENTS
+from ngd_timm.models.calibration import calibrated, fit_temperature, temperature_line
 from ngd_timm.models.kd_cache import CachedTeacher
 from ngd_timm.models.logit_adjustment import adjusted
-from ngd_timm.losses import COMPONENTS
-from ngd_timm.evaluate.metrics import fer_metrics
+from ngd_timm.models.student import rounded, save_student, weights_sha256
 from ngd_timm.models.wrapper import DistillationWrapper
-from ngd_timm.evaluate.predictions import Predictions, predict, prediction_file, write_predictions
-from ngd_timm.core.distributed import agree, is_first, join, world_size
-from ngd_timm.core.recipe import Recipe, load_recipe, to_yaml
 from ngd_timm.train.checkpoint import Progress, StateFiles, weights_are_finite
-from ngd_timm.core.lock import is_unused, locked
-from ngd_timm.evaluate.run_log import COLUMNS, epoch_line, summary_csv, with_bar, write_tensorboard
+from ngd_timm.train.interruption import Interruption, Stopped
 from ngd_timm.train.setup import Setup, pinned, prepare
 from ngd_timm.train.task import NeuroGazeTask
 
@@ -306,8 +306,6 @@ def _publish(setup: Setup, out: Path, progress: Progress) -> None:
 
 def _score(setup: Setup, out: Path, predicted: Predictions, temperature: float | None) -> None:
     """Figures and report of a run that has ended."""
-    from ngd_timm.report import write_report
-
     recipe, key = setup.recipe, f"{setup.recipe.data.name}:valid"
     data_sha256 = setup.fingerprint["data"]["valid"]["sha256"]
     predicted = predicted.described(recipe.data.classes, recipe.data.label_rule, data_sha256)
@@ -323,7 +321,6 @@ def _score(setup: Setup, out: Path, predicted: Predictions, temperature: float |
     for name, figures in metrics.items():
         logger.info(summary_line(name, figures))
     write_json(out / "metrics.json", metrics)
-    logger.info(f"report: {write_report(out)}")
 
 
 def _refuse_changes(setup: Setup, out: Path) -> None:

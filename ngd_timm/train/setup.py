@@ -16,24 +16,24 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from torch import Tensor
 
-from ngd_timm.models.calibration import can_calibrate, uncalibrate
 from ngd_timm.core.devices import autocast_type, open_device, precision_name
+from ngd_timm.core.distributed import rank, world_size
 from ngd_timm.core.errors import InputError
-from ngd_timm.evaluate.student import face_batches
-from ngd_timm.models.student import STUDENT_FILES, create_student, open_student, student_files, weights_sha256
 from ngd_timm.core.files import sha256_file
 from ngd_timm.core.hub import hub_id, pin
+from ngd_timm.core.recipe import Recipe, to_yaml
+from ngd_timm.core.version import __version__
+from ngd_timm.evaluate.student import face_batches
+from ngd_timm.grid.prototypes import GRID_FILE, PrototypeGrid
+from ngd_timm.losses import NeuroGazeLoss
+from ngd_timm.models.calibration import can_calibrate, uncalibrate
 from ngd_timm.models.kd_cache import CachedTeacher
 from ngd_timm.models.kd_teacher import KDTeacher, TeacherEnsemble, open_teacher
 from ngd_timm.models.logit_adjustment import classifier_bias, logit_shift
-from ngd_timm.losses import NeuroGazeLoss
-from ngd_timm.models.wrapper import DistillationWrapper, TimmModel
-from ngd_timm.core.distributed import rank, world_size
-from ngd_timm.grid.prototypes import GRID_FILE, PrototypeGrid
-from ngd_timm.core.recipe import Recipe, to_yaml
 from ngd_timm.models.small_maps import small_maps_as_products
+from ngd_timm.models.student import STUDENT_FILES, create_student, open_student, student_files, weights_sha256
+from ngd_timm.models.wrapper import DistillationWrapper, TimmModel
 from ngd_timm.train.task import NeuroGazeTask
-from ngd_timm.version import __version__
 
 if TYPE_CHECKING:
     from datasets import Dataset

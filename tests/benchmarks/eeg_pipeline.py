@@ -18,10 +18,10 @@ import mne
 import numpy as np
 import torch
 
-from ngd_timm.eeg import preprocess
-from ngd_timm.eeg.signal.bandpower import log_power_z
-from ngd_timm.eeg.readers.deap import CHANNELS as GENEVA
 from ngd_timm.core.teacher_recipe import TeacherData
+from ngd_timm.eeg.readers.deap import CHANNELS as GENEVA
+from ngd_timm.eeg.signal import preprocess
+from ngd_timm.eeg.signal.bandpower import log_power_z
 from ngd_timm.eeg.signal.recording import Recording, RecordingSet
 from ngd_timm.eeg.simulate.power import CHANNELS as EMOTIV
 from ngd_timm.eeg.topomap import TopomapOperator

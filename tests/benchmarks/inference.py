@@ -26,10 +26,10 @@ import torch
 from PIL import Image
 
 from ngd_timm import CLASSES, Predictor, save_student
-from ngd_timm.data.synthetic.schematic import draw_face
-from ngd_timm.publish.export import export_student
-from ngd_timm.models.student import create_student, shipped_student, student_folder
 from ngd_timm.core.recipe import StudentConfig
+from ngd_timm.data.synthetic.schematic import draw_face
+from ngd_timm.models.student import create_student, shipped_student, student_folder
+from ngd_timm.publish.export import export_student
 
 Contender = Callable[[Sequence[Image.Image]], np.ndarray]
 STUDENTS = {"ResNet-18": "resnet18", "small (MobileNetV4-small x0.5)": "mobilenetv4_conv_small_050"}

@@ -3,7 +3,7 @@
     python tests/benchmarks/kd_cost.py --data FOLDER --rounds 4
 
 FOLDER holds FER+ as parquet; without it faces are drawn. The teacher is a ResNet-18 like the student. A round is three
-runs of one epoch by `ngd_timm.train.loop`: `b0_ce`; `b1_kd` with an empty cache, which asks the teacher about every batch
+runs of one epoch by `train`: `b0_ce`; `b1_kd` with an empty cache, which asks the teacher about every batch
 and writes its logits; `b1_kd` again, which reads them. Every second round turns the first two around. Speed is the
 run's own `images_per_second` (summary.csv: the training pass, without set-up and validation); ratios are of a round.
 """
@@ -20,10 +20,10 @@ from pathlib import Path
 import torch
 
 from ngd_timm import CLASSES, save_student
-from ngd_timm.data.synthetic.schematic import write_schematic
-from ngd_timm.models.student import create_student
 from ngd_timm.core.recipe import Recipe, StudentConfig, load_recipe
+from ngd_timm.data.synthetic.schematic import write_schematic
 from ngd_timm.evaluate.run_log import read_rows
+from ngd_timm.models.student import create_student
 from ngd_timm.train.loop import train
 
 BASE, FIRST, WARM = "b0_ce", "b1_kd, first pass", "b1_kd, cache warm"

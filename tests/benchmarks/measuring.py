@@ -13,9 +13,9 @@ from PIL import Image
 from timm.data import create_dataset, create_loader
 from torchvision import transforms as T
 
+from ngd_timm.core.recipe import AugmentConfig
 from ngd_timm.data import load_fer
 from ngd_timm.data.synthetic.schematic import write_schematic
-from ngd_timm.core.recipe import AugmentConfig
 
 TICK = os.sysconf("SC_CLK_TCK")
 

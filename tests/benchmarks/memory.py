@@ -27,9 +27,9 @@ import timm
 import torch
 from measuring import faces, family, memory
 
+from ngd_timm.core.recipe import AugmentConfig
 from ngd_timm.data import FaceBatches, FaceStream, load_fer
 from ngd_timm.data.layouts import parquet
-from ngd_timm.core.recipe import AugmentConfig
 
 KINDS = ("per image", "streamed", "held")
 SHARD = 30_000

@@ -25,8 +25,8 @@ from typing import Any
 import torch
 from measuring import cpu_seconds, drawn_jpegs, faces, timm_dataset, timm_loader
 
-from ngd_timm.data import FaceBatches
 from ngd_timm.core.recipe import AugmentConfig
+from ngd_timm.data import FaceBatches
 
 
 def epoch(batches: Any) -> tuple[float, float]:

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import torch
 
-from ngd_timm.data.synthetic.schematic import write_schematic
-from ngd_timm.train.interruption import Interruption
 from ngd_timm.core.recipe import Recipe
+from ngd_timm.data.synthetic.schematic import write_schematic
 from ngd_timm.train.checkpoint import Progress, StateFiles
+from ngd_timm.train.interruption import Interruption
 from ngd_timm.train.loop import _train_epoch, prepare
 
 FERPLUS = 28_000

@@ -14,11 +14,11 @@ import time
 import numpy as np
 import torch
 
+from ngd_timm.core.teacher_recipe import TeacherRecipe
+from ngd_timm.eeg.folds import subject_folds
+from ngd_timm.eeg.scores import ccc
 from ngd_timm.eeg.signal.electrodes import BIOSEMI_32
 from ngd_timm.eeg.teacher.fitting import Trials, fit_one, group_trials, infer
-from ngd_timm.eeg.folds import subject_folds
-from ngd_timm.core.teacher_recipe import TeacherRecipe
-from ngd_timm.eeg.scores import ccc
 from ngd_timm.eeg.topomap import TopomapOperator
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ngd_timm.data.augment import AugmentDraw, draw_augment, render_batch
 from ngd_timm.core.recipe import AugmentConfig
+from ngd_timm.data.augment import AugmentDraw, draw_augment, render_batch
 
 OFF = AugmentConfig(flip=0, rotate=0, scale=0, shift=0, brightness=0, contrast=0, erase=0)
 

@@ -15,9 +15,9 @@ from conftest import png, write_parquet
 from datasets import Dataset
 from PIL import Image
 
-from ngd_timm.data import Batch, FaceBatches, class_counts, load_fer
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.recipe import AugmentConfig
+from ngd_timm.data import Batch, FaceBatches, class_counts, load_fer
 
 NAMES = ["neutral", "happy", "sad"]
 

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from ngd_timm.core.affect import CLASSES
+from ngd_timm.core.errors import InputError
 from ngd_timm.data.synthetic.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from ngd_timm.data.synthetic.schematic import draw_face
-from ngd_timm.core.errors import InputError
 
 
 @pytest.fixture(scope="module")

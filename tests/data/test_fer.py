@@ -13,9 +13,9 @@ from datasets import ClassLabel, Dataset, Features
 from datasets import Image as ImageFeature
 
 from ngd_timm.core.affect import CLASSES
+from ngd_timm.core.errors import InputError
 from ngd_timm.data import load_fer, load_split, parse_spec
 from ngd_timm.data.labels import apply_rule
-from ngd_timm.core.errors import InputError
 
 Writer = Callable[..., Path]
 

@@ -10,13 +10,13 @@ import pytest
 from conftest import png, write_parquet
 from datasets import Dataset
 
-from ngd_timm.data import load_fer, load_split, write_tiny
+from ngd_timm.core.errors import InputError
 from ngd_timm.core.images import image_records
+from ngd_timm.core.recipe import Recipe
+from ngd_timm.data import load_fer, load_split, write_tiny
 from ngd_timm.data.hold_out import HELD_OUT
 from ngd_timm.data.synthetic.tiny import tiny_face
-from ngd_timm.core.errors import InputError
 from ngd_timm.evaluate.student import evaluate
-from ngd_timm.core.recipe import Recipe
 from ngd_timm.train.loop import train
 
 FACES = ("neutral", "happiness", "surprise", "sadness")

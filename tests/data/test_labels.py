@@ -5,8 +5,8 @@ import pytest
 from conftest import random_votes
 
 from ngd_timm.core.affect import CLASSES
-from ngd_timm.data.labels import DATASETS, VOTE_COLUMNS, apply_rule, class_of, split_of
 from ngd_timm.core.errors import InputError
+from ngd_timm.data.labels import DATASETS, VOTE_COLUMNS, apply_rule, class_of, split_of
 
 
 def majority_of(counts: dict[str, int]) -> str | None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from conftest import png, write_parquet
 
-from ngd_timm.data import load_split
 from ngd_timm.core.errors import InputError
+from ngd_timm.data import load_split
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from conftest import png
 
+from ngd_timm.core.errors import InputError
 from ngd_timm.data import load_fer, load_split
 from ngd_timm.data.synthetic.tiny import write_tiny
-from ngd_timm.core.errors import InputError
 
 
 def edit(path: Path, change: Callable[[list[list[str]]], list[list[str]]]) -> None:

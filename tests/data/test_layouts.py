@@ -1,4 +1,4 @@
-"""Every layout, written in miniature by `ngd_timm.data.synthetic.tiny`, is read with each picture beside its own label."""
+"""Every layout, written in miniature by `write_tiny`, is read with each image beside its own label."""
 
 from __future__ import annotations
 

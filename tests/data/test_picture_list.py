@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from ngd_timm.core.errors import InputError
 from ngd_timm.data import load_fer, load_split, parse_spec
 from ngd_timm.data.layouts.picture_list import write_list
 from ngd_timm.data.synthetic.tiny import write_tiny
-from ngd_timm.core.errors import InputError
 
 MINI = [f"val_set/images/{i}.jpg" for i in (16, 20, 21)]
 

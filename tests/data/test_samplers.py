@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ngd_timm.data.samplers import drawn_counts, epoch_order
 from ngd_timm.core.errors import InputError
+from ngd_timm.data.samplers import drawn_counts, epoch_order
 
 LABELS = np.repeat([0, 1, 2, 5], [100, 40, 7, 3])
 

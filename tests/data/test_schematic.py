@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from ngd_timm.core.affect import CLASSES, anchors
+from ngd_timm.core.errors import InputError
 from ngd_timm.data import load_split
 from ngd_timm.data.synthetic.schematic import DOMAINS, draw_face, write_schematic
-from ngd_timm.core.errors import InputError
 
 
 @pytest.mark.parametrize("domain", DOMAINS)

@@ -12,10 +12,10 @@ import pytest
 import torch
 from conftest import png, write_parquet
 
-from ngd_timm.data import Batch, FaceBatches, FaceStream, class_counts, load_fer, load_split, load_stream
-from ngd_timm.data.synthetic.schematic import write_schematic
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.recipe import AugmentConfig, Recipe
+from ngd_timm.data import Batch, FaceBatches, FaceStream, class_counts, load_fer, load_split, load_stream
+from ngd_timm.data.synthetic.schematic import write_schematic
 from ngd_timm.train.loop import train
 
 Writer = Callable[..., Path]

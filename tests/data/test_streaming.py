@@ -14,9 +14,9 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset
 from datasets import Image as ImageFeature
 
 from ngd_timm.core.affect import CLASSES
+from ngd_timm.core.errors import InputError
 from ngd_timm.data import load_fer, load_split
 from ngd_timm.data.synthetic.tiny import write_tiny
-from ngd_timm.core.errors import InputError
 
 Writer = Callable[..., Path]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ngd_timm.core.errors import InputError
 from ngd_timm.eeg.signal.bandpower import BandPower, load_bandpower, log_power_z, save_bandpower
 from ngd_timm.eeg.simulate.power import simulate_bandpower
-from ngd_timm.core.errors import InputError
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ngd_timm.eeg.signal.bandpower import log_power_z
-from ngd_timm.eeg.teacher.baselines import logistic_regression, ridge_regression, trial_number
+from ngd_timm.core.errors import InputError
 from ngd_timm.eeg.folds import subject_folds
 from ngd_timm.eeg.scores import balanced_accuracy, ccc, trial_means
+from ngd_timm.eeg.signal.bandpower import log_power_z
 from ngd_timm.eeg.simulate.power import simulate_bandpower
-from ngd_timm.core.errors import InputError
+from ngd_timm.eeg.teacher.baselines import logistic_regression, ridge_regression, trial_number
 
 
 def test_ridge_and_logistic_regression_find_what_is_planted_on_people_they_have_not_seen() -> None:

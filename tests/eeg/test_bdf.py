@@ -8,8 +8,8 @@ import mne
 import numpy as np
 import pytest
 
-from ngd_timm.eeg.readers.bdf import STEP_UV, bdf_patient, write_bdf
 from ngd_timm.core.errors import InputError
+from ngd_timm.eeg.readers.bdf import STEP_UV, bdf_patient, write_bdf
 
 
 @pytest.fixture

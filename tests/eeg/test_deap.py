@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ngd_timm.core.errors import InputError
 from ngd_timm.eeg.readers.deap import CHANNELS, read_deap, write_deap
 from ngd_timm.eeg.signal.recording import Recording
-from ngd_timm.core.errors import InputError
 
 
 def recordings(subjects: int = 2, trials: int = 3, seconds: int = 2) -> list[Recording]:

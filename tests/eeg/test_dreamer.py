@@ -13,10 +13,10 @@ import pytest
 import scipy.io
 from numpy.lib.recfunctions import repack_fields
 
+from ngd_timm.core.errors import InputError
 from ngd_timm.eeg.readers.dreamer import CHANNELS, read_dreamer, write_dreamer
 from ngd_timm.eeg.signal.recording import Recording
 from ngd_timm.eeg.simulate.signals import simulate_recordings
-from ngd_timm.core.errors import InputError
 
 
 def simulated(subjects: int = 2, trials: int = 3, seconds: float = 2.0, **change: Any) -> list[Recording]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ngd_timm.eeg.folds import align, check_split, procrustes, subject_folds
 from ngd_timm.core.errors import InputError
+from ngd_timm.eeg.folds import align, check_split, procrustes, subject_folds
 
 
 def test_no_subject_is_in_two_folds_and_folds_are_even() -> None:

@@ -11,12 +11,12 @@ import mne
 import numpy as np
 import pytest
 
+from ngd_timm.core.errors import InputError
+from ngd_timm.core.teacher_recipe import TeacherData
 from ngd_timm.eeg.readers.bdf import STEP_UV, write_bdf
 from ngd_timm.eeg.readers.mahnob import CHANNELS, read_mahnob, write_mahnob
 from ngd_timm.eeg.signal.preprocess import band_power
-from ngd_timm.core.teacher_recipe import TeacherData
 from ngd_timm.eeg.signal.recording import Recording
-from ngd_timm.core.errors import InputError
 
 
 def recording(

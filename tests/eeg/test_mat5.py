@@ -14,8 +14,8 @@ import scipy.io
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ngd_timm.eeg.readers.mat5 import MatArray, open_mat
 from ngd_timm.core.errors import InputError
+from ngd_timm.eeg.readers.mat5 import MatArray, open_mat
 
 HEADER = b"MATLAB 5.0 MAT-file, by hand".ljust(116) + bytes(8) + b"\x00\x01IM"
 

@@ -8,8 +8,8 @@ import mne
 import numpy as np
 import pytest
 
-from ngd_timm.eeg.readers.own import read_recordings, recordings_from_raw
 from ngd_timm.core.errors import InputError
+from ngd_timm.eeg.readers.own import read_recordings, recordings_from_raw
 
 SFREQ = 64.0
 MARKS = [(0, 3, "rest"), (4, 2, "sad"), (7, 1, "rest"), (8, 4, "happy"), (13, 0, "press"), (14, 2, "sad")]

@@ -9,12 +9,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ngd_timm.eeg import preprocess
+from ngd_timm.core.errors import InputError
+from ngd_timm.core.teacher_recipe import TeacherData
+from ngd_timm.eeg.signal import preprocess
 from ngd_timm.eeg.signal.bandpower import BandPower, log_power_z
 from ngd_timm.eeg.signal.preprocess import band_power
-from ngd_timm.core.teacher_recipe import TeacherData
 from ngd_timm.eeg.signal.recording import Recording, RecordingSet
-from ngd_timm.core.errors import InputError
 
 NAMES = ("Fz", "Cz", "Pz")
 SETTINGS = TeacherData(name="recordings")

@@ -11,12 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 from ngd_timm.cli import app
-from ngd_timm.eeg import simulated_sets
+from ngd_timm.core.errors import InputError
+from ngd_timm.eeg.readers.sources import open_recordings
 from ngd_timm.eeg.signal.recording import Recording
+from ngd_timm.eeg.simulate import sets as simulated_sets
 from ngd_timm.eeg.simulate.sets import LAYOUTS, write_simulated
 from ngd_timm.eeg.simulate.signals import simulate_recordings
-from ngd_timm.eeg.readers.sources import open_recordings
-from ngd_timm.core.errors import InputError
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

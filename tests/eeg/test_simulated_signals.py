@@ -7,10 +7,10 @@ from itertools import islice
 import numpy as np
 import pytest
 
+from ngd_timm.core.errors import InputError
 from ngd_timm.eeg.signal.recording import Recording
 from ngd_timm.eeg.simulate.signals import scalp_pattern, simulate_recordings
 from ngd_timm.eeg.topomap import standard_montage
-from ngd_timm.core.errors import InputError
 
 CHANNELS = ("F3", "F4", "Cz", "O1", "O2")
 

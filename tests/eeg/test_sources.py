@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 import ngd_timm.eeg.readers.sources as sources
-from ngd_timm.eeg.signal.bandpower import save_bandpower
-from ngd_timm.eeg.readers.deap import CHANNELS, write_deap
+from ngd_timm.core.errors import InputError
 from ngd_timm.core.teacher_recipe import TeacherData
+from ngd_timm.eeg.readers.deap import CHANNELS, write_deap
+from ngd_timm.eeg.readers.sources import load_eeg, open_recordings
+from ngd_timm.eeg.signal.bandpower import save_bandpower
 from ngd_timm.eeg.signal.recording import Recording
 from ngd_timm.eeg.simulate.power import simulate_bandpower
-from ngd_timm.eeg.readers.sources import load_eeg, open_recordings
-from ngd_timm.core.errors import InputError
 
 SETTINGS = TeacherData(name="deap", channels=("Fz", "Cz", "Pz"), window_s=2.0)
 

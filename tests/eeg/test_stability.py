@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ngd_timm.core.affect import cell_of
-from ngd_timm.eeg.teacher.stability import split_half
 from ngd_timm.core.errors import InputError
+from ngd_timm.eeg.teacher.stability import split_half
 from ngd_timm.grid.prototypes import PrototypeGrid
 
 

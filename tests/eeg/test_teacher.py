@@ -16,20 +16,21 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from ngd_timm.eeg import fitting
-from ngd_timm.eeg import teacher as teacher_module
-from ngd_timm.eeg.signal.bandpower import save_bandpower
-from ngd_timm.eeg.teacher.consolidate import build_grid
-from ngd_timm.eeg.teacher.fitting import Trials, fit_one
-from ngd_timm.eeg.folds import subject_folds
-from ngd_timm.core.teacher_recipe import TeacherRecipe
-from ngd_timm.eeg.simulate.power import CHANNELS, simulate_bandpower
-from ngd_timm.eeg.teacher.fit import fit_teacher
-from ngd_timm.eeg.topomap import TopomapOperator
 from ngd_timm.core.errors import InputError
-from ngd_timm.grid.prototypes import PrototypeGrid
-from ngd_timm.core.recipe import load_recipe
 from ngd_timm.core.lock import locked
+from ngd_timm.core.recipe import load_recipe
+from ngd_timm.core.teacher_recipe import TeacherRecipe
+from ngd_timm.eeg.folds import subject_folds
+from ngd_timm.eeg.signal.bandpower import save_bandpower
+from ngd_timm.eeg.simulate.power import CHANNELS, simulate_bandpower
+from ngd_timm.eeg.teacher import fit as teacher_module
+from ngd_timm.eeg.teacher import fitting
+from ngd_timm.eeg.teacher.consolidate import build_grid
+from ngd_timm.eeg.teacher.fit import fit_teacher
+from ngd_timm.eeg.teacher.fitting import Trials, fit_one
+from ngd_timm.eeg.topomap import TopomapOperator
+from ngd_timm.grid.prototypes import PrototypeGrid
+from ngd_timm.report import try_page, write_teacher_report
 
 SMALL = {
     "teacher": {"backbone": "test_resnet", "image_size": 32, "embedding_dim": 16},
@@ -76,7 +77,6 @@ def test_a_run_directory_holds_recipe_fingerprint_scores_and_embeddings_of_every
         "fingerprint.json",
         "lock",
         "recipe.yaml",
-        "report.html",
         "scores.json",
     ]
     tensors = load_file(planted / "embeddings.safetensors")
@@ -351,7 +351,6 @@ def test_a_file_that_is_put_into_the_directory_while_it_fits_stays(
     monkeypatch.setattr(teacher_module, "fit_one", fit_while_notes_are_written)
     run = fit_teacher(quick, tmp_path / "run")
     assert (run / "notes.txt").read_text() == "mine"
-    assert (run / "report.html").is_file()
     build_grid(run)
 
 
@@ -404,7 +403,7 @@ def test_a_band_may_have_any_name(tmp_path: Path) -> None:
     data = simulate_bandpower(subjects=3, trials=4, windows=2)
     save_bandpower(tmp_path / "a.npz", replace(data, bands=(r"$\frac$", "$x", "<b>", "a_$b$")))
     run = fit_teacher(small(tmp_path / "a.npz", **QUICK), tmp_path / "run")
-    assert r">$\frac$</text>" in (run / "report.html").read_text(encoding="utf-8")
+    assert r">$\frac$</text>" in write_teacher_report(run).read_text(encoding="utf-8")
 
 
 def test_a_report_that_fails_costs_a_line_and_not_the_run(
@@ -420,6 +419,7 @@ def test_a_report_that_fails_costs_a_line_and_not_the_run(
     with monkeypatch.context() as patch:
         patch.setattr("ngd_timm.report.write_teacher_report", fail)
         run = fit_teacher(quick, tmp_path / "run")
+        try_page(run)
     said = f"report.html is not written (RuntimeError: no plot); try again: ngd report {run}"
     assert [r.levelname for r in caplog.records if r.getMessage() == said] == ["WARNING"]
     assert not (run / "report.html").exists()

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from ngd_timm.eeg.topomap import TopomapOperator, standard_montage
 from ngd_timm.core.errors import InputError
+from ngd_timm.eeg.topomap import TopomapOperator, standard_montage
 
 EMOTIV = ["AF3", "F7", "F3", "FC5", "T7", "P7", "O1", "O2", "P8", "T8", "FC6", "F4", "F8", "AF4"]
 BIOSEMI = [

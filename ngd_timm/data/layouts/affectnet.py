@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ngd_timm.core.affect import CLASSES
+from ngd_timm.core.errors import InputError
 from ngd_timm.data.labels import AFFECTNET_IDS, split_of
 from ngd_timm.data.layouts.csv_file import csv_headers, header_of, read_csv, require_columns, whole_numbers
 from ngd_timm.data.layouts.folders import split_folders
@@ -31,7 +32,6 @@ from ngd_timm.data.layouts.rows import (
     require_files,
     table_of_files,
 )
-from ngd_timm.core.errors import InputError
 
 __all__ = ["find_affectnet_csv", "find_affectnet_folders"]
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ngd_timm.core.errors import InputError
 from ngd_timm.data.labels import CKPLUS_IDS
 from ngd_timm.data.layouts.options import LayoutOptions, Source
 from ngd_timm.data.layouts.rows import Piece, Rows, image_files, labels_of_ids, subfolders, table_of_files
-from ngd_timm.core.errors import InputError
 
 __all__ = ["NO_EMOTION", "find_ckplus"]
 

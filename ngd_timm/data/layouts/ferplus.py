@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ngd_timm.core.errors import InputError
 from ngd_timm.data.labels import VOTE_COLUMNS, split_of
 from ngd_timm.data.layouts.csv_file import header_of, read_csv, require_columns, whole_numbers
 from ngd_timm.data.layouts.options import Source
@@ -29,7 +30,6 @@ from ngd_timm.data.layouts.rows import (
     table_of_files,
     table_of_pixels,
 )
-from ngd_timm.core.errors import InputError
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ngd_timm.core.errors import InputError
 from ngd_timm.data.labels import split_of
 from ngd_timm.data.layouts.options import Source
 from ngd_timm.data.layouts.rows import Piece, Rows, image_files, subfolders, table_of_files
-from ngd_timm.core.errors import InputError
 
 __all__ = ["find_folders", "read_class_folders", "split_folders", "warn_left_out"]
 

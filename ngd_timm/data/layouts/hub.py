@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ngd_timm.core.errors import InputError
+from ngd_timm.core.hub import PREFIX, HubId, request_errors
 from ngd_timm.data.labels import split_of
 from ngd_timm.data.layouts.parquet import rows_of_table
 from ngd_timm.data.layouts.rows import Piece, Rows
-from ngd_timm.core.errors import InputError
-from ngd_timm.core.hub import PREFIX, HubId, request_errors
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ngd_timm.core.errors import InputError
 from ngd_timm.data.labels import JAFFE_LETTERS
 from ngd_timm.data.layouts.options import Source
 from ngd_timm.data.layouts.rows import Piece, Rows, image_files, table_of_files
-from ngd_timm.core.errors import InputError
 
 __all__ = ["find_jaffe"]
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from ngd_timm.core.errors import InputError
 from ngd_timm.data.labels import NOT_A_CLASS, class_of, split_of
 from ngd_timm.data.layouts.csv_file import csv_headers, header_of, read_csv
 from ngd_timm.data.layouts.options import Source
 from ngd_timm.data.layouts.parquet import LABEL_COLUMNS
 from ngd_timm.data.layouts.picture_list import PATH_COLUMNS, check_sha256
 from ngd_timm.data.layouts.rows import Piece, Rows, affect_column, pieces_by_split, require_files, table_of_files
-from ngd_timm.core.errors import InputError
 
 __all__ = ["ID_COLUMNS", "LISTED_AGAIN", "find_manifests"]
 

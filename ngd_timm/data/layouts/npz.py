@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from ngd_timm.core.errors import InputError
 from ngd_timm.data.labels import split_of
 from ngd_timm.data.layouts.options import Source
 from ngd_timm.data.layouts.rows import Piece, Rows, affect_column, pieces_by_split, table_of_pixels
-from ngd_timm.core.errors import InputError
 
 __all__ = ["find_npz"]
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ngd_timm.core.errors import InputError
 from ngd_timm.data.labels import VOTE_COLUMNS, split_of
 from ngd_timm.data.layouts.options import Source
 from ngd_timm.data.layouts.rows import Piece, Rows, affect_column, files_below
-from ngd_timm.core.errors import InputError
 
 if TYPE_CHECKING:
     import pyarrow as pa

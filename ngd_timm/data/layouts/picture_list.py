@@ -8,10 +8,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from ngd_timm.data.layouts.csv_file import header_of, read_csv
-from ngd_timm.data.layouts.rows import Rows
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import sha256_file, write_text
+from ngd_timm.data.layouts.csv_file import header_of, read_csv
+from ngd_timm.data.layouts.rows import Rows
 
 __all__ = ["PATH_COLUMNS", "check_sha256", "on_list", "read_list", "write_list"]
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ngd_timm.core.errors import InputError
 from ngd_timm.data.labels import CKPLUS_48_IDS, FER2013_IDS, split_of
 from ngd_timm.data.layouts.csv_file import header_of, read_csv, require_columns, whole_numbers
 from ngd_timm.data.layouts.options import Source
 from ngd_timm.data.layouts.rows import Piece, Rows, labels_of_ids, pieces_by_split, table_of_pixels
-from ngd_timm.core.errors import InputError
 
 if TYPE_CHECKING:
     import pyarrow as pa

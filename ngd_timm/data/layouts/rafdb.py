@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ngd_timm.core.errors import InputError
 from ngd_timm.data.labels import RAFDB_IDS, split_of
 from ngd_timm.data.layouts.csv_file import header_of, read_csv, require_columns
 from ngd_timm.data.layouts.folders import split_folders
@@ -22,7 +23,6 @@ from ngd_timm.data.layouts.rows import (
     subfolders,
     table_of_files,
 )
-from ngd_timm.core.errors import InputError
 
 __all__ = ["find_rafdb_kaggle", "find_rafdb_list"]
 

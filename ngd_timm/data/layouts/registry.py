@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ngd_timm.core.errors import InputError
+from ngd_timm.core.hub import hub_id
 from ngd_timm.core.images import raise_image_limit
 from ngd_timm.data.labels import SUBJECT_IN_NAME
 from ngd_timm.data.layouts.affectnet import find_affectnet_csv, find_affectnet_folders
@@ -26,8 +28,6 @@ from ngd_timm.data.layouts.pixels_csv import find_pixels_csv
 from ngd_timm.data.layouts.rafdb import find_rafdb_kaggle, find_rafdb_list
 from ngd_timm.data.layouts.rows import Piece, Rows, with_subjects
 from ngd_timm.data.layouts.sfew import find_sfew
-from ngd_timm.core.errors import InputError
-from ngd_timm.core.hub import hub_id
 
 __all__ = ["NOT_LISTED", "Layout", "LAYOUTS", "Found", "find_pieces", "look_at", "read_piece"]
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from ngd_timm.data.labels import SPLITS, subject_of
 from ngd_timm.core.errors import InputError
+from ngd_timm.data.labels import SPLITS, subject_of
 
 if TYPE_CHECKING:
     import pyarrow as pa

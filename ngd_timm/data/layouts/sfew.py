@@ -6,11 +6,11 @@ import logging
 from functools import partial
 from pathlib import Path
 
+from ngd_timm.core.errors import InputError
 from ngd_timm.data.labels import class_of
 from ngd_timm.data.layouts.folders import read_class_folders, split_folders
 from ngd_timm.data.layouts.options import Source
 from ngd_timm.data.layouts.rows import Piece, subfolders
-from ngd_timm.core.errors import InputError
 
 __all__ = ["find_sfew"]
 

@@ -11,6 +11,8 @@ import numpy as np
 from PIL import Image
 
 from ngd_timm.core.affect import CLASSES, anchors
+from ngd_timm.core.errors import InputError, choices
+from ngd_timm.core.files import atomic_folder
 from ngd_timm.data.labels import (
     AFFECTNET_IDS,
     CKPLUS_48_IDS,
@@ -22,8 +24,6 @@ from ngd_timm.data.labels import (
 )
 from ngd_timm.data.layouts.rows import encode_png
 from ngd_timm.data.synthetic.schematic import draw_face
-from ngd_timm.core.errors import InputError, choices
-from ngd_timm.core.files import atomic_folder
 
 __all__ = ["TINY_LAYOUTS", "tiny_face", "write_tiny"]
 

@@ -1,0 +1,4 @@
+"""Recordings from files: DREAMER, MAHNOB-HCI, DEAP, anybody's own.
+
+May import eeg.signal and core.
+"""

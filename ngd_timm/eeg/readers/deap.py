@@ -14,10 +14,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ngd_timm.core.affect import rating_to_va, va_to_rating
-from ngd_timm.eeg.signal.electrodes import BIOSEMI_32
-from ngd_timm.eeg.signal.recording import Recording, RecordingSet
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import atomic_path, write_text
+from ngd_timm.eeg.signal.electrodes import BIOSEMI_32
+from ngd_timm.eeg.signal.recording import Recording, RecordingSet
 
 __all__ = ["CHANNELS", "read_deap", "write_deap"]
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from ngd_timm.core.affect import rating_to_va, va_to_rating
-from ngd_timm.eeg.signal.electrodes import EMOTIV_14
-from ngd_timm.eeg.readers.mat5 import MatArray, open_mat
-from ngd_timm.eeg.signal.recording import Recording, RecordingSet
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import atomic_path
+from ngd_timm.eeg.readers.mat5 import MatArray, open_mat
+from ngd_timm.eeg.signal.electrodes import EMOTIV_14
+from ngd_timm.eeg.signal.recording import Recording, RecordingSet
 
 __all__ = ["CHANNELS", "read_dreamer", "write_dreamer"]
 

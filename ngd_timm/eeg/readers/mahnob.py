@@ -15,11 +15,11 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 
 from ngd_timm.core.affect import rating_to_va, va_to_rating
+from ngd_timm.core.errors import InputError
+from ngd_timm.core.files import write_text
 from ngd_timm.eeg.readers.bdf import bdf_patient, write_bdf
 from ngd_timm.eeg.signal.electrodes import BIOSEMI_32
 from ngd_timm.eeg.signal.recording import Recording, RecordingSet
-from ngd_timm.core.errors import InputError
-from ngd_timm.core.files import write_text
 
 __all__ = ["CHANNELS", "SESSIONS_A_SUBJECT", "read_mahnob", "write_mahnob"]
 

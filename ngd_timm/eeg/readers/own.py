@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ngd_timm.core.affect import rating_to_va
-from ngd_timm.eeg.signal.recording import Recording, RecordingSet
 from ngd_timm.core.errors import InputError, choices
+from ngd_timm.eeg.signal.recording import Recording, RecordingSet
 
 if TYPE_CHECKING:
     import mne

@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.metadata
 from typing import get_args
 
+from ngd_timm.core.errors import InputError, choices
+from ngd_timm.core.teacher_recipe import BandPowerName, RecordingName, TeacherData
+from ngd_timm.core.version import __version__
 from ngd_timm.eeg.signal.bandpower import BandPower, load_bandpower
 from ngd_timm.eeg.signal.cache import cached
 from ngd_timm.eeg.signal.preprocess import FEATURES, band_power, check_bands, filter_bands
-from ngd_timm.core.teacher_recipe import BandPowerName, RecordingName, TeacherData
 from ngd_timm.eeg.signal.recording import RecordingSet
-from ngd_timm.core.errors import InputError, choices
-from ngd_timm.version import __version__
 
 __all__ = ["load_eeg", "open_recordings"]
 

@@ -1,0 +1,4 @@
+"""From recordings to band power: filters, Welch, baselines, a cache.
+
+May import core.
+"""

@@ -9,9 +9,9 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from ngd_timm.eeg.signal.bandpower import BandPower, load_bandpower, save_bandpower
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import sha256_file
+from ngd_timm.eeg.signal.bandpower import BandPower, load_bandpower, save_bandpower
 
 __all__ = ["cache_folder", "cached"]
 

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from ngd_timm.eeg.signal.bandpower import BandPower
-from ngd_timm.core.teacher_recipe import BANDS, TeacherData
-from ngd_timm.eeg.signal.recording import Recording, RecordingSet
 from ngd_timm.core.errors import InputError, choices
+from ngd_timm.core.teacher_recipe import BANDS, TeacherData
+from ngd_timm.eeg.signal.bandpower import BandPower
+from ngd_timm.eeg.signal.recording import Recording, RecordingSet
 
 __all__ = ["FEATURES", "band_power", "check_bands", "filter_bands"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from ngd_timm.core.errors import InputError
 from ngd_timm.eeg.signal.bandpower import BandPower
 from ngd_timm.eeg.signal.electrodes import EMOTIV_14
-from ngd_timm.core.errors import InputError
 
 __all__ = ["CHANNELS", "simulate_bandpower"]
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ngd_timm.eeg import deap, dreamer, mahnob
-from ngd_timm.eeg.signal.recording import Recording
-from ngd_timm.eeg.simulate.signals import simulate_recordings
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.files import atomic_folder
+from ngd_timm.eeg.readers import deap, dreamer, mahnob
+from ngd_timm.eeg.signal.recording import Recording
+from ngd_timm.eeg.simulate.signals import simulate_recordings
 
 __all__ = ["LAYOUTS", "LayoutName", "write_simulated"]
 

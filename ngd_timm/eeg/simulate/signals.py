@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ngd_timm.core.affect import rating_to_va
-from ngd_timm.eeg.signal.recording import Recording
 from ngd_timm.core.errors import InputError
+from ngd_timm.eeg.signal.recording import Recording
 
 __all__ = ["scalp_pattern", "simulate_recordings"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ngd_timm.eeg.signal.bandpower import BandPower
-from ngd_timm.eeg.scores import AXES, trial_means
 from ngd_timm.core.errors import InputError
+from ngd_timm.eeg.scores import AXES, trial_means
+from ngd_timm.eeg.signal.bandpower import BandPower
 
 __all__ = ["logistic_regression", "ridge_regression", "trial_number"]
 

@@ -12,16 +12,16 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from ngd_timm.core.commands import build_commands
-from ngd_timm.eeg.signal.bandpower import NORMALISATION
-from ngd_timm.eeg.folds import align
-from ngd_timm.eeg.teacher.held_out import DECODERS
-from ngd_timm.core.teacher_recipe import TeacherRecipe
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import sha256_file
 from ngd_timm.core.paths import without_paths
-from ngd_timm.grid.prototypes import PrototypeGrid, mantel_test
 from ngd_timm.core.recipe import load_recipe
-from ngd_timm.version import __version__
+from ngd_timm.core.teacher_recipe import TeacherRecipe
+from ngd_timm.core.version import __version__
+from ngd_timm.eeg.folds import align
+from ngd_timm.eeg.signal.bandpower import NORMALISATION
+from ngd_timm.eeg.teacher.held_out import DECODERS
+from ngd_timm.grid.prototypes import PrototypeGrid, mantel_test
 
 __all__ = ["build_grid", "preview_grid"]
 

@@ -19,20 +19,20 @@ from safetensors.torch import save_file
 from timm.optim import list_optimizers
 
 from ngd_timm.core.devices import open_device
-from ngd_timm.eeg.signal.bandpower import BandPower, log_power_z
-from ngd_timm.eeg.teacher.fitting import Trials, fit_one, group_trials, infer
-from ngd_timm.eeg.folds import check_split, subject_folds
-from ngd_timm.eeg.teacher.held_out import scalp_means, score_run, summary_lines
-from ngd_timm.eeg.teacher.model import AffectTeacher
-from ngd_timm.core.teacher_recipe import TeacherRecipe
-from ngd_timm.eeg.scores import AXES
-from ngd_timm.eeg.readers.sources import load_eeg
-from ngd_timm.eeg.topomap import TopomapOperator
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.files import atomic_files, check_place, remove_leftovers, sha256_file, write_json, write_text
-from ngd_timm.core.recipe import to_yaml
 from ngd_timm.core.lock import is_unused, locked
-from ngd_timm.version import __version__
+from ngd_timm.core.recipe import to_yaml
+from ngd_timm.core.teacher_recipe import TeacherRecipe
+from ngd_timm.core.version import __version__
+from ngd_timm.eeg.folds import check_split, subject_folds
+from ngd_timm.eeg.readers.sources import load_eeg
+from ngd_timm.eeg.scores import AXES
+from ngd_timm.eeg.signal.bandpower import BandPower, log_power_z
+from ngd_timm.eeg.teacher.fitting import Trials, fit_one, group_trials, infer
+from ngd_timm.eeg.teacher.held_out import scalp_means, score_run, summary_lines
+from ngd_timm.eeg.teacher.model import AffectTeacher
+from ngd_timm.eeg.topomap import TopomapOperator
 
 __all__ = ["fit_teacher"]
 
@@ -101,7 +101,6 @@ def fit_teacher(recipe: TeacherRecipe, out: Path | None = None) -> Path:
             write_json(folder / "fingerprint.json", _fingerprint(recipe, data, support, folder))
         for line in summary_lines(scores):
             logger.info("%s", line)
-        _write_report(run)
     return run
 
 
@@ -147,16 +146,6 @@ def _fit_folds(
 def _refuse_used(run: Path) -> None:
     if not is_unused(run):
         raise InputError(f"{run} exists and is not empty; choose another out= or remove it")
-
-
-def _write_report(run: Path) -> None:
-    from ngd_timm.report import write_teacher_report
-
-    try:
-        logger.info("report: %s", write_teacher_report(run))
-    except Exception as error:  # hours of fitting are worth more than their page, whatever is wrong with it
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        logger.warning("report.html is not written (%s); try again: ngd report %s", reason, run)
 
 
 def _load(recipe: TeacherRecipe) -> BandPower:

@@ -13,9 +13,9 @@ from timm.scheduler import create_scheduler_v2
 from torch.nn.functional import cosine_similarity, mse_loss
 
 from ngd_timm.core.devices import open_device
+from ngd_timm.core.teacher_recipe import TeacherAugment, TeacherRecipe
 from ngd_timm.eeg.signal.bandpower import trial_index
 from ngd_timm.eeg.teacher.model import AffectTeacher, ccc_loss
-from ngd_timm.core.teacher_recipe import TeacherAugment, TeacherRecipe
 from ngd_timm.eeg.topomap import TopomapOperator
 
 __all__ = ["Trials", "fit_one", "group_trials", "infer"]

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from ngd_timm.core.affect import cell_of
+from ngd_timm.core.errors import InputError
+from ngd_timm.core.teacher_recipe import TeacherRecipe
+from ngd_timm.eeg.folds import align
+from ngd_timm.eeg.scores import AXES, score_trials, trial_means
 from ngd_timm.eeg.signal.bandpower import NORMALISATION, BandPower
 from ngd_timm.eeg.teacher.baselines import logistic_regression, ridge_regression, trial_number
-from ngd_timm.eeg.folds import align
-from ngd_timm.core.teacher_recipe import TeacherRecipe
-from ngd_timm.eeg.scores import AXES, score_trials, trial_means
 from ngd_timm.eeg.teacher.stability import split_half
-from ngd_timm.core.errors import InputError
 from ngd_timm.grid.prototypes import PrototypeGrid, mantel_test
 
 __all__ = ["DECODERS", "GRID_SIZES", "scalp_means", "score_run", "summary_lines"]
