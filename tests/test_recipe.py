@@ -187,6 +187,30 @@ def test_class_weights_of_a_cross_entropy_that_weighs_nothing_correct_nothing() 
     load_recipe(Recipe, "b1_kd", ["loss.ce=0", WEIGHTS, SAMPLER])
 
 
+def test_a_recipe_is_its_base_but_for_the_keys_it_sets(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("name: mine\nbase: b2_share\nloss: {tau: .2}\noptim: {epochs: 5}\n")
+    (tmp_path / "child.yaml").write_text("name: child\nbase: mine.yaml\ngrid_control: va\n")
+    base, child = load_recipe(Recipe, "b2_share"), load_recipe(Recipe, tmp_path / "child.yaml", ["optim.lr=0.1"])
+    assert (child.name, child.grid_control, child.loss.target) == ("child", "va", "va")
+    assert (child.loss.tau, child.optim.epochs, child.optim.lr) == (0.2, 5, 0.1)
+    assert (child.loss.proto_share, child.teacher) == (base.loss.proto_share, base.teacher)
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ("b2_shore", "unknown recipe 'b2_shore'; did you mean 'b2_share'"),
+        ("gone.yaml", "no recipe file .*gone.yaml"),
+        ("mine.yaml", "its base leads back to itself"),
+        ("[b0_ce]", "base must be the name or path of a recipe"),
+    ],
+)
+def test_a_base_that_is_not_there_is_named_in_one_line(base: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(f"name: mine\nbase: {base}\n")
+    with pytest.raises(InputError, match=message):
+        load_recipe(Recipe, tmp_path / "mine.yaml")
+
+
 def test_an_unknown_recipe_names_the_nearest() -> None:
     with pytest.raises(InputError, match="did you mean 'b3_full'"):
         load_recipe(Recipe, "b3_ful")

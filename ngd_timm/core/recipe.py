@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -370,6 +370,9 @@ def recipe_names() -> list[str]:
 def load_recipe(model: type[ModelT], name: str | Path, overrides: Sequence[str] = ()) -> ModelT:
     """Read a recipe by packaged name or path, apply `key.sub=value` overrides, and validate all of it.
 
+    A recipe may begin with `base: NAME`, another recipe by packaged name or by a path relative to its own file: it is
+    that one but for the keys it sets, of sections key by key.
+
     Args:
         model: `Recipe`, or the teacher's.
         name: A name from `recipes/` or a path to a YAML file.
@@ -379,13 +382,39 @@ def load_recipe(model: type[ModelT], name: str | Path, overrides: Sequence[str] 
         InputError: One line that names the file, the key, and what is allowed.
     """
     path = _find(name)
-    data = _parse(path)
+    data = _with_base(path)
     for override in overrides:
         _apply(data, override)
     try:
         return model.model_validate(data)
     except ValidationError as error:
         raise InputError(f"{path.name}: {_first_problem(model, error)}") from None
+
+
+def _with_base(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A recipe's keys over those of the recipe that its `base` names, and so on."""
+    if path.resolve() in seen:
+        raise InputError(f"{path}: its base leads back to itself; name a recipe that does not build on this one")
+    data = _parse(path)
+    base = data.pop("base", None)
+    if base is None:
+        return data
+    if not isinstance(base, str):
+        raise InputError(f"{path}: base must be the name or path of a recipe, got {_cut(repr(base))}")
+    if Path(base).suffix in (".yaml", ".yml"):
+        base = str(path.parent / base)
+    return _merged(_with_base(_find(base), (*seen, path.resolve())), data)
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        section = merged.get(key)
+        if isinstance(section, Mapping) and isinstance(value, Mapping):
+            merged[key] = _merged(section, value)
+        else:
+            merged[key] = value
+    return merged
 
 
 def to_yaml(recipe: StrictModel) -> str:
