@@ -240,7 +240,7 @@ def predict(
         Path | None, typer.Option("--annotate", help="A new folder for a picture with its answer each.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    max_megapixels: Annotated[float, typer.Option(help="The largest image that is opened.")] = 100,
+    max_megapixels: Annotated[float, typer.Option(help="Open images of up to so many megapixels, beyond 100.")] = 100,
     as_json: AsJson = False,
 ) -> None:
     """Say which expression each face shows, and where a picture does not look like a face crop."""

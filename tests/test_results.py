@@ -12,10 +12,10 @@ import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.recipe import Recipe
+from ngd_timm.core.recipe import Recipe, load_recipe
 from ngd_timm.evaluate.student import evaluate
 from ngd_timm.experiments.ablation import ablate
-from ngd_timm.experiments.results import PAPER, results_markdown, score_ablation
+from ngd_timm.experiments.results import PAPER, PAPER_BEST, results_markdown, score_ablation, teacher_terms
 from ngd_timm.train.loop import train
 
 VOTES = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
@@ -116,8 +116,10 @@ def test_the_command_writes_a_page_with_the_papers_row_differences_runs_beside_a
     text, figures = page.read_text(), json.loads(page.with_suffix(".json").read_text())
     for part in (
         "What each term adds (ferplus:valid, majority",
+        "Logit KD was taught by b0_ce-0 (trained with cross-entropy) and b0_ce-1 (trained with cross-entropy).",
         "logit KD (b1_kd − b0_ce)",
         f"{PAPER['b0_ce'][0]:.2f}",
+        f"| {PAPER_BEST[0]} | {PAPER_BEST[1][0]:.2f} |  |",
         "b1_kd − b0_ce",
         "- labels: majority, without flip; mean over seeds",
         "- longer-0: labels: majority, without flip",
@@ -147,6 +149,32 @@ def test_the_command_writes_a_page_with_the_papers_row_differences_runs_beside_a
     answer = np.concatenate([np.repeat(np.arange(8), row) for row in confusion])
     assert entry["8way"]["acc"] == pytest.approx(100 * accuracy_score(target, answer))
     assert entry["present"]["bacc"] == pytest.approx(100 * balanced_accuracy_score(target, answer))
+
+
+def test_the_page_says_what_the_teachers_were_trained_with(results: dict[str, Any], tmp_path: Path) -> None:
+    assert results["teachers"] == {"b0_ce-0": ["ce"], "b0_ce-1": ["ce"]}
+    assert "are taught by a student of" not in results_markdown(results)
+    taught = [
+        load_recipe(Recipe, "b1_kd", [f"teacher={source}"]) for source in ("student-ferplus-v1", tmp_path / "gone-0")
+    ]
+    teachers = teacher_terms(taught)
+    assert teachers == {"student-ferplus-v1": ["ce", "kd", "proto_kd", "d_geo"], "gone-0": None}
+    page = results_markdown({**results, "teachers": teachers})
+    assert "student-ferplus-v1 (trained with cross-entropy, logit KD, Proto-KD and D-Geo)" in page
+    assert "gone-0 (trained with terms that are not known here)" in page
+    assert "rows of logit KD without Proto-KD and D-Geo are taught by a student of Proto-KD and D-Geo too" in page
+    assert teacher_terms([load_recipe(Recipe, "b0_ce")]) == {}
+
+
+def test_the_paper_stands_beside_the_row_of_its_objective_whatever_the_rows_name(results: dict[str, Any]) -> None:
+    assert PAPER["tau_paper"] == PAPER["b2_proto"]
+    name = "ferplus:valid, majority"
+    found = results["sets"][name]
+    renamed = {**found, "recipes": {**found["recipes"], "tau_paper": found["recipes"]["b1_kd"]}}
+    page = results_markdown({**results, "recipes": ["b0_ce", "tau_paper"], "sets": {name: renamed}})
+    (row,) = [line for line in page.splitlines() if line.startswith("| tau_paper | 81.48 |")]
+    assert "| 64.21 |" in row
+    assert "tau_paper has the objective of b2_proto, the paper's B2" in page
 
 
 def test_an_earlier_page_lends_its_runs_where_pictures_and_labels_are_the_same(
@@ -257,6 +285,9 @@ def test_the_page_that_ships_and_the_readmes_table_follow_from_the_figures_that_
     root = Path(__file__).parents[1]
     figures = json.loads((root / "recipes" / "RESULTS.json").read_text(encoding="utf-8"))
     assert results_markdown(figures) == (root / "recipes" / "RESULTS.md").read_text(encoding="utf-8")
+    (teacher,) = figures["teachers"]
+    assert f" teacher={teacher} " in figures["commands"]["ablate"]
+    assert teacher_terms([load_recipe(Recipe, "b1_kd", [f"teacher={teacher}"])]) == figures["teachers"]
     section = (root / "README.md").read_text(encoding="utf-8").partition("\n## Results\n")[2].partition("\n## ")[0]
     sets = [figures["sets"][f"ferplus:{split}, majority"] for split in ("valid", "test")]
     rows = {name: [of["recipes"][name]["8way"] for of in sets] for name in figures["recipes"]}

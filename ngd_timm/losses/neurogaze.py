@@ -45,8 +45,8 @@ def ramp_weight(epoch: float, start: float, end: float) -> float:
 class NeuroGazeLoss(nn.Module):
     """lambda_ce CE + lambda_kd KD + lambda_proto Proto-KD + lambda_geo ramp(epoch) D-Geo.
 
-    The defaults are the authors' settings. Class weights, which the recipes use (`effective_number`), need the counts
-    of a training set and are off by default: see `class_weights`.
+    The defaults are the authors' settings where they give them (`sigma` and `margin` are ours). Class weights, which
+    the recipes use (`effective_number`), need the counts of a training set and are off by default: see `class_weights`.
 
     Args:
         grid: The frozen `PrototypeGrid`; None leaves Proto-KD out (then `proto_kd` must be 0).
