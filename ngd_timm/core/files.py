@@ -186,9 +186,10 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: str | Path, value: Any) -> None:
-    """Write JSON atomically, indented, and refuse NaN (which is not JSON)."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+def write_json(path: str | Path, value: Any, indent: int | None = 2) -> None:
+    """Write JSON atomically, and refuse NaN (which is not JSON); with `indent=None` in the fewest bytes."""
+    separators = (",", ":") if indent is None else None
+    write_text(path, json.dumps(value, indent=indent, separators=separators, allow_nan=False) + "\n")
 
 
 def read_json(path: str | Path, shown: str | None = None) -> dict[str, Any]:

@@ -247,8 +247,21 @@ def write_results(results: Mapping[str, Any], out: str | Path) -> None:
     """Write `out` (Markdown), and beside it the same name with `.json`, from which it follows; see `check_out`."""
     out = Path(out)
     check_out(out)
-    write_json(out.with_suffix(".json"), results)
-    write_text(out, results_markdown(results))
+    kept = _compact(results)
+    write_json(out.with_suffix(".json"), kept, indent=None)
+    write_text(out, results_markdown(kept))
+
+
+def _compact(value: Any) -> Any:
+    """The same to five decimals, without present-only scores where these are the 8-way ones."""
+    if isinstance(value, float):
+        return round(value, 5)
+    if isinstance(value, list):
+        return [_compact(item) for item in value]
+    if isinstance(value, Mapping):
+        same = "8way" in value and value["8way"] == value.get("present")
+        return {k: _compact(v) for k, v in value.items() if not (same and k in ("present", "present_unmasked"))}
+    return value
 
 
 def results_markdown(results: Mapping[str, Any]) -> str:
