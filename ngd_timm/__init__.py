@@ -9,8 +9,8 @@ from ngd_timm.losses import DGeoLoss, LogitKDLoss, NeuroGazeLoss, ProtoKDLoss
 from ngd_timm.models.calibration import calibrate
 from ngd_timm.models.kd_teacher import KDTeacher
 from ngd_timm.models.logit_adjustment import adjust_logits
+from ngd_timm.models.ngd_models import DistillationWrapper, wrap
 from ngd_timm.models.student import load_student, save_student, set_input
-from ngd_timm.models.wrapper import DistillationWrapper, wrap
 from ngd_timm.predict.predictor import Prediction, Predictor
 from ngd_timm.train.task import NeuroGazeTask
 

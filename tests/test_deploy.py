@@ -17,8 +17,8 @@ from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.recipe import StudentConfig
 from ngd_timm.models.student import create_student, open_student, save_student
+from ngd_timm.publish import export as deploy
 from ngd_timm.publish.export import export_student
-from ngd_timm.publish.push import export as deploy
 
 
 @pytest.fixture(scope="module")

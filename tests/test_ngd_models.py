@@ -14,8 +14,8 @@ from torch import nn
 import ngd_timm
 from ngd_timm.core.errors import InputError
 from ngd_timm.grid.prototypes import PrototypeGrid
+from ngd_timm.models.ngd_models import DistillationWrapper, wrap
 from ngd_timm.models.one_pass import _computed, one_pass
-from ngd_timm.models.wrapper import DistillationWrapper, wrap
 
 # one of each kind: plain conv, cls token, BN in the head, a classifier that is not the last word (two heads)
 FAMILIES = ["test_resnet", "test_vit", "mobilenetv4_conv_small_035", "levit_128s"]
@@ -163,7 +163,7 @@ def test_every_timm_architecture_has_its_ngd_name_and_none_is_exported_by_a_star
     plain = {n for n in timm.list_models() if not n.startswith("ngd_")}
     assert {f"ngd_{n}" for n in plain} == set(timm.list_models("ngd_*"))
     assert timm.list_models(module="ngd_models")
-    from ngd_timm.models import wrapper as ngd_models
+    from ngd_timm.models import ngd_models
 
     assert ngd_models.__all__ == ["DistillationWrapper", "wrap"]
 

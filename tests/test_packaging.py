@@ -54,8 +54,10 @@ def test_every_student_is_in_the_wheel_whole_and_small(wheel: dict[str, int]) ->
 
 
 def test_report_templates_and_the_type_marker_are_in_the_wheel(wheel: dict[str, int]) -> None:
-    for path in (ROOT / "ngd_timm" / "templates").glob("*.j2"):
-        assert f"ngd_timm/templates/{path.name}" in wheel
+    templates = list((ROOT / "ngd_timm" / "report" / "templates").glob("*.j2"))
+    assert len(templates) > 3
+    for path in templates:
+        assert f"ngd_timm/report/templates/{path.name}" in wheel
     assert "ngd_timm/py.typed" in wheel
 
 

@@ -366,7 +366,7 @@ def test_versions_are_found_by_folder_and_the_newest_has_the_highest_number(
         PrototypeGrid.random(8, seed=seed).save(tmp_path / name / "grid.safetensors")
     (tmp_path / "templates").mkdir()
     (tmp_path / "gameemo-v99").mkdir()
-    for module in ("files", "prototypes"):
+    for module in ("core.files", "grid.prototypes"):
         monkeypatch.setattr(f"ngd_timm.{module}.packaged", lambda _: tmp_path)
     assert grid_versions() == ["gameemo-v2", "other-v9", "gameemo-v10"]
     assert PrototypeGrid.default().sha256 == PrototypeGrid.random(8, seed=1).sha256

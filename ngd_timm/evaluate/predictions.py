@@ -16,7 +16,7 @@ from torch import Tensor
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import atomic_path
 from ngd_timm.evaluate.metrics import fer_metrics, gather_rows
-from ngd_timm.models.wrapper import DistillationWrapper, TimmModel
+from ngd_timm.models.ngd_models import DistillationWrapper, TimmModel
 
 __all__ = ["Predictions", "predict", "prediction_file", "read_predictions", "subject_codes", "write_predictions"]
 

@@ -15,8 +15,8 @@ from ngd_timm.core.recipe import Recipe, load_recipe
 from ngd_timm.evaluate.predictions import Predictions, prediction_file, read_predictions
 from ngd_timm.evaluate.run_log import read_rows
 from ngd_timm.grid.prototypes import GRID_FILE, PrototypeGrid
+from ngd_timm.models.ngd_models import TimmModel
 from ngd_timm.models.student import STUDENT_FILES, check_published, read_student, student_folder, weights_sha256
-from ngd_timm.models.wrapper import TimmModel
 
 __all__ = ["RUN_FILES", "Run", "check_student", "load_run", "read_metrics", "read_run"]
 

@@ -18,8 +18,8 @@ from ngd_timm.evaluate.metrics import METRIC_NAMES, protocol_name, scoring_name
 from ngd_timm.evaluate.predictions import predict, prediction_file, read_predictions, write_predictions
 from ngd_timm.models.calibration import classifier_parameters
 from ngd_timm.models.logit_adjustment import classifier_bias
+from ngd_timm.models.ngd_models import DistillationWrapper, TimmModel
 from ngd_timm.models.student import matrices, read_student, run_folder, student_files, temperature_of, weights_sha256
-from ngd_timm.models.wrapper import DistillationWrapper, TimmModel
 
 __all__ = ["check_specs", "evaluate", "face_batches", "open_scored", "read_predictions", "summary_line"]
 

@@ -23,7 +23,7 @@ from ngd_timm.evaluate.metrics import METRICS, figures_of_sets, summary
 from ngd_timm.evaluate.predictions import subject_codes
 from ngd_timm.evaluate.run_log import with_bar
 from ngd_timm.evaluate.student import open_scored
-from ngd_timm.models.wrapper import TimmModel
+from ngd_timm.models.ngd_models import TimmModel
 from ngd_timm.report.figures_robustness import draw_robustness
 from ngd_timm.report.tables import Table, robustness_tables
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ngd_timm.core.errors import InputError
+from ngd_timm.models.ngd_models import TimmModel, input_channels
 from ngd_timm.models.student import held, temperature_of
-from ngd_timm.models.wrapper import TimmModel, input_channels
 
 __all__ = [
     "CITATION",

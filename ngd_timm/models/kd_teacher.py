@@ -15,8 +15,8 @@ from ngd_timm.core.files import read_json
 from ngd_timm.core.hub import hub_id, pin
 from ngd_timm.core.recipe import Recipe, load_recipe
 from ngd_timm.models.logit_adjustment import classifier_bias, logit_shift
+from ngd_timm.models.ngd_models import TimmModel, input_channels, normalisation
 from ngd_timm.models.student import label_names, open_student, run_folder, student_versions, temperature_of
-from ngd_timm.models.wrapper import TimmModel, input_channels, normalisation
 
 __all__ = ["KDTeacher", "TeacherEnsemble", "open_teacher"]
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ngd_timm.core.errors import InputError
+from ngd_timm.models.ngd_models import TimmModel
 from ngd_timm.models.student import held
-from ngd_timm.models.wrapper import TimmModel
 
 __all__ = ["CITATION", "adjust_logits", "adjusted", "classifier_bias", "logit_shift"]
 

@@ -21,7 +21,7 @@ from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.files import atomic_folder, is_leftover, packaged, packaged_versions, read_json, sha256_file
 from ngd_timm.core.hub import Snapshot, fetch, hub_id
 from ngd_timm.core.recipe import StudentConfig
-from ngd_timm.models.wrapper import (
+from ngd_timm.models.ngd_models import (
     TIMM_ERRORS,
     TimmModel,
     input_channels,

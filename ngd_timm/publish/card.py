@@ -17,8 +17,8 @@ from ngd_timm.losses import DGeoLoss, LogitKDLoss, ProtoKDLoss
 from ngd_timm.losses.cross_entropy import CITATIONS
 from ngd_timm.models.calibration import CITATION as TEMPERATURE
 from ngd_timm.models.logit_adjustment import CITATION
+from ngd_timm.models.ngd_models import input_channels
 from ngd_timm.models.student import temperature_of
-from ngd_timm.models.wrapper import input_channels
 
 __all__ = ["last_share", "student_card", "student_licence"]
 

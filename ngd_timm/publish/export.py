@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.files import atomic_folder, atomic_path
+from ngd_timm.models.ngd_models import TimmModel, input_channels
 from ngd_timm.models.student import STUDENT_FILES, read_student, student_files
-from ngd_timm.models.wrapper import TimmModel, input_channels
 
 __all__ = ["FORMATS", "export_student", "preprocessing"]
 

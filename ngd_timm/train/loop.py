@@ -28,8 +28,8 @@ from ngd_timm.losses import COMPONENTS
 from ngd_timm.models.calibration import calibrated, fit_temperature, temperature_line
 from ngd_timm.models.kd_cache import CachedTeacher
 from ngd_timm.models.logit_adjustment import adjusted
+from ngd_timm.models.ngd_models import DistillationWrapper
 from ngd_timm.models.student import rounded, save_student, weights_sha256
-from ngd_timm.models.wrapper import DistillationWrapper
 from ngd_timm.train.checkpoint import Progress, StateFiles, weights_are_finite
 from ngd_timm.train.interruption import Interruption, Stopped
 from ngd_timm.train.setup import Setup, pinned, prepare

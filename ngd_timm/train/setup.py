@@ -30,9 +30,9 @@ from ngd_timm.models.calibration import can_calibrate, uncalibrate
 from ngd_timm.models.kd_cache import CachedTeacher
 from ngd_timm.models.kd_teacher import KDTeacher, TeacherEnsemble, open_teacher
 from ngd_timm.models.logit_adjustment import classifier_bias, logit_shift
+from ngd_timm.models.ngd_models import DistillationWrapper, TimmModel
 from ngd_timm.models.small_maps import small_maps_as_products
 from ngd_timm.models.student import STUDENT_FILES, create_student, open_student, student_files, weights_sha256
-from ngd_timm.models.wrapper import DistillationWrapper, TimmModel
 from ngd_timm.train.task import NeuroGazeTask
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ngd_timm.losses import COMPONENTS, NeuroGazeLoss
 from ngd_timm.models.kd_cache import CachedTeacher
 from ngd_timm.models.kd_teacher import KDTeacher, TeacherEnsemble, open_teacher
-from ngd_timm.models.wrapper import DistillationWrapper, TimmModel, batch_norm_statistics_kept, normalisation
+from ngd_timm.models.ngd_models import DistillationWrapper, TimmModel, batch_norm_statistics_kept, normalisation
 
 __all__ = ["NeuroGazeTask"]
 
