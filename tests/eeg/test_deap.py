@@ -154,6 +154,7 @@ def test_names_other_than_those_of_arrays_are_refused_before_they_are_called(
         (b"\x80\x02\x82\x01.", "damaged"),  # EXT1
         (b"Psomething\n.", "damaged"),  # PERSID
         (b"\x80\x02h\x07.", "damaged"),
+        (b"c\x1b[31m\nevil\n.", "the name ?[31m.evil"),  # what a terminal would obey
         (b"", "damaged"),
         (b"PK\x03\x04 not a pickle", "damaged"),
         (b"\x80\x02})" + b"\x85" * 1_000_000 + b"K\x01s.", ": "),  # hashing this key overflows Python's stack
@@ -191,6 +192,12 @@ def test_a_length_beyond_the_file_is_refused_and_costs_no_memory(tmp_path: Path,
     with pytest.raises(InputError, match=r"s01\.dat: .*damaged"):
         list(read_deap(tmp_path))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1e5  # kB
+
+
+def test_a_folder_named_as_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "s01.dat").mkdir()
+    with pytest.raises(InputError, match=r"s01\.dat: can't be read \(Is a directory\)"):
+        list(read_deap(tmp_path))
 
 
 def test_two_files_of_one_person_are_refused_by_name(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from numpy.lib.recfunctions import repack_fields
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.eeg.readers.dreamer import CHANNELS, read_dreamer, write_dreamer
+from ngd_timm.eeg.readers.limited import read_limited
 from ngd_timm.eeg.signal.recording import Recording
 from ngd_timm.eeg.simulate.signals import simulate_recordings
 
@@ -234,6 +235,21 @@ def test_a_forged_size_costs_one_line_and_no_memory(
         read_dreamer(tmp_path / "a.mat")
     assert "\n" not in str(caught.value)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1e5  # kB
+
+
+def test_a_small_file_that_grows_when_it_is_read_is_refused(file: Path, tmp_path: Path) -> None:
+    def inflate(database: Any) -> None:
+        person = first_person(database)
+        for part in ("baseline", "stimuli"):
+            person["EEG"][0, 0][part][0, 0] = np.empty((1, 1), object)
+            person["EEG"][0, 0][part][0, 0][0, 0] = np.zeros((80_000, 14), np.uint8)  # float32 is four times as large
+        database["Data"] = np.empty((1, 32), object)
+        database["Data"][0] = [person] * 32
+
+    changed(file, tmp_path / "a.mat", inflate)
+    assert (tmp_path / "a.mat").stat().st_size < 1e6
+    with pytest.raises(InputError, match=r"a\.mat: can't be read: it holds more than 0.25 GiB"):
+        list(read_limited("dreamer", tmp_path / "a.mat", gibibytes=0.25, cpu_seconds=60))
 
 
 @pytest.mark.parametrize(

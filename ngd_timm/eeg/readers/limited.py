@@ -38,14 +38,18 @@ def read_limited(
     Args:
         reader: The parser.
         path: The file.
-        gibibytes: The child's address space, GiB.
+        gibibytes: The child's address space, and of all that it finds, GiB.
         cpu_seconds: The child's processor time, s.
 
     Raises:
         InputError: The file was refused, needs more than the limits, or crashed its parser; names the file.
     """
-    limits = (str(round(gibibytes * 2**30)), str(cpu_seconds))
-    arguments = (json.dumps(sys.path), str(_SCRIPT), reader, os.path.abspath(path), *limits)
+    try:
+        open(path, "rb").close()
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror or error})") from None
+    left = round(gibibytes * 2**30)
+    arguments = (json.dumps(sys.path), str(_SCRIPT), reader, os.path.abspath(path), str(left), str(cpu_seconds))
     child = subprocess.Popen(
         [sys.executable, "-I", "-c", _START, *arguments],
         stdin=subprocess.DEVNULL,
@@ -57,7 +61,8 @@ def read_limited(
     try:
         while len(head := child.stdout.read(8)) == 8:
             size = int.from_bytes(head, "little")
-            if len(message := child.stdout.read(size)) < size:
+            left -= size  # what comes of a file takes no more memory here than there
+            if left < 0 or len(message := child.stdout.read(size)) < size:
                 break
             with np.load(io.BytesIO(message), allow_pickle=False) as arrays:
                 content = dict(arrays)
@@ -67,6 +72,8 @@ def read_limited(
             if "end" in content:
                 return
             yield content
+        if left < 0:
+            raise InputError(f"{path}: can't be read: it holds more than {gibibytes:g} GiB")
         code = child.wait()
         end = f"signal {-code}" if code < 0 else f"exit code {code}"
         raise InputError(

@@ -153,7 +153,7 @@ def _cells(value: Any, where: str) -> list[Any]:
 
 
 def _text(value: Any, where: str) -> str:
-    if not isinstance(value, np.ndarray) or value.dtype.kind != "U" or value.size > 1:
+    if not isinstance(value, np.ndarray) or value.dtype.kind != "U" or value.size > 1 or value.nbytes > 4000:
         raise Refused(f"{where} must be one row of text, got {_kind(value)}")
     return "".join(value.ravel())
 
@@ -197,11 +197,10 @@ def _main(reader: str, path: str, memory: str, seconds: str) -> None:
             _send(arrays)
         _send({"end": True})
     except Refused as error:
-        _send({"refused": str(error)})
+        _send({"refused": "".join(c if c.isprintable() else "?" for c in str(error)[:500])})
     except MemoryError:
-        _send(
-            {"refused": f"damaged, or no such file: reading it needs more than {int(memory) / 2**30:g} GiB of memory"}
-        )
+        size = f"{int(memory) / 2**30:g} GiB"
+        _send({"refused": f"damaged, or another kind of file: reading it needs more than {size} of memory"})
 
 
 if __name__ == "__main__":
