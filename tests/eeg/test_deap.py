@@ -73,9 +73,7 @@ def test_what_is_written_reads_back_marked_as_simulated(tmp_path: Path) -> None:
             np.testing.assert_array_equal(one.baseline, other.baseline)
 
 
-@pytest.mark.parametrize("protocol", [2, 3, 4])
-@pytest.mark.parametrize("kind", ["<f8", "<f4", ">f8"])
-@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize(("protocol", "kind", "order"), [(2, "<f8", "C"), (3, "<f4", "F"), (4, ">f8", "C")])
 def test_arrays_are_those_that_unpickling_gives(tmp_path: Path, protocol: int, kind: str, order: str) -> None:
     arrays = {name: np.asarray(array.astype(kind), order=order) for name, array in content().items()}  # type: ignore[call-overload]
     put(tmp_path, pickle.dumps(arrays, protocol=protocol))
@@ -181,12 +179,9 @@ def test_a_truncated_file_is_refused(tmp_path: Path, keep: float) -> None:
         list(read_deap(put(tmp_path, raw[: int(keep * len(raw))])))
 
 
-@pytest.mark.parametrize(
-    "opcode", [b"\x8e", b"\x8d", b"\x96", b"\x8b", b"B", b"T", b"X"]
-)  # BINBYTES8, BINUNICODE8, BYTEARRAY8, LONG4, BINBYTES, BINSTRING, BINUNICODE
-@pytest.mark.parametrize("claimed", [2**31 - 1, 2**62])
-def test_a_length_beyond_the_file_is_refused_and_costs_no_memory(tmp_path: Path, opcode: bytes, claimed: int) -> None:
-    size = struct.pack("<Q", claimed) if opcode > b"\x8c" else struct.pack("<I", min(claimed, 2**31 - 1))
+@pytest.mark.parametrize("opcode", [b"\x8e", b"\x8d", b"\x96", b"\x8b", b"B", b"T", b"X"])  # BINBYTES8, …, LONG4, …
+def test_a_length_beyond_the_file_is_refused_and_costs_no_memory(tmp_path: Path, opcode: bytes) -> None:
+    size = struct.pack("<Q", 2**62) if opcode in b"\x8e\x8d\x96" else struct.pack("<I", 2**31 - 1)
     put(tmp_path, b"\x80\x04" + opcode + size + b"abc.")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(InputError, match=r"s01\.dat: .*damaged"):

@@ -248,7 +248,7 @@ def test_a_small_file_that_grows_when_it_is_read_is_refused(file: Path, tmp_path
 
     changed(file, tmp_path / "a.mat", inflate)
     assert (tmp_path / "a.mat").stat().st_size < 1e6
-    with pytest.raises(InputError, match=r"a\.mat: can't be read: it holds more than 0.25 GiB"):
+    with pytest.raises(InputError, match=r"a\.mat: .*more than 0.25 GiB"):
         list(read_limited("dreamer", tmp_path / "a.mat", gibibytes=0.25, cpu_seconds=60))
 
 

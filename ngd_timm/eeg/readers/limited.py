@@ -67,6 +67,8 @@ def read_limited(
             with np.load(io.BytesIO(message), allow_pickle=False) as arrays:
                 content = dict(arrays)
             del message
+            if not content.keys().isdisjoint(("end", "refused")):
+                child.wait()
             if "refused" in content:
                 raise InputError(f"{path}: {content['refused']}")
             if "end" in content:
