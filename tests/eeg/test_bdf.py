@@ -39,13 +39,13 @@ def test_all_24_bits_of_the_status_are_in_the_file(tmp_path: Path) -> None:
 def test_what_the_format_cannot_hold_is_refused_and_leaves_no_file(tmp_path: Path, signals: np.ndarray) -> None:
     names, status = ["Fp1", "Cz", "Pz"], np.zeros(192, dtype=int)
     file = tmp_path / "a.bdf"
-    with pytest.raises(InputError, match="whole sampling rate"):
+    with pytest.raises(InputError, match=r"a\.bdf: can't be written as BDF in records of 1 s"):
         write_bdf(file, signals, 62.5, names, status)
-    with pytest.raises(InputError, match="no whole number of seconds"):
+    with pytest.raises(InputError, match="not exactly divisible"):
         write_bdf(file, signals, 100, names, status)
-    with pytest.raises(InputError, match="-262144 to 262143"):
+    with pytest.raises(InputError, match="out of physical range"):
         write_bdf(file, signals * 1000, 64, names, status)
-    with pytest.raises(InputError, match="16 ASCII characters"):
+    with pytest.raises(InputError, match="exceeds maximum field length: 22 > 16"):
         write_bdf(file, signals, 64, ["Fp1", "Cz", "a name too long for it"], status)
     with pytest.raises(InputError, match=r"\(2 channels, samples\)"):
         write_bdf(file, signals, 64, names[:2], status)

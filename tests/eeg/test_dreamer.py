@@ -1,8 +1,9 @@
-"""DREAMER: what is written reads back, as SciPy shows it too; one person at a time; faults are named."""
+"""DREAMER: what is written reads back, as SciPy shows it too; faults are named; forged files do no harm."""
 
 from __future__ import annotations
 
-import tracemalloc
+import resource
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from numpy.lib.recfunctions import repack_fields
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.eeg.readers.dreamer import CHANNELS, read_dreamer, write_dreamer
+from ngd_timm.eeg.readers.limited import read_limited
 from ngd_timm.eeg.signal.recording import Recording
 from ngd_timm.eeg.simulate.signals import simulate_recordings
 
@@ -117,21 +119,6 @@ def test_electrodes_are_named_by_the_file_and_only_ours_is_called_simulated(file
     assert "Katsigiannis" in data.dataset
 
 
-def test_one_person_is_in_memory_at_a_time(tmp_path: Path) -> None:
-    rest = np.zeros((14, 16), np.float32)
-    made = [replace(r, baseline=rest) for r in simulated(16, 4, 40.0, channels=CHANNELS)]
-    person = 4 * made[0].signal.nbytes
-    write_dreamer(tmp_path / "a.mat", made)
-    del made
-    data = read_dreamer(tmp_path / "a.mat")
-    tracemalloc.start()
-    count = sum(1 for _ in data)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert count == 64
-    assert peak < 3 * person
-
-
 def first_person(database: Any) -> Any:
     return database["Data"][0, 0]
 
@@ -171,9 +158,9 @@ def drop_a_subject_field(database: Any) -> None:
 def test_faults_in_the_data_name_file_subject_and_trial(
     file: Path, tmp_path: Path, change: Callable[[Any], None], message: str
 ) -> None:
-    data = read_dreamer(changed(file, tmp_path / "a.mat", change))
+    changed(file, tmp_path / "a.mat", change)
     with pytest.raises(InputError, match=rf"a\.mat: {message}"):
-        list(data)
+        list(read_dreamer(tmp_path / "a.mat"))
 
 
 def test_a_field_that_lacks_is_named_before_anything_is_read(file: Path, tmp_path: Path) -> None:
@@ -191,14 +178,78 @@ def test_other_files_are_refused_in_one_line(file: Path, tmp_path: Path) -> None
     with pytest.raises(InputError, match="this has x, y"):
         read_dreamer(tmp_path / "other.mat")
     scipy.io.savemat(tmp_path / "flat.mat", {"DREAMER": np.eye(3)})
-    with pytest.raises(InputError, match="must be one struct, got numeric"):
+    with pytest.raises(InputError, match=r"must be one struct, got float64 of shape \(3, 3\)"):
         read_dreamer(tmp_path / "flat.mat")
     (tmp_path / "cut.mat").write_bytes(file.read_bytes()[:-5000])
-    with pytest.raises(InputError, match=r"cut\.mat: damaged MAT file, cut short"):
+    with pytest.raises(InputError, match=r"cut\.mat: damaged, or not a MATLAB file of level 5"):
         read_dreamer(tmp_path / "cut.mat")
     (tmp_path / "new.mat").write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(400))
     with pytest.raises(InputError, match=r"new\.mat: a MATLAB 7\.3 \(HDF5\) file"):
         read_dreamer(tmp_path / "new.mat")
+
+
+def set_electrodes_to_numbers(database: Any) -> None:
+    database["EEG_Electrodes"] = np.eye(3)
+
+
+def set_a_person_to_text(database: Any) -> None:
+    database["Data"][0, 1] = np.array(["a person"])
+
+
+def set_scores_to_text(database: Any) -> None:
+    first_person(database)["ScoreValence"][0, 0] = np.array(["high", "low", "low"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (set_electrodes_to_numbers, r"EEG_Electrodes must be a cell array, got float64 of shape \(3, 3\)"),
+        (set_a_person_to_text, r"subject 2 must be one struct, got text"),
+        (set_scores_to_text, r"subject 1: ScoreValence must be numbers, got text"),
+    ],
+)
+def test_fields_of_another_kind_are_refused_when_the_file_is_opened(
+    file: Path, tmp_path: Path, change: Callable[[Any], None], message: str
+) -> None:
+    changed(file, tmp_path / "a.mat", change)
+    with pytest.raises(InputError, match=rf"a\.mat: {message}"):
+        read_dreamer(tmp_path / "a.mat")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (struct.pack("<II", 9, 256 * 14 * 8), struct.pack("<II", 9, 2**32 - 16), "damaged"),  # bytes of a signal
+        (struct.pack("<IIii", 5, 8, 256, 14), struct.pack("<IIii", 5, 8, 2**31 - 1, 2**31 - 1), "damaged"),
+        (struct.pack("<IIii", 5, 8, 1, 2), struct.pack("<IIii", 5, 8, 30000, 30000), "needs more than 4 GiB of memory"),
+    ],
+)
+def test_a_forged_size_costs_one_line_and_no_memory(
+    file: Path, tmp_path: Path, old: bytes, new: bytes, message: str
+) -> None:
+    raw = changed(file, tmp_path / "a.mat", lambda database: None, compress=False).read_bytes()
+    assert old in raw
+    (tmp_path / "a.mat").write_bytes(raw.replace(old, new))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError, match=rf"a\.mat: .*{message}") as caught:
+        read_dreamer(tmp_path / "a.mat")
+    assert "\n" not in str(caught.value)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1e5  # kB
+
+
+def test_a_small_file_that_grows_when_it_is_read_is_refused(file: Path, tmp_path: Path) -> None:
+    def inflate(database: Any) -> None:
+        person = first_person(database)
+        for part in ("baseline", "stimuli"):
+            person["EEG"][0, 0][part][0, 0] = np.empty((1, 1), object)
+            person["EEG"][0, 0][part][0, 0][0, 0] = np.zeros((80_000, 14), np.uint8)  # float32 is four times as large
+        database["Data"] = np.empty((1, 32), object)
+        database["Data"][0] = [person] * 32
+
+    changed(file, tmp_path / "a.mat", inflate)
+    assert (tmp_path / "a.mat").stat().st_size < 1e6
+    with pytest.raises(InputError, match=r"a\.mat: .*more than 0.25 GiB"):
+        list(read_limited("dreamer", tmp_path / "a.mat", gibibytes=0.25, cpu_seconds=60))
 
 
 @pytest.mark.parametrize(

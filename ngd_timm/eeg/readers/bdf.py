@@ -1,4 +1,4 @@
-"""BioSemi's 24-bit files: tiny ones written, headers looked at. Reading signals is MNE's."""
+"""BioSemi's 24-bit files: tiny ones are written by edfio, headers are looked at. Reading signals is MNE's."""
 
 from __future__ import annotations
 
@@ -51,26 +51,26 @@ def write_bdf(
     Reference:
         BioSemi, "Which file format does BioSemi use", www.biosemi.com/faq/file_format.htm
     """
-    rate = round(sfreq)
-    if rate != sfreq or rate < 1:
-        raise InputError(f"{path}: a BDF file of 1-second records needs a whole sampling rate, got {sfreq} Hz")
+    from edfio import Bdf, BdfSignal
+
     if signals.ndim != 2 or len(signals) != len(channels) or status.shape != signals.shape[1:]:
         raise InputError(
             f"{path}: signals must be ({len(channels)} channels, samples) and status (samples,), "
             f"got {signals.shape} and {status.shape}"
         )
-    if not signals.shape[1] or signals.shape[1] % rate:
-        raise InputError(f"{path}: {signals.shape[1]} samples are no whole number of seconds at {rate} Hz")
-    digital = np.empty((len(channels) + 1, signals.shape[1]), dtype="<i4")
-    scaled = np.round((signals.astype(np.float64) - _PHYSICAL[0]) / STEP_UV) + _DIGITAL[0]
-    if not ((scaled >= _DIGITAL[0]) & (scaled <= _DIGITAL[1])).all():
-        raise InputError(f"{path}: signals must lie in {_PHYSICAL[0]} to {_PHYSICAL[1]} µV")
-    digital[:-1], digital[-1] = scaled, status
-    records = digital.reshape(len(digital), -1, rate).transpose(1, 0, 2)
-    low_bytes = np.ascontiguousarray(records).view(np.uint8).reshape(-1, 4)[:, :3]
-    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
-        handle.write(_header([*channels, "Status"], rate, len(records), patient))
-        handle.write(low_bytes.tobytes())
+    signed = ((status.astype(np.int32) << 8) >> 8).astype(np.float64)  # the 24 bits as two's complement
+    try:
+        columns = [
+            BdfSignal(values, sfreq, label=name, physical_dimension="uV", physical_range=_PHYSICAL)
+            for name, values in zip(channels, signals.astype(np.float64), strict=True)
+        ]
+        columns.append(BdfSignal(signed, sfreq, label="Status", physical_dimension="Boolean", physical_range=_DIGITAL))
+        bdf = Bdf(columns, data_record_duration=1)
+        bdf.local_patient_identification = patient
+    except ValueError as error:
+        raise InputError(f"{path}: can't be written as BDF in records of 1 s ({error})") from None
+    with atomic_path(path) as temporary:
+        bdf.write(temporary)
 
 
 def bdf_patient(path: str | Path) -> str:
@@ -84,39 +84,3 @@ def bdf_patient(path: str | Path) -> str:
     if len(head) < 256 or not head.startswith(_MAGIC):
         raise InputError(f"{path}: not a BDF file: it doesn't begin with BioSemi's header")
     return head[8:88].decode("latin-1").strip()
-
-
-def _header(labels: Sequence[str], rate: int, records: int, patient: str) -> bytes:
-    count = len(labels)
-    eeg = count - 1
-    fixed = [
-        (patient, 80),
-        ("", 80),  # recording
-        ("01.01.00", 8),
-        ("00.00.00", 8),
-        (str(256 * (count + 1)), 8),
-        ("24BIT", 44),
-        (str(records), 8),
-        ("1", 8),  # seconds a record
-        (str(count), 4),
-    ]
-    columns: list[tuple[Sequence[str], int]] = [
-        (labels, 16),
-        (["Active Electrode"] * eeg + ["Triggers and Status"], 80),
-        (["uV"] * eeg + ["Boolean"], 8),
-        ([str(_PHYSICAL[0])] * eeg + [str(_DIGITAL[0])], 8),
-        ([str(_PHYSICAL[1])] * eeg + [str(_DIGITAL[1])], 8),
-        ([str(_DIGITAL[0])] * count, 8),
-        ([str(_DIGITAL[1])] * count, 8),
-        (["HP: DC; LP: 113 Hz"] * eeg + ["No filtering"], 80),
-        ([str(rate)] * count, 8),
-        ([""] * count, 32),
-    ]
-    fields = [*fixed, *((text, width) for texts, width in columns for text in texts)]
-    return _MAGIC + b"".join(_field(text, width) for text, width in fields)
-
-
-def _field(text: str, width: int) -> bytes:
-    if not text.isascii() or len(text) > width:
-        raise InputError(f"a BDF header holds {width} ASCII characters here, got '{text}'")
-    return text.encode("ascii").ljust(width)

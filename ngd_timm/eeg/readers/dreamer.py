@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 from ngd_timm.core.affect import rating_to_va, va_to_rating
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import atomic_path
-from ngd_timm.eeg.readers.mat5 import MatArray, open_mat
+from ngd_timm.eeg.readers.limited import read_limited
 from ngd_timm.eeg.signal.electrodes import EMOTIV_14
 from ngd_timm.eeg.signal.recording import Recording, RecordingSet
 
@@ -27,33 +26,25 @@ _SIMULATED = "simulated recordings in DREAMER's layout"
 _PROVIDER = "ngd_timm: simulated signals in the layout of DREAMER.mat; nobody's EEG"  # marks a file as simulated
 _RATE, _ECG_RATE = 128.0, 256.0  # Hz
 _LOW, _HIGH = 1, 5  # rating scale
-_HEADER = ("EEG_SamplingRate", "EEG_Electrodes", "Provider")
 _SCORES = {"ScoreValence": "valence", "ScoreArousal": "arousal"}
 _OFFSET, _STEP = 4200.0, 0.51  # µV, as Emotiv's converter gives them
-
-
-@dataclass(frozen=True)
-class _Header:
-    rate: float
-    channels: tuple[str, ...]
-    provider: str
-    subjects: int
 
 
 def read_dreamer(path: str | Path) -> RecordingSet:
     """Open DREAMER.mat.
 
-    The file is passed over once now, for its rate and electrodes lie behind its data, and inflated once each time the
-    result is iterated over, with one person's EEG in memory. Recordings are as the headset gave them: they carry about
-    4200 µV of DC. Subjects and trials are numbered from 1 in the file's order, and so trial t is the same clip for
-    everyone. ECG and dominance are left out.
+    The file is read once, now, with SciPy's `loadmat` in a child process, which needs some 2 GB of memory while it does
+    (4 GiB at most); the EEG then stays in memory as float32, 0.8 GB for all of DREAMER, until the result is dropped.
+    Recordings are as the headset gave them: they carry about 4200 µV of DC. Subjects and trials are numbered from 1 in
+    the file's order, and so trial t is the same clip for everyone. ECG and dominance are left out.
 
     Args:
         path: The file, or a folder that holds it as DREAMER.mat.
 
     Raises:
-        InputError: Names the file and what is wrong: not such a MAT file, damaged, a field that lacks. While iterating
-            also trials and ratings that don't agree, or a rating outside 1 to 5; names subject and trial.
+        InputError: Not such a MAT file, damaged, larger than 4 GiB in memory, a field that is missing or not what it
+            should be; names the file. While iterating: a rating outside 1 to 5, signals that aren't finite, trials and
+            ratings that don't agree; names subject and trial.
 
     Example:
         >>> import tempfile
@@ -73,16 +64,16 @@ def read_dreamer(path: str | Path) -> RecordingSet:
     file = path / _NAME if path.is_dir() else path
     if not file.is_file():
         raise InputError(f"no file {file}; give the path of DREAMER.mat or of the folder that holds it")
-    with open_mat(file) as variables:
-        header = _header(file, _variable(file, variables))
-    simulated = header.provider == _PROVIDER
+    header, *subjects = read_limited("dreamer", file, gibibytes=4, cpu_seconds=300)
+    provider = header["provider"].item()
+    simulated = provider == _PROVIDER
     return RecordingSet(
         dataset=_SIMULATED if simulated else _DATASET,
         files=(file,),
-        read=partial(_recordings, file, header),
+        read=partial(_recordings, file, header, subjects),
         notes={
-            "rate": f"{header.rate:g} Hz, the file's own",
-            "provider": header.provider,
+            "rate": f"{header['rate']:g} Hz, the file's own",
+            "provider": provider,
             "trial": "the same film clip for everyone",
             "left_out": "ECG, dominance",
         },
@@ -133,101 +124,29 @@ def write_dreamer(path: str | Path, recordings: Iterable[Recording]) -> None:
         savemat(handle, {"DREAMER": database}, do_compression=True)
 
 
-def _variable(file: Path, variables: Iterator[MatArray]) -> MatArray:
-    seen = []
-    for variable in variables:
-        if variable.name == "DREAMER":
-            if variable.kind != "struct" or variable.shape != (1, 1):
-                raise InputError(f"{file}: DREAMER must be one struct, got {variable.kind} of shape {variable.shape}")
-            return variable
-        seen.append(variable.name)
-    raise InputError(f"{file}: not DREAMER.mat, which has a variable DREAMER; this has {', '.join(seen) or 'none'}")
-
-
-def _header(file: Path, database: MatArray) -> _Header:
-    _need(file, "DREAMER", database, ("Data", *_HEADER))
-    found: dict[str, Any] = {}
-    for name, member in database.members():
-        if name == "Data":
-            found[name] = int(np.prod(member.shape)) if member.kind == "cell" else 0
-        elif name == "EEG_SamplingRate":
-            found[name] = member.number()
-        elif name == "EEG_Electrodes":
-            found[name] = tuple(electrode.text().strip() for _, electrode in member.members())
-        elif name == "Provider":
-            found[name] = member.text()
-        if len(found) == 1 + len(_HEADER):
-            break
-    if not found["Data"]:
-        raise InputError(f"{file}: DREAMER.Data must be a cell array of subjects")
-    return _Header(found["EEG_SamplingRate"], found["EEG_Electrodes"], found["Provider"], found["Data"])
-
-
-def _recordings(file: Path, header: _Header) -> Iterator[Recording]:
-    with open_mat(file) as variables:
-        for name, member in _variable(file, variables).members():
-            if name == "Data":
-                for number, (_, person) in enumerate(member.members(), start=1):
-                    yield from _subject(file, header, number, person)
-        for _ in variables:  # to the end, where checksums are
-            pass
-
-
-def _subject(file: Path, header: _Header, number: int, person: MatArray) -> Iterator[Recording]:
-    where = f"subject {number}"
-    _need(file, where, person, ("EEG", *_SCORES))
-    signals: dict[str, list[np.ndarray]] = {}
-    scores: dict[str, np.ndarray] = {}
-    for name, member in person.members():
-        if name == "EEG":
-            _need(file, f"{where}'s EEG", member, ("baseline", "stimuli"))
-            for part, cells in member.members():
-                if part in ("baseline", "stimuli"):
-                    signals[part] = _signals(file, f"{where}'s {part}", len(header.channels), cells)
-        elif name in _SCORES:
-            scores[_SCORES[name]] = member.value().ravel()
-    counts = {name: len(trials) for name, trials in signals.items()}
-    counts |= {name: len(values) for name, values in scores.items()}
-    if len(set(counts.values())) != 1:
-        got = ", ".join(f"{count} {name}" for name, count in counts.items())
-        raise InputError(f"{file}: {where} must have as many ratings as trials, got {got}")
-    for i in range(counts["stimuli"]):
-        for axis, values in scores.items():
-            if values.dtype.kind not in "fiu" or not _LOW <= values[i] <= _HIGH:
-                raise InputError(f"{file}: {where}, trial {i + 1}: {axis} must be {_LOW} to {_HIGH}, got {values[i]}")
-        valence, arousal = (float(rating_to_va(scores[axis][i], _LOW, _HIGH)) for axis in ("valence", "arousal"))
-        try:
-            yield Recording(
-                number,
-                i + 1,
-                signals["stimuli"][i],
-                header.rate,
-                header.channels,
-                (valence, arousal),
-                signals["baseline"][i],
-            )
-        except InputError as error:
-            raise InputError(f"{file}: {error}") from None
-
-
-def _signals(file: Path, where: str, channels: int, cells: MatArray) -> list[np.ndarray]:
-    """Each trial's (T, C) as (C, T) float32, whose 24 bits hold the converter's 14 and the DC with room to spare."""
-    out = []
-    for i, (_, cell) in enumerate(cells.members(), start=1):
-        if cell.kind != "numeric" or len(cell.shape) != 2 or cell.shape[1] != channels or not cell.shape[0]:
-            raise InputError(
-                f"{file}: {where}, trial {i}: must be (samples, {channels} electrodes), got {cell.kind} {cell.shape}"
-            )
-        out.append(np.ascontiguousarray(cell.value().T, dtype=np.float32))
-    return out
-
-
-def _need(file: Path, where: str, array: MatArray, fields: Iterable[str]) -> None:
-    missing = [name for name in fields if name not in array.fields]
-    if missing:
-        raise InputError(f"{file}: {where} lacks {', '.join(missing)}; it has {', '.join(array.fields) or 'no fields'}")
-    if array.shape != (1, 1):
-        raise InputError(f"{file}: {where} must be one struct, got shape {array.shape}")
+def _recordings(
+    file: Path, header: Mapping[str, np.ndarray], subjects: Sequence[Mapping[str, np.ndarray]]
+) -> Iterator[Recording]:
+    channels = tuple(header["channels"].tolist())
+    for number, arrays in enumerate(subjects, start=1):
+        counts = {axis: len(arrays[name]) for name, axis in _SCORES.items()}
+        counts |= {part: sum(name.startswith(part) for name in arrays) for part in ("baseline", "stimuli")}
+        if len(set(counts.values())) != 1:
+            got = ", ".join(f"{count} {name}" for name, count in counts.items())
+            raise InputError(f"{file}: subject {number} must have as many ratings as trials, got {got}")
+        for trial in range(1, counts["stimuli"] + 1):
+            ratings = {axis: arrays[name][trial - 1] for name, axis in _SCORES.items()}
+            for axis, rating in ratings.items():
+                if not _LOW <= rating <= _HIGH:
+                    raise InputError(
+                        f"{file}: subject {number}, trial {trial}: {axis} must be {_LOW} to {_HIGH}, got {rating}"
+                    )
+            valence, arousal = (float(rating_to_va(rating, _LOW, _HIGH)) for rating in ratings.values())
+            signal, baseline = arrays[f"stimuli{trial}"], arrays[f"baseline{trial}"]
+            try:
+                yield Recording(number, trial, signal, float(header["rate"]), channels, (valence, arousal), baseline)
+            except InputError as error:
+                raise InputError(f"{file}: {error}") from None
 
 
 def _trial(recording: Recording) -> dict[str, Any]:

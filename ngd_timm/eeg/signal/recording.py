@@ -89,12 +89,12 @@ class Recording:
 
 @dataclass(frozen=True)
 class RecordingSet:
-    """A data set of recordings, opened but not yet read.
+    """A data set of recordings, opened; `read` may still have to read the signals.
 
     Args:
         dataset: What it is, for people.
         files: The files whose bytes decide what `read` gives; a cache is keyed by their hash.
-        read: Called with nothing, iterates over the recordings in a fixed order, holding few of them at a time.
+        read: Called with nothing, iterates over the recordings in a fixed order.
         notes: What a reader of the result should know (the file's own rate, what was left out), for fingerprints.
         simulated: True for made-up data with a known answer.
     """

@@ -1,0 +1,87 @@
+"""Reading files that may be forged in a process of its own, whose memory and processor time are limited."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from ngd_timm.core.errors import InputError
+
+__all__ = ["read_limited"]
+
+_SCRIPT = Path(__file__).with_name("untrusted.py")
+# A plain child rather than `multiprocessing`: it neither imports torch, nor runs the caller's `__main__` again.
+_START = """
+import json, runpy, sys
+sys.path[:] = json.loads(sys.argv.pop(1))
+runpy.run_path(sys.argv.pop(1), run_name="__main__")
+"""
+_THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")  # each reserves memory
+
+
+def read_limited(
+    reader: Literal["dreamer", "deap"], path: Path, gibibytes: float, cpu_seconds: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """Iterate over the arrays that one of the parsers in `untrusted.py` finds in a file.
+
+    The parser runs in a child process. Whatever a file does to it, this process gets arrays or one error. Without
+    `resource.setrlimit` (Windows), or where the system refuses a limit (macOS, memory), the child runs without it.
+
+    Args:
+        reader: The parser.
+        path: The file.
+        gibibytes: The child's address space, and of all that it finds, GiB.
+        cpu_seconds: The child's processor time, s.
+
+    Raises:
+        InputError: The file was refused, needs more than the limits, or crashed its parser; names the file.
+    """
+    try:
+        open(path, "rb").close()
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror or error})") from None
+    left = round(gibibytes * 2**30)
+    arguments = (json.dumps(sys.path), str(_SCRIPT), reader, os.path.abspath(path), str(left), str(cpu_seconds))
+    child = subprocess.Popen(
+        [sys.executable, "-I", "-c", _START, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, **_THREADS},
+    )
+    assert child.stdout is not None
+    try:
+        while len(head := child.stdout.read(8)) == 8:
+            size = int.from_bytes(head, "little")
+            left -= size  # what comes of a file takes no more memory here than there
+            if left < 0 or len(message := child.stdout.read(size)) < size:
+                break
+            with np.load(io.BytesIO(message), allow_pickle=False) as arrays:
+                content = dict(arrays)
+            del message
+            if not content.keys().isdisjoint(("end", "refused")):
+                child.wait()
+            if "refused" in content:
+                raise InputError(f"{path}: {content['refused']}")
+            if "end" in content:
+                return
+            yield content
+        if left < 0:
+            raise InputError(f"{path}: can't be read: it holds more than {gibibytes:g} GiB")
+        code = child.wait()
+        end = f"signal {-code}" if code < 0 else f"exit code {code}"
+        raise InputError(
+            f"{path}: can't be read: its parser ended with {end} (it may take {gibibytes:g} GiB and {cpu_seconds} s)"
+        )
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()

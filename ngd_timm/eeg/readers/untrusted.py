@@ -1,0 +1,207 @@
+"""Parsers for files that may be forged; `limited.py` runs them in a child process, without the rest of ngd_timm.
+
+    python untrusted.py READER FILE MEMORY_BYTES CPU_SECONDS
+
+Writes messages to stdout, each an NPZ of arrays behind its size in 8 bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import pickle
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+_Arrays = dict[str, Any]
+
+
+class Refused(Exception):
+    """The file is not what the parser reads; the message completes `FILE: …`."""
+
+
+def dreamer(path: str) -> Iterator[_Arrays]:
+    """DREAMER.mat: `rate`, `channels` and `provider`, then a subject's scores and signals at a time."""
+    from scipy.io import loadmat, whosmat
+
+    try:
+        found = loadmat(path, variable_names=["DREAMER"], appendmat=False)
+        if "DREAMER" not in found:
+            names = ", ".join(name for name, _, _ in whosmat(path, appendmat=False)) or "none"
+            raise Refused(f"not DREAMER.mat, which has a variable DREAMER; this has {names}")
+    except (Refused, MemoryError):
+        raise
+    except NotImplementedError:  # what SciPy raises for HDF5
+        raise Refused("a MATLAB 7.3 (HDF5) file; save it in MATLAB with '-v7'") from None
+    except Exception as error:
+        raise Refused(f"damaged, or not a MATLAB file of level 5 ({_one_line(error)})") from None
+    database = _struct(found.pop("DREAMER"), "DREAMER", "Data", "EEG_SamplingRate", "EEG_Electrodes", "Provider")
+    channels = [_text(cell, "an electrode").strip() for cell in _cells(database["EEG_Electrodes"], "EEG_Electrodes")]
+    rate = database["EEG_SamplingRate"]
+    if not _numeric(rate) or rate.size != 1:
+        raise Refused(f"EEG_SamplingRate must be one number, got {_kind(rate)}")
+    people = _cells(database["Data"], "DREAMER.Data")
+    if not people:
+        raise Refused("DREAMER.Data must be a cell array of subjects, got an empty one")
+    yield {"rate": float(rate.item()), "channels": channels, "provider": _text(database["Provider"], "Provider")}
+    del database
+    for number in range(1, len(people) + 1):
+        where = f"subject {number}"
+        person = _struct(people.pop(0), where, "EEG", "ScoreValence", "ScoreArousal")
+        eeg = _struct(person["EEG"], f"{where}'s EEG", "baseline", "stimuli")
+        arrays: _Arrays = {}
+        for name in ("ScoreValence", "ScoreArousal"):
+            if not _numeric(person[name]):
+                raise Refused(f"{where}: {name} must be numbers, got {_kind(person[name])}")
+            arrays[name] = person[name].ravel()
+        for part in ("baseline", "stimuli"):
+            for i, cell in enumerate(_cells(eeg[part], f"{where}'s {part}"), start=1):
+                if not (_numeric(cell) and cell.ndim == 2 and len(cell) and cell.shape[1] == len(channels)):
+                    raise Refused(
+                        f"{where}'s {part}, trial {i}: must be (samples, {len(channels)} electrodes), got {_kind(cell)}"
+                    )
+                # The 24 bits of float32 hold the converter's 14 and the DC with room to spare.
+                arrays[f"{part}{i}"] = np.ascontiguousarray(cell.T, dtype=np.float32)
+        yield arrays
+
+
+def deap(path: str) -> Iterator[_Arrays]:
+    """DEAP's sNN.dat: `data` and `labels`, where they are arrays."""
+    try:
+        with open(path, "rb") as file:
+            content = _Unpickler(file, encoding="latin1").load()
+        if type(content) is not dict:
+            raise Refused("no dict at the top")
+    except MemoryError:
+        raise
+    except Exception as error:
+        reason = f"not a preprocessed file of DEAP, or damaged ({_one_line(error)})"
+        raise Refused(f"{reason}; nothing in it was run") from None
+    yield {name: content[name].values for name in ("data", "labels") if isinstance(content.get(name), _Array)}
+
+
+class _DType:
+    """Stands in for `numpy.dtype`, whose own `__setstate__` trusts what a pickle gives it."""
+
+    def __init__(self, code: object, *_: object) -> None:
+        if code not in ("f4", "f8"):
+            raise Refused("an array that isn't float32 or float64")
+        self.code, self.order = code, "<"
+
+    def __setstate__(self, state: Any) -> None:
+        if state[1] not in ("<", ">"):
+            raise Refused("a dtype that isn't a plain number")
+        self.order = state[1]
+
+
+class _Array:
+    """Stands in for `numpy.ndarray`."""
+
+    values = np.empty(0)
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, fortran, raw = state
+        raw = raw.encode("latin-1") if isinstance(raw, str) else raw  # Python 2's strings are bytes
+        values = np.frombuffer(raw, np.dtype(f"{dtype.order}{dtype.code}"))
+        self.values = values.reshape(shape, order="F" if fortran else "C")
+
+
+def _reconstruct(*_: object) -> _Array:
+    return _Array()
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    if encoding not in ("latin1", "latin-1"):
+        raise Refused(f"text in {encoding!r:.40}")
+    return text.encode("latin-1")
+
+
+_ALLOWED: dict[tuple[str, str], Callable[..., object]] = {
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _DType,
+    ("_codecs", "encode"): _encode,
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        """Only the names of arrays, each as a stand-in; anything else is refused before it is imported."""
+        if (module, name) not in _ALLOWED:
+            raise Refused(f"the name {f'{module}.{name}':.100}")
+        return _ALLOWED[module, name]
+
+
+def _struct(value: Any, where: str, *fields: str) -> Any:
+    names = getattr(value, "dtype", np.dtype(object)).names or ()
+    if not names or value.shape != (1, 1):
+        raise Refused(f"{where} must be one struct, got {_kind(value)}")
+    missing = [name for name in fields if name not in names]
+    if missing:
+        raise Refused(f"{where} lacks {', '.join(missing)}; it has {', '.join(names)}")
+    return value[0, 0]
+
+
+def _cells(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, np.ndarray) or value.dtype != object:
+        raise Refused(f"{where} must be a cell array, got {_kind(value)}")
+    return list(value.ravel(order="F"))  # MATLAB's order
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, np.ndarray) or value.dtype.kind != "U" or value.size > 1 or value.nbytes > 4000:
+        raise Refused(f"{where} must be one row of text, got {_kind(value)}")
+    return "".join(value.ravel())
+
+
+def _numeric(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind in "fiu"
+
+
+def _kind(value: Any) -> str:
+    if not isinstance(value, np.ndarray):
+        return type(value).__name__
+    kind = "struct" if value.dtype.names else {"O": "cell array", "U": "text"}.get(value.dtype.kind, value.dtype.name)
+    return f"{kind} of shape {value.shape}"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _limit(memory: int, seconds: int) -> None:
+    with contextlib.suppress(ImportError):  # Windows sets no limits
+        import resource
+
+        for what, value in (("RLIMIT_AS", memory), ("RLIMIT_CPU", seconds), ("RLIMIT_CORE", 0)):
+            with contextlib.suppress(AttributeError, ValueError, OSError):  # unknown here, or already lower
+                resource.setrlimit(getattr(resource, what), (value, value))
+
+
+def _send(arrays: _Arrays) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    sys.stdout.buffer.write(len(buffer.getbuffer()).to_bytes(8, "little"))
+    sys.stdout.buffer.write(buffer.getbuffer())
+    sys.stdout.buffer.flush()
+
+
+def _main(reader: str, path: str, memory: str, seconds: str) -> None:
+    _limit(int(memory), int(seconds))
+    try:
+        for arrays in {"dreamer": dreamer, "deap": deap}[reader](path):
+            _send(arrays)
+        _send({"end": True})
+    except Refused as error:
+        _send({"refused": "".join(c if c.isprintable() else "?" for c in str(error)[:500])})
+    except MemoryError:
+        size = f"{int(memory) / 2**30:g} GiB"
+        _send({"refused": f"damaged, or another kind of file: reading it needs more than {size} of memory"})
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])
