@@ -434,6 +434,6 @@ def test_processes_that_would_continue_what_another_trains_end_with_one_line(tog
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
     assert re.findall(r"^ngd: .*(?= by another process)", done.stderr, flags=re.M) == [
-        f"ngd: {together / 'whole'} is being trained"
+        f"ngd: {together / 'whole'} is being written"
     ]
     assert set(re.findall(r"exitcode\s*: (-?\d+)", done.stderr)) == {"2"}
