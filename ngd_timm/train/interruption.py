@@ -62,6 +62,9 @@ class Interruption:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self.requested and isinstance(error, RuntimeError):
+            # torchrun's, because another process failed and broke a collective here
+            signal.raise_signal(self.requested)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         again = self.requested and number == signal.SIGINT
