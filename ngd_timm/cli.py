@@ -525,10 +525,11 @@ def _speaks() -> bool:
 
 @contextlib.contextmanager
 def _one_report() -> Iterator[None]:
-    """Let one of torchrun's processes report an error: the first its own input, another what the first does not have.
+    """Let only one of torchrun's processes report an error.
 
-    An error of any other kind may follow from the end of another process. So all but the first wait for torchrun, which
-    ends every process once one has failed.
+    The first process reports what it was given at once. Any other waits: torchrun ends all processes once one has
+    failed, so what they share is not repeated. Other kinds of errors wait too: the end of a process breaks the
+    collectives of the rest.
     """
     try:
         yield
