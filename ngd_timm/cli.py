@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import signal
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -19,6 +22,8 @@ from ngd_timm.core.version import __version__
 from ngd_timm.train.interruption import Stopped
 
 __all__ = ["app", "main"]
+
+_GRACE_SECONDS = 5.0
 
 app = typer.Typer(
     name="ngd",
@@ -80,7 +85,7 @@ def train(
     resume: Annotated[Path | None, typer.Option(help="A run directory to continue instead.")] = None,
 ) -> None:
     """Train a student by a recipe into a run directory."""
-    from ngd_timm.core.distributed import is_first, processes
+    from ngd_timm.core.distributed import is_first, leave
     from ngd_timm.core.recipe import Recipe, load_recipe, recipe_names
 
     if (recipe is None) == (resume is None):
@@ -88,14 +93,14 @@ def train(
     from ngd_timm.report import try_page
     from ngd_timm.train import loop
 
-    with processes():
-        if resume is not None:
-            run = loop.resume(resume)
-        elif recipe is not None:
-            run = loop.train(load_recipe(Recipe, recipe, overrides or []))
-        if is_first():
-            try_page(run)
-            typer.echo(run)
+    if resume is not None:
+        run = loop.resume(resume)
+    elif recipe is not None:
+        run = loop.train(load_recipe(Recipe, recipe, overrides or []))
+    if is_first():
+        try_page(run)
+        typer.echo(run)
+    leave()
 
 
 @app.command(
@@ -518,10 +523,27 @@ def _speaks() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
 
 
+@contextlib.contextmanager
+def _one_report() -> Iterator[None]:
+    """Let only one of torchrun's processes report an error.
+
+    The first process reports what it was given at once. Any other waits: torchrun ends all processes once one has
+    failed, so what they share is not repeated. Other kinds of errors wait too: the end of a process breaks the
+    collectives of the rest.
+    """
+    try:
+        yield
+    except Exception as error:
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not (_speaks() and isinstance(error, (InputError, OSError))):
+            signal.signal(signal.SIGTERM, lambda *_: os._exit(2))
+            time.sleep(_GRACE_SECONDS)
+        raise
+
+
 def _leave(message: str, code: int) -> NoReturn:
     # what a user gave may hold line breaks, control characters, or bytes that are no text
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
-    if _speaks():
+    if _speaks() or code == 2:
         Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"ngd: {line}")
     sys.exit(code)
 
@@ -532,7 +554,8 @@ def main() -> None:
     logging.getLogger("ngd_timm").setLevel(logging.INFO if _speaks() else logging.ERROR)
     logging.getLogger("huggingface_hub").propagate = False  # it prints its warnings itself
     try:
-        app()
+        with _one_report():
+            app()
     except InputError as error:
         _leave(str(error), 2)
     except Stopped as stop:

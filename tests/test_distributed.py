@@ -25,7 +25,6 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score
 from ngd_timm import NeuroGazeTask, PrototypeGrid, wrap
 from ngd_timm.core.distributed import join
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.lock import locked
 from ngd_timm.core.recipe import AugmentConfig, Recipe
 from ngd_timm.data import FaceBatches, load_split
 from ngd_timm.evaluate.metrics import fer_metrics, gather_rows
@@ -388,20 +387,23 @@ def test_in_evaluation_the_processes_take_turns_at_whole_batches(faces: Path) ->
     assert [[int(batch.index[0]) for batch in part] for part in parts] == [[0, 20, 40], [10, 30]]
 
 
-def test_an_error_in_one_process_ends_all_with_one_line_of_the_first_and_exit_code_2(
-    faces: Path, tmp_path: Path
+@pytest.mark.parametrize("failing", [0, 1])
+def test_an_error_in_one_process_ends_all_with_one_line_and_exit_code_2(
+    faces: Path, tmp_path: Path, failing: int
 ) -> None:
     script = tmp_path / "fails.py"
     script.write_text(
-        "import os, torch\n"
+        "import os, time, torch\n"
         "torch.set_num_threads(1)\n"
         "import ngd_timm.train.loop as training\n"
         "from ngd_timm.cli import main\n"
         "from ngd_timm.core.errors import InputError\n"
         "measure = training._measure\n"
         "def fail(setup, progress, update, *batch):\n"
-        "    if os.environ['RANK'] == '1' and update == 2:\n"
-        "        raise InputError('picture 7 is damaged')\n"
+        f"    if update == 2 and os.environ['RANK'] == '{failing}':\n"
+        "        raise InputError('image 7 is damaged')\n"
+        "    if update == 2:\n"
+        "        time.sleep(4)  # is busy while the other ends\n"
         "    return measure(setup, progress, update, *batch)\n"
         "training._measure = fail\n"
         "main()\n"
@@ -409,7 +411,6 @@ def test_an_error_in_one_process_ends_all_with_one_line_of_the_first_and_exit_co
     keys = ["data.name=schematic", f"data.root={faces}", "data.workers=0", "optim.batch_size=16", "optim.epochs=2"]
     student = ["student.backbone=test_resnet", "student.image_size=32", f"out={tmp_path / 'run'}"]
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
-    began = time.monotonic()
     done = subprocess.run(
         [sys.executable, *torchrun, str(script), "train", "b0_ce", *keys, *student],
         capture_output=True,
@@ -417,23 +418,8 @@ def test_an_error_in_one_process_ends_all_with_one_line_of_the_first_and_exit_co
         timeout=120,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    assert time.monotonic() - began < 120
-    assert re.findall(r"^ngd: .*$", done.stderr, flags=re.M) == ["ngd: picture 7 is damaged"]
-    assert set(re.findall(r"exitcode\s*: (-?\d+)", done.stderr)) == {"2"}
+    assert re.findall(r"^ngd: .*$", done.stderr, flags=re.M) == ["ngd: image 7 is damaged"]
+    assert f"rank      : {failing} " in done.stderr.split("Root Cause")[1]
+    assert re.findall(r"exitcode\s*: (-?\d+)", done.stderr)[-1] == "2"
+    assert "Connection closed" not in done.stderr  # what follows from it in the other process
     assert done.returncode != 0
-
-
-def test_processes_that_would_continue_what_another_trains_end_with_one_line(together: Path) -> None:
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
-    with locked(together / "whole"):
-        done = subprocess.run(
-            [sys.executable, *torchrun, "-m", "ngd_timm.cli", "train", "--resume", str(together / "whole")],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-    assert re.findall(r"^ngd: .*(?= by another process)", done.stderr, flags=re.M) == [
-        f"ngd: {together / 'whole'} is being trained"
-    ]
-    assert set(re.findall(r"exitcode\s*: (-?\d+)", done.stderr)) == {"2"}

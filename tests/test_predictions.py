@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,13 @@ from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import sha256_file
 from ngd_timm.core.recipe import Recipe
-from ngd_timm.data import load_fer
+from ngd_timm.data import FaceBatches, load_fer
 from ngd_timm.evaluate.metrics import fer_metrics
 from ngd_timm.evaluate.predictions import predict, prediction_file
 from ngd_timm.evaluate.student import evaluate, face_batches, read_predictions
 from ngd_timm.models.ngd_models import wrap
 from ngd_timm.models.student import open_student
+from ngd_timm.train.interruption import Interruption, Stopped
 from ngd_timm.train.loop import resume, train
 
 
@@ -100,6 +102,21 @@ def test_every_picture_is_looked_at_once_or_twice_with_the_flip(
     predicted = predict(student, face_batches(student, load_fer("schematic", faces, "test")), torch.device("cpu"), flip)
     assert sum(seen) == passes * len(predicted.target)
     assert predicted.embedding is None
+
+
+def test_a_signal_ends_a_prediction_after_the_batch_under_way(run: Path, faces: Path) -> None:
+    student, _ = open_student(run)
+    seen: list[int] = []
+
+    def signalled(module: Any, inputs: Any, output: Any) -> None:
+        seen.append(len(inputs[0]))
+        signal.raise_signal(signal.SIGTERM)
+
+    student.register_forward_hook(signalled)
+    batches = FaceBatches(load_fer("schematic", faces, "test"), image_size=32, batch_size=5)
+    with pytest.raises(Stopped), Interruption() as stop:
+        predict(student, batches, torch.device("cpu"), between_batches=stop.check)
+    assert seen == [5]
 
 
 def test_validation_is_not_predicted_again_after_the_last_epoch(

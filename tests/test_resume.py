@@ -172,7 +172,7 @@ def test_while_one_process_trains_it_another_is_refused_until_the_first_is_gone_
     try:
         done = ngd("train", "--resume", str(run))
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-        assert done.stderr.startswith(f"ngd: {run} is being trained by another process")
+        assert done.stderr.startswith(f"ngd: {run} is being written by another process")
         os.kill(holder, signal.SIGKILL)
         os.waitpid(holder, 0)
         assert ngd("train", "--resume", str(run)).returncode == 0
@@ -200,10 +200,10 @@ def test_of_two_that_begin_one_run_the_later_is_refused(
 def test_where_nothing_can_be_locked_it_trains_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(descriptor: int) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr("ngd_timm.core.lock._lock", refuse)
+    monkeypatch.setattr("fcntl.flock", refuse)
     with locked(tmp_path):
         assert "can't be locked (No locks available); let no other process continue it" in caplog.text
 

@@ -1,14 +1,13 @@
-"""One process at a time trains a run: a lock that the system gives back when its holder ends, killed or not."""
+"""One process at a time writes a run: a lock that the system gives back when its holder ends, killed or not."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
-import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import is_leftover
@@ -18,9 +17,6 @@ __all__ = ["LOCK_FILE", "is_unused", "locked"]
 logger = logging.getLogger("ngd_timm.train.loop")
 
 LOCK_FILE = "lock"
-"""Empty, and there for good: to remove it would let two processes hold two files of that name."""
-
-_TAKEN = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 
 
 def is_unused(run: Path) -> bool:
@@ -37,13 +33,13 @@ def is_unused(run: Path) -> bool:
 
 @contextlib.contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """Keep other processes from training this run within the block; the folder is made where it is missing.
+    """Keep other processes from writing this run within the block; the folder is made where it is missing.
 
-    The lock belongs to this process alone (POSIX record locks), not to what it forks: a loader that outlives a killed
-    run by some seconds does not hold it.
+    Forked processes don't inherit the lock (filelock 3.30 or later): a loader that outlives a killed run by some
+    seconds does not hold it.
 
     Raises:
-        InputError: Another process trains it, or nothing can be written there.
+        InputError: Another process writes it, or nothing can be written there.
 
     Example:
         >>> import tempfile
@@ -54,32 +50,19 @@ def locked(run: Path) -> Iterator[None]:
     file = run / LOCK_FILE
     try:
         run.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        file.touch()
     except OSError as error:
         raise InputError(
             f"{file} can't be written ({error.strerror}); choose another place, or free some space"
         ) from None
-    try:
+    with contextlib.ExitStack() as held:
         try:
-            _lock(descriptor)
+            # the soft lock would outlive a killed process
+            held.enter_context(FileLock(file, timeout=0, fallback_to_soft=False))
+        except Timeout:
+            raise InputError(
+                f"{run} is being written by another process; wait until that has ended, or stop it first"
+            ) from None
         except OSError as error:
-            if error.errno in _TAKEN:
-                raise InputError(
-                    f"{run} is being trained by another process; wait until that has ended, or stop it first"
-                ) from None
             logger.warning(f"{run} can't be locked ({error.strerror}); let no other process continue it meanwhile")
         yield
-    finally:
-        os.close(descriptor)
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(descriptor: int) -> None:
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-else:
-    import fcntl
-
-    def _lock(descriptor: int) -> None:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

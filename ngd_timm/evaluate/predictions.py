@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,11 @@ class Predictions:
 
 @torch.no_grad()
 def predict(
-    model: DistillationWrapper | TimmModel, batches: Any, device: torch.device, flip: bool = False
+    model: DistillationWrapper | TimmModel,
+    batches: Any,
+    device: torch.device,
+    flip: bool = False,
+    between_batches: Callable[[], object] | None = None,
 ) -> Predictions:
     """Ask a student once for every picture (twice with `flip`); a wrapped one gives its embeddings too.
 
@@ -76,11 +80,14 @@ def predict(
             `part` of several, every process gets the answers to all.
         device: Where the model is.
         flip: Average logits and embedding of a picture and its mirror.
+        between_batches: Called before each batch; what it raises ends the prediction.
     """
     wrapped = isinstance(model, DistillationWrapper)
     model.eval()
     collected: dict[str, list[Tensor]] = {"logits": [], "target": [], "embedding": [], "index": []}
     for batch in batches:
+        if between_batches is not None:
+            between_batches()
         images = batch.images.to(device)
         views = [images, images.flip(-1)] if flip else [images]
         answers = [model(view, return_embedding=True) if wrapped else (model(view), None) for view in views]

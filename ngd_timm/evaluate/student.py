@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,6 +56,7 @@ def evaluate(
     label_rule: str | None = None,
     drop_duplicates: bool | None = None,
     flip: bool | None = None,
+    between_batches: Callable[[], object] | None = None,
 ) -> dict[str, Any]:
     """Score a run's student (or any saved student) on data sets given as `name=root[:split]`.
 
@@ -71,6 +72,7 @@ def evaluate(
         label_rule: Instead of the run's.
         drop_duplicates: Instead of the run's.
         flip: Instead of the run's.
+        between_batches: As in `predict`.
 
     Returns:
         metrics.json's form: `{"name:split": entry}`; each entry names its student by the sha256 of its weights.
@@ -107,7 +109,7 @@ def evaluate(
         dataset, report = load_split(
             name, root, split or "all", label_rule=label_rule, drop_duplicates=drop, classes=classes
         )
-        predicted = predict(model, face_batches(model, dataset), device, flip)
+        predicted = predict(model, face_batches(model, dataset), device, flip, between_batches)
         predicted = predicted.described(classes, label_rule, report.sha256)
         results[key] = predicted.entry(temperature, **notes)
         if predictions:

@@ -9,7 +9,7 @@ import math
 import statistics
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from timm.utils import distribute_bn, unwrap_model
@@ -114,46 +114,46 @@ def _refuse_full(out: Path) -> None:
 
 
 def _run(setup: Setup, out: Path, progress: Progress) -> Path:
-    recipe = setup.recipe
-    states = StateFiles(out / "last", recipe.save_every, (progress.epoch, progress.step))
-    predicted = None
-
-    def leave(number: int) -> NoReturn:
-        if progress.step:
-            states.save(setup, progress)
-            agree()  # torchrun ends all as soon as one is gone
-        where = f"{out} stopped after epoch {progress.epoch}, batch {progress.step} of the next"
-        raise Stopped(f"{where}; continue with: {_command(out)}", number)
-
-    with Interruption(leave) as stop:
-        if progress.epoch and not progress.step:
-            _publish(setup, out, progress)  # the state is written first; what follows from it may be missing
-        while progress.epoch < recipe.optim.epochs:
-            began = time.perf_counter() - progress.seconds
-            row = _train_epoch(setup, progress, states, stop)
-            with stop.granting(world_size() == 1):
-                predicted = _predict(setup, stop)
-            figures = fer_metrics(predicted.logits, predicted.target, recipe.data.classes, resamples=0)["8way"]
-            row |= {f"valid_{name}": value for name, value in figures.items()}
-            if setup.calibration is not None:
-                rows, classes = setup.calibration
-                row["temperature"] = fit_temperature(predicted.logits[rows], classes)
-            row["seconds"] = time.perf_counter() - began
-            progress.finish_epoch(row)
-            states.save(setup, progress)
-            _publish(setup, out, progress)
-            if is_first():
-                logger.info(epoch_line(row, recipe.optim.epochs))
-
-        temperature = progress.rows[-1].get("temperature")
-        if predicted is None or temperature is not None:
-            # a run that stopped between its last epoch and its figures has only the weights; what is saved is scored
-            with stop.granting(world_size() == 1):
-                predicted = _predict(setup, stop, temperature)
-        if is_first():
-            with stop.at_once():
-                _score(setup, out, predicted, temperature)
+    """Train and score; after a signal save a checkpoint and say how to continue."""
+    states = StateFiles(out / "last", setup.recipe.save_every, (progress.epoch, progress.step))
+    with Interruption() as stop:
+        try:
+            _train_and_score(setup, out, progress, states, stop)
+        except Stopped as stopped:
+            if progress.step:
+                states.save(setup, progress)
+                agree()  # torchrun ends all as soon as one is gone
+            where = f"{out} stopped after epoch {progress.epoch}, batch {progress.step} of the next"
+            raise Stopped(stopped.number, f"{where}; continue with: {_command(out)}") from None
     return out
+
+
+def _train_and_score(setup: Setup, out: Path, progress: Progress, states: StateFiles, stop: Interruption) -> None:
+    recipe, predicted = setup.recipe, None
+    if progress.epoch and not progress.step:
+        _publish(setup, out, progress)  # the state is written first; what follows from it may be missing
+    while progress.epoch < recipe.optim.epochs:
+        began = time.perf_counter() - progress.seconds
+        row = _train_epoch(setup, progress, states, stop)
+        predicted = _predict(setup, stop)
+        figures = fer_metrics(predicted.logits, predicted.target, recipe.data.classes, resamples=0)["8way"]
+        row |= {f"valid_{name}": value for name, value in figures.items()}
+        if setup.calibration is not None:
+            rows, classes = setup.calibration
+            row["temperature"] = fit_temperature(predicted.logits[rows], classes)
+        row["seconds"] = time.perf_counter() - began
+        progress.finish_epoch(row)
+        states.save(setup, progress)
+        _publish(setup, out, progress)
+        if is_first():
+            logger.info(epoch_line(row, recipe.optim.epochs))
+
+    temperature = progress.rows[-1].get("temperature")
+    if predicted is None or temperature is not None:
+        # a run that stopped between its last epoch and its figures has only the weights; what is saved is scored
+        predicted = _predict(setup, stop, temperature)
+    if is_first():
+        _score(setup, out, predicted, temperature, stop)
 
 
 def _train_epoch(setup: Setup, progress: Progress, states: StateFiles, stop: Interruption) -> dict[str, Any]:
@@ -191,13 +191,13 @@ def _train_epoch(setup: Setup, progress: Progress, states: StateFiles, stop: Int
         del result["output"]
         progress.means.add(result, setup.batches.batch_size, progress.step, [n for n in watched if n in result])
         progress.step += 1
-        asked, due = agree(stop.requested, int(states.due()))
+        signalled, due = agree(stop.number, int(states.due()))
         last = progress.step == steps
-        if asked or due or last or progress.step % look_every == 0:
-            _refuse_nonfinite(setup, progress, states, weights=bool(asked or due or last))
+        if signalled or due or last or progress.step % look_every == 0:
+            _refuse_nonfinite(setup, progress, states, weights=bool(signalled or due or last))
         progress.seconds = time.perf_counter() - began
-        if asked:
-            stop.grant(asked)
+        if signalled:
+            raise Stopped(signalled)
         if due and not last:
             states.save(setup, progress)
     criterion = task.criterion
@@ -270,9 +270,10 @@ def _predict(setup: Setup, stop: Interruption, temperature: float | None = None)
         adjusted(model.student, setup.shift),
         calibrated(model.student, temperature),
         rounded(model.student, setup.recipe.student.weights),
-        stop.immediate(world_size() == 1),
     ):
-        return predict(model, setup.valid, setup.device, setup.recipe.eval_flip)
+        # several processes have different numbers of batches, so they stop together at the next step
+        between_batches = stop.check if world_size() == 1 else None
+        return predict(model, setup.valid, setup.device, setup.recipe.eval_flip, between_batches)
 
 
 def _write_beginning(setup: Setup, out: Path) -> None:
@@ -304,7 +305,7 @@ def _publish(setup: Setup, out: Path, progress: Progress) -> None:
         write_tensorboard(out / "tensorboard", progress.rows[-1])
 
 
-def _score(setup: Setup, out: Path, predicted: Predictions, temperature: float | None) -> None:
+def _score(setup: Setup, out: Path, predicted: Predictions, temperature: float | None, stop: Interruption) -> None:
     """Figures and report of a run that has ended."""
     recipe, key = setup.recipe, f"{setup.recipe.data.name}:valid"
     data_sha256 = setup.fingerprint["data"]["valid"]["sha256"]
@@ -317,7 +318,9 @@ def _score(setup: Setup, out: Path, predicted: Predictions, temperature: float |
     if recipe.eval:
         # of a run that is finished a second time; its predictions are made anew
         (out / "metrics.json").unlink(missing_ok=True)
-        metrics |= evaluate(out, [f"{name}={root}" for name, root in recipe.eval.items()], predictions=True)
+        specs = [f"{name}={root}" for name, root in recipe.eval.items()]
+        metrics |= evaluate(out, specs, predictions=True, between_batches=stop.check)
+    stop.check()
     for name, figures in metrics.items():
         logger.info(summary_line(name, figures))
     write_json(out / "metrics.json", metrics)

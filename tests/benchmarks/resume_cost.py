@@ -54,7 +54,7 @@ def main() -> None:
             setup, progress = prepare(recipe), Progress()
             states = StateFiles(folder / "last", 0)
             seconds = []
-            with Interruption(print) as stop:
+            with Interruption() as stop:
                 for _ in range(options.epochs):
                     began = time.perf_counter()
                     row = _train_epoch(setup, progress, states, stop)

@@ -368,7 +368,7 @@ def test_while_one_process_fits_another_is_refused_before_anything_is_fitted(
     try:
         with monkeypatch.context() as patch:
             patch.setattr(teacher_module, "fit_one", lambda *_: pytest.fail("fitted"))
-            with pytest.raises(InputError, match="being trained by another process"):
+            with pytest.raises(InputError, match="being written by another process"):
                 fit_teacher(quick, run)
     finally:
         os.kill(holder, signal.SIGKILL)
