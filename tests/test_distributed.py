@@ -395,17 +395,17 @@ def test_an_error_in_one_process_ends_all_with_one_line_and_exit_code_2(
     script.write_text(
         "import os, time, torch\n"
         "torch.set_num_threads(1)\n"
-        "import ngd_timm.train.loop as training\n"
+        "from ngd_timm.train.gradient_share import GradientShare\n"
         "from ngd_timm.cli import main\n"
         "from ngd_timm.core.errors import InputError\n"
-        "measure = training._measure\n"
-        "def fail(setup, progress, update, *batch):\n"
+        "measure = GradientShare.measure\n"
+        "def fail(shares, update, *batch):\n"
         f"    if update == 2 and os.environ['RANK'] == '{failing}':\n"
         "        raise InputError('image 7 is damaged')\n"
         "    if update == 2:\n"
         "        time.sleep(4)  # is busy while the other ends\n"
-        "    return measure(setup, progress, update, *batch)\n"
-        "training._measure = fail\n"
+        "    return measure(shares, update, *batch)\n"
+        "GradientShare.measure = fail\n"
         "main()\n"
     )
     keys = ["data.name=schematic", f"data.root={faces}", "data.workers=0", "optim.batch_size=16", "optim.epochs=2"]

@@ -172,7 +172,7 @@ def test_a_share_asked_for_is_the_share_that_is_measured(faces: Path, tmp_path: 
 
 def test_a_share_holds_while_the_gradients_change(faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, number in {"_EARLY": 4, "_EVERY_EARLY": 1, "_EVERY_LATER": 2}.items():
-        monkeypatch.setattr(f"ngd_timm.train.loop.{name}", number)
+        monkeypatch.setattr(f"ngd_timm.train.gradient_share.{name}", number)
     changes = {
         "grid": "gameemo-v2",
         "grid_control": "random",

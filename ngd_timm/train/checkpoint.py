@@ -75,7 +75,6 @@ class Progress:
         epoch: Finished epochs.
         step: Finished batches of the epoch that is under way.
         rows: Of summary.csv.
-        norms: Of each term's gradient, as last measured where Proto-KD is held at a share.
         means: Of the epoch that is under way.
         seconds: Spent on the epoch that is under way before the run was continued.
     """
@@ -83,7 +82,6 @@ class Progress:
     epoch: int = 0
     step: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
-    norms: list[dict[str, float]] = field(default_factory=list)
     means: RunningMeans = field(default_factory=RunningMeans)
     seconds: float = 0.0
 
@@ -152,8 +150,7 @@ def _state(setup: Setup, progress: Progress) -> dict[str, Any]:
         "epoch": progress.epoch,
         "step": progress.step,
         "rows": progress.rows,
-        "norms": progress.norms,
-        "lambda_proto_kd": task.criterion.weights["proto_kd"],
+        "gradient_share": setup.gradient_share.state_dict(),
         "means": {"sums": means.sums, "seen": means.seen, "count": means.count},
         "seconds": progress.seconds,
     }
@@ -179,7 +176,7 @@ def _restore(setup: Setup, state: dict[str, Any]) -> Progress:
     torch.set_rng_state(state["random"][rank()])
     if state["random_cuda"] is not None and setup.device.type == "cuda":
         torch.cuda.set_rng_state(state["random_cuda"][rank()], setup.device)
-    task.criterion.weights["proto_kd"] = state["lambda_proto_kd"]
+    setup.gradient_share.load_state_dict(state["gradient_share"])
     means = RunningMeans()
     means.sums = {name: value.to(setup.device) for name, value in state["means"]["sums"].items()}
     means.seen = {name: value.to(setup.device) for name, value in state["means"]["seen"].items()}
@@ -188,7 +185,6 @@ def _restore(setup: Setup, state: dict[str, Any]) -> Progress:
         epoch=state["epoch"],
         step=state["step"],
         rows=state["rows"],
-        norms=state["norms"],
         means=means,
         seconds=state["seconds"],
     )

@@ -6,14 +6,13 @@ import contextlib
 import json
 import logging
 import math
-import statistics
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from timm.utils import distribute_bn, unwrap_model
-from torch import Tensor, nn
+from torch import nn
 
 from ngd_timm.core.distributed import agree, is_first, join, world_size
 from ngd_timm.core.errors import InputError
@@ -39,8 +38,6 @@ __all__ = ["COLUMNS", "prepare", "resume", "train"]
 
 logger = logging.getLogger("ngd_timm.train.loop")
 
-# a share of the gradient is set anew every so many updates, often at first, when the ratio moves fast
-_EARLY, _EVERY_EARLY, _EVERY_LATER, _MEASUREMENTS_KEPT = 200, 5, 20, 3
 _LOOK_EVERY = 50
 
 
@@ -53,7 +50,7 @@ def train(recipe: Recipe) -> Path:
     Returns:
         The run directory: recipe.yaml, fingerprint.json, summary.csv, student/ (last epoch), student_best/ (best
         validation accuracy), last/ (resume state), predictions/ (logits and embeddings of validation and of `eval`),
-        metrics.json, report.html, and lock (empty; held while a process trains the run).
+        metrics.json, and lock (empty; held while a process trains the run). `ngd_timm.report` writes its page.
 
     Raises:
         InputError: Anything in the recipe or the data that can't be used; nothing is written then. A loss that is not
@@ -173,12 +170,12 @@ def _train_epoch(setup: Setup, progress: Progress, states: StateFiles, stop: Int
         target, va = batch.target, batch.valence_arousal
         if isinstance(task.teacher, CachedTeacher):
             task.teacher.at(epoch, progress.step)
-        measured = _measure(setup, progress, update, images, target, va)
-        if measured:
-            progress.means.add({f"share_{name}": torch.tensor(share) for name, share in measured.items()})
         setup.scheduler.step_update(update)
         with torch.autocast(setup.device.type, dtype=setup.autocast, enabled=setup.autocast is not None):
+            shares = setup.gradient_share.measure(update, images, target, va)
             result = task(images, target, va)
+        if shares:
+            progress.means.add({f"share_{name}": torch.tensor(share) for name, share in shares.items()})
         optimizer.zero_grad(set_to_none=True)
         setup.scaler.scale(result["loss"]).backward()
         setup.scaler.unscale_(optimizer)
@@ -209,43 +206,6 @@ def _train_epoch(setup: Setup, progress: Progress, states: StateFiles, stop: Int
         "lambda_proto_kd": None if criterion.proto_kd is None else criterion.weights["proto_kd"],
         "images_per_second": progress.means.count / (time.perf_counter() - began),
     }
-
-
-def _measure(
-    setup: Setup, progress: Progress, update: int, images: Tensor, target: Tensor, va: Tensor | None
-) -> dict[str, float] | None:
-    """Gradient shares every N steps; where a share is asked for they also set lambda, as long as the run lasts.
-
-    Set once, it would not hold: within some epochs 5 % become 1 %, and on another grid another share.
-    """
-    recipe, task = setup.recipe, setup.task
-    share = recipe.loss.proto_share
-    setting = share is not None and update % (_EVERY_EARLY if update < _EARLY else _EVERY_LATER) == 0
-    telling = recipe.share_every > 0 and update % recipe.share_every == 0
-    if not setting and not telling:
-        return None
-    with torch.autocast(setup.device.type, dtype=setup.autocast, enabled=setup.autocast is not None):
-        norms = task.gradient_norms(images, target, va)
-    # what acted in the steps before this one is what is told; before the first step nothing has
-    shares = task.gradient_shares(norms) if update else None
-    if setting and share is not None:
-        _set_share(setup, progress, norms, share)
-    return shares or task.gradient_shares(norms)
-
-
-def _set_share(setup: Setup, progress: Progress, norms: dict[str, float], share: float) -> None:
-    """Set Proto-KD's lambda by the median of the last measurements, weighted as the terms are now."""
-    if not (norms["proto_kd"] > 0 and all(map(math.isfinite, norms.values()))):
-        return  # nothing to go by: in float16 a gradient may vanish
-    progress.norms = [*progress.norms, norms][-_MEASUREMENTS_KEPT:]
-    criterion = setup.task.criterion
-    weights = criterion.effective_weights(setup.task.epoch)
-    ratios = [
-        sum(weights[name] * norm for name, norm in of.items() if name != "proto_kd") / of["proto_kd"]
-        for of in progress.norms
-    ]
-    if (ratio := statistics.median(ratios)) > 0:
-        criterion.weights["proto_kd"] = share / (1 - share) * ratio
 
 
 def _refuse_nonfinite(setup: Setup, progress: Progress, states: StateFiles, weights: bool) -> None:

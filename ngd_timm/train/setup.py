@@ -33,6 +33,7 @@ from ngd_timm.models.logit_adjustment import classifier_bias, logit_shift
 from ngd_timm.models.ngd_models import DistillationWrapper, TimmModel
 from ngd_timm.models.small_maps import small_maps_as_products
 from ngd_timm.models.student import STUDENT_FILES, create_student, open_student, student_files, weights_sha256
+from ngd_timm.train.gradient_share import GradientShare
 from ngd_timm.train.task import NeuroGazeTask
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Setup:
     batches: Any
     valid: Any
     task: NeuroGazeTask
+    gradient_share: GradientShare
     optimizer: torch.optim.Optimizer
     scheduler: Any
     scaler: torch.amp.GradScaler
@@ -205,6 +207,7 @@ def prepare(recipe: Recipe) -> Setup:
         batches=batches,
         valid=valid,
         task=task,
+        gradient_share=GradientShare(task, recipe.loss.proto_share, recipe.share_every),
         optimizer=optimizer,
         scheduler=scheduler,
         scaler=torch.amp.GradScaler(device.type, enabled=autocast == torch.float16),

@@ -44,10 +44,10 @@ _PACKAGES = ("torch", "timm", "mne", "numpy", "scipy", "scikit-learn", "safetens
 def fit_teacher(recipe: TeacherRecipe, out: Path | None = None) -> Path:
     """Fit one teacher a fold and write the run directory, whole or not at all.
 
-    The directory holds `recipe.yaml`, `fingerprint.json`, `scores.json`, `report.html`, `cells.safetensors` (means over
+    The directory holds `recipe.yaml`, `fingerprint.json`, `scores.json`, `cells.safetensors` (means over
     people, for pictures), `embeddings.safetensors` (each teacher's embeddings of every rated window, with subjects:
     keep it where the recordings may be kept) and `lock` (empty; held while a process fits). See
-    `ngd_timm.eeg.teacher.consolidate.build_grid`. A report that can't be written is logged, and costs nothing else.
+    `ngd_timm.eeg.teacher.consolidate.build_grid`.
 
     Args:
         recipe: What to fit on what.
