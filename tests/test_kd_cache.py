@@ -45,7 +45,7 @@ def run(teacher: CachedTeacher, epochs: int = 2, first: int = 0) -> list[torch.T
 def test_a_second_run_reads_what_the_first_one_asked_for_to_the_last_bit(teacher: KDTeacher, tmp_path: Path) -> None:
     first, second = (CachedTeacher(teacher, tmp_path, KEY, steps=3) for _ in range(2))
     asked, read = run(first), run(second)
-    assert (first.asked, second.asked) == (6, 0)
+    assert (first.queries, second.queries) == (6, 0)
     for one, two, images in zip(asked, read, batches(0) + batches(1), strict=True):
         assert torch.equal(one, two)
         assert torch.equal(one, teacher(images))
@@ -80,7 +80,7 @@ def test_another_key_has_a_folder_of_its_own(teacher: KDTeacher, tmp_path: Path)
     run(CachedTeacher(teacher, tmp_path, KEY, steps=3))
     other = CachedTeacher(teacher, tmp_path, {**KEY, "seed": 1}, steps=3)
     run(other)
-    assert other.asked == 6
+    assert other.queries == 6
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -90,7 +90,7 @@ def test_an_epoch_that_was_entered_midway_is_not_written(teacher: KDTeacher, tmp
     assert sorted(p.name for p in resumed.folder.glob("*.npy")) == ["epoch-0001.npy"]
     again = CachedTeacher(teacher, tmp_path, KEY, steps=3)
     run(again)
-    assert again.asked == 3
+    assert again.queries == 3
 
 
 def test_it_leaves_no_entry_in_a_state_dict(teacher: KDTeacher, tmp_path: Path) -> None:
@@ -130,4 +130,4 @@ def test_a_kill_before_the_name_is_given_leaves_no_epoch(
     monkeypatch.undo()
     again = CachedTeacher(teacher, tmp_path, KEY, steps=3)
     run(again)
-    assert again.asked == 6
+    assert again.queries == 6

@@ -132,15 +132,19 @@ def compare_answers(
         for other in of:
             _refuse_other_pictures(key, first, other)
     logits = {name: [found.logits.numpy() for _, found in of] for name, of in answers.items()}
-    asked = first[1]
-    shared = (asked.target.numpy(), asked.classes, None if asked.subject is None else asked.subject.numpy())
-    present = sorted(set(asked.target.tolist()))
+    reference = first[1]
+    shared = (
+        reference.target.numpy(),
+        reference.classes,
+        None if reference.subject is None else reference.subject.numpy(),
+    )
+    present = sorted(set(reference.target.tolist()))
     return {
-        "n": len(asked.target),
-        "classes": list(asked.classes),
-        "present_classes": [asked.classes[c] for c in present],
-        "label_rule": asked.label_rule,
-        "flip": asked.flip,
+        "n": len(reference.target),
+        "classes": list(reference.classes),
+        "present_classes": [reference.classes[c] for c in present],
+        "label_rule": reference.label_rule,
+        "flip": reference.flip,
         "recipes": {name: mean_over_seeds(of, *shared, resamples=resamples) for name, of in logits.items()},
         "differences": [
             {"a": a, "b": b, **paired_difference(logits[a], logits[b], *shared, resamples=resamples)} for a, b in pairs

@@ -183,14 +183,14 @@ def results_command(
         'ngd results ablation --data ferplus=ferplus:valid --label-rule majority --beside ce_long-0 --out RESULTS.md'
     """
     parts = [(name, shown_root(root), f":{split}" if split else "") for name, root, split, _ in map(parse_spec, specs)]
-    asked = {
+    options = {
         "--data": [f"{name}={root}{split}" for name, root, split in parts],
         "--label-rule": rules,
         "--beside": [last_part(str(run)) for run in beside],
         "--tried": [last_part(str(run)) for run in tried],
         "--earlier": [] if earlier is None else [last_part(str(earlier))],
     }
-    flags = [f"{flag} {shlex.quote(value)}" for flag, of in asked.items() for value in of]
+    flags = [f"{flag} {shlex.quote(value)}" for flag, of in options.items() for value in of]
     return " ".join(["ngd results ablation", *flags, "--out RESULTS.md"])
 
 
@@ -404,14 +404,14 @@ def _terms(results: Mapping[str, Any], name: str) -> str:
     found = results["sets"][name]
     differences = {(d["a"], d["b"]): d["8way"] for d in found["differences"]}
     lines = [f"What each term adds ({name}, {protocol_name('8way', found)}; paired, see the intervals below):", ""]
-    asked = {
+    questions = {
         None: _EACH_TERM,
         "Does real EEG add anything over its controls, at an equal share of the gradient?": [
             (f"the EEG grid against {control}", a, b) for control, a, b in _EEG
         ],
         "Would Proto-KD be better off otherwise?": _OTHERWISE,
     }
-    for question, pairs in asked.items():
+    for question, pairs in questions.items():
         answers = [
             f"- {difference_verdict(f'{what} ({a} − {b})', differences[a, b], METRIC_TITLES)}"
             for what, a, b in pairs

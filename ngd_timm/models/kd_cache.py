@@ -1,4 +1,4 @@
-"""A teacher's logits on disk: asked once for each augmented batch, then shared by all runs with the same batches."""
+"""A teacher's logits on disk: queried once for each augmented batch, then shared by all runs with the same batches."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class CachedTeacher(nn.Module):
     Example:
         >>> import tempfile, timm
         >>> model = timm.create_model("test_resnet", num_classes=8, in_chans=1)
-        >>> asked = KDTeacher(model, range(8), range(8), (0.5,), (0.25,))
-        >>> teacher = CachedTeacher(asked, tempfile.mkdtemp(), {"teacher": "b0_ce", "seed": 0}, steps=1)
+        >>> opened = KDTeacher(model, range(8), range(8), (0.5,), (0.25,))
+        >>> teacher = CachedTeacher(opened, tempfile.mkdtemp(), {"teacher": "b0_ce", "seed": 0}, steps=1)
         >>> teacher.at(epoch=0, step=0)
-        >>> tuple(teacher(torch.zeros(4, 1, 32, 32)).shape), teacher.asked
+        >>> tuple(teacher(torch.zeros(4, 1, 32, 32)).shape), teacher.queries
         ((4, 8), 1)
     """
 
@@ -56,7 +56,7 @@ class CachedTeacher(nn.Module):
         self.folder = Path(folder) / hashlib.sha256(text.encode()).hexdigest()[:24]
         self.key, self.steps = json.loads(text), steps
         self._held = [teacher]
-        self.asked = 0
+        self.queries = 0
         self._epoch, self._step = -1, -1
         self._stored: np.ndarray | None = None
         self._new: dict[int, Tensor] = {}
@@ -83,7 +83,7 @@ class CachedTeacher(nn.Module):
             return logits
         # a batch is also looked at to measure gradients
         if self._step not in self._new:
-            self.asked += 1
+            self.queries += 1
             self._new[self._step] = self._held[0](images).float()
             if len(self._new) == self.steps:
                 self._write()

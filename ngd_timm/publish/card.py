@@ -132,8 +132,8 @@ def _results(run: Run) -> Iterator[dict[str, Any]]:
                 for metric in METRICS
                 for low, high in [entry["ci95"][protocol][metric]]
             }
-            asked = {"set": key, "n": entry["n"], "labels": entry["label_rule"]}
-            yield {**asked, "protocol": protocol_name(protocol, entry), **figures}
+            row = {"set": key, "n": entry["n"], "labels": entry["label_rule"]}
+            yield {**row, "protocol": protocol_name(protocol, entry), **figures}
 
 
 def _per_class(key: str, entry: Mapping[str, Any]) -> dict[str, Any]:

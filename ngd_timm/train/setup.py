@@ -101,9 +101,9 @@ def prepare(recipe: Recipe) -> Setup:
     cfg = model.student.pretrained_cfg
     if recipe.init is not None:
         _start_from(model.student, recipe.init, classes)
-    asked = None
+    opened = None
     if recipe.teacher_sources:
-        asked = open_teacher(recipe.teacher_sources, classes, cfg["mean"], cfg["std"])
+        opened = open_teacher(recipe.teacher_sources, classes, cfg["mean"], cfg["std"])
 
     chosen = _rows_wanted(recipe)
     drawn: dict[str, Any] = {
@@ -142,10 +142,10 @@ def prepare(recipe: Recipe) -> Setup:
         else:
             logger.warning(f"{recipe.student.backbone}: logits not linear in its classifier, so it stays uncalibrated")
     autocast = autocast_type(recipe.optim.amp, device)
-    teacher: KDTeacher | TeacherEnsemble | CachedTeacher | None = asked
-    if asked is not None and recipe.kd_cache is not None:
-        key = _batches_key(recipe, asked, reports["train"].sha256, batches, autocast, device)
-        teacher = CachedTeacher(asked, recipe.kd_cache, key, len(batches))
+    teacher: KDTeacher | TeacherEnsemble | CachedTeacher | None = opened
+    if opened is not None and recipe.kd_cache is not None:
+        key = _batches_key(recipe, opened, reports["train"].sha256, batches, autocast, device)
+        teacher = CachedTeacher(opened, recipe.kd_cache, key, len(batches))
     loss = recipe.loss
     criterion = NeuroGazeLoss(
         grid,
@@ -263,16 +263,16 @@ def pinned(recipe: Recipe) -> Recipe:
 
 def _batches_key(
     recipe: Recipe,
-    asked: KDTeacher | TeacherEnsemble,
+    opened: KDTeacher | TeacherEnsemble,
     data_sha256: str,
     batches: FaceBatches | FaceStream,
     autocast: torch.dtype | None,
     device: torch.device,
 ) -> dict[str, Any]:
-    """Everything that a teacher's logits depend on: who is asked, how, and about which pictures in what order."""
+    """Everything that a teacher's logits depend on: which teacher, how, and which images in what order."""
     return {
         "teacher": teacher_hash(recipe),
-        "teacher_adjustments": asked.adjustments,
+        "teacher_adjustments": opened.adjustments,
         "teacher_config": teacher_config_hash(recipe),
         "data": data_sha256,
         "classes": recipe.data.classes,
