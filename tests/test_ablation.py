@@ -122,10 +122,10 @@ def test_killed_and_run_again_it_repeats_nothing_that_is_done_and_ends_in_the_sa
     done = [file.parent for file in out.glob("runs/*/metrics.json")]
     assert 1 <= len(done) < 6
     before = {file: file.stat().st_mtime_ns for run in done for file in run.rglob("*") if file.is_file()}
-    caplog.set_level("INFO", logger="ngd_timm.experiments.ablation")
+    caplog.set_level("INFO", logger="ngd_timm.experiments")
     ablate(arguments, 2, out)
     assert {file: file.stat().st_mtime_ns for file in before} == before
-    lines = [r.getMessage() for r in caplog.records if r.name == "ngd_timm.experiments.ablation"]
+    lines = [r.getMessage() for r in caplog.records if r.name == "ngd_timm.experiments"]
     assert [line.split(": ")[0] for line in lines] == [
         f"[{i + 3 * seed + 1}/6] {name}, seed {seed}"
         for seed in (0, 1)

@@ -40,7 +40,7 @@ __all__ = [
     "upload_staged",
 ]
 
-logger = logging.getLogger("ngd_timm.core.hub")
+logger = logging.getLogger("ngd_timm.core")
 
 ResultT = TypeVar("ResultT")
 

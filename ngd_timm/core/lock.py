@@ -14,7 +14,7 @@ from ngd_timm.core.files import is_leftover
 
 __all__ = ["LOCK_FILE", "is_unused", "locked"]
 
-logger = logging.getLogger("ngd_timm.train.loop")
+logger = logging.getLogger("ngd_timm.core")
 
 LOCK_FILE = "lock"
 

@@ -22,7 +22,7 @@ INK, RULE, ACCENT, PAGE = "#010203", "#040506", "#070809", "#0a0b0c"
 _CSS = {INK: "currentColor", RULE: "var(--rule)", ACCENT: "var(--accent)", PAGE: "var(--page)"}
 # names of bands, classes, sets and runs are anybody's strings: a dollar in them is a dollar
 _PLAIN_TEXT: Any = {"text.parse_math": False}
-# Okabe and Ito's palette, with a marker each: told apart without colour too.
+# Okabe and Ito's palette, with a marker each: distinguishable without colour too.
 STYLES = (("#0072B2", "o"), ("#E69F00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#56B4E9", "v"), ("#D55E00", "P"))
 
 

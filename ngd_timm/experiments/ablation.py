@@ -23,7 +23,7 @@ from ngd_timm.train.setup import data_hashes, open_grid, pinned, student_hash, t
 
 __all__ = ["WARM_START", "ablate"]
 
-logger = logging.getLogger("ngd_timm.experiments.ablation")
+logger = logging.getLogger("ngd_timm.experiments")
 
 WARM_START = "warm_start"
 """The name of the runs from which all others of a table start."""

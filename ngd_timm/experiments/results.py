@@ -114,7 +114,7 @@ def score_ablation(
         specs: `name=root[:split]`.
         label_rules: See `ngd_timm.data.labels.apply_rule`.
         beside: Further runs, each on its own: rows without differences.
-        tried: Runs that settings were chosen by, told by their own metrics.json alone.
+        tried: Runs that settings were chosen by, described by their own metrics.json alone.
         earlier: The JSON of an earlier page, from which runs beside the table and settings tried are kept as they are,
             but for those that `beside` and `tried` name again: for runs whose folders are gone.
         resamples: Of each bootstrap.
@@ -138,8 +138,8 @@ def score_ablation(
     rows = {name: [read_run(folder / "runs" / run) for run in of] for name, of in named.items()}
     others = {Path(run).name: [read_run(run)] for run in beside}
     # what can't be read is refused before anything is scored
-    told = {name: _told(run) for name, (run,) in others.items()}
-    settings = {Path(run).name: _told(read_run(run)) for run in tried}
+    run_notes = {name: _run_notes(run) for name, (run,) in others.items()}
+    settings = {Path(run).name: _run_notes(read_run(run)) for run in tried}
     runs = {**rows, **others}
     pairs = difference_pairs(comparison["recipes"])
     sets, data = {}, {}
@@ -155,7 +155,7 @@ def score_ablation(
         **{key: comparison[key] for key in _KEPT},
         "teachers": teacher_terms(run.recipe for of in rows.values() for run in of),
         "sets": sets,
-        "beside": {**told, **kept.beside},
+        "beside": {**run_notes, **kept.beside},
         "tried": {**kept.tried, **settings},
         "students": {
             **{run.folder.name: run.student_sha256 for of in runs.values() for run in of},
@@ -271,8 +271,8 @@ def results_markdown(results: Mapping[str, Any]) -> str:
         results: Of `score_ablation`, or read back from its JSON.
     """
     _, _, rule = next(iter(results["sets"])).partition(", ")
-    told = [_terms(results, name) for name in results["sets"] if name.endswith(f", {rule}")]
-    parts = ["# Results", _commands(results["commands"]), *_teachers(results["teachers"]), *told]
+    summaries = [_terms(results, name) for name in results["sets"] if name.endswith(f", {rule}")]
+    parts = ["# Results", _commands(results["commands"]), *_teachers(results["teachers"]), *summaries]
     for name, found in results["sets"].items():
         parts.append(f"## {name}")
         one = {**results, "sets": {name: found}}
@@ -286,8 +286,10 @@ def results_markdown(results: Mapping[str, Any]) -> str:
     parts.append("## Training")
     parts.append(ablation_tables({**results, "sets": {}})[-1].markdown())
     if results["beside"]:
-        parts.append("\n".join(f"- {name}: `{told['command']}`" for name, told in results["beside"].items()))
-    old = [run for told in (results["beside"], results["tried"]) for run, of in told.items() if of.get("earlier")]
+        parts.append("\n".join(f"- {name}: `{run_notes['command']}`" for name, run_notes in results["beside"].items()))
+    old = [
+        run for run_notes in (results["beside"], results["tried"]) for run, of in run_notes.items() if of.get("earlier")
+    ]
     if old:
         parts.append(f"Kept from an earlier page: {', '.join(dict.fromkeys(old))}.")
     if results["tried"]:
@@ -363,14 +365,14 @@ def _read_earlier(file: Path, beside: Container[str], tried: Container[str]) -> 
     try:
         kept = _Earlier(
             file,
-            {run: {**told, "earlier": True} for run, told in page["beside"].items() if run not in beside},
-            {run: {**told, "earlier": True} for run, told in page["tried"].items() if run not in tried},
+            {run: {**run_notes, "earlier": True} for run, run_notes in page["beside"].items() if run not in beside},
+            {run: {**run_notes, "earlier": True} for run, run_notes in page["tried"].items() if run not in tried},
             page["students"],
             page["sets"],
             page["data"],
         )
-        for told in (*kept.beside.values(), *kept.tried.values()):
-            _ = [told[key] for key in ("command", "epochs", "minutes", "metrics")]
+        for run_notes in (*kept.beside.values(), *kept.tried.values()):
+            _ = [run_notes[key] for key in ("command", "epochs", "minutes", "metrics")]
         for run in kept.beside:
             _ = kept.students[run], [of["beside"][run]["ci95"]["8way"] for of in kept.sets.values()]
     except (KeyError, TypeError, AttributeError) as error:
@@ -383,7 +385,7 @@ def _refuse_twice(names: Sequence[str]) -> None:
         raise InputError(f"{', '.join(twice)} names two runs of one page; rename the folder of one")
 
 
-def _told(run: Run) -> dict[str, Any]:
+def _run_notes(run: Run) -> dict[str, Any]:
     """A run by its own files: how it was made, for how long, and its figures on validation."""
     try:
         figures = {key: {"n": entry["n"], "8way": entry["8way"]} for key, entry in run.metrics.items()}
@@ -427,11 +429,11 @@ def _teachers(teachers: Mapping[str, Sequence[str] | None]) -> list[str]:
     """What the logit teachers were themselves trained with, and what that means for the rows of logit KD alone."""
     if not teachers:
         return []
-    told = []
+    described = []
     for name, terms in teachers.items():
         known = _listed([_TERMS[term] for term in terms]) if terms else "terms that are not known here"
-        told.append(f"{name} (trained with {known})")
-    lines = [f"Logit KD was taught by {_listed(told)}."]
+        described.append(f"{name} (trained with {known})")
+    lines = [f"Logit KD was taught by {_listed(described)}."]
     passed_on = [_TERMS[t] for t in ("proto_kd", "d_geo") if any(t in (terms or ()) for terms in teachers.values())]
     if passed_on:
         terms = _listed(passed_on)
@@ -480,10 +482,12 @@ def _beside_table(beside: Mapping[str, Any]) -> Table:
 
 def _tried_table(tried: Mapping[str, Any]) -> Table:
     rows = []
-    for run, told in tried.items():
-        key, entry = next(iter(told["metrics"].items()))
+    for run, run_notes in tried.items():
+        key, entry = next(iter(run_notes["metrics"].items()))
         figures = [f"{entry['8way'][m]:.2f}" for m in METRICS]
-        rows.append((run, f"`{told['command']}`", *figures, f"{key}, n = {entry['n']}", f"{told['minutes']:.0f}"))
+        rows.append(
+            (run, f"`{run_notes['command']}`", *figures, f"{key}, n = {entry['n']}", f"{run_notes['minutes']:.0f}")
+        )
     header = ("run", "command", *(METRIC_NAMES[m] for m in METRICS), "on", "minutes")
     return Table("every setting tried, percent over all classes, one seed each", header, tuple(rows))
 

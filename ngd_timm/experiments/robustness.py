@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["robustness"]
 
-logger = logging.getLogger("ngd_timm.experiments.robustness")
+logger = logging.getLogger("ngd_timm.experiments")
 
 _BATCH, _LARGE_BATCH = 256, 32  # pictures at once: small ones of one size as `ngd evaluate` takes them; others
 
@@ -263,11 +263,11 @@ def _answers(
     answers = np.empty((len(versions), len(students), len(dataset)), dtype=np.uint8)
     step = _BATCH if small else _LARGE_BATCH
     work = _versions_of_blocks(dataset, versions, mode, small, step, seed)
+    transforms = [InputTransform(student.model.pretrained_cfg) for student in students]
     total = len(versions) * -(-len(dataset) // step)
     for place, first, images in with_bar(work, total, "corrupting and scoring"):
         inputs: dict[Any, torch.Tensor] = {}
-        for number, student in enumerate(students):
-            prepare = InputTransform(student.model.pretrained_cfg)
+        for number, (student, prepare) in enumerate(zip(students, transforms, strict=True)):
             if prepare.key not in inputs:
                 pixels = torch.stack([prepare(Image.fromarray(image)) for image in images])
                 inputs[prepare.key] = prepare.normalize(pixels).to(device)

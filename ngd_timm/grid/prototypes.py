@@ -23,7 +23,7 @@ from ngd_timm.core.hub import Published, fetch, hub_id
 
 __all__ = ["FORMAT_VERSION", "GRID_FILE", "Mantel", "PrototypeGrid", "grid_versions", "mantel_test", "permute_within"]
 
-logger = logging.getLogger("ngd_timm.grid.prototypes")
+logger = logging.getLogger("ngd_timm.grid")
 
 FORMAT_VERSION = "1"
 GRID_FILE = "grid.safetensors"

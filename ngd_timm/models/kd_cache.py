@@ -19,7 +19,7 @@ from ngd_timm.models.kd_teacher import KDTeacher, TeacherEnsemble
 
 __all__ = ["CachedTeacher"]
 
-logger = logging.getLogger("ngd_timm.train.loop")
+logger = logging.getLogger("ngd_timm.models")
 
 
 class CachedTeacher(nn.Module):

@@ -24,7 +24,7 @@ from ngd_timm.publish.card import last_share, student_card, student_licence
 
 __all__ = ["listing", "namespace", "packaged_artifacts", "push_run", "stage_run"]
 
-logger = logging.getLogger("ngd_timm.publish.push")
+logger = logging.getLogger("ngd_timm.publish")
 
 
 def push_run(run: Run, repo_id: str, metrics: Mapping[str, Any] | None = None, **options: Any) -> Published:

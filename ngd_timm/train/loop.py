@@ -36,7 +36,7 @@ from ngd_timm.train.task import NeuroGazeTask
 
 __all__ = ["COLUMNS", "prepare", "resume", "train"]
 
-logger = logging.getLogger("ngd_timm.train.loop")
+logger = logging.getLogger("ngd_timm.train")
 
 _LOOK_EVERY = 50
 

@@ -52,7 +52,7 @@ __all__ = [
     "teacher_hash",
 ]
 
-logger = logging.getLogger("ngd_timm.train.loop")
+logger = logging.getLogger("ngd_timm.train")
 
 
 @dataclass
