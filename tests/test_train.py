@@ -200,6 +200,17 @@ def test_ema_tensorboard_flip_and_the_class_aware_sampler_work_together(faces: P
     assert list((run / "tensorboard").iterdir())
 
 
+@pytest.mark.parametrize("metric", ["acc", "macro_f1"])
+def test_the_best_student_is_that_of_the_epoch_with_the_highest_metric(
+    metric: str, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = iter([{"acc": 30.0, "macro_f1": 10.0, "bacc": 0.0}, {"acc": 20.0, "macro_f1": 20.0, "bacc": 0.0}])
+    monkeypatch.setattr("ngd_timm.train.loop.fer_metrics", lambda *_, **__: {"8way": next(given)})
+    run = train(recipe(faces, tmp_path / "run", best_metric=metric))
+    last, best = (sha256_file(run / name / "model.safetensors") for name in ("student", "student_best"))
+    assert (last == best) == (metric == "macro_f1")
+
+
 def test_evaluate_scores_several_sets_and_writes_the_metrics_form(baseline: Path, faces: Path, tmp_path: Path) -> None:
     results = evaluate(baseline, [f"schematic={faces}:test", f"schematic={faces}"], tmp_path / "scores.json")
     assert {key: entry["n"] for key, entry in results.items()} == {"schematic:test": 16, "schematic:all": 80}

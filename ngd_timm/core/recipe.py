@@ -245,6 +245,7 @@ class Recipe(StrictModel):
     init: str | None = None
     eval: dict[str, str] = {}
     eval_flip: bool = False
+    best_metric: Literal["acc", "macro_f1", "bacc"] = "acc"  # on validation, 8-way; chooses student_best/
     kd_cache: str | None = None  # a folder for the teacher's logits, shared by runs that draw the same batches
     share_every: Annotated[int, Field(ge=0)] = 100
     # minutes between resume states within an epoch, 0 for none; auto keeps their cost at 1 % of the time

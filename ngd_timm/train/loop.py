@@ -49,7 +49,7 @@ def train(recipe: Recipe) -> Path:
 
     Returns:
         The run directory: recipe.yaml, fingerprint.json, summary.csv, student/ (last epoch), student_best/ (best
-        validation accuracy), last/ (resume state), predictions/ (logits and embeddings of validation and of `eval`),
+        on validation by `best_metric`), last/ (resume state), predictions/ (logits and embeddings of validation and of `eval`),
         metrics.json, and lock (empty; held while a process trains the run). `ngd_timm.report` writes its page.
 
     Raises:
@@ -255,7 +255,7 @@ def _publish(setup: Setup, out: Path, progress: Progress) -> None:
     if not is_first():
         return
     recipe, student = setup.recipe, _model(setup.task).student
-    *earlier, latest = [row["valid_acc"] for row in progress.rows]
+    *earlier, latest = [row[f"valid_{recipe.best_metric}"] for row in progress.rows]
     with adjusted(student, setup.shift), calibrated(student, progress.rows[-1].get("temperature")):
         save_student(student, out / "student", recipe.data.classes, recipe.student.weights)
         if latest > max(earlier, default=-math.inf):
