@@ -49,8 +49,8 @@ def train(recipe: Recipe) -> Path:
 
     Returns:
         The run directory: recipe.yaml, fingerprint.json, summary.csv, student/ (last epoch), student_best/ (best
-        on validation by `best_metric`), last/ (resume state), predictions/ (logits and embeddings of validation and of `eval`),
-        metrics.json, and lock (empty; held while a process trains the run). `ngd_timm.report` writes its page.
+        on validation by `best_metric`), last/ (checkpoint), predictions/ (logits and embeddings of validation and of
+        `eval`), metrics.json, and lock (empty; held while a process trains the run). `ngd_timm.report` writes its page.
 
     Raises:
         InputError: Anything in the recipe or the data that can't be used; nothing is written then. A loss that is not
