@@ -48,37 +48,17 @@ def test_recordings_come_back_with_dc_and_the_headsets_resolution(file: Path) ->
     for ours, given in zip(again, simulated(), strict=True):
         assert (ours.channels, ours.sfreq, ours.signal.dtype) == (CHANNELS, 128.0, np.float32)
         assert ours.valence_arousal == given.valence_arousal
-        for a, b in ((ours.signal, given.signal), (ours.baseline, given.baseline)):
-            assert a is not None
-            assert b is not None
-            assert a.shape == b.shape
-            assert np.abs(a - b - 4200).max() < 0.26
+        assert np.abs(ours.signal - given.signal - 4200).max() < 0.26
+        assert np.abs(ours.baseline - given.baseline - 4200).max() < 0.26
     assert data.simulated
-    assert data.files == (file,)
+    assert data.files == read_dreamer(file.parent).files == (file,)
     assert [str(r) for r in data] == [str(r) for r in again]  # a set can be read again
-
-
-def test_a_folder_that_holds_the_file_will_do(file: Path, tmp_path: Path) -> None:
-    assert read_dreamer(file.parent).files == (file,)
-    write_dreamer(tmp_path, simulated(1, 1))
-    assert [p.name for p in tmp_path.iterdir()] == ["DREAMER.mat"]
-    assert len(list(read_dreamer(tmp_path))) == 1
 
 
 def test_scipy_shows_the_documented_layout(file: Path) -> None:
     database = scipy.io.loadmat(file)["DREAMER"][0, 0]
-    assert database.dtype.names == (
-        "Data",
-        "EEG_SamplingRate",
-        "ECG_SamplingRate",
-        "EEG_Electrodes",
-        "noOfSubjects",
-        "noOfVideoSequences",
-        "Disclaimer",
-        "Provider",
-        "Version",
-        "Acknowledgement",
-    )
+    names = "Data EEG_SamplingRate ECG_SamplingRate EEG_Electrodes noOfSubjects noOfVideoSequences Disclaimer Provider"
+    assert database.dtype.names == (*names.split(), "Version", "Acknowledgement")
     assert database["Data"].shape == (1, 2)
     assert (database["EEG_SamplingRate"].item(), database["ECG_SamplingRate"].item()) == (128, 256)
     assert [e.item() for e in database["EEG_Electrodes"][0]] == list(CHANNELS)
@@ -103,8 +83,7 @@ def test_signals_and_ratings_are_those_that_scipy_reads(file: Path, tmp_path: Pa
 
 
 def test_trials_may_differ_in_length(tmp_path: Path) -> None:
-    made = [replace(r, signal=r.signal[:, : 100 + 10 * r.trial], channels=r.channels) for r in simulated()]
-    write_dreamer(tmp_path / "a.mat", made)
+    write_dreamer(tmp_path / "a.mat", [replace(r, signal=r.signal[:, : 100 + 10 * r.trial]) for r in simulated()])
     assert [r.signal.shape[1] for r in read_dreamer(tmp_path / "a.mat")] == [110, 120, 130] * 2
 
 
@@ -119,40 +98,55 @@ def test_electrodes_are_named_by_the_file_and_only_ours_is_called_simulated(file
     assert "Katsigiannis" in data.dataset
 
 
-def first_person(database: Any) -> Any:
-    return database["Data"][0, 0]
+def subject(database: Any, number: int = 1) -> Any:
+    return database["Data"][0, number - 1][0, 0]
 
 
 def set_rating(database: Any) -> None:
-    database["Data"][0, 1][0, 0]["ScoreArousal"][2, 0] = 7
+    subject(database, 2)["ScoreArousal"][2, 0] = 7
 
 
 def set_nan(database: Any) -> None:
-    first_person(database)["EEG"][0, 0]["stimuli"][0, 0][1, 0][5, 3] = np.nan
+    subject(database)["EEG"][0, 0]["stimuli"][1, 0][5, 3] = np.nan
 
 
 def drop_a_rating(database: Any) -> None:
-    database["Data"][0, 0][0, 0]["ScoreValence"] = np.array([[1.0], [2.0]])
+    subject(database)["ScoreValence"] = np.array([[1.0], [2.0]])
 
 
 def drop_an_electrode(database: Any) -> None:
-    stimuli = first_person(database)["EEG"][0, 0]["stimuli"][0, 0]
+    stimuli = subject(database)["EEG"][0, 0]["stimuli"]
     stimuli[1, 0] = stimuli[1, 0][:, :13]
 
 
-def drop_a_subject_field(database: Any) -> None:
-    person = first_person(database)
-    database["Data"][0, 0] = repack_fields(person[[name for name in person.dtype.names if name != "ScoreArousal"]])
+def drop_a_field(database: Any) -> None:
+    fields = database["Data"][0, 0]
+    database["Data"][0, 0] = repack_fields(fields[[name for name in fields.dtype.names if name != "ScoreArousal"]])
+
+
+def set_electrodes_to_numbers(database: Any) -> None:
+    database["EEG_Electrodes"] = np.eye(3)
+
+
+def set_a_subject_to_text(database: Any) -> None:
+    database["Data"][0, 1] = np.array(["a subject"])
+
+
+def set_scores_to_text(database: Any) -> None:
+    subject(database)["ScoreValence"] = np.array(["high", "low", "low"])
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (set_rating, r"subject 2, trial 3: arousal must be 1 to 5, got 7"),
+        (set_rating, r"subject 2, trial 3: ratings must lie in \[1, 5\], got .* 7"),
         (set_nan, r"subject 1, trial 2: signal of FC5 is not finite"),
         (drop_a_rating, r"subject 1 must have as many ratings as trials, got .*2 valence"),
         (drop_an_electrode, r"subject 1's stimuli, trial 2: must be \(samples, 14 electrodes\), got .*13"),
-        (drop_a_subject_field, r"subject 1 lacks ScoreArousal; it has Age"),
+        (drop_a_field, r"subject 1 lacks ScoreArousal; it has Age"),
+        (set_electrodes_to_numbers, r"EEG_Electrodes must be a cell array of names, got float64 of shape \(3, 3\)"),
+        (set_a_subject_to_text, r"subject 2 must be one struct, got str"),
+        (set_scores_to_text, r"subject 1: ScoreValence must be numbers, got <U4"),
     ],
 )
 def test_faults_in_the_data_name_file_subject_and_trial(
@@ -163,57 +157,25 @@ def test_faults_in_the_data_name_file_subject_and_trial(
         list(read_dreamer(tmp_path / "a.mat"))
 
 
-def test_a_field_that_lacks_is_named_before_anything_is_read(file: Path, tmp_path: Path) -> None:
+def test_other_files_are_refused_in_one_line(file: Path, tmp_path: Path) -> None:
     database = scipy.io.loadmat(file)["DREAMER"]
     some = repack_fields(database[[n for n in database.dtype.names if n not in ("EEG_Electrodes", "Provider")]])
-    scipy.io.savemat(tmp_path / "a.mat", {"DREAMER": some})
-    with pytest.raises(InputError, match=r"DREAMER lacks EEG_Electrodes, Provider; it has Data"):
-        read_dreamer(tmp_path / "a.mat")
-
-
-def test_other_files_are_refused_in_one_line(file: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no file .*DREAMER\.mat; give the path"):
-        read_dreamer(tmp_path)
+    scipy.io.savemat(tmp_path / "some.mat", {"DREAMER": some})
     scipy.io.savemat(tmp_path / "other.mat", {"x": 1, "y": 2})
-    with pytest.raises(InputError, match="this has x, y"):
-        read_dreamer(tmp_path / "other.mat")
     scipy.io.savemat(tmp_path / "flat.mat", {"DREAMER": np.eye(3)})
-    with pytest.raises(InputError, match=r"must be one struct, got float64 of shape \(3, 3\)"):
-        read_dreamer(tmp_path / "flat.mat")
     (tmp_path / "cut.mat").write_bytes(file.read_bytes()[:-5000])
-    with pytest.raises(InputError, match=r"cut\.mat: damaged, or not a MATLAB file of level 5"):
-        read_dreamer(tmp_path / "cut.mat")
     (tmp_path / "new.mat").write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(400))
-    with pytest.raises(InputError, match=r"new\.mat: a MATLAB 7\.3 \(HDF5\) file"):
-        read_dreamer(tmp_path / "new.mat")
-
-
-def set_electrodes_to_numbers(database: Any) -> None:
-    database["EEG_Electrodes"] = np.eye(3)
-
-
-def set_a_person_to_text(database: Any) -> None:
-    database["Data"][0, 1] = np.array(["a person"])
-
-
-def set_scores_to_text(database: Any) -> None:
-    first_person(database)["ScoreValence"][0, 0] = np.array(["high", "low", "low"])
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (set_electrodes_to_numbers, r"EEG_Electrodes must be a cell array, got float64 of shape \(3, 3\)"),
-        (set_a_person_to_text, r"subject 2 must be one struct, got text"),
-        (set_scores_to_text, r"subject 1: ScoreValence must be numbers, got text"),
-    ],
-)
-def test_fields_of_another_kind_are_refused_when_the_file_is_opened(
-    file: Path, tmp_path: Path, change: Callable[[Any], None], message: str
-) -> None:
-    changed(file, tmp_path / "a.mat", change)
-    with pytest.raises(InputError, match=rf"a\.mat: {message}"):
-        read_dreamer(tmp_path / "a.mat")
+    for name, message in (
+        ("", r"no file .*DREAMER\.mat; give the path"),
+        ("some.mat", "DREAMER lacks EEG_Electrodes, Provider; it has Data"),
+        ("other.mat", "this has x, y"),
+        ("flat.mat", r"must be one struct, got float64 of shape \(3, 3\)"),
+        ("cut.mat", r"cut\.mat: damaged, or not a MATLAB file of level 5"),
+        ("new.mat", r"new\.mat: a MATLAB 7\.3 \(HDF5\) file"),
+    ):
+        with pytest.raises(InputError, match=message) as caught:
+            read_dreamer(tmp_path / name)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -239,12 +201,12 @@ def test_a_forged_size_costs_one_line_and_no_memory(
 
 def test_a_small_file_that_grows_when_it_is_read_is_refused(file: Path, tmp_path: Path) -> None:
     def inflate(database: Any) -> None:
-        person = first_person(database)
+        fields = database["Data"][0, 0]
         for part in ("baseline", "stimuli"):
-            person["EEG"][0, 0][part][0, 0] = np.empty((1, 1), object)
-            person["EEG"][0, 0][part][0, 0][0, 0] = np.zeros((80_000, 14), np.uint8)  # float32 is four times as large
+            fields["EEG"][0, 0][part][0, 0] = np.empty((1, 1), object)
+            fields["EEG"][0, 0][part][0, 0][0, 0] = np.zeros((80_000, 14), np.uint8)  # float32 is four times as large
         database["Data"] = np.empty((1, 32), object)
-        database["Data"][0] = [person] * 32
+        database["Data"][0] = [fields] * 32
 
     changed(file, tmp_path / "a.mat", inflate)
     assert (tmp_path / "a.mat").stat().st_size < 1e6
@@ -266,14 +228,11 @@ def test_a_small_file_that_grows_when_it_is_read_is_refused(file: Path, tmp_path
 def test_recordings_that_do_not_fit_the_layout_are_not_written(
     tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
-    made = simulated(1, 2)
-    made[0] = replace(made[0], **change)
+    recordings = simulated(1, 2)
+    recordings[0] = replace(recordings[0], **change)
     with pytest.raises(InputError, match=message):
-        write_dreamer(tmp_path / "a.mat", made)
-    assert not list(tmp_path.iterdir())
-
-
-def test_unequal_numbers_of_trials_are_not_written(tmp_path: Path) -> None:
-    for made in ([], simulated()[:-1]):
+        write_dreamer(tmp_path / "a.mat", recordings)
+    for unequal in ([], simulated()[:-1]):
         with pytest.raises(InputError, match="as many trials"):
-            write_dreamer(tmp_path / "a.mat", made)
+            write_dreamer(tmp_path / "a.mat", unequal)
+    assert not list(tmp_path.iterdir())

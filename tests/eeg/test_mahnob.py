@@ -13,10 +13,11 @@ import pytest
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.teacher_recipe import TeacherData
-from ngd_timm.eeg.readers.bdf import STEP_UV, write_bdf
-from ngd_timm.eeg.readers.mahnob import CHANNELS, read_mahnob, write_mahnob
+from ngd_timm.eeg.readers.mahnob import CHANNELS, read_mahnob, write_bdf, write_mahnob
 from ngd_timm.eeg.signal.preprocess import band_power
 from ngd_timm.eeg.signal.recording import Recording
+
+STEP_UV = 1 / 32  # quantisation of BioSemi's 24 bits
 
 
 def recording(
@@ -49,7 +50,7 @@ def edit(file: Path, old: str, new: str) -> None:
 
 def replace_bdf(root: Path, number: int, status: np.ndarray, channels: Sequence[str] = CHANNELS) -> None:
     file = next((root / "Sessions" / str(number)).glob("*.bdf"))
-    write_bdf(file, np.full((len(channels), len(status)), 5.0), 64, channels, status, patient="simulated")
+    write_bdf(file, np.full((len(channels), len(status)), 5.0), 64, channels, status)
 
 
 def test_recordings_come_back_as_written_in_order_of_their_sessions(tmp_path: Path) -> None:
@@ -96,51 +97,44 @@ def test_a_recording_without_rest_gets_noise_for_it(tmp_path: Path) -> None:
     assert read.baseline.shape == (32, 256)
 
 
-def test_a_neutral_clip_and_one_with_a_rating_missing_are_unrated(tmp_path: Path) -> None:
+def test_a_neutral_clip_and_one_with_a_rating_missing_are_unrated_and_one_off_the_scale_is_refused(
+    tmp_path: Path,
+) -> None:
     write_mahnob(tmp_path, [recording(1, 1), recording(1, 2), recording(1, 3)])
     edit(session_xml(tmp_path, 1), 'isStim="1"', 'isStim="0"')
     edit(session_xml(tmp_path, 2), ' feltVlnc="7"', "")
     assert [r.valence_arousal for r in read_mahnob(tmp_path)] == [None, None, (0.5, -1.0)]
+    edit(session_xml(tmp_path, 3), 'feltVlnc="7"', 'feltVlnc="10"')
+    with pytest.raises(InputError, match=r"Sessions.3.session\.xml: ratings must lie in \[1\.0, 9\.0\]"):
+        read_mahnob(tmp_path)
 
 
-def test_sessions_without_an_eeg_file_are_left_out_and_counted(tmp_path: Path) -> None:
-    write_mahnob(tmp_path, [recording(1, 1), recording(1, 2), recording(1, 3)])
-    next(session_xml(tmp_path, 1).parent.glob("*.bdf")).unlink()
-    tagging = next(session_xml(tmp_path, 2).parent.glob("*.bdf"))
+def test_sessions_without_an_eeg_file_or_without_two_marks_are_left_out_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_mahnob(tmp_path, [recording(1, n) for n in range(1, 7)])
+    one_mark = np.zeros(192, dtype=int)
+    one_mark[80:84] = 268
+    replace_bdf(tmp_path, 1, one_mark)
+    one_mark[:4] = 268  # no rise is seen where a recording begins with it
+    replace_bdf(tmp_path, 2, one_mark)
+    cut_file = next(session_xml(tmp_path, 3).parent.glob("*.bdf"))
+    cut_file.write_bytes(cut_file.read_bytes()[: 256 * 48 + 3 * 64 * 100])
+    next(session_xml(tmp_path, 4).parent.glob("*.bdf")).unlink()
+    tagging = next(session_xml(tmp_path, 5).parent.glob("*.bdf"))
     tagging.rename(tagging.with_name("Part_1_tagging.bdf"))
     (tmp_path / "Sessions" / "9").mkdir()
     opened = read_mahnob(tmp_path)
-    assert [r.trial for r in opened] == [3]
     assert opened.notes["sessions left out"] == "2 without an EEG file, 1 without session.xml"
-
-
-def test_a_session_without_two_marks_is_left_out_with_a_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    write_mahnob(tmp_path, [recording(1, 1), recording(1, 2), recording(1, 3)])
-    status = np.zeros(192, dtype=int)
-    status[80:84] = 268
-    replace_bdf(tmp_path, 1, status)
-    status[:4] = 268  # no rise is seen where a recording begins with it
-    replace_bdf(tmp_path, 2, status)
-    opened = read_mahnob(tmp_path)
-    with caplog.at_level(logging.WARNING, logger="ngd_timm.eeg"):
-        assert [r.trial for r in opened] == [3]
-    assert caplog.messages == [f"session {n} left out: 1 stimulus marks in its EEG, not 2" for n in (1, 2)]
-
-
-def test_sessions_left_out_while_reading_are_noted_and_counted_anew_each_time(tmp_path: Path) -> None:
-    write_mahnob(tmp_path, [recording(1, n) for n in (1, 2, 3, 4)])
-    replace_bdf(tmp_path, 1, np.zeros(192, dtype=int))
-    replace_bdf(tmp_path, 3, np.zeros(192, dtype=int))
-    next(session_xml(tmp_path, 4).parent.glob("*.bdf")).unlink()
-    opened = read_mahnob(tmp_path)
-    assert opened.notes["sessions left out"] == "1 without an EEG file"
     for _ in range(2):
-        assert [r.trial for r in opened] == [2]
-        assert opened.notes["sessions left out"] == "1 without an EEG file, 2 without two stimulus marks"
+        with caplog.at_level(logging.WARNING, logger="ngd_timm.eeg"):
+            assert [r.trial for r in opened] == [6]
+        counts = "2 without an EEG file, 1 without session.xml, 3 without two stimulus marks"
+        assert opened.notes["sessions left out"] == counts
+    marks = {1: 1, 2: 1, 3: 1}
+    assert caplog.messages[:3] == [f"session {n} left out: {marks[n]} stimulus marks in its EEG, not 2" for n in marks]
     settings = TeacherData(name="mahnob", bands=("beta",), window_s=1.0, lowpass=30, artefact_uv=None, cache=False)
-    assert band_power(opened, settings).notes["sessions left out"] == opened.notes["sessions left out"]
+    assert band_power(opened, settings).notes["sessions left out"] == counts
 
 
 def test_what_all_electrodes_share_vanishes_and_the_reference_is_noted(tmp_path: Path) -> None:
@@ -199,16 +193,6 @@ def test_electrodes_are_taken_by_name_and_those_that_lack_are_listed(tmp_path: P
         list(read_mahnob(tmp_path))
 
 
-def test_a_rating_off_the_scale_names_the_session(tmp_path: Path) -> None:
-    write_mahnob(tmp_path, [recording(1, 7)])
-    edit(session_xml(tmp_path, 7), 'feltVlnc="7"', 'feltVlnc="10"')
-    with pytest.raises(InputError, match=r"Sessions.7.session\.xml: feltVlnc .*\[1\.0, 9\.0\]"):
-        read_mahnob(tmp_path)
-    edit(session_xml(tmp_path, 7), 'feltVlnc="10"', 'feltVlnc="high"')
-    with pytest.raises(InputError, match=r"Sessions.7.session\.xml: feltVlnc"):
-        read_mahnob(tmp_path)
-
-
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
 def test_a_session_file_with_a_doctype_is_refused(tmp_path: Path, encoding: str) -> None:
     write_mahnob(tmp_path, [recording(1, 1)])
@@ -242,14 +226,6 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
         read_mahnob(tmp_path)
 
 
-def test_a_file_cut_before_its_second_mark_counts_as_left_out(tmp_path: Path) -> None:
-    write_mahnob(tmp_path, [recording(1, 1)])
-    bdf = next(tmp_path.rglob("*.bdf"))
-    bdf.write_bytes(bdf.read_bytes()[: 256 * 48 + 3 * 64 * 100])
-    assert list(opened := read_mahnob(tmp_path)) == []
-    assert opened.notes["sessions left out"] == "1 without two stimulus marks"
-
-
 def test_files_not_marked_as_simulated_are_recordings_and_a_mix_is_refused(tmp_path: Path) -> None:
     write_mahnob(tmp_path, [recording(1, 1), recording(1, 2)])
     files = sorted(tmp_path.rglob("*.bdf"))
@@ -268,10 +244,12 @@ def test_files_not_marked_as_simulated_are_recordings_and_a_mix_is_refused(tmp_p
 def test_what_the_layout_cannot_hold_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="lacks the channels"):
         write_mahnob(tmp_path / "a", [recording(channels=CHANNELS[:5])])
-    with pytest.raises(InputError, match="there already"):
+    with pytest.raises(InputError, match="exists; a session holds one trial"):
         write_mahnob(tmp_path / "b", [recording(1, 1), recording(1, 1)])
+    with pytest.raises(InputError, match=r"records of 1 s .*out of physical range"):
+        write_mahnob(tmp_path / "c", [replace(recording(), signal=1e6 * recording().signal)])
     with pytest.raises(InputError, match="no folder"):
-        read_mahnob(tmp_path / "c")
+        read_mahnob(tmp_path / "d")
     (tmp_path / "Sessions").mkdir()
     with pytest.raises(InputError, match="holds no session"):
         read_mahnob(tmp_path)

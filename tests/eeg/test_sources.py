@@ -47,7 +47,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     return done
 
 
-def test_signals_become_band_power_with_the_bands_asked_for(root: str) -> None:
+def test_signals_become_band_power_with_the_given_bands(root: str) -> None:
     data = load_eeg(SETTINGS.model_copy(update={"bands": ("alpha", "theta")}), "deap", root)
     assert data.bands == ("alpha", "theta")
     assert data.channels == ("Fz", "Cz", "Pz")
@@ -105,7 +105,7 @@ def test_without_a_root_an_example_is_given(name: str, example: str) -> None:
     assert str(caught.value).endswith(f"for example {example}")
 
 
-def test_an_unknown_name_is_answered_with_the_nearest() -> None:
+def test_an_unknown_name_gets_the_nearest() -> None:
     with pytest.raises(InputError, match="did you mean 'dreamer'"):
         load_eeg(TeacherData(), "dreamr", "x")
     with pytest.raises(InputError, match="Allowed: dreamer, mahnob, deap, recordings"):

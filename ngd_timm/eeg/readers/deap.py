@@ -14,8 +14,7 @@ from ngd_timm.core.affect import rating_to_va, va_to_rating
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import atomic_path, write_text
 from ngd_timm.eeg.readers.limited import read_limited
-from ngd_timm.eeg.signal.electrodes import BIOSEMI_32
-from ngd_timm.eeg.signal.recording import Recording, RecordingSet
+from ngd_timm.eeg.signal.recording import BIOSEMI_32, Recording, RecordingSet
 
 __all__ = ["CHANNELS", "read_deap", "write_deap"]
 
@@ -24,7 +23,9 @@ CHANNELS = BIOSEMI_32
 
 _FOLDER = "data_preprocessed_python"
 _MARKER = "SIMULATED.txt"
-_SFREQ, _BASELINE_S, _ROWS, _LOW, _HIGH = 128.0, 3, 40, 1.0, 9.0
+_DATASET = "DEAP (Koelstra et al. 2012), preprocessed, 32 channels at 128 Hz, 40 music videos a person"
+_SFREQ, _ROWS, _LOW, _HIGH = 128.0, 40, 1.0, 9.0
+_START = 384  # samples of baseline, 3 s
 _NOTES = {
     "as supplied": "128 Hz, average reference, eye artefacts removed and 4 to 45 Hz passed by DEAP's authors, so that "
     "delta power is mostly what their filter left",
@@ -35,60 +36,40 @@ _NOTES = {
 def read_deap(root: str | Path) -> RecordingSet:
     """Open `data_preprocessed_python/sNN.dat`: 32 EEG channels at 128 Hz, 3 s of baseline and 60 s of music video.
 
-    The files are Python 2 pickles, which could run any code in whoever unpickles them. Here a child process, limited to
-    2 GiB of memory, unpickles each. It knows only the names that float arrays need; a file that names anything else is
-    refused before that is imported. One subject is in memory at a time.
-
-    Args:
-        root: The folder of the `.dat` files, or the one that holds it.
-
-    Raises:
-        InputError: No such files, or two of one person; when iterated, a file that holds anything else, named with
-            the reason.
+    The files are Python 2 pickles, which could run any code in whoever unpickles them. They are unpickled in a child
+    process, limited to 2 GiB of memory, which allows the names that float arrays need and no other. One subject is in
+    memory at a time.
 
     Reference:
         Koelstra et al., "DEAP: a database for emotion analysis using physiological signals", IEEE TAC 3 (2012).
     """
-    root = Path(root)
-    folder = root / _FOLDER if (root / _FOLDER).is_dir() else root
+    folder = Path(root) / _FOLDER if (Path(root) / _FOLDER).is_dir() else Path(root)
     files: dict[int, Path] = {}
     for path in sorted(folder.glob("*.dat")):
-        if found := re.fullmatch(r"s(\d+)", path.stem):
-            other = files.setdefault(int(found[1]), path)
-            if other != path:
+        if number := re.fullmatch(r"s(\d+)", path.stem):
+            subject = int(number[1])
+            if files.setdefault(subject, path) != path:
                 raise InputError(
-                    f"{folder}: {other.name} and {path.name} are both of subject {int(found[1])}; keep one"
+                    f"{folder}: {files[subject].name} and {path.name} are both of subject {subject}; keep one"
                 )
     if not files:
         raise InputError(f"no s01.dat … in {folder}; give the folder that holds DEAP's {_FOLDER}")
     marker = folder / _MARKER
     simulated = marker.is_file()
-
-    def read() -> Iterator[Recording]:
-        for subject in sorted(files):
-            yield from _subject(files[subject], subject)
-
     return RecordingSet(
-        dataset="simulated recordings in DEAP's layout"
-        if simulated
-        else "DEAP (Koelstra et al. 2012), preprocessed, 32 channels at 128 Hz, 40 music videos a person",
+        dataset="simulated recordings in DEAP's layout" if simulated else _DATASET,
         files=(*(files[subject] for subject in sorted(files)), *([marker] if simulated else [])),
-        read=read,
+        read=lambda: (recording for subject in sorted(files) for recording in _read(files[subject], subject)),
         notes=_NOTES,
         simulated=simulated,
     )
 
 
 def write_deap(root: str | Path, recordings: Iterable[Recording]) -> None:
-    """Write recordings in DEAP's layout, marked as simulated, so that its reader can be tried without DEAP's licence.
+    """Write recordings in DEAP's layout, marked as simulated.
 
-    Args:
-        root: Gets the folder `data_preprocessed_python`.
-        recordings: 128 Hz, all of `CHANNELS`, rated, 3 s of baseline; a person's trials are numbered from 1 and last
-            alike.
-
-    Raises:
-        InputError: A recording that the layout has no place for.
+    They have 128 Hz, all of `CHANNELS`, a rating and 3 s of baseline; a subject's trials are numbered from 1 and have
+    one length.
     """
     subjects = defaultdict(list)
     for recording in recordings:
@@ -100,51 +81,37 @@ def write_deap(root: str | Path, recordings: Iterable[Recording]) -> None:
         if [recording.trial for recording in trials] != list(range(1, len(trials) + 1)):
             raise InputError(f"subject {subject}: DEAP has no trial numbers; number them from 1 without gaps")
         if len({recording.signal.shape[1] for recording in trials}) > 1:
-            raise InputError(f"subject {subject}: the trials of a person are one array; make them last alike")
-        content = {
-            "labels": np.array([_labels(recording) for recording in trials]),
-            "data": np.stack([_rows(recording) for recording in trials]),
-        }
+            raise InputError(f"subject {subject}: the trials of a subject are one array; make them equally long")
+        rows, labels = zip(*(_rows_and_labels(recording) for recording in trials), strict=True)
         with atomic_path(folder / f"s{subject:02d}.dat") as temporary:
-            temporary.write_bytes(pickle.dumps(content, protocol=2))
+            temporary.write_bytes(pickle.dumps({"labels": np.array(labels), "data": np.stack(rows)}, protocol=2))
 
 
-def _labels(recording: Recording) -> tuple[float, float, float, float]:
-    if recording.valence_arousal is None:
-        raise InputError(f"{recording} has no rating; every trial of DEAP has one")
-    valence, arousal = va_to_rating(np.array(recording.valence_arousal), _LOW, _HIGH).tolist()
-    return valence, arousal, 5.0, 5.0
-
-
-def _rows(recording: Recording) -> np.ndarray:
+def _rows_and_labels(recording: Recording) -> tuple[np.ndarray, list[float]]:
     recording = recording.pick(CHANNELS)
-    samples = round(_BASELINE_S * _SFREQ)
-    baseline = recording.baseline
-    if recording.sfreq != _SFREQ or baseline is None or baseline.shape[1] != samples:
-        raise InputError(f"{recording}: DEAP's layout is {_SFREQ:g} Hz with {_BASELINE_S} s of baseline")
+    baseline, va = recording.baseline, recording.valence_arousal
+    if va is None or recording.sfreq != _SFREQ or baseline is None or baseline.shape[1] != _START:
+        raise InputError(f"{recording}: DEAP's layout is {_SFREQ:g} Hz with 3 s of baseline and a rating")
     eeg = np.concatenate([baseline, recording.signal], axis=1).astype(np.float64)
-    return np.concatenate([eeg, np.zeros((_ROWS - len(CHANNELS), eeg.shape[1]))])
+    rows = np.concatenate([eeg, np.zeros((_ROWS - len(CHANNELS), eeg.shape[1]))])
+    return rows, [*va_to_rating(np.array(va), _LOW, _HIGH).tolist(), 5.0, 5.0]
 
 
-def _subject(path: Path, subject: int) -> Iterator[Recording]:
+def _read(path: Path, subject: int) -> Iterator[Recording]:
     (content,) = read_limited("deap", path, gibibytes=2, cpu_seconds=60)
     missing = [name for name in ("data", "labels") if name not in content]
     if missing:
         raise InputError(f"{path}: lacks the array {', '.join(missing)}; a file of DEAP has data and labels")
     data, labels = content["data"], content["labels"]
-    start = round(_BASELINE_S * _SFREQ)
-    if data.ndim != 3 or data.shape[1] != _ROWS or data.shape[2] <= start or labels.shape != (len(data), 4):
+    if data.ndim != 3 or data.shape[1] != _ROWS or data.shape[2] <= _START or labels.shape != (len(data), 4):
         raise InputError(
-            f"{path}: data must be (trials, {_ROWS}, more than {start} samples) and labels (trials, 4), "
+            f"{path}: data must be (trials, {_ROWS}, more than {_START} samples) and labels (trials, 4), "
             f"got {data.shape} and {labels.shape}"
         )
-    for index, (rows, rating) in enumerate(zip(data, labels, strict=True)):
-        eeg = rows[: len(CHANNELS)]
+    for trial, (rows, rating) in enumerate(zip(data[:, : len(CHANNELS)], labels, strict=True), start=1):
         try:
-            valence, arousal = rating_to_va(rating[:2], _LOW, _HIGH).tolist()
-            recording = Recording(
-                subject, index + 1, eeg[:, start:], _SFREQ, CHANNELS, (valence, arousal), eeg[:, :start]
-            )
+            va = tuple(rating_to_va(rating[:2], _LOW, _HIGH).tolist())
+            recording = Recording(subject, trial, rows[:, _START:], _SFREQ, CHANNELS, va, rows[:, :_START])
         except InputError as error:
-            raise InputError(f"{path}, trial {index + 1}: {error}") from None
+            raise InputError(f"{path}, trial {trial}: {error}") from None
         yield recording

@@ -1,4 +1,4 @@
-"""Reading files that may be forged in a process of its own, whose memory and processor time are limited."""
+"""Read untrusted files in a child process with limited memory and processor time."""
 
 from __future__ import annotations
 
@@ -30,16 +30,10 @@ _THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_TH
 def read_limited(
     reader: Literal["dreamer", "deap"], path: Path, gibibytes: float, cpu_seconds: int
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Iterate over the arrays that one of the parsers in `untrusted.py` finds in a file.
+    """Iterate over the arrays that a parser of `untrusted.py` finds in a file.
 
-    The parser runs in a child process. Whatever a file does to it, this process gets arrays or one error. Without
-    `resource.setrlimit` (Windows), or where the system refuses a limit (macOS, memory), the child runs without it.
-
-    Args:
-        reader: The parser.
-        path: The file.
-        gibibytes: The child's address space, and of all that it finds, GiB.
-        cpu_seconds: The child's processor time, s.
+    The parser runs in a child process with limits on its address space, and on all that it sends, and on its processor
+    time. Where the system has no `resource.setrlimit` (Windows) or refuses a limit (macOS, memory), it runs without.
 
     Raises:
         InputError: The file was refused, needs more than the limits, or crashed its parser; names the file.
@@ -61,14 +55,12 @@ def read_limited(
     try:
         while len(head := child.stdout.read(8)) == 8:
             size = int.from_bytes(head, "little")
-            left -= size  # what comes of a file takes no more memory here than there
+            left -= size  # this process takes no more memory than the child may
             if left < 0 or len(message := child.stdout.read(size)) < size:
                 break
             with np.load(io.BytesIO(message), allow_pickle=False) as arrays:
                 content = dict(arrays)
             del message
-            if not content.keys().isdisjoint(("end", "refused")):
-                child.wait()
             if "refused" in content:
                 raise InputError(f"{path}: {content['refused']}")
             if "end" in content:

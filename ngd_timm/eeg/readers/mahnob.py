@@ -5,23 +5,20 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from xml.parsers import expat
-from xml.sax.saxutils import quoteattr
+from xml.etree import ElementTree
 
 import numpy as np
 
 from ngd_timm.core.affect import rating_to_va, va_to_rating
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.files import write_text
-from ngd_timm.eeg.readers.bdf import bdf_patient, write_bdf
-from ngd_timm.eeg.signal.electrodes import BIOSEMI_32
-from ngd_timm.eeg.signal.recording import Recording, RecordingSet
+from ngd_timm.core.files import atomic_path
+from ngd_timm.eeg.signal.recording import BIOSEMI_32, Recording, RecordingSet, name_indices
 
-__all__ = ["CHANNELS", "SESSIONS_A_SUBJECT", "read_mahnob", "write_mahnob"]
+__all__ = ["CHANNELS", "SESSIONS_A_SUBJECT", "read_mahnob", "write_bdf", "write_mahnob"]
 
 logger = logging.getLogger("ngd_timm.eeg")
 
@@ -31,12 +28,12 @@ CHANNELS = BIOSEMI_32
 SESSIONS_A_SUBJECT = 130
 """The numbers set aside for a subject, of which 40 are films."""
 
-DATASET = "MAHNOB-HCI (Soleymani et al. 2012), 32-channel BioSemi, film clips"
-
+_DATASET = "MAHNOB-HCI (Soleymani et al. 2012), 32-channel BioSemi, film clips"
 _OTHERS = (*(f"EXG{i}" for i in range(1, 9)), "GSR1", "GSR2", "Erg1", "Erg2", "Resp", "Temp")
-_RATING_LOW, _RATING_HIGH = 1.0, 9.0
-_TRIGGER_BITS = 0xFFFF  # above them BioSemi keeps its own state: CMS in range, battery, a new recording
-_SIMULATED = "simulated"
+_LOW, _HIGH = 1.0, 9.0  # rating scale
+_TRIGGER_BITS = 0xFFFF  # BioSemi's own bits are above them: CMS in range, battery, a new recording
+_SIMULATED = "simulated"  # in the header's patient field
+_PHYSICAL, _DIGITAL = (-262144, 262143), (-(2**23), 2**23 - 1)  # µV and 24 bits, as BioSemi writes them
 _REFERENCE = "average of the 32 electrodes; BioSemi's signals come without one"
 
 
@@ -54,50 +51,40 @@ def read_mahnob(root: str | Path) -> RecordingSet:
 
     The signal lies between the two marks of the Status channel, the rest before the first is the baseline. Both are
     referenced to the average of the 32 electrodes: BioSemi's files hold the electrodes against CMS, with all that is
-    common to them. A trial's number is its session's.
+    common to them (www.biosemi.com/faq/cms&drl.htm). A trial's number is its session's.
 
-    Sessions of the other experiments have no such EEG file, and are left out; so is, with a warning, a session without
-    two marks, a cut file for one. That only reading shows: each iteration counts them anew in the set's notes, which
-    are complete when it ends.
-
-    Args:
-        root: The folder `Sessions`, or the one that holds it.
-
-    Raises:
-        InputError: Names the file and what is wrong with it.
+    Sessions without an EEG file of this experiment are left out; so is, with a warning, a session without two marks,
+    which shows only while reading: each iteration counts them anew in the set's notes.
 
     Reference:
         Soleymani, Lichtenauer, Pun and Pantic, "A multimodal database for affect recognition and implicit tagging",
-        IEEE Trans. Affective Computing 3 (2012), 42-55. BioSemi, "What is the function of the CMS and DRL electrodes",
-        www.biosemi.com/faq/cms&drl.htm
+        IEEE Trans. Affective Computing 3 (2012), 42-55.
     """
-    folder = Path(root)
-    folder = folder / "Sessions" if (folder / "Sessions").is_dir() else folder
+    folder = Path(root) / "Sessions" if (Path(root) / "Sessions").is_dir() else Path(root)
     if not folder.is_dir():
         raise InputError(f"no folder {folder}; set data.root to MAHNOB-HCI's Sessions, or to the folder that holds it")
     sessions: list[_Session] = []
     left_out: Counter[str] = Counter()
     for path in sorted(p for p in folder.iterdir() if p.is_dir() and p.name.isdecimal()):
-        if not (path / "session.xml").is_file():
+        xml, bdfs = path / "session.xml", sorted(path.glob("Part_*_emotion.bdf"))
+        if len(bdfs) > 1:
+            raise InputError(f"{path}: {len(bdfs)} EEG files; a session has one Part_*_emotion.bdf")
+        if not xml.is_file():
             left_out["without session.xml"] += 1
-            continue
-        files = sorted(path.glob("Part_*_emotion.bdf"))
-        if len(files) > 1:
-            raise InputError(f"{path}: {len(files)} EEG files; a session has one Part_*_emotion.bdf")
-        if files:
-            sessions.append(_open(path / "session.xml", files[0]))
-        else:
+        elif not bdfs:
             left_out["without an EEG file"] += 1
+        else:
+            sessions.append(_open_session(xml, bdfs[0]))
     if not sessions:
         raise InputError(f"{folder} holds no session with session.xml and Part_*_emotion.bdf")
     sessions.sort(key=lambda session: session.number)
-    marked = [bdf_patient(session.bdf) == _SIMULATED for session in sessions]
+    marked = [_patient(session.bdf) == _SIMULATED for session in sessions]
     if any(marked) and not all(marked):
         raise InputError(f"{folder} mixes recordings with simulated ones, {sessions[marked.index(True)].bdf} for one")
-    notes: dict[str, str] = {}
-    _note(notes, left_out)
+    notes = {"reference": _REFERENCE}
+    _note_left_out(notes, left_out)
     return RecordingSet(
-        dataset="simulated recordings in MAHNOB-HCI's layout" if all(marked) else DATASET,
+        dataset="simulated recordings in MAHNOB-HCI's layout" if all(marked) else _DATASET,
         files=tuple(file for session in sessions for file in (session.xml, session.bdf)),
         read=lambda: _read_all(sessions, left_out, notes),
         notes=notes,
@@ -106,119 +93,112 @@ def read_mahnob(root: str | Path) -> RecordingSet:
 
 
 def write_mahnob(root: str | Path, recordings: Iterable[Recording]) -> None:
-    """Write recordings in MAHNOB-HCI's layout, marked as simulated: what `read_mahnob` reads, for tests without it.
+    """Write recordings of the 32 electrodes in MAHNOB-HCI's layout, marked as simulated.
 
-    Session numbers are the original's, 130 set aside a subject; a trial's number counts within them. A file has rest
-    before the clip always: noise, where a recording has no baseline. After the clip there is at least a second of it.
-
-    Args:
-        root: The folder that gets `Sessions`.
-        recordings: With the 32 electrodes of `CHANNELS`; unrated ones become neutral clips.
-
-    Raises:
-        InputError: Electrodes lack, or two recordings are of one trial.
-
-    Example:
-        >>> import tempfile
-        >>> folder = tempfile.mkdtemp()
-        >>> signal = np.random.default_rng(0).normal(0, 10, (32, 256))
-        >>> write_mahnob(folder, [Recording(2, 1, signal, 128.0, CHANNELS, (0.5, -0.5), baseline=signal)])
-        >>> recordings = read_mahnob(folder)
-        >>> [(r.subject, r.trial, r.seconds, r.valence_arousal) for r in recordings], recordings.simulated
-        ([(2, 131, 2.0, (0.5, -0.5))], True)
+    Session numbers are the original's, 130 set aside a subject; a trial's number counts within them. Unrated recordings
+    become neutral clips. A file always has rest before the clip: noise, where a recording has no baseline. After the
+    clip there is at least a second of it.
     """
     for recording in recordings:
         within = (recording.trial - 1) % SESSIONS_A_SUBJECT + 1
         number = (recording.subject - 1) * SESSIONS_A_SUBJECT + within
         folder = Path(root) / "Sessions" / str(number)
         if folder.exists():
-            raise InputError(f"{recording}: {folder} is there already; a session holds one trial")
-        kind = "N" if recording.valence_arousal is None else "S"
-        name = f"Part_{recording.subject}_{kind}_Trial{(within + 1) // 2}_emotion.bdf"
-        write_text(folder / "session.xml", _session_xml(recording, number, within))
+            raise InputError(f"{recording}: {folder} exists; a session holds one trial")
         signal, status = _with_rest(recording.pick(CHANNELS))
         signals = np.concatenate([signal, np.zeros((len(_OTHERS), signal.shape[1]))])
-        write_bdf(folder / name, signals, recording.sfreq, (*CHANNELS, *_OTHERS), status, patient=_SIMULATED)
+        kind = "N" if recording.valence_arousal is None else "S"
+        name = f"Part_{recording.subject}_{kind}_Trial{(within + 1) // 2}_emotion.bdf"
+        with atomic_path(folder / "session.xml") as temporary:
+            _session_xml(recording, number, within).write(temporary, "UTF-8", xml_declaration=True)
+        write_bdf(folder / name, signals, recording.sfreq, (*CHANNELS, *_OTHERS), status)
 
 
-def _open(xml: Path, bdf: Path) -> _Session:
-    session, subject = _attributes(xml)
-    ratings = [session.get(key) for key in ("feltVlnc", "feltArsl")]
-    va = None
-    if session.get("isStim") != "0" and all(ratings):
-        try:
-            valence, arousal = rating_to_va(np.array(ratings, dtype=np.float64), _RATING_LOW, _RATING_HIGH)
-        except ValueError as error:
-            raise InputError(f"{xml}: feltVlnc and feltArsl: {error}") from None
-        va = (float(valence), float(arousal))
-    return _Session(int(xml.parent.name), subject, va, xml, bdf)
+def write_bdf(path: Path, signals: np.ndarray, sfreq: float, channels: Sequence[str], status: np.ndarray) -> None:
+    """Write (C, T) µV and (T,) Status bits as BDF with records of 1 s; `channels` are C names, T is whole seconds."""
+    from edfio import Bdf, BdfSignal
 
-
-def _attributes(xml: Path) -> tuple[dict[str, str], int]:
-    """The session's own attributes, and its subject's number."""
-    elements: list[tuple[str, dict[str, str]]] = []
-
-    def refuse(*_: Any) -> None:
-        raise InputError(f"{xml}: has a DOCTYPE, which session files don't and which could blow up; refused")
-
-    parser = expat.ParserCreate()
-    parser.StartDoctypeDeclHandler = refuse
-    parser.StartElementHandler = lambda name, attributes: elements.append((name, attributes))
+    signed = ((status.astype(np.int32) << 8) >> 8).astype(np.float64)  # the 24 bits as two's complement
     try:
-        parser.Parse(xml.read_bytes(), True)
-    except expat.ExpatError as error:
+        columns = [
+            BdfSignal(values, sfreq, label=name, physical_dimension="uV", physical_range=_PHYSICAL)
+            for name, values in zip(channels, signals.astype(np.float64), strict=True)
+        ]
+        columns.append(BdfSignal(signed, sfreq, label="Status", physical_dimension="Boolean", physical_range=_DIGITAL))
+        bdf = Bdf(columns, data_record_duration=1)
+        bdf.local_patient_identification = _SIMULATED
+    except ValueError as error:
+        raise InputError(f"{path}: can't be written as BDF in records of 1 s ({error})") from None
+    with atomic_path(path) as temporary:
+        bdf.write(temporary)
+
+
+class _WithoutDoctype(ElementTree.TreeBuilder):
+    def doctype(self, *_: Any) -> None:
+        raise InputError("has a DOCTYPE, which session files don't and which could blow up")
+
+
+def _open_session(xml: Path, bdf: Path) -> _Session:
+    try:
+        session = ElementTree.fromstring(xml.read_bytes(), ElementTree.XMLParser(target=_WithoutDoctype()))
+        subjects = [element.get("id", "") for element in session.iter("subject")]
+        if session.tag != "session" or len(subjects) != 1 or not subjects[0].isdecimal():
+            raise InputError('must be a <session> with one <subject id="…">, a number')
+        ratings, va = [session.get(key) for key in ("feltVlnc", "feltArsl")], None
+        if session.get("isStim") != "0" and all(ratings):
+            va = tuple(rating_to_va(np.array(ratings, dtype=np.float64), _LOW, _HIGH).tolist())
+    except ElementTree.ParseError as error:
         raise InputError(f"{xml}: not readable as XML ({error})") from None
-    name, session = elements[0]
-    subjects = [attributes.get("id", "") for name, attributes in elements if name == "subject"]
-    if name != "session" or len(subjects) != 1 or not subjects[0].isdecimal():
-        raise InputError(f'{xml}: must be a <session> with one <subject id="…">, a number')
-    return session, int(subjects[0])
+    except ValueError as error:
+        raise InputError(f"{xml}: {error}") from None
+    return _Session(int(xml.parent.name), int(subjects[0]), va, xml, bdf)
 
 
-def _note(notes: dict[str, str], left_out: Counter[str]) -> None:
-    notes.clear()
-    notes["reference"] = _REFERENCE
+def _patient(bdf: Path) -> str:
+    with open(bdf, "rb") as handle:
+        head = handle.read(256)
+    if len(head) < 256 or not head.startswith(b"\xffBIOSEMI"):
+        raise InputError(f"{bdf}: not a BDF file: it doesn't begin with BioSemi's header")
+    return head[8:88].decode("latin-1").strip()
+
+
+def _note_left_out(notes: dict[str, str], left_out: Counter[str]) -> None:
     if left_out:
         notes["sessions left out"] = ", ".join(f"{n} {why}" for why, n in left_out.items())
 
 
 def _read_all(sessions: Iterable[_Session], unopened: Counter[str], notes: dict[str, str]) -> Iterator[Recording]:
     left_out = unopened.copy()
-    _note(notes, left_out)
     for session in sessions:
-        recording = _read(session)
+        recording = _read_session(session)
         if recording is not None:
             yield recording
         else:
             left_out["without two stimulus marks"] += 1
-            _note(notes, left_out)
+            _note_left_out(notes, left_out)
 
 
-def _read(session: _Session) -> Recording | None:
+def _read_session(session: _Session) -> Recording | None:
     import mne
 
     with _named(session.bdf):
         raw = mne.io.read_raw_bdf(session.bdf, preload=False, verbose="error")
-    missing = [name for name in (*CHANNELS, "Status") if name not in raw.ch_names]
-    if missing:
-        raise InputError(f"{session.bdf} lacks the channels {', '.join(missing)}; it has {', '.join(raw.ch_names)}")
+    name_indices(session.bdf, "channel", (*CHANNELS, "Status"), raw.ch_names)
     with _named(session.bdf):
         status = raw.get_data(picks=["Status"], verbose="error")[0].astype(np.int64) & _TRIGGER_BITS
-    marks = np.flatnonzero(np.diff(status) > 0) + 1
-    if len(marks) != 2:
-        logger.warning("session %d left out: %d stimulus marks in its EEG, not 2", session.number, len(marks))
-        return None
-    start, stop = marks.tolist()
-    with _named(session.bdf):
-        signal = _referenced(raw.get_data(picks=list(CHANNELS), stop=stop, units="uV", verbose="error"))
+        marks = (np.flatnonzero(np.diff(status) > 0) + 1).tolist()
+        if len(marks) != 2:
+            logger.warning("session %d left out: %d stimulus marks in its EEG, not 2", session.number, len(marks))
+            return None
+        signal = _referenced(raw.get_data(picks=list(CHANNELS), stop=marks[1], units="uV", verbose="error"))
     return Recording(
         subject=session.subject,
         trial=session.number,
-        signal=signal[:, start:],
+        signal=signal[:, marks[0] :],
         sfreq=float(raw.info["sfreq"]),
         channels=CHANNELS,
         valence_arousal=session.valence_arousal,
-        baseline=signal[:, :start],
+        baseline=signal[:, : marks[0]],
     )
 
 
@@ -232,9 +212,9 @@ def _named(bdf: Path) -> Iterator[None]:
 
 
 def _referenced(signal: np.ndarray) -> np.ndarray:
-    still = signal.max(axis=1) == signal.min(axis=1)
+    still = np.ptp(signal, axis=1) == 0
     signal -= signal.mean(axis=0)
-    signal[still] = 0  # a dead electrode must not pass for a live one by what the others had in common
+    signal[still] = 0  # a dead electrode must stay flat
     return signal.astype(np.float32)
 
 
@@ -252,28 +232,24 @@ def _with_rest(recording: Recording) -> tuple[np.ndarray, np.ndarray]:
     status = np.full(stop + after.shape[1], 1 << 20)  # CMS in range
     status[0] |= 1 << 16  # a new recording
     for mark in (start, stop):
-        status[mark : mark + pulse] |= 268  # what the original's marks read
+        status[mark : mark + pulse] |= 268  # the value of the original's marks
     return np.concatenate([before, recording.signal, after], axis=1), status
 
 
-def _session_xml(recording: Recording, number: int, within: int) -> str:
+def _session_xml(recording: Recording, number: int, within: int) -> ElementTree.ElementTree:
     attributes = {
-        "sessionId": number,
+        "sessionId": str(number),
         "date": "2000-01-01",
-        "isStim": int(recording.valence_arousal is not None),
-        "cutNr": within,
+        "isStim": str(int(recording.valence_arousal is not None)),
+        "cutNr": str(within),
         "cutLenSec": f"{recording.seconds:.3f}",
         "mediaFile": "simulated.avi",
     }
     if recording.valence_arousal is not None:
-        valence, arousal = va_to_rating(np.array(recording.valence_arousal), _RATING_LOW, _RATING_HIGH).tolist()
+        valence, arousal = va_to_rating(np.array(recording.valence_arousal), _LOW, _HIGH).tolist()
         felt = {"feltEmo": 0, "feltArsl": arousal, "feltVlnc": valence, "feltCtrl": 5, "feltPred": 5}
         attributes |= {key: f"{value:.12g}" for key, value in felt.items()}
-    listed = " ".join(f"{key}={quoteattr(str(value))}" for key, value in attributes.items())
-    return (
-        '<?xml version="1.0" encoding="UTF-8"?>\n'
-        f"<session {listed}>\n"
-        f'  <subject id="{recording.subject}"/>\n'
-        '  <track type="Physiological"/>\n'
-        "</session>\n"
-    )
+    session = ElementTree.Element("session", attributes)
+    ElementTree.SubElement(session, "subject", id=str(recording.subject))
+    ElementTree.SubElement(session, "track", type="Physiological")
+    return ElementTree.ElementTree(session)

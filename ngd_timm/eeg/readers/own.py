@@ -1,85 +1,62 @@
-"""Anybody's own EEG: whatever MNE opens, cut at annotations, with ratings from a table."""
+"""Recordings of your own: any file that MNE opens, cut at annotations, with ratings from a table."""
 
 from __future__ import annotations
 
 import csv
-import math
 import re
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
+from pydantic import Field, ValidationError
 
 from ngd_timm.core.affect import rating_to_va
 from ngd_timm.core.errors import InputError, choices
+from ngd_timm.core.recipe import StrictModel
 from ngd_timm.eeg.signal.recording import Recording, RecordingSet
 
 if TYPE_CHECKING:
     import mne
 
-__all__ = ["read_recordings", "recordings_from_raw"]
+__all__ = ["read_recordings"]
 
 _REQUIRED = ("file", "subject", "annotation", "valence", "arousal")
 _OPTIONAL = ("trial", "baseline", "seconds", "low", "high")
 
 
-@dataclass(frozen=True)
-class _Row:
-    where: str
-    file: Path
+class _Row(StrictModel):
+    """A row of the table: one trial. Empty cells are left out."""
+
+    file: str
     subject: int
-    trial: int
     annotation: str
-    valence_arousal: tuple[float, float] | None
-    baseline: str | None
-    seconds: float | None
+    valence: float | None = None
+    arousal: float | None = None
+    trial: int | None = None
+    baseline: str | None = None
+    seconds: Annotated[float, Field(gt=0)] | None = None
+    low: float = -1.0
+    high: float = 1.0
 
-
-def recordings_from_raw(
-    raw: mne.io.BaseRaw,
-    subject: int,
-    ratings: Mapping[str, tuple[float, float] | None],
-    baseline: str | None = None,
-    seconds: float | None = None,
-) -> Iterator[Recording]:
-    """Cut a raw at its annotations: each one that `ratings` names is a trial, numbered from 1 in order of time.
-
-    Args:
-        raw: EEG in volts, as MNE has it; channels of type EEG that aren't marked bad are taken.
-        subject: A number for the person.
-        ratings: By an annotation's description: (valence, arousal) in [-1, 1], or None where nobody rated.
-        baseline: The description of the rest before trials; a trial's is the last that ends before it begins.
-        seconds: Length of a trial, for annotations that only mark its begin; None: the annotation's own.
-
-    Raises:
-        InputError: A description that no annotation has, no EEG channels, a trial without length or baseline.
-
-    Example:
-        >>> import mne
-        >>> info = mne.create_info(["Fz", "Cz", "Pz", "HEOG"], 128.0, ["eeg", "eeg", "eeg", "eog"], verbose="error")
-        >>> volts = np.random.default_rng(0).normal(0, 1e-5, (4, 128 * 20))
-        >>> raw = mne.io.RawArray(volts, info, verbose="error")
-        >>> marks = mne.Annotations(onset=[0, 4, 12], duration=[4, 6, 6], description=["rest", "comedy", "news"])
-        >>> raw = raw.set_annotations(marks, verbose="error")
-        >>> ratings = {"comedy": (0.8, 0.5), "news": None}
-        >>> for recording in recordings_from_raw(raw, subject=1, ratings=ratings, baseline="rest"):
-        ...     print(recording, recording.channels, recording.seconds, recording.valence_arousal)
-        subject 1, trial 1 ('Fz', 'Cz', 'Pz') 6.0 (0.8, 0.5)
-        subject 1, trial 2 ('Fz', 'Cz', 'Pz') 6.0 None
-    """
-    descriptions = raw.annotations.description
-    for name in ratings:
-        if name not in descriptions:
-            raise choices("annotation", name, sorted(set(descriptions)))
-    chosen = [i for i in np.argsort(raw.annotations.onset, kind="stable") if descriptions[i] in ratings]
-    for trial, index in enumerate(chosen, 1):
-        yield _cut(raw, int(index), subject, trial, ratings[descriptions[index]], baseline, seconds)
+    @property
+    def valence_arousal(self) -> tuple[float, float] | None:
+        if self.valence is None and self.arousal is None:
+            return None
+        if self.valence is None or self.arousal is None:
+            raise InputError("only one of valence and arousal is given; give both, or neither where nobody rated")
+        if not self.low < self.high:
+            raise InputError(f"low must be below high, got {self.low} and {self.high}")
+        try:
+            valence, arousal = rating_to_va(np.array([self.valence, self.arousal]), self.low, self.high).tolist()
+        except InputError as error:
+            raise InputError(f"{error}; give the scale's ends in the columns low and high") from None
+        return valence, arousal
 
 
 def read_recordings(table: str | Path) -> RecordingSet:
-    """Own recordings, described by a CSV: a row a trial.
+    """Recordings of your own, described by a CSV with a row a trial.
 
     Columns: `file` (any format that MNE opens, relative to the CSV), `subject` (a number), `annotation` (its
     description; it has to occur once in the file), `valence` and `arousal` (both empty where nobody rated). And
@@ -112,126 +89,86 @@ def read_recordings(table: str | Path) -> RecordingSet:
     path = Path(table)
     if not path.is_file():
         raise InputError(f"no file {path}; set data.root to a CSV with the columns {', '.join(_REQUIRED)}")
-    rows = _rows(path)
-    by_file: dict[Path, list[_Row]] = {}
-    for row in rows:
-        by_file.setdefault(row.file, []).append(row)
+    rows = _read_table(path)
+    by_file: dict[Path, dict[str, _Row]] = defaultdict(dict)
+    for where, row in rows.items():
+        by_file[path.parent / row.file][where] = row
     files = dict.fromkeys([path, *(part for file in by_file for part in _parts(file))])
     return RecordingSet(f"own recordings ({path.stem})", tuple(files), read=lambda: _read_all(by_file))
 
 
-def _rows(path: Path) -> list[_Row]:
+def _read_table(path: Path) -> dict[str, _Row]:
+    """The rows, by the words with which messages name them."""
+    rows: dict[str, _Row] = {}
+    counts: Counter[int] = Counter()
+    ratings: dict[tuple[int, int | None], tuple[float, float] | None] = {}
     try:
         with open(path, encoding="utf-8-sig", newline="") as handle:
             reader = csv.DictReader(handle, strict=True)
-            given = list(reader.fieldnames or ())
-            _check_columns(path, given)
-            rows: list[_Row] = []
-            counts: dict[int, int] = {}
+            columns = list(reader.fieldnames or ())
+            _check_columns(path, columns)
             for cells in reader:
                 where = f"{path}, row {reader.line_num}"
                 if None in cells or None in cells.values():
-                    raise InputError(f"{where}: must have {len(given)} cells, as the first row has")
-                row = _row(path.parent, where, {key: value.strip() for key, value in cells.items()}, counts)
-                rows.append(row)
+                    raise InputError(f"{where}: must have {len(columns)} cells, as the first row has")
+                row = _check_row(path.parent, where, {key: value.strip() for key, value in cells.items()})
+                counts[row.subject] += 1
+                if "trial" not in columns:
+                    row = row.model_copy(update={"trial": counts[row.subject]})
+                trial, va = (row.subject, row.trial), row.valence_arousal
+                if ratings.setdefault(trial, va) != va:
+                    name = f"subject {row.subject}, trial {row.trial}"
+                    raise InputError(f"{where}: {name} has another rating in an earlier row; a trial has one")
+                rows[where] = row
     except (csv.Error, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not readable as a UTF-8 CSV ({error})") from None
     if not rows:
         raise InputError(f"{path}: has no rows")
-    _check_trials(rows)
     return rows
 
 
-def _check_columns(path: Path, given: list[str]) -> None:
-    missing = [name for name in _REQUIRED if name not in given]
+def _check_columns(path: Path, columns: list[str]) -> None:
+    missing = [name for name in _REQUIRED if name not in columns]
     if missing:
-        raise InputError(f"{path}: lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}; it has {given}")
-    for name in given:
+        raise InputError(f"{path}: lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}; it has {columns}")
+    for name in columns:
         if name not in (*_REQUIRED, *_OPTIONAL):
             raise choices(f"column of {path}", name, (*_REQUIRED, *_OPTIONAL))
-        if given.count(name) > 1:
+        if columns.count(name) > 1:
             raise InputError(f"{path}: has the column {name} twice")
 
 
-def _row(folder: Path, where: str, cells: dict[str, str], counts: dict[int, int]) -> _Row:
-    file = folder / cells["file"]
-    if not cells["file"] or not file.exists():
-        raise InputError(f"{where}: no file '{cells['file']}' beside the CSV")
-    if not cells["annotation"]:
-        raise InputError(f"{where}: annotation is empty; give the description that marks the trial in {file.name}")
-    subject = _whole(where, "subject", cells["subject"])
-    counts[subject] = counts.get(subject, 0) + 1
-    seconds = _number(where, "seconds", cells["seconds"]) if cells.get("seconds") else None
-    if seconds is not None and not (0 < seconds < math.inf):
-        raise InputError(f"{where}: seconds must be a length above 0, got {seconds}")
-    return _Row(
-        where=where,
-        file=file,
-        subject=subject,
-        trial=_whole(where, "trial", cells["trial"]) if "trial" in cells else counts[subject],
-        annotation=cells["annotation"],
-        valence_arousal=_rating(where, cells),
-        baseline=cells.get("baseline") or None,
-        seconds=seconds,
-    )
-
-
-def _rating(where: str, cells: dict[str, str]) -> tuple[float, float] | None:
-    given = [name for name in ("valence", "arousal") if cells[name]]
-    if not given:
-        return None
-    if len(given) == 1:
-        raise InputError(f"{where}: only {given[0]} is given; give both, or neither where nobody rated")
-    low, high = (_number(where, name, cells.get(name) or end) for name, end in (("low", "-1"), ("high", "1")))
-    if not low < high:
-        raise InputError(f"{where}: low must be below high, got {low} and {high}")
-    values = np.array([_number(where, name, cells[name]) for name in given])
+def _check_row(folder: Path, where: str, cells: Mapping[str, str]) -> _Row:
     try:
-        valence, arousal = rating_to_va(values, low, high)
+        row = _Row.model_validate({key: value for key, value in cells.items() if value})
+        if not (folder / row.file).exists():
+            raise InputError(f"no file '{row.file}' beside the CSV")
+        if row.trial is None and "trial" in cells:
+            raise InputError("trial is empty; number all trials, or leave the column out")
+        _ = row.valence_arousal  # refuses a rating off the scale
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        key = problem["loc"][0]
+        raise InputError(f"{where}: {key}: {problem['msg']}, got '{cells[str(key)]}'") from None
     except InputError as error:
-        raise InputError(f"{where}: {error}; give the scale's ends in the columns low and high") from None
-    return float(valence), float(arousal)
-
-
-def _number(where: str, name: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise InputError(f"{where}: {name} must be a number, got '{text}'") from None
-
-
-def _whole(where: str, name: str, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise InputError(f"{where}: {name} must be a whole number, got '{text}'") from None
-
-
-def _check_trials(rows: list[_Row]) -> None:
-    first: dict[tuple[int, int], _Row] = {}
-    for row in rows:
-        same = first.setdefault((row.subject, row.trial), row)
-        if same.valence_arousal != row.valence_arousal:
-            raise InputError(
-                f"{row.where}: subject {row.subject}, trial {row.trial} has another rating in an earlier row; a trial "
-                "has one"
-            )
+        raise InputError(f"{where}: {error}") from None
+    return row
 
 
 def _parts(file: Path) -> list[Path]:
     """All files of a recording: a folder's, those of its stem (split ones too), and those that its header names.
 
-    BrainVision's header (.vhdr, .ahdr) is asked for those names. EEGLAB's (.set) would have to be parsed as a whole, so
-    that every .fdt beside it counts. Other formats of several files count by their stem alone.
+    BrainVision's header (.vhdr, .ahdr) names them. EEGLAB's (.set) would have to be parsed as a whole, so that every
+    .fdt beside it counts.
     """
     if file.is_dir():
         return sorted(p for p in file.rglob("*") if p.is_file())
-    beside = [p for p in file.parent.iterdir() if p.is_file()]
+    siblings = [p for p in file.parent.iterdir() if p.is_file()]
     series = re.escape(file.stem).replace("_split\\-01", r"_split\-\d+")  # BIDS; MNE's own is stem-1, stem-2 …
-    parts = {p for p in beside if re.fullmatch(rf"{series}(-.*)?", p.stem)}
+    parts = {p for p in siblings if re.fullmatch(rf"{series}(-.*)?", p.stem)}
     suffix = file.suffix.lower()
     if suffix == ".set":
-        parts |= {p for p in beside if p.suffix.lower() == ".fdt"}
+        parts |= {p for p in siblings if p.suffix.lower() == ".fdt"}
     if suffix in (".vhdr", ".ahdr"):
         parts |= {file.parent / name for name in _named_in(file) if (file.parent / name).is_file()}
     return sorted(parts)
@@ -246,7 +183,7 @@ def _named_in(header: Path) -> list[str]:
     return re.findall(r"^[ \t]*(?:DataFile|MarkerFile)[ \t]*[=:][ \t]*(\S.*?)\s*$", text, re.IGNORECASE | re.MULTILINE)
 
 
-def _read_all(by_file: Mapping[Path, list[_Row]]) -> Iterator[Recording]:
+def _read_all(by_file: Mapping[Path, Mapping[str, _Row]]) -> Iterator[Recording]:
     import mne
 
     for file, rows in by_file.items():
@@ -254,50 +191,44 @@ def _read_all(by_file: Mapping[Path, list[_Row]]) -> Iterator[Recording]:
             raw = mne.io.read_raw(file, preload=False, verbose="error")
         except Exception as error:  # a reader for each of some thirty formats, and no common type of error
             message = " ".join(str(error).split())
-            raise InputError(f"{rows[0].where}: MNE can't open {file.name} ({message})") from error
-        for row in rows:
-            matches = np.flatnonzero(raw.annotations.description == row.annotation)
-            if len(matches) != 1:
-                there = ", ".join(sorted(set(raw.annotations.description))) or "none"
-                raise InputError(
-                    f"{row.where}: {len(matches)} annotations '{row.annotation}' in {file.name}; a row describes "
-                    f"exactly one, so each trial needs its own description. There are: {there}"
-                )
-            va = row.valence_arousal
+            raise InputError(f"{next(iter(rows))}: MNE can't open {file.name} ({message})") from error
+        for where, row in rows.items():
             try:
-                recording = _cut(raw, int(matches[0]), row.subject, row.trial, va, row.baseline, row.seconds)
+                recording = _cut(raw, row)
             except InputError as error:
-                raise InputError(f"{row.where}: {error}") from None
+                raise InputError(f"{where}: {error}") from None
             yield recording
 
 
-def _cut(
-    raw: mne.io.BaseRaw,
-    index: int,
-    subject: int,
-    trial: int,
-    valence_arousal: tuple[float, float] | None,
-    baseline: str | None,
-    seconds: float | None,
-) -> Recording:
+def _cut(raw: mne.io.BaseRaw, row: _Row) -> Recording:
     import mne
 
+    descriptions = raw.annotations.description
+    matches = np.flatnonzero(descriptions == row.annotation)
+    if len(matches) != 1:
+        raise InputError(
+            f"{len(matches)} annotations '{row.annotation}' in {Path(row.file).name}; a row describes exactly one, so "
+            f"each trial needs its own description. There are: {', '.join(sorted(set(descriptions))) or 'none'}"
+        )
+    index = int(matches[0])
     picks = mne.pick_types(raw.info, eeg=True, exclude="bads")
     if not len(picks):
         raise InputError(f"no usable EEG among {', '.join(raw.ch_names)}; set channel types in MNE and save the file")
-    rest = None if baseline is None else _span(raw, _rest_before(raw, index, baseline), None)
+    rest = None if row.baseline is None else _span(raw, _rest_before(raw, index, row.baseline), None)
+    assert row.trial is not None
     return Recording(
-        subject=subject,
-        trial=trial,
-        signal=_microvolts(raw, picks, _span(raw, index, seconds)),
+        subject=row.subject,
+        trial=row.trial,
+        signal=_microvolts(raw, picks, _span(raw, index, row.seconds)),
         sfreq=float(raw.info["sfreq"]),
         channels=tuple(raw.ch_names[pick] for pick in picks),
-        valence_arousal=valence_arousal,
+        valence_arousal=row.valence_arousal,
         baseline=None if rest is None else _microvolts(raw, picks, rest),
     )
 
 
 def _rest_before(raw: mne.io.BaseRaw, index: int, baseline: str) -> int:
+    """The last annotation of that description that ends before another begins."""
     onset, duration = raw.annotations.onset, raw.annotations.duration
     half_a_sample = 0.5 / raw.info["sfreq"]
     before = (raw.annotations.description == baseline) & (onset + duration <= onset[index] + half_a_sample)

@@ -1,4 +1,4 @@
-"""Parsers for files that may be forged; `limited.py` runs them in a child process, without the rest of ngd_timm.
+"""Parsers for untrusted files; `limited.py` runs them in a child process, without the rest of ngd_timm.
 
     python untrusted.py READER FILE MEMORY_BYTES CPU_SECONDS
 
@@ -20,16 +20,16 @@ _Arrays = dict[str, Any]
 
 
 class Refused(Exception):
-    """The file is not what the parser reads; the message completes `FILE: …`."""
+    """A file that the parser can't read; the message completes `FILE: …`."""
 
 
 def dreamer(path: str) -> Iterator[_Arrays]:
-    """DREAMER.mat: `rate`, `channels` and `provider`, then a subject's scores and signals at a time."""
+    """DREAMER.mat: `rate`, `channels` and `provider`, then one subject's scores and signals at a time."""
     from scipy.io import loadmat, whosmat
 
     try:
-        found = loadmat(path, variable_names=["DREAMER"], appendmat=False)
-        if "DREAMER" not in found:
+        content = loadmat(path, variable_names=["DREAMER"], appendmat=False, simplify_cells=True)
+        if "DREAMER" not in content:
             names = ", ".join(name for name, _, _ in whosmat(path, appendmat=False)) or "none"
             raise Refused(f"not DREAMER.mat, which has a variable DREAMER; this has {names}")
     except (Refused, MemoryError):
@@ -38,38 +38,37 @@ def dreamer(path: str) -> Iterator[_Arrays]:
         raise Refused("a MATLAB 7.3 (HDF5) file; save it in MATLAB with '-v7'") from None
     except Exception as error:
         raise Refused(f"damaged, or not a MATLAB file of level 5 ({_one_line(error)})") from None
-    database = _struct(found.pop("DREAMER"), "DREAMER", "Data", "EEG_SamplingRate", "EEG_Electrodes", "Provider")
-    channels = [_text(cell, "an electrode").strip() for cell in _cells(database["EEG_Electrodes"], "EEG_Electrodes")]
-    rate = database["EEG_SamplingRate"]
-    if not _numeric(rate) or rate.size != 1:
+    database = _struct(content.pop("DREAMER"), "DREAMER", "Data", "EEG_SamplingRate", "EEG_Electrodes", "Provider")
+    channels, rate = _cells(database["EEG_Electrodes"]), database["EEG_SamplingRate"]
+    if not all(isinstance(name, str) for name in channels):
+        raise Refused(f"EEG_Electrodes must be a cell array of names, got {_kind(database['EEG_Electrodes'])}")
+    if not isinstance(rate, (int, float)):
         raise Refused(f"EEG_SamplingRate must be one number, got {_kind(rate)}")
-    people = _cells(database["Data"], "DREAMER.Data")
-    if not people:
-        raise Refused("DREAMER.Data must be a cell array of subjects, got an empty one")
-    yield {"rate": float(rate.item()), "channels": channels, "provider": _text(database["Provider"], "Provider")}
-    del database
-    for number in range(1, len(people) + 1):
+    channels = [name[:100].strip() for name in channels]
+    yield {"rate": float(rate), "channels": channels, "provider": str(database["Provider"])[:1000]}
+    subjects = _cells(database.pop("Data"))
+    for number in range(1, len(subjects) + 1):
         where = f"subject {number}"
-        person = _struct(people.pop(0), where, "EEG", "ScoreValence", "ScoreArousal")
-        eeg = _struct(person["EEG"], f"{where}'s EEG", "baseline", "stimuli")
-        arrays: _Arrays = {}
-        for name in ("ScoreValence", "ScoreArousal"):
-            if not _numeric(person[name]):
-                raise Refused(f"{where}: {name} must be numbers, got {_kind(person[name])}")
-            arrays[name] = person[name].ravel()
+        fields = _struct(subjects.pop(0), where, "EEG", "ScoreValence", "ScoreArousal")
+        eeg = _struct(fields["EEG"], f"{where}'s EEG", "baseline", "stimuli")
+        arrays = {name: np.ravel(fields[name]) for name in ("ScoreValence", "ScoreArousal")}
+        for name, scores in arrays.items():
+            if not _numeric(scores):
+                raise Refused(f"{where}: {name} must be numbers, got {_kind(scores)}")
         for part in ("baseline", "stimuli"):
-            for i, cell in enumerate(_cells(eeg[part], f"{where}'s {part}"), start=1):
-                if not (_numeric(cell) and cell.ndim == 2 and len(cell) and cell.shape[1] == len(channels)):
+            for i, signal in enumerate(_cells(eeg[part]), start=1):
+                if not (_numeric(signal) and signal.ndim == 2 and len(signal) and signal.shape[1] == len(channels)):
                     raise Refused(
-                        f"{where}'s {part}, trial {i}: must be (samples, {len(channels)} electrodes), got {_kind(cell)}"
+                        f"{where}'s {part}, trial {i}: must be (samples, {len(channels)} electrodes), "
+                        f"got {_kind(signal)}"
                     )
                 # The 24 bits of float32 hold the converter's 14 and the DC with room to spare.
-                arrays[f"{part}{i}"] = np.ascontiguousarray(cell.T, dtype=np.float32)
+                arrays[f"{part}{i}"] = np.ascontiguousarray(signal.T, dtype=np.float32)
         yield arrays
 
 
 def deap(path: str) -> Iterator[_Arrays]:
-    """DEAP's sNN.dat: `data` and `labels`, where they are arrays."""
+    """DEAP's sNN.dat: `data` and `labels`, if they are arrays."""
     try:
         with open(path, "rb") as file:
             content = _Unpickler(file, encoding="latin1").load()
@@ -136,26 +135,20 @@ class _Unpickler(pickle.Unpickler):
         return _ALLOWED[module, name]
 
 
-def _struct(value: Any, where: str, *fields: str) -> Any:
-    names = getattr(value, "dtype", np.dtype(object)).names or ()
-    if not names or value.shape != (1, 1):
+def _struct(value: Any, where: str, *fields: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
         raise Refused(f"{where} must be one struct, got {_kind(value)}")
-    missing = [name for name in fields if name not in names]
+    missing = [name for name in fields if name not in value]
     if missing:
-        raise Refused(f"{where} lacks {', '.join(missing)}; it has {', '.join(names)}")
-    return value[0, 0]
+        raise Refused(f"{where} lacks {', '.join(missing)}; it has {', '.join(value)}")
+    return value
 
 
-def _cells(value: Any, where: str) -> list[Any]:
-    if not isinstance(value, np.ndarray) or value.dtype != object:
-        raise Refused(f"{where} must be a cell array, got {_kind(value)}")
-    return list(value.ravel(order="F"))  # MATLAB's order
-
-
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, np.ndarray) or value.dtype.kind != "U" or value.size > 1 or value.nbytes > 4000:
-        raise Refused(f"{where} must be one row of text, got {_kind(value)}")
-    return "".join(value.ravel())
+def _cells(value: Any) -> list[Any]:
+    """A cell array's cells; SciPy simplifies an array of one to what is in it."""
+    if isinstance(value, list):
+        return value
+    return list(value) if isinstance(value, np.ndarray) and value.dtype == object else [value]
 
 
 def _numeric(value: Any) -> bool:
@@ -163,10 +156,7 @@ def _numeric(value: Any) -> bool:
 
 
 def _kind(value: Any) -> str:
-    if not isinstance(value, np.ndarray):
-        return type(value).__name__
-    kind = "struct" if value.dtype.names else {"O": "cell array", "U": "text"}.get(value.dtype.kind, value.dtype.name)
-    return f"{kind} of shape {value.shape}"
+    return f"{value.dtype} of shape {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
 
 
 def _one_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""What every reader of EEG gives: one stretch of signal of one person, with a rating or without."""
+"""What every reader of EEG gives: one stretch of one subject's signal, with a rating or without."""
 
 from __future__ import annotations
 
@@ -10,20 +10,29 @@ import numpy as np
 
 from ngd_timm.core.errors import InputError
 
-__all__ = ["Recording", "RecordingSet"]
+__all__ = ["BIOSEMI_32", "EMOTIV_14", "Recording", "RecordingSet", "name_indices"]
+
+EMOTIV_14 = ("AF3", "F7", "F3", "FC5", "T7", "P7", "O1", "O2", "P8", "T8", "FC6", "F4", "F8", "AF4")
+"""Emotiv EPOC and EPOC+, in the files' order: DREAMER, GAMEEMO."""
+
+BIOSEMI_32 = (
+    *("Fp1", "AF3", "F3", "F7", "FC5", "FC1", "C3", "T7", "CP5", "CP1", "P3", "P7", "PO3", "O1", "Oz", "Pz"),
+    *("Fp2", "AF4", "Fz", "F4", "F8", "FC6", "FC2", "Cz", "C4", "T8", "CP6", "CP2", "P4", "P8", "PO4", "O2"),
+)
+"""BioSemi ActiveTwo with 32 electrodes, in the files' order: MAHNOB-HCI, and DEAP's recordings from Geneva."""
 
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """One trial of one person.
+    """One trial of one subject.
 
     Args:
-        subject: A number for the person; all recordings of a person share it.
-        trial: A number within the person; all stretches of a trial share it, and its rating.
+        subject: The subject's number.
+        trial: A number within the subject; all stretches of a trial share it, and its rating.
         signal: (C, T) float32 or float64, µV.
         sfreq: Samples a second, Hz.
         channels: C electrode names, as the 10-05 system has them (Fp1, Cz, …).
-        valence_arousal: The rating in [-1, 1] (see `ngd_timm.core.affect.rating_to_va`), or None where nobody rated.
+        valence_arousal: The rating in [-1, 1] (see `ngd_timm.core.affect.rating_to_va`), or None.
         baseline: (C, T') µV, rest before the trial, or None.
 
     Raises:
@@ -53,9 +62,9 @@ class Recording:
                 continue
             if values.ndim != 2 or len(values) != len(self.channels) or not values.shape[1]:
                 raise InputError(f"{self}: {what} must be ({len(self.channels)} channels, samples), got {values.shape}")
-            if not np.isfinite(values).all():
-                channel = self.channels[int(np.argmin(np.isfinite(values).all(axis=1)))]
-                raise InputError(f"{self}: {what} of {channel} is not finite")
+            finite = np.isfinite(values).all(axis=1)
+            if not finite.all():
+                raise InputError(f"{self}: {what} of {self.channels[int(finite.argmin())]} is not finite")
         repeated = sorted({c for c in self.channels if self.channels.count(c) > 1})
         if repeated:
             raise InputError(f"{self}: channels given twice: {', '.join(repeated)}")
@@ -74,28 +83,21 @@ class Recording:
         return self.signal.shape[1] / self.sfreq
 
     def pick(self, channels: Sequence[str]) -> Recording:
-        """Only these electrodes, by name and in this order.
-
-        Raises:
-            InputError: Electrodes that the recording lacks; all are listed.
-        """
-        missing = [name for name in channels if name not in self.channels]
-        if missing:
-            raise InputError(f"{self} lacks the channels {', '.join(missing)}; it has {', '.join(self.channels)}")
-        index = [self.channels.index(name) for name in channels]
+        """Only these electrodes, by name and in this order."""
+        index = name_indices(self, "channel", channels, self.channels)
         baseline = None if self.baseline is None else self.baseline[index]
         return replace(self, signal=self.signal[index], channels=tuple(channels), baseline=baseline)
 
 
 @dataclass(frozen=True)
 class RecordingSet:
-    """A data set of recordings, opened; `read` may still have to read the signals.
+    """A data set of recordings, read lazily.
 
     Args:
-        dataset: What it is, for people.
+        dataset: A description of the data set.
         files: The files whose bytes decide what `read` gives; a cache is keyed by their hash.
         read: Called with nothing, iterates over the recordings in a fixed order.
-        notes: What a reader of the result should know (the file's own rate, what was left out), for fingerprints.
+        notes: Remarks for fingerprints: the file's own rate, what was left out.
         simulated: True for made-up data with a known answer.
     """
 
@@ -107,3 +109,12 @@ class RecordingSet:
 
     def __iter__(self) -> Iterator[Recording]:
         return self.read()
+
+
+def name_indices(owner: object, what: str, names: Sequence[str], present: Sequence[str]) -> list[int]:
+    """The place of each name among those present; names that the owner lacks are refused, all listed."""
+    missing = [name for name in names if name not in present]
+    if missing:
+        lacking = f"{what}{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
+        raise InputError(f"{owner} lacks the {lacking}; it has {', '.join(present)}")
+    return [present.index(name) for name in names]

@@ -1,4 +1,4 @@
-"""Made-up band power with a known answer, so that the whole flow can be shown and tested without anybody's EEG."""
+"""Simulated band power with known valence and arousal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.eeg.signal.bandpower import BandPower
-from ngd_timm.eeg.signal.electrodes import EMOTIV_14
+from ngd_timm.eeg.signal.recording import EMOTIV_14
 
 __all__ = ["CHANNELS", "simulate_bandpower"]
 
@@ -22,16 +22,9 @@ def simulate_bandpower(
 ) -> BandPower:
     """Band power in which valence tips frontal alpha to one side and arousal trades posterior alpha for beta.
 
-    Every subject has a scalp pattern of its own, every trial and window its own noise; the ratings are integers from 1
-    to 9. The result is marked as simulated, and so is all that is made of it.
-
-    Args:
-        subjects: People.
-        trials: Trials a person, one rating pair each.
-        windows: Windows a trial.
-        seed: Same seed, same data.
-        effect: Change of log power from the middle to the end of the scale, in units of a window's noise; 0 plants
-            nothing.
+    Every subject has a scalp pattern of its own, every trial and window its own noise; ratings are integers from 1 to
+    9. `effect` is the change of log power from the middle to the end of the scale, in stds of a window's noise. The
+    result is marked as simulated, and so is all that is made of it.
 
     Example:
         >>> data = simulate_bandpower(subjects=3, trials=4, windows=2)

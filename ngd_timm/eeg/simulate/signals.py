@@ -1,4 +1,4 @@
-"""Made-up EEG signals with a known answer: readers, filters and teachers can be shown without anybody's data."""
+"""Simulated EEG signals with known valence and arousal."""
 
 from __future__ import annotations
 
@@ -15,49 +15,24 @@ __all__ = ["scalp_pattern", "simulate_recordings"]
 
 # rows of the 10-05 system from the face to the neck, by the letters that electrode names begin with
 _ROWS = (
-    ("NZ", "N"),
-    ("FP",),
-    ("AFP",),
-    ("AF",),
-    ("AFF",),
-    ("F",),
-    ("FFC", "FFT"),
-    ("FC", "FT"),
-    ("FCC", "FTT"),
-    ("C", "T"),
-    ("CCP", "TTP"),
-    ("CP", "TP"),
-    ("CPP", "TPP"),
-    ("P",),
-    ("PPO",),
-    ("PO",),
-    ("POO",),
-    ("O",),
-    ("OI",),
-    ("I",),
+    *("NZ/N", "FP", "AFP", "AF", "AFF", "F", "FFC/FFT", "FC/FT", "FCC/FTT", "C/T"),
+    *("CCP/TTP", "CP/TP", "CPP/TPP", "P", "PPO", "PO", "POO", "O", "OI", "I"),
 )
-_DEPTH = {letters: i / (len(_ROWS) - 1) for i, row in enumerate(_ROWS) for letters in row}
+_DEPTH = {letters: i / (len(_ROWS) - 1) for i, row in enumerate(_ROWS) for letters in row.split("/")}
 
 _ALPHA, _BETA = (10.0, 1.0), (20.0, 2.5)  # Hz, centre and width
-_POWER = np.log([30.0, 15.0])  # µV² of the two rhythms in the middle of the scale
+_POWER = np.log([30.0, 15.0])  # of the two rhythms in the middle of the scale, µV²
 _PINK, _WHITE = 10.0, 0.05  # µV²/Hz, the background at 1 Hz and its floor
 _COMMON = 0.3  # part of the variance that all electrodes share
 _GAIN = 0.45  # log power from the middle to the end of the scale, where the pattern is 1
-_SUBJECT, _DRIFT, _TRIAL = 0.5, 0.25, 0.4  # of log power: person, trial with its baseline, trial or baseline alone
+_SUBJECT, _DRIFT, _TRIAL = 0.5, 0.25, 0.4  # std of log power: subject, trial with its baseline, either alone
 
 
 def scalp_pattern(channels: Sequence[str]) -> np.ndarray:
-    """How much each axis moves the rhythms at each electrode, from the electrode's name alone.
+    """How much each axis moves the rhythms at each electrode: (2, 2, C), valence or arousal, alpha or beta.
 
-    Args:
-        channels: C names of the 10-05 system.
-
-    Returns:
-        (2, 2, C): valence or arousal, alpha or beta. Valence raises frontal alpha on the left and lowers it on the
-        right; arousal lowers alpha and raises beta, the more so the further back.
-
-    Raises:
-        InputError: A name that isn't of the 10-05 system.
+    Valence raises frontal alpha on the left and lowers it on the right; arousal lowers alpha and raises beta, the more
+    so the further back. Places are read from the names of the 10-05 system.
 
     Example:
         >>> scalp_pattern(["F3", "F4", "Oz"])[:, 0].round(2).tolist()
@@ -65,11 +40,11 @@ def scalp_pattern(channels: Sequence[str]) -> np.ndarray:
     """
     out = np.zeros((2, 2, len(channels)))
     for i, name in enumerate(channels):
-        found = re.fullmatch(r"([A-Z]+?)(Z|\d+)H?", name.upper())
-        if not found or found[1] not in _DEPTH:
+        match = re.fullmatch(r"([A-Z]+?)(Z|\d+)H?", name.upper())
+        if not match or match[1] not in _DEPTH:
             raise InputError(f"electrode '{name}' is not a name of the 10-05 system such as Fp1, Cz, FC5 or PO8")
-        depth = _DEPTH[found[1]]
-        side = 0 if found[2] == "Z" else 1 if int(found[2]) % 2 else -1
+        depth = _DEPTH[match[1]]
+        side = 0 if match[2] == "Z" else 1 if int(match[2]) % 2 else -1
         out[0, 0, i] = side * (1 - depth)
         out[1, :, i] = -depth, depth
     return out
@@ -90,67 +65,53 @@ def simulate_recordings(
 ) -> Iterator[Recording]:
     """Simulated signals: a 1/f background, and alpha and beta rhythms whose power follows valence and arousal.
 
-    Every subject has a scalp pattern and a ratio of rhythms of its own, every trial its own noise. Nothing in it is
-    anybody's; a score on it says that the code works, and nothing about emotion. See `scalp_pattern` for what is
-    planted. Subject s of one seed is the same however many subjects are asked for.
+    Every subject has a scalp pattern and a ratio of rhythms of its own, every trial its own noise. A score on it says
+    that the code works, and nothing about emotion. Recordings are generated one at a time, in order of subject and
+    trial. Subject s of one seed is the same for any number of subjects.
 
     Args:
-        subjects: People.
-        trials: Trials a person, one rating pair each.
+        subjects: Number of subjects.
+        trials: Trials a subject, one rating pair each.
         seconds: Length of a trial.
         channels: Names of the 10-05 system.
         sfreq: Samples a second, above 60 Hz so that beta fits.
         baseline_s: Seconds of rest before each trial, without any effect; 0: none.
         levels: Ratings are the integers 1 to this, mapped to [-1, 1].
         seed: Same seed, same data.
-        effect: Size of the planted effect; 0 plants nothing. At 1, a ridge regression on z-scored log band power of 16
-            people, 18 trials and 60 s reaches a CCC of about .7 on held-out people.
+        effect: Size of the planted effect (see `scalp_pattern`); 0 plants nothing. At 1, a ridge regression on z-scored
+            log band power of 16 subjects, 18 trials and 60 s reaches a CCC of about .7 on held-out subjects.
         shuffled: Permute the ratings within each subject after planting: the same signals, nothing to learn.
-
-    Returns:
-        Recordings in order of subject and trial, made one at a time; signals in µV, float32.
-
-    Raises:
-        InputError: A count, rate or electrode that can't be.
-
-    Example:
-        >>> made = list(simulate_recordings(2, 3, 2.0, channels=["F3", "F4", "O1", "O2"], baseline_s=1.0))
-        >>> len(made), made[0].signal.shape, made[0].baseline.shape
-        (6, (4, 256), (4, 128))
     """
     if min(subjects, trials) < 1 or levels < 2:
         raise InputError(
             f"subjects and trials must be at least 1 and levels at least 2, got {subjects}, {trials} and {levels}"
         )
-    if not (sfreq > 60 and seconds * sfreq >= 2 and (baseline_s == 0 or baseline_s * sfreq >= 2)):
+    if not (sfreq > 60 and 2 <= seconds * sfreq < np.inf and (baseline_s == 0 or baseline_s * sfreq >= 2)):
         raise InputError(
-            f"sfreq must be above 60 Hz, seconds (and baseline_s, unless 0) at least two samples; "
+            f"sfreq must be above 60 Hz, seconds (and baseline_s, unless 0) finite and at least two samples; "
             f"got {sfreq}, {seconds} and {baseline_s}"
         )
     pattern = effect * _GAIN * scalp_pattern(channels)
     names = tuple(channels)
 
-    def generate() -> Iterator[Recording]:
+    def simulate() -> Iterator[Recording]:
         for subject in range(1, subjects + 1):
             rng = np.random.default_rng([seed, subject])
             ratings = rating_to_va(rng.integers(1, levels + 1, (trials, 2)), 1, levels)
-            order = np.arange(trials)
-            if shuffled:
-                order = np.random.default_rng([seed, subject, 1]).permutation(trials)
+            shuffling = np.random.default_rng([seed, subject, 1])
+            order = shuffling.permutation(trials) if shuffled else np.arange(trials)
             own = _POWER[:, None] + rng.normal(0, _SUBJECT, (2, len(names)))
             for trial in range(trials):
                 drift = own + rng.normal(0, _DRIFT, own.shape)
-                planted = np.einsum("v,vbc->bc", ratings[trial], pattern)
-                log_power = drift + planted + rng.normal(0, _TRIAL, own.shape)
-                signal = _signal(rng, log_power, round(seconds * sfreq), sfreq)
-                rest = None
+                log_power = drift + np.einsum("v,vbc->bc", ratings[trial], pattern) + rng.normal(0, _TRIAL, own.shape)
+                signal, rest = _signal(rng, log_power, round(seconds * sfreq), sfreq), None
                 if baseline_s:
                     log_power = drift + rng.normal(0, _TRIAL, own.shape)
                     rest = _signal(rng, log_power, round(baseline_s * sfreq), sfreq)
                 valence, arousal = ratings[order[trial]].tolist()
                 yield Recording(subject, trial + 1, signal, float(sfreq), names, (valence, arousal), rest)
 
-    return generate()
+    return simulate()
 
 
 def _signal(rng: np.random.Generator, log_power: np.ndarray, samples: int, sfreq: float) -> np.ndarray:
@@ -163,9 +124,9 @@ def _signal(rng: np.random.Generator, log_power: np.ndarray, samples: int, sfreq
     density = background + np.exp(log_power).T @ rhythms  # (C, F), µV²/Hz
     own = rng.standard_normal((len(density), len(hz), 2), dtype=np.float32)
     common = rng.standard_normal((1, len(hz), 2), dtype=np.float32)
-    draw = np.float32((1 - _COMMON) ** 0.5) * own + np.float32(_COMMON**0.5) * common
+    noise = np.float32((1 - _COMMON) ** 0.5) * own + np.float32(_COMMON**0.5) * common
     amplitude = np.sqrt(density * (length * sfreq) / 4).astype(np.float32)  # one-sided density, two parts
-    wave = np.fft.irfft(draw.view(np.complex64)[..., 0] * amplitude, length, axis=1)
+    wave = np.fft.irfft(noise.view(np.complex64)[..., 0] * amplitude, length, axis=1)
     return np.ascontiguousarray(wave[:, :samples], dtype=np.float32)
 
 
