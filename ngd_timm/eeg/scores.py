@@ -1,4 +1,4 @@
-"""Figures for a teacher on people it hasn't seen: concordance, high against low, intervals over subjects, chance."""
+"""Scores of a teacher on held-out subjects: concordance, balanced accuracy, intervals over subjects, chance."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ngd_timm.core.errors import InputError
 from ngd_timm.eeg.signal.bandpower import trial_index
 from ngd_timm.grid.prototypes import permute_within
 
-__all__ = ["balanced_accuracy", "ccc", "score_trials", "trial_means"]
+__all__ = ["AXES", "balanced_accuracy", "ccc", "score_trials", "trial_means"]
 
 AXES = ("valence", "arousal")
 Metric = Callable[[np.ndarray, np.ndarray], float]
@@ -24,28 +24,24 @@ def ccc(prediction: np.ndarray, target: np.ndarray) -> float:
         >>> ccc(np.array([0.0, 1.0, 2.0]), np.array([0.0, 1.0, 2.0]))
         1.0
     """
-    spread = prediction.var() + target.var() + (prediction.mean() - target.mean()) ** 2
-    if spread == 0:
+    denominator = prediction.var() + target.var() + (prediction.mean() - target.mean()) ** 2
+    if denominator == 0:
         return 0.0
     covariance = ((prediction - prediction.mean()) * (target - target.mean())).mean()
-    return float(2 * covariance / spread)
+    return float(2 * covariance / denominator)
 
 
 def balanced_accuracy(decision: np.ndarray, target: np.ndarray) -> float:
-    """Mean of the shares of high and of low trials that are told right, in [0, 1].
+    """Mean recall of high and of low trials, in [0, 1].
 
-    Args:
-        decision: (N,), above 0 says high.
-        target: (N,) ratings in [-1, 1], above 0 is high: the middle of the scale counts as low.
-
-    Raises:
-        InputError: All trials high, or all low.
+    Decisions (N,) above 0 say high; ratings (N,) above 0 are high, so that the middle of the scale counts as low. Both
+    sides must occur.
     """
     high = target > 0
     if high.all() or not high.any():
         raise InputError("high against low needs ratings on both sides of the middle")
-    said = decision > 0
-    return float((said[high].mean() + (~said[~high]).mean()) / 2)
+    predicted = decision > 0
+    return float((predicted[high].mean() + (~predicted[~high]).mean()) / 2)
 
 
 def trial_means(
@@ -74,73 +70,72 @@ def score_trials(
 
     Args:
         decision: (T, 2), above 0 says high.
-        prediction: (T, 2) in [-1, 1], or None for a classifier that has no such value.
+        prediction: (T, 2) in [-1, 1], or None for a classifier, which has none.
         target: (T, 2) ratings in [-1, 1].
         subject: (T,).
         bootstrap: Resamples of the subjects for the 95 % intervals.
         permutations: Permutations of the ratings within each subject, for chance.
         seed: Of both.
-        number: (T,) which trial it was, where that means the same for everybody.
+        number: (T,) the trial's number, where it means the same for all subjects.
 
     Returns:
         For each axis and metric `value`, `ci95`, `chance` (mean under permutation) and one-sided `p`. With `number`
-        also `given_number`: chance and p with ratings permuted among the people who had the trial of that number. It
-        asks what a decoder knows beyond which stimulus, or which place in the session, a trial was.
+        also `given_number`: chance and p with ratings permuted among the subjects who had the trial of that number,
+        which test what a decoder knows beyond the stimulus or the place in the session.
     """
-    out: dict[str, Any] = {}
+    by_subject = _groups(subject)
+    scores: dict[str, Any] = {axis: {} for axis in AXES}
     for column, axis in enumerate(AXES):
-        given: dict[str, tuple[Metric, np.ndarray]] = {"bacc": (balanced_accuracy, decision[:, column])}
+        rating = target[:, column]
+        metrics: dict[str, tuple[Metric, np.ndarray]] = {"bacc": (balanced_accuracy, decision[:, column])}
         if prediction is not None:
-            given["ccc"] = (ccc, prediction[:, column])
-        out[axis] = {}
-        for name, (metric, values) in given.items():
-            figure = _figure(metric, values, target[:, column], subject, bootstrap, permutations, seed)
+            metrics["ccc"] = (ccc, prediction[:, column])
+        for name, (metric, values) in metrics.items():
+            rng = np.random.default_rng(seed)
+            scores[axis][name] = {
+                "value": round(metric(values, rating), 4),
+                "ci95": _interval(metric, values, rating, by_subject, bootstrap, rng),
+                **_chance(metric, values, rating, by_subject, permutations, rng),
+            }
             if number is not None:
                 rng = np.random.default_rng(seed)
-                figure["given_number"] = _chance(metric, values, target[:, column], number, permutations, rng)
-            out[axis][name] = figure
-    return out
+                given = _chance(metric, values, rating, _groups(number), permutations, rng)
+                scores[axis][name]["given_number"] = given
+    return scores
 
 
-def _figure(
+def _groups(names: np.ndarray) -> list[np.ndarray]:
+    return [np.flatnonzero(names == name) for name in np.unique(names)]
+
+
+def _interval(
     metric: Metric,
-    given: np.ndarray,
+    values: np.ndarray,
     target: np.ndarray,
-    subject: np.ndarray,
+    by_subject: list[np.ndarray],
     bootstrap: int,
-    permutations: int,
-    seed: int,
-) -> dict[str, Any]:
-    rng = np.random.default_rng(seed)
-    value = metric(given, target)
-    rows_of = [np.flatnonzero(subject == s) for s in np.unique(subject)]
-    drawn: list[float] = []
-    while len(drawn) < bootstrap:
-        rows = np.concatenate([rows_of[i] for i in rng.integers(0, len(rows_of), len(rows_of))])
+    rng: np.random.Generator,
+) -> list[float]:
+    """95 % interval over resampled subjects."""
+    resampled: list[float] = []
+    while len(resampled) < bootstrap:
+        rows = np.concatenate([by_subject[i] for i in rng.integers(0, len(by_subject), len(by_subject))])
         if metric is balanced_accuracy and len(np.unique(target[rows] > 0)) < 2:
-            continue  # a resample without one of the two sides has no balanced accuracy
-        drawn.append(metric(given[rows], target[rows]))
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return {
-        "value": round(value, 4),
-        "ci95": [round(float(low), 4), round(float(high), 4)],
-        **_chance(metric, given, target, subject, permutations, rng),
-    }
+            continue  # a resample with one of the two sides only has no balanced accuracy
+        resampled.append(metric(values[rows], target[rows]))
+    return [round(float(end), 4) for end in np.percentile(resampled, [2.5, 97.5])]
 
 
 def _chance(
     metric: Metric,
-    given: np.ndarray,
+    values: np.ndarray,
     target: np.ndarray,
-    group: np.ndarray,
+    groups: list[np.ndarray],
     permutations: int,
     rng: np.random.Generator,
 ) -> dict[str, float]:
     """Mean of the metric with ratings permuted within groups, and the one-sided p of the metric itself."""
-    value = metric(given, target)
-    rows_of = [np.flatnonzero(group == g) for g in np.unique(group)]
-    drawn = np.empty(permutations)
-    for index in range(permutations):
-        drawn[index] = metric(given, permute_within(target, rows_of, rng))
-    p = (1 + int((drawn >= value - 1e-12).sum())) / (1 + permutations)
-    return {"chance": round(float(drawn.mean()), 4), "p": round(p, 5)}
+    value = metric(values, target)
+    permuted = np.array([metric(values, permute_within(target, groups, rng)) for _ in range(permutations)])
+    p = (1 + int((permuted >= value - 1e-12).sum())) / (1 + permutations)
+    return {"chance": round(float(permuted.mean()), 4), "p": round(p, 5)}

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/teacher_fold.py
 
-Prints the seconds of `fit_one` (on one thread; those of CPU are not moved by other processes), and how well the
+Prints the seconds of `train_teacher` (on one thread; those of CPU are not moved by other processes), and how well the
 held-out subjects' ratings are predicted.
 """
 
@@ -17,8 +17,9 @@ import torch
 from ngd_timm.core.teacher_recipe import TeacherRecipe
 from ngd_timm.eeg.folds import subject_folds
 from ngd_timm.eeg.scores import ccc
-from ngd_timm.eeg.signal.electrodes import BIOSEMI_32
-from ngd_timm.eeg.teacher.fitting import Trials, fit_one, group_trials, infer
+from ngd_timm.eeg.signal.bandpower import group_trials
+from ngd_timm.eeg.signal.recording import BIOSEMI_32
+from ngd_timm.eeg.teacher.training import Trials, infer, train_teacher
 from ngd_timm.eeg.topomap import TopomapOperator
 
 
@@ -44,7 +45,7 @@ def main() -> None:
     )
     operator = TopomapOperator(BIOSEMI_32, size=recipe.teacher.image_size)
     began, began_cpu = time.perf_counter(), time.process_time()
-    teacher = fit_one(recipe, fitting, [], operator, 5, 0, lambda: None)
+    teacher = train_teacher(recipe, fitting, [], operator, 0, lambda: None)
     seconds, cpu = time.perf_counter() - began, time.process_time() - began_cpu
     _, prediction = infer(teacher, fitting.z, operator)
     scores = [ccc(prediction[~train, axis], va[~train, axis]) for axis in range(2)]

@@ -1,4 +1,4 @@
-"""What a teacher has to beat: the baselines know what is planted and nothing of the people they are scored on."""
+"""The baselines find what is planted and know nothing of the subjects they are scored on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ngd_timm.eeg.simulate.power import simulate_bandpower
 from ngd_timm.eeg.teacher.baselines import logistic_regression, ridge_regression, trial_number
 
 
-def test_ridge_and_logistic_regression_find_what_is_planted_on_people_they_have_not_seen() -> None:
+def test_ridge_and_logistic_regression_find_what_is_planted_on_subjects_they_have_not_seen() -> None:
     data = simulate_bandpower(subjects=9, trials=12, windows=4, effect=1.5)
     z, folds = log_power_z(data), subject_folds(data.subject, 3)
     target = trial_means(data.valence_arousal, data.subject, data.trial)[0]
@@ -28,7 +28,7 @@ def test_ridge_and_logistic_regression_find_what_is_planted_on_people_they_have_
         assert balanced_accuracy(logistic[:, axis], target[:, axis]) > 0.8
 
 
-def test_a_baseline_never_sees_the_ratings_of_held_out_people() -> None:
+def test_a_baseline_never_sees_the_ratings_of_held_out_subjects() -> None:
     data = simulate_bandpower(subjects=6, trials=8, windows=2)
     z, folds = log_power_z(data), subject_folds(data.subject, 3)
     held_out = folds == 0
@@ -42,7 +42,7 @@ def test_a_baseline_never_sees_the_ratings_of_held_out_people() -> None:
         assert np.abs(before[:, ~own] - after[:, ~own]).max() > 1e-3
 
 
-def test_the_trials_number_tells_all_where_everybody_rates_the_same_order_alike() -> None:
+def test_the_trials_number_predicts_all_where_all_subjects_rate_the_same_order_alike() -> None:
     data = simulate_bandpower(subjects=6, trials=5, windows=2, effect=0.0)
     by_trial = np.array([[-1.0, 0.5], [0.5, -0.5], [1.0, 1.0], [-0.5, -1.0], [0.25, 0.25]], dtype=np.float32)
     same = replace(data, valence_arousal=by_trial[data.trial - 1])
@@ -76,7 +76,7 @@ def test_one_trial_of_a_number_of_its_own_takes_nothing_from_the_others() -> Non
     np.testing.assert_array_equal(np.sign(one_apart[kept]), np.sign(whole[kept_whole]))
 
 
-def test_training_people_who_are_all_on_one_side_are_refused() -> None:
+def test_training_subjects_who_are_all_on_one_side_are_refused() -> None:
     data = simulate_bandpower(subjects=6, trials=4, windows=2)
     low = replace(data, valence_arousal=np.full_like(data.valence_arousal, -0.5))
     with pytest.raises(InputError, match="one side of the middle in valence"):

@@ -1,4 +1,4 @@
-"""What a teacher has to beat, in its own folds: linear models on log power, and the number of the trial alone."""
+"""The teacher's baselines, in its own folds: linear models on log power, and the number of the trial alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.eeg.scores import AXES, trial_means
-from ngd_timm.eeg.signal.bandpower import BandPower
+from ngd_timm.eeg.signal.bandpower import BandPower, trial_index
 
 __all__ = ["logistic_regression", "ridge_regression", "trial_number"]
 
@@ -14,17 +14,10 @@ _ALPHAS = np.logspace(0, 5, 11)
 
 
 def ridge_regression(data: BandPower, z: np.ndarray, fold_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ridge regression of valence and arousal on the trials' mean z-scores.
+    """Ridge regression on the trials' mean z-scores: (T, 2) predictions, and (T, 2) decisions, above 0 for high.
 
-    The penalty is chosen in each fold among eleven from 1 to 1e5 by cross-validation over the training subjects.
-
-    Args:
-        data: (N, …) windows, all rated.
-        z: (N, B, C) z-scored log power.
-        fold_of: (N,) the fold in which each window is held out.
-
-    Returns:
-        (T, 2) predictions, and (T, 2) decisions, above 0 for high.
+    `fold_of` (N,) is the fold in which each window is held out. The penalty is selected in each fold, from 1 to 1e5, by
+    cross-validation over the training subjects.
     """
     from sklearn.linear_model import RidgeCV
     from sklearn.model_selection import GroupKFold
@@ -34,21 +27,17 @@ def ridge_regression(data: BandPower, z: np.ndarray, fold_of: np.ndarray) -> tup
     prediction, decision = np.empty(target.shape), np.empty(target.shape)
     for held_out in np.unique(fold):
         own, train = fold == held_out, fold != held_out
-        people = len(np.unique(subject[train]))
-        inner = list(GroupKFold(min(5, people)).split(features[train], groups=subject[train]))
+        splits = GroupKFold(min(5, len(np.unique(subject[train]))))
+        inner = list(splits.split(features[train], groups=subject[train]))
         for axis in range(len(AXES)):
-            fitted = RidgeCV(_ALPHAS, cv=inner).fit(features[train], target[train, axis])
-            prediction[own, axis] = fitted.predict(features[own])
-            decision[own, axis] = prediction[own, axis] - fitted.predict(features[train]).mean()
+            model = RidgeCV(_ALPHAS, cv=inner).fit(features[train], target[train, axis])
+            prediction[own, axis] = model.predict(features[own])
+            decision[own, axis] = prediction[own, axis] - model.predict(features[train]).mean()
     return np.clip(prediction, -1, 1), decision
 
 
 def logistic_regression(data: BandPower, z: np.ndarray, fold_of: np.ndarray) -> np.ndarray:
-    """Decisions (T, 2) of a logistic regression on the windows' z-scores, averaged over each trial.
-
-    Raises:
-        InputError: A fold whose training trials are all high, or all low.
-    """
+    """Decisions (T, 2) of a logistic regression on the windows' z-scores, averaged over each trial."""
     from sklearn.linear_model import LogisticRegression
 
     features, high = z.reshape(len(z), -1), data.valence_arousal > 0
@@ -58,19 +47,19 @@ def logistic_regression(data: BandPower, z: np.ndarray, fold_of: np.ndarray) -> 
         for axis, name in enumerate(AXES):
             if len(np.unique(high[train, axis])) < 2:
                 raise InputError(f"fold {fold}: every training trial is on one side of the middle in {name}")
-            fitted = LogisticRegression(class_weight="balanced", max_iter=2000).fit(features[train], high[train, axis])
-            decision[~train, axis] = fitted.decision_function(features[~train])
+            model = LogisticRegression(class_weight="balanced", max_iter=2000).fit(features[train], high[train, axis])
+            decision[~train, axis] = model.decision_function(features[~train])
     return trial_means(decision, data.subject, data.trial)[0]
 
 
 def trial_number(data: BandPower, fold_of: np.ndarray) -> np.ndarray | None:
-    """Decisions (T, 2) from the trial's number alone, or None where no number is shared between people.
+    """Decisions (T, 2) from the trial's number alone, or None where subjects share no number.
 
-    A trial's rating is guessed from what the training subjects gave the trial of that number (from all they gave, where
-    nobody else has that number). Where everybody had the same stimuli in the same order, this is what a decoder can
-    reach without any affect in the EEG, by telling early trials from late ones or one stimulus from another.
+    The prediction is the mean rating that the training subjects gave to the trial of that number, or to all trials
+    where none of them has it. Where all subjects had the same stimuli in the same order, a decoder reaches this without
+    any affect in the EEG, by separating early trials from late ones or one stimulus from another.
     """
-    _, _, first = trial_means(data.power[:, 0, 0], data.subject, data.trial)
+    first, _ = trial_index(data.subject, data.trial)
     number, target, fold = data.trial[first], data.valence_arousal[first], fold_of[first]
     decision, shared = np.zeros(target.shape), False
     for held_out in np.unique(fold):

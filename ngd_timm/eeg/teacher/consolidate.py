@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from ngd_timm.core.commands import build_commands
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.files import sha256_file
+from ngd_timm.core.files import read_json, sha256_file
 from ngd_timm.core.paths import without_paths
 from ngd_timm.core.recipe import load_recipe
 from ngd_timm.core.teacher_recipe import TeacherRecipe
@@ -25,76 +26,68 @@ from ngd_timm.grid.prototypes import PrototypeGrid, mantel_test
 
 __all__ = ["build_grid", "preview_grid"]
 
-_FINGERPRINT = (
-    "dataset",
-    "simulated",
-    "data_sha256",
-    "channels",
-    "bands",
-    "notes",
-    "trials",
-    "support",
-    "recipe_sha256",
-)
-_SUPPORT = ("dataset", "subjects", "windows")
+_FILES = ("recipe.yaml", "fingerprint.json", "scores.json", "embeddings.safetensors")
+
+
+@dataclass(frozen=True)
+class _Run:
+    recipe: TeacherRecipe
+    fingerprint: dict[str, Any]
+    scores: dict[str, Any]
+    subject: np.ndarray  # (N,), as the next two
+    trial: np.ndarray
+    valence_arousal: np.ndarray
+    aligned: np.ndarray  # (N, D) held-out embeddings in fold 0's frame
+    agreement: list[float]  # of each fold's frame
 
 
 def preview_grid(run: str | Path, min_subjects: int = 3) -> PrototypeGrid | None:
-    """The 5×5 grid of a teacher run without its Mantel figures, for pictures; None if it has fewer than two cells.
-
-    Raises:
-        InputError: As `build_grid`.
-    """
-    _, _, _, stored = _read_run(Path(run))
-    aligned, _ = align(stored.embeddings, stored.held_out_fold)
-    grid = PrototypeGrid.build(aligned, stored.valence_arousal, stored.subject)
-    people = [int(n) for n in grid.metadata["subjects_per_cell"].split(",")]
-    if sum(n >= min_subjects for n in people) < 2:
+    """The 5×5 grid of a teacher run without its Mantel test, for plots; None if it has fewer than two cells."""
+    teacher = _read_run(Path(run))
+    rows = (teacher.aligned, teacher.valence_arousal, teacher.subject)
+    counts = PrototypeGrid.build(*rows).metadata["subjects_per_cell"].split(",")
+    if sum(int(count) >= min_subjects for count in counts) < 2:
         return None
-    return PrototypeGrid.build(aligned, stored.valence_arousal, stored.subject, min_subjects=min_subjects)
+    return PrototypeGrid.build(*rows, min_subjects=min_subjects)
 
 
 def build_grid(run: str | Path, size: int = 5, center: bool = False, min_subjects: int = 1) -> PrototypeGrid:
     """The prototype grid of a teacher run: held-out embeddings in fold 0's frame, averaged over the plane.
 
-    Args:
-        run: A directory that `fit_teacher` wrote.
-        size: S, cells along an axis.
-        center: As in `PrototypeGrid.build`.
-        min_subjects: A cell of fewer people counts as empty; a grid that is published needs 3.
-
-    Returns:
-        The grid; its metadata say what it was built from, how the teacher scored, and the Mantel figures.
-
-    Raises:
-        InputError: A directory that isn't a complete teacher run, or is one of an older version, or whose embeddings
-            were changed.
+    A cell of fewer than `min_subjects` counts as empty; a grid that is published needs 3. The metadata say what the
+    grid was built from, how the teacher scored, and the Mantel tests.
     """
-    run = Path(run)
-    recipe, fingerprint, scores, stored = _read_run(run)
-    _check_layout(run, fingerprint, scores)
-    fingerprint = without_paths(fingerprint)  # the grid is published, folders are not
-    subject, trial, va = stored.subject, stored.trial, stored.valence_arousal
-    aligned, agreement = align(stored.embeddings, stored.held_out_fold)
-    permutations = recipe.scores.permutations
-    plain, centred = (
-        mantel_test(
-            aligned, va, subject, trial, size, permutations, recipe.seed, min_subjects=min_subjects, center=flag
-        )
-        for flag in (False, True)
+    teacher = _read_run(Path(run))
+    try:
+        notes = _provenance(teacher)
+    except KeyError as error:
+        raise InputError(f"{run}: fingerprint.json or scores.json lacks {error}; fit the teacher again") from None
+    notes |= _mantel_notes(teacher, size, min_subjects)
+    notes |= {
+        "created": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "built_with": f"ngd_timm {__version__}",
+        "command": build_commands(teacher.recipe, size, min_subjects, center),
+    }
+    return PrototypeGrid.build(
+        teacher.aligned, teacher.valence_arousal, teacher.subject, size, min_subjects, center, notes
     )
+
+
+def _provenance(teacher: _Run) -> dict[str, str]:
+    recipe, scores = teacher.recipe, teacher.scores
+    fingerprint = without_paths(teacher.fingerprint)  # the grid is published, folders are not
     notes = {
         "dataset": fingerprint["dataset"],
         "data_sha256": fingerprint["data_sha256"],
-        "subjects": str(len(np.unique(subject))),
+        "subjects": str(len(np.unique(teacher.subject))),
         "trials": str(fingerprint["trials"]),
-        "windows": str(len(subject)),
+        "windows": str(len(teacher.subject)),
         "channels": ",".join(fingerprint["channels"]),
         "bands": ",".join(fingerprint["bands"]),
         "normalisation": NORMALISATION,
         "split": f"{recipe.data.folds} folds by subject, seed {recipe.seed}; every embedding is of a held-out subject",
         "frame": "teachers of the folds brought into fold 0's frame by orthogonal Procrustes on shared training data",
-        "frame_agreement": ",".join(f"{a:.3f}" for a in agreement),
+        "frame_agreement": ",".join(f"{a:.3f}" for a in teacher.agreement),
         "teacher": (
             f"{without_paths(recipe.teacher.backbone)} on {recipe.teacher.image_size} px maps, "
             f"{recipe.teacher.embedding_dim}-d embedding"
@@ -103,66 +96,39 @@ def build_grid(run: str | Path, size: int = 5, center: bool = False, min_subject
         "scores": json.dumps({key: scores[key] for key in DECODERS if key in scores}),
         "grids": json.dumps(scores["grids"]),
         "preprocessing": json.dumps(fingerprint["notes"]),
-        "mantel_r": f"{plain.r:.4f}",
-        "mantel_p": f"{plain.p:.4f}",
-        "mantel_r_centered": f"{centred.r:.4f}",
-        "mantel_p_centered": f"{centred.p:.4f}",
-        "mantel_permutations": str(permutations),
-        "created": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
-        "built_with": f"ngd_timm {__version__}",
-        "command": build_commands(recipe, size, min_subjects, center),
     }
-    if fingerprint["support"] is not None:
-        support = fingerprint["support"]
-        notes["support"] = (
-            f"{support['dataset']}, {support['subjects']} people, {support['windows']} windows, unlabelled"
-        )
+    if support := fingerprint["support"]:
+        subjects, windows = support["subjects"], support["windows"]
+        notes["support"] = f"{support['dataset']}, {subjects} subjects, {windows} windows, unlabelled"
     if fingerprint["simulated"]:
         notes["simulated"] = "true"
-    return PrototypeGrid.build(aligned, va, subject, size, min_subjects, center, notes)
+    return notes
 
 
-@dataclass(frozen=True)
-class _Stored:
-    embeddings: np.ndarray  # (F, N, D)
-    subject: np.ndarray
-    trial: np.ndarray
-    valence_arousal: np.ndarray
-    held_out_fold: np.ndarray
+def _mantel_notes(teacher: _Run, size: int, min_subjects: int) -> dict[str, str]:
+    permutations = teacher.recipe.scores.permutations
+    rows = (teacher.aligned, teacher.valence_arousal, teacher.subject, teacher.trial)
+    notes = {"mantel_permutations": str(permutations)}
+    for suffix, center in (("", False), ("_centered", True)):
+        test = mantel_test(*rows, size, permutations, teacher.recipe.seed, min_subjects=min_subjects, center=center)
+        notes |= {f"mantel_r{suffix}": f"{test.r:.4f}", f"mantel_p{suffix}": f"{test.p:.4f}"}
+    return notes
 
 
-def _check_layout(run: Path, fingerprint: dict[str, Any], scores: dict[str, Any]) -> None:
-    lacking = [f"fingerprint.json's {key}" for key in _FINGERPRINT if key not in fingerprint]
-    lacking += [f"scores.json's {key}" for key in ("teacher", "grids") if key not in scores]
-    lacking += [
-        f"fingerprint.json's support.{key}" for key in _SUPPORT if key not in (fingerprint.get("support") or _SUPPORT)
-    ]
-    if lacking:
-        raise InputError(f"{run} was made by an older version: no {', '.join(lacking)}; fit the teacher again")
-
-
-def _read_run(run: Path) -> tuple[TeacherRecipe, dict[str, Any], dict[str, Any], _Stored]:
-    names = ("recipe.yaml", "fingerprint.json", "scores.json", "embeddings.safetensors")
-    missing = [name for name in names if not (run / name).is_file()]
+def _read_run(run: Path) -> _Run:
+    missing = [name for name in _FILES if not (run / name).is_file()]
     if missing:
         raise InputError(f"{run} is not a teacher run: no {', '.join(missing)}; make one with: ngd teacher fit RECIPE")
     recipe = load_recipe(TeacherRecipe, run / "recipe.yaml")
-    try:
-        fingerprint = json.loads((run / "fingerprint.json").read_text(encoding="utf-8"))
-        scores = json.loads((run / "scores.json").read_text(encoding="utf-8"))
-        expected = fingerprint["embeddings_sha256"]
-        if not isinstance(scores, dict):
-            raise TypeError
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
-        raise InputError(f"{run}: fingerprint.json or scores.json is damaged; fit the teacher again") from None
+    fingerprint, scores = read_json(run / "fingerprint.json"), read_json(run / "scores.json")
     path = run / "embeddings.safetensors"
-    if sha256_file(path) != expected:
+    if sha256_file(path) != fingerprint.get("embeddings_sha256"):
         raise InputError(f"{path} is not the file that fingerprint.json describes; fit the teacher again")
     try:
-        with safe_open(str(path), framework="np") as handle:
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - not a dict
-        stacked = np.stack([tensors[f"fold{fold}.embedding"] for fold in range(recipe.data.folds)])
-        stored = _Stored(stacked, *(tensors[k] for k in ("subject", "trial", "valence_arousal", "held_out_fold")))
+        tensors = load_file(path)
+        embeddings = np.stack([tensors[f"fold{fold}.embedding"] for fold in range(recipe.data.folds)])
+        subject, trial, va = tensors["subject"], tensors["trial"], tensors["valence_arousal"]
+        aligned, agreement = align(embeddings, tensors["held_out_fold"])
     except (SafetensorError, KeyError, ValueError) as error:
         raise InputError(f"{path}: {' '.join(str(error).split())}") from None
-    return recipe, fingerprint, scores, stored
+    return _Run(recipe, fingerprint, scores, subject, trial, va, aligned, agreement)

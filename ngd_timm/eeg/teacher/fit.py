@@ -1,4 +1,4 @@
-"""Fit a teacher in folds by subject, score it on people it hasn't seen, and write the run directory."""
+"""Fit a teacher in folds by subject: recordings, band power, maps, a teacher a fold, held-out embeddings and scores."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 from rich.progress import Progress
-from safetensors.torch import save_file
+from safetensors.numpy import save_file
 from timm.optim import list_optimizers
 
 from ngd_timm.core.devices import open_device
@@ -28,10 +29,9 @@ from ngd_timm.core.version import __version__
 from ngd_timm.eeg.folds import check_split, subject_folds
 from ngd_timm.eeg.readers.sources import load_eeg
 from ngd_timm.eeg.scores import AXES
-from ngd_timm.eeg.signal.bandpower import BandPower, log_power_z
-from ngd_timm.eeg.teacher.fitting import Trials, fit_one, group_trials, infer
+from ngd_timm.eeg.signal.bandpower import BandPower, group_trials, log_power_z
 from ngd_timm.eeg.teacher.held_out import scalp_means, score_run, summary_lines
-from ngd_timm.eeg.teacher.model import AffectTeacher
+from ngd_timm.eeg.teacher.training import Trials, create_teacher, infer, train_teacher
 from ngd_timm.eeg.topomap import TopomapOperator
 
 __all__ = ["fit_teacher"]
@@ -44,61 +44,39 @@ _PACKAGES = ("torch", "timm", "mne", "numpy", "scipy", "scikit-learn", "safetens
 def fit_teacher(recipe: TeacherRecipe, out: Path | None = None) -> Path:
     """Fit one teacher a fold and write the run directory, whole or not at all.
 
-    The directory holds `recipe.yaml`, `fingerprint.json`, `scores.json`, `cells.safetensors` (means over
-    people, for pictures), `embeddings.safetensors` (each teacher's embeddings of every rated window, with subjects:
-    keep it where the recordings may be kept) and `lock` (empty; held while a process fits). See
-    `ngd_timm.eeg.teacher.consolidate.build_grid`.
-
-    Args:
-        recipe: What to fit on what.
-        out: The directory; None takes the recipe's `out`, or `runs/<name>-<seed>`.
-
-    Returns:
-        The directory.
-
-    Raises:
-        InputError: No data, a directory that isn't empty, can't be written or is another process's, a channel or
-            backbone that isn't known.
+    The directory holds `recipe.yaml`, `fingerprint.json`, `scores.json`, `cells.safetensors` (means over subjects, for
+    plots), `embeddings.safetensors` (each teacher's embeddings of every rated window, with subjects: keep it where the
+    recordings may be kept) and `lock` (empty; held while a process fits). It is `out`, or the recipe's, or
+    `runs/<name>-<seed>`, and must be unused. Next: `ngd_timm.eeg.teacher.consolidate.build_grid`.
     """
+    began = time.monotonic()
     run = Path(out or recipe.out or Path("runs") / f"{recipe.name}-{recipe.seed}")
-    _refuse_used(run)
+    _check_unused(run)
     check_place(run / "scores.json")
     _check_settings(recipe)
-    started = time.monotonic()
-    everything = _load(recipe)
-    operator = TopomapOperator(everything.channels, size=recipe.teacher.image_size)
-    z_all, rated = log_power_z(everything), everything.rated
-    support, z_support = _load_support(recipe, everything, z_all)
-    data, z = everything.rows(rated), z_all[rated]
-    fold_of = subject_folds(data.subject, recipe.data.folds, recipe.seed)
-    _check_sides(data, fold_of)
-    # an unrated window belongs to its person's fold; people who rated nothing are never held out
-    fold_of_person = dict(zip(data.subject.tolist(), fold_of.tolist(), strict=True))
-    fold_of_all = np.array([fold_of_person.get(person, -1) for person in everything.subject.tolist()])
-    for fold in range(recipe.data.folds):
-        held_out = fold_of_all == fold
-        check_split(~held_out, held_out, everything.subject, everything.trial, everything.power)
-    if recipe.optim.consistency > 0 and rated.all() and support is None:
-        raise InputError(
-            "optim.consistency is above 0, and there is nothing unlabelled to agree on: every trial is rated, and "
-            "data.support is not set; set it, or optim.consistency=0"
-        )
-    _check_backbone(recipe, len(data.bands))
+    power = load_eeg(recipe.data, recipe.data.name, recipe.data.root)
+    operator = TopomapOperator(power.channels, size=recipe.teacher.image_size)
+    z = log_power_z(power)
+    fold = _assign_folds(recipe, power)
+    support = _load_support(recipe, power, z)
+    with torch.random.fork_rng(devices=[]):
+        create_teacher(recipe, len(power.bands))  # refuses a backbone that isn't known or can't take the maps
+    rated = power.rows(power.rated)
     with locked(run):
-        _refuse_used(run)  # another may have begun it since
+        _check_unused(run)  # another process may have begun it since
         remove_leftovers(run)
-        for line in _opening(recipe, data, int((~rated).sum()), support):
+        for line in _size_lines(recipe, power, support):
             logger.info("%s", line)
-        beside = [] if support is None else [_unlabelled(support, z_support)]
-        stacked, predicted, seconds = _fit_folds(recipe, everything, z_all, fold_of_all, beside, operator)
-        scores = score_run(recipe, data, z, fold_of, stacked, predicted)
-        scores["seconds"] = {"fold": [round(s, 1) for s in seconds], "total": round(time.monotonic() - started, 1)}
+        embeddings, predictions, seconds = _fit_folds(recipe, power, z, fold, support, operator)
+        z, fold = z[power.rated], fold[power.rated]
+        scores = score_run(recipe, rated, z, fold, embeddings, predictions)
+        scores["seconds"] = {"fold": [round(s, 1) for s in seconds], "total": round(time.monotonic() - began, 1)}
         with atomic_files(run) as folder:
             write_text(folder / "recipe.yaml", to_yaml(recipe.model_copy(update={"out": str(run)})))
             write_json(folder / "scores.json", scores)
-            _write_embeddings(folder / "embeddings.safetensors", data, fold_of, stacked, predicted)
-            _save(folder / "cells.safetensors", scalp_means(data, z))
-            write_json(folder / "fingerprint.json", _fingerprint(recipe, data, support, folder))
+            save_file(_embedding_tensors(rated, fold, embeddings, predictions), folder / "embeddings.safetensors")
+            save_file(scalp_means(rated, z), folder / "cells.safetensors")
+            write_json(folder / "fingerprint.json", _fingerprint(recipe, rated, support, folder))
         for line in summary_lines(scores):
             logger.info("%s", line)
     return run
@@ -106,80 +84,45 @@ def fit_teacher(recipe: TeacherRecipe, out: Path | None = None) -> Path:
 
 def _fit_folds(
     recipe: TeacherRecipe,
-    everything: BandPower,
-    z_all: np.ndarray,
-    fold_of_all: np.ndarray,
-    beside: list[Trials],
+    power: BandPower,
+    z: np.ndarray,
+    fold: np.ndarray,
+    support: BandPower | None,
     operator: TopomapOperator,
 ) -> tuple[np.ndarray, np.ndarray, list[float]]:
     """Each fold's teacher on every rated window: embeddings (F, N, D), predictions (F, N, 2); and each fold's seconds.
 
-    Args:
-        recipe: Folds and how they are fitted.
-        everything: Rated and unrated windows, M of them.
-        z_all: (M, B, C) their z-scores.
-        fold_of_all: (M,) the fold in which each is held out; -1: in none.
-        beside: The support set, if there is one.
-        operator: Maps of the channels.
+    `power`, `z` and `fold` are of all windows, rated or not.
     """
-    rated = everything.rated
-    data, z = everything.rows(rated), torch.from_numpy(z_all[rated])
-    fold_of, labels = fold_of_all[rated], torch.from_numpy(data.valence_arousal)
-    trials = group_trials(data.subject, data.trial)
+    rated = power.rated
+    everything, labels = torch.from_numpy(z), torch.from_numpy(power.valence_arousal)
+    trials = group_trials(power.subject, power.trial)
+    pools = []
+    if support is not None:
+        windows = group_trials(support.subject, support.trial)
+        pools.append(Trials(torch.from_numpy(log_power_z(support)), windows, torch.empty(0, 2)))
     embeddings, predictions, seconds = [], [], []
-    with Progress(disable=not _terminal(), transient=True) as progress:
+    with Progress(disable=not Console().is_terminal, transient=True) as progress:
         bar = progress.add_task("teacher", total=recipe.data.folds * recipe.optim.epochs)
-        for fold in range(recipe.data.folds):
+        for number in range(recipe.data.folds):
             began = time.monotonic()
-            fitting = Trials(z, [rows for rows in trials if fold_of[rows[0]] != fold], labels)
-            unrated = (fold_of_all != fold) & ~rated
-            pools = [*beside, _unlabelled(everything.rows(unrated), z_all[unrated])] if unrated.any() else beside
-            teacher = fit_one(recipe, fitting, pools, operator, len(data.bands), fold, lambda: progress.advance(bar))
-            embedding, prediction = infer(teacher, z, operator)
+            training = [rows for rows in trials if fold[rows[0]] != number]
+            labelled = Trials(everything, [rows for rows in training if rated[rows[0]]], labels)
+            unlabelled = Trials(everything, [rows for rows in training if not rated[rows[0]]], labels)
+            teacher = train_teacher(
+                recipe, labelled, [*pools, unlabelled], operator, number, lambda: progress.advance(bar)
+            )
+            embedding, prediction = infer(teacher, everything[torch.from_numpy(rated)], operator)
             embeddings.append(embedding)
             predictions.append(prediction)
             seconds.append(time.monotonic() - began)
-            logger.info("fold %d of %d: %.0f s", fold + 1, recipe.data.folds, seconds[-1])
+            logger.info("fold %d of %d: %.0f s", number + 1, recipe.data.folds, seconds[-1])
     return np.stack(embeddings), np.stack(predictions), seconds
 
 
-def _refuse_used(run: Path) -> None:
+def _check_unused(run: Path) -> None:
     if not is_unused(run):
         raise InputError(f"{run} exists and is not empty; choose another out= or remove it")
-
-
-def _load(recipe: TeacherRecipe) -> BandPower:
-    data = load_eeg(recipe.data, recipe.data.name, recipe.data.root)
-    if not data.rated.any():
-        raise InputError(f"{data.dataset}: nobody rated anything; a teacher needs rated trials (unrated ones support)")
-    return data
-
-
-def _load_support(recipe: TeacherRecipe, data: BandPower, z: np.ndarray) -> tuple[BandPower | None, np.ndarray]:
-    """The support set on the same electrodes and bands, and its z-scores."""
-    settings = recipe.data
-    if settings.support is None:
-        return None, z[:0]
-    if recipe.optim.consistency == 0:
-        raise InputError(
-            "data.support is used by optim.consistency only, which is 0; raise it or leave data.support out"
-        )
-    wanted = settings.model_copy(update={"channels": data.channels, "bands": data.bands})
-    support = load_eeg(wanted, settings.support.name, settings.support.root)
-    z_support = log_power_z(support)
-    # z-scores, so that another unit doesn't hide a copy; another filter or window would
-    if np.isin(_row_keys(z_support), _row_keys(z)).any():
-        raise InputError("data.support holds windows of data.root itself; held-out people would be trained on")
-    return support, z_support
-
-
-def _row_keys(z: np.ndarray) -> np.ndarray:
-    rounded = np.ascontiguousarray(z.reshape(len(z), -1).round(2).astype(np.float32) + 0.0)
-    return rounded.view(f"V{rounded[0].nbytes}").ravel()
-
-
-def _unlabelled(data: BandPower, z: np.ndarray) -> Trials:
-    return Trials(torch.from_numpy(z), group_trials(data.subject, data.trial), torch.empty(0, 2))
 
 
 def _check_settings(recipe: TeacherRecipe) -> None:
@@ -188,76 +131,96 @@ def _check_settings(recipe: TeacherRecipe) -> None:
         raise choices("optim.opt", recipe.optim.opt, list_optimizers())
 
 
-def _check_backbone(recipe: TeacherRecipe, bands: int) -> None:
-    model = recipe.teacher
-    with torch.random.fork_rng(devices=[]):
-        AffectTeacher(model.backbone, bands, model.embedding_dim, model.image_size, model.drop_rate)
-
-
-def _check_sides(data: BandPower, fold_of: np.ndarray) -> None:
-    """High against low is scored in the end, and a fold that can't be is better known before an hour of fitting."""
-    for axis, name in enumerate(AXES):
-        high = data.valence_arousal[:, axis] > 0
-        for fold in np.unique(fold_of):
-            if len(np.unique(high[fold_of != fold])) < 2:
+def _assign_folds(recipe: TeacherRecipe, power: BandPower) -> np.ndarray:
+    """(M,) the fold in which each window's subject is held out, -1 for a subject without ratings; leaks are refused."""
+    rated = power.rated
+    if not rated.any():
+        raise InputError(f"{power.dataset}: nobody rated anything; a teacher needs rated trials (unrated ones support)")
+    folds = subject_folds(power.subject[rated], recipe.data.folds, recipe.seed)
+    of_subject = dict(zip(power.subject[rated].tolist(), folds.tolist(), strict=True))
+    fold = np.array([of_subject.get(subject, -1) for subject in power.subject.tolist()])
+    for number in range(recipe.data.folds):
+        held_out = fold == number
+        check_split(~held_out, held_out, power.subject, power.trial, power.power)
+        for axis, name in enumerate(AXES):
+            if len(np.unique(power.valence_arousal[rated & ~held_out, axis] > 0)) < 2:
                 raise InputError(
-                    f"{name}: in fold {fold} every training trial is on one side of the middle of the scale; use fewer "
-                    "folds, another seed or more people"
+                    f"{name}: in fold {number} every training trial is on one side of the middle of the scale; use "
+                    "fewer folds, another seed or more subjects"
                 )
+    return fold
 
 
-def _opening(recipe: TeacherRecipe, data: BandPower, unrated: int, support: BandPower | None) -> Iterator[str]:
-    def size(of: BandPower) -> str:
-        return (
-            f"{len(of)} windows, {len(group_trials(of.subject, of.trial))} trials, {len(np.unique(of.subject))} people"
+def _load_support(recipe: TeacherRecipe, power: BandPower, z: np.ndarray) -> BandPower | None:
+    """The support set on the same electrodes and bands."""
+    settings = recipe.data
+    if settings.support is None:
+        if recipe.optim.consistency > 0 and power.rated.all():
+            raise InputError(
+                "optim.consistency is above 0, and there is nothing unlabelled to agree on: every trial is rated, and "
+                "data.support is not set; set it, or optim.consistency=0"
+            )
+        return None
+    if recipe.optim.consistency == 0:
+        raise InputError(
+            "data.support is used by optim.consistency only, which is 0; raise it or leave data.support out"
         )
+    same = settings.model_copy(update={"channels": power.channels, "bands": power.bands})
+    support = load_eeg(same, settings.support.name, settings.support.root)
+    # z-scores, so that another unit doesn't hide a copy; another filter or window would
+    if np.isin(_row_keys(log_power_z(support)), _row_keys(z)).any():
+        raise InputError("data.support holds windows of data.root itself; held-out subjects would be trained on")
+    return support
+
+
+def _row_keys(z: np.ndarray) -> np.ndarray:
+    rounded = np.ascontiguousarray(z.reshape(len(z), -1).round(2).astype(np.float32) + 0.0)
+    return rounded.view(f"V{rounded[0].nbytes}").ravel()
+
+
+def _size_lines(recipe: TeacherRecipe, power: BandPower, support: BandPower | None) -> Iterator[str]:
+    def size(power: BandPower) -> str:
+        trials = len(group_trials(power.subject, power.trial))
+        return f"{len(power)} windows, {trials} trials, {len(np.unique(power.subject))} subjects"
 
     yield (
-        f"{data.dataset}: {size(data)}, {len(data.bands)} bands, {len(data.channels)} channels, "
+        f"{power.dataset}: {size(power.rows(power.rated))}, {len(power.bands)} bands, {len(power.channels)} channels, "
         f"{recipe.data.folds} folds by subject"
     )
-    if unrated:
+    if unrated := int((~power.rated).sum()):
         yield f"unrated: {unrated} windows" + ("" if recipe.optim.consistency else ", unused (optim.consistency is 0)")
     if support is not None:
         yield f"support, without its ratings: {support.dataset}: {size(support)}"
 
 
-def _write_embeddings(
-    path: Path, data: BandPower, fold_of: np.ndarray, embeddings: np.ndarray, predictions: np.ndarray
-) -> None:
+def _embedding_tensors(
+    rated: BandPower, fold: np.ndarray, embeddings: np.ndarray, predictions: np.ndarray
+) -> dict[str, np.ndarray]:
     tensors = {
-        "subject": data.subject,
-        "trial": data.trial,
-        "window": data.window,
-        "valence_arousal": data.valence_arousal,
-        "held_out_fold": fold_of,
+        "subject": rated.subject,
+        "trial": rated.trial,
+        "window": rated.window,
+        "valence_arousal": rated.valence_arousal,
+        "held_out_fold": fold,
     }
-    for fold, (embedding, prediction) in enumerate(zip(embeddings, predictions, strict=True)):
-        tensors[f"fold{fold}.embedding"] = embedding.astype(np.float32)
-        tensors[f"fold{fold}.valence_arousal"] = prediction.astype(np.float32)
-    _save(path, tensors)
+    for number, (embedding, prediction) in enumerate(zip(embeddings, predictions, strict=True)):
+        tensors[f"fold{number}.embedding"] = embedding
+        tensors[f"fold{number}.valence_arousal"] = prediction
+    return tensors
 
 
-def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    save_file({name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}, str(path))
-
-
-def _fingerprint(recipe: TeacherRecipe, data: BandPower, support: BandPower | None, folder: Path) -> dict[str, Any]:
+def _fingerprint(recipe: TeacherRecipe, rated: BandPower, support: BandPower | None, folder: Path) -> dict[str, Any]:
     # Where the data lie and where the run goes don't change what comes out.
-    elsewhere: dict[str, Any] = {
-        "out": True,
-        "device": True,
-        "data": {"root": True, "cache": True, "support": {"root"}},
-    }
-    settings = recipe.model_dump(mode="json", exclude=elsewhere)
+    places: dict[str, Any] = {"out": True, "device": True, "data": {"root": True, "cache": True, "support": {"root"}}}
+    settings = recipe.model_dump(mode="json", exclude=places)
     return {
-        "dataset": data.dataset,
-        "simulated": data.simulated,
-        "data_sha256": data.sha256,
-        "channels": list(data.channels),
-        "bands": list(data.bands),
-        "notes": dict(data.notes),
-        "trials": len(group_trials(data.subject, data.trial)),
+        "dataset": rated.dataset,
+        "simulated": rated.simulated,
+        "data_sha256": rated.sha256,
+        "channels": list(rated.channels),
+        "bands": list(rated.bands),
+        "notes": dict(rated.notes),
+        "trials": len(group_trials(rated.subject, rated.trial)),
         "support": None
         if support is None
         else {
@@ -273,9 +236,3 @@ def _fingerprint(recipe: TeacherRecipe, data: BandPower, support: BandPower | No
         "packages": {name: importlib.metadata.version(name) for name in _PACKAGES} | {"ngd_timm": __version__},
         "python": platform.python_version(),
     }
-
-
-def _terminal() -> bool:
-    from rich.console import Console
-
-    return Console().is_terminal

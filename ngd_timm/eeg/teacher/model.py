@@ -14,17 +14,9 @@ __all__ = ["AffectTeacher", "ccc_loss"]
 
 
 class AffectTeacher(nn.Module):
-    """Regress valence and arousal from maps; the embedding before the last layer is what the grid is built of.
+    """Regress valence and arousal from maps; the grid is built from the embedding before the last layer.
 
-    Args:
-        backbone: Any timm name that takes `image_size`.
-        in_chans: Frequency bands.
-        embedding_dim: D.
-        image_size: Pixels a side.
-        drop_rate: Dropout before the embedding.
-
-    Raises:
-        InputError: A backbone that timm doesn't have, or that can't take maps of this size.
+    `backbone` is any timm name that takes maps of `in_chans` bands and `image_size` pixels a side.
 
     Example:
         >>> teacher = AffectTeacher("resnet10t", in_chans=4, embedding_dim=16, image_size=32)
@@ -38,23 +30,18 @@ class AffectTeacher(nn.Module):
             near = timm.list_models(f"*{backbone.split('_')[0]}*")[:5]
             raise InputError(f"timm has no model '{backbone}'; try for example {', '.join(near) or 'resnet10t'}")
         # Any: nn.Module types every attribute as a tensor or a module.
-        backbone_model: Any = timm.create_model(backbone, in_chans=in_chans, num_classes=0)
-        self.backbone = backbone_model
-        width = int(backbone_model.head_hidden_size)
+        model: Any = timm.create_model(backbone, in_chans=in_chans, num_classes=0)
+        self.backbone = model
         self.dropout = nn.Dropout(drop_rate)
-        self.embedding = nn.Linear(width, embedding_dim)
+        self.embedding = nn.Linear(int(model.head_hidden_size), embedding_dim)
         self.head = nn.Linear(embedding_dim, 2)
         try:
-            self._probe(in_chans, image_size)
+            with torch.no_grad():
+                self.eval()(torch.zeros(1, in_chans, image_size, image_size))
         except (RuntimeError, AssertionError) as error:
             reason = " ".join(str(error).split())[:160]
             raise InputError(f"'{backbone}' can't take maps of {image_size} x {image_size} ({reason})") from None
-
-    @torch.no_grad()
-    def _probe(self, in_chans: int, image_size: int) -> None:
-        training = self.training
-        self.eval()(torch.zeros(1, in_chans, image_size, image_size))
-        self.train(training)
+        self.train()
 
     def forward(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, bands, H, W) to valence and arousal (B, 2) in (-1, 1) and embeddings (B, D)."""
@@ -65,12 +52,9 @@ class AffectTeacher(nn.Module):
 
 
 def ccc_loss(prediction: torch.Tensor, target: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
-    """1 - Lin's concordance correlation over the batch, mean over the columns.
+    """1 - Lin's concordance correlation over the batch of (B, K), mean over the columns.
 
-    Args:
-        prediction: (B, K).
-        target: (B, K).
-        eps: Added to the denominator, so that a batch of equal values has a gradient.
+    `eps` is added to the denominator, so that a batch of equal values has a gradient.
 
     Example:
         >>> x = torch.tensor([[0.0], [1.0], [2.0]])

@@ -1,8 +1,8 @@
-"""Would other people have given the same grid? Grids of two halves of the subjects, compared cell by cell."""
+"""Split-half stability of the grid: grids of two random halves of the subjects, compared cell by cell."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -11,33 +11,7 @@ from ngd_timm.core.errors import InputError
 from ngd_timm.eeg.signal.bandpower import trial_index
 from ngd_timm.grid.prototypes import permute_within
 
-__all__ = ["Stability", "split_half"]
-
-
-class Stability(NamedTuple):
-    """Mean cosine between two halves' prototypes of the same cell.
-
-    Attributes:
-        cosine: Of the prototypes as they are; near 1 for any grid whose rows crowd together.
-        cosine_range: 2.5th and 97.5th percentile over the splits.
-        centered: The same after each half's mean prototype is subtracted: what the halves agree on about the plane.
-        centered_range: As `cosine_range`.
-        chance: Mean of `centered` with ratings permuted within subject.
-        p: One-sided, of `centered`.
-        cells: Mean number of cells that both halves fill.
-        splits: Number of splits.
-        permutations: Number of permutations.
-    """
-
-    cosine: float
-    cosine_range: tuple[float, float]
-    centered: float
-    centered_range: tuple[float, float]
-    chance: float
-    p: float
-    cells: float
-    splits: int
-    permutations: int
+__all__ = ["split_half"]
 
 
 def split_half(
@@ -49,103 +23,100 @@ def split_half(
     splits: int = 200,
     permutations: int = 500,
     seed: int = 0,
-) -> Stability:
-    """Split the subjects into random halves, build a grid from each, and compare them.
+) -> dict[str, Any]:
+    """Split the subjects into random halves, build a grid of `size` x `size` cells from each, and compare them.
 
-    A coarse grid is stable and says little, a fine one says much and isn't stable: the figure for 3, 5 and 7 cells a
-    side is the argument for a size.
+    A coarse grid is stable and says little, a fine one says much and isn't stable: the scores of 3, 5 and 7 cells a
+    side are the argument for a size. The same halves serve all permutations, which move the ratings among a subject's
+    trials, windows of a trial together.
 
     Args:
         embeddings: (N, D) held-out embeddings in one frame.
         valence_arousal: (N, 2) in [-1, 1], one value a trial.
         subjects: (N,).
         trials: (N,), numbered within a subject.
-        size: S, cells along an axis.
-        splits: Random halves; the same ones serve the permutations.
-        permutations: Of the ratings among a subject's trials, windows of a trial together.
-        seed: Of both.
 
-    Raises:
-        InputError: Fewer than four subjects, or halves that never fill three cells in common.
+    Returns:
+        `cosine`, the mean over the splits of the mean cosine between two halves' prototypes of the same cell, near 1
+        for any grid whose rows crowd together; `centered`, the same after each half's mean prototype is subtracted,
+        with its `chance` and one-sided `p` under permuted ratings; `cells`, the mean number that both halves fill.
 
     Example:
         >>> rng = np.random.default_rng(0)
         >>> va = rng.uniform(-1, 1, (240, 2))
         >>> subject, trial = np.repeat(np.arange(12), 20), np.tile(np.arange(20), 12)
         >>> rows = np.concatenate([va, 0.1 * rng.standard_normal((240, 6))], axis=1)
-        >>> found = split_half(rows, va, subject, trial, size=3, splits=20, permutations=50)
-        >>> found.centered > 0.7, found.p < 0.05
+        >>> stability = split_half(rows, va, subject, trial, size=3, splits=20, permutations=50)
+        >>> stability["centered"]["value"] > 0.7, stability["centered"]["p"] < 0.05
         (True, True)
     """
-    unit = np.asarray(embeddings, dtype=np.float64)
-    unit = unit / np.linalg.norm(unit, axis=1, keepdims=True)
-    who = np.unique(subjects, return_inverse=True)[1].reshape(-1)
-    people = int(who.max()) + 1
-    if people < 4:
-        raise InputError(f"halves of {people} subjects can't be compared; at least four are needed")
-    first, trial = trial_index(who, trials)
+    unit = _unit(np.asarray(embeddings, dtype=np.float64))
+    index = np.unique(subjects, return_inverse=True)[1].reshape(-1)
+    count = int(index.max()) + 1
+    if count < 4:
+        raise InputError(f"halves of {count} subjects can't be compared; at least four are needed")
+    first, trial = trial_index(index, trials)
     sums = np.zeros((len(first), unit.shape[1]))
     np.add.at(sums, trial, unit)
     weights = np.bincount(trial).astype(np.float64)
-    owner, cells = who[first], cell_of(valence_arousal[first], size)
+    owner, cells = index[first], cell_of(valence_arousal[first], size)
 
     rng = np.random.default_rng(seed)
-    halves = np.zeros((splits, people), dtype=bool)
+    halves = np.zeros((splits, count), dtype=bool)
     for half in halves:
-        half[rng.permutation(people)[: people // 2]] = True
+        half[rng.permutation(count)[: count // 2]] = True
 
-    def compare(of_trial: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Mean cosine as they are and centred, and cells compared, for each split."""
-        total = np.zeros((people * size * size, unit.shape[1]))
-        weight = np.zeros(people * size * size)
-        slot = owner * size * size + of_trial
-        np.add.at(total, slot, sums)
-        np.add.at(weight, slot, weights)
-        present = (weight > 0).reshape(people, size * size)
-        means = total / np.maximum(weight, 1)[:, None]
-        of_person = means.reshape(people, -1)
-        grids = []
-        both = np.ones((splits, size * size), dtype=bool)
-        for half in (halves, ~halves):
-            grids.append(_unit((half.astype(np.float64) @ of_person).reshape(splits, size * size, -1)))
-            both &= half.astype(np.int64) @ present.astype(np.int64) > 0
-        count = both.sum(axis=1)
-        mask = both[:, :, None]
-        plain = (grids[0] * grids[1] * mask).sum(axis=(1, 2)) / np.maximum(count, 1)
-        centred = [
-            _unit(grid - (grid * mask).sum(axis=1, keepdims=True) / np.maximum(count, 1)[:, None, None])
-            for grid in grids
-        ]
-        return plain, (centred[0] * centred[1] * mask).sum(axis=(1, 2)) / np.maximum(count, 1), count
-
-    plain, centred, count = compare(cells)
-    usable = count >= 3
+    plain, centred, common = _compare(halves, sums, weights, owner, cells, size)
+    usable = common >= 3
     if not usable.any():
         raise InputError(f"no two halves of the subjects fill three cells of a {size} x {size} grid in common")
     value = float(centred[usable].mean())
-    by_subject = [np.flatnonzero(owner == person) for person in range(people)]
-    drawn = np.empty(permutations)
-    for index in range(permutations):
-        # which cells a person fills never changes, so neither do the usable splits
-        drawn[index] = compare(permute_within(cells, by_subject, rng))[1][usable].mean()
-    return Stability(
-        cosine=float(plain[usable].mean()),
-        cosine_range=_range(plain[usable]),
-        centered=value,
-        centered_range=_range(centred[usable]),
-        chance=float(drawn.mean()),
-        p=(1 + int((drawn >= value - 1e-12).sum())) / (1 + permutations),
-        cells=float(count[usable].mean()),
-        splits=int(usable.sum()),
-        permutations=permutations,
-    )
+    by_subject = [np.flatnonzero(owner == subject) for subject in range(count)]
+    by_chance = np.empty(permutations)
+    for i in range(permutations):
+        # which cells a subject fills never changes, so neither do the usable splits
+        permuted = permute_within(cells, by_subject, rng)
+        by_chance[i] = _compare(halves, sums, weights, owner, permuted, size)[1][usable].mean()
+    return {
+        "splits": int(usable.sum()),
+        "cells": round(float(common[usable].mean()), 1),
+        "cosine": {"value": round(float(plain[usable].mean()), 4), "ci95": _range(plain[usable])},
+        "centered": {
+            "value": round(value, 4),
+            "ci95": _range(centred[usable]),
+            "chance": round(float(by_chance.mean()), 4),
+            "p": round((1 + int((by_chance >= value - 1e-12).sum())) / (1 + permutations), 5),
+        },
+    }
+
+
+def _compare(
+    halves: np.ndarray, sums: np.ndarray, weights: np.ndarray, owner: np.ndarray, cells: np.ndarray, size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean cosine as they are and centred, and the number of cells that both halves fill, for each split."""
+    splits, subjects = halves.shape
+    total, weight = np.zeros((subjects * size * size, sums.shape[1])), np.zeros(subjects * size * size)
+    slot = owner * size * size + cells
+    np.add.at(total, slot, sums)
+    np.add.at(weight, slot, weights)
+    present = (weight > 0).reshape(subjects, size * size)
+    means = (total / np.maximum(weight, 1)[:, None]).reshape(subjects, -1)
+    grids = []
+    both = np.ones((splits, size * size), dtype=bool)
+    for half in (halves, ~halves):
+        grids.append(_unit((half.astype(np.float64) @ means).reshape(splits, size * size, -1)))
+        both &= half.astype(np.int64) @ present.astype(np.int64) > 0
+    common, mask = both.sum(axis=1), both[:, :, None]
+    divisor = np.maximum(common, 1)
+    centred = [_unit(grid - (grid * mask).sum(axis=1, keepdims=True) / divisor[:, None, None]) for grid in grids]
+    plain_cosine, centred_cosine = ((one * other * mask).sum(axis=(1, 2)) / divisor for one, other in (grids, centred))
+    return plain_cosine, centred_cosine, common
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
-    # an empty cell stays 0 and is masked by whoever calls
+    # an empty cell stays 0 and is masked by the caller
     return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
 
 
-def _range(values: np.ndarray) -> tuple[float, float]:
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)
+def _range(values: np.ndarray) -> list[float]:
+    return [round(float(end), 4) for end in np.percentile(values, [2.5, 97.5])]

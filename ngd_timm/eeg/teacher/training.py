@@ -1,0 +1,164 @@
+"""Train one teacher: augmented maps in, valence and arousal out, consistency on unlabelled trials."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from torch.nn.functional import cosine_similarity, mse_loss
+
+from ngd_timm.core.devices import open_device
+from ngd_timm.core.teacher_recipe import TeacherAugment, TeacherOptim, TeacherRecipe
+from ngd_timm.eeg.teacher.model import AffectTeacher, ccc_loss
+from ngd_timm.eeg.topomap import TopomapOperator
+
+__all__ = ["Trials", "create_teacher", "infer", "train_teacher"]
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Windows grouped by trial: z-scored log power (N, B, C), the row indices of each trial, and ratings (N, 2)."""
+
+    z: torch.Tensor
+    windows: Sequence[np.ndarray]
+    valence_arousal: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+
+def create_teacher(recipe: TeacherRecipe, bands: int) -> AffectTeacher:
+    """The recipe's model, untrained, for maps of so many bands."""
+    model = recipe.teacher
+    return AffectTeacher(model.backbone, bands, model.embedding_dim, model.image_size, model.drop_rate)
+
+
+def train_teacher(
+    recipe: TeacherRecipe,
+    labelled: Trials,
+    unlabelled: Sequence[Trials],
+    operator: TopomapOperator,
+    fold: int,
+    after_epoch: Callable[[], None],
+) -> AffectTeacher:
+    """Train one teacher for the recipe's epochs; nothing is selected on the way.
+
+    The loss is `optim.ccc` (1 - CCC) + `optim.mse` MSE on labelled trials, plus `optim.consistency` times the
+    disagreement on two views of the same unlabelled trial: MSE of the two predictions and 1 - cosine of the two
+    embeddings. A batch takes unlabelled trials from all pools alike. Returns the teacher in eval mode.
+    """
+    optim, augment = recipe.optim, recipe.augment
+    device = open_device(recipe.device)
+    with one_thread(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(recipe.seed * 1000 + fold)
+        rng = np.random.default_rng([recipe.seed, fold])
+        # a fifth faster than the default layout, for convolutions on a CPU too
+        teacher = create_teacher(recipe, labelled.z.shape[1]).to(memory_format=torch.channels_last).to(device)
+        # more samples than windows would be the same ones again, at their full cost
+        samples = np.minimum([len(rows) for rows in labelled.windows], optim.samples_per_trial)
+        steps = max(1, int(samples.sum()) // optim.batch_size)
+        optimizer = create_optimizer_v2(teacher, opt=optim.opt, lr=optim.lr, weight_decay=optim.weight_decay)
+        scheduler, _ = create_scheduler_v2(
+            optimizer,
+            sched="cosine",
+            num_epochs=optim.epochs,
+            warmup_epochs=min(optim.warmup, optim.epochs - 1),
+            warmup_prefix=True,
+            step_on_epochs=False,
+            updates_per_epoch=steps,
+        )
+        pool = [(trials.z, rows) for trials in unlabelled for rows in trials.windows] if optim.consistency > 0 else []
+        for epoch in range(optim.epochs):
+            teacher.train()
+            order = rng.permutation(np.repeat(np.arange(len(labelled)), samples))
+            for step in range(steps):
+                batch = order[step * optim.batch_size : (step + 1) * optim.batch_size]
+                views, target = _labelled_batch(augment, labelled, batch, rng)
+                if pool:
+                    pairs = [pool[i] for i in rng.integers(0, len(pool), len(batch))]
+                    twice = [_disturb(augment, _view(augment, pairs, rng), rng) for _ in range(2)]
+                    views = torch.cat([views, *twice])
+                prediction, embedding = teacher(operator(views.to(device)))
+                loss = _loss(optim, prediction, embedding, target.to(device))
+                optimizer.zero_grad()
+                loss.backward()
+                if optim.clip_grad is not None:
+                    torch.nn.utils.clip_grad_norm_(teacher.parameters(), optim.clip_grad)
+                optimizer.step()
+                scheduler.step_update(epoch * steps + step + 1)
+            after_epoch()
+        return teacher.eval()
+
+
+@torch.inference_mode()
+def infer(teacher: AffectTeacher, z: torch.Tensor, operator: TopomapOperator) -> tuple[np.ndarray, np.ndarray]:
+    """(N, D) embeddings and (N, 2) predictions of (N, B, C) z-scores."""
+    device = next(teacher.parameters()).device
+    with one_thread():
+        pairs = [teacher(operator(batch.to(device))) for batch in z.split(256)]
+    predictions, embeddings = zip(*pairs, strict=True)
+    return torch.cat(embeddings).cpu().numpy(), torch.cat(predictions).cpu().numpy()
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    # Another number of threads adds in another order, and so would give another grid on another machine.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _labelled_batch(
+    augment: TeacherAugment, labelled: Trials, batch: np.ndarray, rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(T, B, C) samples of the trials of a batch, with (T, 2) targets."""
+    windows = [labelled.windows[i] for i in batch]
+    sample = _view(augment, [(labelled.z, rows) for rows in windows], rng)
+    target = labelled.valence_arousal[[int(rows[0]) for rows in windows]]
+    if augment.mixup > 0:
+        share = torch.from_numpy(rng.beta(augment.mixup, augment.mixup, len(sample)).astype(np.float32))
+        other = torch.from_numpy(rng.permutation(len(sample)))
+        sample = share[:, None, None] * sample + (1 - share[:, None, None]) * sample[other]
+        target = share[:, None] * target + (1 - share[:, None]) * target[other]
+    return _disturb(augment, sample, rng), target
+
+
+def _view(
+    augment: TeacherAugment, trials: Sequence[tuple[torch.Tensor, np.ndarray]], rng: np.random.Generator
+) -> torch.Tensor:
+    """(T, B, C): the mean of a few random windows of each trial."""
+    means = []
+    for z, rows in trials:
+        count = int(rng.integers(1, min(augment.average, len(rows)) + 1))
+        means.append(z[rng.choice(rows, count, replace=False)].mean(dim=0))
+    return torch.stack(means)
+
+
+def _disturb(augment: TeacherAugment, sample: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    if augment.noise > 0:
+        sample = sample + augment.noise * torch.from_numpy(rng.standard_normal(sample.shape, dtype=np.float32))
+    if augment.channel_drop > 0:
+        kept = rng.random((len(sample), 1, sample.shape[-1])) >= augment.channel_drop
+        sample = sample * torch.from_numpy(kept)
+    return sample
+
+
+def _loss(optim: TeacherOptim, prediction: torch.Tensor, embedding: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Of the labelled rows, which come first, and of the two views of unlabelled trials, if there are any."""
+    count = len(target)
+    labelled = prediction[:count]  # one slice: two would sum the gradient in another order
+    loss = optim.ccc * ccc_loss(labelled, target) + optim.mse * mse_loss(labelled, target)
+    if len(prediction) > count:
+        one, other = prediction[count:].chunk(2)
+        left, right = embedding[count:].chunk(2)
+        disagreement = mse_loss(one, other) + (1 - cosine_similarity(left, right)).mean()
+        loss = loss + optim.consistency * disagreement
+    return loss
