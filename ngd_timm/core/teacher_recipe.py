@@ -26,7 +26,7 @@ RecordingName = Literal["dreamer", "mahnob", "deap", "recordings"]
 
 
 class Support(StrictModel):
-    """Recordings without use for their ratings: the teacher has to agree with itself on them."""
+    """Recordings for the consistency loss; their ratings are not used."""
 
     name: BandPowerName | RecordingName
     root: str | None = None
@@ -35,7 +35,7 @@ class Support(StrictModel):
 class TeacherData(StrictModel):
     """Which recordings, how their signal becomes band power, and in how many folds of subjects.
 
-    Everything after `channels` is about signals; a band-power file has that behind it, and takes none of it.
+    The keys after `channels` are about signals; a band-power file takes none of them.
     """
 
     name: BandPowerName | RecordingName = "gameemo"
@@ -75,16 +75,16 @@ class TeacherModel(StrictModel):
 
 
 class TeacherAugment(StrictModel):
-    """What a training sample goes through; everything at its zero (average: 1) is off."""
+    """Augmentation of a training sample; everything at its zero (average: 1) is off."""
 
     average: Annotated[int, Field(ge=1)] = 4  # a sample is the mean of 1 to this many windows of its trial
-    noise: Annotated[float, Field(ge=0)] = 0.2  # standard deviations of the z-score
+    noise: Annotated[float, Field(ge=0)] = 0.2  # stds of the z-score
     channel_drop: Annotated[float, Field(ge=0, lt=1)] = 0.1  # set to the subject's mean, which is 0
     mixup: Annotated[float, Field(ge=0)] = 0.4  # Beta(a, a); maps and ratings are mixed alike
 
 
 class TeacherOptim(StrictModel):
-    """Optimizer and schedule, handed to timm's own factories; epochs are fixed, nothing is chosen on held-out data."""
+    """Optimizer and schedule, for timm's own factories; epochs are fixed, nothing is selected on held-out data."""
 
     opt: str = "adamw"
     epochs: Annotated[int, Field(ge=1)] = 12

@@ -66,22 +66,12 @@ def score_trials(
     seed: int,
     number: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Scores of both axes over all held-out trials.
+    """Scores of both axes over all held-out trials, from decisions (T, 2), above 0 for high, and predictions (T, 2).
 
-    Args:
-        decision: (T, 2), above 0 says high.
-        prediction: (T, 2) in [-1, 1], or None for a classifier, which has none.
-        target: (T, 2) ratings in [-1, 1].
-        subject: (T,).
-        bootstrap: Resamples of the subjects for the 95 % intervals.
-        permutations: Permutations of the ratings within each subject, for chance.
-        seed: Of both.
-        number: (T,) the trial's number, where it means the same for all subjects.
-
-    Returns:
-        For each axis and metric `value`, `ci95`, `chance` (mean under permutation) and one-sided `p`. With `number`
-        also `given_number`: chance and p with ratings permuted among the subjects who had the trial of that number,
-        which test what a decoder knows beyond the stimulus or the place in the session.
+    For each axis and metric `value`, `ci95` by resampled subjects, `chance` (mean with ratings permuted within each
+    subject) and one-sided `p`. With `number` (T,), the trial's number where it means the same for all subjects, also
+    `given_number`: chance and p with ratings permuted among the subjects who had the trial of that number, which test
+    what a decoder knows beyond the stimulus or the place in the session.
     """
     by_subject = _groups(subject)
     scores: dict[str, Any] = {axis: {} for axis in AXES}

@@ -52,28 +52,18 @@ def test_the_trials_number_predicts_all_where_all_subjects_rate_the_same_order_a
     np.testing.assert_allclose(decision, target - target.mean(axis=0), atol=1e-6)
 
 
-def test_where_numbers_are_not_shared_there_is_no_such_baseline() -> None:
-    data = simulate_bandpower(subjects=6, trials=5, windows=2)
-    own_numbers = replace(data, trial=data.trial + 100 * data.subject)
-    assert trial_number(own_numbers, subject_folds(data.subject, 3)) is None
-
-
-def test_one_trial_of_a_number_of_its_own_takes_nothing_from_the_others() -> None:
+def test_a_number_that_no_other_subject_has_gives_nothing_and_takes_nothing_from_the_others() -> None:
     data = simulate_bandpower(subjects=6, trials=5, windows=1)
-    folds = subject_folds(data.subject, 3)
-    trial = data.trial.copy()
+    folds, trial = subject_folds(data.subject, 3), data.trial.copy()
     trial[0] = 99
-    whole, one_apart = trial_number(data, folds), trial_number(replace(data, trial=trial), folds)
+    whole, apart = trial_number(data, folds), trial_number(replace(data, trial=trial), folds)
     assert whole is not None
-    assert one_apart is not None
-    apart = trial_means(trial[:, None] == 99, data.subject, trial)[0].ravel() > 0
-    assert (one_apart[apart] == 0).all()
-    others = data.subject[trial_means(trial[:, None], data.subject, trial)[2]] != data.subject[0]
-    other_numbers = trial_means(trial[:, None], data.subject, trial)[0].ravel() != data.trial[0]
-    kept = others & other_numbers
-    rows = trial_means(data.trial[:, None], data.subject, data.trial)
-    kept_whole = (rows[1] != data.subject[0]) & (rows[0].ravel() != data.trial[0])
-    np.testing.assert_array_equal(np.sign(one_apart[kept]), np.sign(whole[kept_whole]))
+    assert apart is not None
+    last = (data.subject == data.subject[0]).sum() - 1  # 99 sorts last among the trials of the first subject
+    assert (apart[last] == 0).all()
+    kept = (data.subject != data.subject[0]) & (data.trial != data.trial[0])  # one window a trial: rows are trials
+    np.testing.assert_array_equal(np.sign(apart[kept]), np.sign(whole[kept]))
+    assert trial_number(replace(data, trial=data.trial + 100 * data.subject), folds) is None
 
 
 def test_training_subjects_who_are_all_on_one_side_are_refused() -> None:

@@ -22,8 +22,8 @@ from ngd_timm.eeg.simulate.signals import simulate_recordings
 
 
 def simulated(subjects: int = 2, trials: int = 3, seconds: float = 2.0, **change: Any) -> list[Recording]:
-    given = {"channels": CHANNELS, "baseline_s": 1.0, "levels": 5, **change}
-    return list(simulate_recordings(subjects, trials, seconds, **given))
+    settings = {"channels": CHANNELS, "baseline_s": 1.0, "levels": 5, **change}
+    return list(simulate_recordings(subjects, trials, seconds, **settings))
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +45,11 @@ def test_recordings_come_back_with_dc_and_the_headsets_resolution(file: Path) ->
     data = read_dreamer(file)
     again = list(data)
     assert [str(r) for r in again] == [str(r) for r in simulated()]
-    for ours, given in zip(again, simulated(), strict=True):
+    for ours, original in zip(again, simulated(), strict=True):
         assert (ours.channels, ours.sfreq, ours.signal.dtype) == (CHANNELS, 128.0, np.float32)
-        assert ours.valence_arousal == given.valence_arousal
-        assert np.abs(ours.signal - given.signal - 4200).max() < 0.26
-        assert np.abs(ours.baseline - given.baseline - 4200).max() < 0.26
+        assert ours.valence_arousal == original.valence_arousal
+        assert np.abs(ours.signal - original.signal - 4200).max() < 0.26
+        assert np.abs(ours.baseline - original.baseline - 4200).max() < 0.26
     assert data.simulated
     assert data.files == read_dreamer(file.parent).files == (file,)
     assert [str(r) for r in data] == [str(r) for r in again]  # a set can be read again
@@ -62,23 +62,23 @@ def test_scipy_shows_the_documented_layout(file: Path) -> None:
     assert database["Data"].shape == (1, 2)
     assert (database["EEG_SamplingRate"].item(), database["ECG_SamplingRate"].item()) == (128, 256)
     assert [e.item() for e in database["EEG_Electrodes"][0]] == list(CHANNELS)
-    person = database["Data"][0, 1]
-    assert person.dtype.names[:4] == ("Age", "Gender", "EEG", "ECG")
-    assert person["ScoreValence"][0, 0].shape == person["ScoreDominance"][0, 0].shape == (3, 1)
-    assert person["EEG"][0, 0]["stimuli"][0, 0][2, 0].shape == (256, 14)
-    assert person["ECG"][0, 0]["baseline"][0, 0][2, 0].shape == (256, 2)
-    assert person["EEG"][0, 0]["stimuli"][0, 0][0, 0].dtype == np.float64
+    fields = database["Data"][0, 1]
+    assert fields.dtype.names[:4] == ("Age", "Gender", "EEG", "ECG")
+    assert fields["ScoreValence"][0, 0].shape == fields["ScoreDominance"][0, 0].shape == (3, 1)
+    assert fields["EEG"][0, 0]["stimuli"][0, 0][2, 0].shape == (256, 14)
+    assert fields["ECG"][0, 0]["baseline"][0, 0][2, 0].shape == (256, 2)
+    assert fields["EEG"][0, 0]["stimuli"][0, 0][0, 0].dtype == np.float64
 
 
 @pytest.mark.parametrize("compress", [False, True])
 def test_signals_and_ratings_are_those_that_scipy_reads(file: Path, tmp_path: Path, compress: bool) -> None:
     path = changed(file, tmp_path / "a.mat", lambda database: None, compress)
-    people = scipy.io.loadmat(path)["DREAMER"][0, 0]["Data"]
+    subjects = scipy.io.loadmat(path)["DREAMER"][0, 0]["Data"]
     for recording in read_dreamer(path):
-        person, trial = people[0, recording.subject - 1], recording.trial - 1
+        fields, trial = subjects[0, recording.subject - 1], recording.trial - 1
         for part, signal in (("stimuli", recording.signal), ("baseline", recording.baseline)):
-            np.testing.assert_array_equal(signal, person["EEG"][0, 0][part][0, 0][trial, 0].T.astype(np.float32))
-        ratings = [person[score][0, 0][trial, 0] for score in ("ScoreValence", "ScoreArousal")]
+            np.testing.assert_array_equal(signal, fields["EEG"][0, 0][part][0, 0][trial, 0].T.astype(np.float32))
+        ratings = [fields[score][0, 0][trial, 0] for score in ("ScoreValence", "ScoreArousal")]
         assert recording.valence_arousal == tuple((r - 3) / 2 for r in ratings)
 
 

@@ -1,4 +1,4 @@
-"""Recordings from files: DREAMER, MAHNOB-HCI, DEAP, anybody's own.
+"""Recordings from files: DREAMER, MAHNOB-HCI, DEAP, own recordings.
 
 May import eeg.signal and core.
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -181,16 +180,19 @@ def _read_all(sessions: Iterable[_Session], unopened: Counter[str], notes: dict[
 def _read_session(session: _Session) -> Recording | None:
     import mne
 
-    with _named(session.bdf):
+    try:
         raw = mne.io.read_raw_bdf(session.bdf, preload=False, verbose="error")
-    name_indices(session.bdf, "channel", (*CHANNELS, "Status"), raw.ch_names)
-    with _named(session.bdf):
+        name_indices(session.bdf, "channel", (*CHANNELS, "Status"), raw.ch_names)
         status = raw.get_data(picks=["Status"], verbose="error")[0].astype(np.int64) & _TRIGGER_BITS
         marks = (np.flatnonzero(np.diff(status) > 0) + 1).tolist()
         if len(marks) != 2:
             logger.warning("session %d left out: %d stimulus marks in its EEG, not 2", session.number, len(marks))
             return None
         signal = _referenced(raw.get_data(picks=list(CHANNELS), stop=marks[1], units="uV", verbose="error"))
+    except InputError:
+        raise
+    except (ValueError, OSError, AssertionError) as error:  # what MNE raises for a broken file
+        raise InputError(f"{session.bdf}: not readable as BDF ({' '.join(str(error).split())})") from None
     return Recording(
         subject=session.subject,
         trial=session.number,
@@ -200,15 +202,6 @@ def _read_session(session: _Session) -> Recording | None:
         valence_arousal=session.valence_arousal,
         baseline=signal[:, : marks[0]],
     )
-
-
-@contextlib.contextmanager
-def _named(bdf: Path) -> Iterator[None]:
-    """MNE's errors about a broken file as one that names it."""
-    try:
-        yield
-    except (ValueError, OSError, AssertionError) as error:
-        raise InputError(f"{bdf}: not readable as BDF ({' '.join(str(error).split())})") from None
 
 
 def _referenced(signal: np.ndarray) -> np.ndarray:

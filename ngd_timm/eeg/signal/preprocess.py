@@ -208,7 +208,7 @@ def _window_power(
     dead = np.ptp(signal, axis=1) == 0 if count else np.zeros(len(signal), dtype=bool)
     power, places = np.empty((0, len(limits), len(signal))), np.arange(0)
     if count and not dead.any():
-        tally.brief += signal.shape[1] < _FIR_S / _transitions(settings, recording.sfreq)[0] * recording.sfreq
+        tally.brief += signal.shape[1] < _FIR_S / min(settings.highpass, 2.0) * recording.sfreq
         windows, places = _cut(_filtered(recording, signal, settings), count, length), np.arange(count)
         if settings.artefact_uv is not None:
             moving = np.ptp(_cut(signal, count, length), axis=2) > 0
@@ -226,12 +226,6 @@ def _cut(signal: np.ndarray, count: int, length: int) -> np.ndarray:
     return signal[:, : count * length].reshape(len(signal), count, length)
 
 
-def _transitions(settings: TeacherData, sfreq: float) -> tuple[float, float]:
-    """Widths, in Hz, below the high-pass and above the low-pass: MNE's defaults."""
-    high = min(max(0.25 * settings.lowpass, 2.0), sfreq / 2 - settings.lowpass)
-    return min(max(0.25 * settings.highpass, 2.0), settings.highpass), high
-
-
 def _filtered(recording: Recording, signal: np.ndarray, settings: TeacherData) -> np.ndarray:
     import mne
 
@@ -241,23 +235,14 @@ def _filtered(recording: Recording, signal: np.ndarray, settings: TeacherData) -
             f"{recording} has {sfreq:g} samples a second, which holds frequencies below {sfreq / 2:g} Hz; "
             f"lower data.lowpass={settings.lowpass:g}"
         )
-    below, above = _transitions(settings, sfreq)
     values = signal.astype(np.float64)
     # An offset of thousands of µV would ring at both ends.
     values -= values.mean(axis=1, keepdims=True)
-    values = mne.filter.filter_data(
-        values,
-        sfreq,
-        settings.highpass,
-        settings.lowpass,
-        l_trans_bandwidth=below,
-        h_trans_bandwidth=above,
-        copy=False,
-        verbose="error",
-    )
+    values = mne.filter.filter_data(values, sfreq, settings.highpass, settings.lowpass, copy=False, verbose="error")
     if settings.notch is not None:
         # Past the low-pass there is nothing left to notch; MNE needs an edge of a hertz below half the rate.
-        lines = np.arange(settings.notch, min(settings.lowpass + above, sfreq / 2 - 1), settings.notch, dtype=float)
+        top = min(settings.lowpass + max(0.25 * settings.lowpass, 2.0), sfreq / 2 - 1)
+        lines = np.arange(settings.notch, top, settings.notch, dtype=float)
         if len(lines):
             values = mne.filter.notch_filter(values, sfreq, lines, copy=False, verbose="error")
     return values

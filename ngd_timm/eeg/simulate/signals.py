@@ -69,18 +69,10 @@ def simulate_recordings(
     that the code works, and nothing about emotion. Recordings are generated one at a time, in order of subject and
     trial. Subject s of one seed is the same for any number of subjects.
 
-    Args:
-        subjects: Number of subjects.
-        trials: Trials a subject, one rating pair each.
-        seconds: Length of a trial.
-        channels: Names of the 10-05 system.
-        sfreq: Samples a second, above 60 Hz so that beta fits.
-        baseline_s: Seconds of rest before each trial, without any effect; 0: none.
-        levels: Ratings are the integers 1 to this, mapped to [-1, 1].
-        seed: Same seed, same data.
-        effect: Size of the planted effect (see `scalp_pattern`); 0 plants nothing. At 1, a ridge regression on z-scored
-            log band power of 16 subjects, 18 trials and 60 s reaches a CCC of about .7 on held-out subjects.
-        shuffled: Permute the ratings within each subject after planting: the same signals, nothing to learn.
+    Trials last `seconds`, after `baseline_s` of rest without any effect. Ratings are the integers 1 to `levels`, mapped
+    to [-1, 1]; `shuffled` permutes them within each subject after planting. `effect` is the size of what is planted
+    (see `scalp_pattern`): at 1, a ridge regression on z-scored log band power of 16 subjects, 18 trials and 60 s
+    reaches a CCC of about .7 on held-out subjects.
     """
     if min(subjects, trials) < 1 or levels < 2:
         raise InputError(
@@ -115,7 +107,7 @@ def simulate_recordings(
 
 
 def _signal(rng: np.random.Generator, log_power: np.ndarray, samples: int, sfreq: float) -> np.ndarray:
-    """Noise with a given spectrum: random coefficients, shaped, brought to time. (C, samples) float32, µV."""
+    """(C, samples) float32 µV: random Fourier coefficients, scaled to the spectrum, transformed back."""
     length = 1 << (samples - 1).bit_length()  # cut afterwards, so that the end doesn't meet the start
     hz = np.fft.rfftfreq(length, 1 / sfreq)
     background = _PINK / np.maximum(hz, 0.5) + _WHITE

@@ -61,14 +61,13 @@ def fit_teacher(recipe: TeacherRecipe, out: Path | None = None) -> Path:
     support = _load_support(recipe, power, z)
     with torch.random.fork_rng(devices=[]):
         create_teacher(recipe, len(power.bands))  # refuses a backbone that isn't known or can't take the maps
-    rated = power.rows(power.rated)
     with locked(run):
         _check_unused(run)  # another process may have begun it since
         remove_leftovers(run)
         for line in _size_lines(recipe, power, support):
             logger.info("%s", line)
         embeddings, predictions, seconds = _fit_folds(recipe, power, z, fold, support, operator)
-        z, fold = z[power.rated], fold[power.rated]
+        rated, z, fold = power.rows(power.rated), z[power.rated], fold[power.rated]
         scores = score_run(recipe, rated, z, fold, embeddings, predictions)
         scores["seconds"] = {"fold": [round(s, 1) for s in seconds], "total": round(time.monotonic() - began, 1)}
         with atomic_files(run) as folder:

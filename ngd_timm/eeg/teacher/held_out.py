@@ -37,13 +37,8 @@ def score_run(
 ) -> dict[str, Any]:
     """The content of scores.json; a trial is the mean over its windows, by the teacher that has not seen it.
 
-    Args:
-        recipe: Folds, resamples, permutations, seed.
-        data: N windows, all rated.
-        z: (N, B, C) z-scored log power.
-        fold_of: (N,) the fold in which each window is held out.
-        embeddings: (F, N, D), each fold's teacher on every window.
-        predictions: (F, N, 2), likewise.
+    `data` are N rated windows, `z` (N, B, C) their z-scored log power, `fold_of` (N,) the fold in which each is held
+    out; `embeddings` (F, N, D) and `predictions` (F, N, 2) are each fold's teacher on every window.
     """
     target, subject, first = trial_means(data.valence_arousal, data.subject, data.trial)
     prediction, decision = _held_out_trials(data, fold_of, predictions)

@@ -26,20 +26,11 @@ def split_half(
 ) -> dict[str, Any]:
     """Split the subjects into random halves, build a grid of `size` x `size` cells from each, and compare them.
 
-    A coarse grid is stable and says little, a fine one says much and isn't stable: the scores of 3, 5 and 7 cells a
-    side are the argument for a size. The same halves serve all permutations, which move the ratings among a subject's
-    trials, windows of a trial together.
-
-    Args:
-        embeddings: (N, D) held-out embeddings in one frame.
-        valence_arousal: (N, 2) in [-1, 1], one value a trial.
-        subjects: (N,).
-        trials: (N,), numbered within a subject.
-
-    Returns:
-        `cosine`, the mean over the splits of the mean cosine between two halves' prototypes of the same cell, near 1
-        for any grid whose rows crowd together; `centered`, the same after each half's mean prototype is subtracted,
-        with its `chance` and one-sided `p` under permuted ratings; `cells`, the mean number that both halves fill.
+    `embeddings` (N, D) are held out and in one frame. Reported are `cosine`, the mean over the splits of the mean
+    cosine between two halves' prototypes of the same cell, near 1 for any grid whose rows crowd together; `centered`,
+    the same after each half's mean prototype is subtracted, with its `chance` and one-sided `p` under ratings permuted
+    among a subject's trials; `cells`, the mean number that both halves fill. A coarse grid is stable and says little, a
+    fine one says much and isn't stable: the scores of 3, 5 and 7 cells a side are the argument for a size.
 
     Example:
         >>> rng = np.random.default_rng(0)

@@ -54,7 +54,7 @@ def train_teacher(
     """
     optim, augment = recipe.optim, recipe.augment
     device = open_device(recipe.device)
-    with one_thread(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with _one_thread(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(recipe.seed * 1000 + fold)
         rng = np.random.default_rng([recipe.seed, fold])
         # a fifth faster than the default layout, for convolutions on a CPU too
@@ -99,14 +99,14 @@ def train_teacher(
 def infer(teacher: AffectTeacher, z: torch.Tensor, operator: TopomapOperator) -> tuple[np.ndarray, np.ndarray]:
     """(N, D) embeddings and (N, 2) predictions of (N, B, C) z-scores."""
     device = next(teacher.parameters()).device
-    with one_thread():
+    with _one_thread():
         pairs = [teacher(operator(batch.to(device))) for batch in z.split(256)]
     predictions, embeddings = zip(*pairs, strict=True)
     return torch.cat(embeddings).cpu().numpy(), torch.cat(predictions).cpu().numpy()
 
 
 @contextlib.contextmanager
-def one_thread() -> Iterator[None]:
+def _one_thread() -> Iterator[None]:
     # Another number of threads adds in another order, and so would give another grid on another machine.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
