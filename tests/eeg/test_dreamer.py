@@ -70,6 +70,7 @@ def test_scipy_shows_the_documented_layout(file: Path) -> None:
     assert fields["EEG"][0, 0]["stimuli"][0, 0][0, 0].dtype == np.float64
 
 
+@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("compress", [False, True])
 def test_signals_and_ratings_are_those_that_scipy_reads(file: Path, tmp_path: Path, compress: bool) -> None:
     path = changed(file, tmp_path / "a.mat", lambda database: None, compress)
@@ -82,11 +83,13 @@ def test_signals_and_ratings_are_those_that_scipy_reads(file: Path, tmp_path: Pa
         assert recording.valence_arousal == tuple((r - 3) / 2 for r in ratings)
 
 
+@pytest.mark.usefixtures("in_process")
 def test_trials_may_differ_in_length(tmp_path: Path) -> None:
     write_dreamer(tmp_path / "a.mat", [replace(r, signal=r.signal[:, : 100 + 10 * r.trial]) for r in simulated()])
     assert [r.signal.shape[1] for r in read_dreamer(tmp_path / "a.mat")] == [110, 120, 130] * 2
 
 
+@pytest.mark.usefixtures("in_process")
 def test_electrodes_are_named_by_the_file_and_only_ours_is_called_simulated(file: Path, tmp_path: Path) -> None:
     def reverse(database: Any) -> None:
         database["EEG_Electrodes"][:] = database["EEG_Electrodes"][:, ::-1].copy()
@@ -136,6 +139,7 @@ def set_scores_to_text(database: Any) -> None:
     subject(database)["ScoreValence"] = np.array(["high", "low", "low"])
 
 
+@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -157,6 +161,7 @@ def test_faults_in_the_data_name_file_subject_and_trial(
         list(read_dreamer(tmp_path / "a.mat"))
 
 
+@pytest.mark.usefixtures("in_process")
 def test_other_files_are_refused_in_one_line(file: Path, tmp_path: Path) -> None:
     database = scipy.io.loadmat(file)["DREAMER"]
     some = repack_fields(database[[n for n in database.dtype.names if n not in ("EEG_Electrodes", "Provider")]])
