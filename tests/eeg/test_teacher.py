@@ -61,15 +61,15 @@ def embeddings(run: Path, fold: int = 0) -> np.ndarray:
 
 def fit_planted(folder: Path, effect: float, epochs: int) -> Path:
     save_bandpower(folder / "a.npz", simulate_bandpower(subjects=9, trials=12, windows=4, effect=effect))
-    optim = {"epochs": epochs, "samples_per_trial": 3, "batch_size": 32, "lr": 3e-3}
-    scores = {"bootstrap": 100, "permutations": 200}
+    optim = {"epochs": epochs, "samples_per_trial": 2, "batch_size": 16, "lr": 3e-3}
+    scores = {"bootstrap": 100, "permutations": 110}
     return fit_teacher(recipe_for(folder / "a.npz", optim=optim, scores=scores), folder / "run")
 
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A teacher run on band power with valence and arousal in it."""
-    return fit_planted(tmp_path_factory.mktemp("planted"), effect=1.5, epochs=6)
+    return fit_planted(tmp_path_factory.mktemp("planted"), effect=1.5, epochs=5)
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_a_planted_effect_is_found_on_subjects_the_teacher_has_not_seen(planted:
 
 
 def test_where_nothing_is_planted_nothing_is_found(tmp_path: Path) -> None:
-    scores = json.loads((fit_planted(tmp_path, effect=0.0, epochs=2) / "scores.json").read_text())
+    scores = json.loads((fit_planted(tmp_path, effect=0.0, epochs=1) / "scores.json").read_text())
     assert scores["grids"]["5"]["mantel"]["p"] > 0.05
     assert scores["grids"]["5"]["stability"]["centered"]["p"] > 0.05
     for axis in ("valence", "arousal"):
