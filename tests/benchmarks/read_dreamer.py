@@ -3,8 +3,8 @@
     ngd teacher simulate dreamer DREAMER.mat --subjects 23 --seconds 199
     python tests/benchmarks/read_dreamer.py DREAMER.mat
 
-A file of the real one's size; the real one can be given too. MB is the peak of resident memory, of this process above
-what it was after the imports.
+The simulated file has the size of the real one, which can be read too. MB is the peak of resident memory, of this
+process above what it was after the imports.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ of the rounds' own ratios, the operator on batches over each of the others. The 
   triangulation is made once and reused, which is the most that MNE allows.
 - MNE figure: `mne.viz.plot_topomap(..., show=False)` on a cleared figure.
 - griddata: `ToInterpolatedGrid` of torcheeg, one scipy call a map over the electrodes' places on its 9x9 grid, here
-  sampled at the size given. Its picture is another one (the box round the electrodes, 0 beyond their hull).
+  sampled at the same size. Its map is another one (the box round the electrodes, 0 beyond their hull).
 
 The difference is the largest over the head between the operator (float32) and MNE's interpolation, for values of unit
 variance. The setup is the operator's, spent once.
@@ -30,6 +30,7 @@ import torch
 from mne.viz.topomap import _get_pos_outlines, _setup_interp
 from scipy.interpolate import griddata
 
+from ngd_timm.eeg.signal.recording import EMOTIV_14
 from ngd_timm.eeg.topomap import TopomapOperator, standard_montage
 
 # Electrodes on torcheeg's 9x9 grid.
@@ -50,10 +51,7 @@ PLACE = {
     for column, name in enumerate(line.split())
     if name != "."
 }
-MONTAGES = {
-    14: ["AF3", "F7", "F3", "FC5", "T7", "P7", "O1", "O2", "P8", "T8", "FC6", "F4", "F8", "AF4"],
-    32: list(PLACE),
-}
+MONTAGES = {14: list(EMOTIV_14), 32: list(PLACE)}
 METHODS = ["batch", "one map", "MNE interpolation", "MNE figure", "griddata"]
 
 

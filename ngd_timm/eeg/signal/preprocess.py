@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -81,27 +81,17 @@ def band_power(recordings: RecordingSet, settings: TeacherData) -> BandPower:
         ratings.extend([recording.valence_arousal or (np.nan, np.nan)] * len(power))
     if not rows:
         raise InputError(f"{recordings.dataset} holds no recordings")
-    kept = {(subject, trial) for subject, trial, _ in keys}
-    tally.lost = {trial: why for trial, why in tally.lost.items() if trial not in kept}
-    windows_of = Counter(subject for subject, _, _ in keys)
-    tally.lost |= {trial: "of a subject with one window" for trial in kept if windows_of[trial[0]] < 2}
-    enough = np.array([windows_of[subject] > 1 for subject, _, _ in keys], dtype=bool)
+    subject, number, window = np.array(keys, dtype=np.int64).reshape(-1, 3).T
+    enough = _have_z_scores(subject, number, tally)
     if not enough.any():
         raise InputError(
             f"{recordings.dataset}: no trial is left ({tally.reasons}); raise data.artefact_uv={settings.artefact_uv} "
             f"(are the signals in µV?), lower data.window_s={settings.window_s:g}, or leave dead channels out with "
             "data.channels"
         )
-    subject, number, window = np.array(keys, dtype=np.int64).T
     notes = {**recordings.notes, **_notes(settings, bool(corrected), tally, len(np.unique(subject[enough])))}
-    dropped = "; ".join(f"{key}: {notes[key]}" for key in ("artefacts", "trials dropped", "subjects dropped"))
-    logger.info("%s: %s", recordings.dataset, dropped)
-    if 2 * tally.dropped > sum(tally.windows.values()):
-        logger.warning(
-            "%s: more than half of the windows are dropped; look at the signal, or raise data.artefact_uv",
-            recordings.dataset,
-        )
-    whole = BandPower(
+    _log(recordings.dataset, notes, tally)
+    return BandPower(
         power=np.concatenate(rows),
         bands=bands,
         channels=channels or (),
@@ -112,8 +102,7 @@ def band_power(recordings: RecordingSet, settings: TeacherData) -> BandPower:
         dataset=recordings.dataset,
         notes=notes,
         simulated=recordings.simulated,
-    )
-    return whole.rows(enough)
+    ).rows(enough)
 
 
 def filter_bands(settings: TeacherData) -> tuple[str, ...]:
@@ -272,6 +261,26 @@ def _welch(windows: np.ndarray, sfreq: float, limits: np.ndarray) -> np.ndarray:
             inside = (frequencies >= low) & (frequencies < high)
             out[start : start + step, band] = density[..., inside].mean(axis=-1).T * (high - low)
     return out
+
+
+def _have_z_scores(subject: np.ndarray, trial: np.ndarray, tally: _Tally) -> np.ndarray:
+    """(N,) bool: windows of subjects with at least two. Trials of the others are added to those that are lost."""
+    _, index, counts = np.unique(subject, return_inverse=True, return_counts=True)
+    enough = counts[index.reshape(-1)] > 1
+    for key, pair in zip(zip(subject.tolist(), trial.tolist(), strict=True), enough.tolist(), strict=True):
+        tally.lost.pop(key, None)
+        if not pair:
+            tally.lost[key] = "of a subject with one window"
+    return enough
+
+
+def _log(dataset: str, notes: Mapping[str, str], tally: _Tally) -> None:
+    dropped = "; ".join(f"{key}: {notes[key]}" for key in ("artefacts", "trials dropped", "subjects dropped"))
+    logger.info("%s: %s", dataset, dropped)
+    if 2 * tally.dropped > sum(tally.windows.values()):
+        logger.warning(
+            "%s: more than half of the windows are dropped; look at the signal, or raise data.artefact_uv", dataset
+        )
 
 
 def _notes(settings: TeacherData, corrected: bool, tally: _Tally, subjects: int) -> dict[str, str]:
