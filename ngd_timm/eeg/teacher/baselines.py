@@ -13,17 +13,17 @@ __all__ = ["logistic_regression", "ridge_regression", "trial_number"]
 _ALPHAS = np.logspace(0, 5, 11)
 
 
-def ridge_regression(data: BandPower, z: np.ndarray, fold_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def ridge_regression(data: BandPower, z: np.ndarray, held_out_fold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Ridge regression on the trials' mean z-scores: (T, 2) predictions, and (T, 2) decisions, above 0 for high.
 
-    `fold_of` (N,) is the fold in which each window is held out. The penalty is selected in each fold, from 1 to 1e5, by
-    cross-validation over the training subjects.
+    `held_out_fold` (N,) is the fold in which each window is held out. The penalty is selected in each fold, from 1 to
+    1e5, by cross-validation over the training subjects.
     """
     from sklearn.linear_model import RidgeCV
     from sklearn.model_selection import GroupKFold
 
     features, subject, first = trial_means(z.reshape(len(z), -1), data.subject, data.trial)
-    target, fold = data.valence_arousal[first], fold_of[first]
+    target, fold = data.valence_arousal[first], held_out_fold[first]
     prediction, decision = np.empty(target.shape), np.empty(target.shape)
     for held_out in np.unique(fold):
         own, train = fold == held_out, fold != held_out
@@ -36,14 +36,14 @@ def ridge_regression(data: BandPower, z: np.ndarray, fold_of: np.ndarray) -> tup
     return np.clip(prediction, -1, 1), decision
 
 
-def logistic_regression(data: BandPower, z: np.ndarray, fold_of: np.ndarray) -> np.ndarray:
+def logistic_regression(data: BandPower, z: np.ndarray, held_out_fold: np.ndarray) -> np.ndarray:
     """Decisions (T, 2) of a logistic regression on the windows' z-scores, averaged over each trial."""
     from sklearn.linear_model import LogisticRegression
 
     features, high = z.reshape(len(z), -1), data.valence_arousal > 0
     decision = np.empty(high.shape)
-    for fold in np.unique(fold_of):
-        train = fold_of != fold
+    for fold in np.unique(held_out_fold):
+        train = held_out_fold != fold
         for axis, name in enumerate(AXES):
             if len(np.unique(high[train, axis])) < 2:
                 raise InputError(f"fold {fold}: every training trial is on one side of the middle in {name}")
@@ -52,7 +52,7 @@ def logistic_regression(data: BandPower, z: np.ndarray, fold_of: np.ndarray) -> 
     return trial_means(decision, data.subject, data.trial)[0]
 
 
-def trial_number(data: BandPower, fold_of: np.ndarray) -> np.ndarray | None:
+def trial_number(data: BandPower, held_out_fold: np.ndarray) -> np.ndarray | None:
     """Decisions (T, 2) from the trial's number alone, or None where subjects share no number.
 
     The prediction is the mean rating that the training subjects gave to the trial of that number, or to all trials
@@ -60,7 +60,7 @@ def trial_number(data: BandPower, fold_of: np.ndarray) -> np.ndarray | None:
     any affect in the EEG, by separating early trials from late ones or one stimulus from another.
     """
     first, _ = trial_index(data.subject, data.trial)
-    number, target, fold = data.trial[first], data.valence_arousal[first], fold_of[first]
+    number, target, fold = data.trial[first], data.valence_arousal[first], held_out_fold[first]
     decision, shared = np.zeros(target.shape), False
     for held_out in np.unique(fold):
         train = fold != held_out

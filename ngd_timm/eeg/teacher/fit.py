@@ -136,8 +136,8 @@ def _assign_folds(recipe: TeacherRecipe, power: BandPower) -> np.ndarray:
     if not rated.any():
         raise InputError(f"{power.dataset}: nobody rated anything; a teacher needs rated trials (unrated ones support)")
     folds = subject_folds(power.subject[rated], recipe.data.folds, recipe.seed)
-    of_subject = dict(zip(power.subject[rated].tolist(), folds.tolist(), strict=True))
-    fold = np.array([of_subject.get(subject, -1) for subject in power.subject.tolist()])
+    fold_by_subject = dict(zip(power.subject[rated].tolist(), folds.tolist(), strict=True))
+    fold = np.array([fold_by_subject.get(subject, -1) for subject in power.subject.tolist()])
     for number in range(recipe.data.folds):
         held_out = fold == number
         check_split(~held_out, held_out, power.subject, power.trial, power.power)

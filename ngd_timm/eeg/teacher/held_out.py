@@ -31,18 +31,18 @@ def score_run(
     recipe: TeacherRecipe,
     data: BandPower,
     z: np.ndarray,
-    fold_of: np.ndarray,
+    held_out_fold: np.ndarray,
     embeddings: np.ndarray,
     predictions: np.ndarray,
 ) -> dict[str, Any]:
     """The content of scores.json; a trial is the mean over its windows, by the teacher that has not seen it.
 
-    `data` are N rated windows, `z` (N, B, C) their z-scored log power, `fold_of` (N,) the fold in which each is held
-    out; `embeddings` (F, N, D) and `predictions` (F, N, 2) are each fold's teacher on every window.
+    `data` are N rated windows, `z` (N, B, C) their z-scored log power, `held_out_fold` (N,) the fold in which each is
+    held out; `embeddings` (F, N, D) and `predictions` (F, N, 2) are each fold's teacher on every window.
     """
     target, subject, first = trial_means(data.valence_arousal, data.subject, data.trial)
-    prediction, decision = _held_out_trials(data, fold_of, predictions)
-    by_number = trial_number(data, fold_of)
+    prediction, decision = _held_out_trials(data, held_out_fold, predictions)
+    by_number = trial_number(data, held_out_fold)
     score = partial(
         score_trials,
         target=target,
@@ -52,7 +52,7 @@ def score_run(
         seed=recipe.seed,
         number=None if by_number is None else data.trial[first],
     )
-    ridge, ridge_decision = ridge_regression(data, z, fold_of)
+    ridge, ridge_decision = ridge_regression(data, z, held_out_fold)
     scores: dict[str, Any] = {
         "dataset": data.dataset,
         "n": {"subjects": len(np.unique(subject)), "trials": len(target), "windows": len(data)},
@@ -62,11 +62,11 @@ def score_run(
         ),
         "teacher": score(decision, prediction),
         "ridge": score(ridge_decision, ridge),
-        "logistic_regression": score(logistic_regression(data, z, fold_of), None),
+        "logistic_regression": score(logistic_regression(data, z, held_out_fold), None),
     }
     if by_number is not None:
         scores["trial_number"] = score(by_number, None, number=None)
-    aligned, agreement = align(embeddings, fold_of)
+    aligned, agreement = align(embeddings, held_out_fold)
     scores["grids"] = {}
     for size in _GRID_SIZES:
         try:
@@ -80,13 +80,15 @@ def score_run(
     return scores
 
 
-def _held_out_trials(data: BandPower, fold_of: np.ndarray, predictions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _held_out_trials(
+    data: BandPower, held_out_fold: np.ndarray, predictions: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """(T, 2) predictions of the teachers that have not seen the trials, and (T, 2) decisions, above 0 for high."""
-    fold_of_trial = fold_of[trial_index(data.subject, data.trial)[0]]
-    prediction, decision = np.empty((2, len(fold_of_trial), len(AXES)))
+    trial_fold = held_out_fold[trial_index(data.subject, data.trial)[0]]
+    prediction, decision = np.empty((2, len(trial_fold), len(AXES)))
     for fold, by_window in enumerate(predictions):
         by_trial, _, _ = trial_means(by_window, data.subject, data.trial)
-        own = fold_of_trial == fold
+        own = trial_fold == fold
         prediction[own] = by_trial[own]
         # high or low: against this teacher's mean prediction of its own training trials
         decision[own] = by_trial[own] - by_trial[~own].mean(axis=0)
