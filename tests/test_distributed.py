@@ -29,7 +29,7 @@ from ngd_timm.core.recipe import AugmentConfig, Recipe
 from ngd_timm.data import FaceBatches, load_split
 from ngd_timm.evaluate.metrics import fer_metrics, gather_rows
 from ngd_timm.losses import COMPONENTS, DGeoLoss, NeuroGazeLoss, cross_entropy
-from ngd_timm.train.checkpoint import StateFiles
+from ngd_timm.train.checkpoint import Checkpoints
 from ngd_timm.train.interruption import Stopped
 from ngd_timm.train.loop import resume, train
 
@@ -110,20 +110,20 @@ def train_together(rank: int, port: int, faces: str, folder: str) -> None:
     ngd_timm.data.class_counts = uneven_counts
     train(vit(faces, Path(folder, "two")))
     train(with_dropout(faces, Path(folder, "whole")))
-    due, calls = StateFiles.due, []
+    due, calls = Checkpoints.due, []
 
-    def stop_the_second(states: StateFiles) -> bool:
+    def stop_the_second(states: Checkpoints) -> bool:
         calls.append(1)
         if rank == 1 and len(calls) == 4:
             signal.raise_signal(signal.SIGTERM)
         return due(states)
 
-    StateFiles.due = stop_the_second
+    Checkpoints.due = stop_the_second
     try:
         train(with_dropout(faces, Path(folder, "cut")))
     except Stopped as stop:
         Path(folder, f"stopped-{rank}").write_text(str(stop))
-    StateFiles.due = due
+    Checkpoints.due = due
     resume(Path(folder, "cut"))
     try:
         train(with_dropout(faces, Path(folder, "sync")).model_copy(update={"optim": synchronised(faces)}))

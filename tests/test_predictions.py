@@ -22,8 +22,8 @@ from ngd_timm.core.files import sha256_file
 from ngd_timm.core.recipe import Recipe
 from ngd_timm.data import FaceBatches, load_fer
 from ngd_timm.evaluate.metrics import fer_metrics
-from ngd_timm.evaluate.predictions import predict, prediction_file
-from ngd_timm.evaluate.student import evaluate, face_batches, read_predictions
+from ngd_timm.evaluate.predictions import predict, prediction_file, read_predictions
+from ngd_timm.evaluate.student import evaluate, face_batches
 from ngd_timm.models.ngd_models import wrap
 from ngd_timm.models.student import open_student
 from ngd_timm.train.interruption import Interruption, Stopped

@@ -23,7 +23,7 @@ from ngd_timm.core.errors import InputError
 from ngd_timm.core.lock import locked
 from ngd_timm.core.recipe import Recipe, to_yaml
 from ngd_timm.evaluate.student import evaluate
-from ngd_timm.train.checkpoint import StateFiles
+from ngd_timm.train.checkpoint import Checkpoints
 from ngd_timm.train.interruption import Stopped
 from ngd_timm.train.loop import resume, train
 
@@ -222,7 +222,7 @@ def test_a_signal_stops_it_with_a_state_and_one_line_that_says_how_to_go_on(
 ) -> None:
     run, calls = tmp_path / "run", []
     owner, name = {
-        "within an epoch": (StateFiles, "due"),
+        "within an epoch": (Checkpoints, "due"),
         "while it is validated": (training, "predict"),
         "while it is scored": (training, "write_predictions"),
     }[where]
@@ -274,7 +274,7 @@ def test_states_within_an_epoch_cost_their_share_of_the_time_and_none_where_none
 ) -> None:
     clock = [0.0]
     monkeypatch.setattr("ngd_timm.train.checkpoint.time.monotonic", lambda: clock[0])
-    states = {every: StateFiles(tmp_path, every) for every in ("auto", 0, 2.0)}
+    states = {every: Checkpoints(tmp_path, every) for every in ("auto", 0, 2.0)}
     states["auto"].cost = 3.0
     due = {every: [] for every in states}
     for clock[0] in (119.0, 121.0, 299.0, 301.0):
@@ -287,9 +287,7 @@ def test_a_damaged_state_is_refused_by_name(faces: Path, plain: Path, tmp_path: 
     run = tmp_path / "run"
     shutil.copytree(plain, run)
     (run / "last" / "step.pt").write_bytes(b"half")
-    with pytest.raises(
-        InputError, match=r"step\.pt is not a readable resume state .*; remove it to go on from the last"
-    ):
+    with pytest.raises(InputError, match=r"step\.pt is not a readable checkpoint .*; remove it to go on from the last"):
         resume(run)
 
 

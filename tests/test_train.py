@@ -288,9 +288,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_at_its_batch_with_its_name_and_
 
     monkeypatch.setattr(NeuroGazeTask, "forward", spoilt_at_the_fifth)
     run = tmp_path / "run"
-    message = (
-        "ce became NaN or infinite in epoch 2, batch 2; the last good state is kept: after epoch 1, batch 1 of the next"
-    )
+    message = "ce became NaN or infinite in epoch 2, batch 2; the last good checkpoint is kept: after epoch 1, batch 1 of the next"
     with pytest.raises(InputError, match=message):
         train(recipe(faces, run, save_every=1e-9))
     state = torch.load(run / "last" / "step.pt", weights_only=True)

@@ -18,7 +18,7 @@ import torch
 
 from ngd_timm.core.recipe import Recipe
 from ngd_timm.data.synthetic.schematic import write_schematic
-from ngd_timm.train.checkpoint import Progress, StateFiles
+from ngd_timm.train.checkpoint import Progress, Checkpoints
 from ngd_timm.train.interruption import Interruption
 from ngd_timm.train.loop import _train_epoch, prepare
 
@@ -52,7 +52,7 @@ def main() -> None:
                 }
             )
             setup, progress = prepare(recipe), Progress()
-            states = StateFiles(folder / "last", 0)
+            states = Checkpoints(folder / "last", 0)
             seconds = []
             with Interruption() as stop:
                 for _ in range(options.epochs):
