@@ -58,6 +58,10 @@ def test_a_timm_model_or_a_folder_will_do_as_teacher(tmp_path: Path) -> None:
         model = wrap("test_resnet", grid=grid, in_chans=1).eval()
         losses.append(float(NeuroGazeTask(model, NeuroGazeLoss(grid), teacher, verbose=False)(*batch())["kd"]))
     assert losses[0] == losses[1] > 0
+    task = NeuroGazeTask(model, NeuroGazeLoss(grid), named, verbose=False)
+    images, target = batch()
+    for values in (task, task.gradient_norms):  # logits that come with the batch are taken instead
+        assert values(images, target, None, torch.zeros(8, 8))["kd"] != values(images, target)["kd"]
     with pytest.raises(InputError, match="does not say what its 8 classes are"):
         NeuroGazeTask(model, NeuroGazeLoss(grid), timm.create_model("test_resnet", num_classes=8))
 
@@ -72,7 +76,7 @@ def test_ema_and_eval_model_are_the_bare_student() -> None:
     assert ema(batch()[0]).shape == (8, 8)
 
 
-def test_measuring_the_gradient_leaves_no_trace() -> None:
+def test_measuring_the_gradient_changes_nothing() -> None:
     task = make()
     before = {k: v.clone() for k, v in task.state_dict().items()}
     random = torch.get_rng_state()

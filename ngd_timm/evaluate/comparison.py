@@ -112,13 +112,7 @@ def _shared_keys(runs: Mapping[str, Sequence[Path]]) -> list[str]:
 def compare_predictions(
     key: str, predictions: RecipePredictions, pairs: Sequence[tuple[str, str]], resamples: int = 2000
 ) -> dict[str, Any]:
-    """Recipes on one set: means over seeds and paired differences.
-
-    Args:
-        key: The set's name, for messages.
-        predictions: Of every recipe, a seed each, on the same images.
-        pairs: The differences to take, see `difference_pairs`.
-        resamples: Of each bootstrap.
+    """Recipes on the set `key`: means over seeds, and paired differences of `pairs`.
 
     Returns:
         "n", "classes", "present_classes", "label_rule", "flip", "recipes": `{name: mean_over_seeds}`, "differences":

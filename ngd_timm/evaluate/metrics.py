@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.errors import InputError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 __all__ = [
     "METRICS",
@@ -20,7 +17,6 @@ __all__ = [
     "METRIC_TITLES",
     "PROTOCOLS",
     "fer_metrics",
-    "gather_rows",
     "mean_over_seeds",
     "metrics_of_versions",
     "paired_difference",
@@ -113,12 +109,8 @@ def mean_over_seeds(
 ) -> dict[str, Any]:
     """The metrics of one recipe as means over its seeds, with the two intervals of `paired_difference`.
 
-    Args:
-        logits: S of (N, C): one seed's student each, on the same images.
-        target, classes, subjects, resamples, seed: As in `fer_metrics`.
-
-    Returns:
-        `{"n", "seeds", "bootstrap", protocol: {metric: summary}}`, see `summary`.
+    `logits` are S of (N, C), a seed each, on the same images; the other arguments are as in `fer_metrics`. Returns
+    `{"n", "seeds", "bootstrap", protocol: {metric: summary}}`, see `summary`.
 
     Example:
         >>> logits = np.eye(8)[[0, 1, 1]] * 5
@@ -147,16 +139,7 @@ def paired_difference(
 
     Neither covers both sources of chance: call it a difference of the recipes where both exclude zero.
 
-    Args:
-        logits_a: S of (N, C), a seed each, or one (N, C).
-        logits_b: The same seeds of the other recipe, in the same order.
-        target, classes, subjects, resamples, seed: As in `fer_metrics`.
-
-    Returns:
-        As `mean_over_seeds`.
-
-    Raises:
-        InputError: As `fer_metrics`, or another number of seeds.
+    Arguments and result are as in `mean_over_seeds`; both recipes have the same seeds in the same order.
 
     Example:
         >>> target = np.array([0, 1, 2, 2])
@@ -172,45 +155,6 @@ def paired_difference(
     if len(a) != len(b):
         raise InputError(f"a paired difference needs the same seeds of both, got {len(a)} and {len(b)}")
     return _over_seeds([a, b], target, classes, subjects, resamples, seed, lambda values: values[0] - values[1])
-
-
-def gather_rows(rows: Tensor, index: Tensor) -> Tensor:
-    """The rows (N, …) of all processes in the order of the data set, each once, the same on every process.
-
-    Nothing is summed, so metrics of several processes equal those of one to the last bit. Parts may differ in length.
-
-    Args:
-        rows: (n, …) of this process: logits, targets or subject codes.
-        index: (n,) int64 row numbers in the data set (`Batch.index`); a repeated row counts once.
-
-    Example:
-        >>> gather_rows(torch.tensor([[5.0], [4.0], [5.0]]), torch.tensor([1, 0, 1])).tolist()
-        [[4.0], [5.0]]
-    """
-    import torch
-
-    from ngd_timm.core.distributed import distributed
-
-    if len(rows) != len(index) or index.ndim != 1:
-        raise InputError(f"index must be (n,), a number for each of the {len(rows)} rows, got {tuple(index.shape)}")
-    if distributed():
-        rows, index = _all_rows(rows), _all_rows(index)
-    _, first = np.unique(index.cpu().numpy(), return_index=True)
-    return rows[torch.from_numpy(first).to(rows.device)]
-
-
-def _all_rows(rows: Tensor) -> Tensor:
-    import torch
-    import torch.distributed as dist
-
-    sizes = [torch.zeros(1, dtype=torch.long, device=rows.device) for _ in range(dist.get_world_size())]
-    dist.all_gather(sizes, torch.tensor([len(rows)], device=rows.device))
-    longest = max(int(s) for s in sizes)
-    # collectives take parts of one length
-    padded = torch.cat([rows, rows.new_zeros(longest - len(rows), *rows.shape[1:])]).contiguous()
-    parts = [torch.empty_like(padded) for _ in sizes]
-    dist.all_gather(parts, padded)
-    return torch.cat([part[: int(size)] for part, size in zip(parts, sizes, strict=True)])
 
 
 def _seeds(logits: Any) -> list[Any]:
@@ -261,15 +205,10 @@ def _over_seeds(
 
 
 def summary(per_seed: np.ndarray, redrawn: np.ndarray) -> dict[str, Any]:
-    """The mean over seeds of a metric or difference, with the intervals of `paired_difference`.
+    """The mean of a metric or difference over seeds (S,), with the intervals of `paired_difference`.
 
-    Args:
-        per_seed: (S,) of each seed.
-        redrawn: (resamples,) the mean over seeds, on resampled images.
-
-    Returns:
-        In percentage points "mean", "per_seed", "ci95" and, None for one seed, "seed_sd" (the standard deviation
-        between seeds) and "seed_ci95".
+    "ci95" is that of the means on resampled images, (resamples,); "seed_sd", the standard deviation between seeds, and
+    "seed_ci95" are None for one seed.
     """
     mean = float(per_seed.mean())
     sd = float(per_seed.std(ddof=1)) if len(per_seed) > 1 else None
@@ -288,16 +227,8 @@ def metrics_of_versions(
     """8-way metrics of S students on K versions of the same images, and on resamples of those images.
 
     A resample is one set of images (or subjects) for all versions and students, so any mean or difference of metrics
-    may be taken resample by resample.
-
-    Args:
-        predicted: (K, S, N) class indices.
-        target: (N,) class indices.
-        size: Number of classes.
-        subjects, resamples, seed: As in `fer_metrics`.
-
-    Returns:
-        Percent by metric, (K, S), and the same of the resamples, (K, S, resamples).
+    may be taken resample by resample. `predicted` (K, S, N) and `target` (N,) are indices of `size` classes. Returns
+    percent by metric, (K, S), and the same of the resamples, (K, S, resamples).
 
     Example:
         >>> target = np.array([0, 1, 1, 0])
@@ -389,15 +320,8 @@ def _metrics(confusion: np.ndarray, counted: np.ndarray) -> dict[str, np.ndarray
 def resampled(cells: np.ndarray, size: int, subjects: Any, resamples: int, seed: int) -> np.ndarray:
     """Confusion matrices (R, S, C, C) of the bootstrap, rows the truth: images, or whole subjects, are resampled.
 
-    In each of the R resamples all students are scored on the same images.
-
-    Args:
-        cells: (S, N) truth * C + prediction of S students on the same images.
-        size: C, the number of classes.
-        subjects, resamples, seed: As in `fer_metrics`.
-
-    Raises:
-        InputError: Another number of subjects than images.
+    In each of the R resamples all students are scored on the same images. `cells` (S, N) are truth * C + prediction of
+    S students on N images, `size` is C.
 
     Example:
         >>> bootstrap = resampled(np.array([[0, 3, 3, 1]]), 2, None, resamples=50, seed=0)

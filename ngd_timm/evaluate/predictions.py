@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ngd_timm.core.distributed import distributed
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import atomic_path
-from ngd_timm.evaluate.metrics import fer_metrics, gather_rows
+from ngd_timm.evaluate.metrics import fer_metrics
 from ngd_timm.models.ngd_models import DistillationWrapper, TimmModel
 
-__all__ = ["Predictions", "predict", "prediction_file", "read_predictions", "subject_codes", "write_predictions"]
+__all__ = [
+    "Predictions",
+    "gather_rows",
+    "predict",
+    "prediction_file",
+    "read_predictions",
+    "subject_codes",
+    "write_predictions",
+]
 
 _NOTES = ("classes", "label_rule", "flip", "data_sha256")
 _TENSORS = {
@@ -84,7 +95,7 @@ def predict(
     """
     wrapped = isinstance(model, DistillationWrapper)
     model.eval()
-    collected: dict[str, list[Tensor]] = {"logits": [], "target": [], "embedding": [], "index": []}
+    collected: dict[str, list[Tensor]] = {"index": [], "target": [], "logits": [], "embedding": []}
     for batch in batches:
         if between_batches is not None:
             between_batches()
@@ -98,26 +109,30 @@ def predict(
         collected["index"].append(batch.index)
         # numpy takes the first of equal votes, as `fer_metrics` does
         collected["target"].append(target if target.ndim == 1 else torch.from_numpy(target.numpy().argmax(axis=1)))
+    rows = {name: torch.cat(parts) for name, parts in collected.items() if parts}
     if getattr(batches, "part", (0, 1))[1] > 1:
-        collected = _gathered(collected, model)
-    return Predictions(
-        logits=torch.cat(collected["logits"]),
-        target=torch.cat(collected["target"]),
-        embedding=torch.cat(collected["embedding"]) if wrapped else None,
-        subject=subject_codes(batches.dataset),
-        flip=flip,
-    )
+        rows = gather_rows(rows)
+    subject = subject_codes(batches.dataset)
+    return Predictions(rows["logits"], rows["target"], rows.get("embedding"), subject, flip=flip)
 
 
-def _gathered(collected: dict[str, list[Tensor]], model: TimmModel) -> dict[str, list[Tensor]]:
-    # a process without a batch adds empty rows of the same width and type
-    widths = {"logits": (model.num_classes,), "embedding": (getattr(model, "embedding_dim", 0),)}
-    rows = {
-        name: torch.cat([torch.empty(0, *widths.get(name, ()), dtype=None if name in widths else torch.int64), *parts])
-        for name, parts in collected.items()
-        if name != "embedding" or isinstance(model, DistillationWrapper)
-    }
-    return {name: [gather_rows(values, rows["index"])] for name, values in rows.items()}
+def gather_rows(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Join the rows (n, …) of all processes by their "index" (n,) in the data set, each row once.
+
+    Rows are copied and nothing is summed, so metrics of several processes equal those of one to the last bit.
+
+    Example:
+        >>> gather_rows({"index": torch.tensor([1, 0, 1]), "target": torch.tensor([5, 4, 5])})["target"]
+        tensor([4, 5])
+    """
+    parts = [dict(rows)]
+    if distributed():
+        parts = [{} for _ in range(dist.get_world_size())]
+        dist.all_gather_object(parts, dict(rows))
+    parts = [part for part in parts if part]  # a process may have had no batch
+    joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    _, first = np.unique(joined["index"].numpy(), return_index=True)
+    return {name: values[torch.from_numpy(first)] for name, values in joined.items()}
 
 
 def subject_codes(dataset: Any) -> Tensor | None:

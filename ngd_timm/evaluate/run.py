@@ -26,25 +26,15 @@ _SUMMARY = "summary.csv"
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run; its student, rows and predictions are read when they are first used.
+    """A finished run; its student, rows and predictions are read when they are first used."""
 
-    Attributes:
-        source: Its directory, or `hf-hub:user/repo@commit`.
-        folder: The folder of its files.
-        student_folder: The folder of config.json and model.safetensors.
-        recipe: What it was trained by; from the Hub without paths.
-        fingerprint: Hashes of recipe, grid and data; versions; seed.
-        metrics: metrics.json.
-        grid: The grid it was distilled from; None where it had none or the repository doesn't hold it.
-    """
-
-    source: str
+    source: str  # its directory, or hf-hub:user/repo@commit
     folder: Path
-    student_folder: Path
-    recipe: Recipe
-    fingerprint: dict[str, Any]
+    student_folder: Path  # of config.json and model.safetensors
+    recipe: Recipe  # from the Hub without paths
+    fingerprint: dict[str, Any]  # hashes of recipe, grid and data; versions; seed
     metrics: dict[str, Any]
-    grid: PrototypeGrid | None
+    grid: PrototypeGrid | None  # None also where the repository doesn't hold it
 
     @property
     def student(self) -> TimmModel:
@@ -103,14 +93,8 @@ def load_run(
     if repository is None:
         run = _read(Path(source), student_folder(source), str(source), RUN_FILES)
     else:
-        snapshot = fetch(
-            repository,
-            [*RUN_FILES, *STUDENT_FILES],
-            [GRID_FILE],
-            cache_dir=cache_dir,
-            token=token,
-            local_files_only=local_files_only,
-        )
+        options: dict[str, Any] = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
+        snapshot = fetch(repository, [*RUN_FILES, *STUDENT_FILES], [GRID_FILE], **options)
         check_published(snapshot)
         run = _read(snapshot.folder, snapshot.folder, str(snapshot.id), RUN_FILES)
     _ = run.student  # a damaged one is refused here
@@ -146,19 +130,7 @@ def read_metrics(files: Sequence[str | Path], run: Run) -> dict[str, Any]:
 
 
 def check_student(metrics: Mapping[str, Any], run: Run, shown: str) -> list[str]:
-    """Refuse metrics of another student than the run's.
-
-    Args:
-        metrics: In metrics.json's form.
-        run: The run of the student.
-        shown: Their name in messages.
-
-    Returns:
-        The sets whose entries don't name a student.
-
-    Raises:
-        InputError: Metrics of other weights.
-    """
+    """Refuse metrics of another student than the run's, under the name `shown`; the sets that name no student."""
     unnamed = []
     for key, entry in metrics.items():
         sha256 = entry.get("student_sha256") if isinstance(entry, dict) else None

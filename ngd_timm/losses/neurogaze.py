@@ -148,13 +148,8 @@ class NeuroGazeLoss(nn.Module):
     ) -> NeuroGazeLoss:
         """The objective of a recipe's loss section.
 
-        Args:
-            config: `recipe.loss`. Of a `proto_share` only the term is taken: its λ is set as training goes.
-            grid: The recipe's grid; None where it has none.
-            classes: Names of the classes in order.
-            epochs: Length of the run.
-            class_counts: (C,) examples a class in the training set, for the recipe's rule of class weights.
-            gather_distributed: As in the constructor.
+        `class_counts` (C,), the examples a class in the training set, are for the recipe's rule of class weights. The λ
+        of a `proto_share` is set as training goes. The other arguments are as in the constructor.
 
         Example:
             >>> config = LossConfig(ce=1.0, class_weights="balanced")

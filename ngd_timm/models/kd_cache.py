@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,20 +19,6 @@ from ngd_timm.core.files import atomic_path, sha256_file, write_json
 __all__ = ["LogitCache"]
 
 logger = logging.getLogger("ngd_timm.models")
-
-
-class CachedEpoch(NamedTuple):
-    """The logits of one epoch, (images, classes), in the order of its batches."""
-
-    file: Path
-    rows: np.ndarray
-
-    def batch(self, step: int, size: int) -> Tensor:
-        """The logits of batch number `step`, (size, classes)."""
-        rows = self.rows[step * size : (step + 1) * size]
-        if len(rows) != size:
-            raise InputError(f"{self.file} has no batch {step + 1}; remove {self.file.parent}")
-        return torch.from_numpy(np.array(rows))
 
 
 class LogitCache:
@@ -49,8 +35,8 @@ class LogitCache:
         >>> import tempfile
         >>> cache = LogitCache(tempfile.mkdtemp(), {"teacher": "b0_ce", "seed": 0}, steps=2)
         >>> cache.write(0, [torch.zeros(4, 8), torch.ones(4, 8)])
-        >>> cache.read(0).batch(1, size=4).mean()
-        tensor(1.)
+        >>> [logits.mean().item() for logits in cache.read(0)]
+        [0.0, 1.0]
     """
 
     def __init__(self, folder: str | Path, key: Mapping[str, Any], steps: int) -> None:
@@ -58,8 +44,8 @@ class LogitCache:
         self.folder = Path(folder) / hashlib.sha256(text.encode()).hexdigest()[:24]
         self.key, self.steps = json.loads(text), steps
 
-    def read(self, epoch: int) -> CachedEpoch | None:
-        """An epoch's logits; None where no run has left them.
+    def read(self, epoch: int) -> tuple[Tensor, ...] | None:
+        """An epoch's logits, batch by batch; None where no run has left them.
 
         Raises:
             InputError: A file that is damaged, or was changed since it was written.
@@ -74,9 +60,9 @@ class LogitCache:
             raise InputError(
                 f"{file} can't be read ({' '.join(str(error).split())[:100]}); remove {self.folder}"
             ) from None
-        if rows.ndim != 2 or rows.dtype != np.float32 or sha256_file(file) != expected:
+        if rows.ndim != 2 or rows.dtype != np.float32 or len(rows) % self.steps or sha256_file(file) != expected:
             raise InputError(f"{file} is not the one that was written; remove {self.folder}")
-        return CachedEpoch(file, rows)
+        return torch.from_numpy(rows).split(len(rows) // self.steps)
 
     def write(self, epoch: int, logits: Sequence[Tensor]) -> None:
         """Keep an epoch's logits, given batch by batch."""

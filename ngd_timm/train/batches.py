@@ -39,18 +39,13 @@ def with_teacher_logits(
 ) -> Iterator[TrainingBatch]:
     """Add the teacher's logits to each batch: read from the cache, or queried, and then cached once the epoch is whole.
 
-    Args:
-        batches: Of one epoch, from number `first` on. An epoch that is entered midway is never cached.
-        teacher: Maps images to logits.
-        cache: Where logits are shared between runs; None queries the teacher for every batch.
-        epoch: The epoch's number, from 0.
-        first: The number of the first batch.
+    `batches` are those of one epoch from number `first` on; an epoch that is entered midway is not cached.
     """
     stored = None if cache is None else cache.read(epoch)
     queried: list[Tensor] = []
     for step, batch in enumerate(batches, first):
         if stored is not None:
-            logits = stored.batch(step, len(batch.images)).to(batch.images.device)
+            logits = stored[step].to(batch.images.device)
         else:
             logits = teacher(batch.images).float()
             if cache is not None:

@@ -42,15 +42,7 @@ def fingerprint_of(
     precision: torch.dtype | None,
     device: torch.device,
 ) -> dict[str, Any]:
-    """The content of fingerprint.json.
-
-    Args:
-        recipe: Resolved, see `pinned`.
-        reports: The `LoadReport` of each split.
-        grid: The grid, if any.
-        precision: Of autocast.
-        device: Where the run trains.
-    """
+    """The content of fingerprint.json; `reports` holds each split's `LoadReport`, `precision` is autocast's."""
     return {
         "recipe": hashlib.sha256(to_yaml(recipe).encode()).hexdigest(),
         "seed": recipe.seed,
@@ -69,11 +61,7 @@ def fingerprint_of(
 
 
 def refuse_changes(out: Path, fingerprint: Mapping[str, Any]) -> None:
-    """Refuse to continue a run under another fingerprint than it began with.
-
-    Raises:
-        InputError: Another number of processes, precision, recipe, data, grid, teacher or init.
-    """
+    """Refuse to continue a run with other processes, precision, recipe, data, grid, teacher or init."""
     before = read_json(out / "fingerprint.json", str(out))
     processes = before.get("processes", 1)
     if processes != world_size():
@@ -101,11 +89,7 @@ def resume_command(out: Path, processes: int | None = None) -> str:
 
 
 def pinned(recipe: Recipe) -> Recipe:
-    """The recipe with every Hub id at its present commit, so that a resumed run gets the same bytes.
-
-    Raises:
-        InputError: A repository that can't be read.
-    """
+    """The recipe with every Hub id at its present commit, so that a resumed run gets the same bytes."""
     changes: dict[str, Any] = {}
     for key, filename in _PINNED.items():
         source = getattr(recipe, key)

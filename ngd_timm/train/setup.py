@@ -95,10 +95,12 @@ def prepare(recipe: Recipe) -> Setup:
         raise InputError("tensorboard=true needs the package tensorboard: pip install 'ngd-timm[tensorboard]'")
     torch.manual_seed(recipe.seed)
     device = open_training_device(recipe)
-    _require_root(recipe)
+    _source(recipe)  # refused before the grid is opened
     grid = open_grid(recipe)
     model = build_model(recipe, grid)
-    teacher = open_recipe_teacher(recipe, model)
+    cfg, classes, teacher = model.student.pretrained_cfg, recipe.data.classes, None
+    if recipe.teacher_sources:
+        teacher = open_teacher(recipe.teacher_sources, classes, cfg["mean"], cfg["std"])
     data = open_data(recipe, model, device)
     shift = None
     if recipe.student.logit_adjustment:
@@ -110,15 +112,14 @@ def prepare(recipe: Recipe) -> Setup:
     if teacher is not None and recipe.kd_cache is not None:
         key = _logits_key(recipe, teacher, data, precision, device)
         cache = LogitCache(recipe.kd_cache, key, len(data.batches))
-    criterion = build_loss(recipe, grid, data.class_counts)
-    task = build_task(recipe, model, criterion, device)
+    task = build_task(recipe, model, build_loss(recipe, grid, data.class_counts), device)
     optimizer = build_optimizer(recipe.optim, model)
     scheduler = build_scheduler(recipe.optim, optimizer, len(data.batches))
     # the images of validation last: decoding them is the slow check
     valid = face_batches(model.student, data.valid, workers=recipe.data.workers, part=(rank(), world_size()))
     distribute(task, recipe.seed, device)
     fingerprint = fingerprint_of(recipe, data.reports, grid, precision, device)
-    fingerprint["labels_drawn"] = dict(zip(recipe.data.classes, data.labels_drawn.tolist(), strict=True))
+    fingerprint["labels_drawn"] = dict(zip(classes, data.labels_drawn.tolist(), strict=True))
     return Setup(
         recipe=recipe,
         device=device,
@@ -194,14 +195,6 @@ def build_model(recipe: Recipe, grid: PrototypeGrid | None) -> DistillationWrapp
     return model
 
 
-def open_recipe_teacher(recipe: Recipe, model: DistillationWrapper) -> KDTeacher | TeacherEnsemble | None:
-    """The teacher of logit KD; None where the recipe has no such term."""
-    if not recipe.teacher_sources:
-        return None
-    cfg = model.student.pretrained_cfg
-    return open_teacher(recipe.teacher_sources, recipe.data.classes, cfg["mean"], cfg["std"])
-
-
 class TrainingData(NamedTuple):
     """The training batches, the validation set, and the counts (classes,) of the training set and of what is drawn."""
 
@@ -272,14 +265,10 @@ def calibration_rows(recipe: Recipe, model: DistillationWrapper, valid: Dataset)
 
 
 def build_loss(recipe: Recipe, grid: PrototypeGrid | None, class_counts: np.ndarray) -> NeuroGazeLoss:
-    """The objective of the recipe's loss section."""
+    """The recipe's objective, which communicates where several processes train."""
+    classes, epochs = recipe.data.classes, recipe.optim.epochs
     return NeuroGazeLoss.from_config(
-        recipe.loss,
-        grid,
-        classes=recipe.data.classes,
-        epochs=recipe.optim.epochs,
-        class_counts=class_counts,
-        gather_distributed=True,
+        recipe.loss, grid, classes=classes, epochs=epochs, class_counts=class_counts, gather_distributed=True
     )
 
 
@@ -330,33 +319,24 @@ def distribute(task: NeuroGazeTask, seed: int, device: torch.device) -> None:
 
 
 def data_hashes(recipe: Recipe) -> dict[str, str]:
-    """By split, the sha256 of the data that a run of this recipe would write into its fingerprint.
-
-    Raises:
-        InputError: As `load_split` and `load_stream`.
-    """
+    """By split, the sha256 of the data that a run of this recipe would write into its fingerprint."""
     from ngd_timm.data import FaceStream, load_split, load_stream
 
-    _require_root(recipe)
     place, rows = _source(recipe)
-    valid = load_split(*place, "valid", **rows)[1].sha256
+    hashes = {"valid": load_split(*place, "valid", **rows)[1].sha256}
     if recipe.data.streaming:
         training, _ = load_stream(*place, "train", **rows)
         stream = FaceStream(training, image_size=recipe.student.image_size, batch_size=recipe.optim.batch_size)
-        return {"train": stream.sha256, "valid": valid}
-    return {"train": load_split(*place, "train", **rows)[1].sha256, "valid": valid}
-
-
-def _require_root(recipe: Recipe) -> None:
-    if recipe.data.root is None:
-        name = recipe.data.name
-        raise InputError(f"{recipe.name}: data.root is not set; give data.root=FOLDER that holds {name}")
+        return {"train": stream.sha256, **hashes}
+    return {"train": load_split(*place, "train", **rows)[1].sha256, **hashes}
 
 
 def _source(recipe: Recipe) -> tuple[tuple[str, str], dict[str, Any]]:
-    """Name and root of the data set, and which of its rows."""
-    rows = recipe.data.model_dump(include={"label_rule", "drop_duplicates", "classes", "limit"})
-    return (recipe.data.name, recipe.data.root or ""), rows
+    """Name and root of the data set, and the rows to take of it."""
+    data = recipe.data
+    if data.root is None:
+        raise InputError(f"{recipe.name}: data.root is not set; give data.root=FOLDER that holds {data.name}")
+    return (data.name, data.root), data.model_dump(include={"label_rule", "drop_duplicates", "classes", "limit"})
 
 
 def _logits_key(

@@ -145,8 +145,8 @@ class NeuroGazeTask(TrainingTask):
     ) -> dict[str, float]:
         """Norm of each unweighted component's gradient at the backbone's features, where CE and embedding terms meet.
 
-        A pass of its own that leaves weights, batch-norm statistics and random state as they were. Where the criterion
-        communicates, the norms are those of the joined batch, and every rank must call this. Arguments as `forward`.
+        A pass of its own that leaves weights, batch-norm statistics and random numbers as they were, with the arguments
+        of `forward`. Where the criterion communicates, the norms are of the joined batch, and every rank must call it.
         """
         wrapper = self._wrapper()
         devices = [input.device] if input.device.type == "cuda" else []
