@@ -128,11 +128,7 @@ class Scored(NamedTuple):
 
 
 def open_scored(source: str | Path) -> Scored:
-    """Open a run's student, or any saved student, for scoring.
-
-    Raises:
-        InputError: No student there.
-    """
+    """Open a run's student, or any saved student, for scoring."""
     source = pin(str(source), "config.json")
     folder = student_files(source)
     model, classes = read_student(folder, source)
@@ -160,10 +156,9 @@ def summary_line(key: str, entry: dict[str, Any]) -> str:
     parts = []
     for protocol in ("8way", "present"):
         intervals = entry.get("ci95", {}).get(protocol, {})
-        scores = [f"{label} {entry[protocol][metric]:.2f}" for metric, label in METRIC_NAMES.items()]
-        spans = [" [{:.1f}, {:.1f}]".format(*intervals[m]) if m in intervals else "" for m in METRIC_NAMES]
-        shown = ", ".join(score + span for score, span in zip(scores, spans, strict=True))
-        parts.append(f"{protocol_name(protocol, entry)} {shown}")
+        spans = {metric: f" [{low:.1f}, {high:.1f}]" for metric, (low, high) in intervals.items()}
+        scores = [f"{name} {entry[protocol][m]:.2f}{spans.get(m, '')}" for m, name in METRIC_NAMES.items()]
+        parts.append(f"{protocol_name(protocol, entry)} {', '.join(scores)}")
     return f"{key} (n = {entry['n']}, {scoring_name(entry)}): {'; '.join(parts)}; ECE {entry['ece']:.2f}"
 
 

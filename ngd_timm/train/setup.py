@@ -76,13 +76,8 @@ class Setup:
         batches = on_device(self.batches.batches(first), self.device)
         if self.teacher is None:
             return batches
-        return with_teacher_logits(batches, self._query_teacher, self.logit_cache, epoch, first)
-
-    def _query_teacher(self, images: Tensor) -> Tensor:
-        assert self.teacher is not None
-        with self.autocast():
-            logits: Tensor = self.teacher(images)
-        return logits
+        teacher = self.autocast()(self.teacher.forward)
+        return with_teacher_logits(batches, teacher, self.logit_cache, epoch, first)
 
 
 def prepare(recipe: Recipe) -> Setup:
