@@ -214,13 +214,11 @@ def test_counts_that_give_no_class_weights_are_refused(counts: list[float], rule
         class_weights(counts, rule)
 
 
-@pytest.mark.parametrize("kind", ["indices", "weights", "empty"])
+@pytest.mark.parametrize("kind", ["indices", "empty"])
 def test_losses_with_ignored_rows_compile_to_one_graph_which_reads_no_value(grid: PrototypeGrid, kind: str) -> None:
     criterion = NeuroGazeLoss(grid, epochs=1, ramp=(0, 0), class_weights=torch.linspace(0.5, 2, 8))
     compiled = torch.compile(criterion, backend="aot_eager", fullgraph=True)
     target = torch.tensor([1, -100, 1, 2, 7, -100])
-    if kind == "weights":
-        target = torch.softmax(torch.randn(6, 8), dim=1) * (target >= 0)[:, None]
     rows = 0 if kind == "empty" else 6
     values = torch.randn(6, 8)[:rows], embeddings(6, torch.float32)[:rows], target[:rows], 1
     results = []

@@ -108,7 +108,7 @@ def test_a_temperature_changes_calibration_and_no_other_metric() -> None:
 
 @pytest.mark.parametrize("unit", ["image", "subject"])
 def test_intervals_of_accuracy_cover_the_true_value_in_93_to_97_of_100_sets(unit: str) -> None:
-    rng, draws, hits = np.random.default_rng(0), 600, 0
+    rng, draws, hits = np.random.default_rng(0), 300, 0
     for draw in range(draws):
         # either 400 images of as many subjects, or 80 subjects of 8 images whose own accuracy varies about 70 %
         subjects, each = (400, 1) if unit == "image" else (80, 8)
@@ -145,16 +145,19 @@ def test_a_difference_is_the_mean_over_seeds_of_the_difference_of_metrics() -> N
             assert found["seed_sd"] == pytest.approx(per_seed.std(ddof=1))
 
 
+def slow_macro_f1(target: np.ndarray, predicted: np.ndarray) -> float:
+    hits = [((target == c) & (predicted == c)).sum() for c in range(8)]
+    sizes = [(target == c).sum() + (predicted == c).sum() for c in range(8)]
+    return float(np.mean([2 * hit / size if size else 0 for hit, size in zip(hits, sizes, strict=True)]))
+
+
 def test_the_paired_bootstrap_equals_a_loop_that_draws_images_for_both() -> None:
     a, b, target = seeds_of_two(2, n=120)
     found = paired_difference(a, b, target, resamples=3000)["8way"]["macro_f1"]["ci95"]
     rng, slow = np.random.default_rng(1), []
     for _ in range(600):
         rows = rng.integers(0, 120, 120)
-        f1 = [
-            f1_score(target[rows], x[rows].argmax(1), labels=list(range(8)), average="macro", zero_division=0)
-            for x in (*a, *b)
-        ]
+        f1 = [slow_macro_f1(target[rows], x[rows].argmax(1)) for x in (*a, *b)]
         slow.append(100 * (f1[0] + f1[1] - f1[2] - f1[3]) / 2)
     assert found == pytest.approx(np.percentile(slow, [2.5, 97.5]), abs=1)
 
