@@ -14,14 +14,13 @@ from torch import Tensor
 from ngd_timm.core.distributed import average, gather_bytes, is_first, rank
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import atomic_path
-from ngd_timm.losses import COMPONENTS
 
 if TYPE_CHECKING:
     from ngd_timm.train.setup import Setup
 
 __all__ = ["Checkpoints", "Progress", "RunningMeans", "weights_are_finite"]
 
-_WATCHED = (*COMPONENTS, "loss", "grad_norm")
+_NEVER = 2**62
 _AUTO_SHARE = 0.01
 _FIRST_GUESS_SECONDS = 0.6  # the cost assumed before one is written: the first comes after a minute
 
@@ -29,42 +28,41 @@ _FIRST_GUESS_SECONDS = 0.6  # the cost assumed before one is written: the first 
 class RunningMeans:
     """Means over the batches of an epoch and over all processes, on the device until they are read.
 
-    A batch counts in a mean only where the value is known: the spread of a class with two samples, the gradient of a
-    step that the fp16 scaler did not skip. The first loss that is not finite is remembered with its batch.
+    A batch counts in a mean only where the value is finite: the spread of a class may be unknown, and the fp16 scaler
+    skips steps whose gradient overflows. The first batch with a value that is not finite is remembered.
     """
 
     def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.seen: dict[str, Tensor] = {}
+        # by the names of values that come together
+        self.sums: dict[tuple[str, ...], Tensor] = {}
+        self.seen: dict[tuple[str, ...], Tensor] = {}
+        self.first_bad: dict[tuple[str, ...], Tensor] = {}
         self.count = 0
-        self._bad: Tensor | None = None
-        self._watched: Sequence[str] = ()
 
-    def add(self, values: dict[str, Tensor], count: int = 0, step: int = 0, watch: Sequence[str] = ()) -> None:
-        """Add one batch's values, its number of images, its own number, and the names of values that must be finite."""
-        together = average(torch.stack([value.detach().double() for value in values.values()]))
+    def add(self, values: dict[str, Tensor], count: int = 0, step: int = 0) -> None:
+        """Add the values of batch number `step`, which has `count` images."""
+        names, together = tuple(values), average(torch.stack([value.detach().double() for value in values.values()]))
         finite = together.isfinite()
-        for name, value, known in zip(values, together, finite, strict=True):
-            may_be_unknown = name in ("positive_variance", "grad_norm")
-            self.sums[name] = self.sums.get(name, 0) + (torch.where(known, value, 0) if may_be_unknown else value)
-            self.seen[name] = self.seen.get(name, 0) + (known if may_be_unknown else torch.ones_like(known))
+        self.sums[names] = self.sums.get(names, 0) + torch.where(finite, together, 0)
+        self.seen[names] = self.seen.get(names, 0) + finite.long()
+        never = torch.full_like(finite, _NEVER, dtype=torch.int64)
+        bad = self.first_bad.get(names, never)
+        self.first_bad[names] = torch.where(finite, bad, bad.clamp(max=step))
         self.count += count
-        if watch:
-            # one by one: a list as an index would be copied to the device, which waits
-            by_name = dict(zip(values, finite, strict=True))
-            bad = ~torch.stack([by_name[name] for name in watch])
-            before = torch.full_like(bad, -1, dtype=torch.int64) if self._bad is None else self._bad
-            self._bad, self._watched = torch.where((before < 0) & bad, step, before), watch
 
-    def first_not_finite(self) -> tuple[int, str] | None:
-        """Batch and name of the first loss that is not finite, the same on every process."""
-        bad = [] if self._bad is None else self._bad.tolist()
-        found = [(step, number) for number, step in enumerate(bad) if step >= 0]
-        return (min(found)[0], self._watched[min(found)[1]]) if found else None
+    def first_not_finite(self, watched: Sequence[str]) -> tuple[int, str] | None:
+        """Batch and name of the first of these values that is not finite, the same on every process."""
+        bad = {n: s for names, steps in self.first_bad.items() for n, s in zip(names, steps.tolist(), strict=True)}
+        step, name = min(((bad.get(name, _NEVER), name) for name in watched), key=lambda found: found[0])
+        return None if step == _NEVER else (step, name)
 
     def means(self) -> dict[str, float | None]:
         """By name; None where no batch knows the value."""
-        return {n: float(s) / int(self.seen[n]) if int(self.seen[n]) else None for n, s in self.sums.items()}
+        means: dict[str, float | None] = {}
+        for names, sums in self.sums.items():
+            for name, total, seen in zip(names, sums.tolist(), self.seen[names].tolist(), strict=True):
+                means[name] = total / seen if seen else None
+        return means
 
 
 @dataclass
@@ -77,14 +75,11 @@ class Progress:
     means: RunningMeans = field(default_factory=RunningMeans)  # of the epoch under way
     seconds: float = 0.0  # spent on the epoch under way
 
-    def finish_step(
-        self, losses: dict[str, Tensor], shares: dict[str, float], images: int, gradient_may_overflow: bool
-    ) -> None:
+    def finish_step(self, losses: dict[str, Tensor], shares: dict[str, float], images: int) -> None:
         """Log a step's losses, gradient shares in percent, and number of images."""
         if shares:
             self.means.add({f"share_{name}": torch.tensor(share) for name, share in shares.items()})
-        watch = [n for n in _WATCHED if n in losses and not (n == "grad_norm" and gradient_may_overflow)]
-        self.means.add(losses, images, self.step, watch)
+        self.means.add(losses, images, self.step)
         self.step += 1
 
     def finish_epoch(self, row: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from ngd_timm.evaluate.metrics import fer_metrics
 from ngd_timm.evaluate.predictions import Predictions, predict, prediction_file, write_predictions
 from ngd_timm.evaluate.run_log import epoch_line, summary_csv, with_bar, write_tensorboard
 from ngd_timm.evaluate.student import check_specs, evaluate, summary_line
+from ngd_timm.losses import COMPONENTS
 from ngd_timm.models.calibration import calibrated, fit_temperature, temperature_line
 from ngd_timm.models.logit_adjustment import adjusted
 from ngd_timm.models.ngd_models import DistillationWrapper
@@ -161,7 +162,7 @@ def _train_epoch(setup: Setup, progress: Progress, checkpoints: Checkpoints, sto
         scaler.update()
         task.update_ema(update)
         del losses["output"]
-        progress.finish_step(losses, shares, setup.batches.batch_size, scaler.is_enabled())
+        progress.finish_step(losses, shares, setup.batches.batch_size)
         _after_step(setup, progress, checkpoints, stop, began)
     criterion = task.criterion
     return {
@@ -189,7 +190,9 @@ def _after_step(setup: Setup, progress: Progress, checkpoints: Checkpoints, stop
 
 
 def _refuse_nonfinite(setup: Setup, progress: Progress, checkpoints: Checkpoints, weights: bool) -> None:
-    found = progress.means.first_not_finite()
+    # the fp16 scaler skips a step whose gradient overflows
+    watched = (*COMPONENTS, "loss") if setup.scaler.is_enabled() else (*COMPONENTS, "loss", "grad_norm")
+    found = progress.means.first_not_finite(watched)
     if found is None and (not weights or weights_are_finite(setup)):
         return
     step, name = found or (progress.step - 1, "a weight")
