@@ -121,10 +121,10 @@ def test_logits_and_embedding_are_one_graph_for_the_compiler_however_the_head_is
     model = wrap(name, embedding_dim=8).eval()
     images = torch.randn(2, 3, 64, 64)
     compiled = torch.compile(model, backend="eager", fullgraph=True)
-    for given, expected in zip(
+    for output, expected in zip(
         compiled(images, return_embedding=True), model(images, return_embedding=True), strict=True
     ):
-        assert torch.equal(given, expected)
+        assert torch.equal(output, expected)
 
 
 def test_the_whole_task_with_its_losses_compiles_without_a_graph_break() -> None:
@@ -172,8 +172,8 @@ def test_channels_last_reaches_the_student_and_changes_the_losses_by_rounding_on
     last.to(memory_format=torch.channels_last)
     assert last.get_eval_model().conv1[3].weight.is_contiguous(memory_format=torch.channels_last)
     images, target = batch()
-    given = last(images.to(memory_format=torch.channels_last), target)
-    torch.testing.assert_close(given["loss"], plain(images, target)["loss"])
+    result = last(images.to(memory_format=torch.channels_last), target)
+    torch.testing.assert_close(result["loss"], plain(images, target)["loss"])
 
 
 def test_the_ema_student_is_the_average_of_the_students_and_keeps_its_own_projection() -> None:
@@ -215,8 +215,8 @@ def test_clipping_without_the_head_leaves_out_classifier_and_projection_and_no_m
     task = make()
     wrapper = task.trainable_module
     left_out = [*wrapper.get_classifier().parameters(), wrapper.projection.weight]
-    given = {id(p) for p in task.get_clip_parameters(exclude_head=True)}
-    assert given == {id(p) for p in wrapper.parameters()} - {id(p) for p in left_out}
+    clipped = {id(p) for p in task.get_clip_parameters(exclude_head=True)}
+    assert clipped == {id(p) for p in wrapper.parameters()} - {id(p) for p in left_out}
     assert len(list(task.get_clip_parameters())) == len(list(wrapper.parameters()))
     two_heads = NeuroGazeTask(wrap("levit_128s"), NeuroGazeLoss(None, proto_kd=0, d_geo=0), verbose=False)
     names = {id(p): n for n, p in two_heads.trainable_module.named_parameters()}
@@ -233,8 +233,8 @@ def test_timm_gives_every_parameter_the_group_that_it_has_in_the_bare_model(
 
     def groups(module: torch.nn.Module) -> dict[str, tuple[float, float]]:
         names = {id(p): n for n, p in module.named_parameters()}
-        made = create_optimizer_v2(module, "adamw", lr=1e-3, weight_decay=0.05, **options).param_groups
-        return {names[id(p)]: (g.get("lr_scale", 1.0), g["weight_decay"]) for g in made for p in g["params"]}
+        param_groups = create_optimizer_v2(module, "adamw", lr=1e-3, weight_decay=0.05, **options).param_groups
+        return {names[id(p)]: (g.get("lr_scale", 1.0), g["weight_decay"]) for g in param_groups for p in g["params"]}
 
     expected = {f"student.{n}": g for n, g in groups(model.student).items()}
     assert groups(model) == {**expected, "projection.weight": (1.0, 0.05)}

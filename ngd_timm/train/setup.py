@@ -228,8 +228,8 @@ def open_data(recipe: Recipe, model: DistillationWrapper, device: torch.device) 
     valid, reports["valid"] = load_split(*place, "valid", **rows)
     options |= {"sampler": data.sampler, "in_memory": data.in_memory, "workers": data.workers}
     batches = FaceBatches(training, train=True, part=(rank(), world_size()), **options)
-    drawn = drawn_counts(targets(training), batches.labels, data.sampler, len(data.classes))
-    return TrainingData(batches, valid, class_counts(training), drawn, reports)
+    labels_drawn = drawn_counts(targets(training), batches.labels, data.sampler, len(data.classes))
+    return TrainingData(batches, valid, class_counts(training), labels_drawn, reports)
 
 
 def calibration_rows(recipe: Recipe, model: DistillationWrapper, valid: Dataset) -> tuple[Tensor, Tensor] | None:
