@@ -3,7 +3,7 @@
     python tests/killed_runs.py RECIPE.json KIND SEED
 
 KIND `moments`: SIGKILL at random times. KIND `writes`: a run kills itself inside its own writes: before and after a
-rename, between the two renames of a folder, and with half of a state on disk. Prints where each life ended, as JSON.
+rename, between the two renames of a folder, and with half a checkpoint on disk. Prints where each life ended, as JSON.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ torch.set_num_threads(1)
 
 
 def live(recipe: Recipe, before: Callable[[], None]) -> int:
-    """A life of the run in a process of its own, which spares importing everything anew. Returns its id."""
+    """Start a life of the run in a forked process; its id."""
     child = os.fork()
     if child:
         return child
@@ -43,7 +43,7 @@ def live(recipe: Recipe, before: Callable[[], None]) -> int:
 
 
 def die_inside_a_write(number: int, report: int) -> None:
-    """Be killed at the `number`-th of the moments around and inside writes, telling which it was."""
+    """Kill this process at the `number`-th of the moments around and inside writes, and report which it was."""
     replace, save, moments = os.replace, torch.save, [0]
 
     def moment(what: str) -> None:
@@ -76,17 +76,17 @@ def main() -> None:
     recipe, chance, ends = Recipe.model_validate_json(options.file.read_text()), random.Random(options.seed), []
     prepare = training.prepare
     for _ in range(60):
-        ready, tell = os.pipe()
+        ready, pipe = os.pipe()
         if options.kind == "writes":
             number = chance.randint(1, 24)
-            child = live(recipe, lambda number=number, tell=tell: die_inside_a_write(number, tell))
+            child = live(recipe, lambda number=number, pipe=pipe: die_inside_a_write(number, pipe))
         else:
 
-            def tell_when_prepared(tell: int = tell) -> None:
-                training.prepare = lambda recipe: (prepare(recipe), os.write(tell, b"prepared"))[0]
+            def report_when_prepared(pipe: int = pipe) -> None:
+                training.prepare = lambda recipe: (prepare(recipe), os.write(pipe, b"prepared"))[0]
 
-            child = live(recipe, tell_when_prepared)
-        os.close(tell)
+            child = live(recipe, report_when_prepared)
+        os.close(pipe)
         if options.kind == "moments" and len(ends) < 12:
             os.read(ready, 8)
             time.sleep(chance.uniform(0, 0.15))  # a whole run takes about 0.7 s

@@ -1,106 +1,79 @@
-"""A teacher's logits are asked for once, read back to the last bit, and never taken from a damaged or foreign file."""
+"""A teacher's logits are computed once, read back to the last bit, and never taken from a damaged or foreign file."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import timm
 import torch
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.recipe import Recipe
-from ngd_timm.models.kd_cache import CachedTeacher
-from ngd_timm.models.kd_teacher import KDTeacher
+from ngd_timm.models import kd_cache
+from ngd_timm.models.kd_cache import LogitCache
+from ngd_timm.train.batches import TrainingBatch, with_teacher_logits
 from ngd_timm.train.loop import train
 
 KEY = {"teacher": "ab" * 32, "seed": 0}
 
 
-@pytest.fixture(scope="module")
-def teacher() -> KDTeacher:
-    torch.manual_seed(0)
-    model = timm.create_model("test_resnet", num_classes=8, in_chans=1)
-    return KDTeacher(model, range(8), range(8), (0.5,), (0.25,))
+class Teacher:
+    """Any function of the images, which counts its queries."""
+
+    queries = 0
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        self.queries += 1
+        return images.flatten(1)[:, :8].sin().bfloat16()
 
 
-def batches(epoch: int) -> list[torch.Tensor]:
+def batches(epoch: int, first: int = 0) -> Iterator[TrainingBatch]:
     generator = torch.Generator().manual_seed(epoch)
-    return [torch.randn(4, 1, 32, 32, generator=generator) for _ in range(3)]
+    whole = [torch.randn(4, 1, 3, 3, generator=generator) for _ in range(3)]
+    return (TrainingBatch(images, torch.arange(4), None, None) for images in whole[first:])
 
 
-def run(teacher: CachedTeacher, epochs: int = 2, first: int = 0) -> list[torch.Tensor]:
-    said = []
-    for epoch in range(epochs):
-        for step, images in enumerate(batches(epoch)):
-            if epoch or step >= first:
-                teacher.at(epoch, step)
-                said.append(teacher(images))
-                assert torch.equal(teacher(images), said[-1])  # gradients are measured on the same batch
-    return said
+def logits_of_two_epochs(cache: LogitCache | None, first: int = 0) -> tuple[list[torch.Tensor], int]:
+    """The logits of every batch, and how many of them were queried."""
+    teacher, logits = Teacher(), []
+    for epoch in range(2):
+        start = first if epoch == 0 else 0
+        taught = with_teacher_logits(batches(epoch, start), teacher, cache, epoch, start)
+        logits += [batch.teacher_logits for batch in taught]
+    return logits, teacher.queries
 
 
-def test_a_second_run_reads_what_the_first_one_asked_for_to_the_last_bit(teacher: KDTeacher, tmp_path: Path) -> None:
-    first, second = (CachedTeacher(teacher, tmp_path, KEY, steps=3) for _ in range(2))
-    asked, read = run(first), run(second)
-    assert (first.queries, second.queries) == (6, 0)
-    for one, two, images in zip(asked, read, batches(0) + batches(1), strict=True):
-        assert torch.equal(one, two)
-        assert torch.equal(one, teacher(images))
+def cache_in(folder: Path, **key: Any) -> LogitCache:
+    return LogitCache(folder, KEY | key, steps=3)
 
 
-def test_runs_with_a_cold_a_warm_and_no_cache_end_in_the_same_student(faces: Path, tmp_path: Path) -> None:
-    base: dict[str, Any] = {
-        "name": "tiny",
-        "student": {"backbone": "test_resnet", "image_size": 32},
-        "data": {"name": "schematic", "root": str(faces), "workers": 0},
-        "optim": {"epochs": 2, "batch_size": 16, "lr": 1e-3},
-        "share_every": 2,
-    }
-    taught_by = train(Recipe.model_validate(base | {"out": str(tmp_path / "ce")}))
-    taught = base | {"teacher": str(taught_by), "loss": {"kd": 0.3}}
-    cache = str(tmp_path / "cache")
-    runs = {
-        "none": train(Recipe.model_validate(taught | {"out": str(tmp_path / "none")})),
-        "cold": train(Recipe.model_validate(taught | {"out": str(tmp_path / "cold"), "kd_cache": cache})),
-        "warm": train(Recipe.model_validate(taught | {"out": str(tmp_path / "warm"), "kd_cache": cache})),
-    }
-    (folder,) = (tmp_path / "cache").iterdir()
-    assert sorted(p.name for p in folder.glob("*.npy")) == ["epoch-0000.npy", "epoch-0001.npy"]
-    weights = {name: (run / "student" / "model.safetensors").read_bytes() for name, run in runs.items()}
-    assert weights["none"] == weights["cold"] == weights["warm"]
-    other = Recipe.model_validate(taught | {"out": str(tmp_path / "other"), "kd_cache": cache, "seed": 1})
-    train(other)
-    assert len(list((tmp_path / "cache").iterdir())) == 2
-
-
-def test_another_key_has_a_folder_of_its_own(teacher: KDTeacher, tmp_path: Path) -> None:
-    run(CachedTeacher(teacher, tmp_path, KEY, steps=3))
-    other = CachedTeacher(teacher, tmp_path, {**KEY, "seed": 1}, steps=3)
-    run(other)
-    assert other.queries == 6
+def test_a_second_run_reads_what_the_first_one_queried_to_the_last_bit(tmp_path: Path) -> None:
+    expected, queries = logits_of_two_epochs(None)
+    first, second, other_seed = (cache_in(tmp_path, **key) for key in ({}, {}, {"seed": 1}))
+    for cache, asks in ((first, 6), (second, 0), (other_seed, 6)):
+        logits, queries = logits_of_two_epochs(cache)
+        assert queries == asks
+        assert all(torch.equal(*pair) for pair in zip(logits, expected, strict=True))
+        assert logits[0].dtype == torch.float32
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_an_epoch_that_was_entered_midway_is_not_written(teacher: KDTeacher, tmp_path: Path) -> None:
-    resumed = CachedTeacher(teacher, tmp_path, KEY, steps=3)
-    run(resumed, first=1)
+def test_an_epoch_that_was_entered_midway_is_not_cached(tmp_path: Path) -> None:
+    resumed = cache_in(tmp_path)
+    logits_of_two_epochs(resumed, first=1)
     assert sorted(p.name for p in resumed.folder.glob("*.npy")) == ["epoch-0001.npy"]
-    again = CachedTeacher(teacher, tmp_path, KEY, steps=3)
-    run(again)
-    assert again.queries == 3
-
-
-def test_it_leaves_no_entry_in_a_state_dict(teacher: KDTeacher, tmp_path: Path) -> None:
-    assert not CachedTeacher(teacher, tmp_path, KEY, steps=3).state_dict()
+    # and a cached epoch may be entered midway
+    assert torch.equal(logits_of_two_epochs(resumed)[0][-1], logits_of_two_epochs(None)[0][-1])
+    assert logits_of_two_epochs(resumed, first=1)[1] == 0
 
 
 @pytest.mark.parametrize("damage", ["truncate", "alter", "pickle"])
-def test_a_damaged_file_is_refused_by_name(teacher: KDTeacher, tmp_path: Path, damage: str) -> None:
-    cache = CachedTeacher(teacher, tmp_path, KEY, steps=3)
-    run(cache)
+def test_a_damaged_file_is_refused_by_name(tmp_path: Path, damage: str) -> None:
+    cache = cache_in(tmp_path)
+    logits_of_two_epochs(cache)
     file = cache.folder / "epoch-0001.npy"
     data = bytearray(file.read_bytes())
     if damage == "truncate":
@@ -110,24 +83,35 @@ def test_a_damaged_file_is_refused_by_name(teacher: KDTeacher, tmp_path: Path, d
         file.write_bytes(data)
     else:
         np.save(file, np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(InputError, match=r"epoch-0001\.npy") as excinfo:
-        run(CachedTeacher(teacher, tmp_path, KEY, steps=3))
-    assert "remove" in str(excinfo.value)
+    with pytest.raises(InputError, match=r"epoch-0001\.npy.*remove"):
+        logits_of_two_epochs(cache_in(tmp_path))
 
 
-def test_a_kill_before_the_name_is_given_leaves_no_epoch(
-    teacher: KDTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from ngd_timm.models import kd_cache
-
+def test_a_kill_before_the_file_has_its_name_leaves_no_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(kd_cache, "sha256_file", killed)
-    cache = CachedTeacher(teacher, tmp_path, KEY, steps=3)
     with pytest.raises(KeyboardInterrupt):
-        run(cache)
+        logits_of_two_epochs(cache_in(tmp_path))
     monkeypatch.undo()
-    again = CachedTeacher(teacher, tmp_path, KEY, steps=3)
-    run(again)
-    assert again.queries == 6
+    assert logits_of_two_epochs(cache_in(tmp_path))[1] == 6
+
+
+def test_runs_with_a_cold_a_warm_and_no_cache_end_in_the_same_student(faces: Path, tmp_path: Path) -> None:
+    recipe: dict[str, Any] = {
+        "name": "tiny",
+        "student": {"backbone": "test_resnet", "image_size": 32},
+        "data": {"name": "schematic", "root": str(faces), "workers": 0},
+        "optim": {"epochs": 2, "batch_size": 16, "lr": 1e-3},
+        "share_every": 2,
+    }
+    teacher = train(Recipe.model_validate(recipe | {"out": str(tmp_path / "ce")}))
+    recipe |= {"teacher": str(teacher), "loss": {"kd": 0.3}}
+    weights = []
+    for name, cache in (("none", None), ("cold", str(tmp_path / "cache")), ("warm", str(tmp_path / "cache"))):
+        run = train(Recipe.model_validate(recipe | {"out": str(tmp_path / name), "kd_cache": cache}))
+        weights.append((run / "student" / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1] == weights[2]
+    (folder,) = (tmp_path / "cache").iterdir()
+    assert sorted(p.name for p in folder.glob("*.npy")) == ["epoch-0000.npy", "epoch-0001.npy"]

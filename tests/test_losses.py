@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from ngd_timm.core.affect import CLASSES, anchors
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.recipe import ramp_shares
+from ngd_timm.core.recipe import LossConfig, Recipe, load_recipe
 from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.losses import (
     DGeoLoss,
@@ -79,15 +80,6 @@ def test_proto_kd_equals_the_formula_written_out(
     assert float(loss) == pytest.approx(float(np.mean(slow)), rel=2e-5, abs=2e-6)
 
 
-def test_proto_kd_is_zero_where_the_embedding_points_along_its_prototype_and_nowhere_below(grid: PrototypeGrid) -> None:
-    loss = ProtoKDLoss(grid, tau=0.1)
-    place = torch.softmax(-(loss.class_anchors[:, None] - loss.cell_centers).square().sum(2) / (2 * 0.4**2), dim=1)
-    best = 7.5 * (place @ loss.prototypes)
-    y = torch.arange(8)
-    assert float(loss(best, y)) == pytest.approx(0, abs=1e-6)
-    assert float(loss(best.roll(1, 0), y)) > 1e-3
-
-
 def test_proto_kd_mixes_the_targets_of_soft_labels(grid: PrototypeGrid) -> None:
     loss, z = ProtoKDLoss(grid, tau=0.1), embeddings(1, torch.float32)
     mixed = 0.25 * loss.class_targets[2] + 0.75 * loss.class_targets[5]
@@ -98,7 +90,7 @@ def test_proto_kd_mixes_the_targets_of_soft_labels(grid: PrototypeGrid) -> None:
     assert float(loss(z, torch.eye(8)[[3]])) == pytest.approx(float(loss(z, torch.tensor([3]))))
 
 
-def test_proto_kd_takes_a_pictures_own_valence_arousal_and_the_class_where_that_is_unknown(grid: PrototypeGrid) -> None:
+def test_proto_kd_takes_an_images_own_valence_arousal_and_the_class_where_that_is_unknown(grid: PrototypeGrid) -> None:
     loss, z, y = ProtoKDLoss(grid, tau=0.1), embeddings(2, torch.float32), torch.tensor([1, 1])
     own = torch.tensor([[-0.7, 0.2], [math.nan, math.nan]])
     target = slow_proto_target(np.array([-0.7, 0.2]), grid, 0.1, 0.4, "prototype")
@@ -137,13 +129,7 @@ def test_d_geo_equals_the_formula_written_out(seed: int) -> None:
     assert float(loss(z, y)) == pytest.approx(slow_d_geo(z.numpy(), y.tolist(), 0.05, 0.9, (1, 2)), rel=1e-5)
 
 
-def test_d_geo_reads_one_hot_weights_as_the_labels_they_are() -> None:
-    z, y = embeddings(16), torch.arange(16) % 8
-    loss = DGeoLoss(variance_cap=0.05)
-    assert float(loss(z, y)) == pytest.approx(float(loss(z, nn.functional.one_hot(y, 8).double())))
-
-
-def test_d_geo_has_no_wanted_distance_between_anger_and_fear_beyond_their_place_in_the_plane() -> None:
+def test_d_geo_separates_classes_by_their_distance_in_the_plane() -> None:
     margins = DGeoLoss(margin=0.5).margins
     happy, sad, anger, fear = (CLASSES.index(c) for c in ("happiness", "sadness", "anger", "fear"))
     assert float(margins[anger, fear]) < 0.06 < float(margins[happy, sad])
@@ -164,36 +150,11 @@ def test_logit_kd_equals_the_formula_written_out(mode: str) -> None:
     assert float(logit_kd_loss(s, t, mode, 4.0)) == pytest.approx(slow, rel=1e-9)
 
 
-def test_logit_kd_sends_no_gradient_to_the_teacher() -> None:
-    s, t = torch.randn(2, 8, requires_grad=True), torch.randn(2, 8, requires_grad=True)
-    LogitKDLoss()(s, t).backward()
-    assert s.grad is not None
-    assert t.grad is None
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.055])
-@pytest.mark.parametrize("weighted", [False, True])
-def test_cross_entropy_of_indices_equals_torchs(smoothing: float, weighted: bool) -> None:
-    logits, y = torch.randn(12, 8), torch.arange(12) % 8
-    weight = torch.rand(8) + 0.1 if weighted else None
-    expected = nn.functional.cross_entropy(logits, y, weight, label_smoothing=smoothing)
-    assert float(cross_entropy(logits, y, weight, smoothing)) == pytest.approx(float(expected), rel=1e-5)
-
-
 def test_cross_entropy_of_soft_labels_equals_torchs_without_weights() -> None:
     logits, soft = torch.randn(6, 8), torch.softmax(torch.randn(6, 8), dim=1)
     assert float(cross_entropy(logits, soft)) == pytest.approx(
         float(nn.functional.cross_entropy(logits, soft)), rel=1e-5
     )
-
-
-def test_class_weights_favour_rare_classes_and_leave_absent_ones_out() -> None:
-    weight = class_weights([1000, 10, 0], "effective_number")
-    assert weight is not None
-    assert weight[1] > weight[0] > 0
-    assert weight[2] == 0
-    assert float(weight.sum()) == pytest.approx(2)
-    assert class_weights([1, 2], "none") is None
 
 
 def every_loss(grid: PrototypeGrid) -> dict[str, nn.Module]:
@@ -246,59 +207,6 @@ def test_a_zero_embedding_gets_no_gradient_and_leaves_the_others_theirs() -> Non
     assert z.grad[1].abs().sum() > 0
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    seed=st.integers(0, 10**6),
-    n=st.integers(1, 9),
-    scale=st.floats(1e-2, 1e6),
-    tau=st.floats(0.05, 2.0),
-)
-def test_proto_kd_is_never_negative_and_does_not_depend_on_the_embeddings_length(
-    seed: int, n: int, scale: float, tau: float
-) -> None:
-    grid = PrototypeGrid.random(DIM, seed=3)
-    z = embeddings(n, torch.float64, seed)
-    y = torch.randint(0, 8, (n,), generator=torch.Generator().manual_seed(seed))
-    loss = ProtoKDLoss(grid, tau=tau)
-    first, second = float(loss(z, y)), float(loss(z * scale, y))
-    assert first >= -1e-6
-    assert second == pytest.approx(first, rel=1e-5, abs=1e-7)
-
-
-def test_ramp_is_zero_then_half_a_cosine_then_one() -> None:
-    assert [ramp_weight(e, 20, 60) for e in (0, 20, 60, 100)] == [0, 0, 1, 1]
-    assert ramp_weight(30, 20, 60) == pytest.approx(0.5 - 0.5 * math.cos(math.pi / 4))
-    assert ramp_weight(0, 0, 0) == 1
-
-
-def test_the_ramp_is_given_in_shares_of_the_run(grid: PrototypeGrid) -> None:
-    criterion = NeuroGazeLoss(grid, epochs=100, ramp=(0.2, 0.6))
-    assert [criterion.ramp_at(e) for e in range(100)] == [ramp_weight(e, 20, 60) for e in range(100)]
-    assert NeuroGazeLoss(grid, epochs=4, ramp=(0, 1)).ramp_at(2) == pytest.approx(0.5)
-
-
-@pytest.mark.parametrize(
-    "ramp",
-    [(20, 60), (20, 60.0), (20.0, 60.0), (0.2, 2), (0.6, 0.2), (-0.1, 0.5), (0.2, math.nan), (0.2,), ("a", "b"), 0.2],
-)
-def test_a_ramp_that_is_not_two_shares_is_refused_with_what_to_write(grid: PrototypeGrid, ramp: object) -> None:
-    with pytest.raises(InputError, match=r"0 <= start <= end <= 1, got .*: epochs 20 to 60 of 100 are \(0\.2, 0\.6\)"):
-        NeuroGazeLoss(grid, ramp=ramp)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"0 <= start <= end <= 1, got .*: epochs 20 to 60 of 100 are \(0\.2, 0\.6\)"):
-        ramp_shares(ramp)  # type: ignore[arg-type]
-
-
-def test_class_weights_are_given_as_a_tensor_or_as_a_rule_with_its_counts(grid: PrototypeGrid) -> None:
-    counts = [10, 20, 30, 40, 50, 60, 70, 80]
-    given = NeuroGazeLoss(grid, class_weights=("effective_number", counts)).class_weights
-    assert given is not None
-    torch.testing.assert_close(given, class_weights(counts, "effective_number"))
-    assert NeuroGazeLoss(grid, class_weights=("none", counts)).class_weights is None
-    for wrong in ("effective_number", ("balanced", counts[:7]), torch.ones(7), [1.0] * 8):
-        with pytest.raises(InputError, match=r"a tensor \(8,\), a rule with 8 counts"):
-            NeuroGazeLoss(grid, class_weights=wrong)  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize("counts", [[0, 0, 0], [1, -1], [1, math.nan], [1, math.inf], [], [[1, 2]]])
 @pytest.mark.parametrize("rule", ["balanced", "effective_number"])
 def test_counts_that_give_no_class_weights_are_refused(counts: list[float], rule: str) -> None:
@@ -306,20 +214,11 @@ def test_counts_that_give_no_class_weights_are_refused(counts: list[float], rule
         class_weights(counts, rule)
 
 
-def test_a_row_without_a_label_is_still_taught_by_the_teacher(grid: PrototypeGrid) -> None:
-    logits, teacher = torch.randn(4, 8), torch.randn(4, 8)
-    target = torch.tensor([1, -100, 2, -100])
-    losses = NeuroGazeLoss(grid)(logits, embeddings(4, torch.float32), target, teacher_logits=teacher)
-    torch.testing.assert_close(losses["kd"], logit_kd_loss(logits, teacher))
-
-
-@pytest.mark.parametrize("kind", ["indices", "weights", "empty"])
+@pytest.mark.parametrize("kind", ["indices", "empty"])
 def test_losses_with_ignored_rows_compile_to_one_graph_which_reads_no_value(grid: PrototypeGrid, kind: str) -> None:
     criterion = NeuroGazeLoss(grid, epochs=1, ramp=(0, 0), class_weights=torch.linspace(0.5, 2, 8))
     compiled = torch.compile(criterion, backend="aot_eager", fullgraph=True)
     target = torch.tensor([1, -100, 1, 2, 7, -100])
-    if kind == "weights":
-        target = torch.softmax(torch.randn(6, 8), dim=1) * (target >= 0)[:, None]
     rows = 0 if kind == "empty" else 6
     values = torch.randn(6, 8)[:rows], embeddings(6, torch.float32)[:rows], target[:rows], 1
     results = []
@@ -331,39 +230,92 @@ def test_losses_with_ignored_rows_compile_to_one_graph_which_reads_no_value(grid
     torch.testing.assert_close(results[0], results[1])
 
 
-def test_the_objective_is_the_weighted_sum_of_its_components(grid: PrototypeGrid) -> None:
-    criterion = NeuroGazeLoss(
-        grid, epochs=10, ce=0.7, kd=0.3, proto_kd=0.2, d_geo=0.5, ramp=(0, 0.4), variance_cap=0.01
-    )
-    logits, z, y, t = (
-        torch.randn(6, 8),
-        embeddings(6, torch.float32),
-        torch.tensor([1, 1, 2, 2, 0, 3]),
-        torch.randn(6, 8),
-    )
-    losses = criterion(logits, z, y, epoch=2, teacher_logits=t)
-    expected = (
-        0.7 * cross_entropy(logits, y, None, 0.055)
-        + 0.3 * LogitKDLoss()(logits, t)
-        + 0.2 * ProtoKDLoss(grid)(z, y)
-        + 0.5 * 0.5 * DGeoLoss(variance_cap=0.01)(z, y)
-    )
-    assert float(losses["loss"]) == pytest.approx(float(expected), rel=1e-5)
-    assert "kd" not in criterion(logits, z, y, epoch=2)
+def test_the_ramp_is_zero_then_half_a_cosine_then_one_in_shares_of_the_run(grid: PrototypeGrid) -> None:
+    assert [ramp_weight(e, 20, 60) for e in (0, 20, 60, 100)] == [0, 0, 1, 1]
+    assert ramp_weight(30, 20, 60) == pytest.approx(0.5 - 0.5 * math.cos(math.pi / 4))
+    assert ramp_weight(0, 0, 0) == 1
+    criterion = NeuroGazeLoss(grid, epochs=100, ramp=(0.2, 0.6))
+    assert [criterion.ramp_at(e) for e in range(100)] == [ramp_weight(e, 20, 60) for e in range(100)]
 
 
-def test_what_does_not_fit_is_refused_with_what_would(grid: PrototypeGrid) -> None:
-    with pytest.raises(InputError, match="projection of that width"):
-        ProtoKDLoss(grid)(torch.randn(2, DIM + 1), torch.tensor([0, 1]))
-    with pytest.raises(InputError, match="did you mean 'happiness'"):
-        DGeoLoss(positive_classes=("hapiness",))
-    with pytest.raises(InputError, match=r"classes=\[...\]"):
-        NeuroGazeLoss(grid, num_classes=7)
-    with pytest.raises(InputError, match="needs a grid"):
-        NeuroGazeLoss(None)
-    with pytest.raises(InputError, match="unknown KD mode 'mmse'; did you mean 'mse'"):
-        logit_kd_loss(torch.randn(2, 8), torch.randn(2, 8), "mmse")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="temperature must be above 0, got 0"):
-        logit_kd_loss(torch.randn(2, 8), torch.randn(2, 8), "kl", 0)
-    with pytest.raises(InputError, match="class indices"):
-        DGeoLoss()(torch.randn(2, 4), torch.randn(2, 3))
+@pytest.mark.parametrize(
+    "ramp", [(20, 60), (0.2, 2), (0.6, 0.2), (-0.1, 0.5), (0.2, math.nan), (0.2,), ("a", "b"), 0.2]
+)
+def test_a_ramp_that_is_not_two_shares_is_refused_with_an_example(grid: PrototypeGrid, ramp: object) -> None:
+    with pytest.raises(InputError, match=r"0 <= start <= end <= 1, got .*: epochs 20 to 60 of 100 are \(0\.2, 0\.6\)"):
+        NeuroGazeLoss(grid, ramp=ramp)  # type: ignore[arg-type]
+
+
+def test_class_weights_come_from_a_tensor_or_from_counts_and_favour_rare_classes(grid: PrototypeGrid) -> None:
+    counts = [1000, 10, 30, 40, 50, 60, 70, 0]
+    weight = NeuroGazeLoss(grid, class_weights=("effective_number", counts)).class_weights
+    assert weight is not None
+    assert weight[1] > weight[0] > weight[7] == 0
+    assert float(weight.sum()) == pytest.approx(7)
+    assert NeuroGazeLoss(grid, class_weights=("none", counts)).class_weights is None
+    for wrong in ("effective_number", ("balanced", counts[:7]), torch.ones(7), [1.0] * 8):
+        with pytest.raises(InputError, match=r"a tensor \(8,\), a rule with 8 counts"):
+            NeuroGazeLoss(grid, class_weights=wrong)  # type: ignore[arg-type]
+
+
+def terms(grid: PrototypeGrid, loss: LossConfig, **options: Any) -> dict[str, torch.Tensor]:
+    """The objective's terms and total at the second of ten epochs, where a ramp (0, 0.4) is at a half."""
+    criterion = NeuroGazeLoss.from_config(
+        loss, grid, classes=CLASSES, epochs=10, class_counts=[1, 2, 3, 4, 5, 6, 7, 8], **options
+    )
+    return criterion(*BATCH, epoch=2, teacher_logits=BATCH[0].flip(1))
+
+
+BATCH = (
+    torch.randn(6, 8, generator=torch.Generator().manual_seed(1)),
+    embeddings(6, torch.float32),
+    torch.tensor([1, 1, 2, 2, 0, -100]),
+)
+
+
+def test_the_objective_of_a_loss_section_is_the_weighted_sum_of_its_terms(grid: PrototypeGrid) -> None:
+    config = LossConfig(ce=0.7, kd=0.3, proto_kd=0.2, d_geo=0.5, ramp=(0, 0.4), variance_cap=0.01, tau=0.2)
+    logits, z, y = BATCH
+    expected = {
+        "ce": 0.7 * cross_entropy(logits, y, class_weights(range(1, 9), "effective_number"), 0.055),
+        # a row without a label is still taught by the teacher
+        "kd": 0.3 * LogitKDLoss()(logits, logits.flip(1)),
+        "proto_kd": 0.2 * ProtoKDLoss(grid, tau=0.2)(z, y),
+        "d_geo": 0.5 * 0.5 * DGeoLoss(variance_cap=0.01)(z, y),
+    }
+    assert float(terms(grid, config)["loss"]) == pytest.approx(float(sum(expected.values())), rel=1e-5)
+    assert "kd" not in NeuroGazeLoss(grid)(logits, z, y)
+    assert set(terms(grid, LossConfig(proto_share=0.05))) == {"loss", "ce", "proto_kd"}
+
+
+def test_every_default_is_the_papers_recipe(grid: PrototypeGrid) -> None:
+    recipe = load_recipe(Recipe, "b3_full").loss
+    settings = recipe.model_dump(exclude={"proto_share", "class_weights"})
+    default = inspect.signature(NeuroGazeLoss).parameters
+    assert {name: default[name].default for name in settings} == settings
+    # the single losses have defaults of their own
+    names = {LogitKDLoss: {"mode": "kd_mode", "temperature": "temperature"}, ProtoKDLoss: {}, DGeoLoss: {}}
+    names[ProtoKDLoss] = {name: name for name in ("tau", "sigma", "target")}
+    names[DGeoLoss] = {name: name for name in ("positive_classes", "variance_cap", "margin")}
+    for loss, keys in names.items():
+        for argument, key in keys.items():
+            assert inspect.signature(loss).parameters[argument].default == settings[key], (loss, argument)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda grid: ProtoKDLoss(grid)(torch.randn(2, DIM + 1), torch.tensor([0, 1])), "projection of that width"),
+        (lambda grid: DGeoLoss(positive_classes=("hapiness",)), "did you mean 'happiness'"),
+        (lambda grid: NeuroGazeLoss(grid, num_classes=7), r"classes=\[...\]"),
+        (lambda grid: NeuroGazeLoss(None), "needs a grid"),
+        (lambda grid: LogitKDLoss("mmse"), "unknown KD mode 'mmse'; did you mean 'mse'"),
+        (lambda grid: LogitKDLoss("kl", 0), "temperature must be above 0, got 0"),
+        (lambda grid: DGeoLoss()(torch.randn(2, 4), torch.randn(2, 3)), "class indices"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_what_would(
+    grid: PrototypeGrid, call: Callable[[PrototypeGrid], object], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        call(grid)

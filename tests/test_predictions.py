@@ -1,4 +1,4 @@
-"""What a run keeps of its answers: once predicted, checked when read, enough to make every figure again."""
+"""A run's predictions: computed once, checked when read, enough to compute every metric again."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from ngd_timm.core.files import sha256_file
 from ngd_timm.core.recipe import Recipe
 from ngd_timm.data import FaceBatches, load_fer
 from ngd_timm.evaluate.metrics import fer_metrics
-from ngd_timm.evaluate.predictions import predict, prediction_file
-from ngd_timm.evaluate.student import evaluate, face_batches, read_predictions
+from ngd_timm.evaluate.predictions import predict, prediction_file, read_predictions
+from ngd_timm.evaluate.student import evaluate, face_batches
 from ngd_timm.models.ngd_models import wrap
 from ngd_timm.models.student import open_student
 from ngd_timm.train.interruption import Interruption, Stopped
@@ -47,7 +47,7 @@ def run(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(Recipe.model_validate(recipe))
 
 
-def test_a_run_keeps_its_answers_to_validation_and_to_every_further_set(run: Path) -> None:
+def test_a_run_keeps_its_predictions_on_validation_and_on_every_further_set(run: Path) -> None:
     names = sorted(file.name for file in (run / "predictions").iterdir())
     assert names == ["schematic-test.safetensors", "schematic-valid.safetensors"]
     fingerprint = json.loads((run / "fingerprint.json").read_text())
@@ -64,7 +64,7 @@ def test_a_run_keeps_its_answers_to_validation_and_to_every_further_set(run: Pat
     }
 
 
-def test_the_figures_come_out_of_the_file_again(run: Path) -> None:
+def test_the_metrics_can_be_computed_from_the_file_again(run: Path) -> None:
     for key, entry in json.loads((run / "metrics.json").read_text()).items():
         kept = read_predictions(prediction_file(run, key))
         temperature = json.loads((run / "student" / "config.json").read_text())["ngd_timm"]["temperature"]
@@ -74,7 +74,7 @@ def test_the_figures_come_out_of_the_file_again(run: Path) -> None:
         assert fer_metrics(kept.logits, kept.target, kept.classes, kept.subject)["8way"] == entry["8way"]
 
 
-def test_evaluate_keeps_what_train_kept_and_only_when_asked(run: Path, faces: Path) -> None:
+def test_evaluate_keeps_what_train_kept_and_only_with_the_option(run: Path, faces: Path) -> None:
     file = prediction_file(run, "schematic:valid")
     trained = read_predictions(file)
     file.unlink()
@@ -87,15 +87,8 @@ def test_evaluate_keeps_what_train_kept_and_only_when_asked(run: Path, faces: Pa
     assert (again.flip, again.data_sha256) == (True, trained.data_sha256)
 
 
-def test_a_student_without_a_run_has_no_place_for_predictions(run: Path, faces: Path) -> None:
-    with pytest.raises(InputError, match="is not a run directory"):
-        evaluate(run / "student", [f"schematic={faces}:valid"], predictions=True)
-
-
 @pytest.mark.parametrize(("flip", "passes"), [(False, 1), (True, 2)])
-def test_every_picture_is_looked_at_once_or_twice_with_the_flip(
-    run: Path, faces: Path, flip: bool, passes: int
-) -> None:
+def test_every_image_is_predicted_once_or_twice_with_the_flip(run: Path, faces: Path, flip: bool, passes: int) -> None:
     student, _ = open_student(run)
     seen: list[int] = []
     student.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
@@ -133,7 +126,7 @@ def test_validation_is_not_predicted_again_after_the_last_epoch(
     student = recipe.student.model_copy(update={"calibrate": False})  # a calibrated one is scored as it is saved
     again = train(recipe.model_copy(update={"out": str(tmp_path / "run"), "eval": {}, "student": student}))
     assert len(calls) == recipe.optim.epochs
-    # a run that lost its figures after its last epoch has to look once more
+    # a run that lost its metrics after its last epoch predicts once more
     before = json.loads((again / "metrics.json").read_text())
     (again / "metrics.json").unlink()
     resume(again)
@@ -153,7 +146,7 @@ def test_a_wrapped_student_without_a_projection_gives_its_pre_logits(faces: Path
 
 
 class _Faces:
-    """A data set's names of people, and nothing else."""
+    """A data set's names of subjects, and nothing else."""
 
     def __init__(self, names: list[str | None]) -> None:
         self.names, self.column_names = names, ["subject"]
@@ -162,7 +155,7 @@ class _Faces:
         return self.names
 
 
-def test_people_become_codes_and_a_nameless_picture_is_a_person_of_its_own() -> None:
+def test_subjects_become_codes_and_a_nameless_image_is_a_subject_of_its_own() -> None:
     codes = module.subject_codes(_Faces(["b", "a", None, "b", None]))
     assert codes is not None
     assert codes[0] == codes[3]

@@ -1,4 +1,4 @@
-"""Runs that are killed or stopped at any moment and resumed end as if nothing had happened, to the last bit."""
+"""Runs that are killed or stopped at any moment and resumed end in the same bits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ngd_timm.core.errors import InputError
 from ngd_timm.core.lock import locked
 from ngd_timm.core.recipe import Recipe, to_yaml
 from ngd_timm.evaluate.student import evaluate
-from ngd_timm.train.checkpoint import StateFiles
+from ngd_timm.train.checkpoint import Checkpoints
 from ngd_timm.train.interruption import Stopped
 from ngd_timm.train.loop import resume, train
 
@@ -51,9 +51,9 @@ def plain(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def everything(faces: Path, out: Path, teacher: Path, **changes: Any) -> Recipe:
-    """EMA, the class-aware sampler, a teacher, Proto-KD at a measured share, D-Geo, a student altered when saved."""
+    """EMA, the class-aware sampler, a teacher, Proto-KD at a share, D-Geo, a student altered when saved."""
     student = {"backbone": "test_resnet", "image_size": 32, "drop_rate": 0.2}
-    all_of_it: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "student": {**student, "weights": "float16", "logit_adjustment": 0.3},
         "data": {"name": "schematic", "root": str(faces), "workers": 0, "sampler": "class_aware"},
         "optim": {"epochs": 3, "batch_size": 12, "lr": 1e-3, "ema": 0.9, "warmup": 0.3},
@@ -64,7 +64,7 @@ def everything(faces: Path, out: Path, teacher: Path, **changes: Any) -> Recipe:
         "allow_stacked_balancing": True,
         "eval": {"schematic": f"{faces}:test"},
     }
-    return recipe(faces, out, **all_of_it | changes)
+    return recipe(faces, out, **settings | changes)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def assert_same_end(run: Path, whole: Path) -> None:
     assert (run / "metrics.json").read_bytes() == (whole / "metrics.json").read_bytes()
     states = [torch.load(folder / "last" / "state.pt", weights_only=True) for folder in (run, whole)]
     assert torch.equal(states[0]["random"][0], states[1]["random"][0])
-    # no half-written file stays, no state within an epoch that is over
+    # no half-written file stays, and no checkpoint within a finished epoch
     names = [{str(p.relative_to(folder)) for p in folder.rglob("*")} for folder in (run, whole)]
     names = [found - {"report.html"} for found in names]  # the command writes it, `train` leaves it to its caller
     assert names[0] == names[1]
@@ -117,29 +117,6 @@ def test_killed_inside_its_writes_it_ends_in_the_same_bits(
     assert_same_end(tmp_path / "run", full)
 
 
-class KilledHere(BaseException):
-    """Ends a run at a line of its own."""
-
-
-@pytest.mark.parametrize("at", ["save_student", "write_text", "write_json", "predict"])
-def test_ended_before_any_of_its_outputs_it_mends_them(
-    faces: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
-) -> None:
-    original, calls = getattr(training, at), []
-
-    def die_at_the_second(*arguments: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 2:
-            raise KilledHere
-        return original(*arguments)
-
-    monkeypatch.setattr(training, at, die_at_the_second)
-    with pytest.raises(KilledHere):
-        train(recipe(faces, tmp_path / "run"))
-    resume(tmp_path / "run")
-    assert_same_end(tmp_path / "run", plain)
-
-
 def test_a_run_killed_before_it_began_is_begun_by_train_and_by_resume(faces: Path, plain: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
@@ -164,7 +141,7 @@ def test_while_one_process_trains_it_another_is_refused_until_the_first_is_gone_
     holder = os.fork()
     if not holder:
         with locked(run):
-            loader = os.fork()  # a process that loads pictures notices only later that its run is gone
+            loader = os.fork()  # a process that loads images notices only later that its run is gone
             if loader:
                 os.write(tell, str(loader).encode())
             signal.pause()
@@ -181,7 +158,7 @@ def test_while_one_process_trains_it_another_is_refused_until_the_first_is_gone_
     assert_same_end(run, plain)
 
 
-def test_of_two_that_begin_one_run_the_later_is_refused(
+def test_the_later_of_two_processes_that_begin_one_run_is_refused(
     faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, prepare = tmp_path / "run", training.prepare
@@ -197,7 +174,7 @@ def test_of_two_that_begin_one_run_the_later_is_refused(
     assert (run / "metrics.json").is_file()
 
 
-def test_where_nothing_can_be_locked_it_trains_and_says_so(
+def test_where_nothing_can_be_locked_it_trains_with_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(descriptor: int, operation: int) -> None:
@@ -208,8 +185,14 @@ def test_where_nothing_can_be_locked_it_trains_and_says_so(
         assert "can't be locked (No locks available); let no other process continue it" in caplog.text
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("where", ["within an epoch", "while it is validated", "while it is scored"])
+@pytest.mark.parametrize(
+    ("number", "code", "where"),
+    [
+        (signal.SIGINT, 130, "within an epoch"),
+        (signal.SIGTERM, 143, "while it is validated"),
+        (signal.SIGINT, 130, "while it is scored"),
+    ],
+)
 def test_a_signal_stops_it_with_a_state_and_one_line_that_says_how_to_go_on(
     faces: Path,
     plain: Path,
@@ -222,7 +205,7 @@ def test_a_signal_stops_it_with_a_state_and_one_line_that_says_how_to_go_on(
 ) -> None:
     run, calls = tmp_path / "run", []
     owner, name = {
-        "within an epoch": (StateFiles, "due"),
+        "within an epoch": (Checkpoints, "due"),
         "while it is validated": (training, "predict"),
         "while it is scored": (training, "write_predictions"),
     }[where]
@@ -269,12 +252,12 @@ def test_a_signal_while_a_student_is_altered_for_validation_saves_it_as_it_was(
     assert_same_end(tmp_path / "run", plain)
 
 
-def test_states_within_an_epoch_cost_their_share_of_the_time_and_none_where_none_are_wanted(
+def test_checkpoints_within_an_epoch_cost_their_share_of_the_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [0.0]
     monkeypatch.setattr("ngd_timm.train.checkpoint.time.monotonic", lambda: clock[0])
-    states = {every: StateFiles(tmp_path, every) for every in ("auto", 0, 2.0)}
+    states = {every: Checkpoints(tmp_path, every) for every in ("auto", 0, 2.0)}
     states["auto"].cost = 3.0
     due = {every: [] for every in states}
     for clock[0] in (119.0, 121.0, 299.0, 301.0):
@@ -284,50 +267,49 @@ def test_states_within_an_epoch_cost_their_share_of_the_time_and_none_where_none
 
 
 def test_a_damaged_state_is_refused_by_name(faces: Path, plain: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(plain, run)
+    run = Path(shutil.copytree(plain, tmp_path / "run"))
     (run / "last" / "step.pt").write_bytes(b"half")
-    with pytest.raises(
-        InputError, match=r"step\.pt is not a readable resume state .*; remove it to go on from the last"
-    ):
+    with pytest.raises(InputError, match=r"step\.pt is not a readable checkpoint .*; remove it to go on from the last"):
         resume(run)
 
 
 def test_a_finished_run_of_an_altered_student_is_scored_again_with_its_further_sets(full: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(full, run)
+    run = Path(shutil.copytree(full, tmp_path / "run"))
     resume(run)
     before, after = (json.loads((folder / "metrics.json").read_text()) for folder in (full, run))
     assert list(after) == ["schematic:valid", "schematic:test"]
     assert after == before
 
 
-def test_a_student_ahead_of_its_state_is_not_evaluated_with_the_others_projection(
+def test_a_student_is_not_evaluated_with_the_projection_of_another_epoch(
     faces: Path, full: Path, tmp_path: Path
 ) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(full, run)
+    run = Path(shutil.copytree(full, tmp_path / "run"))
     state = torch.load(run / "last" / "state.pt", weights_only=True)
-    for weight in state["checkpoint_ema"]["state_dict_ema"].values():
-        weight.add_(1)
-    torch.save(state, run / "last" / "state.pt")
+    torch.save({**state, "epoch": state["epoch"] + 1}, run / "last" / "state.pt")
     with pytest.raises(InputError, match="student/ and last/ are of different epochs"):
         evaluate(run, [f"schematic={faces}:train"], predictions=True)
 
 
-def test_a_run_is_not_continued_in_another_precision(plain: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(plain, run)
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("data", {"train": "another"}, "data is not what the run began with"),
+        ("teacher_config", ["ab" * 32], r"the teacher's config\.json is not what the run began with"),
+        ("precision", "float16", r"begun in float16, here it would go on in \w+ .*start a new run"),
+        ("processes", 2, r"begun by 2 process.*torchrun --nproc-per-node 2 -m ngd_timm\.cli train"),
+    ],
+)
+def test_a_run_is_continued_only_as_it_began(
+    key: str, value: object, message: str, plain: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(plain, tmp_path / "run"))
     fingerprint = json.loads((run / "fingerprint.json").read_text())
-    (run / "fingerprint.json").write_text(json.dumps({**fingerprint, "precision": "float16"}))
-    with pytest.raises(InputError, match=r"begun in float16, here it would go on in \w+ .*start a new run"):
+    (run / "fingerprint.json").write_text(json.dumps({**fingerprint, key: value}))
+    with pytest.raises(InputError, match=message):
         resume(run)
 
 
-def test_another_number_of_processes_is_refused_with_the_command_that_goes_on(plain: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(plain, run)
-    fingerprint = json.loads((run / "fingerprint.json").read_text())
-    (run / "fingerprint.json").write_text(json.dumps({**fingerprint, "processes": 2}))
-    with pytest.raises(InputError, match=r"begun by 2 process.*torchrun --nproc-per-node 2 -m ngd_timm\.cli train"):
-        resume(run)
+def test_resume_refuses_what_is_not_a_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no recipe\.yaml"):
+        resume(tmp_path)

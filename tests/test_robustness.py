@@ -21,7 +21,7 @@ from ngd_timm.core.recipe import Recipe, StudentConfig
 from ngd_timm.data import load_fer
 from ngd_timm.data.synthetic.corruptions import CORRUPTIONS, corrupt
 from ngd_timm.data.synthetic.schematic import draw_face, write_schematic
-from ngd_timm.evaluate.metrics import METRICS, figures_of_sets, paired_difference
+from ngd_timm.evaluate.metrics import METRICS, metrics_of_versions, paired_difference
 from ngd_timm.evaluate.predictions import predict
 from ngd_timm.evaluate.student import evaluate, face_batches
 from ngd_timm.experiments.robustness import robustness
@@ -229,14 +229,14 @@ def test_resamples_agree_with_the_paired_difference_of_two_recipes_and_with_a_lo
     rng = np.random.default_rng(0)
     target, answers = rng.integers(0, 8, 400), rng.integers(0, 8, (3, 2, 400))
     answers[0, 1] = np.where(rng.random(400) < 0.3, target, answers[0, 1])
-    whole, redrawn = figures_of_sets(answers, target, 8, resamples=2000)
+    whole, redrawn = metrics_of_versions(answers, target, 8, resamples=2000)
     reference = paired_difference(np.eye(8)[answers[0, 1]], np.eye(8)[answers[0, 0]], target)["8way"]
     for metric in METRICS:
         assert whole[metric][0, 1] - whole[metric][0, 0] == pytest.approx(reference[metric]["mean"])
         interval = np.percentile(redrawn[metric][0, 1] - redrawn[metric][0, 0], [2.5, 97.5])
         assert interval == pytest.approx(reference[metric]["ci95"], abs=0.7)
     draw = np.random.default_rng(5).multinomial(400, np.full(400, 1 / 400), size=3)
-    _, redrawn = figures_of_sets(answers, target, 8, resamples=3, seed=5)
+    _, redrawn = metrics_of_versions(answers, target, 8, resamples=3, seed=5)
     for resample, times in enumerate(draw):
         drawn = np.repeat(np.arange(400), times)
         for version in range(3):
@@ -248,7 +248,7 @@ def test_resamples_agree_with_the_paired_difference_of_two_recipes_and_with_a_lo
 def test_people_are_drawn_whole() -> None:
     target, people = np.repeat([0, 1], 50), np.repeat(np.arange(10), 10)
     answers = np.zeros((1, 1, 100), dtype=np.uint8)
-    _, redrawn = figures_of_sets(answers, target, 2, people, resamples=100)
+    _, redrawn = metrics_of_versions(answers, target, 2, people, resamples=100)
     assert set(redrawn["acc"][0, 0]) <= {10.0 * k for k in range(11)}
 
 

@@ -1,4 +1,4 @@
-"""Finished runs against each other: means over seeds, paired differences, and what each term pulled in training."""
+"""Comparison of finished runs: means over seeds, paired differences, and each term's share of the gradient."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from ngd_timm.evaluate.predictions import Predictions, prediction_file, read_pre
 from ngd_timm.evaluate.run_log import read_rows
 from ngd_timm.losses import COMPONENTS
 
-__all__ = ["Answers", "compare", "compare_answers", "difference_pairs"]
+__all__ = ["RecipePredictions", "compare", "compare_predictions", "difference_pairs"]
 
-# a recipe's runs, a seed each: the name of the run and what it said
-Answers = Mapping[str, Sequence[tuple[str, Predictions]]]
+RecipePredictions = Mapping[str, Sequence[tuple[str, Predictions]]]
+"""By recipe, the name and predictions of each seed's run."""
 
-# recipes that differ in one thing: the first minus the second says what that thing does (tau_paper, whose objective is
-# b2_proto's, differs from b2_share in the setting of Proto-KD as a whole: tau, and a fixed lambda in place of a share)
+# recipes that differ in one thing (tau_paper and b2_share: in Proto-KD's setting as a whole, tau and fixed lambda)
 _TWINS = (
     ("b1_kd", "b0_ce"),
     ("b2_proto", "b1_kd"),
@@ -43,7 +42,7 @@ _TWINS = (
 
 
 def difference_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Which differences a table of these recipes shows: each to the first, then those that differ in one thing.
+    """The differences that a table shows: each recipe to the first, then those that differ in one thing.
 
     Example:
         >>> difference_pairs(["b0_ce", "b1_kd", "b3_full"])
@@ -60,84 +59,75 @@ def compare(
     start: Sequence[Path] = (),
     resamples: int = 2000,
 ) -> dict[str, Any]:
-    """Everything that an ablation's table says, from the predictions that the runs kept.
+    """The content of an ablation's table, from the predictions that the runs kept.
 
     Args:
         runs: Recipe name → run directories, a seed each; the first recipe is the reference.
         seeds: Their seeds, in that order.
-        start: The runs that all others started from, a seed each: a row of their own, no difference.
+        start: The runs that all others started from, a seed each: a row of their own, without differences.
         resamples: Of each bootstrap.
 
     Returns:
-        "recipes", "seeds", "runs" (names of the directories); "sets": `{"name:split": {"n", "classes",
-        "present_classes", "label_rule", "flip", "recipes": {name: mean_over_seeds}, "differences": [{"a", "b",
-        paired_difference}]}}`; "training": `{name: {"share": percent by term, "lambda_proto_kd", "epochs",
-        "minutes"}}`, means over epochs and seeds, minutes of one run.
+        "recipes", "seeds", "warm_start", "runs" (names of the directories); "sets": `compare_predictions` by
+        `name:split`; "training": `{name: {"share": percent by term, "lambda_proto_kd", "epochs", "minutes"}}`, means
+        over epochs and seeds, minutes of one run.
 
     Raises:
-        InputError: A run without figures or predictions, or runs that were scored on different pictures.
+        InputError: A run without metrics or predictions, or runs that were scored on different images.
     """
     if not runs or any(len(folders) != len(seeds) for folders in runs.values()):
         raise InputError(f"a comparison needs each recipe's runs of the seeds {', '.join(map(str, seeds))}")
     rows = {**runs, **({"warm_start": start} if start else {})}
-    keys = _shared_keys(rows)
     pairs = difference_pairs(list(runs))
+    sets = {}
+    for key in _shared_keys(rows):
+        predictions = {
+            name: [(folder.name, read_predictions(prediction_file(folder, key))) for folder in folders]
+            for name, folders in rows.items()
+        }
+        sets[key] = compare_predictions(key, predictions, pairs, resamples)
     return {
         "recipes": list(runs),
         "seeds": list(seeds),
         "warm_start": bool(start),
         "runs": {name: [folder.name for folder in folders] for name, folders in rows.items()},
-        "sets": {key: compare_answers(key, _kept_answers(key, rows), pairs, resamples) for key in keys},
+        "sets": sets,
         "training": {name: _training(folders) for name, folders in rows.items()},
     }
 
 
 def _shared_keys(runs: Mapping[str, Sequence[Path]]) -> list[str]:
-    known: list[list[str]] = []
-    for folders in runs.values():
-        for folder in folders:
-            file = folder / "metrics.json"
-            if not file.is_file():
-                raise InputError(f"{folder} has no metrics.json; train it to its end: ngd train --resume {folder}")
-            known.append(list(read_json(file)))
-    shared = [key for key in known[0] if all(key in other for other in known)]
+    keys: list[list[str]] = []
+    for folder in (folder for folders in runs.values() for folder in folders):
+        file = folder / "metrics.json"
+        if not file.is_file():
+            raise InputError(f"{folder} has no metrics.json; train it to its end: ngd train --resume {folder}")
+        keys.append(list(read_json(file)))
+    shared = [key for key in keys[0] if all(key in other for other in keys)]
     if not shared:
-        raise InputError(f"the runs were scored on no common set: {', '.join(sorted(set().union(*known)))}")
+        raise InputError(f"the runs were scored on no common set: {', '.join(sorted(set().union(*keys)))}")
     return shared
 
 
-def _kept_answers(key: str, runs: Mapping[str, Sequence[Path]]) -> Answers:
-    return {
-        name: [(folder.name, read_predictions(prediction_file(folder, key))) for folder in folders]
-        for name, folders in runs.items()
-    }
-
-
-def compare_answers(
-    key: str, answers: Answers, pairs: Sequence[tuple[str, str]], resamples: int = 2000
+def compare_predictions(
+    key: str, predictions: RecipePredictions, pairs: Sequence[tuple[str, str]], resamples: int = 2000
 ) -> dict[str, Any]:
-    """One of `compare`'s "sets", from answers to the same pictures.
+    """Recipes on the set `key`: means over seeds, and paired differences of `pairs`.
 
-    Args:
-        key: The set's name, for messages.
-        answers: Of every recipe, a seed each.
-        pairs: Which differences, see `difference_pairs`.
-        resamples: Of each bootstrap.
+    Returns:
+        "n", "classes", "present_classes", "label_rule", "flip", "recipes": `{name: mean_over_seeds}`, "differences":
+        `[{"a", "b", **paired_difference}]`.
 
     Raises:
-        InputError: Answers to different pictures, labels or classes.
+        InputError: Predictions on different images, labels or classes.
     """
-    first = next(iter(answers.values()))[0]
-    for of in answers.values():
-        for other in of:
-            _refuse_other_pictures(key, first, other)
-    logits = {name: [found.logits.numpy() for _, found in of] for name, of in answers.items()}
+    first, *others = (run for runs in predictions.values() for run in runs)
+    for other in others:
+        _refuse_other_images(key, first, other)
+    logits = {name: [found.logits.numpy() for _, found in runs] for name, runs in predictions.items()}
     reference = first[1]
-    shared = (
-        reference.target.numpy(),
-        reference.classes,
-        None if reference.subject is None else reference.subject.numpy(),
-    )
+    subjects = None if reference.subject is None else reference.subject.numpy()
+    shared = (reference.target.numpy(), reference.classes, subjects)
     present = sorted(set(reference.target.tolist()))
     return {
         "n": len(reference.target),
@@ -145,21 +135,21 @@ def compare_answers(
         "present_classes": [reference.classes[c] for c in present],
         "label_rule": reference.label_rule,
         "flip": reference.flip,
-        "recipes": {name: mean_over_seeds(of, *shared, resamples=resamples) for name, of in logits.items()},
+        "recipes": {name: mean_over_seeds(each, *shared, resamples=resamples) for name, each in logits.items()},
         "differences": [
             {"a": a, "b": b, **paired_difference(logits[a], logits[b], *shared, resamples=resamples)} for a, b in pairs
         ],
     }
 
 
-def _refuse_other_pictures(key: str, first: tuple[str, Predictions], other: tuple[str, Predictions]) -> None:
+def _refuse_other_images(key: str, first: tuple[str, Predictions], other: tuple[str, Predictions]) -> None:
     for what in ("classes", "data_sha256", "label_rule", "flip"):
         values = getattr(first[1], what), getattr(other[1], what)
         if values[0] != values[1]:
             shown = [", ".join(v) if isinstance(v, tuple) else str(v)[:40] for v in values]
             raise InputError(
                 f"{first[0]} and {other[0]} can't be paired on {key}: {what} is {shown[0]} and {shown[1]}; score all "
-                "runs on the same pictures, labels and classes"
+                "runs on the same images, labels and classes"
             )
 
 

@@ -1,41 +1,35 @@
-"""Figures of facial-expression recognition in both protocols: of one student, over seeds, and between two recipes."""
+"""Metrics of facial-expression recognition: of one student, over seeds, and between two recipes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.errors import InputError
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 __all__ = [
-    "protocol_name",
-    "scoring_name",
-    "shown_protocols",
     "METRICS",
     "METRIC_NAMES",
     "METRIC_TITLES",
     "PROTOCOLS",
     "fer_metrics",
-    "figures_of_sets",
-    "gather_rows",
     "mean_over_seeds",
+    "metrics_of_versions",
     "paired_difference",
+    "protocol_name",
     "resampled",
+    "scoring_name",
+    "shown_protocols",
     "summary",
 ]
 
 METRICS = ("acc", "macro_f1", "bacc")
-METRIC_NAMES = dict(zip(METRICS, ("acc", "macro-F1", "bACC"), strict=True))
-"""What tables and lines call them, where there is little room."""
-METRIC_TITLES = dict(zip(METRICS, ("accuracy", "macro-F1", "balanced accuracy"), strict=True))
-"""What reports and cards call them."""
+METRIC_NAMES = dict(zip(METRICS, ("acc", "macro-F1", "bACC"), strict=True))  # in tables
+METRIC_TITLES = dict(zip(METRICS, ("accuracy", "macro-F1", "balanced accuracy"), strict=True))  # in prose
 PROTOCOLS = ("8way", "present", "present_unmasked")
 _ECE_BINS = 15
 _CHUNK = 1 << 24  # resampled units a block, so that memory stays at some 100 MB
@@ -56,22 +50,20 @@ def fer_metrics(
     are masked before argmax, means over the present ones; "present_unmasked" is the same mean without the mask.
     Intervals are percentile bootstrap over images, or over subjects where given; the present classes stay the same.
     With rare classes in a small set macro-F1's intervals are too narrow (`tests/benchmarks/coverage.py`: at FER+'s
-    frequencies they hold the truth 80 % of the time with 300 pictures, 89 % with 1000, 93 % with 3000).
+    frequencies they cover the true value 80 % of the time with 300 images, 89 % with 1000, 93 % with 3000).
     "calibration" is the reliability diagram behind "ece": equal-width bins of the top class's confidence.
-
-    On several processes give each of them the rows that `gather_rows` brings together.
 
     Args:
         logits: (N, C), numpy or torch.
         target: (N,) class indices, or (N, C) votes, whose first largest entry is the class.
         classes: Names of the C classes.
-        subjects: (N,) who is on each picture, or None.
+        subjects: (N,) the subject of each image, or None.
         resamples: Bootstrap resamples; 0 leaves the intervals out.
         seed: Of the bootstrap.
         temperature: Logits are divided by it before the softmax of "ece" and "calibration"; nothing else depends on it.
 
     Returns:
-        An entry of metrics.json, every figure in percent.
+        An entry of metrics.json, every metric in percent.
 
     Raises:
         InputError: Shapes that don't fit, an empty set, logits that are not finite, a temperature of 0 or less.
@@ -87,19 +79,16 @@ def fer_metrics(
     size = len(classes)
     present = np.bincount(label, minlength=size) > 0
     counted = {name: np.ones(size, dtype=bool) if name == "8way" else present for name in PROTOCOLS}
-    cells = {name: label * size + predicted for name, predicted in _readings(scores, present).items()}
+    cells = {name: label * size + predicted for name, predicted in _predictions(scores, present).items()}
     confusion = {name: np.bincount(c, minlength=size * size).reshape(size, size) for name, c in cells.items()}
-    entry: dict[str, Any] = {
-        "n": len(label),
-        "present_classes": [c for c, p in zip(classes, present, strict=True) if p],
-    }
+    entry: dict[str, Any] = {"n": len(label), "present_classes": [classes[int(c)] for c in np.flatnonzero(present)]}
     for name in PROTOCOLS:
-        entry[name] = {k: float(v[0]) for k, v in _figures(confusion[name][None], counted[name]).items()}
+        entry[name] = {k: float(v[0]) for k, v in _metrics(confusion[name][None], counted[name]).items()}
     if resamples:
-        entry["ci95"] = {name: {} for name in PROTOCOLS}
+        entry["ci95"] = {}
         for name in PROTOCOLS:
-            drawn = resampled(cells[name][None], size, subjects, resamples, seed)[:, 0]
-            entry["ci95"][name] = {k: _interval(v) for k, v in _figures(drawn, counted[name]).items()}
+            bootstrap = resampled(cells[name][None], size, subjects, resamples, seed)[:, 0]
+            entry["ci95"][name] = {k: _interval(v) for k, v in _metrics(bootstrap, counted[name]).items()}
         entry["bootstrap"] = {"unit": "image" if subjects is None else "subject", "resamples": resamples, "seed": seed}
     entry["per_class"] = _per_class(confusion["8way"], classes)
     entry["confusion"] = confusion["8way"].tolist()
@@ -118,26 +107,17 @@ def mean_over_seeds(
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """The figures of one recipe as means over its seeds, with two intervals that answer two questions.
+    """The metrics of one recipe as means over its seeds, with the two intervals of `paired_difference`.
 
-    Args:
-        logits: S of (N, C): one seed's student each, on the same pictures.
-        target, classes, subjects, resamples, seed: As in `fer_metrics`.
-
-    Returns:
-        `{"n", "seeds", protocol: {metric: {...}}}` with, in percentage points: "mean"; "per_seed"; "ci95", the pictures
-        drawn anew while the trained students stay; "seed_sd", the deviation between seeds (None for one seed); and
-        "seed_ci95", Student's t over the seeds while the pictures stay (None for one seed). See `paired_difference`.
-
-    Raises:
-        InputError: As `fer_metrics`.
+    `logits` are S of (N, C), a seed each, on the same images; the other arguments are as in `fer_metrics`. Returns
+    `{"n", "seeds", "bootstrap", protocol: {metric: summary}}`, see `summary`.
 
     Example:
         >>> logits = np.eye(8)[[0, 1, 1]] * 5
         >>> mean_over_seeds([logits, logits], np.array([0, 1, 2]))["8way"]["acc"]["seed_sd"]
         0.0
     """
-    return _over_seeds([_seeds(logits)], target, classes, subjects, resamples, seed, lambda figures: figures[0])
+    return _over_seeds([_seeds(logits)], target, classes, subjects, resamples, seed, lambda values: values[0])
 
 
 def paired_difference(
@@ -149,30 +129,17 @@ def paired_difference(
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Recipe a minus recipe b on the same pictures and the same seeds, with two intervals that answer two questions.
+    """Recipe a minus recipe b on the same images and seeds, with two intervals that answer two questions.
 
-    The statistic is the mean over seeds of (figure of a - figure of b).
+    - "ci95", a paired percentile bootstrap: every resample draws one set of images (or subjects) and scores all 2S
+      students on it. It covers **other images of this kind, for these trained students**. Seeds are not resampled:
+      from 2 to 5 of them a bootstrap would understate their spread by (S - 1)/S.
+    - "seed_ci95", Student's t over the S per-seed differences. It covers **other seeds of the same recipes, on these
+      images**, for differences that are about normal. With two seeds it is 12.7 standard errors wide on either side.
 
-    - "ci95" is a paired percentile bootstrap: every resample draws one set of pictures (or subjects) and scores all 2S
-      students on it. It covers **other pictures of this kind, for these trained students**. Seeds are not resampled:
-      from 2 to 5 of them a bootstrap would understate their spread by (S - 1)/S and know a handful of combinations.
-    - "seed_ci95" is Student's t over the S per-seed differences. It covers **other seeds of the same recipes, on these
-      pictures**, and presumes that the differences are about normal. With two seeds it is 12.7 standard errors wide on
-      either side: that is what two seeds can tell.
+    Neither covers both sources of chance: call it a difference of the recipes where both exclude zero.
 
-    Neither holds both sources of chance: call it a difference of the recipes where both exclude zero. "seed_sd" is the
-    deviation of the per-seed differences.
-
-    Args:
-        logits_a: S of (N, C), a seed each, or one (N, C).
-        logits_b: The same seeds of the other recipe, in the same order.
-        target, classes, subjects, resamples, seed: As in `fer_metrics`.
-
-    Returns:
-        As `mean_over_seeds`.
-
-    Raises:
-        InputError: As `fer_metrics`, or another number of seeds.
+    Arguments and result are as in `mean_over_seeds`; both recipes have the same seeds in the same order.
 
     Example:
         >>> target = np.array([0, 1, 2, 2])
@@ -187,50 +154,7 @@ def paired_difference(
     a, b = _seeds(logits_a), _seeds(logits_b)
     if len(a) != len(b):
         raise InputError(f"a paired difference needs the same seeds of both, got {len(a)} and {len(b)}")
-    return _over_seeds([a, b], target, classes, subjects, resamples, seed, lambda figures: figures[0] - figures[1])
-
-
-def gather_rows(rows: Tensor, index: Tensor) -> Tensor:
-    """Rows of all processes in the order of the data set, each row once: figures of several ranks equal those of one.
-
-    Rows are copied and nothing is summed, so the figures are equal to the last bit, the bootstrap included. Parts may
-    differ in length; a picture that a sampler repeats to fill the last batch counts once.
-
-    Args:
-        rows: (n, …) of this process: logits, targets or subject codes.
-        index: (n,) int64 row numbers in the data set (`Batch.index`).
-
-    Returns:
-        (N, …), the same on every process; on one process its own rows, sorted.
-
-    Example:
-        >>> gather_rows(torch.tensor([[5.0], [4.0], [5.0]]), torch.tensor([1, 0, 1])).tolist()
-        [[4.0], [5.0]]
-    """
-    import torch
-
-    from ngd_timm.core.distributed import distributed
-
-    if len(rows) != len(index) or index.ndim != 1:
-        raise InputError(f"index must be (n,), a number for each of the {len(rows)} rows, got {tuple(index.shape)}")
-    if distributed():
-        rows, index = _all_rows(rows), _all_rows(index)
-    _, first = np.unique(index.cpu().numpy(), return_index=True)
-    return rows[torch.from_numpy(first).to(rows.device)]
-
-
-def _all_rows(rows: Tensor) -> Tensor:
-    import torch
-    import torch.distributed as dist
-
-    sizes = [torch.zeros(1, dtype=torch.long, device=rows.device) for _ in range(dist.get_world_size())]
-    dist.all_gather(sizes, torch.tensor([len(rows)], device=rows.device))
-    longest = max(int(s) for s in sizes)
-    # collectives take parts of one length
-    padded = torch.cat([rows, rows.new_zeros(longest - len(rows), *rows.shape[1:])]).contiguous()
-    parts = [torch.empty_like(padded) for _ in sizes]
-    dist.all_gather(parts, padded)
-    return torch.cat([part[: int(size)] for part, size in zip(parts, sizes, strict=True)])
+    return _over_seeds([a, b], target, classes, subjects, resamples, seed, lambda values: values[0] - values[1])
 
 
 def _seeds(logits: Any) -> list[Any]:
@@ -246,7 +170,7 @@ def _over_seeds(
     seed: int,
     statistic: Callable[[np.ndarray], np.ndarray],
 ) -> dict[str, Any]:
-    """`statistic` maps (recipes, seeds, …) figures to (seeds, …); its mean over seeds is what the intervals hold."""
+    """`statistic` maps metrics (recipes, seeds, …) to (seeds, …); the intervals are of its mean over seeds."""
     if resamples < 1:
         raise InputError(f"resamples must be at least 1, got {resamples}")
     if not all(recipes):
@@ -255,22 +179,22 @@ def _over_seeds(
     scores = [_checked(logits, target, classes) for runs in recipes for logits in runs]
     label = scores[0][1]
     present = np.bincount(label, minlength=size) > 0
-    readings = [_readings(s, present) for s, _ in scores]
+    predicted = [_predictions(s, present) for s, _ in scores]
     result: dict[str, Any] = {
         "n": len(label),
         "seeds": seeds,
         "bootstrap": {"unit": "image" if subjects is None else "subject", "resamples": resamples, "seed": seed},
     }
-    drawn: dict[str, np.ndarray] = {}
+    bootstrap: dict[str, np.ndarray] = {}
     for protocol in PROTOCOLS:
         counted = np.ones(size, dtype=bool) if protocol == "8way" else present
-        cells = np.stack([label * size + r[protocol] for r in readings])
+        cells = np.stack([label * size + p[protocol] for p in predicted])
         whole = np.stack([np.bincount(c, minlength=size * size) for c in cells]).reshape(-1, size, size)
-        answers = "masked" if protocol == "present" else "plain"
-        if answers not in drawn:
-            drawn[answers] = resampled(cells, size, subjects, resamples, seed).reshape(-1, size, size)
-        observed = _figures(whole, counted)
-        redrawn = _figures(drawn[answers], counted)
+        kind = "masked" if protocol == "present" else "plain"
+        if kind not in bootstrap:
+            bootstrap[kind] = resampled(cells, size, subjects, resamples, seed).reshape(-1, size, size)
+        observed = _metrics(whole, counted)
+        redrawn = _metrics(bootstrap[kind], counted)
         result[protocol] = {}
         for metric in METRICS:
             per_seed = statistic(observed[metric].reshape(len(recipes), seeds))
@@ -281,11 +205,10 @@ def _over_seeds(
 
 
 def summary(per_seed: np.ndarray, redrawn: np.ndarray) -> dict[str, Any]:
-    """A figure or difference as the mean over seeds, with the two intervals of `paired_difference`.
+    """The mean of a metric or difference over seeds (S,), with the intervals of `paired_difference`.
 
-    Args:
-        per_seed: (S,) of each seed.
-        redrawn: (resamples,) the mean over seeds, of the pictures drawn anew.
+    "ci95" is that of the means on resampled images, (resamples,); "seed_sd", the standard deviation between seeds, and
+    "seed_ci95" are None for one seed.
     """
     mean = float(per_seed.mean())
     sd = float(per_seed.std(ddof=1)) if len(per_seed) > 1 else None
@@ -298,53 +221,42 @@ def summary(per_seed: np.ndarray, redrawn: np.ndarray) -> dict[str, Any]:
     }
 
 
-def figures_of_sets(
-    answers: np.ndarray, target: np.ndarray, size: int, subjects: Any = None, resamples: int = 2000, seed: int = 0
+def metrics_of_versions(
+    predicted: np.ndarray, target: np.ndarray, size: int, subjects: Any = None, resamples: int = 2000, seed: int = 0
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Figures over all classes of S students on K versions of the same pictures, and on the pictures drawn anew.
+    """8-way metrics of S students on K versions of the same images, and on resamples of those images.
 
-    A resample is one set of pictures (or subjects) for all versions and students, so any mean or difference of figures
-    may be taken resample by resample.
-
-    Args:
-        answers: (K, S, N) class indices.
-        target: (N,) class indices.
-        size: Number of classes.
-        subjects: (N,) who is on each picture, or None.
-        resamples: Bootstrap resamples.
-        seed: Of the bootstrap.
-
-    Returns:
-        Percent by metric, (K, S), and the same of the resamples, (K, S, resamples).
+    A resample is one set of images (or subjects) for all versions and students, so any mean or difference of metrics
+    may be taken resample by resample. `predicted` (K, S, N) and `target` (N,) are indices of `size` classes. Returns
+    percent by metric, (K, S), and the same of the resamples, (K, S, resamples).
 
     Example:
         >>> target = np.array([0, 1, 1, 0])
-        >>> answers = np.array([[target], [1 - target]])
-        >>> figures, redrawn = figures_of_sets(answers, target, 2, resamples=3)
-        >>> figures["acc"].tolist(), redrawn["acc"][:, 0].tolist()
+        >>> whole, redrawn = metrics_of_versions(np.array([[target], [1 - target]]), target, 2, resamples=3)
+        >>> whole["acc"].tolist(), redrawn["acc"][:, 0].tolist()
         ([[100.0], [0.0]], [[100.0, 100.0, 100.0], [0.0, 0.0, 0.0]])
     """
-    versions, students, n = answers.shape
+    versions, students, n = predicted.shape
     counted = np.ones(size, dtype=bool)
-    people = np.arange(n) if subjects is None else np.unique(_to_numpy(subjects), return_inverse=True)[1].reshape(-1)
-    groups = int(people.max()) + 1
+    group = np.arange(n) if subjects is None else np.unique(_to_numpy(subjects), return_inverse=True)[1].reshape(-1)
+    groups = int(group.max()) + 1
     whole = {metric: np.empty((versions, students)) for metric in METRICS}
     redrawn = {metric: np.empty((versions, students, resamples)) for metric in METRICS}
     rng = np.random.default_rng(seed)
     block = max(_CHUNK // groups, 1)
     for start in range(0, resamples, block):
         some = slice(start, min(start + block, resamples))
-        # counts of pictures are whole numbers far below 2^24, exact in single precision
+        # counts of images are whole numbers far below 2^24, exact in single precision
         times = rng.multinomial(groups, np.full(groups, 1 / groups), size=some.stop - some.start).astype(np.float32)
-        for version, of in enumerate(answers):
+        for version, classes in enumerate(predicted):
             table = np.zeros((groups, students, size * size), dtype=np.float32)
-            np.add.at(table, (people, np.arange(students)[:, None], target * size + of.astype(np.int64)), 1)
+            np.add.at(table, (group, np.arange(students)[:, None], target * size + classes.astype(np.int64)), 1)
             flat = table.reshape(groups, -1)
-            drawn = (times @ flat).astype(np.float64).reshape(-1, size, size)
-            for metric, values in _figures(drawn, counted).items():
+            bootstrap = (times @ flat).astype(np.float64).reshape(-1, size, size)
+            for metric, values in _metrics(bootstrap, counted).items():
                 redrawn[metric][version, :, some] = values.reshape(-1, students).T
             observed = flat.sum(axis=0, dtype=np.float64).reshape(-1, size, size)
-            for metric, values in _figures(observed, counted).items():
+            for metric, values in _metrics(observed, counted).items():
                 whole[metric][version] = values
     return whole, redrawn
 
@@ -374,8 +286,8 @@ def _checked(logits: Any, target: Any, classes: Sequence[str]) -> tuple[np.ndarr
     return scores, label
 
 
-def _readings(scores: np.ndarray, present: np.ndarray) -> dict[str, np.ndarray]:
-    """What each protocol takes a student to answer: (N,) classes by protocol."""
+def _predictions(scores: np.ndarray, present: np.ndarray) -> dict[str, np.ndarray]:
+    """The predicted class indices (N,) by protocol."""
     plain = scores.argmax(axis=1)
     masked = np.where(present, scores, -np.inf).argmax(axis=1)
     return {"8way": plain, "present": masked, "present_unmasked": plain}
@@ -392,8 +304,8 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     return np.divide(numerator, denominator, out=np.zeros_like(numerator, dtype=np.float64), where=denominator > 0)
 
 
-def _figures(confusion: np.ndarray, counted: np.ndarray) -> dict[str, np.ndarray]:
-    """Percent figures of (R, C, C) confusion tensors, rows the truth; means over the `counted` classes."""
+def _metrics(confusion: np.ndarray, counted: np.ndarray) -> dict[str, np.ndarray]:
+    """Metrics in percent of (R, C, C) confusion matrices, rows the truth; means over the `counted` classes."""
     hit = np.diagonal(confusion, axis1=1, axis2=2).astype(np.float64)
     support, predicted = confusion.sum(axis=2), confusion.sum(axis=1)
     recall = _ratio(hit, support)
@@ -406,29 +318,19 @@ def _figures(confusion: np.ndarray, counted: np.ndarray) -> dict[str, np.ndarray
 
 
 def resampled(cells: np.ndarray, size: int, subjects: Any, resamples: int, seed: int) -> np.ndarray:
-    """Confusion matrices of the bootstrap: pictures, or people with all of theirs, drawn anew with replacement.
+    """Confusion matrices (R, S, C, C) of the bootstrap, rows the truth: images, or whole subjects, are resampled.
 
-    Args:
-        cells: (S, N) truth * C + answer of S students on the same pictures.
-        size: C, the number of classes.
-        subjects: (N,) who is on each picture, or None.
-        resamples: R, how often.
-        seed: Of the bootstrap.
-
-    Returns:
-        (R, S, C, C), rows the truth; in each of the R all students answer the same drawn pictures.
-
-    Raises:
-        InputError: Another number of subjects than pictures.
+    In each of the R resamples all students are scored on the same images. `cells` (S, N) are truth * C + prediction of
+    S students on N images, `size` is C.
 
     Example:
-        >>> drawn = resampled(np.array([[0, 3, 3, 1]]), 2, None, resamples=50, seed=0)
-        >>> drawn.shape, set(drawn.sum(axis=(1, 2, 3)).tolist())
+        >>> bootstrap = resampled(np.array([[0, 3, 3, 1]]), 2, None, resamples=50, seed=0)
+        >>> bootstrap.shape, set(bootstrap.sum(axis=(1, 2, 3)).tolist())
         ((50, 1, 2, 2), {4.0})
     """
     students, flat = len(cells), size * size
     if subjects is None:
-        # pictures that all students answer alike are exchangeable: draw how often each kind comes up
+        # images with the same predictions of all students are exchangeable: draw how often each kind comes up
         kinds, times = np.unique(cells, axis=1, return_counts=True)
         table = np.zeros((kinds.shape[1], students * flat))
         for student, cell in enumerate(kinds):
@@ -436,18 +338,18 @@ def resampled(cells: np.ndarray, size: int, subjects: Any, resamples: int, seed:
     else:
         group = np.unique(np.asarray(_to_numpy(subjects)), return_inverse=True)[1].reshape(-1)
         if len(group) != cells.shape[1]:
-            raise InputError(f"subjects must name one for each of the {cells.shape[1]} pictures, got {len(group)}")
+            raise InputError(f"subjects must name one for each of the {cells.shape[1]} images, got {len(group)}")
         times = np.ones(int(group.max()) + 1, dtype=np.int64)
         table = np.zeros((len(times), students * flat))
         for student, cell in enumerate(cells):
             np.add.at(table, (group, student * flat + cell), 1)
     rng = np.random.default_rng(seed)
     total, block = int(times.sum()), max(_CHUNK // len(times), 1)
-    drawn = [
+    blocks = [
         rng.multinomial(total, times / total, size=min(block, resamples - start)) @ table
         for start in range(0, resamples, block)
     ]
-    return np.concatenate(drawn).reshape(resamples, students, size, size)
+    return np.concatenate(blocks).reshape(resamples, students, size, size)
 
 
 def _interval(values: np.ndarray) -> list[float]:
@@ -487,21 +389,21 @@ def _calibration(scores: np.ndarray, label: np.ndarray) -> list[dict[str, Any]]:
 
 
 def shown_protocols(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    """Both protocols, or one where the set has every class, so that they are the same."""
+    """The protocols to show: one where the set has every class, so that both are the same."""
     return ("8way",) if len(entry["present_classes"]) == _width(entry) else ("8way", "present")
 
 
 def protocol_name(protocol: str, entry: Mapping[str, Any]) -> str:
-    """As the paper calls it; with other than eight classes it is that many-way."""
+    """The paper's name of a protocol: "8-way", or "present-only"."""
     return f"{_width(entry)}-way" if protocol == "8way" else "present-only"
 
 
 def scoring_name(entry: Mapping[str, Any]) -> str:
-    """The label rule and whether logits are means with the mirror image, as every result says them.
+    """How a result was scored: the label rule, and whether logits are averaged with the mirror image's.
 
     Example:
-        >>> scoring_name({"label_rule": "votes", "flip": True}), scoring_name({"label_rule": "majority", "flip": False})
-        ('labels: votes, with flip', 'labels: majority, without flip')
+        >>> scoring_name({"label_rule": "votes", "flip": True})
+        'labels: votes, with flip'
     """
     return f"labels: {entry['label_rule']}, {'with' if entry['flip'] else 'without'} flip"
 

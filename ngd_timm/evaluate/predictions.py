@@ -1,42 +1,59 @@
-"""What a student said of a data set: logits, embeddings and targets in one file, so that nothing is predicted twice."""
+"""A student's predictions on a data set: logits, embeddings and targets, kept in one file."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ngd_timm.core.distributed import distributed
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import atomic_path
-from ngd_timm.evaluate.metrics import fer_metrics, gather_rows
+from ngd_timm.evaluate.metrics import fer_metrics
 from ngd_timm.models.ngd_models import DistillationWrapper, TimmModel
 
-__all__ = ["Predictions", "predict", "prediction_file", "read_predictions", "subject_codes", "write_predictions"]
+__all__ = [
+    "Predictions",
+    "gather_rows",
+    "predict",
+    "prediction_file",
+    "read_predictions",
+    "subject_codes",
+    "write_predictions",
+]
 
 _NOTES = ("classes", "label_rule", "flip", "data_sha256")
+_TENSORS = {
+    "logits": (torch.float32, 2),
+    "target": (torch.int64, 1),
+    "embedding": (torch.float32, 2),
+    "subject": (torch.int64, 1),
+}
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """A student's answers to N pictures, in the order of the data set.
+    """A student's predictions on N images, in the order of the data set.
 
     Attributes:
         logits: (N, C) float32.
         target: (N,) int64; of soft labels the first largest.
         embedding: (N, D) float32 in the grid's space, not normalised; the pre-logits where a run has no projection;
-            None of a bare student that was only asked for logits.
-        subject: (N,) int64 codes of the people, or None where the set doesn't name them.
+            None of a bare student.
+        subject: (N,) int64 codes of the subjects, or None where the set doesn't name them.
         classes: Names of the C classes.
         label_rule: How votes became labels.
-        flip: Whether logits and embedding are means of a picture and its mirror.
-        data_sha256: Of the pictures and targets (`LoadReport.sha256`).
+        flip: Whether logits and embedding are averaged with the mirror image's.
+        data_sha256: Of the images and targets (`LoadReport.sha256`).
     """
 
     logits: Tensor
@@ -49,19 +66,13 @@ class Predictions:
     data_sha256: str = ""
 
     def described(self, classes: Sequence[str], label_rule: str, data_sha256: str) -> Predictions:
-        """The same with what the batches don't know."""
+        """The same with what batches don't know."""
         return replace(self, classes=tuple(classes), label_rule=label_rule, data_sha256=data_sha256)
 
     def entry(self, temperature: float = 1.0, **notes: Any) -> dict[str, Any]:
-        """The entry of metrics.json.
-
-        Args:
-            temperature: As in `fer_metrics`.
-            **notes: What else it is to say: `drop_duplicates`, whether copies of training pictures were left out, and
-                `student_sha256`, of the weights that gave the answers, `student_temperature`, what is folded into them.
-        """
-        figures = fer_metrics(self.logits, self.target, self.classes, self.subject, temperature=temperature)
-        return {**figures, "label_rule": self.label_rule, "flip": self.flip, **notes}
+        """The entry of metrics.json, with `notes` added; `temperature` as in `fer_metrics`."""
+        metrics = fer_metrics(self.logits, self.target, self.classes, self.subject, temperature=temperature)
+        return {**metrics, "label_rule": self.label_rule, "flip": self.flip, **notes}
 
 
 @torch.no_grad()
@@ -72,56 +83,60 @@ def predict(
     flip: bool = False,
     between_batches: Callable[[], object] | None = None,
 ) -> Predictions:
-    """Ask a student once for every picture (twice with `flip`); a wrapped one gives its embeddings too.
+    """Predict every image once (twice with `flip`); a wrapped student gives its embeddings too.
 
     Args:
         model: A timm model, or its wrapper.
-        batches: Of `face_batches`, or anything that yields `Batch`es and has a `dataset`. Where they are this process's
-            `part` of several, every process gets the answers to all.
+        batches: Of `face_batches`, or anything that yields `Batch`es and has a `dataset`. Where they are one process's
+            `part`, every process gets the predictions of all.
         device: Where the model is.
-        flip: Average logits and embedding of a picture and its mirror.
+        flip: Average logits and embedding with those of the mirror image.
         between_batches: Called before each batch; what it raises ends the prediction.
     """
     wrapped = isinstance(model, DistillationWrapper)
     model.eval()
-    collected: dict[str, list[Tensor]] = {"logits": [], "target": [], "embedding": [], "index": []}
+    collected: dict[str, list[Tensor]] = {"index": [], "target": [], "logits": [], "embedding": []}
     for batch in batches:
         if between_batches is not None:
             between_batches()
         images = batch.images.to(device)
         views = [images, images.flip(-1)] if flip else [images]
-        answers = [model(view, return_embedding=True) if wrapped else (model(view), None) for view in views]
-        for name, parts in zip(("logits", "embedding"), zip(*answers, strict=True), strict=True):
+        outputs = [model(view, return_embedding=True) if wrapped else (model(view), None) for view in views]
+        for name, parts in zip(("logits", "embedding"), zip(*outputs, strict=True), strict=True):
             if parts[0] is not None:
                 collected[name].append((sum(parts) / len(parts)).float().cpu())
         target = batch.target
         collected["index"].append(batch.index)
-        # numpy takes the first of equal votes, as the figures do
+        # numpy takes the first of equal votes, as `fer_metrics` does
         collected["target"].append(target if target.ndim == 1 else torch.from_numpy(target.numpy().argmax(axis=1)))
+    rows = {name: torch.cat(parts) for name, parts in collected.items() if parts}
     if getattr(batches, "part", (0, 1))[1] > 1:
-        collected = _of_all_processes(collected, model)
-    return Predictions(
-        logits=torch.cat(collected["logits"]),
-        target=torch.cat(collected["target"]),
-        embedding=torch.cat(collected["embedding"]) if wrapped else None,
-        subject=subject_codes(batches.dataset),
-        flip=flip,
-    )
+        rows = gather_rows(rows)
+    subject = subject_codes(batches.dataset)
+    return Predictions(rows["logits"], rows["target"], rows.get("embedding"), subject, flip=flip)
 
 
-def _of_all_processes(mine: dict[str, list[Tensor]], model: TimmModel) -> dict[str, list[Tensor]]:
-    # a process that had no batch brings no rows, but of the right kind
-    widths = {"logits": (model.num_classes,), "embedding": (getattr(model, "embedding_dim", 0),)}
-    rows = {
-        name: torch.cat([torch.empty(0, *widths.get(name, ()), dtype=None if name in widths else torch.int64), *parts])
-        for name, parts in mine.items()
-        if name != "embedding" or isinstance(model, DistillationWrapper)
-    }
-    return {name: [gather_rows(values, rows["index"])] for name, values in rows.items()}
+def gather_rows(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Join the rows (n, …) of all processes by their "index" (n,) in the data set, each row once.
+
+    Rows are copied and nothing is summed, so metrics of several processes equal those of one to the last bit.
+
+    Example:
+        >>> gather_rows({"index": torch.tensor([1, 0, 1]), "target": torch.tensor([5, 4, 5])})["target"]
+        tensor([4, 5])
+    """
+    parts = [dict(rows)]
+    if distributed():
+        parts = [{} for _ in range(dist.get_world_size())]
+        dist.all_gather_object(parts, dict(rows))
+    parts = [part for part in parts if part]  # a process may have had no batch
+    joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    _, first = np.unique(joined["index"].numpy(), return_index=True)
+    return {name: values[torch.from_numpy(first)] for name, values in joined.items()}
 
 
 def subject_codes(dataset: Any) -> Tensor | None:
-    """(N,) int64, a number for each person on the pictures; None where the set names nobody."""
+    """(N,) int64, a number for each subject; None where the set names none."""
     if "subject" not in dataset.column_names:
         return None
     names = dataset["subject"][:]
@@ -129,13 +144,13 @@ def subject_codes(dataset: Any) -> Tensor | None:
     if not known:
         return None
     code = {name: number for number, name in enumerate(known)}
-    # whoever is on a picture without a name, it is a person to itself
+    # each image without a name is a subject of its own
     codes = [len(code) + row if name is None else code[name] for row, name in enumerate(names)]
     return torch.tensor(codes, dtype=torch.int64)
 
 
 def prediction_file(run: str | Path, key: str) -> Path:
-    """Where a run keeps its answers to the data set `name:split` of metrics.json.
+    """Where a run keeps its predictions on the data set `name:split` of metrics.json.
 
     Example:
         >>> prediction_file("runs/b0_ce-0", "ferplus:valid").as_posix()
@@ -148,7 +163,7 @@ def write_predictions(path: str | Path, predictions: Predictions) -> Path:
     """Write predictions with embeddings atomically, as `read_predictions` reads them."""
     if predictions.embedding is None:
         raise InputError("predictions without embeddings are not kept: predict with the wrapped student")
-    tensors = {name: getattr(predictions, name) for name in ("logits", "target", "embedding", "subject")}
+    tensors = {name: getattr(predictions, name) for name in _TENSORS}
     notes = {
         "classes": json.dumps(list(predictions.classes)),
         "label_rule": predictions.label_rule,
@@ -181,10 +196,9 @@ def read_predictions(path: str | Path) -> Predictions:
     problem = _problem(tensors, notes)
     if problem:
         raise InputError(f"{path}: {problem}; evaluate the run again")
-    classes = tuple(json.loads(notes["classes"]))
     return Predictions(
-        **{name: tensors.get(name) for name in ("logits", "target", "embedding", "subject")},  # type: ignore[arg-type]
-        classes=classes,
+        **tensors,
+        classes=tuple(json.loads(notes["classes"])),
         label_rule=notes["label_rule"],
         flip=json.loads(notes["flip"]),
         data_sha256=notes["data_sha256"],
@@ -202,16 +216,10 @@ def _problem(tensors: dict[str, Tensor], notes: dict[str, str]) -> str | None:
     if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes) or not isinstance(flip, bool):
         return "classes must be a list of names and flip true or false"
     rows = len(tensors["target"])
-    wanted: dict[str, tuple[torch.dtype, int]] = {
-        "logits": (torch.float32, 2),
-        "target": (torch.int64, 1),
-        "embedding": (torch.float32, 2),
-        "subject": (torch.int64, 1),
-    }
     for name, tensor in tensors.items():
-        if name not in wanted:
+        if name not in _TENSORS:
             return f"unknown tensor '{name}'"
-        dtype, dimensions = wanted[name]
+        dtype, dimensions = _TENSORS[name]
         if tensor.dtype != dtype or tensor.ndim != dimensions or len(tensor) != rows or not rows:
             shape = f"({rows}, …)" if dimensions == 2 else f"({rows},)"
             return f"{name} must be {shape} of {dtype}, got {tuple(tensor.shape)} of {tensor.dtype}"

@@ -1,4 +1,4 @@
-"""A finished training run read back: from its directory, or from the Hub, where it was checked on the way."""
+"""A finished training run, read from its directory or from the Hub."""
 
 from __future__ import annotations
 
@@ -21,31 +21,20 @@ from ngd_timm.models.student import STUDENT_FILES, check_published, read_student
 __all__ = ["RUN_FILES", "Run", "check_student", "load_run", "read_metrics", "read_run"]
 
 RUN_FILES = ("fingerprint.json", "recipe.yaml", "metrics.json")
-"""What a run holds beside its student."""
 _SUMMARY = "summary.csv"
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run. What its small files say is in the fields; the rest is read when it is asked for.
+    """A finished run; its student, rows and predictions are read when they are first used."""
 
-    Attributes:
-        source: Its directory, or `hf-hub:user/repo@commit`.
-        folder: Where its files lie.
-        student_folder: Where config.json and model.safetensors lie.
-        recipe: What it was trained by; one from the Hub names no paths.
-        fingerprint: Hashes of recipe, grid and data; versions; seed.
-        metrics: metrics.json.
-        grid: The grid it was distilled from, None where it had none or the repository doesn't hold it.
-    """
-
-    source: str
+    source: str  # its directory, or hf-hub:user/repo@commit
     folder: Path
-    student_folder: Path
-    recipe: Recipe
-    fingerprint: dict[str, Any]
+    student_folder: Path  # of config.json and model.safetensors
+    recipe: Recipe  # from the Hub without paths
+    fingerprint: dict[str, Any]  # hashes of recipe, grid and data; versions; seed
     metrics: dict[str, Any]
-    grid: PrototypeGrid | None
+    grid: PrototypeGrid | None  # None also where the repository doesn't hold it
 
     @property
     def student(self) -> TimmModel:
@@ -63,25 +52,17 @@ class Run:
 
     @cached_property
     def student_sha256(self) -> str:
-        """Of the student's weights, as the entries of metrics.json name it."""
+        """Of the student's weights, as in the entries of metrics.json."""
         return weights_sha256(self.student_folder)
 
     @cached_property
     def rows(self) -> list[dict[str, str]]:
-        """summary.csv, a row an epoch; it stays on the disk of whoever trained.
-
-        Raises:
-            InputError: Not there, or not whole.
-        """
+        """summary.csv, a row an epoch; it is never on the Hub."""
         return read_rows(self.folder / _SUMMARY)
 
     @cached_property
     def predictions(self) -> dict[str, Predictions]:
-        """What the student said of each data set of which the run kept it (older runs did not).
-
-        Raises:
-            InputError: A damaged file, or one of another evaluation than metrics.json.
-        """
+        """The predictions behind metrics.json, of the data sets whose file is there."""
         kept = {key: file for key in self.metrics if (file := prediction_file(self.folder, key)).is_file()}
         return {key: _predictions(file, self.recipe, self.metrics[key]) for key, file in kept.items()}
 
@@ -94,14 +75,12 @@ def load_run(
     token: str | bool | None = None,
     local_files_only: bool = False,
 ) -> Run:
-    """Read a run back, its student too, for further training or a closer look.
+    """Read a finished run, its student too.
 
     Args:
-        source: A finished run directory, or `user/repo[@revision]` on the Hub that `ngd push` filled.
+        source: A run directory, or `user/repo[@revision]` on the Hub that `ngd push` filled.
         revision: A branch, tag or commit on the Hub.
-        cache_dir: Instead of the usual cache of the Hub.
-        token: Instead of the one that is logged in; False for none.
-        local_files_only: Take what the cache has, without the network.
+        cache_dir, token, local_files_only: As in `huggingface_hub.snapshot_download`.
 
     Raises:
         InputError: Something is missing, damaged or not what fingerprint.json says; it is named.
@@ -114,22 +93,16 @@ def load_run(
     if repository is None:
         run = _read(Path(source), student_folder(source), str(source), RUN_FILES)
     else:
-        snapshot = fetch(
-            repository,
-            [*RUN_FILES, *STUDENT_FILES],
-            [GRID_FILE],
-            cache_dir=cache_dir,
-            token=token,
-            local_files_only=local_files_only,
-        )
+        options: dict[str, Any] = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
+        snapshot = fetch(repository, [*RUN_FILES, *STUDENT_FILES], [GRID_FILE], **options)
         check_published(snapshot)
         run = _read(snapshot.folder, snapshot.folder, str(snapshot.id), RUN_FILES)
-    _ = run.student  # a damaged one is told of here, not in the middle of what follows
+    _ = run.student  # a damaged one is refused here
     return run
 
 
 def read_run(folder: str | Path) -> Run:
-    """Read what a run directory tells of its training; the student is left where it is.
+    """Read a run directory; the student is opened when it is first used.
 
     Raises:
         InputError: A file is missing or can't be read; it is named.
@@ -139,14 +112,10 @@ def read_run(folder: str | Path) -> Run:
 
 
 def read_metrics(files: Sequence[str | Path], run: Run) -> dict[str, Any]:
-    """The entries of several files in metrics.json's form as one.
-
-    Args:
-        files: Of `ngd evaluate RUN --out FILE`.
-        run: Whose figures they are.
+    """The entries of several files of `ngd evaluate RUN --out FILE` as one.
 
     Raises:
-        InputError: A file that can't be read, or of another student, or a set that stands in two.
+        InputError: A file that can't be read, or of another student than the run's, or a set that is in two.
     """
     together: dict[str, Any] = {}
     for file in map(Path, files):
@@ -161,30 +130,18 @@ def read_metrics(files: Sequence[str | Path], run: Run) -> dict[str, Any]:
 
 
 def check_student(metrics: Mapping[str, Any], run: Run, shown: str) -> list[str]:
-    """Refuse figures of another student than the run's.
-
-    Args:
-        metrics: In metrics.json's form.
-        run: Whose figures they should be.
-        shown: What messages call them.
-
-    Returns:
-        The sets of which the figures don't say whose they are: older files.
-
-    Raises:
-        InputError: Figures of other weights.
-    """
-    unsaid = []
+    """Refuse metrics of another student than the run's, under the name `shown`; the sets that name no student."""
+    unnamed = []
     for key, entry in metrics.items():
         sha256 = entry.get("student_sha256") if isinstance(entry, dict) else None
         if sha256 is None:
-            unsaid.append(key)
+            unnamed.append(key)
         elif sha256 != run.student_sha256:
             raise InputError(
                 f"{shown}: {key} is about another student (sha256 {str(sha256)[:12]}…) than that of {run.source} "
                 f"({run.student_sha256[:12]}…); score this one: ngd evaluate {run.source} --data SPEC --out FILE"
             )
-    return unsaid
+    return unnamed
 
 
 def _read(folder: Path, student_at: Path, shown: str, needed: Sequence[str]) -> Run:
@@ -207,7 +164,7 @@ def _predictions(file: Path, recipe: Recipe, entry: dict[str, Any]) -> Predictio
     found = read_predictions(file)
     if found.classes != recipe.data.classes or len(found.target) != entry.get("n"):
         raise InputError(
-            f"{file} is about {len(found.target)} pictures of {', '.join(found.classes)}, metrics.json about "
+            f"{file} is about {len(found.target)} images of {', '.join(found.classes)}, metrics.json about "
             f"{entry.get('n')} of {', '.join(recipe.data.classes)}; evaluate the run again"
         )
     return found

@@ -1,4 +1,4 @@
-"""How a run tells of itself while it trains: summary.csv, a line an epoch, a progress bar, TensorBoard."""
+"""What a run logs while it trains: summary.csv, a line an epoch, a progress bar, TensorBoard."""
 
 from __future__ import annotations
 
@@ -16,32 +16,15 @@ from ngd_timm.losses import COMPONENTS
 __all__ = ["COLUMNS", "epoch_line", "read_rows", "summary_csv", "with_bar", "write_tensorboard"]
 
 COLUMNS = (
-    "epoch",
-    "lr",
-    "loss",
-    "ce",
-    "kd",
-    "proto_kd",
-    "d_geo",
-    "geo_ramp",
-    "share_ce",
-    "share_kd",
-    "share_proto_kd",
-    "share_d_geo",
-    "lambda_proto_kd",
-    "positive_variance",
-    "grad_norm",
-    "valid_acc",
-    "valid_macro_f1",
-    "valid_bacc",
-    "temperature",
-    "seconds",
-    "images_per_second",
+    *("epoch", "lr", "loss", *COMPONENTS, "geo_ramp"),
+    *(f"share_{name}" for name in COMPONENTS),
+    *("lambda_proto_kd", "positive_variance", "grad_norm", "valid_acc", "valid_macro_f1", "valid_bacc"),
+    *("temperature", "seconds", "images_per_second"),
 )
 
 
 def with_bar(batches: Iterator[Any], total: int, title: str) -> Iterator[Any]:
-    """The batches, with a bar where somebody watches."""
+    """The batches, with a progress bar on a terminal."""
     from rich.console import Console
     from rich.progress import track
 
@@ -52,7 +35,7 @@ def with_bar(batches: Iterator[Any], total: int, title: str) -> Iterator[Any]:
 
 
 def epoch_line(row: dict[str, Any], epochs: int) -> str:
-    """What a person reads of an epoch."""
+    """The log line of an epoch."""
     parts = [f"{name} {row[name]:.4g}" for name in ("loss", *COMPONENTS) if row.get(name) is not None]
     shares = [f"{name} {row[f'share_{name}']:.2g}%" for name in COMPONENTS[1:] if row.get(f"share_{name}") is not None]
     valid = [f"{name} {row[f'valid_{metric}']:.2f}" for metric, name in METRIC_NAMES.items()]
@@ -65,7 +48,7 @@ def epoch_line(row: dict[str, Any], epochs: int) -> str:
 
 
 def write_tensorboard(folder: Path, row: dict[str, Any]) -> None:
-    """Add an epoch's row; one of the same epoch that is there already is hidden."""
+    """Add an epoch's row, in place of an earlier one of that epoch."""
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(str(folder), purge_step=row["epoch"]) as writer:

@@ -1,33 +1,31 @@
-"""Scores of a student on any number of data sets, in both protocols."""
+"""Evaluation of a student on any number of data sets, in both protocols."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from ngd_timm.core.devices import open_device
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import check_place, read_json, write_json
 from ngd_timm.core.hub import pin
-from ngd_timm.core.recipe import Recipe, StudentConfig, load_recipe
+from ngd_timm.core.recipe import DataConfig, Recipe, load_recipe
 from ngd_timm.evaluate.metrics import METRIC_NAMES, protocol_name, scoring_name
-from ngd_timm.evaluate.predictions import predict, prediction_file, read_predictions, write_predictions
-from ngd_timm.models.calibration import classifier_parameters
-from ngd_timm.models.logit_adjustment import classifier_bias
+from ngd_timm.evaluate.predictions import predict, prediction_file, write_predictions
+from ngd_timm.evaluate.run_log import read_rows
 from ngd_timm.models.ngd_models import DistillationWrapper, TimmModel
-from ngd_timm.models.student import matrices, read_student, run_folder, student_files, temperature_of, weights_sha256
+from ngd_timm.models.student import read_student, run_folder, student_files, temperature_of, weights_sha256
 
-__all__ = ["check_specs", "evaluate", "face_batches", "open_scored", "read_predictions", "summary_line"]
+__all__ = ["check_specs", "evaluate", "face_batches", "open_scored", "summary_line"]
 
 
 def face_batches(
     model: TimmModel, dataset: Any, batch_size: int = 256, workers: int = 0, part: tuple[int, int] = (0, 1)
 ) -> Any:
-    """Batches in order, without augmentation, prepared as the model's `pretrained_cfg` says."""
+    """Batches in order, without augmentation, prepared as the model's `pretrained_cfg` requires."""
     from ngd_timm.core.images import InputTransform
     from ngd_timm.data import FaceBatches
 
@@ -60,26 +58,24 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a run's student (or any saved student) on data sets given as `name=root[:split]`.
 
-    Every picture is looked at once (twice with the flip at test). Label rule, duplicates and flip follow the recipe of
-    the run that the student is from, see `run_folder`; a bare student gets the defaults.
+    Label rule, duplicates and flip are those of the recipe that the student was trained by; a bare student gets the
+    defaults.
 
     Args:
         source: Run directory, student folder, the name of a bundled student, or a Hub id (`user/repo[@revision]`).
         specs: `name=root[:split]`; without a split all rows count, under the key `name:all`.
-        out: Where the figures go as JSON, besides being returned.
-        temperature: Of the softmax behind ECE and the reliability bins; no other figure depends on it.
+        out: A file for the metrics as JSON, besides being returned.
+        temperature: Of the softmax behind ECE and the reliability bins; no other metric depends on it.
         predictions: Keep logits and embeddings in the run's `predictions/`, see `read_predictions`.
-        label_rule: Instead of the run's.
-        drop_duplicates: Instead of the run's.
-        flip: Instead of the run's.
+        label_rule, drop_duplicates, flip: Instead of the recipe's.
         between_batches: As in `predict`.
 
     Returns:
         metrics.json's form: `{"name:split": entry}`; each entry names its student by the sha256 of its weights.
 
     Raises:
-        InputError: No student there, a data set that can't be read, the same key twice, predictions to be kept of what
-            is not a run.
+        InputError: No student there, a data set that can't be read, the same key twice, predictions of what is not a
+            run.
     """
     from ngd_timm.data import load_split, parse_spec
 
@@ -97,10 +93,11 @@ def evaluate(
         if recipe is None or run != Path(source).resolve():
             raise InputError(f"{source} is not a run directory, so it has no place for predictions; leave them out")
         _refuse_kept(Path(source), keys)
-        model = _wrapped(bare, Path(source), recipe.student)
-    label_rule = label_rule or (recipe.data.label_rule if recipe else "majority")
-    drop = (recipe.data.drop_duplicates if recipe else True) if drop_duplicates is None else drop_duplicates
-    flip = (recipe.eval_flip if recipe else False) if flip is None else flip
+        model = _wrapped(bare, Path(source))
+    data = recipe.data if recipe else DataConfig()
+    label_rule = label_rule or data.label_rule
+    drop = data.drop_duplicates if drop_duplicates is None else drop_duplicates
+    flip = bool(recipe and recipe.eval_flip) if flip is None else flip
     device = open_device("auto")
     model.to(device)
     notes = {"drop_duplicates": drop, "student_sha256": sha256, "student_temperature": temperature_of(bare)}
@@ -120,31 +117,18 @@ def evaluate(
 
 
 class Scored(NamedTuple):
-    """A student as it is scored, with what its scores depend on.
+    """A student, with all that its scores depend on."""
 
-    Attributes:
-        source: From where; on the Hub at one commit.
-        model: In eval mode.
-        classes: In the order of its logits.
-        run: The folder of its run's recipe.yaml, None of a bare student.
-        recipe: Of that run.
-        sha256: Of its weights.
-    """
-
-    source: str
+    source: str  # a Hub id at one commit
     model: TimmModel
     classes: tuple[str, ...]
-    run: Path | None
+    run: Path | None  # the folder of its run's recipe.yaml; None of a bare student
     recipe: Recipe | None
-    sha256: str
+    sha256: str  # of its weights
 
 
 def open_scored(source: str | Path) -> Scored:
-    """Open a run's student, or any saved student, with all that its figures depend on; of the Hub at one commit.
-
-    Raises:
-        InputError: No student there.
-    """
+    """Open a run's student, or any saved student, for scoring."""
     source = pin(str(source), "config.json")
     folder = student_files(source)
     model, classes = read_student(folder, source)
@@ -154,7 +138,7 @@ def open_scored(source: str | Path) -> Scored:
 
 
 def check_specs(specs: Sequence[str]) -> None:
-    """Refuse data sets that aren't there before hours of training rather than after; pictures are not looked at.
+    """Refuse data sets that are missing, before hours of training rather than after; no image is read.
 
     Raises:
         InputError: An unknown name or split, nothing at a root.
@@ -168,61 +152,41 @@ def check_specs(specs: Sequence[str]) -> None:
 
 
 def summary_line(key: str, entry: dict[str, Any]) -> str:
-    """One line a person reads: n, label rule, flip and both protocols, with intervals where there are some."""
+    """One line of an entry: n, label rule, flip and both protocols, with intervals where it has them."""
     parts = []
     for protocol in ("8way", "present"):
-        figures = entry[protocol]
         intervals = entry.get("ci95", {}).get(protocol, {})
-        texts = []
-        for metric, label in METRIC_NAMES.items():
-            interval = intervals.get(metric)
-            texts.append(
-                f"{label} {figures[metric]:.2f}" + (f" [{interval[0]:.1f}, {interval[1]:.1f}]" if interval else "")
-            )
-        parts.append(f"{protocol_name(protocol, entry)} {', '.join(texts)}")
+        spans = {metric: f" [{low:.1f}, {high:.1f}]" for metric, (low, high) in intervals.items()}
+        scores = [f"{name} {entry[protocol][m]:.2f}{spans.get(m, '')}" for m, name in METRIC_NAMES.items()]
+        parts.append(f"{protocol_name(protocol, entry)} {', '.join(scores)}")
     return f"{key} (n = {entry['n']}, {scoring_name(entry)}): {'; '.join(parts)}; ECE {entry['ece']:.2f}"
 
 
 def _refuse_kept(run: Path, keys: Sequence[str]) -> None:
-    """The predictions behind a run's own figures stay those."""
+    """Never overwrite the predictions behind a run's metrics.json."""
     file = run / "metrics.json"
     own = set(read_json(file)) if file.is_file() else set()
     if twice := [key for key in keys if key in own and prediction_file(run, key).is_file()]:
         raise InputError(f"{run} keeps its own predictions of {', '.join(twice)}; leave --predictions or the set out")
 
 
-def _wrapped(student: TimmModel, run: Path, saved_as: StudentConfig) -> DistillationWrapper:
-    """The student with the projection that the run's last epoch left, so that embeddings lie in the grid's space."""
+def _wrapped(student: TimmModel, run: Path) -> DistillationWrapper:
+    """The student with the projection of the run's last checkpoint, so that embeddings lie in the grid's space."""
     file = run / "last" / "state.pt"
     if not file.is_file():
         raise InputError(
             f"{run} has no {file.name} in last/, where the projection of its embeddings is; train it again"
         )
     state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    ema = state["checkpoint_ema"]
-    weights = ema["state_dict_ema"] if ema else state["checkpoint"]["state_dict"]
-    if not _of_one_epoch(student, weights, saved_as):
+    # summary.csv is written after the student, which is written after the checkpoint
+    if state["epoch"] != len(read_rows(run / "summary.csv")):
         raise InputError(
-            f"{run}: student/ and last/ are of different epochs, the run was stopped between writing them; mend it "
+            f"{run}: student/ and last/ are of different epochs, the run was stopped between writing them; fix it "
             f"with: ngd train --resume {run}"
         )
+    ema = state["checkpoint_ema"]
     projection = (ema["task_state_ema"] if ema else state["checkpoint"]["task_state"])["projection"]
     model = DistillationWrapper(student, None if projection is None else projection["weight"].shape[0])
     if model.projection is not None:
         model.projection.load_state_dict(projection)
     return model
-
-
-def _of_one_epoch(student: TimmModel, trained: Mapping[str, Tensor], saved_as: StudentConfig) -> bool:
-    """Whether a student is what was trained, but for what its recipe alters as it is saved."""
-    halves = matrices(student) if saved_as.weights == "float16" else {}
-    moved = classifier_bias(student) if saved_as.logit_adjustment else None
-    divided = {id(parameter) for parameter in classifier_parameters(student)}
-    inverse = 1 / temperature_of(student)
-
-    def as_saved(name: str, value: Tensor) -> Tensor:
-        saved = trained[name] * inverse if id(value) in divided else trained[name]
-        return saved.half().to(value) if name in halves else saved
-
-    values = student.state_dict(keep_vars=True)
-    return all(value is moved or torch.equal(value, as_saved(name, value)) for name, value in values.items())

@@ -17,9 +17,10 @@ from ngd_timm.models.student import student_files
 from ngd_timm.report import try_page, write_ablation_report
 from ngd_timm.report.figures_ablation import draw_differences
 from ngd_timm.report.tables import Table, ablation_tables
+from ngd_timm.train.fingerprint import pinned, student_hash, teacher_config_hash, teacher_hash
 from ngd_timm.train.interruption import Stopped
 from ngd_timm.train.loop import resume, train
-from ngd_timm.train.setup import data_hashes, open_grid, pinned, student_hash, teacher_config_hash, teacher_hash
+from ngd_timm.train.setup import data_hashes, open_grid
 
 __all__ = ["WARM_START", "ablate"]
 

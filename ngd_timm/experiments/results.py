@@ -19,7 +19,7 @@ from ngd_timm.core.files import check_place, read_json, write_json, write_text
 from ngd_timm.core.paths import last_part
 from ngd_timm.core.recipe import Recipe, load_recipe
 from ngd_timm.data import parse_spec
-from ngd_timm.evaluate.comparison import Answers, compare_answers, difference_pairs
+from ngd_timm.evaluate.comparison import RecipePredictions, compare_predictions, difference_pairs
 from ngd_timm.evaluate.metrics import METRIC_NAMES, METRIC_TITLES, METRICS, protocol_name, scoring_name
 from ngd_timm.evaluate.predictions import Predictions, predict
 from ngd_timm.evaluate.run import Run, read_run
@@ -146,7 +146,7 @@ def score_ablation(
     for key, rule, answers in _answers(runs, specs, label_rules, kept):
         name = f"{key}, {rule}"
         data[name] = next(iter(answers.values()))[0][1].data_sha256
-        compared = compare_answers(name, {recipe: answers[recipe] for recipe in rows}, pairs, resamples)
+        compared = compare_predictions(name, {recipe: answers[recipe] for recipe in rows}, pairs, resamples)
         compared["beside"] = {run: answers[run][0][1].entry() for run in others}
         compared["beside"] |= {run: kept.sets[name]["beside"][run] for run in kept.beside}
         sets[name] = compared
@@ -300,7 +300,7 @@ def results_markdown(results: Mapping[str, Any]) -> str:
 
 def _answers(
     runs: Mapping[str, Sequence[Run]], specs: Sequence[str], rules: Sequence[str], earlier: _Earlier
-) -> Iterator[tuple[str, str, Answers]]:
+) -> Iterator[tuple[str, str, RecipePredictions]]:
     """What every run says of each set, as each rule counts it: (name:split, rule, answers)."""
     from ngd_timm.data import load_split
     from ngd_timm.data.labels import LABEL_RULES

@@ -19,7 +19,7 @@ from ngd_timm.core.hub import hub_id
 from ngd_timm.core.paths import last_part
 from ngd_timm.core.recipe import Recipe
 from ngd_timm.data.synthetic.corruptions import CORRUPTIONS, SEVERITIES, SMALLEST, corrupt
-from ngd_timm.evaluate.metrics import METRICS, figures_of_sets, summary
+from ngd_timm.evaluate.metrics import METRICS, metrics_of_versions, summary
 from ngd_timm.evaluate.predictions import subject_codes
 from ngd_timm.evaluate.run_log import with_bar
 from ngd_timm.evaluate.student import open_scored
@@ -131,7 +131,7 @@ def robustness(
     logger.info(f"{len(students)} students, {len(versions)} versions of {len(dataset)} pictures")
     answers, target = _answers(students, dataset, versions, flip, seed, device, autocast)
     subjects = subject_codes(dataset)
-    whole, redrawn = figures_of_sets(answers, target, len(classes), subjects, resamples, seed)
+    whole, redrawn = metrics_of_versions(answers, target, len(classes), subjects, resamples, seed)
     found = {
         "data": {
             "key": key,

@@ -28,14 +28,9 @@ CITATIONS = {
 
 
 def class_weights(counts: np.ndarray | Sequence[float], rule: str) -> Tensor | None:
-    """Weights (C,) from class counts, with mean 1 over the classes that occur; absent classes weigh 0.
+    """Weights (C,) from class counts (C,), with mean 1 over the classes that occur; absent classes weigh 0.
 
-    Args:
-        counts: (C,) examples a class, or sums of soft labels.
-        rule: "none" gives None; "balanced" is 1/n; "effective_number" is (1 - b) / (1 - b^n) with b = .999.
-
-    Raises:
-        InputError: An unknown rule, or counts that are negative, not finite, or all 0.
+    "none" gives None; "balanced" is 1/n; "effective_number" is (1 - b) / (1 - b^n) with b = .999.
 
     Example:
         >>> class_weights([1, 1, 4], "balanced").tolist()
@@ -49,15 +44,11 @@ def class_weights(counts: np.ndarray | Sequence[float], rule: str) -> Tensor | N
         return None
     if n.ndim != 1 or not np.isfinite(n).all() or (n < 0).any() or not (n > 0).any():
         raise InputError(f"counts must be one number a class, 0 or more and not all 0, got {n.tolist()}")
+    if rule not in ("balanced", "effective_number"):
+        raise choices("class weight rule", rule, ("none", "balanced", "effective_number"))
     present = n > 0
     safe = np.where(present, n, 1)
-    if rule == "balanced":
-        weight = 1 / safe
-    elif rule == "effective_number":
-        weight = 1 / (1 - EFFECTIVE_NUMBER_BETA**safe)
-    else:
-        raise choices("class weight rule", rule, ("none", "balanced", "effective_number"))
-    weight = np.where(present, weight, 0)
+    weight = np.where(present, 1 / (safe if rule == "balanced" else 1 - EFFECTIVE_NUMBER_BETA**safe), 0)
     return torch.tensor(weight / weight.sum() * present.sum(), dtype=torch.float32)
 
 
@@ -70,9 +61,9 @@ def cross_entropy(
 ) -> Tensor:
     """Cross-entropy as a weighted mean over the batch.
 
-    For indices it equals `torch.nn.functional.cross_entropy`, rows of index -100 ignored; for soft labels the class
-    weights enter the divisor too, and a row counts as much as its weights sum to: one of zeros is ignored. A batch in
-    which nothing counts costs 0, attached to the graph, where torch's gives NaN.
+    For indices it equals torch's, rows of index -100 ignored; for soft labels the class weights enter the divisor too,
+    and a row counts as much as its weights sum to. A batch in which nothing counts costs 0, attached to the graph,
+    where torch's gives NaN.
 
     Args:
         logits: (B, C), any float dtype; computed in at least float32.

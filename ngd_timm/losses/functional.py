@@ -9,18 +9,9 @@ from torch import Tensor
 from ngd_timm.core.distributed import distributed
 from ngd_timm.core.errors import InputError
 
-__all__ = [
-    "IGNORED",
-    "at_least_float32",
-    "class_weight_matrix",
-    "gather_with_gradient",
-    "mean_by",
-    "unit",
-]
+__all__ = ["IGNORED", "at_least_float32", "class_weight_matrix", "gather_with_gradient", "mean_by", "unit"]
 
-IGNORED = -100
-"""The class index of a row that counts nothing, as in `torch.nn.functional.cross_entropy`."""
-
+IGNORED = -100  # the class index of a row that counts nothing, as in torch's cross_entropy
 _ZERO = 1e-3
 
 
@@ -50,9 +41,6 @@ def class_weight_matrix(target: Tensor, num_classes: int, like: Tensor) -> Tenso
     """Targets as a (B, C) matrix of weights in the dtype of `like`: one-hot for (B,) indices, as they are for (B, C).
 
     The index -100 gives a row of zeros, which counts nothing. Any other index that is no class is torch's error.
-
-    Raises:
-        InputError: A shape that is neither (B,) nor (B, num_classes), or indices that are not integers.
     """
     if target.ndim == 1 and not target.is_floating_point():
         index = target.long()
@@ -68,7 +56,7 @@ def class_weight_matrix(target: Tensor, num_classes: int, like: Tensor) -> Tenso
 
 
 def mean_by(total: Tensor, weight: Tensor, gather_distributed: bool = False) -> Tensor:
-    """A sum over the batch divided by what its rows weigh; 0, attached to the graph, where they weigh nothing.
+    """A sum over the batch divided by its weight; 0, attached to the graph, where that is 0.
 
     With `gather_distributed` it is divided by the mean weight of all ranks: their losses and gradients, averaged as
     DistributedDataParallel does, are then those of the joined batch. All ranks must call it.
@@ -88,7 +76,7 @@ def mean_by(total: Tensor, weight: Tensor, gather_distributed: bool = False) -> 
 def gather_with_gradient(x: Tensor) -> Tensor:
     """Concatenate `x` (B_r, ...) of all ranks along dimension 0; B_r may differ.
 
-    The plain `all_gather` cuts the graph; the loss of the joined batch would then miss the other ranks' embeddings.
+    The plain `all_gather` would cut the graph between the loss and the other ranks' embeddings.
     """
     from torch.distributed.nn.functional import all_gather
 

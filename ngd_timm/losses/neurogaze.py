@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.distributed import distributed
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.recipe import ramp_shares
+from ngd_timm.core.recipe import LossConfig, Recipe, load_recipe, ramp_shares
 from ngd_timm.losses.cross_entropy import class_weights as weights_of_counts
 from ngd_timm.losses.cross_entropy import cross_entropy
 from ngd_timm.losses.d_geo import DGeoLoss
@@ -42,32 +42,36 @@ def ramp_weight(epoch: float, start: float, end: float) -> float:
     return 0.5 - 0.5 * math.cos(math.pi * (epoch - start) / (end - start))
 
 
+_PAPER = load_recipe(Recipe, "b3_full").loss
+"""The authors' settings; where they give none (`sigma`, `margin`) ours."""
+
+
 class NeuroGazeLoss(nn.Module):
     """lambda_ce CE + lambda_kd KD + lambda_proto Proto-KD + lambda_geo ramp(epoch) D-Geo.
 
-    The defaults are the authors' settings where they give them (`sigma` and `margin` are ours). Class weights, which
-    the recipes use (`effective_number`), need the counts of a training set and are off by default: see `class_weights`.
+    Every default is that of the recipe `b3_full`, the authors' settings, but for class weights: those need the counts
+    of a training set.
 
     Args:
-        grid: The frozen `PrototypeGrid`; None leaves Proto-KD out (then `proto_kd` must be 0).
-        num_classes: How many classes the logits have; with `classes` not given it must be 8.
-        epochs: Length of the run, of which `ramp` gives shares.
-        classes: Class names in the order of the logits.
-        ce, kd, proto_kd, d_geo: The lambdas; 0 leaves a term out. KD also stays out of a call without teacher logits.
+        grid: A `PrototypeGrid`; None with `proto_kd=0`.
+        num_classes: C.
+        epochs: Length of the run, which the ramp is a share of.
+        classes: Names of the C classes in order; default: `CLASSES`.
+        ce, kd, proto_kd, d_geo: The lambdas; 0 leaves a term out. KD is also left out of a call without teacher logits.
         kd_mode, temperature: See `LogitKDLoss`.
         tau, sigma, target: See `ProtoKDLoss`.
         ramp: (start, end) of D-Geo as shares of the run: epochs 20 to 60 of 100 are (0.2, 0.6).
         positive_classes, variance_cap, margin: See `DGeoLoss`.
+        label_smoothing: Of the cross-entropy.
+        class_weights: Of the cross-entropy: (C,), or a rule with the training set's counts a class, as in
+            `class_weights=("effective_number", counts)` (see `losses.class_weights`); None weighs all alike.
         gather_distributed: For a loop of several processes (DistributedDataParallel): in training the terms are those
             of the joined batch, averaged over the ranks as DDP averages gradients, so every rank must make every call.
             By default, and always in evaluation (`criterion.eval()`), a rank computes the loss of its own batch and
             waits for no other. `ngd train` and `NeuroGazeTask.prepare_distributed` set it.
-        label_smoothing: Of the cross-entropy.
-        class_weights: Of the cross-entropy: (C,), or a rule with the training set's counts a class, as in
-            `class_weights=("effective_number", counts)` (see `losses.class_weights`); None weighs all alike.
 
     Shape:
-        logits (B, C); embedding (B, D), None where no term looks at it; target (B,) or (B, C); teacher_logits (B, C) or
+        logits (B, C); embedding (B, D), None where no term needs it; target (B,) or (B, C); teacher_logits (B, C) or
         None; valence_arousal (B, 2) or None. Output: dict of scalars: "loss", each active component unweighted, and
         "positive_variance", the mean spread of the positive classes of the batch (NaN where unknown).
 
@@ -97,41 +101,74 @@ class NeuroGazeLoss(nn.Module):
         epochs: int = 100,
         *,
         classes: Sequence[str] | None = None,
-        ce: float = 1.0,
-        kd: float = 0.30,
-        kd_mode: Literal["mse", "kl"] = "mse",
-        temperature: float = 5.0,
-        proto_kd: float = 0.12,
-        tau: float = 0.90,
-        sigma: float = 0.4,
-        target: Literal["prototype", "va"] = "prototype",
-        d_geo: float = 0.012,
-        ramp: tuple[float, float] = (0.2, 0.6),
-        positive_classes: Sequence[str] = ("happiness", "surprise"),
-        variance_cap: float = 0.2,
-        margin: float = 0.5,
-        gather_distributed: bool = False,
-        label_smoothing: float = 0.055,
+        ce: float = _PAPER.ce,
+        kd: float = _PAPER.kd,
+        kd_mode: Literal["mse", "kl"] = _PAPER.kd_mode,
+        temperature: float = _PAPER.temperature,
+        proto_kd: float = _PAPER.proto_kd,
+        tau: float = _PAPER.tau,
+        sigma: float = _PAPER.sigma,
+        target: Literal["prototype", "va"] = _PAPER.target,
+        d_geo: float = _PAPER.d_geo,
+        ramp: tuple[float, float] = _PAPER.ramp,
+        positive_classes: Sequence[str] = _PAPER.positive_classes,
+        variance_cap: float = _PAPER.variance_cap,
+        margin: float = _PAPER.margin,
+        label_smoothing: float = _PAPER.label_smoothing,
         class_weights: Tensor | tuple[str, np.ndarray | Sequence[float]] | None = None,
+        gather_distributed: bool = False,
     ) -> None:
         super().__init__()
-        if classes is None:
-            if num_classes != len(CLASSES):
-                raise InputError(f"num_classes={num_classes} needs classes=[...] with the {num_classes} names in order")
-            classes = CLASSES
+        if classes is None and num_classes != len(CLASSES):
+            raise InputError(f"num_classes={num_classes} needs classes=[...] with the {num_classes} names in order")
+        classes = CLASSES if classes is None else tuple(classes)
         if len(classes) != num_classes:
             raise InputError(f"num_classes={num_classes} but classes names {len(classes)}: {', '.join(classes)}")
         if grid is None and proto_kd > 0:
             raise InputError("Proto-KD needs a grid; pass PrototypeGrid.default() or proto_kd=0")
-        self.classes = tuple(classes)
+        self.classes, self.epochs, self.ramp = classes, epochs, ramp_shares(ramp)
         self.weights = {"ce": ce, "kd": kd, "proto_kd": proto_kd, "d_geo": d_geo}
-        self.epochs, self.label_smoothing = epochs, label_smoothing
-        self.ramp = ramp_shares(ramp)
+        self.label_smoothing = label_smoothing
         self.kd = LogitKDLoss(kd_mode, temperature)
         self.proto_kd = None if grid is None else ProtoKDLoss(grid, tau, target, sigma, classes)
         self.d_geo = DGeoLoss(positive_classes, variance_cap, margin, classes=classes) if d_geo > 0 else None
         self.gather_distributed = gather_distributed
         self.register_buffer("class_weights", _class_weights(class_weights, num_classes), persistent=False)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: LossConfig,
+        grid: PrototypeGrid | None,
+        *,
+        classes: Sequence[str],
+        epochs: int,
+        class_counts: np.ndarray | Sequence[float],
+        gather_distributed: bool = False,
+    ) -> NeuroGazeLoss:
+        """The objective of a recipe's loss section.
+
+        `class_counts` (C,), the examples a class in the training set, are for the recipe's rule of class weights. The λ
+        of a `proto_share` is set as training goes. The other arguments are as in the constructor.
+
+        Example:
+            >>> config = LossConfig(ce=1.0, class_weights="balanced")
+            >>> loss = NeuroGazeLoss.from_config(config, None, classes=("fear", "anger"), epochs=5, class_counts=[1, 3])
+            >>> loss.class_weights
+            tensor([1.5000, 0.5000])
+        """
+        settings = config.model_dump(exclude={"proto_share", "class_weights"})
+        if config.proto_share is not None:
+            settings["proto_kd"] = max(config.proto_kd, 1.0)  # any positive weight puts the term in
+        return cls(
+            grid,
+            len(classes),
+            epochs,
+            classes=classes,
+            class_weights=(config.class_weights, class_counts),
+            gather_distributed=gather_distributed,
+            **settings,
+        )
 
     @property
     def gather_distributed(self) -> bool:
@@ -203,12 +240,12 @@ class NeuroGazeLoss(nn.Module):
         return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
 
 
-def _class_weights(given: Tensor | tuple[str, np.ndarray | Sequence[float]] | None, num_classes: int) -> Tensor | None:
-    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], str):
-        given = weights_of_counts(given[1], given[0])
-    if given is None or (isinstance(given, Tensor) and given.shape == (num_classes,)):
-        return given
-    shown = f"a tensor {tuple(given.shape)}" if isinstance(given, Tensor) else repr(given)[:80]
+def _class_weights(value: Any, num_classes: int) -> Tensor | None:
+    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str):
+        value = weights_of_counts(value[1], value[0])
+    if value is None or (isinstance(value, Tensor) and value.shape == (num_classes,)):
+        return value
+    shown = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)[:80]
     raise InputError(
         f"class_weights must be a tensor ({num_classes},), a rule with {num_classes} counts as in "
         f'("effective_number", counts), or None; got {shown}'

@@ -1,4 +1,4 @@
-"""What a killed run goes on from: everything that changes while it trains, written whole, read without pickled code."""
+"""Checkpoints: everything that changes while a run trains, written atomically, read without pickled code."""
 
 from __future__ import annotations
 
@@ -18,102 +18,99 @@ from ngd_timm.core.files import atomic_path
 if TYPE_CHECKING:
     from ngd_timm.train.setup import Setup
 
-__all__ = ["EPOCH_STATE", "STEP_STATE", "Progress", "RunningMeans", "StateFiles", "weights_are_finite"]
+__all__ = ["Checkpoints", "Progress", "RunningMeans", "weights_are_finite"]
 
-EPOCH_STATE, STEP_STATE = "state.pt", "step.pt"
+_NEVER = 2**62
 _AUTO_SHARE = 0.01
-# so that the first state of a run comes after a minute, before it is known what one costs
-_FIRST_GUESS_SECONDS = 0.6
+_FIRST_GUESS_SECONDS = 0.6  # the cost assumed before one is written: the first comes after a minute
 
 
 class RunningMeans:
-    """Means over the batches of an epoch and over all processes, on the device until asked for.
+    """Means over the batches of an epoch and over all processes, on the device until they are read.
 
-    What a batch can't tell (the spread of a class that is not in it, the gradient of a step that the fp16 scaler
-    skips) does not count in its mean. The first value of a loss that is not finite is remembered with its batch.
+    A batch counts in a mean only where the value is finite: the spread of a class may be unknown, and the fp16 scaler
+    skips steps whose gradient overflows. The first batch with a value that is not finite is remembered.
     """
 
     def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.seen: dict[str, Tensor] = {}
+        # by the names of values that come together
+        self.sums: dict[tuple[str, ...], Tensor] = {}
+        self.seen: dict[tuple[str, ...], Tensor] = {}
+        self.first_bad: dict[tuple[str, ...], Tensor] = {}
         self.count = 0
-        self._bad: Tensor | None = None
-        self._watched: Sequence[str] = ()
 
-    def add(self, values: dict[str, Tensor], count: int = 0, step: int = 0, watch: Sequence[str] = ()) -> None:
-        """One batch's values, how many pictures it had, its number, and which values have to be finite."""
-        together = average(torch.stack([value.detach().double() for value in values.values()]))
+    def add(self, values: dict[str, Tensor], count: int = 0, step: int = 0) -> None:
+        """Add the values of batch number `step`, which has `count` images."""
+        names, together = tuple(values), average(torch.stack([value.detach().double() for value in values.values()]))
         finite = together.isfinite()
-        for name, value, known in zip(values, together, finite, strict=True):
-            may_be_unknown = name in ("positive_variance", "grad_norm")
-            self.sums[name] = self.sums.get(name, 0) + (torch.where(known, value, 0) if may_be_unknown else value)
-            self.seen[name] = self.seen.get(name, 0) + (known if may_be_unknown else torch.ones_like(known))
+        self.sums[names] = self.sums.get(names, 0) + torch.where(finite, together, 0)
+        self.seen[names] = self.seen.get(names, 0) + finite.long()
+        never = torch.full_like(finite, _NEVER, dtype=torch.int64)
+        bad = self.first_bad.get(names, never)
+        self.first_bad[names] = torch.where(finite, bad, bad.clamp(max=step))
         self.count += count
-        if watch:
-            # one by one: a list as an index would be copied to the device, which waits
-            by_name = dict(zip(values, finite, strict=True))
-            bad = ~torch.stack([by_name[name] for name in watch])
-            before = torch.full_like(bad, -1, dtype=torch.int64) if self._bad is None else self._bad
-            self._bad, self._watched = torch.where((before < 0) & bad, step, before), watch
 
-    def first_not_finite(self) -> tuple[int, str] | None:
-        """Batch and name of it, the same on every process."""
-        bad = [] if self._bad is None else self._bad.tolist()
-        found = [(step, number) for number, step in enumerate(bad) if step >= 0]
-        return (min(found)[0], self._watched[min(found)[1]]) if found else None
+    def first_not_finite(self, watched: Sequence[str]) -> tuple[int, str] | None:
+        """Batch and name of the first of these values that is not finite, the same on every process."""
+        bad = {n: s for names, steps in self.first_bad.items() for n, s in zip(names, steps.tolist(), strict=True)}
+        step, name = min(((bad.get(name, _NEVER), name) for name in watched), key=lambda found: found[0])
+        return None if step == _NEVER else (step, name)
 
     def means(self) -> dict[str, float | None]:
-        """By name; None where no batch could tell."""
-        return {n: float(s) / int(self.seen[n]) if int(self.seen[n]) else None for n, s in self.sums.items()}
+        """By name; None where no batch knows the value."""
+        means: dict[str, float | None] = {}
+        for names, sums in self.sums.items():
+            for name, total, seen in zip(names, sums.tolist(), self.seen[names].tolist(), strict=True):
+                means[name] = total / seen if seen else None
+        return means
 
 
 @dataclass
 class Progress:
-    """Where a run is; with the weights, the optimizer and the random state it is all that the rest depends on.
+    """Where a run is."""
 
-    Attributes:
-        epoch: Finished epochs.
-        step: Finished batches of the epoch that is under way.
-        rows: Of summary.csv.
-        means: Of the epoch that is under way.
-        seconds: Spent on the epoch that is under way before the run was continued.
-    """
+    epoch: int = 0  # finished epochs
+    step: int = 0  # finished batches of the epoch under way
+    rows: list[dict[str, Any]] = field(default_factory=list)  # of summary.csv
+    means: RunningMeans = field(default_factory=RunningMeans)  # of the epoch under way
+    seconds: float = 0.0  # spent on the epoch under way
 
-    epoch: int = 0
-    step: int = 0
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    means: RunningMeans = field(default_factory=RunningMeans)
-    seconds: float = 0.0
+    def finish_step(self, losses: dict[str, Tensor], shares: dict[str, float], images: int) -> None:
+        """Log a step's losses, gradient shares in percent, and number of images."""
+        if shares:
+            self.means.add({f"share_{name}": torch.tensor(share) for name, share in shares.items()})
+        self.means.add(losses, images, self.step)
+        self.step += 1
 
     def finish_epoch(self, row: dict[str, Any]) -> None:
-        """Count the epoch that this row tells of."""
+        """Log an epoch's row."""
         self.rows.append(row)
         self.epoch, self.step, self.means, self.seconds = self.epoch + 1, 0, RunningMeans(), 0.0
 
 
-class StateFiles:
-    """A run's two states: `state.pt` after its last whole epoch, beside the student, and `step.pt` within the next.
+class Checkpoints:
+    """A run's two checkpoints: `state.pt` after its last whole epoch, and `step.pt` within the next.
 
     Args:
         folder: `last/` of the run.
         every: The recipe's `save_every`.
-        kept: Epochs and batches of the state that is there.
+        kept: Epochs and batches of the latest checkpoint.
     """
 
     def __init__(self, folder: Path, every: float | str, kept: tuple[int, int] = (0, 0)) -> None:
-        self.epoch_file, self.step_file = folder / EPOCH_STATE, folder / STEP_STATE
+        self.epoch_file, self.step_file = folder / "state.pt", folder / "step.pt"
         self.every, self.kept = every, kept
         self.cost, self.saved_at = _FIRST_GUESS_SECONDS, time.monotonic()
 
     def due(self) -> bool:
-        """Whether a state within the epoch is worth its time by now."""
+        """Whether it is time for a checkpoint within the epoch."""
         if self.every == 0:
             return False
         interval = self.cost / _AUTO_SHARE if isinstance(self.every, str) else 60 * self.every
         return time.monotonic() - self.saved_at >= interval
 
     def save(self, setup: Setup, progress: Progress) -> None:
-        """Write the state; an earlier one is there until this one is whole. All processes take part, one writes."""
+        """Write a checkpoint atomically. All processes take part, the first one writes."""
         began = time.monotonic()
         state = _state(setup, progress)
         if is_first():
@@ -126,16 +123,24 @@ class StateFiles:
         self.cost = self.saved_at - began
 
     def load(self, setup: Setup) -> Progress:
-        """Put the latest state into a fresh set-up; without one it stays as it is.
+        """Load the latest checkpoint, if there is one, into a new set-up.
 
         Raises:
             InputError: A damaged file, by name.
         """
-        states = [_read(file) for file in (self.epoch_file, self.step_file) if file.is_file()]
+        states = [self._read(file) for file in (self.epoch_file, self.step_file) if file.is_file()]
         if not states:
             return Progress()
-        # a kill after the epoch's state may leave the one before it
+        # a kill after an epoch's checkpoint may leave an earlier step.pt
         return _restore(setup, max(states, key=lambda state: (state["epoch"], state["step"])))
+
+    def _read(self, file: Path) -> dict[str, Any]:
+        try:
+            state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises a dozen kinds for a damaged file
+            hint = "start a new run" if file == self.epoch_file else "remove it to go on from the last whole epoch"
+            raise InputError(f"{file} is not a readable checkpoint ({type(error).__name__}); {hint}") from None
+        return state
 
 
 def _state(setup: Setup, progress: Progress) -> dict[str, Any]:
@@ -156,15 +161,6 @@ def _state(setup: Setup, progress: Progress) -> dict[str, Any]:
     }
 
 
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a dozen kinds for a damaged file; none of them is ours to tell apart
-        instead = "start a new run" if file.name == EPOCH_STATE else "remove it to go on from the last whole epoch"
-        raise InputError(f"{file} is not a readable resume state ({type(error).__name__}); {instead}") from None
-    return state
-
-
 def _restore(setup: Setup, state: dict[str, Any]) -> Progress:
     task = setup.task
     task.load_checkpoint_state(state["checkpoint"]["state_dict"], state["checkpoint"].get("task_state"))
@@ -178,19 +174,14 @@ def _restore(setup: Setup, state: dict[str, Any]) -> Progress:
         torch.cuda.set_rng_state(state["random_cuda"][rank()], setup.device)
     setup.gradient_share.load_state_dict(state["gradient_share"])
     means = RunningMeans()
-    means.sums = {name: value.to(setup.device) for name, value in state["means"]["sums"].items()}
-    means.seen = {name: value.to(setup.device) for name, value in state["means"]["seen"].items()}
-    means.count = state["means"]["count"]
-    return Progress(
-        epoch=state["epoch"],
-        step=state["step"],
-        rows=state["rows"],
-        means=means,
-        seconds=state["seconds"],
+    means.sums, means.seen = (
+        {name: value.to(setup.device) for name, value in state["means"][key].items()} for key in ("sums", "seen")
     )
+    means.count = state["means"]["count"]
+    return Progress(state["epoch"], state["step"], state["rows"], means, state["seconds"])
 
 
 def weights_are_finite(setup: Setup) -> bool:
-    """Whether the weights can be gone on from: a step may have spoilt them before a loss tells."""
+    """Whether all weights are finite: a step may spoil them before a loss shows it."""
     sums = [p.detach().sum(dtype=torch.float64) for p in setup.task.trainable_module.parameters()]
     return bool(torch.stack(sums).isfinite().all())

@@ -1,4 +1,4 @@
-"""How the terms of the loss share the gradient, and the weight that holds Proto-KD at a share of it."""
+"""Each loss term's share of the gradient, and the λ that holds Proto-KD at a given share."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import math
 import statistics
 from typing import Any
 
-from torch import Tensor
-
+from ngd_timm.train.batches import TrainingBatch
 from ngd_timm.train.task import NeuroGazeTask
 
 __all__ = ["GradientShare"]
@@ -17,13 +16,13 @@ _EARLY, _EVERY_EARLY, _EVERY_LATER, _MEASUREMENTS_KEPT = 200, 5, 20, 3
 
 
 class GradientShare:
-    """Measures each term's share of the gradient every few updates; with a share to hold it sets Proto-KD's λ by it.
+    """Measures each term's share of the gradient every few updates, and sets Proto-KD's λ to hold a share.
 
     A λ fixed at step 0 drifts from 5 % to 1 % within some epochs, and is another share on another grid.
 
     Args:
-        task: Whose gradients are measured, and whose criterion's `weights["proto_kd"]` is set.
-        share: Proto-KD's part of the summed gradient norms, between 0 and 1; None sets nothing.
+        task: Its gradients are measured, and its criterion's `weights["proto_kd"]` is set.
+        share: Proto-KD's part of the summed gradient norms, between 0 and 1; None leaves λ as it is.
         every: Updates between measurements that are only logged; 0 for none.
     """
 
@@ -31,22 +30,22 @@ class GradientShare:
         self.task, self.share, self.every = task, share, every
         self.norms: list[dict[str, float]] = []
 
-    def measure(self, update: int, images: Tensor, target: Tensor, va: Tensor | None) -> dict[str, float]:
-        """The shares that acted up to this update, in percent by term; empty where nothing is due."""
+    def measure(self, update: int, batch: TrainingBatch) -> dict[str, float]:
+        """The shares up to this update, in percent by term; empty where no measurement is due."""
         held = self.share is not None and update % (_EVERY_EARLY if update < _EARLY else _EVERY_LATER) == 0
         if not held and not (self.every > 0 and update % self.every == 0):
             return {}
-        norms = self.task.gradient_norms(images, target, va)
-        # before the first update nothing has acted, so that one logs what will
+        norms = self.task.gradient_norms(*batch)
+        # before the first update the shares are those of the λ that this measurement sets
         shares = self.task.gradient_shares(norms) if update else None
         if held:
             self._set_weight(norms)
         return shares or self.task.gradient_shares(norms)
 
     def _set_weight(self, norms: dict[str, float]) -> None:
-        """Set λ by the median ratio of the last measurements, weighted as the terms are now."""
+        """Set λ by the median ratio of the last measurements, under the weights of the present epoch."""
         if self.share is None or not (norms["proto_kd"] > 0 and all(map(math.isfinite, norms.values()))):
-            return  # in float16 a gradient may vanish
+            return  # a float16 gradient may vanish
         self.norms = [*self.norms, norms][-_MEASUREMENTS_KEPT:]
         weights = self.task.criterion.effective_weights(self.task.epoch)
         ratios = [

@@ -12,11 +12,8 @@ __all__ = ["Interruption", "Stopped"]
 class Stopped(BaseException):
     """A signal ended a run, which has saved a checkpoint; the message says how to continue it.
 
-    No `Exception`, so that nothing on the way takes it for an error; no `KeyboardInterrupt`, which typer would swallow.
-
-    Attributes:
-        number: The signal's.
-        exit_code: 128 + the signal's number: 130 after SIGINT, 143 after SIGTERM.
+    Not an `Exception`, which `except` clauses on the way would catch; not a `KeyboardInterrupt`, which typer swallows.
+    `exit_code` is 128 + the signal's number: 130 after SIGINT, 143 after SIGTERM.
     """
 
     def __init__(self, number: int, message: str = "") -> None:
@@ -27,10 +24,7 @@ class Stopped(BaseException):
 class Interruption:
     """Within the block the first SIGINT or SIGTERM only sets `number`; a second SIGINT interrupts at once.
 
-    In a thread other than the main one, where Python takes no signals, nothing changes.
-
-    Attributes:
-        number: The signal's, 0 for none.
+    `number` is 0 without a signal. In a thread other than the main one Python takes no signals, and nothing changes.
 
     Example:
         >>> with Interruption() as stop:

@@ -3,46 +3,43 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from timm.utils import distribute_bn, unwrap_model
 from torch import nn
 
 from ngd_timm.core.distributed import agree, is_first, join, world_size
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.files import read_json, remove_leftovers, write_json, write_text
+from ngd_timm.core.files import remove_leftovers, write_json, write_text
 from ngd_timm.core.lock import is_unused, locked
 from ngd_timm.core.recipe import Recipe, load_recipe, to_yaml
 from ngd_timm.evaluate.metrics import fer_metrics
 from ngd_timm.evaluate.predictions import Predictions, predict, prediction_file, write_predictions
-from ngd_timm.evaluate.run_log import COLUMNS, epoch_line, summary_csv, with_bar, write_tensorboard
+from ngd_timm.evaluate.run_log import epoch_line, summary_csv, with_bar, write_tensorboard
 from ngd_timm.evaluate.student import check_specs, evaluate, summary_line
 from ngd_timm.losses import COMPONENTS
 from ngd_timm.models.calibration import calibrated, fit_temperature, temperature_line
-from ngd_timm.models.kd_cache import CachedTeacher
 from ngd_timm.models.logit_adjustment import adjusted
 from ngd_timm.models.ngd_models import DistillationWrapper
 from ngd_timm.models.student import rounded, save_student, weights_sha256
-from ngd_timm.train.checkpoint import Progress, StateFiles, weights_are_finite
+from ngd_timm.train.checkpoint import Checkpoints, Progress, weights_are_finite
+from ngd_timm.train.fingerprint import pinned, refuse_changes, resume_command
 from ngd_timm.train.interruption import Interruption, Stopped
-from ngd_timm.train.setup import Setup, pinned, prepare
-from ngd_timm.train.task import NeuroGazeTask
+from ngd_timm.train.setup import Setup, prepare
 
-__all__ = ["COLUMNS", "prepare", "resume", "train"]
+__all__ = ["prepare", "resume", "train"]
 
 logger = logging.getLogger("ngd_timm.train")
 
-_LOOK_EVERY = 50
+_CHECK_EVERY = 50  # steps on a GPU, which a look at a loss makes wait
 
 
 def train(recipe: Recipe) -> Path:
-    """Run a recipe to its end; started by torchrun, with several processes that share every batch.
+    """Run a recipe to its end; several processes that torchrun started share every batch.
 
     Args:
         recipe: Validated, see `load_recipe`.
@@ -54,29 +51,29 @@ def train(recipe: Recipe) -> Path:
 
     Raises:
         InputError: Anything in the recipe or the data that can't be used; nothing is written then. A loss that is not
-            finite; the last good state is kept then.
-        Stopped: After SIGINT or SIGTERM, with the state saved.
+            finite; the last good checkpoint is kept then.
+        Stopped: After SIGINT or SIGTERM, with a checkpoint saved.
 
     Example:
         See `recipes/` and the README: `train(load_recipe(Recipe, "b0_ce", ["data.root=ferplus/"]))`.
     """
     join()
     out = Path(recipe.out or f"runs/{recipe.name}-{recipe.seed}")
-    _refuse_full(out)
-    check_specs([f"{name}={root}" for name, root in recipe.eval.items()])
+    _require_unused(out)
+    check_specs(_eval_specs(recipe))
     setup = prepare(pinned(recipe))
-    agree()  # all of them are ready, or nothing is written
-    with _alone(out):
-        _refuse_full(out)  # another may have begun it since
-        _write_beginning(setup, out)
+    agree()  # all processes are ready, or nothing is written
+    with _lock(out):
+        _require_unused(out)  # another process may have begun it since
+        _begin(setup, out)
         return _run(setup, out, Progress())
 
 
 def resume(run: str | Path) -> Path:
-    """Continue a run from its last state, mid-epoch too, as if it had not stopped: the same student, to the last bit.
+    """Continue a run from its last checkpoint, mid-epoch too; it ends in the same student, to the last bit.
 
     Raises:
-        InputError: No resume state there, or code, data, grid or the number of processes are no longer those that the
+        InputError: No checkpoint there, or code, data, grid or the number of processes are no longer those that the
             run began with. Or another process trains it.
         Stopped: As `train`.
     """
@@ -84,119 +81,89 @@ def resume(run: str | Path) -> Path:
     out = Path(run)
     if not (out / "recipe.yaml").is_file():
         raise InputError(f"{out} is not a run that can be continued: it has no recipe.yaml; start a new one")
-    with _alone(out):
+    with _lock(out):
         setup = prepare(load_recipe(Recipe, out / "recipe.yaml"))
-        states = StateFiles(out / "last", setup.recipe.save_every)
+        checkpoints = Checkpoints(out / "last", setup.recipe.save_every)
         if (out / "fingerprint.json").is_file():
-            _refuse_changes(setup, out)
-        elif states.epoch_file.exists() or states.step_file.exists():
+            refuse_changes(out, setup.fingerprint)
+        elif checkpoints.epoch_file.exists() or checkpoints.step_file.exists():
             raise InputError(f"{out} is not a run that can be continued: it has no fingerprint.json; start a new one")
-        progress = states.load(setup)
-        agree()  # all have read before one writes
-        _write_beginning(setup, out)
+        progress = checkpoints.load(setup)
+        agree()  # all processes have read before one writes
+        _begin(setup, out)
         if progress.epoch or progress.step:
             within = f", batch {progress.step} of {len(setup.batches)} of the next" if progress.step else ""
             logger.info(f"resuming {out} after epoch {progress.epoch} of {setup.recipe.optim.epochs}{within}")
         return _run(setup, out, progress)
 
 
-def _alone(out: Path) -> contextlib.AbstractContextManager[None]:
-    """Of torchrun's processes the first one writes, so it alone holds the lock."""
-    return locked(out) if is_first() else contextlib.nullcontext()
-
-
-def _refuse_full(out: Path) -> None:
-    if is_first() and not is_unused(out):
-        raise InputError(f"{out} is not empty; choose another out=DIR, or continue it with: {_command(out)}")
-
-
 def _run(setup: Setup, out: Path, progress: Progress) -> Path:
-    """Train and score; after a signal save a checkpoint and say how to continue."""
-    states = StateFiles(out / "last", setup.recipe.save_every, (progress.epoch, progress.step))
+    """Train and score; after a signal save a checkpoint and report the command that continues the run."""
+    checkpoints = Checkpoints(out / "last", setup.recipe.save_every, (progress.epoch, progress.step))
     with Interruption() as stop:
         try:
-            _train_and_score(setup, out, progress, states, stop)
+            _train_and_score(setup, out, progress, checkpoints, stop)
         except Stopped as stopped:
             if progress.step:
-                states.save(setup, progress)
-                agree()  # torchrun ends all as soon as one is gone
+                checkpoints.save(setup, progress)
+                agree()  # torchrun ends all processes as soon as one is gone
             where = f"{out} stopped after epoch {progress.epoch}, batch {progress.step} of the next"
-            raise Stopped(stopped.number, f"{where}; continue with: {_command(out)}") from None
+            raise Stopped(stopped.number, f"{where}; continue with: {resume_command(out)}") from None
     return out
 
 
-def _train_and_score(setup: Setup, out: Path, progress: Progress, states: StateFiles, stop: Interruption) -> None:
-    recipe, predicted = setup.recipe, None
+def _train_and_score(setup: Setup, out: Path, progress: Progress, checkpoints: Checkpoints, stop: Interruption) -> None:
+    recipe, predictions = setup.recipe, None
     if progress.epoch and not progress.step:
-        _publish(setup, out, progress)  # the state is written first; what follows from it may be missing
+        _write_epoch(setup, out, progress)  # a kill after the checkpoint may have left it out
     while progress.epoch < recipe.optim.epochs:
         began = time.perf_counter() - progress.seconds
-        row = _train_epoch(setup, progress, states, stop)
-        predicted = _predict(setup, stop)
-        figures = fer_metrics(predicted.logits, predicted.target, recipe.data.classes, resamples=0)["8way"]
-        row |= {f"valid_{name}": value for name, value in figures.items()}
+        row = _train_epoch(setup, progress, checkpoints, stop)
+        predictions = _predict_validation(setup, stop)
+        scores = fer_metrics(predictions.logits, predictions.target, recipe.data.classes, resamples=0)["8way"]
+        row |= {f"valid_{name}": value for name, value in scores.items()}
         if setup.calibration is not None:
             rows, classes = setup.calibration
-            row["temperature"] = fit_temperature(predicted.logits[rows], classes)
+            row["temperature"] = fit_temperature(predictions.logits[rows], classes)
         row["seconds"] = time.perf_counter() - began
         progress.finish_epoch(row)
-        states.save(setup, progress)
-        _publish(setup, out, progress)
+        checkpoints.save(setup, progress)
+        _write_epoch(setup, out, progress)
         if is_first():
             logger.info(epoch_line(row, recipe.optim.epochs))
 
     temperature = progress.rows[-1].get("temperature")
-    if predicted is None or temperature is not None:
-        # a run that stopped between its last epoch and its figures has only the weights; what is saved is scored
-        predicted = _predict(setup, stop, temperature)
+    if predictions is None or temperature is not None:
+        # of the student as it is saved
+        predictions = _predict_validation(setup, stop, temperature)
     if is_first():
-        _score(setup, out, predicted, temperature, stop)
+        _write_metrics(setup, out, predictions, temperature, stop)
 
 
-def _train_epoch(setup: Setup, progress: Progress, states: StateFiles, stop: Interruption) -> dict[str, Any]:
+def _train_epoch(setup: Setup, progress: Progress, checkpoints: Checkpoints, stop: Interruption) -> dict[str, Any]:
     """The rest of a pass over the training set. Returns the epoch's row of summary.csv, validation left out."""
-    recipe, task, optimizer = setup.recipe, setup.task, setup.optimizer
-    began, epoch, steps = time.perf_counter() - progress.seconds, progress.epoch, len(setup.batches)
-    watched = [*COMPONENTS, "loss"] if setup.scaler.is_enabled() else [*COMPONENTS, "loss", "grad_norm"]
-    look_every = 1 if setup.device.type == "cpu" else _LOOK_EVERY
+    task, optimizer, scaler = setup.task, setup.optimizer, setup.scaler
+    epoch, steps, optim = progress.epoch, len(setup.batches), setup.recipe.optim
+    began = time.perf_counter() - progress.seconds
     task.set_epoch(epoch)
     task.train()
-    setup.batches.set_epoch(epoch)
-    rest = setup.batches.batches(progress.step)
-    for batch in with_bar(rest, steps - progress.step, f"epoch {epoch + 1}/{recipe.optim.epochs}"):
+    batches = setup.training_batches(epoch, progress.step)
+    for batch in with_bar(batches, steps - progress.step, f"epoch {epoch + 1}/{optim.epochs}"):
         update = epoch * steps + progress.step
-        batch = batch.to(setup.device)
-        images = batch.images.to(memory_format=torch.channels_last)
-        target, va = batch.target, batch.valence_arousal
-        if isinstance(task.teacher, CachedTeacher):
-            task.teacher.at(epoch, progress.step)
         setup.scheduler.step_update(update)
-        with torch.autocast(setup.device.type, dtype=setup.autocast, enabled=setup.autocast is not None):
-            shares = setup.gradient_share.measure(update, images, target, va)
-            result = task(images, target, va)
-        if shares:
-            progress.means.add({f"share_{name}": torch.tensor(share) for name, share in shares.items()})
+        with setup.autocast():
+            shares = setup.gradient_share.measure(update, batch)
+            losses = task(*batch)
         optimizer.zero_grad(set_to_none=True)
-        setup.scaler.scale(result["loss"]).backward()
-        setup.scaler.unscale_(optimizer)
-        limit = recipe.optim.clip_grad or math.inf
-        norm = nn.utils.clip_grad_norm_(task.get_clip_parameters(), limit)
-        setup.scaler.step(optimizer)
-        setup.scaler.update()
+        scaler.scale(losses["loss"]).backward()
+        scaler.unscale_(optimizer)
+        losses["grad_norm"] = nn.utils.clip_grad_norm_(task.get_clip_parameters(), optim.clip_grad or math.inf)
+        scaler.step(optimizer)
+        scaler.update()
         task.update_ema(update)
-        result["grad_norm"] = norm
-        del result["output"]
-        progress.means.add(result, setup.batches.batch_size, progress.step, [n for n in watched if n in result])
-        progress.step += 1
-        signalled, due = agree(stop.number, int(states.due()))
-        last = progress.step == steps
-        if signalled or due or last or progress.step % look_every == 0:
-            _refuse_nonfinite(setup, progress, states, weights=bool(signalled or due or last))
-        progress.seconds = time.perf_counter() - began
-        if signalled:
-            raise Stopped(signalled)
-        if due and not last:
-            states.save(setup, progress)
+        del losses["output"]
+        progress.finish_step(losses, shares, setup.batches.batch_size)
+        _after_step(setup, progress, checkpoints, stop, began)
     criterion = task.criterion
     return {
         "epoch": epoch,
@@ -208,23 +175,39 @@ def _train_epoch(setup: Setup, progress: Progress, states: StateFiles, stop: Int
     }
 
 
-def _refuse_nonfinite(setup: Setup, progress: Progress, states: StateFiles, weights: bool) -> None:
-    found = progress.means.first_not_finite()
+def _after_step(setup: Setup, progress: Progress, checkpoints: Checkpoints, stop: Interruption, began: float) -> None:
+    """Refuse values that are not finite, stop on a signal, write a checkpoint where one is due."""
+    signalled, due = agree(stop.number, int(checkpoints.due()))
+    last = progress.step == len(setup.batches)
+    may_be_saved = bool(signalled or due or last)
+    if may_be_saved or setup.device.type == "cpu" or progress.step % _CHECK_EVERY == 0:
+        _refuse_nonfinite(setup, progress, checkpoints, may_be_saved)
+    progress.seconds = time.perf_counter() - began
+    if signalled:
+        raise Stopped(signalled)
+    if due and not last:
+        checkpoints.save(setup, progress)
+
+
+def _refuse_nonfinite(setup: Setup, progress: Progress, checkpoints: Checkpoints, weights: bool) -> None:
+    # the fp16 scaler skips a step whose gradient overflows
+    watched = (*COMPONENTS, "loss") if setup.scaler.is_enabled() else (*COMPONENTS, "loss", "grad_norm")
+    found = progress.means.first_not_finite(watched)
     if found is None and (not weights or weights_are_finite(setup)):
         return
     step, name = found or (progress.step - 1, "a weight")
-    epoch, batch = states.kept
+    epoch, batch = checkpoints.kept
     raise InputError(
-        f"{name} became NaN or infinite in epoch {progress.epoch + 1}, batch {step + 1}; the last good state is kept: "
-        f"after epoch {epoch}, batch {batch} of the next. Lower optim.lr, or set optim.amp=off"
+        f"{name} became NaN or infinite in epoch {progress.epoch + 1}, batch {step + 1}; the last good checkpoint is "
+        f"kept: after epoch {epoch}, batch {batch} of the next. Lower optim.lr, or set optim.amp=off"
     )
 
 
-def _predict(setup: Setup, stop: Interruption, temperature: float | None = None) -> Predictions:
-    """Answers to the validation set, each process to its share of it; without a temperature they are uncalibrated."""
-    model = _model(setup.task)
+def _predict_validation(setup: Setup, stop: Interruption, temperature: float | None = None) -> Predictions:
+    """Predictions of the student as it would be saved, uncalibrated without a temperature; processes share the set."""
+    model = _scored_model(setup)
     if world_size() > 1:
-        # batch norm has seen other pictures on each; as at every step the first one's statistics count
+        # each process's batch norm has seen other images; the first one's statistics count, as at every step
         distribute_bn(model, world_size(), reduce=False)
     with (
         adjusted(model.student, setup.shift),
@@ -236,8 +219,8 @@ def _predict(setup: Setup, stop: Interruption, temperature: float | None = None)
         return predict(model, setup.valid, setup.device, setup.recipe.eval_flip, between_batches)
 
 
-def _write_beginning(setup: Setup, out: Path) -> None:
-    """The fingerprint comes last: with it a run has begun, without it all of this is written again."""
+def _begin(setup: Setup, out: Path) -> None:
+    """Write recipe and grid, and last the fingerprint: a run without one has not begun, and all is written again."""
     if not is_first():
         return
     for folder in (out, out / "last", out / "predictions"):
@@ -250,11 +233,11 @@ def _write_beginning(setup: Setup, out: Path) -> None:
     write_json(out / "fingerprint.json", setup.fingerprint)
 
 
-def _publish(setup: Setup, out: Path, progress: Progress) -> None:
-    """What follows from the state of a finished epoch: students, summary.csv, TensorBoard."""
+def _write_epoch(setup: Setup, out: Path, progress: Progress) -> None:
+    """Write what follows from the checkpoint of a finished epoch: students, summary.csv, TensorBoard."""
     if not is_first():
         return
-    recipe, student = setup.recipe, _model(setup.task).student
+    recipe, student = setup.recipe, _scored_model(setup).student
     *earlier, latest = [row[f"valid_{recipe.best_metric}"] for row in progress.rows]
     with adjusted(student, setup.shift), calibrated(student, progress.rows[-1].get("temperature")):
         save_student(student, out / "student", recipe.data.classes, recipe.student.weights)
@@ -265,54 +248,43 @@ def _publish(setup: Setup, out: Path, progress: Progress) -> None:
         write_tensorboard(out / "tensorboard", progress.rows[-1])
 
 
-def _score(setup: Setup, out: Path, predicted: Predictions, temperature: float | None, stop: Interruption) -> None:
-    """Figures and report of a run that has ended."""
+def _write_metrics(
+    setup: Setup, out: Path, predictions: Predictions, temperature: float | None, stop: Interruption
+) -> None:
+    """Score validation and the sets of `eval`, and write predictions and metrics.json."""
     recipe, key = setup.recipe, f"{setup.recipe.data.name}:valid"
     data_sha256 = setup.fingerprint["data"]["valid"]["sha256"]
-    predicted = predicted.described(recipe.data.classes, recipe.data.label_rule, data_sha256)
-    write_predictions(prediction_file(out, key), predicted)
+    predictions = predictions.described(recipe.data.classes, recipe.data.label_rule, data_sha256)
+    write_predictions(prediction_file(out, key), predictions)
     notes = {"drop_duplicates": recipe.data.drop_duplicates, "student_temperature": temperature or 1.0}
-    metrics = {key: predicted.entry(**notes, student_sha256=weights_sha256(out / "student"))}
+    metrics = {key: predictions.entry(**notes, student_sha256=weights_sha256(out / "student"))}
     if temperature is not None and setup.calibration is not None:
         logger.info(temperature_line(temperature, len(setup.calibration[0])))
     if recipe.eval:
-        # of a run that is finished a second time; its predictions are made anew
-        (out / "metrics.json").unlink(missing_ok=True)
-        specs = [f"{name}={root}" for name, root in recipe.eval.items()]
-        metrics |= evaluate(out, specs, predictions=True, between_batches=stop.check)
+        (out / "metrics.json").unlink(missing_ok=True)  # of a run that is finished again: its predictions are renewed
+        metrics |= evaluate(out, _eval_specs(recipe), predictions=True, between_batches=stop.check)
     stop.check()
-    for name, figures in metrics.items():
-        logger.info(summary_line(name, figures))
+    for name, entry in metrics.items():
+        logger.info(summary_line(name, entry))
     write_json(out / "metrics.json", metrics)
 
 
-def _refuse_changes(setup: Setup, out: Path) -> None:
-    before = read_json(out / "fingerprint.json", str(out))
-    processes = before.get("processes", 1)
-    if processes != world_size():
-        raise InputError(
-            f"{out} was begun by {processes} process(es), now there are {world_size()}, and each has random numbers of "
-            f"its own; continue it with: {_command(out, processes)}"
-        )
-    precision = setup.fingerprint["precision"]
-    if before.get("precision", precision) != precision:
-        raise InputError(
-            f"{out} was begun in {before['precision']}, here it would go on in {precision} (optim.amp goes by the "
-            "machine); continue it where it was begun, or start a new run"
-        )
-    for key in ("recipe", "data", "grid", "teacher", "teacher_config", "init"):
-        if before.get(key) != json.loads(json.dumps(setup.fingerprint.get(key))):
-            what = "the teacher's config.json" if key == "teacher_config" else key
-            raise InputError(f"{out}: {what} is not what the run began with (see fingerprint.json); start a new run")
+def _eval_specs(recipe: Recipe) -> list[str]:
+    return [f"{name}={root}" for name, root in recipe.eval.items()]
 
 
-def _command(out: Path, processes: int | None = None) -> str:
-    count = processes or world_size()
-    several = f"torchrun --nproc-per-node {count} -m ngd_timm.cli" if count > 1 else "ngd"
-    return f"{several} train --resume {out}"
+def _lock(out: Path) -> contextlib.AbstractContextManager[None]:
+    """The run's lock, which the only process that writes holds: the first."""
+    return locked(out) if is_first() else contextlib.nullcontext()
 
 
-def _model(task: NeuroGazeTask) -> DistillationWrapper:
-    """What is scored and saved: the moving average where there is one."""
+def _require_unused(out: Path) -> None:
+    if is_first() and not is_unused(out):
+        raise InputError(f"{out} is not empty; choose another out=DIR, or continue it with: {resume_command(out)}")
+
+
+def _scored_model(setup: Setup) -> DistillationWrapper:
+    """The model that is scored and saved: the moving average where there is one."""
+    task = setup.task
     model: DistillationWrapper = unwrap_model(task.get_trainable_module(ema=task.has_ema()))
     return model

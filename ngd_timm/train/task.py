@@ -13,7 +13,6 @@ from timm.utils import unwrap_model
 from torch import Tensor, nn
 
 from ngd_timm.losses import COMPONENTS, NeuroGazeLoss
-from ngd_timm.models.kd_cache import CachedTeacher
 from ngd_timm.models.kd_teacher import KDTeacher, TeacherEnsemble, open_teacher
 from ngd_timm.models.ngd_models import DistillationWrapper, TimmModel, batch_norm_statistics_kept, normalisation
 
@@ -21,18 +20,18 @@ __all__ = ["NeuroGazeTask"]
 
 
 class NeuroGazeTask(TrainingTask):
-    """timm task contract: `task.set_epoch(e)`, then `task(images, target)["loss"]`.
+    """timm task of the whole objective: `task.set_epoch(e)`, then `task(images, target)["loss"]`.
 
-    The wrapper is what trains; what is evaluated and checkpointed is the bare student, under its timm keys. The
-    projection and the epoch are the separate task state.
+    The wrapper trains; the bare student is evaluated and checkpointed, under its timm keys. The projection and the
+    epoch are the separate task state.
 
     Args:
         model: A `DistillationWrapper`.
         criterion: The objective.
-        teacher: For logit KD: a timm classifier with label names, a run directory, a student in the wheel by version,
-            a Hub id (`user/repo`), a list of them (an ensemble), or a `KDTeacher`; None leaves that term out. It sees
-            the student's batches, normalised anew from what `model.student.pretrained_cfg` says of them: see
-            `set_input`.
+        teacher: For logit KD: a timm classifier with label names, a run directory, a bundled student by version, a Hub
+            id (`user/repo`), a list of them (an ensemble), or a `KDTeacher`. It is queried for every batch that comes
+            without `teacher_logits`, and takes the student's images, normalised anew from the input that
+            `model.student.pretrained_cfg` describes: see `set_input`.
         device, dtype, verbose: As timm's tasks.
 
     Example:
@@ -49,20 +48,13 @@ class NeuroGazeTask(TrainingTask):
         self,
         model: DistillationWrapper,
         criterion: NeuroGazeLoss,
-        teacher: str
-        | Path
-        | TimmModel
-        | Sequence[str | Path | TimmModel]
-        | KDTeacher
-        | TeacherEnsemble
-        | CachedTeacher
-        | None = None,
+        teacher: str | Path | TimmModel | Sequence[str | Path | TimmModel] | KDTeacher | TeacherEnsemble | None = None,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
         verbose: bool = True,
     ) -> None:
         super().__init__(device=device, dtype=dtype, verbose=verbose)
-        if teacher is not None and not isinstance(teacher, (KDTeacher, TeacherEnsemble, CachedTeacher)):
+        if teacher is not None and not isinstance(teacher, (KDTeacher, TeacherEnsemble)):
             teacher = open_teacher(teacher, criterion.classes, *normalisation(model.student))
         self.trainable_module: Any = model
         self.criterion = criterion.to(self.device)
@@ -70,11 +62,11 @@ class NeuroGazeTask(TrainingTask):
         self.epoch: float = 0
 
     def set_epoch(self, epoch: float) -> None:
-        """Tell D-Geo's ramp where the run is."""
+        """Set the epoch, which D-Geo's ramp depends on."""
         self.epoch = epoch
 
     def prepare_distributed(self, device_ids: list[int] | None = None, **ddp_kwargs: Any) -> NeuroGazeTask:
-        """Train with other ranks, by DistributedDataParallel: the losses of a training step are the joined batch's."""
+        """Train with other ranks by DistributedDataParallel, on the losses of the joined batch."""
         from torch.nn.parallel import DistributedDataParallel
 
         self.trainable_module = DistributedDataParallel(self.trainable_module, device_ids=device_ids, **ddp_kwargs)
@@ -118,27 +110,43 @@ class NeuroGazeTask(TrainingTask):
     def _wrapper(self, module: nn.Module | None = None, ema: bool = False) -> DistillationWrapper:
         return unwrap_model(self.get_trainable_module(ema=ema) if module is None else module)
 
-    def forward(self, input: Tensor, target: Tensor, valence_arousal: Tensor | None = None) -> dict[str, Tensor]:
-        """One step's losses.
+    def forward(
+        self,
+        input: Tensor,
+        target: Tensor,
+        valence_arousal: Tensor | None = None,
+        teacher_logits: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """The losses of one step.
 
         Args:
             input: (B, C, H, W).
             target: (B,) indices or (B, num_classes) weights.
-            valence_arousal: (B, 2) where the data set knows it.
+            valence_arousal: (B, 2) where the data set has them.
+            teacher_logits: (B, num_classes); by default the task's own teacher is queried, if it has one.
 
         Returns:
             "loss", "output" (the logits) and each component.
         """
         logits, embedding = self.trainable_module(input, return_embedding=True)
-        teacher_logits = None if self.teacher is None else self.teacher(input)
+        teacher_logits = self._teacher_logits(input, teacher_logits)
         losses = self.criterion(logits, embedding, target, self.epoch, teacher_logits, valence_arousal)
         return {**losses, "output": logits}
 
-    def gradient_norms(self, input: Tensor, target: Tensor, valence_arousal: Tensor | None = None) -> dict[str, float]:
+    def _teacher_logits(self, input: Tensor, logits: Tensor | None) -> Tensor | None:
+        return self.teacher(input) if logits is None and self.teacher is not None else logits
+
+    def gradient_norms(
+        self,
+        input: Tensor,
+        target: Tensor,
+        valence_arousal: Tensor | None = None,
+        teacher_logits: Tensor | None = None,
+    ) -> dict[str, float]:
         """Norm of each unweighted component's gradient at the backbone's features, where CE and embedding terms meet.
 
-        A pass of its own that leaves weights, batch-norm statistics and random state as they were. Where the criterion
-        communicates, the norms are those of the joined batch, and every rank must call this.
+        A pass of its own that leaves weights, batch-norm statistics and random numbers as they were, with the arguments
+        of `forward`. Where the criterion communicates, the norms are of the joined batch, and every rank must call it.
         """
         wrapper = self._wrapper()
         devices = [input.device] if input.device.type == "cuda" else []
@@ -148,22 +156,21 @@ class NeuroGazeTask(TrainingTask):
             several = isinstance(features, (list, tuple))
             leaves = [f.detach().requires_grad_() for f in (features if several else [features])]
             logits, embedding = wrapper.heads(type(features)(leaves) if several else leaves[0])
-            teacher_logits = None if self.teacher is None else self.teacher(input)
+            teacher_logits = self._teacher_logits(input, teacher_logits)
             terms = self.criterion.components(logits, embedding, target, teacher_logits, valence_arousal)
-            # in float16 the gradient of one feature may be smaller than the smallest number
+            # float16 would round the gradient of a single feature to zero
             scale = 2.0**14 if any(leaf.dtype == torch.float16 for leaf in leaves) else 1.0
-            norms = {}
-            for name in COMPONENTS:
-                if name in terms:
-                    gradients = torch.autograd.grad(scale * terms[name], leaves, retain_graph=True, allow_unused=True)
-                    squares = [g.double().square().sum() for g in gradients if g is not None]
-                    total = sum(squares, torch.zeros((), dtype=torch.float64, device=input.device))
-                    # each process has its rows' gradient of its own loss, of which the joint loss is the mean
-                    processes = dist.get_world_size() if self.criterion.communicates else 1
-                    if processes > 1:
-                        dist.all_reduce(total)
-                    norms[name] = float(total) ** 0.5 / processes / scale
-        return norms
+            return {name: self._norm(scale * terms[name], leaves) / scale for name in COMPONENTS if name in terms}
+
+    def _norm(self, term: Tensor, leaves: Sequence[Tensor]) -> float:
+        gradients = torch.autograd.grad(term, leaves, retain_graph=True, allow_unused=True)
+        squares = [g.double().square().sum() for g in gradients if g is not None]
+        total = sum(squares, torch.zeros((), dtype=torch.float64, device=term.device))
+        # each process has its rows' gradient of its own loss, of which the joint loss is the mean
+        processes = dist.get_world_size() if self.criterion.communicates else 1
+        if processes > 1:
+            dist.all_reduce(total)
+        return float(total) ** 0.5 / processes
 
     def gradient_shares(self, norms: dict[str, float]) -> dict[str, float]:
         """Each component's part of the summed norms, in percent, as weighted at the present epoch."""
@@ -174,5 +181,5 @@ class NeuroGazeTask(TrainingTask):
 
 
 def _parameters(part: Any) -> list[nn.Parameter]:
-    """Of a module, or of several: a model with two heads gives a tuple of classifiers."""
+    """Of a module, or of the several classifiers of a model with two heads."""
     return list(part.parameters()) if isinstance(part, nn.Module) else [p for m in part for p in m.parameters()]

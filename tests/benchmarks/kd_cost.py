@@ -1,9 +1,9 @@
-"""What logit KD costs: epochs of `b1_kd` with the teacher's logits asked for and cached, against epochs of `b0_ce`.
+"""What logit KD costs: epochs of `b1_kd` with the teacher's logits queried and cached, against epochs of `b0_ce`.
 
     python tests/benchmarks/kd_cost.py --data FOLDER --rounds 4
 
 FOLDER holds FER+ as parquet; without it faces are drawn. The teacher is a ResNet-18 like the student. A round is three
-runs of one epoch by `train`: `b0_ce`; `b1_kd` with an empty cache, which asks the teacher about every batch
+runs of one epoch by `train`: `b0_ce`; `b1_kd` with an empty cache, which queries the teacher for every batch
 and writes its logits; `b1_kd` again, which reads them. Every second round turns the first two around. Speed is the
 run's own `images_per_second` (summary.csv: the training pass, without set-up and validation); ratios are of a round.
 """
@@ -67,7 +67,7 @@ def main() -> None:
                 speeds[contender].append(speed(recipe, place / contender.replace(", ", "_"), overrides))
 
     print(
-        f"resnet18 taught by resnet18, {options.size} px, {options.rows} pictures an epoch, {options.threads} "
+        f"resnet18 taught by resnet18, {options.size} px, {options.rows} images an epoch, {options.threads} "
         f"thread(s), {options.rounds} rounds, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}"
     )
     for contender, found in speeds.items():

@@ -1,13 +1,12 @@
-"""Memory of training while the set grows: pictures drawn one at a time from parquet, and streamed from shards.
+"""Memory of training while the set grows: images drawn one at a time from parquet, and streamed from shards.
 
     python tests/benchmarks/memory.py --data FOLDER
 
 FOLDER holds FER+ as parquet; without it faces are drawn. Its rows are written again and again into a temporary folder
-until there are as many as asked for, and a small model trains on them for --batches steps, each setting in a process of
-its own. Printed is the most that any look at /proc/PID/smaps_rollup saw, summed over the process and its workers:
-Pss_Anon + Pss_Shmem (what the kernel can't take back; shared pages are divided among those that share them), and Pss
-with the page cache of mapped files. "held" is the same as "per image" with the Arrow table in memory, as it would be
-without the mapped copy.
+until there are --rows of them, and a small model trains on them for --batches steps, each setting in a process of its
+own. It prints the maximum of /proc/PID/smaps_rollup over the process and its workers: Pss_Anon + Pss_Shmem (what the
+kernel can't take back; shared pages are divided among those that share them), and Pss with the page cache of mapped
+files. "held" is the same as "per image" with the Arrow table in memory, as it would be without the mapped copy.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ def write_rows(dataset: Any, folder: Path, rows: int, shards: bool) -> None:
 
 
 class Watch(threading.Thread):
-    """The most memory seen, looked at four times a second."""
+    """The maximum of memory, read four times a second."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -74,18 +73,18 @@ def train_once(kind: str, folder: str, batches: int) -> None:
     watch.start()
     options: dict[str, Any] = {"image_size": 64, "batch_size": 128, "augment": AugmentConfig()}
     began = time.perf_counter()
-    made: FaceBatches | FaceStream
+    source: FaceBatches | FaceStream
     if kind == "streamed":
-        made = FaceStream(load_fer("schematic", folder, "train", streaming=True), **options)
+        source = FaceStream(load_fer("schematic", folder, "train", streaming=True), **options)
     else:
         if kind == "held":
             parquet._LARGE = 1 << 60
         dataset = load_fer("schematic", folder, "train")
-        made = FaceBatches(dataset, train=True, in_memory=False, workers=2, **options)
+        source = FaceBatches(dataset, train=True, in_memory=False, workers=2, **options)
     setup = time.perf_counter() - began
-    model = timm.create_model("test_resnet", num_classes=len(made.classes), in_chans=1).train()
+    model = timm.create_model("test_resnet", num_classes=len(source.classes), in_chans=1).train()
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-    for number, batch in enumerate(made):
+    for number, batch in enumerate(source):
         torch.nn.functional.cross_entropy(model(batch.images), batch.target).backward()
         optimizer.step()
         if number + 1 == batches:

@@ -1,4 +1,4 @@
-"""How often does a grid without any affect in it pass: the declared test, and the rules that it replaces?
+"""How often a grid without any affect in it passes the declared test, and the rules that it replaces.
 
     python tests/benchmarks/null_grids.py --simulations 1000
 
@@ -22,7 +22,7 @@ from ngd_timm.grid.verdict import grid_verdict
 def null_recordings(
     rng: np.random.Generator, subjects: int = 28, trials: int = 4, windows: int = 2, dim: int = 16
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Embeddings (N, D), ratings (N, 2) that they know nothing of, subject and trial (N,)."""
+    """Embeddings (N, D), ratings (N, 2) that are independent of them, subject and trial (N,)."""
     subject, trial, _ = np.indices((subjects, trials, windows)).reshape(3, -1)
     rating = (
         rng.normal(0, 0.3, (subjects, 1, 2))

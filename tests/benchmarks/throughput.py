@@ -3,7 +3,7 @@
     python tests/benchmarks/throughput.py --data FOLDER --threads 2
     python tests/benchmarks/throughput.py --data FOLDER --device cuda
 
-FOLDER holds FER+ as parquet; without it faces are drawn. The contenders, all on pictures of one channel:
+FOLDER holds FER+ as parquet; without it faces are drawn. The contenders, all on images of one channel:
 
 - full objective: `FaceBatches` and `NeuroGazeTask` as `ngd train` sets them up, cross-entropy, Proto-KD and D-Geo, bf16
   where the processor has it, channels_last, fused AdamW, clipping.
@@ -16,8 +16,8 @@ FOLDER holds FER+ as parquet; without it faces are drawn. The contenders, all on
 A round gives every contender two steps that don't count and `--steps` that do. Wall is what a clock says; CPU is the
 seconds of the process and its workers, which a neighbour on the same cores disturbs less (take `--threads 1` then: with
 more, oneDNN's threads wait for each other by spinning). Ratios are of the same round: median, least and most.
-On a GPU the clock stops once the device has done what it was given, and a warning of PyTorch's tells where a step of
-the full objective waits for the device; it should be silent.
+On a GPU the clock stops once the device has finished, and PyTorch warns where a step of the full objective waits for
+it; there should be no warning.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ def stepper(
     loss: Callable[..., torch.Tensor],
     device: torch.device,
     dtype: torch.dtype | None,
-    channels_last: bool,
-    fused: bool,
+    channels_last: bool = True,
+    ours: bool = False,
 ) -> Callable[..., None]:
-    options: dict[str, Any] = {"fused": True} if fused else {}
+    options: dict[str, Any] = {"fused": True} if ours else {}
     optimizer = create_optimizer_v2(model, opt="adamw", lr=2e-4, weight_decay=0.05, **options)
 
     def step(images: torch.Tensor, target: torch.Tensor) -> None:
@@ -97,8 +97,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--steps", type=int, default=6, help="timed steps of a contender in a round")
     parser.add_argument("--amp", choices=["auto", "bf16", "off"], default="auto", help="of the full objective")
-    parser.add_argument("--plain-convolutions", action="store_true", help="no products on small maps in ours")
-    parser.add_argument("--ahead", action="store_true", help="make our batches in a thread, as on a GPU")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -117,35 +115,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         dataset = faces(options.data, scratch)
+        ahead = device.type == "cuda"
         batches = FaceBatches(
-            dataset,
-            image_size=options.size,
-            batch_size=options.batch,
-            train=True,
-            augment=augment,
-            ahead=options.ahead or device.type == "cuda",
+            dataset, image_size=options.size, batch_size=options.batch, train=True, augment=augment, ahead=ahead
         )
         grid = PrototypeGrid.default()
         wrapped = wrap(student(), grid=grid).to(device).to(memory_format=torch.channels_last)
-        if not options.plain_convolutions:
-            small_maps_as_products(wrapped)
-        ours = NeuroGazeTask(
-            wrapped, NeuroGazeLoss(grid, epochs=1, proto_kd=0.12, d_geo=0.012, ramp=(0, 0)), None, device, verbose=False
-        )
+        small_maps_as_products(wrapped)
+        ours = NeuroGazeTask(wrapped, NeuroGazeLoss(grid, epochs=1, ramp=(0, 0)), device=device, verbose=False)
         ours.train()
         bare = student().to(memory_format=torch.channels_last)
-        if not options.plain_convolutions:
-            small_maps_as_products(bare)
+        small_maps_as_products(bare)
         theirs = timm_dataset(dataset, scratch / "timm", "L")
         loader = timm_loader(theirs, 1, options.size, options.batch, options.workers, augment, device=device)
-        smoothing = {"smoothing": 0.055}
-        timm32 = ClassificationTask(student(), criterion_kwargs=smoothing, device=device, verbose=False)
-        timm16 = ClassificationTask(
-            student().to(memory_format=torch.channels_last),
-            criterion_kwargs=smoothing,
-            device=device,
-            verbose=False,
-        )
+        as_ours: dict[str, Any] = {"criterion_kwargs": {"smoothing": 0.055}, "device": device, "verbose": False}
+        timm32 = ClassificationTask(student(), **as_ours)
+        timm16 = ClassificationTask(student().to(memory_format=torch.channels_last), **as_ours)
         fixed = torch.randn(options.batch, 1, options.size, options.size, device=device)
         fixed = fixed.to(memory_format=torch.channels_last)
         target = torch.randint(0, 8, (options.batch,), device=device)
@@ -155,15 +140,12 @@ def main() -> None:
             TIMM_BF16: lambda: iter(loader),
             BARE: lambda: repeat((fixed, target)),
         }
+        model32, model16 = timm32.trainable_module, timm16.trainable_module
         steps = {
-            OURS: stepper(wrapped, lambda x, y: ours(x, y)["loss"], device, dtype, True, True),
-            TIMM: stepper(timm32.trainable_module, lambda x, y: timm32(x, y)["loss"], device, None, False, False),
-            TIMM_BF16: stepper(
-                timm16.trainable_module, lambda x, y: timm16(x, y)["loss"], device, torch.bfloat16, True, False
-            ),
-            BARE: stepper(
-                bare, lambda x, y: nn.functional.cross_entropy(bare(x).float(), y), device, dtype, True, True
-            ),
+            OURS: stepper(wrapped, lambda x, y: ours(x, y)["loss"], device, dtype, ours=True),
+            TIMM: stepper(model32, lambda x, y: timm32(x, y)["loss"], device, None, channels_last=False),
+            TIMM_BF16: stepper(model16, lambda x, y: timm16(x, y)["loss"], device, torch.bfloat16),
+            BARE: stepper(bare, lambda x, y: nn.functional.cross_entropy(bare(x).float(), y), device, dtype, ours=True),
         }
         wall: dict[str, list[float]] = {n: [] for n in steps}
         cpu: dict[str, list[float]] = {n: [] for n in steps}
@@ -189,9 +171,8 @@ def main() -> None:
     precision = "float32" if dtype is None else str(dtype).removeprefix("torch.")
     print(
         f"{options.backbone}, {options.size} px, batch {options.batch}, {options.device}, {options.threads} thread(s), "
-        f"full objective in "
-        f"{precision}, {options.rounds} rounds of {options.steps} steps, load {os.getloadavg()[0]:.1f}, "
-        f"torch {torch.__version__}, timm {timm.__version__}"
+        f"full objective in {precision}, {options.rounds} rounds of {options.steps} steps, "
+        f"load {os.getloadavg()[0]:.1f}, torch {torch.__version__}, timm {timm.__version__}"
     )
     for name in steps:
         line = f"{name:26}"

@@ -2,12 +2,10 @@
 
     python tests/benchmarks/wrapper.py                              all models, precisions and modes
     python tests/benchmarks/wrapper.py --models resnet18 --precision float32 --modes eager --pairs 20
-    python tests/benchmarks/wrapper.py --models resnet18 --profile
 
 Prints a Markdown table. The forward is eval without gradients, the wrapper called plainly, as the bare model is. The
 step is forward, loss, backward and AdamW, by the full objective (CE, Proto-KD, D-Geo) against cross-entropy. Ratios are
-medians of pairwise ratios, with their quartiles; within a pair the order alternates. `--profile` prints where a step's
-operations spend their time instead.
+medians of pairwise ratios, with their quartiles; within a pair the order alternates.
 """
 
 from __future__ import annotations
@@ -21,33 +19,20 @@ from collections.abc import Callable
 import timm
 import torch
 from torch import nn
-from torch.profiler import ProfilerActivity, profile, record_function
 
 from ngd_timm import NeuroGazeLoss, NeuroGazeTask, PrototypeGrid, wrap
 
-MODELS = {
-    "resnet18": 64,
-    "vit_tiny_patch16_224": 224,
-    "convnext_atto": 64,
-    "efficientnet_b0": 64,
-    "mobilenetv4_conv_small": 64,
-}
+SIZES = {"vit_tiny_patch16_224": 224}
+MODELS = ("resnet18", "vit_tiny_patch16_224", "convnext_atto", "efficientnet_b0", "mobilenetv4_conv_small")
 CLASSES = 8
 
 
-class Subject:
-    """A bare and a wrapped model of the same weights, and what is timed of them.
-
-    Args:
-        name: A timm architecture.
-        batch: Pictures a step.
-        bf16: Under bf16 autocast.
-        compiled: Through `torch.compile`, as timm's tasks do it: the model, not the loss.
-    """
+class Pair:
+    """A bare and a wrapped model of the same weights; compiled as timm's tasks do it: the model, not the loss."""
 
     def __init__(self, name: str, batch: int, bf16: bool, compiled: bool) -> None:
         torch.manual_seed(0)
-        size = MODELS.get(name) or timm.get_pretrained_cfg(name).input_size[-1]
+        size = SIZES.get(name, 64)
         last = torch.channels_last
         self.images = torch.randn(batch, 3, size, size).to(memory_format=last)
         self.target = torch.arange(batch) % CLASSES
@@ -90,12 +75,6 @@ class Subject:
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 
 
-def seconds(run: Callable[[bool], None], wrapped: bool, clock: Callable[[], float]) -> float:
-    began = clock()
-    run(wrapped)
-    return clock() - began
-
-
 def compare(
     run: Callable[[bool], None], pairs: int, clock: Callable[[], float]
 ) -> tuple[float, float, tuple[float, float, float]]:
@@ -105,25 +84,11 @@ def compare(
     taken: tuple[list[float], list[float]] = ([], [])
     for pair in range(pairs):
         for wrapped in (False, True) if pair % 2 else (True, False):
-            taken[wrapped].append(seconds(run, wrapped, clock))
+            began = clock()
+            run(wrapped)
+            taken[wrapped].append(clock() - began)
     low, middle, high = statistics.quantiles([b / a for a, b in zip(*taken, strict=True)], n=4)
     return statistics.median(taken[False]), statistics.median(taken[True]), (low, middle, high)
-
-
-def show_profile(subject: Subject, rows: int) -> None:
-    subject.mode(training=True)
-    subject.step(True)
-    model = subject.task.trainable_module
-    with profile(activities=[ProfilerActivity.CPU]) as result:
-        for _ in range(5):
-            with subject.autocast():
-                with record_function("MODEL"):
-                    logits, embedding = model(subject.images, return_embedding=True)
-                with record_function("LOSSES"):
-                    losses = subject.task.criterion(logits, embedding, subject.target, 1)
-            with record_function("BACKWARD"):
-                losses["loss"].backward()
-    print(result.key_averages().table(sort_by="cpu_time_total", row_limit=rows))
 
 
 def main() -> None:
@@ -135,15 +100,10 @@ def main() -> None:
     parser.add_argument("--modes", nargs="+", default=["eager", "compile"], choices=["eager", "compile"])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--clock", default="wall", choices=list(CLOCKS), help="processor time for a busy machine")
-    parser.add_argument("--profile", action="store_true", help="print where a step's time goes instead")
     options = parser.parse_args()
 
     torch.set_num_threads(options.threads)
     cases = itertools.product(options.models, options.precision, options.modes)
-    if options.profile:
-        for name, precision, mode in cases:
-            show_profile(Subject(name, options.batch, precision == "bf16", mode == "compile"), rows=30)
-        return
     print(
         f"Batch {options.batch}, {options.threads} threads, {options.pairs} pairs, {options.clock} time; "
         "ratios: median (quartiles)\n"
@@ -153,13 +113,13 @@ def main() -> None:
     for name, precision, mode in cases:
         # what was compiled for one model makes the next one's shapes dynamic
         torch.compiler.reset()
-        subject = Subject(name, options.batch, precision == "bf16", mode == "compile")
-        subject.mode(training=False)
-        forward = compare(subject.forward, options.pairs, CLOCKS[options.clock])
-        subject.mode(training=True)
-        step = compare(subject.step, options.pairs, CLOCKS[options.clock])
+        pair = Pair(name, options.batch, precision == "bf16", mode == "compile")
+        pair.mode(training=False)
+        forward = compare(pair.forward, options.pairs, CLOCKS[options.clock])
+        pair.mode(training=True)
+        step = compare(pair.step, options.pairs, CLOCKS[options.clock])
         ratios = (f"{middle:.3f} ({low:.3f} to {high:.3f})" for _, _, (low, middle, high) in (forward, step))
-        size = subject.images.shape[-1]
+        size = pair.images.shape[-1]
         cells = [name, str(size), precision, mode, *ratios, f"{1000 * step[0]:.1f}", f"{1000 * step[1]:.1f}"]
         print(f"| {' | '.join(cells)} |", flush=True)
 
