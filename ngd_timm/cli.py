@@ -306,7 +306,7 @@ def publish(
     dry_run: DryRun = False,
 ) -> None:
     """Publish everything that ships in hub/: every version of the grid and of the student, each under its own name."""
-    from ngd_timm.core.hub import upload_staged
+    from ngd_timm.core.hub import upload
     from ngd_timm.publish.push import namespace as own_namespace
     from ngd_timm.publish.push import packaged_artifacts
 
@@ -314,7 +314,7 @@ def publish(
         if dry_run:
             _show_staged(repo, stage, None)
         else:
-            typer.echo(upload_staged(stage, repo, private=private).url)
+            typer.echo(upload(stage, repo, private=private).url)
 
 
 def _show_staged(repo: str, stage: Callable[[Path], None], folder: Path | None) -> None:

@@ -143,7 +143,7 @@ def _per_class(key: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     ]
     how = [f"labels: {entry['label_rule']}"]
     how += ["mean with the mirror image"] if entry["flip"] else []
-    how += [] if entry.get("drop_duplicates", True) else ["copies of training pictures kept"]
+    how += [] if entry.get("drop_duplicates", True) else ["copies of training images kept"]
     how += [f"calibration error {entry['ece']:.1f} at temperature {entry.get('temperature', 1.0):g}"]
     return {"set": key, "how": ", ".join(how), "rows": rows}
 

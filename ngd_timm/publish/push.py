@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.metadata import metadata
@@ -13,7 +14,7 @@ from typing import Any
 from ngd_timm.core.commands import without_folders
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import packaged, sha256_file, write_json, write_text
-from ngd_timm.core.hub import Published, hub_id, staged, target, upload_staged
+from ngd_timm.core.hub import Published, hub_id, target, upload
 from ngd_timm.core.paths import without_paths
 from ngd_timm.core.recipe import to_yaml
 from ngd_timm.evaluate.run import Run, check_student
@@ -41,7 +42,7 @@ def push_run(run: Run, repo_id: str, metrics: Mapping[str, Any] | None = None, *
     Raises:
         InputError: One line that says what can't be published or what went wrong.
     """
-    return upload_staged(lambda folder: stage_run(run, folder, repo_id, metrics), repo_id, **options)
+    return upload(lambda folder: stage_run(run, folder, repo_id, metrics), repo_id, **options)
 
 
 def stage_run(run: Run, folder: str | Path, repo_id: str, metrics: Mapping[str, Any] | None = None) -> None:
@@ -123,8 +124,9 @@ def namespace() -> str:
 
 def listing(stage: Callable[[Path], None]) -> list[tuple[str, int, str]]:
     """Name, bytes and sha256 of every file that would go up; nothing does."""
-    with staged(stage) as folder:
-        return [(p.name, p.stat().st_size, sha256_file(p)) for p in sorted(folder.iterdir())]
+    with tempfile.TemporaryDirectory() as folder:
+        stage(Path(folder))
+        return [(p.name, p.stat().st_size, sha256_file(p)) for p in sorted(Path(folder).iterdir())]
 
 
 def _named(spec: str | None) -> bool:
