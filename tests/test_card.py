@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import shlex
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import yaml
 
-from ngd_timm.core.commands import build_commands
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import packaged
-from ngd_timm.core.recipe import load_recipe
-from ngd_timm.core.teacher_recipe import TeacherRecipe
 from ngd_timm.grid.card import grid_card, grid_findings, grid_licence
 from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.grid.verdict import teacher_verdict
@@ -202,41 +198,6 @@ def test_a_grid_whose_cells_may_be_one_persons_says_that_it_is_not_for_publishin
     loose = replace(shipped, metadata={**shipped.metadata, "min_subjects": "1", "subjects_per_cell": people})
     assert "Not for publishing" in grid_card(loose, "mine")
     assert "Not for publishing" not in grid_card(shipped, "mine")
-
-
-def test_the_command_of_a_packaged_recipe_names_every_override_and_gives_the_same_run_again() -> None:
-    changes = ["data.name=recordings", "seed=7", "data.folds=3", "optim.epochs=2", "optim.lr=2e-5", "device=cpu"]
-    changes += ["data.root=/home/anna/my eeg/all of it.csv", "data.bands=[alpha, beta]", "data.notch=null"]
-    changes += ["data.support={name: bandpower, root: ../anna/b.npz}", "optim.consistency=0.5", "data.cache=false"]
-    recipe = load_recipe(TeacherRecipe, "teacher_dreamer", [*changes, "out=/home/anna/run"])
-    fit, build = build_commands(recipe, 7, 3, True).split("\n")
-    assert fit.startswith("ngd teacher fit teacher_dreamer seed=7 data.name=recordings ")
-    assert "anna" not in fit
-    assert not {key for key in ("out=", "device", "cache") if key in fit}
-    assert build == (
-        "ngd prototypes build runs/teacher_dreamer-7 --out grid.safetensors --size 7 --min-subjects 3 --center"
-    )
-    again = load_recipe(TeacherRecipe, "teacher_dreamer", shlex.split(fit)[4:])
-    here = {"out": None, "device": "auto"}
-    roots = {"root": "all of it.csv", "cache": True}
-    support = recipe.data.support.model_copy(update={"root": "b.npz"}) if recipe.data.support else None
-    data = recipe.data.model_copy(update={**roots, "support": support})
-    assert again == recipe.model_copy(update={**here, "data": data})
-
-
-def test_the_command_of_a_recipe_as_it_ships_names_the_data_alone() -> None:
-    recipe = load_recipe(TeacherRecipe, "teacher_gameemo", ["data.root=/home/anna/gameemo_bandpower.npz"])
-    fit, _ = build_commands(recipe).split("\n")
-    assert fit == "ngd teacher fit teacher_gameemo data.root=gameemo_bandpower.npz"
-
-
-@pytest.mark.parametrize("name", ["mine", "b0_ce"])
-def test_the_command_of_a_recipe_that_is_not_packaged_takes_the_runs_own(name: str) -> None:
-    data = {"name": "deap", "root": "C:\\anna\\data_preprocessed_python"}
-    recipe = TeacherRecipe.model_validate({"name": name, "data": data, "out": "/home/anna/run", "seed": 2})
-    fit, build = build_commands(recipe).split("\n")
-    assert fit == f"ngd teacher fit recipe.yaml data.root=data_preprocessed_python out=runs/{name}-2"
-    assert f"build runs/{name}-2 " in build
 
 
 def test_the_card_of_an_older_grid_shows_no_path_either() -> None:

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 import ngd_timm
 from ngd_timm import PrototypeGrid, load_run, wrap
 from ngd_timm.core.affect import CLASSES
+from ngd_timm.core.commands import shown_command
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.hub import HubId, hub_id, pin
 from ngd_timm.core.recipe import Recipe, load_recipe
@@ -65,7 +66,8 @@ def run(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("home of anna") / "run"
     loss = {"proto_kd": 0.2, "tau": 0.1, "d_geo": 0.05, "ramp": [0, 1]}
     more = {"grid": "gameemo-v2", "loss": loss, "eval": {"schematic": f"{faces}:test"}}
-    return train(Recipe.model_validate(settings(faces, name="tiny", out=str(out), **more)))
+    recipe = Recipe.model_validate(settings(faces, name="tiny", out=str(out), **more))
+    return train(recipe, ["ngd", "train", f"{out.parent}/tiny.yaml", f"data.root={faces}", f"out={out}"])
 
 
 def refused(action: Callable[[], object], match: str) -> str:
@@ -231,7 +233,7 @@ def test_the_students_card_carries_both_protocols_with_intervals_the_grid_and_th
                 assert shown["args"]["ci95"] == [round(x, 2) for x in entry["ci95"][protocol][metric]]
     assert opened.grid is not None
     words = (opened.grid.sha256, "arXiv 2509.11916", "Mantel r", "![", "EU AI Act", "tau=0.1", "test_resnet")
-    for text in (*words, "| happiness |"):
+    for text in (*words, "| happiness |", "\nngd train tiny.yaml data.root=faces0\n"):
         assert text in card
     licence = (tmp_path / "LICENSE").read_text(encoding="utf-8")
     assert "GAMEEMO" in licence
@@ -311,13 +313,16 @@ def test_further_metrics_go_on_the_card_unless_they_are_there_or_of_another_stud
 
 
 def test_a_recipes_hub_ids_are_pinned_and_a_resumed_run_gets_the_same_bytes(
-    hub: HubServer, run: Path, faces: Path, tmp_path: Path
+    hub: HubServer, run: Path, faces: Path, tmp_path: Path, ngd: Callable[..., Any]
 ) -> None:
     GRID.push_to_hub("ann/grid")
     push_run(load_run(run), "ann/student")
     sources = {"grid": "ann/grid", "teacher": "ann/student", "init": "hf-hub:ann/student@main"}
     more = {"out": str(tmp_path / "run"), "loss": {"kd": 0.3, "proto_kd": 0.2}, **sources}
-    out = train(Recipe.model_validate(settings(faces, name="pinned", **more)))
+    (tmp_path / "pinned.yaml").write_text(yaml.safe_dump(settings(faces, name="pinned", **more)))
+    assert ngd("train", str(tmp_path / "pinned.yaml"), "seed=1").returncode == 0
+    out = tmp_path / "run"
+    assert shown_command(json.loads((out / "fingerprint.json").read_text()), "") == "ngd train pinned.yaml seed=1"
     written = load_recipe(Recipe, out / "recipe.yaml")
     grid, student = (f"hf-hub:ann/{name}@{hub.repos[f'ann/{name}'].head().oid}" for name in ("grid", "student"))
     assert (written.grid, written.teacher, written.init) == (grid, student, student)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import yaml
 from pydantic import BaseModel
 
 from ngd_timm.core.affect import CLASSES
-from ngd_timm.core.commands import train_command
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import packaged
 from ngd_timm.core.recipe import Recipe, load_recipe, recipe_names, to_yaml
@@ -222,28 +220,6 @@ def test_a_text_that_looks_like_a_number_stays_a_text(tmp_path: Path) -> None:
     recipe = Recipe(name="mine", data={"root": "1e5"})  # type: ignore[arg-type]
     (tmp_path / "recipe.yaml").write_text(to_yaml(recipe), encoding="utf-8")
     assert load_recipe(Recipe, tmp_path / "recipe.yaml") == recipe
-
-
-@pytest.mark.parametrize(
-    ("name", "changes"),
-    [
-        ("student_small", ["student.model_args={}", "teacher=[a-0, b-1]"]),
-        (
-            "student_small",
-            [
-                "student.model_args={channels: [8, 8, 8, 8], zero_init_last: false, output_stride: 16, block: basic}",
-                "teacher=a-0",
-            ],
-        ),
-        ("g3", ["grid=grid3.safetensors", "teacher=a-0", "optim.epochs=3"]),
-        ("b0_ce", ["eval={ckplus: 'ck,apex_frames=3', jaffe: jaffe}", "loss.ramp=[0, 0.5]", "optim.ema=0.99"]),
-    ],
-)
-def test_the_command_of_a_recipe_gives_that_recipe(name: str, changes: list[str]) -> None:
-    made = load_recipe(Recipe, name, ["data.root=ferplus", *changes])
-    ngd, train, again, *overrides = shlex.split(train_command(made))
-    assert (ngd, train, again) == ("ngd", "train", name)
-    assert load_recipe(Recipe, again, overrides) == made
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,4 +1,4 @@
-"""Whose data an artifact is made of: names, citations and terms, for cards and licences."""
+"""Names, citations and terms of the data sets, for cards and licences."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["EEG", "FACES", "FORBIDDEN", "METHOD", "Credit", "dataset_name"]
 
 @dataclass(frozen=True)
 class Credit:
-    """A data set as its users have to speak of it.
+    """A data set as cards and licences cite it.
 
     Attributes:
         title: Its name.
         citation: What to cite; empty where there is nothing to cite.
         terms: One sentence on what its owners allow.
-        doing: What people did while they were recorded.
-        note: What a reader of figures has to know.
+        doing: What participants did while they were recorded.
+        note: What a reader of scores has to know.
     """
 
     title: str
@@ -78,16 +78,16 @@ _FER2013 = (
     'I. Goodfellow et al., "Challenges in representation learning: A report on three machine learning contests", '
     "ICONIP 2013, 117-124."
 )
-_AGREEMENT = "Its pictures are given out for research under an agreement with their owners and are not to be passed on."
+_AGREEMENT = "Its images are given out for research under an agreement with their owners and are not to be passed on."
 
 FACES: Mapping[str, Credit] = {
     "ferplus": Credit(
-        "FER+ (pictures of FER2013)",
+        "FER+ (images of FER2013)",
         'E. Barsoum, C. Zhang, C. Canton Ferrer, Z. Zhang, "Training deep networks for facial expression recognition '
-        f'with crowd-sourced label distribution", ICMI 2016, 279-283. Pictures: {_FER2013}',
-        "The pictures are FER2013's, for research and not to be passed on; the labels are Microsoft's (MIT).",
+        f'with crowd-sourced label distribution", ICMI 2016, 279-283. Images: {_FER2013}',
+        "The images are FER2013's, for research and not to be passed on; the labels are Microsoft's (MIT).",
     ),
-    "fer2013": Credit("FER2013", _FER2013, "The pictures are for research and not to be passed on."),
+    "fer2013": Credit("FER2013", _FER2013, "The images are for research and not to be passed on."),
     "affectnet": Credit(
         "AffectNet",
         'A. Mollahosseini, B. Hasani, M. H. Mahoor, "AffectNet: A database for facial expression, valence, and arousal '

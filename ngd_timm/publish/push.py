@@ -11,7 +11,7 @@ from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
 
-from ngd_timm.core.commands import without_folders
+from ngd_timm.core.commands import public_fingerprint, without_folders
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import packaged, sha256_file, write_json, write_text
 from ngd_timm.core.hub import Published, hub_id, target, upload
@@ -79,7 +79,7 @@ def stage_run(run: Run, folder: str | Path, repo_id: str, metrics: Mapping[str, 
     hashed = sorted(p.name for p in folder.iterdir() if p.name != PICTURE)
     share = last_share(run) if run.recipe.loss.proto_share else None
     fingerprint = {
-        **without_paths(run.fingerprint),
+        **public_fingerprint(run.fingerprint),
         **({} if share is None else {"share_proto_kd": share}),
         "format_version": PUBLISHED_FORMAT,
         "sha256": {file: sha256_file(folder / file) for file in hashed},

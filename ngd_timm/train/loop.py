@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,12 @@ logger = logging.getLogger("ngd_timm.train")
 _LOOK_EVERY = 50
 
 
-def train(recipe: Recipe) -> Path:
+def train(recipe: Recipe, command: Sequence[str] | None = None) -> Path:
     """Run a recipe to its end; started by torchrun, with several processes that share every batch.
 
     Args:
         recipe: Validated, see `load_recipe`.
+        command: The command line that started the run, for its fingerprint.
 
     Returns:
         The run directory: recipe.yaml, fingerprint.json, summary.csv, student/ (last epoch), student_best/ (best
@@ -65,6 +67,7 @@ def train(recipe: Recipe) -> Path:
     _refuse_full(out)
     check_specs([f"{name}={root}" for name, root in recipe.eval.items()])
     setup = prepare(pinned(recipe))
+    setup.fingerprint["command"] = command
     agree()  # all of them are ready, or nothing is written
     with _alone(out):
         _refuse_full(out)  # another may have begun it since

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from ngd_timm.core.commands import build_commands
+from ngd_timm.core.commands import public_fingerprint, shown_command
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import sha256_file
 from ngd_timm.core.paths import without_paths
@@ -73,7 +73,7 @@ def build_grid(run: str | Path, size: int = 5, center: bool = False, min_subject
     run = Path(run)
     recipe, fingerprint, scores, stored = _read_run(run)
     _check_layout(run, fingerprint, scores)
-    fingerprint = without_paths(fingerprint)  # the grid is published, folders are not
+    fingerprint = public_fingerprint(fingerprint)  # the grid is published, folders are not
     subject, trial, va = stored.subject, stored.trial, stored.valence_arousal
     aligned, agreement = align(stored.embeddings, stored.held_out_fold)
     permutations = recipe.scores.permutations
@@ -110,7 +110,7 @@ def build_grid(run: str | Path, size: int = 5, center: bool = False, min_subject
         "mantel_permutations": str(permutations),
         "created": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "built_with": f"ngd_timm {__version__}",
-        "command": build_commands(recipe, size, min_subjects, center),
+        "command": _commands(recipe, fingerprint, size, min_subjects, center),
     }
     if fingerprint["support"] is not None:
         support = fingerprint["support"]
@@ -120,6 +120,13 @@ def build_grid(run: str | Path, size: int = 5, center: bool = False, min_subject
     if fingerprint["simulated"]:
         notes["simulated"] = "true"
     return PrototypeGrid.build(aligned, va, subject, size, min_subjects, center, notes)
+
+
+def _commands(recipe: TeacherRecipe, fingerprint: dict[str, Any], size: int, min_subjects: int, center: bool) -> str:
+    fit = shown_command(fingerprint, "ngd teacher fit recipe.yaml data.root=…")
+    build = f"ngd prototypes build runs/{recipe.name}-{recipe.seed} --out grid.safetensors"
+    build += f" --size {size}" * (size != 5) + f" --min-subjects {min_subjects}" * (min_subjects != 1)
+    return f"{fit}\n{build}{' --center' * center}"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import json
 import logging
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ logger = logging.getLogger("ngd_timm.eeg")
 _PACKAGES = ("torch", "timm", "mne", "numpy", "scipy", "scikit-learn", "safetensors")
 
 
-def fit_teacher(recipe: TeacherRecipe, out: Path | None = None) -> Path:
+def fit_teacher(recipe: TeacherRecipe, out: Path | None = None, command: Sequence[str] | None = None) -> Path:
     """Fit one teacher a fold and write the run directory, whole or not at all.
 
     The directory holds `recipe.yaml`, `fingerprint.json`, `scores.json`, `cells.safetensors` (means over
@@ -52,6 +52,7 @@ def fit_teacher(recipe: TeacherRecipe, out: Path | None = None) -> Path:
     Args:
         recipe: What to fit on what.
         out: The directory; None takes the recipe's `out`, or `runs/<name>-<seed>`.
+        command: The command line that started the run, for its fingerprint.
 
     Returns:
         The directory.
@@ -98,7 +99,8 @@ def fit_teacher(recipe: TeacherRecipe, out: Path | None = None) -> Path:
             write_json(folder / "scores.json", scores)
             _write_embeddings(folder / "embeddings.safetensors", data, fold_of, stacked, predicted)
             _save(folder / "cells.safetensors", scalp_means(data, z))
-            write_json(folder / "fingerprint.json", _fingerprint(recipe, data, support, folder))
+            fingerprint = {**_fingerprint(recipe, data, support, folder), "command": command}
+            write_json(folder / "fingerprint.json", fingerprint)
         for line in summary_lines(scores):
             logger.info("%s", line)
     return run
