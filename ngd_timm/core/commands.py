@@ -14,6 +14,7 @@ import yaml
 from ngd_timm.core.hub import PREFIX
 from ngd_timm.core.paths import last_part, without_paths
 from ngd_timm.core.recipe import StrictModel
+from ngd_timm.core.safe_yaml import read_yaml
 
 __all__ = ["public_command", "public_fingerprint", "shown_command", "without_folders"]
 
@@ -55,7 +56,7 @@ def _public(argument: str) -> str:
         return _public_value(argument)
     if value[:1] in ("[", "{"):
         with contextlib.suppress(yaml.YAMLError):
-            return f"{key}={json.dumps(_public_leaves(yaml.safe_load(value)), ensure_ascii=False)}"
+            return f"{key}={json.dumps(_public_leaves(read_yaml(value)), ensure_ascii=False)}"
     return f"{key}={_public_value(value)}"
 
 
