@@ -303,7 +303,7 @@ def test_further_metrics_go_on_the_card_unless_they_are_there_or_of_another_stud
     more.write_text(json.dumps(entries))
     assert ngd(*push).returncode == 0
     (warning,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-    assert "schematic:train don't say of which student" in warning
+    assert "schematic:train don't name their student" in warning
     card = (tmp_path / "staged" / "README.md").read_text(encoding="utf-8")
     assert "| schematic:train | majority | 48 |" in card
     assert card.count("copies of training images kept") == 1
@@ -457,8 +457,8 @@ def test_a_download_that_is_cut_or_fails_once_is_finished_by_the_client(served: 
     [
         ("/lfs/", "cut", "no complete response"),
         ("/lfs/", "altered", "does not match its sha256"),
-        ("/lfs/", 500, "answered 500"),
-        ("resolve/main/grid", 429, "answered 429"),
+        ("/lfs/", 500, "returned HTTP 500"),
+        ("resolve/main/grid", 429, "returned HTTP 429"),
     ],
 )
 def test_a_fault_that_stays_ends_in_one_line_with_the_earlier_file_kept_and_nothing_half_in_the_cache(
@@ -479,7 +479,7 @@ def test_a_fault_that_stays_ends_in_one_line_with_the_earlier_file_kept_and_noth
 @pytest.mark.parametrize("match", ["/preupload/", "objects/batch", "PUT ", "/commit/"])
 def test_a_push_that_fails_leaves_no_commit_behind(hub: HubServer, match: str) -> None:
     hub.fault(match, 500)
-    assert refused(lambda: GRID.push_to_hub("ann/grid"), "answered 500").startswith("hf-hub:ann/grid: ")
+    assert refused(lambda: GRID.push_to_hub("ann/grid"), "returned HTTP 500").startswith("hf-hub:ann/grid: ")
     assert set(hub.repos["ann/grid"].files()) == {".gitattributes"}
 
 

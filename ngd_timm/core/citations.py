@@ -46,7 +46,7 @@ EEG: Mapping[str, Credit] = {
         "Its authors published the database for research; the band-power file that the averages were made from came "
         "without a licence of its own.",
         "playing games",
-        "The powers are of z-scored windows, hence relative. People rated a game once, so that all windows of a trial "
+        "The powers are of z-scored windows, hence relative. A game was rated once, so that all windows of a trial "
         "share one label.",
     ),
     "DREAMER": Credit(

@@ -24,7 +24,7 @@ RecipeT = TypeVar("RecipeT", bound=StrictModel)
 
 
 def shown_command(fingerprint: Mapping[str, Any], otherwise: str) -> str:
-    """The shell line that made a run, from the "command" in its fingerprint.
+    """The shell line that started a run, from the "command" in its fingerprint.
 
     Args:
         fingerprint: Its `command` is None where the run was started from Python, and absent in older runs.
@@ -99,7 +99,7 @@ def without_folders(recipe: RecipeT) -> RecipeT:
         values["kd_cache"] = None
     if "cache" in values["data"]:
         values["data"]["cache"] = True
-    sources = [(values, key) for key in ("grid", "teacher", "init", "eval")]
+    sources: list[tuple[Any, str]] = [(values, key) for key in ("grid", "teacher", "init", "eval")]
     sources += [(values["data"], "root"), (values["data"].get("support"), "root"), (values.get("student"), "backbone")]
     for section, key in sources:
         if section and section.get(key):

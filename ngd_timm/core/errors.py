@@ -1,4 +1,4 @@
-"""The one exception that means "your input, not our bug": the command line prints it as one line and exits with 2."""
+"""Errors of the input, which the command line prints as one line before it exits with 2."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class InputError(ValueError):
 
 
 def choices(what: str, given: object, allowed: Iterable[object]) -> InputError:
-    """An `InputError` for a name outside a closed set: names the nearest allowed one, then all of them.
+    """An `InputError` for a name outside a closed set, with the nearest allowed name and all of them.
 
     Example:
         >>> str(choices("class", "hapiness", ["neutral", "happiness"]))

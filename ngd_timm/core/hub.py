@@ -224,11 +224,12 @@ def _reason(error: BaseException, repository: HubId) -> str:
     while isinstance(error, (FileNotFoundError, ValueError, RuntimeError)) and error.__cause__ is not None:
         error = error.__cause__  # the client wraps what went wrong
     status = int(getattr(getattr(error, "response", None), "status_code", 0))
-    for key in (*(kind.__name__ for kind in type(error).__mro__), status):
+    names: list[str | int] = [kind.__name__ for kind in type(error).__mro__]
+    for key in [*names, status]:
         if key in _REASONS:
             return _REASONS[key].format(endpoint=constants.ENDPOINT, revision=repository.revision)
     if status:
-        return f"the Hub answered {status}; try again later"
+        return f"the Hub returned HTTP {status}; try again later"
     if isinstance(error, OSError) and error.strerror and not isinstance(error, ConnectionError):
         where = f" ({error.filename})" if error.filename else ""
         return f"{error.strerror}{where}; set HF_HOME to a folder with space that you may write to"

@@ -341,8 +341,8 @@ class Recipe(StrictModel):
             if (size := self.grid_size) is None:
                 raise ValueError("loss.proto_kd is above 0 but there is no grid; give grid=gameemo-v2 or a grid file")
             raise ValueError(
-                f"{self.name} needs a {size}x{size} grid and none ships; build one from a teacher run (ngd teacher "
-                f"fit, then: ngd prototypes build TEACHER_RUN --size {size} --min-subjects 3 --out "
+                f"{self.name} needs a {size}x{size} grid and none is packaged; build one from a teacher run (ngd "
+                f"teacher fit, then: ngd prototypes build TEACHER_RUN --size {size} --min-subjects 3 --out "
                 f"grid{size}.safetensors) and give grid=grid{size}.safetensors"
             )
         unknown = [c for c in self.loss.positive_classes if c not in self.data.classes]
