@@ -225,20 +225,20 @@ class HubServer:
             raise Refusal(403, "Forbidden")
         return repo
 
-    def _create(self, wanted: Mapping[str, Any], user: set[str] | None) -> Reply:
-        repo_id = f"{wanted['organization']}/{wanted['name']}"
-        if wanted["organization"] not in (user or ()):
+    def _create(self, request: Mapping[str, Any], user: set[str] | None) -> Reply:
+        repo_id = f"{request['organization']}/{request['name']}"
+        if request["organization"] not in (user or ()):
             raise Refusal(403, "You don't have the rights to create a model under this namespace")
         url = {"url": f"{self.url}/{repo_id}"}
         if repo_id in self.repos:
             return _json({"error": "You already created this model repo", **url}, 409)
-        self.repos[repo_id] = Repo(bool(wanted.get("private")) or wanted.get("visibility") == "private")
+        self.repos[repo_id] = Repo(bool(request.get("private")) or request.get("visibility") == "private")
         self.repos[repo_id].commit({".gitattributes": b"*.safetensors filter=lfs\n"}, "initial commit")
         return _json(url)
 
-    def _lfs_links(self, wanted: list[dict[str, Any]]) -> Reply:
+    def _lfs_links(self, objects: list[dict[str, Any]]) -> Reply:
         links = []
-        for item in wanted:
+        for item in objects:
             link = {"oid": item["oid"], "size": item["size"]}
             if item["oid"] not in self.objects:
                 link["actions"] = {"upload": {"href": f"{self._lfs_url}/{item['oid']}", "header": {}}}

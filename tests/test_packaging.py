@@ -1,4 +1,4 @@
-"""The wheel holds what runs without a checkout: recipes, grids, report templates, type marker, and no data."""
+"""The wheel holds recipes, grids, students, report templates and the type marker, and no data."""
 
 from __future__ import annotations
 
