@@ -14,7 +14,6 @@ from ngd_timm.core.paths import without_paths
 from ngd_timm.evaluate.metrics import METRIC_TITLES, protocol_name, shown_protocols
 from ngd_timm.evaluate.run import Run
 from ngd_timm.grid.card import card_header, render_card
-from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.losses import DGeoLoss, LogitKDLoss, ProtoKDLoss
 from ngd_timm.losses.cross_entropy import CITATIONS
 from ngd_timm.models.calibration import CITATION as TEMPERATURE
@@ -89,7 +88,8 @@ def _card(run: Run, repo_id: str, plot: bool) -> str:
         splits=without_paths(run.fingerprint["data"]),
         terms=list(_terms(run)),
         command=shown_command(run.fingerprint, "ngd train recipe.yaml data.root=…"),
-        grid=_grid(run.grid, recipe.grid) if run.grid is not None and _uses_grid(run) else None,
+        grid=run.grid if _uses_grid(run) else None,
+        notes={} if run.grid is None else without_paths(run.grid.metadata),
         plot=plot,
         forbidden=FORBIDDEN,
         method=METHOD,
@@ -145,51 +145,40 @@ def _model_index(run: Run) -> Iterator[Any]:
                 )
 
 
-def _terms(run: Run) -> Iterator[dict[str, str]]:
-    loss = run.recipe.loss
-    options = {
-        "label_smoothing": loss.label_smoothing > 0,
-        "effective_number": loss.class_weights == "effective_number",
-    }
-    yield {
-        "name": "cross-entropy",
-        "weight": f"{loss.ce:g}",
-        "settings": f"label_smoothing={loss.label_smoothing:g}, class_weights={loss.class_weights}",
-        "citation": " ".join(CITATIONS[option] for option, used in options.items() if used) or "–",
-    }
-    if tau := run.recipe.student.logit_adjustment:
-        yield {"name": "logit adjustment", "weight": "post hoc", "settings": f"tau={tau:g}", "citation": CITATION}
-    if (temperature := temperature_of(run.student)) != 1:
-        settings = f"T={temperature:g}, fitted on validation"
-        yield {"name": "temperature scaling", "weight": "post hoc", "settings": settings, "citation": TEMPERATURE}
+def _terms(run: Run) -> Iterator[tuple[str, str, str, str]]:
+    """Name, weight, settings and citation of each term of the loss and of each correction of the logits."""
+    loss, tau, temperature = run.recipe.loss, run.recipe.student.logit_adjustment, temperature_of(run.student)
+    used = {"label_smoothing": loss.label_smoothing > 0, "effective_number": loss.class_weights == "effective_number"}
+    settings = f"label_smoothing={loss.label_smoothing:g}, class_weights={loss.class_weights}"
+    citations = " ".join(CITATIONS[option] for option in used if used[option])
+    yield "cross-entropy", f"{loss.ce:g}", settings, citations or "–"
+    if tau:
+        yield "logit adjustment", "post hoc", f"tau={tau:g}", CITATION
+    if temperature != 1:
+        yield "temperature scaling", "post hoc", f"T={temperature:g}, fitted on validation", TEMPERATURE
     if loss.kd > 0:
         kd = LogitKDLoss(loss.kd_mode, loss.temperature)
-        yield {"name": "logit KD", "weight": f"{loss.kd:g}", "settings": kd.extra_repr(), "citation": kd.citation}
+        yield "logit KD", f"{loss.kd:g}", kd.extra_repr(), kd.citation
     if _uses_grid(run):
-        settings = f"tau={loss.tau}, target={loss.target!r}, sigma={loss.sigma}"
-        share = f"{loss.proto_kd:g}"
+        weight = f"{loss.proto_kd:g}"
         if loss.proto_share:
-            had = last_share(run)
-            share = f"set for {100 * loss.proto_share:g} % of the gradient"
-            share += "" if had is None else f"; {had:.1f} % in the last epoch"
-        yield {"name": "Proto-KD", "weight": share, "settings": settings, "citation": ProtoKDLoss.citation}
+            measured = last_share(run)
+            weight = f"set for {100 * loss.proto_share:g} % of the gradient"
+            weight += "" if measured is None else f"; {measured:.1f} % in the last epoch"
+        settings = f"tau={loss.tau}, target={loss.target!r}, sigma={loss.sigma}"
+        yield "Proto-KD", weight, settings, ProtoKDLoss.citation
     if loss.d_geo > 0:
         geo = DGeoLoss(loss.positive_classes, loss.variance_cap, loss.margin, classes=run.classes)
         ramp = f"ramp={list(loss.ramp)}, positive_classes={list(loss.positive_classes)}"
-        yield {
-            "name": "D-Geo",
-            "weight": f"{loss.d_geo:g}",
-            "settings": f"{geo.extra_repr()}, {ramp}",
-            "citation": geo.citation,
-        }
+        yield "D-Geo", f"{loss.d_geo:g}", f"{geo.extra_repr()}, {ramp}", geo.citation
 
 
 def last_share(run: Run) -> float | None:
-    """Percent of the gradient that Proto-KD had in a run's last epoch; None where nothing is known of it."""
-    if "share_proto_kd" in run.fingerprint:  # of a run whose summary.csv stayed where it was trained
+    """Percent of the gradient that Proto-KD had in a run's last epoch; None where it is not known."""
+    if "share_proto_kd" in run.fingerprint:  # of a published run, which has no summary.csv
         return float(run.fingerprint["share_proto_kd"])
-    had = [float(row["share_proto_kd"]) for row in run.rows if row.get("share_proto_kd")]
-    return had[-1] if had else None
+    shares = [float(row["share_proto_kd"]) for row in run.rows if row.get("share_proto_kd")]
+    return shares[-1] if shares else None
 
 
 def _uses_grid(run: Run) -> bool:
@@ -199,28 +188,3 @@ def _uses_grid(run: Run) -> bool:
 def _grid_credits(run: Run) -> list[Credit]:
     notes = run.grid.metadata if run.grid is not None and _uses_grid(run) else {}
     return [EEG[key] for key in map(dataset_name, (notes.get("dataset", ""), notes.get("support", ""))) if key in EEG]
-
-
-def _grid(grid: PrototypeGrid, name: str | None) -> dict[str, Any]:
-    notes = without_paths(grid.metadata)
-    seed, source = notes.get("seed", "?"), notes.get("dataset", "data that its file does not name")
-    if notes.get("control") == "random":
-        sentence = f"A control without EEG in it: random directions, seed {seed}."
-    elif "control" in notes:
-        sentence = f"A control ({notes['control']}, seed {seed}) of a grid from {source}."
-    elif "simulated" in notes:
-        sentence = "Built from **simulated** EEG with a known answer; it says nothing about people."
-    else:
-        sentence = f"Built from {source}; not the paper's grid."
-    rows = {
-        "name": name,
-        "size": f"{grid.size} x {grid.size}, {grid.dim} values each",
-        "sha256": grid.sha256,
-        "cells with data of their own": f"{grid.filled} of {grid.size**2}",
-        "mean cosine between prototypes": f"{grid.mean_cosine:.4f}",
-    }
-    if "mantel_p_centered" in notes:
-        mantel = f"{notes['mantel_r_centered']}, p = {notes['mantel_p_centered']}"
-        rows["Mantel r, centred, whether it follows the plane"] = mantel
-    rows |= {key: notes[key] for key in ("teacher", "split", "support", "created") if key in notes}
-    return {"sentence": sentence, "rows": rows}
