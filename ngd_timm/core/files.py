@@ -30,6 +30,7 @@ __all__ = [
     "remove_leftovers",
     "sha256_file",
     "write_json",
+    "write_refusals",
     "write_text",
 ]
 
@@ -51,7 +52,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         'whole'
     """
     path = Path(path)
-    with _refusals(path):
+    with write_refusals(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
         os.close(descriptor)
@@ -67,7 +68,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """As `atomic_path`, for a folder; an earlier folder of that name is replaced only once the new one is complete."""
     path = Path(path)
-    with _refusals(path):
+    with write_refusals(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         temporary.chmod(0o755)
@@ -97,7 +98,7 @@ def atomic_files(folder: str | Path) -> Iterator[Path]:
         ['a.txt', 'notes.txt']
     """
     folder = Path(folder)
-    with _refusals(folder):
+    with write_refusals(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".files.", dir=folder) as temporary:
             yield Path(temporary)
@@ -112,12 +113,12 @@ def check_place(path: str | Path) -> None:
         >>> check_place(Path(tempfile.mkdtemp()) / "new" / "metrics.json")
     """
     above = next(folder for folder in Path(path).absolute().parents if folder.exists())
-    with _refusals(Path(path)), tempfile.TemporaryFile(dir=above):
+    with write_refusals(Path(path)), tempfile.TemporaryFile(dir=above):
         pass
 
 
 @contextlib.contextmanager
-def _refusals(path: Path) -> Iterator[None]:
+def write_refusals(path: Path) -> Iterator[None]:
     """Make one line of the system's refusal to write a path; any other error goes on as it is."""
     try:
         yield

@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.files import is_leftover
+from ngd_timm.core.files import is_leftover, write_refusals
 
 __all__ = ["LOCK_FILE", "is_unused", "locked"]
 
@@ -48,13 +48,9 @@ def locked(run: Path) -> Iterator[None]:
         alone
     """
     file = run / LOCK_FILE
-    try:
+    with write_refusals(file):
         run.mkdir(parents=True, exist_ok=True)
         file.touch()
-    except OSError as error:
-        raise InputError(
-            f"{file} can't be written ({error.strerror}); choose another place, or free some space"
-        ) from None
     with contextlib.ExitStack() as held:
         try:
             # the soft lock would outlive a killed process
