@@ -24,7 +24,7 @@ from ngd_timm import PrototypeGrid, load_run, wrap
 from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.commands import shown_command
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.hub import HubId, hub_id, pin
+from ngd_timm.core.hub import HubId, fetch, hub_id, pin
 from ngd_timm.core.recipe import Recipe, load_recipe
 from ngd_timm.data.synthetic.schematic import draw_face
 from ngd_timm.evaluate.student import evaluate
@@ -481,6 +481,19 @@ def test_a_push_that_fails_leaves_no_commit_behind(hub: HubServer, match: str) -
     hub.fault(match, 500)
     assert refused(lambda: GRID.push_to_hub("ann/grid"), "returned HTTP 500").startswith("hf-hub:ann/grid: ")
     assert set(hub.repos["ann/grid"].files()) == {".gitattributes"}
+
+
+def test_a_file_in_the_clients_shared_store_is_checked_against_its_sha256_and_not_its_name_there(
+    served: HubServer, tmp_path: Path
+) -> None:
+    file = fetch(HubId("bob/grid"), ["grid.safetensors"]).folder / "grid.safetensors"
+    blob, shared = file.resolve(), tmp_path / ("f" * 64)  # the store names files by their Xet hash
+    blob.rename(shared)
+    blob.symlink_to(shared)
+    assert PrototypeGrid.from_pretrained("bob/grid").sha256 == GRID.sha256
+    shared.write_bytes(shared.read_bytes()[:-1] + b"!")
+    refused(lambda: PrototypeGrid.from_pretrained("bob/grid"), "does not match its sha256")
+    assert PrototypeGrid.from_pretrained("bob/grid").sha256 == GRID.sha256
 
 
 def test_a_full_disk_is_one_line(served: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,9 +148,10 @@ def fetch(repository: HubId, needed: Sequence[str], optional: Sequence[str] = ()
                 if isinstance(error, FileNotFoundError):  # not in the cache, and no network
                     raise
                 raise InputError(f"{repository} holds no {name}; {_content(repository, options)}") from None
-            blob = file.resolve()  # the cache names it by its sha256 where it is large
-            if re.fullmatch(r"[0-9a-f]{64}", blob.name) and sha256_file(blob) != blob.name:
-                blob.unlink()  # timm would read it otherwise
+            # the cache's link is named by the sha256 of a large file; what that links to may have another name
+            blob = file.readlink().name if file.is_symlink() else ""
+            if re.fullmatch(r"[0-9a-f]{64}", blob) and sha256_file(file) != blob:
+                file.resolve().unlink()  # timm would read it otherwise
                 raise InputError(f"{repository}: {name} does not match its sha256 and was deleted; fetch it again")
             files[name] = file
             if len(files) == 1:
