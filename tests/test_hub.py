@@ -500,5 +500,5 @@ def test_a_full_disk_is_one_line(served: HubServer, monkeypatch: pytest.MonkeyPa
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", full)
+    monkeypatch.setattr("ngd_timm.core.hub.hf_hub_download", full)
     refused(lambda: PrototypeGrid.from_pretrained("bob/grid"), "bob/grid: No space left on device; set HF_HOME")

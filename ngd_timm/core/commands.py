@@ -16,7 +16,7 @@ from ngd_timm.core.paths import last_part, without_paths
 from ngd_timm.core.recipe import StrictModel
 from ngd_timm.core.safe_yaml import read_yaml
 
-__all__ = ["public_command", "public_fingerprint", "shown_command", "without_folders"]
+__all__ = ["public_fingerprint", "shown_command", "without_folders"]
 
 _LOCAL = re.compile(r"(\w[\w.-]*:)?(out|device|kd_cache|data\.cache)=")
 
@@ -34,11 +34,11 @@ def shown_command(fingerprint: Mapping[str, Any], otherwise: str) -> str:
         >>> shown_command({"command": ["ngd", "train", "b0_ce", "data.root=/home/anna/my faces", "out=/tmp/x"]}, "")
         "ngd train b0_ce 'data.root=my faces'"
     """
-    command = public_command(fingerprint.get("command"))
+    command = _public_command(fingerprint.get("command"))
     return otherwise if command is None else shlex.join(command)
 
 
-def public_command(command: Any) -> list[str] | None:
+def _public_command(command: Any) -> list[str] | None:
     """A command's arguments with paths cut to their last part, without those that hold for one machine only."""
     if not isinstance(command, list):
         return None
@@ -47,7 +47,7 @@ def public_command(command: Any) -> list[str] | None:
 
 def public_fingerprint(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
     """A fingerprint without paths."""
-    return {**without_paths(fingerprint), "command": public_command(fingerprint.get("command"))}
+    return {**without_paths(fingerprint), "command": _public_command(fingerprint.get("command"))}
 
 
 def _public(argument: str) -> str:

@@ -12,7 +12,7 @@ class InputError(ValueError):
     """Something the user gave can't be used. The message says what was given, what is allowed and what to do."""
 
 
-def choices(what: str, given: object, allowed: Iterable[object]) -> InputError:
+def choices(what: str, value: object, allowed: Iterable[object]) -> InputError:
     """An `InputError` for a name outside a closed set, with the nearest allowed name and all of them.
 
     Example:
@@ -20,7 +20,7 @@ def choices(what: str, given: object, allowed: Iterable[object]) -> InputError:
         "unknown class 'hapiness'; did you mean 'happiness'? Allowed: neutral, happiness"
     """
     names = [str(a) for a in allowed]
-    near = difflib.get_close_matches(str(given)[:80], names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(value)[:80], names, n=1, cutoff=0.5)
     hint = f"; did you mean '{near[0]}'?" if near else "."
-    shown = str(given) if len(str(given)) <= 80 else f"{str(given)[:77]}..."
+    shown = str(value) if len(str(value)) <= 80 else f"{str(value)[:77]}..."
     return InputError(f"unknown {what} '{shown}'{hint} Allowed: {', '.join(names)}")

@@ -107,7 +107,7 @@ def atomic_files(folder: str | Path) -> Iterator[Path]:
 
 
 def check_place(path: str | Path) -> None:
-    """Refuse a place that can't be written to, before the hours that fill it; nothing stays there.
+    """Refuse a path that can't be written, before hours of work; nothing stays there.
 
     Example:
         >>> check_place(Path(tempfile.mkdtemp()) / "new" / "metrics.json")
@@ -119,7 +119,7 @@ def check_place(path: str | Path) -> None:
 
 @contextlib.contextmanager
 def write_refusals(path: Path) -> Iterator[None]:
-    """Make one line of the system's refusal to write a path; any other error goes on as it is."""
+    """Turn the system's refusal to write a path into an `InputError`; other errors pass."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -142,7 +142,7 @@ def _settle(file: Path) -> None:
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether a path has the temporary name of a write that was killed.
+    """Whether a path has the temporary name of a killed write.
 
     Example:
         >>> [is_leftover(Path(name)) for name in (".last.pt.k2_x81ab.pt", ".student.old.abcdefgh", ".git", "last.pt")]
@@ -152,7 +152,7 @@ def is_leftover(path: Path) -> bool:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed writes left in a folder, if it is there."""
+    """Remove the temporary files of killed writes from a folder, if it exists."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if is_leftover(path):
             shutil.rmtree(path) if path.is_dir() else path.unlink()

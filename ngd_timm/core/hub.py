@@ -13,12 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HTTPError
+
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import sha256_file
 
-__all__ = ["PREFIX", "HubId", "Published", "Snapshot", "fetch", "hub_id", "pin", "request_errors", "target", "upload"]
+__all__ = ["PREFIX", "REQUEST_ERRORS", "HubId", "Published", "Snapshot", "fetch", "hub_id", "pin", "target", "upload"]
 
 PREFIX = "hf-hub:"
+REQUEST_ERRORS = (HTTPError, OSError, ValueError, RuntimeError)
+"""What a request may raise: the Hub's errors, those of the client's HTTP library, and the disk's."""
 _ID = re.compile(r"^([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?$")
 _FILES = (".safetensors", ".yaml", ".yml", ".json", ".npz")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
@@ -131,23 +136,19 @@ def fetch(repository: HubId, needed: Sequence[str], optional: Sequence[str] = ()
     Raises:
         InputError: One line that names the repository and what went wrong.
     """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
-
     files: dict[str, Path] = {}
     revision = repository.revision
     with _one_line(repository):
         for name in (*needed, *optional):
             try:
-                file = Path(
-                    hf_hub_download(repository.repo, name, revision=revision, library_name="ngd_timm", **options)
-                )
+                path = hf_hub_download(repository.repo, name, revision=revision, library_name="ngd_timm", **options)
             except EntryNotFoundError as error:
                 if name in optional:
                     continue
                 if isinstance(error, FileNotFoundError):  # not in the cache, and no network
                     raise
                 raise InputError(f"{repository} holds no {name}; {_content(repository, options)}") from None
+            file = Path(path)
             # the cache's link is named by the sha256 of a large file; what that links to may have another name
             blob = file.readlink().name if file.is_symlink() else ""
             if re.fullmatch(r"[0-9a-f]{64}", blob) and sha256_file(file) != blob:
@@ -161,8 +162,6 @@ def fetch(repository: HubId, needed: Sequence[str], optional: Sequence[str] = ()
 
 
 def _content(repository: HubId, options: Mapping[str, Any]) -> str:
-    from huggingface_hub import HfApi
-
     held = HfApi(token=options.get("token")).list_repo_files(repository.repo, revision=repository.revision)
     if pickles := [name for name in held if name.endswith(_PICKLES)]:
         return f"its pickles ({', '.join(pickles[:3])}) are never loaded: ask its author for safetensors"
@@ -184,8 +183,6 @@ def upload(
     Raises:
         InputError: One line that names the repository and what went wrong; no commit is there then.
     """
-    from huggingface_hub import HfApi
-
     repository, api = target(repo_id), HfApi(token=token, library_name="ngd_timm")
     if create_pr and revision is not None:
         raise InputError(f"{repository}: a pull request is against the main branch; leave out revision={revision}")
@@ -202,26 +199,17 @@ def upload(
     return Published(repo_id, info.oid, info.pr_url or info.commit_url)
 
 
-def request_errors() -> tuple[type[Exception], ...]:
-    """What a request may raise: the Hub's errors, those of the client's HTTP library, and the disk's."""
-    from huggingface_hub.errors import HTTPError  # requests', httpx's or httpx2's, by the client's version
-
-    return (HTTPError, OSError, ValueError, RuntimeError)
-
-
 @contextmanager
 def _one_line(repository: HubId) -> Iterator[None]:
     try:
         yield
     except InputError:
         raise
-    except request_errors() as error:
+    except REQUEST_ERRORS as error:
         raise InputError(f"{PREFIX}{repository.repo}: {_reason(error, repository)}") from None
 
 
 def _reason(error: BaseException, repository: HubId) -> str:
-    from huggingface_hub import constants
-
     while isinstance(error, (FileNotFoundError, ValueError, RuntimeError)) and error.__cause__ is not None:
         error = error.__cause__  # the client wraps what went wrong
     status = int(getattr(getattr(error, "response", None), "status_code", 0))

@@ -1,4 +1,4 @@
-"""Recipes: one YAML of data a run, validated, with no code in it and no key that is silently ignored."""
+"""Recipes: one YAML of data a run, validated, with no code in it and no unknown keys."""
 
 from __future__ import annotations
 
@@ -290,7 +290,7 @@ class Recipe(StrictModel):
     @model_validator(mode="before")
     @classmethod
     def _va_control_aims_at_the_plane(cls, data: Any) -> Any:
-        """Sets `loss.target: va`, so that whoever reads the loss section needs no second key."""
+        """Sets `loss.target: va`, so that readers of the loss section need no second key."""
         if not isinstance(data, dict) or data.get("grid_control") != "va":
             return data
         loss = data.get("loss", {})

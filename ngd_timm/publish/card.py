@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
+from huggingface_hub import EvalResult
 from jinja2 import UndefinedError
 
 from ngd_timm.core.citations import EEG, FACES, FORBIDDEN, METHOD, Credit, dataset_name
@@ -120,9 +120,7 @@ def _millions(count: int) -> str:
     return f"{count / 1e6:.2f} million" if count >= 10_000 else str(count)
 
 
-def _model_index(run: Run) -> Iterator[Any]:
-    from huggingface_hub import EvalResult
-
+def _model_index(run: Run) -> Iterator[EvalResult]:
     for key, entry in run.metrics.items():
         name, _, split = key.partition(":")
         for protocol in ("8way", "present"):
