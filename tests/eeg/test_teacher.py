@@ -49,7 +49,8 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A teacher run on band power with valence and arousal in it."""
     folder = tmp_path_factory.mktemp("planted")
     save_bandpower(folder / "a.npz", simulate_bandpower(subjects=9, trials=12, windows=4, effect=1.5))
-    return fit_teacher(small(folder / "a.npz"), folder / "run")
+    command = ["ngd", "teacher", "fit", "small.yaml", f"data.root={folder}/a.npz"]
+    return fit_teacher(small(folder / "a.npz"), folder / "run", command)
 
 
 def test_a_planted_effect_is_found_on_people_the_teacher_has_not_seen(planted: Path) -> None:
@@ -265,6 +266,10 @@ def test_size_centring_and_min_subjects_reach_the_grid(planted: Path) -> None:
     people = [int(n) for n in private.metadata["subjects_per_cell"].split(",")]
     assert min(n for n in people if n) >= 3
     assert private.filled < build_grid(planted).filled
+    assert private.metadata["command"].split("\n") == [
+        "ngd teacher fit small.yaml data.root=a.npz",
+        "ngd prototypes build runs/small-0 --out grid.safetensors --min-subjects 3",
+    ]
 
 
 def test_where_nothing_is_planted_nothing_is_found(tmp_path: Path) -> None:
