@@ -10,7 +10,7 @@ import yaml
 
 from ngd_timm.core.files import packaged
 
-__all__ = ["EEG", "FACES", "FORBIDDEN", "METHOD", "Credit", "dataset_name"]
+__all__ = ["EEG", "FACES", "FORBIDDEN", "METHOD", "Credit", "dataset_name", "eeg_credits"]
 
 METHOD = (
     'Z. Li, W. Xu, X. Zhao, Y. Zhu, "NeuroGaze-Distill: Brain-informed Distillation and Depression-Inspired Geometric '
@@ -52,3 +52,9 @@ def dataset_name(dataset: str) -> str:
         'DREAMER'
     """
     return re.split(r" \(|[,;:]", dataset)[0].strip()
+
+
+def eeg_credits(metadata: Mapping[str, str]) -> list[Credit]:
+    """The known EEG data sets behind a grid, from its metadata: the rated one, then the unlabelled support."""
+    names = [dataset_name(metadata.get(key, "")) for key in ("dataset", "support")]
+    return [EEG[name] for name in names if name in EEG]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from huggingface_hub import EvalResult
 from jinja2 import UndefinedError
 
-from ngd_timm.core.citations import EEG, FACES, FORBIDDEN, METHOD, Credit, dataset_name
+from ngd_timm.core.citations import FACES, FORBIDDEN, METHOD, eeg_credits
 from ngd_timm.core.commands import shown_command
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.paths import without_paths
@@ -61,7 +61,7 @@ def _card(run: Run, repo_id: str, plot: bool) -> str:
     recipe, faces, name = run.recipe, FACES[run.recipe.data.name], repo_id.partition("/")[2]
     distilled = recipe.loss.kd > 0 or recipe.loss.d_geo > 0 or _uses_grid(run)
     others = [FACES[name] for name in (key.partition(":")[0] for key in run.metrics) if name in FACES]
-    credits = dict.fromkeys([faces, *others, *_grid_credits(run)])
+    credits = dict.fromkeys([faces, *others, *eeg_credits(_grid_notes(run))])
     return render_card(
         "student_card.md",
         header=card_header(
@@ -89,7 +89,7 @@ def _card(run: Run, repo_id: str, plot: bool) -> str:
         terms=list(_terms(run)),
         command=shown_command(run.fingerprint, "ngd train recipe.yaml data.root=…"),
         grid=run.grid if _uses_grid(run) else None,
-        notes={} if run.grid is None else without_paths(run.grid.metadata),
+        notes=_grid_notes(run),
         plot=plot,
         forbidden=FORBIDDEN,
         method=METHOD,
@@ -104,9 +104,10 @@ def student_licence(run: Run, name: str) -> str:
     whose = [f"model.safetensors was trained on {faces.title}. {faces.terms}"]
     if faces.citation:
         whose.append(f"Cite: {faces.citation}")
-    if run.grid is not None and _uses_grid(run) and "dataset" in run.grid.metadata:
-        whose.append(f"It was distilled from a grid of averages over EEG recordings: {run.grid.metadata['dataset']}.")
-        whose += [f"{credit.terms} Cite: {credit.citation}" for credit in _grid_credits(run)]
+    notes = _grid_notes(run)
+    if "dataset" in notes:
+        whose.append(f"It was distilled from a grid of averages over EEG recordings: {notes['dataset']}.")
+        whose += [f"{credit.terms} Cite: {credit.citation}" for credit in eeg_credits(notes)]
     whose.append("No image and no recording is in the model's repository.")
     return render_card(
         "student_licence.txt",
@@ -183,6 +184,6 @@ def _uses_grid(run: Run) -> bool:
     return run.recipe.loss.proto_kd > 0 or run.recipe.loss.proto_share is not None
 
 
-def _grid_credits(run: Run) -> list[Credit]:
-    notes = run.grid.metadata if run.grid is not None and _uses_grid(run) else {}
-    return [EEG[key] for key in map(dataset_name, (notes.get("dataset", ""), notes.get("support", ""))) if key in EEG]
+def _grid_notes(run: Run) -> dict[str, str]:
+    """The metadata of the grid that the student was distilled from; none where there was no grid."""
+    return without_paths(run.grid.metadata) if run.grid is not None and _uses_grid(run) else {}
