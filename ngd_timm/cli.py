@@ -54,6 +54,11 @@ def _print_json(value: object) -> None:
     typer.echo(json.dumps(value, indent=2, allow_nan=False))
 
 
+def _command() -> list[str]:
+    """The command line of this process, as a run keeps it."""
+    return ["ngd", *sys.argv[1:]]
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"ngd-timm {__version__}")
@@ -96,7 +101,7 @@ def train(
     if resume is not None:
         run = loop.resume(resume)
     elif recipe is not None:
-        run = loop.train(load_recipe(Recipe, recipe, overrides or []))
+        run = loop.train(load_recipe(Recipe, recipe, overrides or []), _command())
     if is_first():
         try_page(run)
         typer.echo(run)
@@ -212,7 +217,7 @@ def ablate(
     """Train several recipes on several seeds and print means and paired differences; run again, it goes on."""
     from ngd_timm.experiments.ablation import ablate as run_ablation
 
-    tables = run_ablation(arguments, seeds, out, warm_start)
+    tables = run_ablation(arguments, seeds, out, warm_start, _command())
     if as_json:
         _print_json(json.loads((out / "ablation.json").read_text(encoding="utf-8")))
     else:
@@ -306,7 +311,7 @@ def publish(
     dry_run: DryRun = False,
 ) -> None:
     """Publish everything that ships in hub/: every version of the grid and of the student, each under its own name."""
-    from ngd_timm.core.hub import upload_staged
+    from ngd_timm.core.hub import upload
     from ngd_timm.publish.push import namespace as own_namespace
     from ngd_timm.publish.push import packaged_artifacts
 
@@ -314,7 +319,7 @@ def publish(
         if dry_run:
             _show_staged(repo, stage, None)
         else:
-            typer.echo(upload_staged(stage, repo, private=private).url)
+            typer.echo(upload(stage, repo, private=private).url)
 
 
 def _show_staged(repo: str, stage: Callable[[Path], None], folder: Path | None) -> None:
@@ -360,7 +365,8 @@ def results(
 
     check_out(out)
     rules = label_rule or ("majority", "argmax")
-    write_results(score_ablation(ablation, data, rules, beside or (), tried or (), earlier), out)
+    scored = score_ablation(ablation, data, rules, beside or (), tried or (), earlier, command=_command())
+    write_results(scored, out)
     typer.echo(out)
 
 
@@ -388,7 +394,7 @@ def teacher_fit(
     from ngd_timm.eeg.teacher.fit import fit_teacher
     from ngd_timm.report import try_page
 
-    run = fit_teacher(load_recipe(TeacherRecipe, recipe, overrides or []))
+    run = fit_teacher(load_recipe(TeacherRecipe, recipe, overrides or []), command=_command())
     try_page(run)
     typer.echo(run)
 

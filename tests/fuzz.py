@@ -2,10 +2,10 @@
 
     python tests/fuzz.py --minutes 10 --seed 0
 
-Inputs are bytes of valid files changed at random, headers and YAML made by a grammar, and mutations of whatever was
-answered in a new way before. Anything but success or InputError, an answer of several lines or of more than 2,000
-characters, more than 5 seconds of processor time or 512 MiB is a finding: the input is saved, and printed with its
-error. A child process does the work, so that one that dies is a finding too. Exit code 1 where there are findings.
+Inputs are valid files with random changes, headers and YAML from a grammar, and mutations of inputs that gave a new
+message. Anything but success or InputError, a message of several lines or of more than 2,000 characters, more than
+5 seconds of processor time or 512 MiB is a finding: the input is saved, and printed with its error. A child process
+does the work, so that its death is a finding too. Exit code 1 where there are findings.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CURRENT = "current"
 
 
 class TooSlow(BaseException):
-    """Not an Exception, so that no handler of the loaders takes it for damage."""
+    """Not an Exception, so that no handler of the loaders takes it for damaged input."""
 
 
 # ── inputs ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -68,7 +68,7 @@ def pick_number(rng: random.Random) -> Any:
 
 
 def invented_grid(rng: random.Random) -> bytes:
-    """A safetensors file whose header a grammar made; often whole but for one thing."""
+    """A safetensors file with a header from a grammar; often whole but for one thing."""
     sizes = {"F32": 4, "F64": 8, "I64": 8, "I32": 4, "F16": 2, "BF16": 2, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "X": 1}
     header: dict[str, Any] = {}
     data = b""
@@ -105,59 +105,15 @@ def invented_grid(rng: random.Random) -> bytes:
     return struct.pack("<Q", len(text)) + text + data
 
 
-TAGS = [
-    "!!int",
-    "!!float",
-    "!!bool",
-    "!!null",
-    "!!timestamp",
-    "!!binary",
-    "!!set",
-    "!!omap",
-    "!!pairs",
-    "!!str",
-    "!!seq",
-]
-TAGS += ["!!map", "!!merge", "!!value", "!!python/name:os.system", "!own", "!<tag:yaml.org,2002:int>"]
-SCALARS = [
-    "",
-    "~",
-    "null",
-    "yes",
-    "0",
-    "-1",
-    "3",
-    "0.5",
-    "1e-3",
-    "1e999",
-    ".nan",
-    ".inf",
-    "-.inf",
-    "0x7f",
-    "0b12",
-    "0o9",
-]
-SCALARS += ["1:30", "190:20:30", "2024-13-45", "2024-01-01", "2024-01-01T99:99:99Z", "<<", "=", "'", '"', "'a'", '"a"']
-SCALARS += [
-    '"\\0"',
-    '"\\ud800"',
-    '"\\x7f"',
-    "9" * 5000,
-    "0x" + "f" * 5000,
-    "1_000",
-    "*a",
-    "&a 1",
-    "|\n  text",
-    ">\n  t",
-]
-SCALARS += ["ferplus", "random", "gameemo-v2", "[20, 60]", "[0.2, 0.6]", "{run: b0_ce}", "cosine", "x" * 3000, "{", "]"]
-SCALARS += ["%", "@", "`", "- a", "? a", "? {a: b}", "\t", "#", "\u2028", "\ufeff", "顔", "e\u0301", "%YAML 1.2", "..."]
-
-
-def known_keys() -> list[str]:
-    from ngd_timm.core.recipe import Recipe, _keys
-
-    return list(_keys(Recipe))
+TAGS = "!!int !!float !!bool !!null !!timestamp !!binary !!set !!omap !!pairs !!str !!seq !!map !!merge".split()  # noqa: SIM905
+TAGS += ["!!value", "!!python/name:os.system", "!own", "!<tag:yaml.org,2002:int>"]
+SCALARS = """~ null yes 0 -1 3 0.5 1e-3 1e999 .nan .inf -.inf 0x7f 0b12 0o9 1:30 190:20:30 2024-13-45 2024-01-01
+2024-01-01T99:99:99Z << = ' " 'a' "a" "\\0" "\\ud800" "\\x7f" 1_000 *a { ] % @ ` # ... ferplus random gameemo-v2 cosine
+顔""".split()  # noqa: SIM905
+SCALARS += ["", "&a 1", "|\n  text", ">\n  t", "[20, 60]", "[0.2, 0.6]", "{run: b0_ce}", "- a", "? a", "? {a: b}", "\t"]
+SCALARS += ["\u2028", "\ufeff", "e\u0301", "%YAML 1.2", "9" * 5000, "0x" + "f" * 5000, "x" * 3000]
+MISSPELT = ["<<", "? x\n", "1", "null", "!!set {a}", "[a]", "\u043eptim", '"\\n"']
+LINES = ["---", "...", "%TAG ! x", "\tq: 1", "&a b: c", "*a : b"]
 
 
 def invented_value(rng: random.Random, depth: int = 0) -> str:
@@ -181,9 +137,7 @@ def invented_recipe(rng: random.Random, keys: list[str]) -> bytes:
     for _ in range(rng.choice([1, 1, 2, 3, 8])):
         *section, leaf = rng.choice(keys).split(".")
         if rng.random() < 0.1:
-            leaf = rng.choice(
-                [leaf[:-1], leaf.upper(), "<<", "? x\n", "1", "null", "!!set {a}", "[a]", "\u043eptim", '"\\n"']
-            )
+            leaf = rng.choice([leaf[:-1], leaf.upper(), *MISSPELT])
         sections.setdefault(".".join(section), []).append(f"{leaf}: {invented_value(rng)}")
     for section, entries in sections.items():
         if section and rng.random() < 0.9:
@@ -191,21 +145,19 @@ def invented_recipe(rng: random.Random, keys: list[str]) -> bytes:
         else:
             lines += entries
     if rng.random() < 0.05:
-        lines.insert(
-            rng.randrange(len(lines) + 1), rng.choice(["---", "...", "%TAG ! x", "\tq: 1", "&a b: c", "*a : b"])
-        )
+        lines.insert(rng.randrange(len(lines) + 1), rng.choice(LINES))
     return "\n".join(lines).encode("utf-8", "surrogatepass")
 
 
-# ── what is tried ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── targets ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class Target:
-    """A loader, whole files of its kind, a grammar, and what has been answered so far."""
+    """A loader, whole files of its kind, a grammar, and the messages so far."""
 
     def __init__(self, name: str, whole: list[bytes], invent: Callable[[random.Random], bytes], load: Any) -> None:
         self.name, self.whole, self.invent, self.load = name, whole, invent, load
-        self.pool, self.answers = list(whole), set[str]()
+        self.pool, self.messages = list(whole), set[str]()
 
     def next(self, rng: random.Random) -> bytes:
         kind = rng.random()
@@ -213,24 +165,24 @@ class Target:
             return self.invent(rng)
         return mutate(rng.choice(self.whole if kind < 0.6 else self.pool), rng)
 
-    def learn(self, data: bytes, answer: str) -> None:
-        """Keep an input that was answered in a new way, to be changed further."""
-        kind = re.sub(r"'[^']*'|[\d.]+|\[.*\]", "*", answer)[:60]
-        if kind not in self.answers and len(self.pool) < 2000 and len(data) < 100_000:
-            self.answers.add(kind)
+    def learn(self, data: bytes, message: str) -> None:
+        """Keep an input that gave a new message, to be changed further."""
+        kind = re.sub(r"'[^']*'|[\d.]+|\[.*\]", "*", message)[:60]
+        if kind not in self.messages and len(self.pool) < 2000 and len(data) < 100_000:
+            self.messages.add(kind)
             self.pool.append(data)
 
 
 def targets(folder: Path) -> list[Target]:
     from ngd_timm.core.files import packaged
-    from ngd_timm.core.recipe import Recipe, load_recipe, recipe_names
+    from ngd_timm.core.recipe import Recipe, _keys, load_recipe, recipe_names
     from ngd_timm.grid.prototypes import PrototypeGrid
 
     small = folder / "small.safetensors"
     PrototypeGrid.random(4, size=3).save(small)
     grids = [small.read_bytes()]
     recipes = [(packaged("recipes") / f"{name}.yaml").read_bytes() for name in recipe_names()]
-    keys = known_keys()
+    keys = list(_keys(Recipe))
 
     def load_override(file: Path) -> None:
         text = file.read_bytes().decode("utf-8", "surrogateescape")
@@ -243,17 +195,12 @@ def targets(folder: Path) -> list[Target]:
     return [
         Target("grid.safetensors", grids, invented_grid, PrototypeGrid.load),
         Target("recipe.yaml", recipes, lambda rng: invented_recipe(rng, keys), lambda file: load_recipe(Recipe, file)),
-        Target(
-            "override.txt",
-            [b"optim.lr=1e-3", b"loss.ramp=[0.2, 0.6]", b"data.root=a b"],
-            invent_override,
-            load_override,
-        ),
+        Target("override.txt", [b"optim.lr=1e-3", b"loss.ramp=[0.2, 0.6]"], invent_override, load_override),
     ]
 
 
 def attempt(target: Target, file: Path, data: bytes) -> tuple[str | None, str]:
-    """Give one input to its loader: what is wrong with how it took it, or None, and its answer."""
+    """Give one input to its loader: a finding or None, and its message."""
     from ngd_timm.core.errors import InputError
 
     file.write_bytes(data)
@@ -261,11 +208,11 @@ def attempt(target: Target, file: Path, data: bytes) -> tuple[str | None, str]:
     # of processor time: others may share the machine
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
     signal.setitimer(signal.ITIMER_REAL, 12 * SECONDS)
-    answer = "loads"
+    message = "loads"
     try:
         target.load(file)
     except InputError as error:
-        answer = str(error)
+        message = str(error)
     except TooSlow:
         return f"more than {SECONDS:g} s of processor time, or {12 * SECONDS:g} s in all", ""
     except BaseException:
@@ -275,10 +222,13 @@ def attempt(target: Target, file: Path, data: bytes) -> tuple[str | None, str]:
         signal.setitimer(signal.ITIMER_REAL, 0)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10) - before
     if grown > MEMORY:
-        return f"{grown >> 20} MiB of memory", answer
-    if "\n" in answer or len(answer) > LONGEST:
-        return f"an answer of {len(answer)} characters in {len(answer.splitlines())} lines: {answer[:300]!r}", answer
-    return None, answer
+        return f"{grown >> 20} MiB of memory", message
+    if "\n" in message or len(message) > LONGEST:
+        return (
+            f"a message of {len(message)} characters in {len(message.splitlines())} lines: {message[:300]!r}",
+            message,
+        )
+    return None, message
 
 
 def work(folder: Path, until: float, seed: int) -> None:
@@ -296,25 +246,23 @@ def work(folder: Path, until: float, seed: int) -> None:
         target = rng.choice(all_targets)
         data = target.next(rng)
         file = folder / f"{CURRENT}-{target.name}"
-        problem, answer = attempt(target, file, data)
+        problem, message = attempt(target, file, data)
         tried[target.name] = tried.get(target.name, 0) + 1
-        loaded += answer == "loads"
-        refused += answer not in ("loads", "")
+        loaded += message == "loads"
+        refused += message not in ("loads", "")
         if problem is None:
-            target.learn(data, answer.replace(str(file), ""))
+            target.learn(data, message.replace(str(file), ""))
         else:
             save(folder, target.name, data, problem)
-    answers = {target.name: len(target.answers) for target in all_targets}
-    count = {"tried": tried, "loaded": loaded, "refused": refused, "answers": answers}
+    messages = {target.name: len(target.messages) for target in all_targets}
+    count = {"tried": tried, "loaded": loaded, "refused": refused, "messages": messages}
     (folder / f"counts-{os.getpid()}.json").write_text(json.dumps(count))
 
 
 def save(folder: Path, name: str, data: bytes, problem: str) -> None:
     """Keep a finding once: by the last line of what went wrong and where."""
-    kind = hashlib.sha256("".join(re.findall(r"line \d+|\w+Error", problem) or [problem[:40]]).encode()).hexdigest()[
-        :12
-    ]
-    found = folder / f"finding-{kind}-{name}"
+    place = "".join(re.findall(r"line \d+|\w+Error", problem) or [problem[:40]])
+    found = folder / f"finding-{hashlib.sha256(place.encode()).hexdigest()[:12]}-{name}"
     if not found.exists():
         found.write_bytes(data)
         print(f"\n{found}: {data[:200]!r}\n{problem}", flush=True)
@@ -325,29 +273,29 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("fuzz_findings"), help="findings are saved here")
-    given = parser.parse_args()
+    options = parser.parse_args()
 
-    given.out.mkdir(parents=True, exist_ok=True)
-    for old in given.out.iterdir():
+    options.out.mkdir(parents=True, exist_ok=True)
+    for old in options.out.iterdir():
         old.unlink()
-    until, seed = time.monotonic() + 60 * given.minutes, given.seed
+    until, seed = time.monotonic() + 60 * options.minutes, options.seed
     while time.monotonic() < until:
         child = os.fork()
         if child == 0:
-            work(given.out, until, seed)
+            work(options.out, until, seed)
             os._exit(0)
         _, status = os.waitpid(child, 0)
         seed += 1
         if status != 0:
-            latest = max(given.out.glob(f"{CURRENT}-*"), key=lambda path: path.stat().st_mtime)
+            latest = max(options.out.glob(f"{CURRENT}-*"), key=lambda path: path.stat().st_mtime)
             problem = f"the process died with status {status}"
-            save(given.out, latest.name.removeprefix(f"{CURRENT}-"), latest.read_bytes(), problem)
-    for path in sorted(given.out.glob("counts-*.json")):
+            save(options.out, latest.name.removeprefix(f"{CURRENT}-"), latest.read_bytes(), problem)
+    for path in sorted(options.out.glob("counts-*.json")):
         print(path.read_text())
         path.unlink()
-    for path in (*given.out.glob(f"{CURRENT}-*"), given.out / "small.safetensors"):
+    for path in (*options.out.glob(f"{CURRENT}-*"), options.out / "small.safetensors"):
         path.unlink(missing_ok=True)
-    findings = sorted(path.name for path in given.out.iterdir())
+    findings = sorted(path.name for path in options.out.iterdir())
     print(f"findings: {', '.join(findings) or 'none'}")
     return 1 if findings else 0
 

@@ -234,7 +234,7 @@ def test_the_bundled_student_is_v1_at_a_temperature_and_its_folder_is_consistent
     for name, sha256 in run.fingerprint["sha256"].items():
         assert sha256_file(folders[1] / name) == sha256, name
     card = (folders[1] / "README.md").read_text(encoding="utf-8")
-    assert student_card(run, f"ngd-timm/{folders[1].name}", picture=True) == card
+    assert student_card(run, f"ngd-timm/{folders[1].name}", plot=True) == card
 
 
 def test_a_student_whose_logits_cannot_be_divided_is_trained_and_stays_uncalibrated(

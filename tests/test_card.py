@@ -1,20 +1,16 @@
-"""A grid's card says what the grid's metadata say, weak results included."""
+"""A grid's card says what the grid's metadata say, weak results too."""
 
 from __future__ import annotations
 
 import json
-import shlex
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import yaml
 
-from ngd_timm.core.commands import build_commands
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import packaged
-from ngd_timm.core.recipe import load_recipe
-from ngd_timm.core.teacher_recipe import TeacherRecipe
 from ngd_timm.grid.card import grid_card, grid_findings, grid_licence
 from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.grid.verdict import teacher_verdict
@@ -22,8 +18,8 @@ from ngd_timm.grid.verdict import teacher_verdict
 
 def grid(p: float, **notes: str) -> PrototypeGrid:
     rng = np.random.default_rng(0)
-    figure = {"value": 0.512, "ci95": [0.41, 0.61], "chance": 0.499, "p": p}
-    scores = {"teacher": {"valence": {"bacc": figure, "ccc": figure}}, "logistic_regression": {}}
+    score = {"value": 0.512, "ci95": [0.41, 0.61], "chance": 0.499, "p": p}
+    scores = {"teacher": {"valence": {"bacc": score, "ccc": score}}, "logistic_regression": {}}
     metadata = {
         "dataset": "GAMEEMO (Alakus et al. 2020), and so on",
         "subjects": "9",
@@ -43,17 +39,17 @@ def grid(p: float, **notes: str) -> PrototypeGrid:
 
 
 def test_the_card_carries_the_licence_the_scores_the_counts_and_the_sha256() -> None:
-    made = grid(0.4)
-    card = grid_card(made, "mine-v1")
+    prototypes = grid(0.4)
+    card = grid_card(prototypes, "mine-v1")
     assert yaml.safe_load(card.split("---")[1])["license"] == "other"
-    for words in ("| teacher, valence bACC | 0.512 | 0.410 to 0.610 | 0.499 | 0.4000 |", made.sha256, "101951"):
+    for words in ("| teacher, valence bACC | 0.512 | 0.410 to 0.610 | 0.499 | 0.4000 |", prototypes.sha256, "101951"):
         assert words in card
     assert "not** from DREAMER" in card
     assert "simulated" not in card.lower()
-    assert f"{int(made.counts.max())} (" in card
+    assert f"{int(prototypes.counts.max())} (" in card
 
 
-def test_a_weak_teacher_and_a_grid_without_structure_are_said_plainly() -> None:
+def test_the_card_says_plainly_that_a_teacher_is_weak_and_a_grid_without_structure() -> None:
     weak, strong = grid_card(grid(0.4), "a-v1"), grid_card(grid(0.001), "a-v1")
     assert "can't be told from chance" in weak
     assert "does not follow the valence/arousal plane" in weak
@@ -126,20 +122,24 @@ def test_a_grid_that_does_not_pass_the_declared_test_is_said_to_be_no_evidence()
 
 def test_no_smaller_p_of_another_test_or_size_changes_the_verdict() -> None:
     """The smaller of two p values passes more than one null grid in twenty."""
-    made = full_grid(0.001, mantel_p_centered="0.06")
-    declared, exploratory = grid_findings(made)
+    prototypes = full_grid(0.001, mantel_p_centered="0.06")
+    declared, exploratory = grid_findings(prototypes)
     assert "does not follow" in declared
     assert exploratory.startswith("Exploratory, with Holm's correction for 7 tests: p is below .05 for")
-    assert "| exploratory: Mantel r of the grid as it is | 0.01, p = 0.001, Holm 0.0070 |" in grid_card(made, "a-v1")
+    assert "| exploratory: Mantel r of the grid as it is | 0.01, p = 0.001, Holm 0.0070 |" in grid_card(
+        prototypes, "a-v1"
+    )
     passed = grid_findings(full_grid(0.4, mantel_p_centered="0.04"))
     assert "the grid follows" in passed[0]
 
 
 def test_the_declared_test_is_not_corrected_nor_counted_among_the_exploratory_ones() -> None:
-    made = full_grid(0.02)
-    everybody = replace(made, metadata={**made.metadata, "min_subjects": "1"})  # its tests are those of `grids`
-    card = grid_card(everybody, "a-v1")
-    assert "correction for 5 tests" in grid_findings(everybody)[1]
+    prototypes = full_grid(0.02)
+    every_subject = replace(
+        prototypes, metadata={**prototypes.metadata, "min_subjects": "1"}
+    )  # its tests are those of `grids`
+    card = grid_card(every_subject, "a-v1")
+    assert "correction for 5 tests" in grid_findings(every_subject)[1]
     assert "Mantel r of the grid as it is | 0.01, p = 0.02, Holm 0.0400 |" in card
     assert "| 0.31, p = 0.0200, Holm 0.0400 | 0.21, p = 0.0200, declared |" in card
 
@@ -185,7 +185,7 @@ def test_a_control_has_no_card() -> None:
 
 
 @pytest.mark.parametrize("version", ["gameemo-v1", "gameemo-v2"])
-def test_a_shipped_card_is_what_the_shipped_grid_gives_and_lies_beside_a_licence(version: str) -> None:
+def test_a_packaged_card_is_rendered_from_its_grid_and_lies_beside_a_licence(version: str) -> None:
     folder = packaged("hub") / version
     grid = PrototypeGrid.default(version)
     assert grid_card(grid, version) == (folder / "README.md").read_text(encoding="utf-8")
@@ -196,47 +196,14 @@ def test_a_shipped_card_is_what_the_shipped_grid_gives_and_lies_beside_a_licence
     assert (folder / "grid.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_grid_whose_cells_may_be_one_persons_says_that_it_is_not_for_publishing() -> None:
-    shipped = PrototypeGrid.default()
-    people = shipped.metadata["subjects_per_cell"].replace("3", "1", 1)
-    loose = replace(shipped, metadata={**shipped.metadata, "min_subjects": "1", "subjects_per_cell": people})
-    assert "Not for publishing" in grid_card(loose, "mine")
-    assert "Not for publishing" not in grid_card(shipped, "mine")
-
-
-def test_the_command_of_a_packaged_recipe_names_every_override_and_gives_the_same_run_again() -> None:
-    changes = ["data.name=recordings", "seed=7", "data.folds=3", "optim.epochs=2", "optim.lr=2e-5", "device=cpu"]
-    changes += ["data.root=/home/anna/my eeg/all of it.csv", "data.bands=[alpha, beta]", "data.notch=null"]
-    changes += ["data.support={name: bandpower, root: ../anna/b.npz}", "optim.consistency=0.5", "data.cache=false"]
-    recipe = load_recipe(TeacherRecipe, "teacher_dreamer", [*changes, "out=/home/anna/run"])
-    fit, build = build_commands(recipe, 7, 3, True).split("\n")
-    assert fit.startswith("ngd teacher fit teacher_dreamer seed=7 data.name=recordings ")
-    assert "anna" not in fit
-    assert not {key for key in ("out=", "device", "cache") if key in fit}
-    assert build == (
-        "ngd prototypes build runs/teacher_dreamer-7 --out grid.safetensors --size 7 --min-subjects 3 --center"
+def test_a_grid_with_a_cell_of_one_subject_is_not_for_publishing() -> None:
+    packaged_grid = PrototypeGrid.default()
+    subjects = packaged_grid.metadata["subjects_per_cell"].replace("3", "1", 1)
+    sparse = replace(
+        packaged_grid, metadata={**packaged_grid.metadata, "min_subjects": "1", "subjects_per_cell": subjects}
     )
-    again = load_recipe(TeacherRecipe, "teacher_dreamer", shlex.split(fit)[4:])
-    here = {"out": None, "device": "auto"}
-    roots = {"root": "all of it.csv", "cache": True}
-    support = recipe.data.support.model_copy(update={"root": "b.npz"}) if recipe.data.support else None
-    data = recipe.data.model_copy(update={**roots, "support": support})
-    assert again == recipe.model_copy(update={**here, "data": data})
-
-
-def test_the_command_of_a_recipe_as_it_ships_names_the_data_alone() -> None:
-    recipe = load_recipe(TeacherRecipe, "teacher_gameemo", ["data.root=/home/anna/gameemo_bandpower.npz"])
-    fit, _ = build_commands(recipe).split("\n")
-    assert fit == "ngd teacher fit teacher_gameemo data.root=gameemo_bandpower.npz"
-
-
-@pytest.mark.parametrize("name", ["mine", "b0_ce"])
-def test_the_command_of_a_recipe_that_is_not_packaged_takes_the_runs_own(name: str) -> None:
-    data = {"name": "deap", "root": "C:\\anna\\data_preprocessed_python"}
-    recipe = TeacherRecipe.model_validate({"name": name, "data": data, "out": "/home/anna/run", "seed": 2})
-    fit, build = build_commands(recipe).split("\n")
-    assert fit == f"ngd teacher fit recipe.yaml data.root=data_preprocessed_python out=runs/{name}-2"
-    assert f"build runs/{name}-2 " in build
+    assert "Not for publishing" in grid_card(sparse, "mine")
+    assert "Not for publishing" not in grid_card(packaged_grid, "mine")
 
 
 def test_the_card_of_an_older_grid_shows_no_path_either() -> None:
@@ -248,13 +215,13 @@ def test_the_card_of_an_older_grid_shows_no_path_either() -> None:
 
 
 def test_the_verdict_says_what_is_known_beyond_the_trials_number() -> None:
-    def figure(p: float, given: float) -> dict:
+    def score(p: float, given: float) -> dict:
         return {"value": 0.6, "ci95": [0.55, 0.7], "chance": 0.5, "p": p, "given_number": {"chance": 0.6, "p": given}}
 
     teacher = {
-        axis: {"bacc": figure(0.01, given), "ccc": figure(0.01, given)}
+        axis: {"bacc": score(0.01, given), "ccc": score(0.01, given)}
         for axis, given in (("valence", 0.84), ("arousal", 0.001))
     }
-    said = " ".join(teacher_verdict({"teacher": teacher, "logistic_regression": {}}))
-    assert "no better than chance for valence (p 0.84): nothing is shown beyond" in said
-    assert "better than chance for arousal (p 0.0010): more than which stimulus" in said
+    verdict = " ".join(teacher_verdict({"teacher": teacher, "logistic_regression": {}}))
+    assert "no better than chance for valence (p 0.84): nothing is shown beyond" in verdict
+    assert "better than chance for arousal (p 0.0010): more than which stimulus" in verdict

@@ -53,7 +53,7 @@ def test_json_without_a_value_for_nan_refuses_it(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("folder", ["figures", "new/er"])
+@pytest.mark.parametrize("folder", ["metrics", "new/er"])
 def test_a_place_that_can_be_written_to_passes_and_stays_as_it_was(tmp_path: Path, folder: str) -> None:
     check_place(tmp_path / folder / "a.json")
     assert not list(tmp_path.iterdir())
@@ -64,7 +64,7 @@ def test_a_place_below_a_file_or_in_a_closed_folder_is_refused(tmp_path: Path, m
     with pytest.raises(InputError, match=r"a\.json can't be written \(Not a directory\)"):
         check_place(tmp_path / "file" / "new" / "a.json")
 
-    def closed(dir: Path) -> None:  # root may write anywhere, so that a closed folder has to be made up
+    def closed(dir: Path) -> None:  # root may write anywhere, so a closed folder is simulated
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(dir))
 
     monkeypatch.setattr(tempfile, "TemporaryFile", closed)
@@ -72,7 +72,7 @@ def test_a_place_below_a_file_or_in_a_closed_folder_is_refused(tmp_path: Path, m
         check_place(tmp_path / "a.json")
 
 
-def test_evaluate_looks_at_the_place_for_its_figures_before_it_opens_anything(tmp_path: Path) -> None:
+def test_evaluate_checks_the_place_for_its_metrics_before_it_opens_anything(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(InputError, match="Not a directory"):
         evaluate(tmp_path / "no student", ["ferplus=nowhere"], tmp_path / "file" / "a.json")

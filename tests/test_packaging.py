@@ -1,4 +1,4 @@
-"""The wheel holds what runs without a checkout: recipes, grids, report templates, type marker, and no data."""
+"""The wheel holds recipes, grids, students, report templates and the type marker, and no data."""
 
 from __future__ import annotations
 
@@ -30,37 +30,20 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
         return {info.filename: info.file_size for info in archive.infolist()}
 
 
-def test_every_recipe_of_the_checkout_is_in_the_wheel(wheel: dict[str, int]) -> None:
-    recipes = sorted(p.name for p in (ROOT / "recipes").glob("*.yaml"))
-    assert recipes
-    assert [n for n in recipes if f"ngd_timm/recipes/{n}" not in wheel] == []
-
-
-def test_every_grid_is_in_the_wheel_beside_its_card_and_licence(wheel: dict[str, int]) -> None:
-    grids = grid_versions()
-    assert grids
-    for grid in grids:
-        for name in ("grid.safetensors", "README.md", "LICENSE"):
-            assert wheel.get(f"ngd_timm/hub/{grid}/{name}", 0) > 0
-
-
-def test_every_student_is_in_the_wheel_whole_and_small(wheel: dict[str, int]) -> None:
-    students = student_versions()
-    assert students
-    for student in students:
-        for name in ("config.json", "recipe.yaml", "metrics.json", "fingerprint.json", "README.md", "LICENSE"):
-            assert wheel.get(f"ngd_timm/hub/{student}/{name}", 0) > 0
-        assert 0 < wheel[f"ngd_timm/hub/{student}/model.safetensors"] < 4_000_000
-
-
-def test_report_templates_and_the_type_marker_are_in_the_wheel(wheel: dict[str, int]) -> None:
-    templates = list((ROOT / "ngd_timm" / "report" / "templates").glob("*.j2"))
-    assert len(templates) > 3
-    for path in templates:
-        assert f"ngd_timm/report/templates/{path.name}" in wheel
+def test_everything_that_runs_without_a_checkout_is_in_the_wheel(wheel: dict[str, int]) -> None:
+    expected = [f"recipes/{p.name}" for p in (ROOT / "recipes").glob("*.yaml")]
+    expected += [f"report/templates/{p.name}" for p in (ROOT / "ngd_timm" / "report" / "templates").glob("*.j2")]
+    expected += [f"hub/templates/{p.name}" for p in (ROOT / "hub" / "templates").iterdir()]
+    grid = ("grid.safetensors", "README.md", "LICENSE")
+    student = ("model.safetensors", "config.json", "recipe.yaml", "metrics.json", "fingerprint.json", *grid[1:])
+    expected += [f"hub/{version}/{name}" for version in grid_versions() for name in grid]
+    expected += [f"hub/{version}/{name}" for version in student_versions() for name in student]
+    assert len(expected) > 40
+    assert [name for name in expected if wheel.get(f"ngd_timm/{name}", 0) == 0] == []
     assert "ngd_timm/py.typed" in wheel
 
 
 def test_the_wheel_holds_no_tests_no_data_and_stays_small(wheel: dict[str, int]) -> None:
     assert not [n for n in wheel if n.startswith("tests/") or n.endswith((".parquet", ".npz", ".npy", ".csv", ".pkl"))]
+    assert all(size < 4_000_000 for size in wheel.values())
     assert sum(wheel.values()) < 10_000_000

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from ngd_timm.core.commands import shown_command, without_folders
 from ngd_timm.core.paths import without_paths
+from ngd_timm.core.recipe import Recipe
+from ngd_timm.core.teacher_recipe import TeacherRecipe
 
 
 @pytest.mark.parametrize(
@@ -43,3 +46,57 @@ def test_a_path_is_cut_to_its_end(text: str, left: str) -> None:
 )
 def test_ordinary_text_stays(text: str) -> None:
     assert without_paths(text) == text
+
+
+@pytest.mark.parametrize(
+    ("argument", "shown"),
+    [
+        ("optim.epochs=12", "optim.epochs=12"),
+        ("loss.ramp=[0, 0.6]", "'loss.ramp=[0, 0.6]'"),
+        ("/home/anna/mine.yaml", "mine.yaml"),
+        ("data.root=/home/anna/my faces", "'data.root=my faces'"),
+        ("data.root=C:\\anna\\faces", "data.root=faces"),
+        ("data.root=anna/ck,apex_frames=3,labels=anna/x.csv", "data.root=ck,apex_frames=3,labels=x.csv"),
+        ("b1_kd:teacher=[/home/anna/b0-0, hf-hub:user/student]", '\'b1_kd:teacher=["b0-0", "hf-hub:user/student"]\''),
+        ("eval={ckplus: '/home/anna/ck,apex_frames=3'}", '\'eval={"ckplus": "ck,apex_frames=3"}\''),
+        (
+            "data.support={name: bandpower, root: ../anna/b.npz}",
+            '\'data.support={"name": "bandpower", "root": "b.npz"}\'',
+        ),
+        ("student.backbone=local-dir:/home/anna/b", "student.backbone=local-dir:b"),
+        ("grid=hf-hub:user/grid@v1", "grid=hf-hub:user/grid@v1"),
+        *(
+            (local, "")
+            for local in ("out=/home/anna/run", "device=cuda", "b1_kd:kd_cache=/home/anna/c", "data.cache=false")
+        ),
+    ],
+)
+def test_the_command_of_a_run_is_shown_without_folders_and_without_what_one_machine_needs(
+    argument: str, shown: str
+) -> None:
+    line = shown_command({"command": ["ngd", "train", "b0_ce", argument]}, "")
+    assert line == f"ngd train b0_ce {shown}".strip()
+
+
+def test_a_run_without_a_command_is_shown_with_its_recipe() -> None:
+    for fingerprint in ({}, {"command": None}, {"command": "x"}):
+        assert shown_command(fingerprint, "ngd train recipe.yaml") == "ngd train recipe.yaml"
+
+
+def test_a_recipe_that_is_published_names_no_folder() -> None:
+    student = Recipe.model_validate(
+        {
+            "name": "mine",
+            "out": "/home/anna/run",
+            "data": {"root": "/home/anna/faces,labels=/home/anna/x.csv"},
+            "eval": {"ckplus": "anna/ck"},
+            "teacher": ["/home/anna/a", "hf-hub:user/b"],
+            "kd_cache": "/home/anna/cache",
+        }
+    )
+    support = {"name": "bandpower", "root": "../anna/b.npz"}
+    eeg = TeacherRecipe.model_validate({"name": "mine", "data": {"root": "C:\\anna\\eeg", "support": support}})
+    for recipe in (student, eeg):
+        assert "anna" not in without_folders(recipe).model_dump_json()
+    shown = without_folders(student)
+    assert (shown.data.root, shown.teacher) == ("faces,labels=x.csv", ("a", "hf-hub:user/b"))

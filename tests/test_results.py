@@ -58,7 +58,9 @@ def voted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ablation(voted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("results") / "ablation"
-    ablate(["b0_ce", "b1_kd", *SETTINGS, f"data.root={voted}"], 2, out, warm_start=1)
+    arguments = ["b0_ce", "b1_kd", *SETTINGS, f"data.root={voted}"]
+    command = ["ngd", "ablate", *arguments, "--seeds", "2", "--warm-start", "1", "--out", str(out)]
+    ablate(arguments, 2, out, warm_start=1, command=command)
     return out
 
 

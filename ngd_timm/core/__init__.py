@@ -1,4 +1,4 @@
-"""What everything else stands on: errors, atomic files, devices, processes, the Hub, recipes, images, plots.
+"""Errors, atomic files, devices, processes, the Hub, recipes, images and plots, for all other folders.
 
 Imports nothing of ours.
 """

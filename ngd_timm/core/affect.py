@@ -1,4 +1,4 @@
-"""The eight expression classes, where each lies in the valence/arousal plane, and the geometry of the grid over it."""
+"""The eight expression classes, their valence and arousal, and the cells of the grid."""
 
 from __future__ import annotations
 
@@ -39,12 +39,11 @@ def anchors(classes: Sequence[str] = CLASSES, overrides: Mapping[str, tuple[floa
     """Valence and arousal of each class.
 
     Six values are Russell and Mehrabian's mean ratings of pleasure and arousal (happiness is their "joyful"); neutral
-    is the origin by definition. Their table lacks contempt: its figure is that of the word in the NRC VAD lexicon, .206
-    and .635 on 0..1, mapped to [-1, 1]. Warriner et al. (2013) put the word's arousal lower, at -.10: override it to
-    compare.
+    is the origin by definition. Their table lacks contempt: its values are those of the word in the NRC VAD lexicon,
+    .206 and .635 on 0..1, mapped to [-1, 1]. Warriner et al. (2013) have a lower arousal, -.10: override it to compare.
 
     Args:
-        classes: Class names, in the order wanted.
+        classes: Class names, in the order of the rows.
         overrides: Own (valence, arousal) for some classes, each in [-1, 1]; may name classes outside `CLASSES`.
 
     Returns:

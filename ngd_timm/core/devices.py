@@ -12,7 +12,7 @@ _PRECISIONS = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def open_device(name: str) -> torch.device:
-    """The device of a name, `auto` taking a GPU where there is one.
+    """The torch device of a name; `auto` is a GPU where there is one.
 
     Raises:
         InputError: A name that torch doesn't know, or a device that this machine lacks.
@@ -28,9 +28,7 @@ def open_device(name: str) -> torch.device:
 
 
 def autocast_type(amp: str, device: torch.device) -> torch.dtype | None:
-    """The precision of a recipe's `optim.amp`; None is float32.
-
-    `auto` is a function of the processor alone, so that two runs on one machine agree.
+    """The autocast type of a recipe's `optim.amp`; None is float32. `auto` depends on the processor alone.
 
     Raises:
         InputError: None of off, bf16, fp16, auto.
@@ -47,5 +45,5 @@ def autocast_type(amp: str, device: torch.device) -> torch.dtype | None:
 
 
 def precision_name(autocast: torch.dtype | None) -> str:
-    """What records call the precision of `autocast_type`."""
+    """The precision of an autocast type, as fingerprints name it."""
     return "float32" if autocast is None else str(autocast).removeprefix("torch.")

@@ -1,4 +1,4 @@
-"""Several processes that train one student: joining torchrun's, agreeing, and writing once."""
+"""Helpers for several processes that train one student under torchrun."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def rank() -> int:
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes and speaks; known from torchrun's variables before they have met."""
+    """Whether this process writes and logs; known from torchrun's variables before `join`."""
     return (rank() if distributed() else int(os.environ.get("RANK", 0)) if _launched() else 0) == 0
 
 
 def part_of(size: int, number: int, count: int) -> slice:
-    """The rows of a global batch that process `number` of `count` takes: contiguous, all of them, equal up to one.
+    """The rows of a global batch that process `number` of `count` takes: contiguous, of equal size up to one.
 
     Example:
         >>> [part_of(5, number, 2) for number in (0, 1)]
@@ -63,7 +63,7 @@ def part_of(size: int, number: int, count: int) -> slice:
 
 
 def agree(*values: int) -> tuple[int, ...]:
-    """The largest of each value over all processes: what one of them asks for, all of them do.
+    """The largest of each value over all processes.
 
     Example:
         >>> agree(0, 15)
@@ -71,7 +71,7 @@ def agree(*values: int) -> tuple[int, ...]:
     """
     if not distributed():
         return values
-    # on the CPU: asking a GPU for the answer would stall it at every step
+    # on the CPU: a GPU would be stalled at every step
     together = torch.tensor(values)
     dist.all_reduce(together, op=dist.ReduceOp.MAX)
     return tuple(together.tolist())
@@ -85,22 +85,20 @@ def average(values: Tensor) -> Tensor:
     return values
 
 
-def gather_bytes(state: Tensor) -> list[Tensor]:
-    """A uint8 tensor of every process, in the order of their numbers, on the CPU."""
+def gather_bytes(values: Tensor) -> list[Tensor]:
+    """The uint8 tensors of all processes, by rank, on the CPU."""
     if not distributed():
-        return [state.cpu()]
-    parts = [torch.empty_like(state, device="cpu") for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, state.cpu())
+        return [values.cpu()]
+    parts = [torch.empty_like(values, device="cpu") for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, values.cpu())
     return parts
 
 
 def join() -> None:
-    """Meet the processes that torchrun started, once; nothing to do where there is one.
-
-    CPU tensors travel by gloo, those of a GPU by NCCL.
+    """Initialise torch.distributed under torchrun, once: gloo for CPU tensors, NCCL for those of a GPU.
 
     Raises:
-        InputError: More processes than GPUs, or a group that somebody else started without gloo.
+        InputError: More processes than GPUs, or a process group without gloo that was initialised elsewhere.
     """
     if dist.is_available() and dist.is_initialized():
         if distributed() and "gloo" not in str(dist.get_backend_config()):
@@ -119,7 +117,7 @@ def join() -> None:
 
 
 def leave() -> None:
-    """Take leave of the processes that `join` met."""
+    """Destroy the process group."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 

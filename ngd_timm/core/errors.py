@@ -1,4 +1,4 @@
-"""The one exception that means "your input, not our bug": the command line prints it as one line and exits with 2."""
+"""Errors of the input, which the command line prints as one line before it exits with 2."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ class InputError(ValueError):
     """Something the user gave can't be used. The message says what was given, what is allowed and what to do."""
 
 
-def choices(what: str, given: object, allowed: Iterable[object]) -> InputError:
-    """An `InputError` for a name outside a closed set: names the nearest allowed one, then all of them.
+def choices(what: str, value: object, allowed: Iterable[object]) -> InputError:
+    """An `InputError` for a name outside a closed set, with the nearest allowed name and all of them.
 
     Example:
         >>> str(choices("class", "hapiness", ["neutral", "happiness"]))
         "unknown class 'hapiness'; did you mean 'happiness'? Allowed: neutral, happiness"
     """
     names = [str(a) for a in allowed]
-    near = difflib.get_close_matches(str(given)[:80], names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(value)[:80], names, n=1, cutoff=0.5)
     hint = f"; did you mean '{near[0]}'?" if near else "."
-    shown = str(given) if len(str(given)) <= 80 else f"{str(given)[:77]}..."
+    shown = str(value) if len(str(value)) <= 80 else f"{str(value)[:77]}..."
     return InputError(f"unknown {what} '{shown}'{hint} Allowed: {', '.join(names)}")

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, hashes, and the folders that ship with the package."""
+"""Atomic writes, hashes, JSON, and the folders that are packaged."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -30,6 +30,7 @@ __all__ = [
     "remove_leftovers",
     "sha256_file",
     "write_json",
+    "write_refusals",
     "write_text",
 ]
 
@@ -51,56 +52,42 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         'whole'
     """
     path = Path(path)
-    try:
+    with write_refusals(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-    except OSError as error:
-        _refuse(path, error)
-    os.close(descriptor)
-    temporary = Path(name)
-    try:
-        yield temporary
-        _settle(temporary)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        _refuse(path, error)
-    finally:
-        temporary.unlink(missing_ok=True)
+        os.close(descriptor)
+        try:
+            yield Path(name)
+            _settle(Path(name))
+            os.replace(name, path)
+        finally:
+            Path(name).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """As `atomic_path`, for a folder; an earlier folder of that name is replaced only once the new one is complete."""
     path = Path(path)
-    try:
+    with write_refusals(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    except OSError as error:
-        _refuse(path, error)
-    temporary.chmod(0o755)
-    try:
-        yield temporary
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            os.replace(path, old / path.name)
-            os.replace(temporary, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(temporary, path)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        _refuse(path, error)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.chmod(0o755)
+        try:
+            yield temporary
+            if path.exists():
+                old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+                os.replace(path, old / path.name)
+                os.replace(temporary, path)
+                shutil.rmtree(old)
+            else:
+                os.replace(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def atomic_files(folder: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder within `folder`; its files move up into `folder` together when the block ends well.
-
-    What else lies in `folder` stays.
-
-    Raises:
-        InputError: As `atomic_path`.
+    """Yield a temporary folder within `folder`; its files move up together when the block ends well, others stay.
 
     Example:
         >>> folder = Path(tempfile.mkdtemp())
@@ -111,48 +98,39 @@ def atomic_files(folder: str | Path) -> Iterator[Path]:
         ['a.txt', 'notes.txt']
     """
     folder = Path(folder)
-    try:
+    with write_refusals(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".files.", dir=folder))
-    except OSError as error:
-        _refuse(folder, error)
-    try:
-        yield temporary
-        for path in temporary.iterdir():
-            os.replace(path, folder / path.name)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        _refuse(folder, error)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=".files.", dir=folder) as temporary:
+            yield Path(temporary)
+            for path in Path(temporary).iterdir():
+                os.replace(path, folder / path.name)
 
 
 def check_place(path: str | Path) -> None:
-    """Refuse a place for what takes hours to make before it is made; nothing stays there.
-
-    Raises:
-        InputError: Nothing can be written to the nearest folder above it that exists.
+    """Refuse a path that can't be written, before hours of work; nothing stays there.
 
     Example:
-        >>> check_place(Path(tempfile.mkdtemp()) / "new" / "figures.json")
+        >>> check_place(Path(tempfile.mkdtemp()) / "new" / "metrics.json")
     """
     above = next(folder for folder in Path(path).absolute().parents if folder.exists())
+    with write_refusals(Path(path)), tempfile.TemporaryFile(dir=above):
+        pass
+
+
+@contextlib.contextmanager
+def write_refusals(path: Path) -> Iterator[None]:
+    """Turn the system's refusal to write a path into an `InputError`; other errors pass."""
     try:
-        with tempfile.TemporaryFile(dir=above):
-            pass
-    except OSError as error:
-        _refuse(Path(path), error)
-
-
-def _refuse(path: Path, error: Exception) -> NoReturn:
-    """Say that a path can't be written where the system refused; any other error goes on as it is."""
-    reason = error.strerror or str(error) if isinstance(error, OSError) else None
-    if reason is None and (told := re.search(r"([^:]+) \(os error \d+\)", str(error))):
-        reason = told[1].strip()  # safetensors
-    if reason is None and re.search("PytorchStreamWriter|inline_container|iostream error", str(error)):
-        reason = os.strerror(errno.ENOSPC)  # torch.save keeps the system's reason to itself
-    if reason is None:
-        raise error
-    raise InputError(f"{path} can't be written ({reason}); choose another place, or free some space") from None
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = error.strerror or str(error) if isinstance(error, OSError) else None
+        if reason is None and (match := re.search(r"([^:]+) \(os error \d+\)", str(error))):
+            reason = match[1].strip()  # safetensors
+        if reason is None and re.search("PytorchStreamWriter|inline_container|iostream error", str(error)):
+            reason = os.strerror(errno.ENOSPC)  # torch.save keeps the system's reason to itself
+        if reason is None:
+            raise
+        raise InputError(f"{path} can't be written ({reason}); choose another place, or free some space") from None
 
 
 def _settle(file: Path) -> None:
@@ -164,17 +142,17 @@ def _settle(file: Path) -> None:
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether a path has the temporary name of a write that was killed.
+    """Whether a path has the temporary name of a killed write.
 
     Example:
-        >>> [is_leftover(Path(name)) for name in (".state.pt.k2_x81ab.pt", ".student.old.abcdefgh", ".git", "state.pt")]
+        >>> [is_leftover(Path(name)) for name in (".last.pt.k2_x81ab.pt", ".student.old.abcdefgh", ".git", "last.pt")]
         [True, True, False, False]
     """
     return re.fullmatch(r"\..+\.[a-z0-9_]{8}(\.\w+)?", path.name) is not None
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed writes left in a folder, if it is there."""
+    """Remove the temporary files of killed writes from a folder, if it exists."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if is_leftover(path):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -193,21 +171,17 @@ def write_json(path: str | Path, value: Any, indent: int | None = 2) -> None:
 
 
 def read_json(path: str | Path, shown: str | None = None) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Args:
-        path: The file.
-        shown: What messages call its folder instead, the repository that it is from say.
+    """A JSON object from a file; messages call its folder `shown` where that is given.
 
     Raises:
-        InputError: No such file, one too large to be ours, not JSON, or no object; it is named.
+        InputError: The file is missing, too large, not JSON, or no object.
     """
     path = Path(path)
     name = str(path) if shown is None else f"{shown}: {path.name}"
     if not path.is_file():
-        raise InputError(f"{name} is missing; bring it back, or make it again")
+        raise InputError(f"{name} is missing; restore it, or create it again")
     if path.stat().st_size > _LARGEST_JSON:
-        raise InputError(f"{name} is larger than {_LARGEST_JSON >> 20} MB; it is not one that was written here")
+        raise InputError(f"{name} is larger than {_LARGEST_JSON >> 20} MB; ngd_timm writes none of that size")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -227,21 +201,16 @@ def sha256_file(path: str | Path) -> str:
 
 
 def packaged(kind: str) -> Path:
-    """The folder of shipped `recipes` or `hub` files: inside the wheel, or at the root of an editable checkout."""
+    """The folder of packaged `recipes` or `hub` files: in the package, or at the root of an editable checkout."""
     here = Path(__file__).resolve().parent.parent
     for folder in (here / kind, here.parent / kind):
         if folder.is_dir():
             return folder
-    raise FileNotFoundError(f"the packaged folder '{kind}' is missing beside {here}; reinstall ngd-timm")
+    raise FileNotFoundError(f"the packaged folder '{kind}' is missing from {here}; reinstall ngd-timm")
 
 
 def packaged_versions(pattern: re.Pattern[str], file: str) -> list[str]:
-    """Names of the folders of hub/ that hold a file, oldest first (by version number, then name).
-
-    Args:
-        pattern: What the whole name of a folder looks like; its first group is the version number.
-        file: What a folder has to hold.
-    """
+    """Folders of hub/ that hold `file` and whose names match, by the version number in the pattern's first group."""
     named = [(pattern.fullmatch(folder.name), folder) for folder in packaged("hub").iterdir()]
     found = [(int(match[1]), folder.name) for match, folder in named if match and (folder / file).is_file()]
     return [name for _, name in sorted(found)]

@@ -1,4 +1,4 @@
-"""One process at a time writes a run: a lock that the system gives back when its holder ends, killed or not."""
+"""A lock that lets one process at a time write a run; the system releases it when its holder ends, killed or not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.files import is_leftover
+from ngd_timm.core.files import is_leftover, write_refusals
 
 __all__ = ["LOCK_FILE", "is_unused", "locked"]
 
@@ -20,7 +20,7 @@ LOCK_FILE = "lock"
 
 
 def is_unused(run: Path) -> bool:
-    """Whether a run may begin there: no such path, or a folder with nothing but a lock and what killed writes left.
+    """Whether a run may begin there: no such path, or a folder of nothing but a lock and leftovers of killed writes.
 
     Example:
         >>> is_unused(Path("runs/new")), is_unused(Path(__file__))
@@ -33,7 +33,7 @@ def is_unused(run: Path) -> bool:
 
 @contextlib.contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """Keep other processes from writing this run within the block; the folder is made where it is missing.
+    """Keep other processes from writing this run within the block; a missing folder is created.
 
     Forked processes don't inherit the lock (filelock 3.30 or later): a loader that outlives a killed run by some
     seconds does not hold it.
@@ -48,13 +48,9 @@ def locked(run: Path) -> Iterator[None]:
         alone
     """
     file = run / LOCK_FILE
-    try:
+    with write_refusals(file):
         run.mkdir(parents=True, exist_ok=True)
         file.touch()
-    except OSError as error:
-        raise InputError(
-            f"{file} can't be written ({error.strerror}); choose another place, or free some space"
-        ) from None
     with contextlib.ExitStack() as held:
         try:
             # the soft lock would outlive a killed process

@@ -1,4 +1,4 @@
-"""Texts that leave the disk they were written on: names of files stay, the folders that lead there go."""
+"""Removes the folders from paths in texts that are published."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PATH = re.compile(
 
 
 def last_part(path: str) -> str:
-    """The name at the end of a path of any system.
+    """The last part of a path of any system.
 
     Example:
         >>> last_part("/home/anna/DREAMER.mat"), last_part("C:\\\\eeg\\\\MAHNOB\\\\")
@@ -35,9 +35,9 @@ def last_part(path: str) -> str:
 
 
 def without_paths(value: ValueT) -> ValueT:
-    """The same value with every path in its texts, keys included, cut to its end; addresses on the web stay.
+    """The same value with every path in its texts, keys included, cut to its last part; URLs stay.
 
-    Where a folder's name might go on past a space, the text is cut rather than a folder shown.
+    Where a folder's name might go on past a space, too much is cut rather than too little.
 
     Example:
         >>> without_paths({"source": "from /home/anna/private eeg/x.bdf, in dB/Hz"})

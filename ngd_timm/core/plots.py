@@ -1,4 +1,4 @@
-"""How every plot is drawn: matplotlib to an SVG that the page's CSS colours, or to a PNG."""
+"""Plots with matplotlib, as PNG or as an SVG whose colours are the page's CSS."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ACCENT", "INK", "PAGE", "RULE", "STYLES", "png_figure", "to_svg"]
 
-# Stand-ins that `to_svg` replaces by CSS, so one drawing serves the light and the dark page.
+# `to_svg` replaces these by CSS, for the light and the dark page
 INK, RULE, ACCENT, PAGE = "#010203", "#040506", "#070809", "#0a0b0c"
 _CSS = {INK: "currentColor", RULE: "var(--rule)", ACCENT: "var(--accent)", PAGE: "var(--page)"}
-# names of bands, classes, sets and runs are anybody's strings: a dollar in them is a dollar
+# names of bands, classes, sets and runs may hold a dollar
 _PLAIN_TEXT: Any = {"text.parse_math": False}
 # Okabe and Ito's palette, with a marker each: distinguishable without colour too.
 STYLES = (("#0072B2", "o"), ("#E69F00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#56B4E9", "v"), ("#D55E00", "P"))
@@ -28,7 +28,7 @@ STYLES = (("#0072B2", "o"), ("#E69F00", "s"), ("#009E73", "^"), ("#CC79A7", "D")
 
 @contextlib.contextmanager
 def png_figure(path: str | Path, size: tuple[float, float]) -> Iterator[Figure]:
-    """A figure of so many inches, written to `path` as PNG, atomically, when the block ends well."""
+    """A matplotlib figure, its size in inches, that is written to `path` as PNG when the block ends well."""
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -44,9 +44,9 @@ def png_figure(path: str | Path, size: tuple[float, float]) -> Iterator[Figure]:
 def to_svg(
     name: str, alt: str, draw: Callable[[Axes], None], size: tuple[float, float] = (4.4, 2.9), dpi: float = 100
 ) -> str:
-    """Draw into an SVG that has no ids in common with its neighbours, no date, no fonts and no colours of its own.
+    """An inline SVG of what `draw` draws, its ids prefixed by `name`, without date, fonts and colours of its own.
 
-    `dpi` is that of artists which `draw` marks as rasterized; those keep the colours they were given.
+    `dpi` is of the artists that `draw` marks as rasterized; those keep their colours.
     """
     from xml.sax.saxutils import quoteattr
 

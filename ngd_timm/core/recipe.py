@@ -1,20 +1,31 @@
-"""Recipes: one YAML of data a run, validated, with no code in it and no key that is silently ignored."""
+"""Recipes: one YAML of data a run, validated, with no code in it and no unknown keys."""
 
 from __future__ import annotations
 
 import difflib
 import math
-import re
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from ngd_timm.core.affect import ANCHORS, CLASSES
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.files import packaged
+from ngd_timm.core.safe_yaml import printable, read_yaml, write_yaml
 
 __all__ = [
     "AugmentConfig",
@@ -31,10 +42,10 @@ __all__ = [
     "to_yaml",
 ]
 
-_MAX_BYTES, _DEEPEST = 1 << 20, 20
-_NO_TEXT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
-# what PyYAML's constructors raise where a tag and its text don't fit: 2024-13-45, !!int "", !!bool x, 5000 digits
-_CONSTRUCTOR_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError)
+_MAX_BYTES = 1 << 20
+
+Share = Annotated[float, Field(ge=0, le=1)]
+ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 
 
 class StrictModel(BaseModel):
@@ -43,7 +54,7 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
-# what a timm model may be asked for in YAML, and in the config.json that it is deployed with
+# what a timm model takes from YAML, and from the config.json that it is deployed with
 ModelArg = bool | int | float | str | list[int] | list[float] | list[str]
 _INSTEAD = {
     "pretrained": "student.pretrained",
@@ -59,16 +70,16 @@ _INSTEAD = {
 
 
 class StudentConfig(StrictModel):
-    """The timm backbone that is trained and deployed, and the pictures it takes."""
+    """The timm backbone that is trained and deployed, and its input."""
 
     backbone: str = "resnet18"
     pretrained: bool = False
     image_size: Annotated[int, Field(ge=16, le=1024)] = 64
     in_chans: Literal[1, 3] = 1
-    mean: Annotated[float, Field(ge=0, le=1)] | None = None
+    mean: Share | None = None
     std: Annotated[float, Field(gt=0, le=1)] | None = None
-    drop_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    drop_path_rate: Annotated[float, Field(ge=0, lt=1)] | None = None
+    drop_rate: ShareBelowOne = 0.0
+    drop_path_rate: ShareBelowOne | None = None
     weights: Literal["float32", "float16"] = "float32"  # what matrices are stored in; scored as stored
     logit_adjustment: Annotated[float, Field(ge=0, le=2)] = 0.0  # tau · log prior leaves the bias of what is saved
     calibrate: bool = True  # a temperature fitted on validation divides the logits of what is saved
@@ -85,30 +96,30 @@ class StudentConfig(StrictModel):
 class AugmentConfig(StrictModel):
     """Training augmentation; everything at its zero is off. Angles in radians, shifts as a share of the side."""
 
-    flip: Annotated[float, Field(ge=0, le=1)] = 0.5
+    flip: Share = 0.5
     rotate: Annotated[float, Field(ge=0, le=3.2)] = 0.2
-    scale: Annotated[float, Field(ge=0, lt=1)] = 0.15
-    shift: Annotated[float, Field(ge=0, le=1)] = 0.15
-    brightness: Annotated[float, Field(ge=0, le=1)] = 0.2
-    contrast: Annotated[float, Field(ge=0, le=1)] = 0.2
-    erase: Annotated[float, Field(ge=0, le=1)] = 0.25
+    scale: ShareBelowOne = 0.15
+    shift: Share = 0.15
+    brightness: Share = 0.2
+    contrast: Share = 0.2
+    erase: Share = 0.25
 
 
 class DataConfig(StrictModel):
-    """Which faces, by which label rule, drawn how."""
+    """The training images, their label rule, sampling and augmentation."""
 
     name: str = "ferplus"
     root: str | None = None
     label_rule: Literal["majority", "argmax", "votes"] = "majority"
     drop_duplicates: bool = True
-    limit: Annotated[int, Field(ge=1)] | None = None
+    limit: PositiveInt | None = None
     sampler: Literal["random", "class_aware"] = "random"
     classes: tuple[str, ...] = CLASSES
     augment: AugmentConfig = AugmentConfig()
     workers: Annotated[int, Field(ge=0, le=256)] = 2
     in_memory: bool | None = None
     streaming: bool = False
-    shuffle_buffer: Annotated[int, Field(ge=1)] = 10_000
+    shuffle_buffer: PositiveInt = 10_000
 
     @model_validator(mode="after")
     def _streams_in_shuffled_order(self) -> DataConfig:
@@ -118,14 +129,15 @@ class DataConfig(StrictModel):
             raise ValueError("data.in_memory and data.streaming exclude each other; leave one out")
         return self
 
-    @model_validator(mode="after")
-    def _known_classes(self) -> DataConfig:
-        for name in self.classes:
+    @field_validator("classes")
+    @classmethod
+    def _known_classes(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        for name in classes:
             if name not in ANCHORS:
                 raise choices("class", name, CLASSES)
-        if len(set(self.classes)) != len(self.classes) or len(self.classes) < 2:
-            raise ValueError(f"classes must be at least two different names, got {list(self.classes)}")
-        return self
+        if len(set(classes)) != len(classes) or len(classes) < 2:
+            raise ValueError(f"classes must be at least two different names, got {list(classes)}")
+        return classes
 
 
 def ramp_shares(ramp: Sequence[float]) -> tuple[float, float]:
@@ -144,7 +156,7 @@ def ramp_shares(ramp: Sequence[float]) -> tuple[float, float]:
         start = end = math.nan
     if not 0 <= start <= end <= 1:
         raise InputError(
-            f"ramp must be two shares of the run, 0 <= start <= end <= 1, got {_cut(str(ramp))}; divide epochs by the "
+            f"ramp must be two shares of the run, 0 <= start <= end <= 1, got {printable(ramp)}; divide epochs by the "
             "length of the run: epochs 20 to 60 of 100 are (0.2, 0.6)"
         )
     return start, end
@@ -153,21 +165,21 @@ def ramp_shares(ramp: Sequence[float]) -> tuple[float, float]:
 class LossConfig(StrictModel):
     """Weights and settings of the objective; a weight of 0 leaves its term out."""
 
-    ce: Annotated[float, Field(ge=0)] = 1.0
-    kd: Annotated[float, Field(ge=0)] = 0.0
+    ce: NonNegativeFloat = 1.0
+    kd: NonNegativeFloat = 0.0
     kd_mode: Literal["mse", "kl"] = "mse"
-    temperature: Annotated[float, Field(gt=0)] = 5.0
-    proto_kd: Annotated[float, Field(ge=0)] = 0.0
+    temperature: PositiveFloat = 5.0
+    proto_kd: NonNegativeFloat = 0.0
     proto_share: Annotated[float, Field(gt=0, lt=1)] | None = None
-    tau: Annotated[float, Field(gt=0)] = 0.90
-    sigma: Annotated[float, Field(gt=0)] = 0.4
+    tau: PositiveFloat = 0.90
+    sigma: PositiveFloat = 0.4
     target: Literal["prototype", "va"] = "prototype"
-    d_geo: Annotated[float, Field(ge=0)] = 0.0
+    d_geo: NonNegativeFloat = 0.0
     ramp: tuple[float, float] = (0.2, 0.6)
     positive_classes: tuple[str, ...] = ("happiness", "surprise")
-    variance_cap: Annotated[float, Field(ge=0)] = 0.2
-    margin: Annotated[float, Field(ge=0)] = 0.5
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.055
+    variance_cap: NonNegativeFloat = 0.2
+    margin: NonNegativeFloat = 0.5
+    label_smoothing: ShareBelowOne = 0.055
     class_weights: Literal["none", "balanced", "effective_number"] = "effective_number"
 
     @model_validator(mode="after")
@@ -186,16 +198,16 @@ class LossConfig(StrictModel):
 
 
 class OptimConfig(StrictModel):
-    """Optimizer and schedule, handed to timm's own factories."""
+    """Optimizer and schedule, passed to timm's own factories."""
 
     opt: str = "adamw"
-    epochs: Annotated[int, Field(ge=1)] = 100
+    epochs: PositiveInt = 100
     batch_size: Annotated[int, Field(ge=2)] = 128  # over all processes
-    lr: Annotated[float, Field(gt=0)] = 2.0e-4
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    lr: PositiveFloat = 2.0e-4
+    weight_decay: NonNegativeFloat = 0.05
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup: int | float = 0
-    clip_grad: Annotated[float, Field(gt=0)] | None = 1.0
+    clip_grad: PositiveFloat | None = 1.0
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     sync_bn: bool = False
@@ -222,7 +234,7 @@ class TeacherRun(StrictModel):
 
 
 class Recipe(StrictModel):
-    """A training run. See `recipes/` for the ones that ship.
+    """A training run. See `recipes/` for the packaged ones.
 
     Example:
         >>> Recipe(name="mine", optim={"epochs": 3}).optim.epochs
@@ -247,20 +259,18 @@ class Recipe(StrictModel):
     eval_flip: bool = False
     best_metric: Literal["acc", "macro_f1", "bacc"] = "acc"  # on validation, 8-way; chooses student_best/
     kd_cache: str | None = None  # a folder for the teacher's logits, shared by runs that draw the same batches
-    share_every: Annotated[int, Field(ge=0)] = 100
-    # minutes between resume states within an epoch, 0 for none; auto keeps their cost at 1 % of the time
-    save_every: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
+    share_every: NonNegativeInt = 100
+    # minutes between checkpoints within an epoch, 0 for none; auto keeps their cost at 1 % of the time
+    save_every: Literal["auto"] | NonNegativeFloat = "auto"
     tensorboard: bool = False
     device: str = "auto"
 
     @field_validator("teacher", mode="before")
     @classmethod
     def _one_of_the_ways_to_name_a_teacher(cls, value: Any) -> Any:
-        if value is None or isinstance(value, (str, TeacherRun)):
-            return value
-        if isinstance(value, (list, tuple)) and len(value) > 1 and all(isinstance(source, str) for source in value):
-            return tuple(value)
-        if isinstance(value, dict) and list(value) == ["run"] and isinstance(value["run"], str):
+        several = isinstance(value, (list, tuple)) and len(value) > 1 and all(isinstance(v, str) for v in value)
+        run = isinstance(value, dict) and list(value) == ["run"] and isinstance(value["run"], str)
+        if value is None or isinstance(value, (str, TeacherRun)) or several or run:
             return value
         raise ValueError(
             "teacher must be a run directory, a student's folder or version, hf-hub:user/repo, a list of "
@@ -280,7 +290,7 @@ class Recipe(StrictModel):
     @model_validator(mode="before")
     @classmethod
     def _va_control_aims_at_the_plane(cls, data: Any) -> Any:
-        """Fills in `loss.target: va`, so that whoever reads the loss section needs no second key."""
+        """Sets `loss.target: va`, so that readers of the loss section need no second key."""
         if not isinstance(data, dict) or data.get("grid_control") != "va":
             return data
         loss = data.get("loss", {})
@@ -320,9 +330,29 @@ class Recipe(StrictModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _terms_have_what_they_need(self) -> Recipe:
+        if self.loss.kd > 0 and self.teacher is None:
+            raise ValueError(
+                "loss.kd is above 0 but there is no teacher; give teacher=RUN_DIRECTORY (for example a finished b0_ce) "
+                "or set loss.kd=0"
+            )
+        if (self.loss.proto_kd > 0 or self.loss.proto_share is not None) and self.grid is None:
+            if (size := self.grid_size) is None:
+                raise ValueError("loss.proto_kd is above 0 but there is no grid; give grid=gameemo-v2 or a grid file")
+            raise ValueError(
+                f"{self.name} needs a {size}x{size} grid and none is packaged; build one from a teacher run (ngd "
+                f"teacher fit, then: ngd prototypes build TEACHER_RUN --size {size} --min-subjects 3 --out "
+                f"grid{size}.safetensors) and give grid=grid{size}.safetensors"
+            )
+        unknown = [c for c in self.loss.positive_classes if c not in self.data.classes]
+        if unknown and self.loss.d_geo > 0:
+            raise choices("positive class", unknown[0], self.data.classes)
+        return self
+
     @property
     def teacher_sources(self) -> tuple[str, ...]:
-        """The teachers that logit KD opens, of which several are an ensemble; none where the term is off.
+        """The teachers of logit KD, of which several are an ensemble; none where the term is off.
 
         Raises:
             InputError: `{run: RECIPE}`, which only an ablation can resolve.
@@ -338,34 +368,18 @@ class Recipe(StrictModel):
             )
         return (self.teacher,) if isinstance(self.teacher, str) else self.teacher
 
-    @model_validator(mode="after")
-    def _terms_have_what_they_need(self) -> Recipe:
-        if self.loss.kd > 0 and self.teacher is None:
-            raise ValueError(
-                "loss.kd is above 0 but there is no teacher; give teacher=RUN_DIRECTORY (for example a finished b0_ce) "
-                "or set loss.kd=0"
-            )
-        if (self.loss.proto_kd > 0 or self.loss.proto_share is not None) and self.grid is None:
-            if self.grid_size is not None:
-                size = self.grid_size
-                raise ValueError(
-                    f"{self.name} needs a {size}x{size} grid and none ships; build one from a teacher run (ngd teacher "
-                    f"fit, then: ngd prototypes build TEACHER_RUN --size {size} --min-subjects 3 --out "
-                    f"grid{size}.safetensors) and give grid=grid{size}.safetensors"
-                )
-            raise ValueError("loss.proto_kd is above 0 but there is no grid; give grid=gameemo-v2 or a grid file")
-        unknown = [c for c in self.loss.positive_classes if c not in self.data.classes]
-        if unknown and self.loss.d_geo > 0:
-            raise choices("positive class", unknown[0], self.data.classes)
-        return self
-
 
 ModelT = TypeVar("ModelT", bound=StrictModel)
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes in the wheel."""
+    """Names of the packaged recipes."""
     return sorted(p.stem for p in packaged("recipes").glob("*.yaml"))
+
+
+def to_yaml(recipe: StrictModel) -> str:
+    """The resolved recipe as YAML that `load_recipe` reads back to an equal one."""
+    return write_yaml(recipe.model_dump(mode="json"))
 
 
 def load_recipe(model: type[ModelT], name: str | Path, overrides: Sequence[str] = ()) -> ModelT:
@@ -392,8 +406,19 @@ def load_recipe(model: type[ModelT], name: str | Path, overrides: Sequence[str] 
         raise InputError(f"{path.name}: {_first_problem(model, error)}") from None
 
 
+def _find(name: str | Path) -> Path:
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        if not path.is_file():
+            raise InputError(f"no recipe file {path}")
+        return path
+    if str(name) not in recipe_names():
+        raise choices("recipe", name, recipe_names())
+    return packaged("recipes") / f"{name}.yaml"
+
+
 def _with_base(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A recipe's keys over those of the recipe that its `base` names, and so on."""
+    """A recipe's keys over those of its `base`, recursively."""
     if path.resolve() in seen:
         raise InputError(f"{path}: its base leads back to itself; name a recipe that does not build on this one")
     data = _parse(path)
@@ -401,7 +426,7 @@ def _with_base(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if base is None:
         return data
     if not isinstance(base, str):
-        raise InputError(f"{path}: base must be the name or path of a recipe, got {_cut(repr(base))}")
+        raise InputError(f"{path}: base must be the name or path of a recipe, got {printable(repr(base))}")
     if Path(base).suffix in (".yaml", ".yml"):
         base = str(path.parent / base)
     return _merged(_with_base(_find(base), (*seen, path.resolve())), data)
@@ -410,105 +435,16 @@ def _with_base(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in changes.items():
-        section = merged.get(key)
-        if isinstance(section, Mapping) and isinstance(value, Mapping):
-            merged[key] = _merged(section, value)
-        else:
-            merged[key] = value
+        both = isinstance(merged.get(key), Mapping) and isinstance(value, Mapping)
+        merged[key] = _merged(merged[key], value) if both else value
     return merged
-
-
-def to_yaml(recipe: StrictModel) -> str:
-    """The resolved recipe as YAML that `load_recipe` reads back to an equal one."""
-    return yaml.dump(recipe.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
-
-
-def _find(name: str | Path) -> Path:
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
-        if not path.is_file():
-            raise InputError(f"no recipe file {path}")
-        return path
-    packaged_path = packaged("recipes") / f"{name}.yaml"
-    if not packaged_path.is_file():
-        raise choices("recipe", name, recipe_names())
-    return packaged_path
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2 floats (2e-4 is a number), no anchors (a short file can't grow into a huge one), no duplicate keys."""
-
-    depth = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases (*name) are not allowed in a recipe")
-        self.depth += 1
-        if self.depth > _DEEPEST:
-            raise yaml.YAMLError(f"nested more than {_DEEPEST} deep")
-        node = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, Hashable):
-                raise yaml.YAMLError("a list, a mapping or a set is no key")
-            if key in seen:
-                raise yaml.YAMLError(f"key '{_cut(key)}' stands twice")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-    def construct_number(self, node: yaml.ScalarNode) -> int:
-        number = int(self.construct_yaml_int(node))
-        if number.bit_length() > 64:  # of thousands of digits Python refuses to print even in a message
-            raise yaml.YAMLError("a whole number of more than 64 bits")
-        return number
-
-    def construct_text(self, node: yaml.ScalarNode) -> str:
-        text = str(self.construct_scalar(node))
-        if _NO_TEXT.search(text):
-            raise yaml.YAMLError(f"control characters, or half of one, in {_cut(ascii(text))}")
-        return text
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes what `_Loader` would take for a number: a folder may be called 1e5."""
-
-
-for _side in (_Loader, _Dumper):
-    _side.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)$"),
-        list("-+.0123456789"),
-    )
-
-
-_Loader.add_constructor("tag:yaml.org,2002:str", _Loader.construct_text)
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_number)
-
-
-def _read_yaml(text: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except _CONSTRUCTOR_ERRORS as error:
-        raise yaml.YAMLError(f"{error or type(error).__name__}") from None
-
-
-def _cut(value: object) -> str:
-    """A value as a message shows it, on one line whatever is in it."""
-    text = str(value)
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:80])
-    return shown if len(text) <= 80 else f"{shown[:77]}..."
 
 
 def _parse(path: Path) -> dict[str, Any]:
     if path.stat().st_size > _MAX_BYTES:
         raise InputError(f"{path}: a recipe is at most {_MAX_BYTES >> 20} MiB; this is not one")
     try:
-        data = _read_yaml(path.read_text(encoding="utf-8"))
+        data = read_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path} can't be read ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -521,44 +457,40 @@ def _parse(path: Path) -> dict[str, Any]:
 def _apply(data: dict[str, Any], override: str) -> None:
     key, equals, raw = override.partition("=")
     if not equals or not key:
-        raise InputError(f"'{_cut(override)}' is not key=value; write for example optim.epochs=12")
+        raise InputError(f"'{printable(override)}' is not key=value; write for example optim.epochs=12")
     try:
-        value = _read_yaml(raw)
+        value = read_yaml(raw)
     except yaml.YAMLError:
-        raise InputError(f"the value in '{_cut(override)}' is not valid YAML") from None
+        raise InputError(f"the value in '{printable(override)}' is not valid YAML") from None
     *parents, leaf = key.split(".")
-    node = data
     for part in parents:
-        child = node.get(part)
-        if child is None:
-            child = node[part] = {}
-        if not isinstance(child, dict):
-            raise InputError(f"'{_cut(override)}': '{part}' is a value, not a section")
-        node = child
-    node[leaf] = value
+        if data.get(part) is None:
+            data[part] = {}
+        if not isinstance(data[part], dict):
+            raise InputError(f"'{printable(override)}': '{part}' is a value, not a section")
+        data = data[part]
+    data[leaf] = value
 
 
 def _first_problem(model: type[StrictModel], error: ValidationError) -> str:
     problem = error.errors(include_url=False)[0]
     where = [str(p) for p in problem["loc"]]
-    key = _cut(".".join(where))
+    key = printable(".".join(where))
     if problem["type"] == "extra_forbidden":
         known = list(_keys(model))
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.4) or [
-            k for k in known if k.split(".")[-1] == where[-1]
-        ]
-        siblings = [k for k in known if k.split(".")[:-1] == where[:-1]]
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+        near = near or [k for k in known if k.split(".")[-1] == where[-1]]
+        siblings = [k.split(".")[-1] for k in known if k.split(".")[:-1] == where[:-1]]
         hint = f"; did you mean '{near[0]}'?" if near else "."
-        return f"unknown key '{key}'{hint} Allowed here: {', '.join(k.split('.')[-1] for k in siblings)}"
+        return f"unknown key '{key}'{hint} Allowed here: {', '.join(siblings)}"
     message = " ".join(problem["msg"].removeprefix("Value error, ").split())[:600]
     if problem["type"] == "value_error":
         return f"{key}: {message}" if key else message
-    return f"{key}: {message}, got {_cut(repr(problem['input']))}"
+    return f"{key}: {message}, got {printable(repr(problem['input']))}"
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
         yield prefix + name
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            yield from _keys(annotation, f"{prefix}{name}.")
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _keys(field.annotation, f"{prefix}{name}.")

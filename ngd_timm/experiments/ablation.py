@@ -40,7 +40,13 @@ class _Run:
     folder: Path
 
 
-def ablate(arguments: Sequence[str], seeds: int, out: str | Path, warm_start: int | None = None) -> list[Table]:
+def ablate(
+    arguments: Sequence[str],
+    seeds: int,
+    out: str | Path,
+    warm_start: int | None = None,
+    command: Sequence[str] | None = None,
+) -> list[Table]:
     """Train recipes on the same seeds and compare them, or go on where an earlier call with this folder stopped.
 
     A run that is finished is not touched; one that was interrupted goes on where it stopped. All runs are
@@ -53,6 +59,7 @@ def ablate(arguments: Sequence[str], seeds: int, out: str | Path, warm_start: in
         out: Gets `runs/<recipe>-<seed>/`, `teacher_logits/` (asked for once a seed), ablation.json, table.md, .tex,
             ablation.png and report.html.
         warm_start: Epochs of cross-entropy, one run a seed, from whose student every recipe starts; None: none.
+        command: The command line that started it, for ablation.json and the runs' fingerprints.
 
     Returns:
         The tables of all seeds. The first recipe is what differences are taken to.
@@ -79,12 +86,12 @@ def ablate(arguments: Sequence[str], seeds: int, out: str | Path, warm_start: in
     for seed, planned in plan.items():
         for run in planned:
             number += 1
-            _finish(run, f"[{number}/{total}] {run.recipe.name}, seed {seed}")
+            _finish(run, command, f"[{number}/{total}] {run.recipe.name}, seed {seed}")
             _refuse_other_data(run, data)
         done = [s for s in plan if s <= seed]
         folders = {name: [_folder(out, name, s) for s in done] for name in recipes}
         start = [] if warm_start is None else [_folder(out, WARM_START, s) for s in done]
-        tables = _write(compare(folders, done, start), out)
+        tables = _write({**compare(folders, done, start), "command": command}, out)
     return tables
 
 
@@ -281,7 +288,7 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _finish(run: _Run, title: str) -> None:
+def _finish(run: _Run, command: Sequence[str] | None, title: str) -> None:
     if (run.folder / "metrics.json").is_file():
         _refuse_other_sources(run)
         logger.info(f"{title}: done before")
@@ -292,7 +299,7 @@ def _finish(run: _Run, title: str) -> None:
             resume(run.folder)
         else:
             logger.info(f"{title}: begins")
-            train(run.recipe)
+            train(run.recipe, command)
         try_page(run.folder)
     except (KeyboardInterrupt, Stopped):
         logger.info(f"{title}: stopped; the same command goes on from there")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,11 +11,10 @@ import torch
 from torch import Tensor
 
 from ngd_timm.core.affect import CLASSES
-from ngd_timm.core.commands import ablate_command, shown_root, train_command, without_folders
+from ngd_timm.core.commands import shown_command, without_folders
 from ngd_timm.core.devices import open_device
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.files import check_place, read_json, write_json, write_text
-from ngd_timm.core.paths import last_part
 from ngd_timm.core.recipe import Recipe, load_recipe
 from ngd_timm.data import parse_spec
 from ngd_timm.evaluate.comparison import RecipePredictions, compare_predictions, difference_pairs
@@ -25,7 +23,6 @@ from ngd_timm.evaluate.predictions import Predictions, predict
 from ngd_timm.evaluate.run import Run, read_run
 from ngd_timm.evaluate.run_log import with_bar
 from ngd_timm.evaluate.student import face_batches
-from ngd_timm.experiments.ablation import WARM_START
 from ngd_timm.grid.verdict import difference_verdict
 from ngd_timm.models.student import run_folder
 from ngd_timm.report.tables import Table, ablation_tables, with_interval
@@ -104,6 +101,7 @@ def score_ablation(
     tried: Sequence[str | Path] = (),
     earlier: str | Path | None = None,
     resamples: int = 2000,
+    command: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Score every run of an ablation on data sets, by each label rule, and compare the recipes on each.
 
@@ -118,6 +116,7 @@ def score_ablation(
         earlier: The JSON of an earlier page, from which runs beside the table and settings tried are kept as they are,
             but for those that `beside` and `tried` name again: for runs whose folders are gone.
         resamples: Of each bootstrap.
+        command: The command line that started it, for the page.
 
     Returns:
         ablation.json's form with "sets" keyed `name:split, rule`, and "teachers" (see `teacher_terms`), "beside",
@@ -141,7 +140,8 @@ def score_ablation(
     run_notes = {name: _run_notes(run) for name, (run,) in others.items()}
     settings = {Path(run).name: _run_notes(read_run(run)) for run in tried}
     runs = {**rows, **others}
-    pairs = difference_pairs(comparison["recipes"])
+    recipes = comparison["recipes"]
+    pairs = difference_pairs(recipes)
     sets, data = {}, {}
     for key, rule, answers in _answers(runs, specs, label_rules, kept):
         name = f"{key}, {rule}"
@@ -163,35 +163,10 @@ def score_ablation(
         },
         "data": data,
         "commands": {
-            "ablate": _ablate_command(rows, comparison),
-            "results": results_command(specs, label_rules, beside, tried, earlier),
+            "ablate": shown_command(comparison, f"ngd ablate {' '.join(recipes)} data.root=… --out ablation"),
+            "results": shown_command({"command": command}, "ngd results ablation --data … --out RESULTS.md"),
         },
     }
-
-
-def results_command(
-    specs: Sequence[str],
-    rules: Sequence[str],
-    beside: Sequence[str | Path],
-    tried: Sequence[str | Path],
-    earlier: str | Path | None = None,
-) -> str:
-    """The shell line that scores an ablation again.
-
-    Example:
-        >>> results_command(["ferplus=/data/ferplus:valid"], ["majority"], ["/home/anna/runs/ce_long-0"], [])
-        'ngd results ablation --data ferplus=ferplus:valid --label-rule majority --beside ce_long-0 --out RESULTS.md'
-    """
-    parts = [(name, shown_root(root), f":{split}" if split else "") for name, root, split, _ in map(parse_spec, specs)]
-    options = {
-        "--data": [f"{name}={root}{split}" for name, root, split in parts],
-        "--label-rule": rules,
-        "--beside": [last_part(str(run)) for run in beside],
-        "--tried": [last_part(str(run)) for run in tried],
-        "--earlier": [] if earlier is None else [last_part(str(earlier))],
-    }
-    flags = [f"{flag} {shlex.quote(value)}" for flag, of in options.items() for value in of]
-    return " ".join(["ngd results ablation", *flags, "--out RESULTS.md"])
 
 
 def teacher_terms(recipes: Iterable[Recipe]) -> dict[str, list[str] | None]:
@@ -394,7 +369,7 @@ def _run_notes(run: Run) -> dict[str, Any]:
     if not figures:
         raise InputError(f"{run.folder / 'metrics.json'} holds no figures; train or evaluate the run again")
     return {
-        "command": train_command(run.recipe),
+        "command": shown_command(run.fingerprint, "ngd train recipe.yaml data.root=…"),
         "epochs": len(run.rows),
         "minutes": sum(float(row["seconds"]) for row in run.rows) / 60,
         "metrics": figures,
@@ -490,11 +465,6 @@ def _tried_table(tried: Mapping[str, Any]) -> Table:
         )
     header = ("run", "command", *(METRIC_NAMES[m] for m in METRICS), "on", "minutes")
     return Table("every setting tried, percent over all classes, one seed each", header, tuple(rows))
-
-
-def _ablate_command(rows: Mapping[str, Sequence[Run]], comparison: Mapping[str, Any]) -> str:
-    start = rows[WARM_START][0].recipe.optim.epochs if comparison["warm_start"] else None
-    return ablate_command([rows[name][0].recipe for name in comparison["recipes"]], len(comparison["seeds"]), start)
 
 
 def _commands(commands: Mapping[str, str]) -> str:

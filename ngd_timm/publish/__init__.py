@@ -1,4 +1,4 @@
-"""What leaves the machine: cards, licences, pushes to the Hub, exports.
+"""Cards, licences, pushes to the Hub and exports.
 
 May import report and what it may.
 """

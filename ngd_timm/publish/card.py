@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from ngd_timm.core.citations import EEG, FACES, FORBIDDEN, METHOD, Credit, dataset_name
-from ngd_timm.core.commands import train_command
+from huggingface_hub import EvalResult
+from jinja2 import UndefinedError
+
+from ngd_timm.core.citations import FACES, FORBIDDEN, METHOD, eeg_credits
+from ngd_timm.core.commands import shown_command
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.paths import without_paths
-from ngd_timm.evaluate.metrics import METRIC_TITLES, METRICS, protocol_name, shown_protocols
+from ngd_timm.evaluate.metrics import METRIC_TITLES, protocol_name, shown_protocols
 from ngd_timm.evaluate.run import Run
 from ngd_timm.grid.card import card_header, render_card
-from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.losses import DGeoLoss, LogitKDLoss, ProtoKDLoss
 from ngd_timm.losses.cross_entropy import CITATIONS
 from ngd_timm.models.calibration import CITATION as TEMPERATURE
@@ -27,44 +28,40 @@ _METRIC_IDS = {"acc": "accuracy", "macro_f1": "f1", "bacc": "balanced_accuracy"}
 _TAGS = ["timm", "image-classification", "facial-expression-recognition"]
 
 
-def student_card(run: Run, repo_id: str, picture: bool = False) -> str:
+def student_card(run: Run, repo_id: str, plot: bool = False) -> str:
     """The card of a run's student, as Markdown with a YAML header that holds its metrics in both protocols.
 
     Args:
         run: From `load_run`.
-        repo_id: Where on the Hub it goes to.
-        picture: Whether the grid's picture lies beside the card as grid.png.
+        repo_id: Its repository on the Hub.
+        plot: Whether the grid's plot lies beside the card as grid.png.
 
     Raises:
-        InputError: A metrics.json that lacks a figure.
+        InputError: No metrics, those of other classes, or a metrics.json or fingerprint.json that is not complete.
     """
-    cfg, recipe = run.student.pretrained_cfg, run.recipe
-    channels = input_channels(run.student)
-    terms = list(_terms(run))
-    distilled = recipe.loss.kd > 0 or recipe.loss.d_geo > 0 or _uses_grid(run)
+    if not run.metrics:
+        raise InputError(f"{run.source}: metrics.json is empty; evaluate the run first")
     try:
-        results = list(_results(run))
-        tables = [_per_class(key, entry) for key, entry in run.metrics.items()]
-        model_index = list(_model_index(run))
-        units = " or ".join(dict.fromkeys(f"{entry['bootstrap']['unit']}s" for entry in run.metrics.values()))
-        splits = [_split(name, report) for name, report in without_paths(run.fingerprint["data"]).items()]
-        labels = run.fingerprint["data"]["train"]["labels"]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        for key, entry in run.metrics.items():
+            if tuple(entry["per_class"]) != run.classes:
+                raise InputError(
+                    f"{key} is about {', '.join(entry['per_class'])}, the student about {', '.join(run.classes)}"
+                )
+        return _card(run, repo_id, plot)
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, UndefinedError) as error:
         raise InputError(
-            f"{run.source}: its figures or its fingerprint.json lack {error}; they were made by an older version, or "
-            "are not figures: evaluate, or train, again"
+            f"{run.source}: metrics.json or fingerprint.json is not complete ({error}); an older version may have "
+            "written it: evaluate, or train, again"
         ) from None
-    if not results:
-        raise InputError(f"{run.source}: metrics.json holds no figures; evaluate the run first")
-    for key, entry in run.metrics.items():
-        if tuple(entry["per_class"]) != run.classes:
-            raise InputError(
-                f"{key} is about {', '.join(entry['per_class'])}, the student about {', '.join(run.classes)}"
-            )
-    faces = FACES[recipe.data.name]
-    shown = [FACES[name] for name in dict.fromkeys(key.partition(":")[0] for key in run.metrics) if name in FACES]
-    grid_credits = _grid_credits(run)
-    cited = [c.citation for c in dict.fromkeys([faces, *shown, *grid_credits]) if c.citation]
+
+
+def _card(run: Run, repo_id: str, plot: bool) -> str:
+    recipe, faces, name = run.recipe, FACES[run.recipe.data.name], repo_id.partition("/")[2]
+    distilled = recipe.loss.kd > 0 or recipe.loss.d_geo > 0 or _uses_grid(run)
+    others = [FACES[name] for name in (key.partition(":")[0] for key in run.metrics) if name in FACES]
+    credits = dict.fromkeys([faces, *others, *eeg_credits(_grid_notes(run))])
     return render_card(
         "student_card.md",
         header=card_header(
@@ -73,31 +70,30 @@ def student_card(run: Run, repo_id: str, picture: bool = False) -> str:
             tags=[*_TAGS, "neurogaze-distill"] if distilled else _TAGS,
             datasets=[recipe.data.name],
             metrics=list(_METRIC_IDS.values()),
-            model_name=repo_id.partition("/")[2],
-            eval_results=model_index,
+            model_name=name,
+            eval_results=list(_model_index(run)),
         ),
-        name=repo_id.partition("/")[2],
+        name=name,
         repo_id=repo_id,
-        architecture=cfg["architecture"],
+        student=run.student.pretrained_cfg,
         parameters=_millions(sum(p.numel() for p in run.student.parameters())),
-        size=cfg["input_size"][-1],
-        in_chans=channels,
+        grey=input_channels(run.student) == 1,
         classes=run.classes,
         distilled=distilled,
-        simulated=faces.terms if recipe.data.name == "schematic" else "",
-        results=results,
-        units=units,
-        per_class=tables,
-        epochs=recipe.optim.epochs,
-        seed=recipe.seed,
-        trained_on=f"{faces.title}, labels: {labels}. {faces.terms}",
-        splits=splits,
-        terms=terms,
-        command=train_command(recipe),
-        grid=_grid(run.grid, recipe.grid, picture) if run.grid is not None and _uses_grid(run) else None,
+        recipe=recipe,
+        faces=faces,
+        metrics=run.metrics,
+        metric_titles=METRIC_TITLES,
+        protocols=[(key, p, protocol_name(p, e)) for key, e in run.metrics.items() for p in shown_protocols(e)],
+        splits=without_paths(run.fingerprint["data"]),
+        terms=list(_terms(run)),
+        command=shown_command(run.fingerprint, "ngd train recipe.yaml data.root=…"),
+        grid=run.grid if _uses_grid(run) else None,
+        notes=_grid_notes(run),
+        plot=plot,
         forbidden=FORBIDDEN,
         method=METHOD,
-        citations=cited,
+        citations=[credit.citation for credit in credits if credit.citation],
     )
 
 
@@ -108,10 +104,11 @@ def student_licence(run: Run, name: str) -> str:
     whose = [f"model.safetensors was trained on {faces.title}. {faces.terms}"]
     if faces.citation:
         whose.append(f"Cite: {faces.citation}")
-    if run.grid is not None and _uses_grid(run) and "dataset" in run.grid.metadata:
-        whose.append(f"It was distilled from a grid of averages over EEG recordings: {run.grid.metadata['dataset']}.")
-        whose += [f"{credit.terms} Cite: {credit.citation}" for credit in _grid_credits(run)]
-    whose.append("No picture and no recording is in the model's repository.")
+    notes = _grid_notes(run)
+    if "dataset" in notes:
+        whose.append(f"It was distilled from a grid of averages over EEG recordings: {notes['dataset']}.")
+        whose += [f"{credit.terms} Cite: {credit.citation}" for credit in eeg_credits(notes)]
+    whose.append("No image and no recording is in the model's repository.")
     return render_card(
         "student_licence.txt",
         name=name,
@@ -124,33 +121,7 @@ def _millions(count: int) -> str:
     return f"{count / 1e6:.2f} million" if count >= 10_000 else str(count)
 
 
-def _results(run: Run) -> Iterator[dict[str, Any]]:
-    for key, entry in run.metrics.items():
-        for protocol in shown_protocols(entry):
-            figures = {
-                metric: f"{entry[protocol][metric]:.2f} [{low:.1f}, {high:.1f}]"
-                for metric in METRICS
-                for low, high in [entry["ci95"][protocol][metric]]
-            }
-            row = {"set": key, "n": entry["n"], "labels": entry["label_rule"]}
-            yield {**row, "protocol": protocol_name(protocol, entry), **figures}
-
-
-def _per_class(key: str, entry: Mapping[str, Any]) -> dict[str, Any]:
-    rows = [
-        {"name": name, **{k: f"{row[k]:.1f}" for k in ("precision", "recall", "f1")}, "support": row["support"]}
-        for name, row in entry["per_class"].items()
-    ]
-    how = [f"labels: {entry['label_rule']}"]
-    how += ["mean with the mirror image"] if entry["flip"] else []
-    how += [] if entry.get("drop_duplicates", True) else ["copies of training pictures kept"]
-    how += [f"calibration error {entry['ece']:.1f} at temperature {entry.get('temperature', 1.0):g}"]
-    return {"set": key, "how": ", ".join(how), "rows": rows}
-
-
-def _model_index(run: Run) -> Iterator[Any]:
-    from huggingface_hub import EvalResult
-
+def _model_index(run: Run) -> Iterator[EvalResult]:
     for key, entry in run.metrics.items():
         name, _, split = key.partition(":")
         for protocol in ("8way", "present"):
@@ -173,91 +144,46 @@ def _model_index(run: Run) -> Iterator[Any]:
                 )
 
 
-def _terms(run: Run) -> Iterator[dict[str, str]]:
-    loss = run.recipe.loss
-    options = {
-        "label_smoothing": loss.label_smoothing > 0,
-        "effective_number": loss.class_weights == "effective_number",
-    }
-    yield {
-        "name": "cross-entropy",
-        "weight": f"{loss.ce:g}",
-        "settings": f"label_smoothing={loss.label_smoothing:g}, class_weights={loss.class_weights}",
-        "citation": " ".join(CITATIONS[option] for option, used in options.items() if used) or "–",
-    }
-    if tau := run.recipe.student.logit_adjustment:
-        yield {"name": "logit adjustment", "weight": "post hoc", "settings": f"tau={tau:g}", "citation": CITATION}
-    if (temperature := temperature_of(run.student)) != 1:
-        settings = f"T={temperature:g}, fitted on validation"
-        yield {"name": "temperature scaling", "weight": "post hoc", "settings": settings, "citation": TEMPERATURE}
+def _terms(run: Run) -> Iterator[tuple[str, str, str, str]]:
+    """Name, weight, settings and citation of each term of the loss and of each correction of the logits."""
+    loss, tau, temperature = run.recipe.loss, run.recipe.student.logit_adjustment, temperature_of(run.student)
+    used = {"label_smoothing": loss.label_smoothing > 0, "effective_number": loss.class_weights == "effective_number"}
+    settings = f"label_smoothing={loss.label_smoothing:g}, class_weights={loss.class_weights}"
+    citations = " ".join(CITATIONS[option] for option in used if used[option])
+    yield "cross-entropy", f"{loss.ce:g}", settings, citations or "–"
+    if tau:
+        yield "logit adjustment", "post hoc", f"tau={tau:g}", CITATION
+    if temperature != 1:
+        yield "temperature scaling", "post hoc", f"T={temperature:g}, fitted on validation", TEMPERATURE
     if loss.kd > 0:
         kd = LogitKDLoss(loss.kd_mode, loss.temperature)
-        yield {"name": "logit KD", "weight": f"{loss.kd:g}", "settings": kd.extra_repr(), "citation": kd.citation}
+        yield "logit KD", f"{loss.kd:g}", kd.extra_repr(), kd.citation
     if _uses_grid(run):
-        settings = f"tau={loss.tau}, target={loss.target!r}, sigma={loss.sigma}"
-        share = f"{loss.proto_kd:g}"
+        weight = f"{loss.proto_kd:g}"
         if loss.proto_share:
-            had = last_share(run)
-            share = f"set for {100 * loss.proto_share:g} % of the gradient"
-            share += "" if had is None else f"; {had:.1f} % in the last epoch"
-        yield {"name": "Proto-KD", "weight": share, "settings": settings, "citation": ProtoKDLoss.citation}
+            measured = last_share(run)
+            weight = f"set for {100 * loss.proto_share:g} % of the gradient"
+            weight += "" if measured is None else f"; {measured:.1f} % in the last epoch"
+        settings = f"tau={loss.tau}, target={loss.target!r}, sigma={loss.sigma}"
+        yield "Proto-KD", weight, settings, ProtoKDLoss.citation
     if loss.d_geo > 0:
         geo = DGeoLoss(loss.positive_classes, loss.variance_cap, loss.margin, classes=run.classes)
         ramp = f"ramp={list(loss.ramp)}, positive_classes={list(loss.positive_classes)}"
-        yield {
-            "name": "D-Geo",
-            "weight": f"{loss.d_geo:g}",
-            "settings": f"{geo.extra_repr()}, {ramp}",
-            "citation": geo.citation,
-        }
+        yield "D-Geo", f"{loss.d_geo:g}", f"{geo.extra_repr()}, {ramp}", geo.citation
 
 
 def last_share(run: Run) -> float | None:
-    """Percent of the gradient that Proto-KD had in a run's last epoch; None where nothing is known of it."""
-    if "share_proto_kd" in run.fingerprint:  # of a run whose summary.csv stayed where it was trained
+    """Percent of the gradient that Proto-KD had in a run's last epoch; None where it is not known."""
+    if "share_proto_kd" in run.fingerprint:  # of a published run, which has no summary.csv
         return float(run.fingerprint["share_proto_kd"])
-    had = [float(row["share_proto_kd"]) for row in run.rows if row.get("share_proto_kd")]
-    return had[-1] if had else None
+    shares = [float(row["share_proto_kd"]) for row in run.rows if row.get("share_proto_kd")]
+    return shares[-1] if shares else None
 
 
 def _uses_grid(run: Run) -> bool:
     return run.recipe.loss.proto_kd > 0 or run.recipe.loss.proto_share is not None
 
 
-def _split(name: str, report: Mapping[str, Any]) -> dict[str, str]:
-    dropped = "; ".join(f"{n} {reason}" for reason, n in report["dropped"].items()) or "none"
-    counts = ", ".join(f"{c} {n:g}" for c, n in report["counts"].items())
-    return {
-        "split": name,
-        "kept": str(report["kept"]),
-        "read": str(report["read"]),
-        "dropped": dropped,
-        "counts": counts,
-    }
-
-
-def _grid_credits(run: Run) -> list[Credit]:
-    notes = run.grid.metadata if run.grid is not None and _uses_grid(run) else {}
-    return [EEG[key] for key in map(dataset_name, (notes.get("dataset", ""), notes.get("support", ""))) if key in EEG]
-
-
-def _grid(grid: PrototypeGrid, name: str | None, picture: bool) -> dict[str, Any]:
-    notes = without_paths(grid.metadata)
-    if notes.get("control") == "random":
-        sentence = f"A control without EEG in it: random directions, seed {notes.get('seed', '?')}."
-    elif "control" in notes:
-        sentence = (
-            f"A control ({notes['control']}, seed {notes.get('seed', '?')}) of a grid from {notes.get('dataset')}."
-        )
-    elif "simulated" in notes:
-        sentence = "Built from **simulated** EEG with a known answer; it says nothing about people."
-    else:
-        sentence = f"Built from {notes.get('dataset', 'data that its file does not name')}; not the paper's grid."
-    rows = [("name", name), ("size", f"{grid.size} x {grid.size}, {grid.dim} values each"), ("sha256", grid.sha256)]
-    rows += [("cells with data of their own", f"{grid.filled} of {grid.size**2}")]
-    rows += [("mean cosine between prototypes", f"{grid.mean_cosine:.4f}")]
-    if "mantel_p_centered" in notes:
-        figure = f"{notes['mantel_r_centered']}, p = {notes['mantel_p_centered']}"
-        rows += [("Mantel r, centred, whether it follows the plane", figure)]
-    rows += [(key, notes[key]) for key in ("teacher", "split", "support", "created") if key in notes]
-    return {"sentence": sentence, "rows": rows, "picture": picture}
+def _grid_notes(run: Run) -> dict[str, str]:
+    """The metadata of the grid that the student was distilled from; none where there was no grid."""
+    return without_paths(run.grid.metadata) if run.grid is not None and _uses_grid(run) else {}

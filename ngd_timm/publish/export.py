@@ -1,4 +1,4 @@
-"""A student in the formats that run elsewhere, each written atomically and only if it gives PyTorch's logits."""
+"""Exports of a student, each written only if its logits equal PyTorch's."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _TOLERANCE = 1e-4
 def export_student(source: str | Path, form: str, out: str | Path) -> Path:
     """Write a student as a timm folder, an ONNX file or a torch.export program, for batches of any size.
 
-    ONNX and pt2 files carry what `preprocessing` says, as metadata `ngd` (ONNX) and extra file `ngd.json` (pt2). Both
-    are run before they get their name, on batches of 1, 2 and 5, and compared with PyTorch.
+    ONNX and pt2 files carry `preprocessing` as metadata `ngd` (ONNX) and as the extra file `ngd.json` (pt2). Both are
+    compared with PyTorch on batches of 1, 2 and 5 before they get their name.
 
     Args:
         source: A run directory, a student folder, or a Hub id.
@@ -39,7 +39,7 @@ def export_student(source: str | Path, form: str, out: str | Path) -> Path:
         out: A folder for "timm", else a file.
 
     Returns:
-        Where it is.
+        `out`.
 
     Raises:
         InputError: No student, an unknown format, a missing package, a model that the exporter can't take, or logits
@@ -86,7 +86,7 @@ def export_student(source: str | Path, form: str, out: str | Path) -> Path:
 
 
 def preprocessing(model: TimmModel) -> dict[str, Any]:
-    """How an image becomes the model's input, and what its logits mean: what an export carries as metadata.
+    """The metadata of an export: how an image becomes the model's input, and the names of its logits.
 
     Returns:
         `label_names`, `input_size` (C, H, W), `mode` ("L" or "RGB"), `mean` and `std` (of pixels in [0, 1]),
@@ -166,15 +166,12 @@ def _read_pt2(file: Path) -> Callable[[Tensor], Tensor]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporters' own chatter is not the user's."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
-    levels = [logger.level for logger in loggers]
+    """Silence the exporters' warnings and logs."""
+    disabled = logging.root.manager.disable
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
+        logging.disable(logging.WARNING)
         try:
             yield
         finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+            logging.disable(disabled)

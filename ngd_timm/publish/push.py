@@ -1,19 +1,21 @@
-"""What goes to the Hub: whole folders of an artifact, its card and its licence, in which no path and no person is."""
+"""Stages runs and packaged artifacts for the Hub, with card and licence and without paths, and pushes them."""
 
 from __future__ import annotations
 
 import logging
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
 
-from ngd_timm.core.commands import without_folders
+from ngd_timm.core.commands import public_fingerprint, without_folders
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import packaged, sha256_file, write_json, write_text
-from ngd_timm.core.hub import Published, hub_id, staged, target, upload_staged
+from ngd_timm.core.hub import Published, hub_id, target, upload
 from ngd_timm.core.paths import without_paths
 from ngd_timm.core.recipe import to_yaml
 from ngd_timm.evaluate.run import Run, check_student
@@ -34,41 +36,41 @@ def push_run(run: Run, repo_id: str, metrics: Mapping[str, Any] | None = None, *
 
     Args:
         run: From `load_run`.
-        repo_id: `user/repo`; made if it is missing.
+        repo_id: `user/repo`; created if it is missing.
         metrics: Further entries in metrics.json's form, of a test set say.
         **options: `private`, `revision`, `commit_message`, `create_pr`, `token`, as in `ngd_timm.core.hub.upload`.
 
     Raises:
         InputError: One line that says what can't be published or what went wrong.
     """
-    return upload_staged(lambda folder: stage_run(run, folder, repo_id, metrics), repo_id, **options)
+    return upload(lambda folder: stage_run(run, folder, repo_id, metrics), repo_id, **options)
 
 
 def stage_run(run: Run, folder: str | Path, repo_id: str, metrics: Mapping[str, Any] | None = None) -> None:
-    """Write what goes to the Hub of a run.
+    """Write the files of a run that are published.
 
-    config.json and model.safetensors as timm wants them; recipe.yaml, metrics.json and fingerprint.json (with each
-    file's sha256) without paths; README.md and LICENSE; the grid where it is one that may be published.
+    config.json and model.safetensors in timm's form; recipe.yaml, metrics.json and fingerprint.json (with each
+    file's sha256) without paths; README.md and LICENSE; the grid where it may be published.
 
     Raises:
-        InputError: Metrics that name a set twice, figures of another student, or an incomplete run.
+        InputError: Metrics that name a set twice or are of another student, or an incomplete run.
     """
     target(repo_id)
-    unsaid = check_student(run.metrics, run, "metrics.json") + check_student(metrics or {}, run, "the further metrics")
-    if unsaid:
-        logger.warning(f"the figures of {', '.join(unsaid)} don't say of which student they are; taken for this one's")
-    twice = sorted(set(run.metrics) & set(metrics or {}))
-    if twice:
+    metrics = metrics or {}
+    unnamed = check_student(run.metrics, run, "metrics.json") + check_student(metrics, run, "the further metrics")
+    if unnamed:
+        logger.warning(f"the metrics of {', '.join(unnamed)} don't name their student; they are taken for this one's")
+    if twice := sorted(set(run.metrics) & set(metrics)):
         raise InputError(
             f"{', '.join(twice)} is in the run's metrics.json already; leave it out of the further metrics"
         )
-    run = replace(run, recipe=without_folders(run.recipe), metrics={**run.metrics, **(metrics or {})})
+    run = replace(run, recipe=without_folders(run.recipe), metrics={**run.metrics, **metrics})
     folder, name = Path(folder), repo_id.partition("/")[2]
     folder.mkdir(parents=True, exist_ok=True)
     for file in STUDENT_FILES:
         shutil.copyfile(run.student_folder / file, folder / file)
-    picture = run.grid is not None and unfit_to_publish(run.grid) is None
-    if run.grid is not None and picture:
+    with_grid = run.grid is not None and unfit_to_publish(run.grid) is None
+    if run.grid is not None and with_grid:
         replace(run.grid, metadata=without_paths(run.grid.metadata)).save(folder / GRID_FILE)
         run.grid.picture(folder / PICTURE)
         if not _named(run.recipe.grid):
@@ -76,44 +78,38 @@ def stage_run(run: Run, folder: str | Path, repo_id: str, metrics: Mapping[str, 
     write_text(folder / "recipe.yaml", to_yaml(run.recipe))
     write_json(folder / "metrics.json", without_paths(run.metrics))
     hashed = sorted(p.name for p in folder.iterdir() if p.name != PICTURE)
-    share = last_share(run) if run.recipe.loss.proto_share else None
     fingerprint = {
-        **without_paths(run.fingerprint),
-        **({} if share is None else {"share_proto_kd": share}),
+        **public_fingerprint(run.fingerprint),
         "format_version": PUBLISHED_FORMAT,
         "sha256": {file: sha256_file(folder / file) for file in hashed},
     }
+    if run.recipe.loss.proto_share and (share := last_share(run)) is not None:
+        fingerprint["share_proto_kd"] = share
     write_json(folder / "fingerprint.json", fingerprint)
-    write_text(folder / "README.md", student_card(run, repo_id, picture))
+    write_text(folder / "README.md", student_card(run, repo_id, plot=with_grid))
     write_text(folder / "LICENSE", student_licence(run, name))
 
 
 def packaged_artifacts(space: str) -> dict[str, Callable[[Path], None]]:
-    """Everything in `hub/` that is published: repository name, and what writes its folder.
+    """The packaged grids and students: repository name under `space`, and a function that stages its folder."""
+    grids: dict[str, Callable[[Path], None]] = {
+        f"{space}/{version}": partial(_stage_packaged_grid, version, f"{space}/{version}")
+        for version in grid_versions()
+    }
+    # students were staged from their runs when they were packaged
+    return grids | {f"{space}/{version}": partial(_copy_packaged, version) for version in student_versions()}
 
-    Args:
-        space: A user or an organisation.
-    """
 
-    def grid(version: str) -> Callable[[Path], None]:
-        return lambda folder: stage_grid(PrototypeGrid.default(version), folder, f"{space}/{version}")
+def _stage_packaged_grid(version: str, repo_id: str, folder: Path) -> None:
+    stage_grid(PrototypeGrid.default(version), folder, repo_id)
 
-    def student(version: str) -> Callable[[Path], None]:
-        def copy(folder: Path) -> None:  # it was staged from its run when it was put there
-            shutil.copytree(packaged("hub") / version, folder, dirs_exist_ok=True)
 
-        return copy
-
-    grids = {f"{space}/{version}": grid(version) for version in grid_versions()}
-    return grids | {f"{space}/{version}": student(version) for version in student_versions()}
+def _copy_packaged(version: str, folder: Path) -> None:
+    shutil.copytree(packaged("hub") / version, folder, dirs_exist_ok=True)
 
 
 def namespace() -> str:
-    """Under whose name the packaged artifacts are published: the end of the project URL "Hub" in pyproject.toml.
-
-    Raises:
-        InputError: The installed package's metadata name none.
-    """
+    """The account under which the packaged artifacts are published: the end of the URL "Hub" in pyproject.toml."""
     for line in metadata("ngd-timm").get_all("Project-URL") or []:
         label, _, url = line.partition(", ")
         if label == "Hub":
@@ -122,11 +118,12 @@ def namespace() -> str:
 
 
 def listing(stage: Callable[[Path], None]) -> list[tuple[str, int, str]]:
-    """Name, bytes and sha256 of every file that would go up; nothing does."""
-    with staged(stage) as folder:
-        return [(p.name, p.stat().st_size, sha256_file(p)) for p in sorted(folder.iterdir())]
+    """Name, bytes and sha256 of every file that would be pushed."""
+    with tempfile.TemporaryDirectory() as folder:
+        stage(Path(folder))
+        return [(p.name, p.stat().st_size, sha256_file(p)) for p in sorted(Path(folder).iterdir())]
 
 
 def _named(spec: str | None) -> bool:
-    """Whether a recipe's grid is one that everybody can open by that name."""
+    """Whether a recipe's grid can be opened anywhere by that name."""
     return spec is None or spec in grid_versions() or hub_id(spec) is not None

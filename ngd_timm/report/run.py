@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ngd_timm.core.commands import without_folders
+from ngd_timm.core.commands import public_fingerprint, without_folders
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.paths import without_paths
 from ngd_timm.core.recipe import StudentConfig, to_yaml
 from ngd_timm.evaluate.metrics import METRIC_TITLES
 from ngd_timm.evaluate.run import Run, read_run
@@ -71,7 +70,7 @@ def run_context(run: Run) -> dict[str, Any]:
         "figures": training_figures(run.rows),
         "grid": None if run.grid is None else grid_context(run.grid, recipe.grid, classes),
         "recipe_text": to_yaml(without_folders(recipe)),
-        "fingerprint_text": json.dumps(without_paths(run.fingerprint), indent=2, ensure_ascii=False),
+        "fingerprint_text": json.dumps(public_fingerprint(run.fingerprint), indent=2, ensure_ascii=False),
         "score_names": METRIC_TITLES,
     }
 

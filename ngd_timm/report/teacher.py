@@ -12,6 +12,7 @@ import numpy as np
 
 from ngd_timm.core.affect import CLASSES, cell_distances, centers
 from ngd_timm.core.citations import dataset_name
+from ngd_timm.core.commands import public_fingerprint
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import read_json
 from ngd_timm.core.paths import last_part, without_paths
@@ -148,7 +149,7 @@ def _context(teacher: _Teacher) -> dict[str, Any]:
         "notes": _spelled(teacher.fingerprint["notes"]),
         "support_notes": _spelled((teacher.fingerprint.get("support") or {}).get("notes", {})),
         "recipe_text": to_yaml(_without_folders(recipe)),
-        "fingerprint_text": json.dumps(without_paths(teacher.fingerprint), indent=2, ensure_ascii=False),
+        "fingerprint_text": json.dumps(public_fingerprint(teacher.fingerprint), indent=2, ensure_ascii=False),
     }
 
 

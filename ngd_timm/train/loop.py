@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,12 @@ logger = logging.getLogger("ngd_timm.train")
 _CHECK_EVERY = 50  # steps on a GPU, which a look at a loss makes wait
 
 
-def train(recipe: Recipe) -> Path:
+def train(recipe: Recipe, command: Sequence[str] | None = None) -> Path:
     """Run a recipe to its end; several processes that torchrun started share every batch.
 
     Args:
         recipe: Validated, see `load_recipe`.
+        command: The command line that started the run, for its fingerprint.
 
     Returns:
         The run directory: recipe.yaml, fingerprint.json, summary.csv, student/ (last epoch), student_best/ (best
@@ -62,6 +64,7 @@ def train(recipe: Recipe) -> Path:
     _require_unused(out)
     check_specs(_eval_specs(recipe))
     setup = prepare(pinned(recipe))
+    setup.fingerprint["command"] = command
     agree()  # all processes are ready, or nothing is written
     with _lock(out):
         _require_unused(out)  # another process may have begun it since

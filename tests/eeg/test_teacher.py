@@ -60,10 +60,11 @@ def embeddings(run: Path, fold: int = 0) -> np.ndarray:
 
 
 def fit_planted(folder: Path, effect: float, epochs: int) -> Path:
+    command = ["ngd", "teacher", "fit", "small.yaml", f"data.root={folder}/a.npz"]
     save_bandpower(folder / "a.npz", simulate_bandpower(subjects=9, trials=12, windows=4, effect=effect))
     optim = {"epochs": epochs, "samples_per_trial": 2, "batch_size": 16, "lr": 3e-3}
     scores = {"bootstrap": 100, "permutations": 110}
-    return fit_teacher(recipe_for(folder / "a.npz", optim=optim, scores=scores), folder / "run")
+    return fit_teacher(recipe_for(folder / "a.npz", optim=optim, scores=scores), folder / "run", command)
 
 
 @pytest.fixture(scope="module")
@@ -343,6 +344,10 @@ def test_size_centring_and_min_subjects_reach_the_grid(planted: Path) -> None:
     counts = [int(n) for n in private.metadata["subjects_per_cell"].split(",")]
     assert min(n for n in counts if n) >= 3
     assert private.filled < build_grid(planted).filled
+    assert private.metadata["command"].split("\n") == [
+        "ngd teacher fit small.yaml data.root=a.npz",
+        "ngd prototypes build runs/small-0 --out grid.safetensors --min-subjects 3",
+    ]
 
 
 def test_a_run_that_is_incomplete_or_was_changed_gives_no_grid(planted: Path, tmp_path: Path) -> None:

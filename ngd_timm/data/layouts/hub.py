@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.hub import PREFIX, HubId, request_errors
+from ngd_timm.core.hub import PREFIX, REQUEST_ERRORS, HubId
 from ngd_timm.data.labels import split_of
 from ngd_timm.data.layouts.parquet import rows_of_table
 from ngd_timm.data.layouts.rows import Piece, Rows
@@ -46,7 +46,7 @@ def _load(repository: HubId, root: str, streaming: bool) -> Any:
 
     try:
         return datasets.load_dataset(repository.repo, revision=repository.revision, streaming=streaming)
-    except request_errors() as error:
+    except REQUEST_ERRORS as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"'{root}' is no path here, and as a dataset on the Hub it can't be loaded ({reason}); check path, id, "

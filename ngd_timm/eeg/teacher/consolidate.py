@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from ngd_timm.core.commands import build_commands
+from ngd_timm.core.commands import public_fingerprint, shown_command
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import read_json, sha256_file
 from ngd_timm.core.paths import without_paths
@@ -66,7 +66,7 @@ def build_grid(run: str | Path, size: int = 5, center: bool = False, min_subject
     notes |= {
         "created": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "built_with": f"ngd_timm {__version__}",
-        "command": build_commands(teacher.recipe, size, min_subjects, center),
+        "command": _commands(teacher, size, min_subjects, center),
     }
     return PrototypeGrid.build(
         teacher.aligned, teacher.valence_arousal, teacher.subject, size, min_subjects, center, notes
@@ -75,7 +75,7 @@ def build_grid(run: str | Path, size: int = 5, center: bool = False, min_subject
 
 def _provenance(teacher: _Run) -> dict[str, str]:
     recipe, scores = teacher.recipe, teacher.scores
-    fingerprint = without_paths(teacher.fingerprint)  # the grid is published, folders are not
+    fingerprint = public_fingerprint(teacher.fingerprint)  # the grid is published, folders are not
     notes = {
         "dataset": fingerprint["dataset"],
         "data_sha256": fingerprint["data_sha256"],
@@ -113,6 +113,13 @@ def _mantel_notes(teacher: _Run, size: int, min_subjects: int) -> dict[str, str]
         test = mantel_test(*rows, size, permutations, teacher.recipe.seed, min_subjects=min_subjects, center=center)
         notes |= {f"mantel_r{suffix}": f"{test.r:.4f}", f"mantel_p{suffix}": f"{test.p:.4f}"}
     return notes
+
+
+def _commands(teacher: _Run, size: int, min_subjects: int, center: bool) -> str:
+    fit = shown_command(public_fingerprint(teacher.fingerprint), "ngd teacher fit recipe.yaml data.root=…")
+    build = f"ngd prototypes build runs/{teacher.recipe.name}-{teacher.recipe.seed} --out grid.safetensors"
+    build += f" --size {size}" * (size != 5) + f" --min-subjects {min_subjects}" * (min_subjects != 1)
+    return f"{fit}\n{build}{' --center' * center}"
 
 
 def _read_run(run: Path) -> _Run:

@@ -8,7 +8,7 @@ import json
 import logging
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ logger = logging.getLogger("ngd_timm.eeg")
 _PACKAGES = ("torch", "timm", "mne", "numpy", "scipy", "scikit-learn", "safetensors")
 
 
-def fit_teacher(recipe: TeacherRecipe, out: Path | None = None) -> Path:
+def fit_teacher(recipe: TeacherRecipe, out: Path | None = None, command: Sequence[str] | None = None) -> Path:
     """Fit one teacher a fold and write the run directory, whole or not at all.
 
     The directory holds `recipe.yaml`, `fingerprint.json`, `scores.json`, `cells.safetensors` (means over subjects, for
@@ -75,7 +75,8 @@ def fit_teacher(recipe: TeacherRecipe, out: Path | None = None) -> Path:
             write_json(folder / "scores.json", scores)
             save_file(_embedding_tensors(rated, fold, embeddings, predictions), folder / "embeddings.safetensors")
             save_file(scalp_means(rated, z), folder / "cells.safetensors")
-            write_json(folder / "fingerprint.json", _fingerprint(recipe, rated, support, folder))
+            fingerprint = {**_fingerprint(recipe, rated, support, folder), "command": command}
+            write_json(folder / "fingerprint.json", fingerprint)
         for line in summary_lines(scores):
             logger.info("%s", line)
     return run
