@@ -346,7 +346,7 @@ def test_size_centring_and_min_subjects_reach_the_grid(planted: Path) -> None:
     assert private.filled < build_grid(planted).filled
     assert private.metadata["command"].split("\n") == [
         "ngd teacher fit small.yaml data.root=a.npz",
-        "ngd prototypes build runs/small-0 --out grid.safetensors --min-subjects 3",
+        "ngd prototypes build runs/quick-0 --out grid.safetensors --min-subjects 3",
     ]
 
 
