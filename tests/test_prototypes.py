@@ -13,7 +13,8 @@ from scipy.stats import binom
 
 from ngd_timm.core.affect import cell_of
 from ngd_timm.core.errors import InputError
-from ngd_timm.grid.prototypes import PrototypeGrid, grid_versions, mantel_test
+from ngd_timm.grid.mantel import mantel_test
+from ngd_timm.grid.prototypes import PrototypeGrid, grid_versions
 from ngd_timm.grid.verdict import grid_verdict
 
 

@@ -33,13 +33,6 @@ _JSON = ("scores", "grids", "preprocessing")  # metadata whose text is an object
 def grid_card(grid: PrototypeGrid, name: str, repo_id: str | None = None) -> str:
     """The card of a grid, as Markdown with a YAML header, made of the grid and its metadata alone.
 
-    What `build_grid` records of a teacher's run is shown; what a grid built by hand lacks is said to be unknown.
-
-    Args:
-        grid: Built from recordings of people.
-        name: Version, file or repository name.
-        repo_id: Where on the Hub it goes to.
-
     Raises:
         InputError: A grid that doesn't say whose data it holds (a control, say): there is nothing to put on a card.
     """

@@ -87,10 +87,6 @@ _TEACHER = {
 def teacher_verdict(scores: Mapping[str, Any]) -> list[str]:
     """Sentences about the teacher: does it beat chance, the linear models, and the number of the trial alone?
 
-    Args:
-        scores: `teacher`, and where a run has them `logistic_regression`, `ridge` and `trial_number`; each holds for an
-            axis and metric `value`, `ci95`, `chance` and `p`.
-
     Example:
         >>> good, number = ({"value": v, "ci95": [0.55, 0.7], "chance": 0.5, "p": 0.01} for v in (0.6, 0.65))
         >>> scores = {"teacher": {"valence": {"bacc": good, "ccc": good}}, "logistic_regression": {}}
@@ -140,8 +136,8 @@ def grid_verdict(
     Args:
         size: S, cells along an axis.
         p: Of the declared test, the Mantel correlation of the centred grid at its own size.
-        exploratory: What `exploratory_tests` gives.
-        stability: `value` and `chance` of the split-half cosine, centred, at this size; None where it wasn't measured.
+        exploratory: From `exploratory_tests`.
+        stability: `value` and `chance` of the split-half cosine, centred, at this size.
 
     Example:
         >>> for sentence in grid_verdict(5, 0.004, {("5", "mantel"): 0.01}):
@@ -171,12 +167,9 @@ def exploratory_tests(
     """p of every test of a grid but the declared one, with Holm's correction for their number.
 
     Args:
-        grids: By size, as text, what a run's scores.json says of that grid.
-        declared: The size at which the centred Mantel test of `grids` is the declared one, and so not of these.
-        own_plain_p: Of the Mantel test of a built grid as it is, where `grids` doesn't have that.
-
-    Returns:
-        By size (`own` for the built grid) and test: `mantel`, `mantel_centered` or `stability`.
+        grids: By size, what a run's scores.json says of that grid.
+        declared: The size at which the centred Mantel test of `grids` is the declared one.
+        own_plain_p: Of the Mantel test of a built grid as it is (`own`), where `grids` doesn't have that.
 
     Example:
         >>> entry = {"mantel": {"p": 0.01}, "mantel_centered": {"p": 0.2}, "stability": {"centered": {"p": 0.03}}}
@@ -211,10 +204,7 @@ def holm(p_values: Mapping[Test, float]) -> dict[Test, float]:
 def difference_verdict(name: str, metrics: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     """One sentence on a paired difference: which metrics it shows in, and whether other seeds might not show it.
 
-    Args:
-        name: Of the difference, `a − b`.
-        metrics: For each metric `ci95` (over images) and `seed_ci95` (over seeds; None with one seed).
-        titles: Metric to its name.
+    `metrics` holds for each metric `ci95` (over images) and `seed_ci95` (over seeds; None with one seed).
 
     Example:
         >>> up, held = ({"ci95": [0.5, 2.0], "seed_ci95": s} for s in ([0.1, 2.4], [-4.0, 6.0]))
