@@ -24,7 +24,16 @@ from ngd_timm.grid.verdict import (
     teacher_verdict,
 )
 
-__all__ = ["card_header", "grid_card", "grid_findings", "grid_licence", "render_card", "write_grid_card"]
+__all__ = [
+    "as_dict",
+    "card_header",
+    "describe",
+    "grid_card",
+    "grid_findings",
+    "grid_licence",
+    "render_card",
+    "write_grid_card",
+]
 
 _NEEDED = ("dataset", "subjects_per_cell", "min_subjects")
 _JSON = ("scores", "grids", "preprocessing")  # metadata whose text is an object
@@ -89,6 +98,34 @@ def grid_findings(grid: PrototypeGrid) -> list[str]:
     grids = json.loads(notes.get("grids", "{}"))
     halves = grids[str(grid.size)]["stability"]["centered"] if str(grid.size) in grids else None
     return grid_verdict(grid.size, float(notes["mantel_p_centered"]), _exploratory(grid, grids), halves)
+
+
+def describe(grid: PrototypeGrid, name: str) -> str:
+    """A grid in lines for people: what it is made of and what its tests say."""
+    counts = grid.counts.reshape(grid.size, grid.size)
+    return "\n".join(
+        [
+            f"{name}: {grid.size}x{grid.size} prototypes of {grid.dim} values, sha256 {grid.sha256}",
+            f"cells filled: {grid.filled} of {counts.numel()}; mean cosine {grid.mean_cosine:.3f}",
+            "counts, arousal upwards, valence to the right:",
+            *("  " + " ".join(f"{value:5d}" for value in row) for row in counts.T.flip(0).tolist()),
+            *grid_findings(grid),
+            *(f"{key}: {value}" for key, value in grid.metadata.items()),
+        ]
+    )
+
+
+def as_dict(grid: PrototypeGrid) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        "size": grid.size,
+        "dim": grid.dim,
+        "sha256": grid.sha256,
+        "mean_cosine": grid.mean_cosine,
+        "counts": grid.counts.tolist(),
+        "findings": grid_findings(grid),
+        "metadata": grid.metadata,
+    }
 
 
 def card_header(
