@@ -61,8 +61,8 @@ def _print_json(value: object) -> None:
     typer.echo(json.dumps(value, indent=2, allow_nan=False))
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(print_it: bool) -> None:
+    if print_it:
         typer.echo(f"ngd-timm {__version__}")
         raise typer.Exit
 
@@ -110,9 +110,7 @@ def train(
     leave()
 
 
-@app.command(
-    epilog="Example: ngd evaluate runs/b0_ce-0 --data ferplus=ferplus/:test --data ckplus=ckplus/ --format markdown"
-)
+@app.command(epilog="Example: ngd evaluate runs/b0_ce-0 --data ferplus=ferplus/:test --data ckplus=ckplus/")
 def evaluate(
     student: StudentSource,
     data: DataSets,
@@ -159,8 +157,7 @@ def robustness(
         list[str],
         typer.Argument(
             metavar="STUDENT...",
-            help="Run directories, student folders or user/repo on the Hub. Runs of one recipe are its seeds; the other "
-            "recipes are compared with the first.",
+            help="As in ngd evaluate; runs of one recipe are its seeds, and the first recipe is the reference.",
         ),
     ],
     data: Annotated[
@@ -178,14 +175,15 @@ def robustness(
     """Score students under fifteen common corruptions of the same images, with paired differences."""
     from ngd_timm.experiments.robustness import robustness as score
 
-    levels = severities.replace(",", " ").split()
-    if not all(level.isdecimal() for level in levels):
-        raise InputError(f"--severities takes whole numbers with commas, such as 1,3,5; got '{severities}'")
-    found, tables = score(
+    try:
+        levels = [int(level) for level in severities.split(",")]
+    except ValueError:
+        raise InputError(f"--severities takes whole numbers with commas, such as 1,3,5; got '{severities}'") from None
+    results, tables = score(
         students,
         data,
         out,
-        severities=[int(level) for level in levels],
+        severities=levels,
         label_rule=label_rule,
         drop_duplicates=False if keep_duplicates else None,
         flip=flip,
@@ -193,7 +191,7 @@ def robustness(
         seed=seed,
     )
     if as_json:
-        _print_json(found)
+        _print_json(results)
     else:
         typer.echo("\n\n".join(table.text() for table in tables))
 
@@ -209,9 +207,7 @@ def ablate(
     ],
     out: Annotated[Path, typer.Option(help="Runs, ablation.json, table.md, table.tex and ablation.png go here.")],
     seeds: Annotated[int, typer.Option(min=1, help="How many, each trained by every recipe.")] = 3,
-    warm_start: Annotated[
-        int | None, typer.Option(min=1, metavar="EPOCHS", help="Start every recipe from so much cross-entropy.")
-    ] = None,
+    warm_start: Annotated[int | None, typer.Option(min=1, help="Epochs of cross-entropy that all start from.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train several recipes on several seeds and print means and paired differences; run again, it goes on."""
@@ -275,9 +271,7 @@ def predict(
 def push(
     run: Annotated[Path, typer.Argument(help="A finished run directory.")],
     repo: RepoId,
-    metrics: Annotated[
-        list[Path] | None, typer.Option(help="Further metrics for the card, from `ngd evaluate --out`; repeatable.")
-    ] = None,
+    metrics: Annotated[list[Path] | None, typer.Option(help="More for the card, from ngd evaluate --out.")] = None,
     private: Private = None,
     revision: Branch = None,
     message: Message = None,
@@ -301,9 +295,7 @@ def push(
 
 @app.command(epilog="Example: ngd publish --dry-run")
 def publish(
-    namespace: Annotated[
-        str | None, typer.Option(help="A user or organisation; default: the one that pyproject.toml names.")
-    ] = None,
+    namespace: Annotated[str | None, typer.Option(help="Whose repositories; default: pyproject.toml's Hub.")] = None,
     private: Private = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -336,9 +328,7 @@ def _show_staged(repo: str, stage: Callable[[Path], None], folder: Path | None) 
         typer.echo(f"  {size:>10,} bytes  sha256 {sha256}  {name}")
 
 
-@app.command(
-    epilog="Example: ngd results ablation --data ferplus=ferplus/:valid --data ferplus=ferplus/:test --out RESULTS.md"
-)
+@app.command(epilog="Example: ngd results ablation --data ferplus=ferplus/:test --out RESULTS.md")
 def results(
     ablation: Annotated[Path, typer.Argument(help="The folder that ngd ablate filled.")],
     data: DataSets,
@@ -366,9 +356,7 @@ def results(
 @app.command(epilog="Example: ngd report runs/b3_full-0 --mistakes 12")
 def report(
     folder: Annotated[Path, typer.Argument(help="A finished run directory, a teacher's, or an ablation's.")],
-    mistakes: Annotated[
-        int, typer.Option(min=0, help="Show so many of the surest wrong predictions; the page then holds faces.")
-    ] = 0,
+    mistakes: Annotated[int, typer.Option(min=0, help="Show the faces of so many wrong predictions.")] = 0,
 ) -> None:
     """Write report.html again, from the files that are there."""
     from ngd_timm.report import write_page
@@ -417,9 +405,7 @@ def prototypes_build(
     size: Annotated[int, typer.Option(min=2, max=15, help="Cells a side.")] = 5,
     min_subjects: Annotated[int, typer.Option(min=1, help="Cells of fewer subjects count as empty.")] = 1,
     center: Annotated[bool, typer.Option(help="Subtract the grand mean.")] = False,
-    card: Annotated[
-        Path | None, typer.Option(help="Also write the grid's card (Markdown) here, its figure beside it.")
-    ] = None,
+    card: Annotated[Path | None, typer.Option(help="Also write the grid's card here, with its figure.")] = None,
 ) -> None:
     """Average a teacher's held-out embeddings into a frozen grid."""
     from ngd_timm.eeg.teacher.consolidate import build_grid
@@ -493,7 +479,7 @@ def prototypes_show(
 
 
 def _speaks() -> bool:
-    """Of several processes the first."""
+    """Whether this is the first of torchrun's processes, or the only one."""
     return int(os.environ.get("RANK", 0)) == 0
 
 
@@ -501,9 +487,8 @@ def _speaks() -> bool:
 def _one_report() -> Iterator[None]:
     """Let only one of torchrun's processes report an error.
 
-    The first process reports what it was given at once. Any other waits: torchrun ends all processes once one has
-    failed, so what they share is not repeated. Other kinds of errors wait too: the end of a process breaks the
-    collectives of the rest.
+    The first reports wrong input at once. The others, and any other error, wait: torchrun ends all processes once one
+    has failed, and the end of one breaks the collectives of the rest.
     """
     try:
         yield

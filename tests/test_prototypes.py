@@ -1,4 +1,4 @@
-"""The prototype grid: what it averages, what it refuses, what its figures mean."""
+"""The prototype grid: what it averages, what it refuses, and the Mantel test."""
 
 from __future__ import annotations
 
