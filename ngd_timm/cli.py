@@ -57,8 +57,8 @@ Folder = Annotated[Path | None, typer.Option(help="Write what would go up into t
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 
 
-def _print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2, allow_nan=False))
+def _json(value: object) -> str:
+    return json.dumps(value, indent=2, allow_nan=False)
 
 
 def _version(print_it: bool) -> None:
@@ -142,7 +142,7 @@ def evaluate(
         flip=flip,
     )
     if form == "json":
-        _print_json(results)
+        typer.echo(_json(results))
     elif form == "text":
         for key, entry in results.items():
             typer.echo(summary_line(key, entry))
@@ -190,10 +190,7 @@ def robustness(
         amp=amp,
         seed=seed,
     )
-    if as_json:
-        _print_json(results)
-    else:
-        typer.echo("\n\n".join(table.text() for table in tables))
+    typer.echo(_json(results) if as_json else "\n\n".join(table.text() for table in tables))
 
 
 @app.command(epilog="Example: ngd ablate b0_ce b1_kd b2_proto b3_full data.root=ferplus/ --seeds 3 --out ablation")
@@ -214,10 +211,8 @@ def ablate(
     from ngd_timm.experiments.ablation import ablate as run_ablation
 
     tables = run_ablation(arguments, seeds, out, warm_start)
-    if as_json:
-        _print_json(json.loads((out / "ablation.json").read_text(encoding="utf-8")))
-    else:
-        typer.echo("\n\n".join(table.text() for table in tables))
+    results = json.loads((out / "ablation.json").read_text(encoding="utf-8"))
+    typer.echo(_json(results) if as_json else "\n\n".join(table.text() for table in tables))
 
 
 @app.command(epilog="Example: ngd export runs/b3_full-0 --format onnx --out student.onnx")
@@ -258,7 +253,7 @@ def predict(
     if annotate is not None:
         annotate_all(predictions, annotate)
     if as_json:
-        _print_json([prediction.as_dict() for prediction in predictions])
+        typer.echo(_json([prediction.as_dict() for prediction in predictions]))
         return
     width = max(len(str(file)) for file in files)
     for file, prediction in zip(files, predictions, strict=True):
@@ -472,10 +467,7 @@ def prototypes_show(
     opened = PrototypeGrid.from_spec(grid) if grid else PrototypeGrid.default()
     if picture is not None:
         opened.picture(picture)
-    if as_json:
-        _print_json(as_dict(opened))
-    else:
-        typer.echo(describe(opened, grid or "bundled grid"))
+    typer.echo(_json(as_dict(opened)) if as_json else describe(opened, grid or "bundled grid"))
 
 
 def _speaks() -> bool:

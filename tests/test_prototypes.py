@@ -21,9 +21,9 @@ def unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
-def sample(n: int = 60, dim: int = 7, people: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def sample(n: int = 60, dim: int = 7, count: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
-    return rng.standard_normal((n, dim)), rng.uniform(-1, 1, (n, 2)), rng.integers(0, people, n)
+    return rng.standard_normal((n, dim)), rng.uniform(-1, 1, (n, 2)), rng.integers(0, count, n)
 
 
 def slow_build(
@@ -34,9 +34,9 @@ def slow_build(
     cells = cell_of(va, size)
     filled: dict[int, np.ndarray] = {}
     for cell in range(size * size):
-        people = sorted(set(subjects[cells == cell]))
-        if len(people) >= min_subjects and people:
-            means = [rows[(cells == cell) & (subjects == person)].mean(0) for person in people]
+        present = sorted(set(subjects[cells == cell]))
+        if len(present) >= min_subjects and present:
+            means = [rows[(cells == cell) & (subjects == subject)].mean(0) for subject in present]
             filled[cell] = unit(np.mean(means, 0))
     out = np.zeros((size * size, rows.shape[1]))
     for cell in range(size * size):
@@ -87,7 +87,7 @@ def test_an_empty_cell_takes_the_nearest_row_and_averages_equal_distances() -> N
         np.testing.assert_allclose(grid.prototypes[tied].numpy(), [np.sqrt(0.5)] * 2, atol=1e-7)
 
 
-def test_a_cell_below_min_subjects_counts_as_empty_and_publishes_nobody() -> None:
+def test_a_cell_below_min_subjects_counts_as_empty_and_publishes_no_subject() -> None:
     embeddings = np.array([[0.0, 1.0], [1.0, 0.0], [1.0, 0.1], [1.0, -0.1]])
     va = np.array([[0.9, 0.9], [-0.9, -0.9], [-0.9, -0.9], [-0.9, -0.9]])
     grid = PrototypeGrid.build(embeddings, va, np.array([1, 1, 2, 3]), min_subjects=3)
@@ -239,7 +239,7 @@ def test_mean_cosine_is_the_mean_over_pairs_of_different_cells() -> None:
 
 
 def planted(strength: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Ten people, eight trials of three windows; two directions of the embedding follow the plane."""
+    """Ten subjects, eight trials of three windows; two directions of the embedding follow the plane."""
     rng = np.random.default_rng(seed)
     subjects = np.repeat(np.arange(10), 24)
     trials = np.tile(np.repeat(np.arange(8), 3), 10)
@@ -250,14 +250,14 @@ def planted(strength: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.
 
 
 def test_mantel_finds_a_planted_geometry_and_not_a_missing_one() -> None:
-    found = mantel_test(*planted(3.0), size=4, permutations=199)
-    assert found.r > 0.5
-    assert found.p == pytest.approx(1 / 200)
-    absent = [mantel_test(*planted(0.0, seed), size=4, permutations=99).p for seed in range(8)]
-    assert np.mean(absent) > 0.2
+    result = mantel_test(*planted(3.0), size=4, permutations=199)
+    assert result.r > 0.5
+    assert result.p == pytest.approx(1 / 200)
+    p_values = [mantel_test(*planted(0.0, seed), size=4, permutations=99).p for seed in range(8)]
+    assert np.mean(p_values) > 0.2
 
 
-def test_mantel_r_equals_a_slow_reference_and_the_grids_own_figure() -> None:
+def test_mantel_r_equals_a_slow_reference_and_the_grids_own() -> None:
     embeddings, va, subjects, trials = planted(1.0)
     for center in (False, True):
         grid = PrototypeGrid.build(embeddings, va, subjects, size=4, min_subjects=2, center=center)
@@ -268,8 +268,8 @@ def test_mantel_r_equals_a_slow_reference_and_the_grids_own_figure() -> None:
                     cosines.append(float(grid.prototypes[i].double() @ grid.prototypes[j].double()))
                     distances.append(np.hypot(i // 4 - j // 4, i % 4 - j % 4))
         expected = -np.corrcoef(cosines, distances)[0, 1]
-        got = mantel_test(embeddings, va, subjects, trials, 4, 5, min_subjects=2, center=center)
-        assert got.r == pytest.approx(expected, abs=1e-6)
+        result = mantel_test(embeddings, va, subjects, trials, 4, 5, min_subjects=2, center=center)
+        assert result.r == pytest.approx(expected, abs=1e-6)
         assert grid.mantel_r == pytest.approx(expected, abs=1e-6)
 
 
@@ -331,8 +331,3 @@ def test_a_spec_names_a_version_or_a_file(tmp_path: Path) -> None:
         PrototypeGrid.from_spec("gameemo-v0")
     with pytest.raises(InputError, match="no grid file"):
         PrototypeGrid.from_spec("absent/grid.safetensors")
-
-
-def test_the_picture_is_a_png(tmp_path: Path) -> None:
-    PrototypeGrid.random(9).picture(tmp_path / "grid.png")
-    assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
