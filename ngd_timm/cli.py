@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
-import os
-import signal
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from ngd_timm.core.ending import leave_with, one_line_errors, start_logging
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.paths import last_part
 from ngd_timm.core.version import __version__
 from ngd_timm.train.interruption import Stopped
 
 __all__ = ["app", "main"]
-
-_GRACE_SECONDS = 5.0
 
 app = typer.Typer(
     name="ngd",
@@ -470,59 +462,14 @@ def prototypes_show(
     typer.echo(_json(as_dict(opened)) if as_json else describe(opened, grid or "bundled grid"))
 
 
-def _speaks() -> bool:
-    """Whether this is the first of torchrun's processes, or the only one."""
-    return int(os.environ.get("RANK", 0)) == 0
-
-
-@contextlib.contextmanager
-def _one_report() -> Iterator[None]:
-    """Let only one of torchrun's processes report an error.
-
-    The first reports wrong input at once. The others, and any other error, wait: torchrun ends all processes once one
-    has failed, and the end of one breaks the collectives of the rest.
-    """
-    try:
-        yield
-    except Exception as error:
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not (_speaks() and isinstance(error, (InputError, OSError))):
-            signal.signal(signal.SIGTERM, lambda *_: os._exit(2))
-            time.sleep(_GRACE_SECONDS)
-        raise
-
-
-def _leave(message: str, code: int) -> NoReturn:
-    # what a user gave may hold line breaks, control characters, or bytes that are no text
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
-    if _speaks() or code == 2:
-        Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"ngd: {line}")
-    sys.exit(code)
-
-
 def main() -> None:
-    """Entry point: input errors, and what the system refuses, become one line and exit code 2."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("ngd_timm").setLevel(logging.INFO if _speaks() else logging.ERROR)
-    logging.getLogger("huggingface_hub").propagate = False  # it prints its warnings itself
-    try:
-        with _one_report():
+    """Entry point of the `ngd` command."""
+    start_logging()
+    with one_line_errors():
+        try:
             app()
-    except InputError as error:
-        _leave(str(error), 2)
-    except Stopped as stop:
-        _leave(str(stop), stop.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:
-        # the reader of a pipe (head, less) went away; that is no failure of ours
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        if error.errno is None:
-            raise
-        if error.filename is None:
-            # what is still to be flushed at the exit would fail again
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _leave(f"{os.fsdecode(error.filename or 'standard output')}: {error.strerror}", 2)
+        except Stopped as stop:
+            leave_with(str(stop), stop.exit_code)
 
 
 if __name__ == "__main__":
