@@ -70,9 +70,8 @@ class PrototypeGrid:
     def __post_init__(self) -> None:
         for name, dtype in _TENSORS.items():
             tensor = getattr(self, name)
-            if not isinstance(tensor, torch.Tensor) or tensor.dtype != dtype:
-                given = getattr(tensor, "dtype", type(tensor).__name__)
-                raise InputError(f"grid tensor '{name}' must be {dtype}, got {given}")
+            if (kind := getattr(tensor, "dtype", type(tensor).__name__)) != dtype:
+                raise InputError(f"grid tensor '{name}' must be {dtype}, got {kind}")
             object.__setattr__(self, name, tensor.detach().cpu().contiguous().clone())
         object.__setattr__(self, "metadata", _checked_metadata(self.metadata))
         _check(self.prototypes, self.counts, self.centers, self.size)
@@ -144,7 +143,7 @@ class PrototypeGrid:
             valence_arousal: (N, 2) in [-1, 1].
             subjects: (N,) who each row is of; None weighs rows equally.
             size: S, cells along an axis.
-            min_subjects: A cell of fewer people counts as empty; 3 keeps one person's row out of a published grid.
+            min_subjects: A cell of fewer subjects counts as empty; 3 keeps one person's row out of a published grid.
             center: As `centered()` on the grid built without it.
             metadata: Strings kept with the grid.
 
@@ -200,7 +199,7 @@ class PrototypeGrid:
 
     @classmethod
     def random(cls, dim: int, size: int = 5, seed: int = 0) -> PrototypeGrid:
-        """A control that knows nothing of brains: random rows, orthonormal where `dim` >= S*S; counts are 0.
+        """A control without EEG: random rows, orthonormal where `dim` >= S*S; counts are 0.
 
         Raises:
             InputError: `dim` below 1 or a size out of range.
@@ -263,9 +262,9 @@ class PrototypeGrid:
         if notes.pop("metadata_sha256", None) != _metadata_sha256(notes):
             raise InputError(f"{path}: the metadata do not match their sha256; the file is damaged, fetch it again")
         size = int(np.sqrt(tensors["prototypes"].shape[0])) if tensors["prototypes"].ndim else 0
-        own_notes = {key: value for key, value in notes.items() if key not in _RESERVED}
+        metadata = {key: value for key, value in notes.items() if key not in _RESERVED}
         try:
-            grid = cls(tensors["prototypes"], tensors["counts"], tensors["centers"], size, own_notes)
+            grid = cls(**tensors, size=size, metadata=metadata)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
         if grid.sha256 != notes.get("sha256"):
@@ -274,9 +273,7 @@ class PrototypeGrid:
 
     @classmethod
     def default(cls, version: str | None = None) -> PrototypeGrid:
-        """A grid that ships with the package: the newest, or one by version. Works offline.
-
-        It is built from GAMEEMO, not from the paper's licensed DREAMER, and a log line says so.
+        """A bundled grid: the newest, or one by version. It is GAMEEMO's, not the paper's, and a log line says so.
 
         Raises:
             InputError: A version that isn't there; the message lists those that are.
@@ -294,23 +291,13 @@ class PrototypeGrid:
         return grid
 
     @classmethod
-    def from_pretrained(
-        cls,
-        source: str | Path,
-        revision: str | None = None,
-        *,
-        cache_dir: str | Path | None = None,
-        token: str | bool | None = None,
-        local_files_only: bool = False,
-    ) -> PrototypeGrid:
+    def from_pretrained(cls, source: str | Path, revision: str | None = None, **options: Any) -> PrototypeGrid:
         """Read a grid from the Hugging Face Hub, a folder or a file, and check all of it.
 
         Args:
             source: `user/repo`, `user/repo@revision` or `hf-hub:user/repo`; or a path.
             revision: A branch, tag or commit; a full commit id gives the same bytes for ever.
-            cache_dir: Instead of the usual cache of the Hub.
-            token: Instead of the one that is logged in; False for none.
-            local_files_only: Take what the cache has, without the network.
+            options: `cache_dir`, `token` and `local_files_only`, as `huggingface_hub.hf_hub_download` takes them.
 
         Raises:
             InputError: One line that names the repository or the file, and what is wrong.
@@ -326,7 +313,7 @@ class PrototypeGrid:
         if repository is None:
             path = Path(source)
             return cls.load(path / GRID_FILE if path.is_dir() else path)
-        snapshot = fetch(repository, [GRID_FILE], cache_dir=cache_dir, token=token, local_files_only=local_files_only)
+        snapshot = fetch(repository, [GRID_FILE], **options)
         return cls._read(snapshot.folder / GRID_FILE, f"{snapshot.id}: {GRID_FILE}")
 
     def push_to_hub(self, repo_id: str, **options: Any) -> Published:
@@ -334,16 +321,12 @@ class PrototypeGrid:
 
         Args:
             repo_id: `user/repo`; made if it is missing.
-            options: `private` for a repository that is made now; `revision`, a branch that is made if it is missing;
-                `commit_message`; `create_pr=True` for a pull request instead; `token` instead of the one that is
-                logged in.
-
-        Returns:
-            The commit and its page.
+            options: `private`, `revision` (a branch, made if it is missing), `commit_message`, `create_pr` and `token`,
+                as `huggingface_hub` takes them.
 
         Raises:
-            InputError: A grid that is not fit to publish (a cell may be one person's, or it doesn't say whose data it
-                holds), or one line of what went wrong.
+            InputError: A grid that is not fit to publish (a cell may be one subject's, or it doesn't say whose data it
+                holds), or the Hub's refusal in one line.
         """
         from ngd_timm.grid.push import push_grid
 
@@ -351,10 +334,7 @@ class PrototypeGrid:
 
     @classmethod
     def from_spec(cls, spec: str) -> PrototypeGrid:
-        """The grid a recipe names.
-
-        Args:
-            spec: A packaged version (`gameemo-v2`), a path, or a Hub id (`user/repo[@revision]`).
+        """The grid that a recipe names: a bundled version, a path, or a Hub id (`user/repo[@revision]`).
 
         Raises:
             InputError: Nothing of that name.
