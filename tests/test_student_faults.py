@@ -82,9 +82,9 @@ def test_a_config_that_does_not_fit(config: dict[str, Any], message: str, damage
     "weights, message",
     {
         "no classifier": ({"fc.weight": REMOVED}, UNREADABLE),
-        "nine rows": ({"fc.weight": torch.zeros(9, 96)}, "(9, 96) in model.safetensors, (8, 96) by"),
-        "a layer that is missing": ({"layer1.0.conv1.weight": REMOVED}, "lacks layer1.0.conv1.weight"),
-        "a tensor too many": ({"extra.weight": torch.zeros(8)}, "has extra.weight, which"),
+        "nine rows": ({"fc.weight": torch.zeros(9, 96)}, "fc.weight"),
+        "a layer that is missing": ({"layer1.0.conv1.weight": REMOVED}, "layer1.0.conv1.weight"),
+        "a tensor too many": ({"extra.weight": torch.zeros(8)}, "extra.weight"),
         "NaN": ({"fc.bias": torch.full((8,), float("nan"))}, "not finite"),
     },
 )
