@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
-import os
-import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from ngd_timm.core.ending import leave_with, one_line_errors, start_logging
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.paths import last_part
 from ngd_timm.core.version import __version__
@@ -23,11 +18,8 @@ from ngd_timm.train.interruption import Stopped
 
 __all__ = ["app", "main"]
 
-_GRACE_SECONDS = 5.0
-
 app = typer.Typer(
     name="ngd",
-    help="NeuroGaze-Distill for timm: from EEG to a frozen valence/arousal grid, from faces to a plain timm model.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -39,6 +31,14 @@ prototypes_app = typer.Typer(help="The prototype grid.", no_args_is_help=True)
 app.add_typer(teacher_app, name="teacher")
 app.add_typer(prototypes_app, name="prototypes")
 
+StudentSource = Annotated[str, typer.Argument(help="A run directory, a student folder, or user/repo on the Hub.")]
+DataSets = Annotated[
+    list[str], typer.Option("--data", metavar="NAME=ROOT[:SPLIT]", help="Without :SPLIT all rows; repeatable.")
+]
+LabelRule = Annotated[str | None, typer.Option(help="majority, argmax or votes; default: as the run.")]
+Flip = Annotated[bool | None, typer.Option("--flip/--no-flip", help="Average with the mirror image.")]
+KeepDuplicates = Annotated[bool, typer.Option(help="Keep duplicates of training images.")]
+RecipeName = Annotated[str | None, typer.Argument(help="The name of a bundled recipe, or a YAML file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the recipe to change.")]
 RepoId = Annotated[str, typer.Argument(metavar="USER/REPO", help="The repository on the Hub; made if it is missing.")]
 Private = Annotated[bool | None, typer.Option("--private/--public", help="Of a repository that is made now.")]
@@ -50,8 +50,8 @@ Folder = Annotated[Path | None, typer.Option(help="Write what would go up into t
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 
 
-def _print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2, allow_nan=False))
+def _json(value: object) -> str:
+    return json.dumps(value, indent=2, allow_nan=False)
 
 
 def _command() -> list[str]:
@@ -59,8 +59,8 @@ def _command() -> list[str]:
     return ["ngd", *sys.argv[1:]]
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(print_it: bool) -> None:
+    if print_it:
         typer.echo(f"ngd-timm {__version__}")
         raise typer.Exit
 
@@ -85,7 +85,7 @@ def demo(
 
 @app.command(epilog="Example: ngd train b0_ce data.root=ferplus/ optim.epochs=12; then ngd train --resume runs/b0_ce-0")
 def train(
-    recipe: Annotated[str | None, typer.Argument(help="A packaged recipe's name or a YAML file.")] = None,
+    recipe: RecipeName = None,
     overrides: Overrides = None,
     resume: Annotated[Path | None, typer.Option(help="A run directory to continue instead.")] = None,
 ) -> None:
@@ -108,24 +108,20 @@ def train(
     leave()
 
 
-@app.command(
-    epilog="Example: ngd evaluate runs/b0_ce-0 --data ferplus=ferplus/:test --data ckplus=ckplus/ --format markdown"
-)
+@app.command(epilog="Example: ngd evaluate runs/b0_ce-0 --data ferplus=ferplus/:test --data ckplus=ckplus/")
 def evaluate(
-    student: Annotated[str, typer.Argument(help="A run directory, a student folder, or hf-hub:user/repo.")],
-    data: Annotated[list[str], typer.Option(metavar="NAME=ROOT[:SPLIT]", help="Without :SPLIT all rows; repeatable.")],
-    out: Annotated[Path | None, typer.Option(help="Write the figures here, in metrics.json's form.")] = None,
-    label_rule: Annotated[str | None, typer.Option(help="majority, argmax or votes; default: as the run.")] = None,
-    flip: Annotated[bool | None, typer.Option("--flip/--no-flip", help="Average with the mirror image.")] = None,
-    keep_duplicates: Annotated[bool, typer.Option(help="Keep copies of training pictures.")] = False,
-    temperature: Annotated[
-        float, typer.Option(help="Of the softmax behind the calibration error, and of no more.")
-    ] = 1.0,
+    student: StudentSource,
+    data: DataSets,
+    out: Annotated[Path | None, typer.Option(help="Write the metrics here, in metrics.json's form.")] = None,
+    label_rule: LabelRule = None,
+    flip: Flip = None,
+    keep_duplicates: KeepDuplicates = False,
+    temperature: Annotated[float, typer.Option(help="Of the softmax, for the calibration error alone.")] = 1.0,
     predictions: Annotated[bool, typer.Option(help="Keep logits and embeddings in the run's predictions/.")] = False,
     form: Annotated[str, typer.Option("--format", help="text, markdown, latex or json.")] = "text",
     as_json: AsJson = False,
 ) -> None:
-    """Score a student on any number of data sets, in both protocols, looking at every picture once."""
+    """Score a student on any number of data sets, 8-way and present-only, with 95 % intervals."""
     from ngd_timm.evaluate.student import evaluate as evaluate_student
     from ngd_timm.evaluate.student import summary_line
     from ngd_timm.report.tables import FORMATS, score_table
@@ -144,7 +140,7 @@ def evaluate(
         flip=flip,
     )
     if form == "json":
-        _print_json(results)
+        typer.echo(_json(results))
     elif form == "text":
         for key, entry in results.items():
             typer.echo(summary_line(key, entry))
@@ -159,43 +155,40 @@ def robustness(
         list[str],
         typer.Argument(
             metavar="STUDENT...",
-            help="Run directories, student folders or hf-hub:user/repo; runs of one recipe are its seeds, and the "
-            "first recipe is what the others are compared with.",
+            help="As in ngd evaluate; runs of one recipe are its seeds, and the first recipe is the reference.",
         ),
     ],
     data: Annotated[
-        str, typer.Option(metavar="NAME=ROOT[:SPLIT]", help="The pictures to corrupt; without :SPLIT all rows.")
+        str, typer.Option(metavar="NAME=ROOT[:SPLIT]", help="The images to corrupt; without :SPLIT all rows.")
     ],
     out: Annotated[Path, typer.Option(help="robustness.json, table.md and robustness.png go here.")],
     severities: Annotated[str, typer.Option(metavar="1,2,...", help="Which of 1 to 5, with commas.")] = "1,2,3,4,5",
-    label_rule: Annotated[str | None, typer.Option(help="majority, argmax or votes; default: as the runs.")] = None,
-    flip: Annotated[bool | None, typer.Option("--flip/--no-flip", help="Average with the mirror image.")] = None,
+    label_rule: LabelRule = None,
+    flip: Flip = None,
     amp: Annotated[str, typer.Option(help="Precision: off (float32), bf16, fp16 or auto.")] = "off",
-    keep_duplicates: Annotated[bool, typer.Option(help="Keep copies of training pictures.")] = False,
+    keep_duplicates: KeepDuplicates = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the corruptions and of the bootstrap.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Score students under fifteen common corruptions, all on the same damaged pictures, differences paired."""
+    """Score students under fifteen common corruptions of the same images, with paired differences."""
     from ngd_timm.experiments.robustness import robustness as score
 
-    levels = severities.replace(",", " ").split()
-    if not all(level.isdecimal() for level in levels):
-        raise InputError(f"--severities takes whole numbers with commas, such as 1,3,5; got '{severities}'")
-    found, tables = score(
+    try:
+        levels = [int(level) for level in severities.split(",")]
+    except ValueError:
+        raise InputError(f"--severities takes whole numbers with commas, such as 1,3,5; got '{severities}'") from None
+    results, tables = score(
         students,
         data,
         out,
-        severities=[int(level) for level in levels],
+        severities=levels,
         label_rule=label_rule,
         drop_duplicates=False if keep_duplicates else None,
         flip=flip,
         amp=amp,
         seed=seed,
     )
-    if as_json:
-        _print_json(found)
-    else:
-        typer.echo("\n\n".join(table.text() for table in tables))
+    typer.echo(_json(results) if as_json else "\n\n".join(table.text() for table in tables))
 
 
 @app.command(epilog="Example: ngd ablate b0_ce b1_kd b2_proto b3_full data.root=ferplus/ --seeds 3 --out ablation")
@@ -209,24 +202,20 @@ def ablate(
     ],
     out: Annotated[Path, typer.Option(help="Runs, ablation.json, table.md, table.tex and ablation.png go here.")],
     seeds: Annotated[int, typer.Option(min=1, help="How many, each trained by every recipe.")] = 3,
-    warm_start: Annotated[
-        int | None, typer.Option(min=1, metavar="EPOCHS", help="Start every recipe from so much cross-entropy.")
-    ] = None,
+    warm_start: Annotated[int | None, typer.Option(min=1, help="Epochs of cross-entropy that all start from.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train several recipes on several seeds and print means and paired differences; run again, it goes on."""
     from ngd_timm.experiments.ablation import ablate as run_ablation
 
     tables = run_ablation(arguments, seeds, out, warm_start, _command())
-    if as_json:
-        _print_json(json.loads((out / "ablation.json").read_text(encoding="utf-8")))
-    else:
-        typer.echo("\n\n".join(table.text() for table in tables))
+    results = json.loads((out / "ablation.json").read_text(encoding="utf-8"))
+    typer.echo(_json(results) if as_json else "\n\n".join(table.text() for table in tables))
 
 
 @app.command(epilog="Example: ngd export runs/b3_full-0 --format onnx --out student.onnx")
 def export(
-    student: Annotated[str, typer.Argument(help="A run directory, a student folder, or user/repo on the Hub.")],
+    student: StudentSource,
     out: Annotated[Path, typer.Option(help="The file to write; for timm a new folder.")],
     form: Annotated[str, typer.Option("--format", help="timm, onnx or pt2 (torch.export).")] = "timm",
 ) -> None:
@@ -242,44 +231,40 @@ def predict(
         list[str],
         typer.Argument(
             metavar="[STUDENT] IMAGE...",
-            help="A run directory, a student folder or user/repo on the Hub; without one the student that ships is "
-            "asked. Then pictures cropped to one face, or folders of them.",
+            help="A run directory, a student folder or user/repo on the Hub; default: the bundled student. Then images "
+            "cropped to one face, or folders of them.",
         ),
     ],
-    annotated: Annotated[
-        Path | None, typer.Option("--annotate", help="A new folder for a picture with its answer each.")
-    ] = None,
+    annotate: Annotated[Path | None, typer.Option(help="A new folder for the images with their predictions.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     max_megapixels: Annotated[float, typer.Option(help="Open images of up to so many megapixels, beyond 100.")] = 100,
     as_json: AsJson = False,
 ) -> None:
-    """Say which expression each face shows, and where a picture does not look like a face crop."""
+    """Predict the expression of each face, and report an image that does not look like a face crop."""
     from ngd_timm.predict.predictor import Predictor, annotate_all, picture_files, student_and_pictures
 
     student, images = student_and_pictures(arguments)
     if not images:
-        raise InputError(f"{student} is a student; give pictures after it, or folders of them")
+        raise InputError(f"{student} is a student; give images after it, or folders of them")
     files = picture_files(images)
-    answers = Predictor(student, device, max_megapixels=max_megapixels)(files)
-    if annotated is not None:
-        annotate_all(answers, annotated)
+    predictions = Predictor(student, device, max_megapixels=max_megapixels)(files)
+    if annotate is not None:
+        annotate_all(predictions, annotate)
     if as_json:
-        _print_json([answer.as_dict() for answer in answers])
+        typer.echo(_json([prediction.as_dict() for prediction in predictions]))
         return
     width = max(len(str(file)) for file in files)
-    for file, answer in zip(files, answers, strict=True):
-        first, second, *_ = sorted(answer.probabilities.items(), key=lambda item: -item[1])
-        notes = "".join(f"  ({note})" for note in answer.notes)
-        typer.echo(f"{file!s:{width}}  {first[0]} {100 * first[1]:.0f} %, {second[0]} {100 * second[1]:.0f} %{notes}")
+    for file, prediction in zip(files, predictions, strict=True):
+        (first, p), (second, q), *_ = sorted(prediction.probabilities.items(), key=lambda item: -item[1])
+        notes = "".join(f"  ({note})" for note in prediction.notes)
+        typer.echo(f"{file!s:{width}}  {first} {100 * p:.0f} %, {second} {100 * q:.0f} %{notes}")
 
 
 @app.command(epilog="Example: ngd push runs/b3_full-0 user/my-student --metrics test.json --dry-run")
 def push(
     run: Annotated[Path, typer.Argument(help="A finished run directory.")],
     repo: RepoId,
-    metrics: Annotated[
-        list[Path] | None, typer.Option(help="Further figures for the card, from `ngd evaluate --out`; may repeat.")
-    ] = None,
+    metrics: Annotated[list[Path] | None, typer.Option(help="More for the card, from ngd evaluate --out.")] = None,
     private: Private = None,
     revision: Branch = None,
     message: Message = None,
@@ -296,17 +281,14 @@ def push(
     if dry_run or folder is not None:
         _show_staged(repo, lambda at: stage_run(opened, at, repo, more), folder)
     else:
-        done = push_run(
-            opened, repo, more, private=private, revision=revision, commit_message=message, create_pr=create_pr
-        )
+        options = {"private": private, "revision": revision, "commit_message": message, "create_pr": create_pr}
+        done = push_run(opened, repo, more, **options)
         typer.echo(f"{done.url}\nhf-hub:{done.repo}@{done.commit}")
 
 
 @app.command(epilog="Example: ngd publish --dry-run")
 def publish(
-    namespace: Annotated[
-        str | None, typer.Option(help="A user or organisation; default: the one that pyproject.toml names.")
-    ] = None,
+    namespace: Annotated[str | None, typer.Option(help="Whose repositories; default: pyproject.toml's Hub.")] = None,
     private: Private = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -339,28 +321,23 @@ def _show_staged(repo: str, stage: Callable[[Path], None], folder: Path | None) 
         typer.echo(f"  {size:>10,} bytes  sha256 {sha256}  {name}")
 
 
-@app.command(
-    epilog="Example: ngd results ablation --data ferplus=ferplus/:valid --data ferplus=ferplus/:test --out RESULTS.md"
-)
+@app.command(epilog="Example: ngd results ablation --data ferplus=ferplus/:test --out RESULTS.md")
 def results(
     ablation: Annotated[Path, typer.Argument(help="The folder that ngd ablate filled.")],
-    data: Annotated[list[str], typer.Option(metavar="NAME=ROOT[:SPLIT]", help="Without :SPLIT all rows; repeatable.")],
-    out: Annotated[Path, typer.Option(help="The page, Markdown; its figures go beside it as .json.")],
-    label_rule: Annotated[
-        list[str] | None, typer.Option(help="May be given several times; default: majority and argmax.")
-    ] = None,
+    data: DataSets,
+    out: Annotated[Path, typer.Option(help="The page, Markdown; its scores go beside it as .json.")],
+    label_rule: Annotated[list[str] | None, typer.Option(help="Repeatable; default: majority and argmax.")] = None,
     beside: Annotated[
-        list[Path] | None, typer.Option(metavar="RUN", help="A run of its own beside the table; may be repeated.")
+        list[Path] | None, typer.Option(metavar="RUN", help="A run beside the table; repeatable.")
     ] = None,
     tried: Annotated[
-        list[Path] | None, typer.Option(metavar="RUN", help="A run that settings were chosen by; may be repeated.")
+        list[Path] | None, typer.Option(metavar="RUN", help="A run that settings were chosen by; repeatable.")
     ] = None,
     earlier: Annotated[
-        Path | None,
-        typer.Option(metavar="JSON", help="An earlier page's: its --beside and --tried are kept, folders or not."),
+        Path | None, typer.Option(metavar="JSON", help="Of an earlier page: keeps its --beside and --tried.")
     ] = None,
 ) -> None:
-    """Score the runs of an ablation on any sets by any label rules, and write what each term adds."""
+    """Score the runs of an ablation on any data sets by any label rules, and write what each loss term adds."""
     from ngd_timm.experiments.results import check_out, score_ablation, write_results
 
     check_out(out)
@@ -373,9 +350,7 @@ def results(
 @app.command(epilog="Example: ngd report runs/b3_full-0 --mistakes 12")
 def report(
     folder: Annotated[Path, typer.Argument(help="A finished run directory, a teacher's, or an ablation's.")],
-    mistakes: Annotated[
-        int, typer.Option(min=0, help="Show so many of the surest wrong answers: the page then holds faces.")
-    ] = 0,
+    mistakes: Annotated[int, typer.Option(min=0, help="Show the faces of so many wrong predictions.")] = 0,
 ) -> None:
     """Write report.html again, from the files that are there."""
     from ngd_timm.report import write_page
@@ -385,7 +360,7 @@ def report(
 
 @teacher_app.command("fit", epilog="Example: ngd teacher fit teacher_gameemo data.root=gameemo_bandpower.npz")
 def teacher_fit(
-    recipe: Annotated[str, typer.Argument(help="A packaged teacher recipe's name or a YAML file.")],
+    recipe: Annotated[str, typer.Argument(help="The name of a bundled teacher recipe, or a YAML file.")],
     overrides: Overrides = None,
 ) -> None:
     """Fit an EEG teacher, a fold of subjects held out at a time, into a teacher run."""
@@ -404,10 +379,10 @@ def teacher_simulate(
     layout: Annotated[str, typer.Argument(help="dreamer, mahnob or deap: whose file layout.")],
     out: Annotated[Path, typer.Argument(help="The file (dreamer) or folder to write; it must not exist.")],
     subjects: Annotated[int, typer.Option(min=1)] = 16,
-    trials: Annotated[int | None, typer.Option(min=1, help="A person; default: as in the real data set.")] = None,
-    seconds: Annotated[float | None, typer.Option(min=1, help="A trial; default: 60.")] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Per subject; default: as in the real data set.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=1, help="Per trial; default: 60.")] = None,
     effect: Annotated[float, typer.Option(min=0, help="Of valence and arousal on alpha and beta; 0: none.")] = 1.0,
-    shuffled: Annotated[bool, typer.Option(help="Permute each person's ratings: nothing left to find.")] = False,
+    shuffled: Annotated[bool, typer.Option(help="Permute each subject's ratings: nothing left to find.")] = False,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Write simulated EEG in a licensed data set's layout, to try the flow before the data come."""
@@ -422,27 +397,25 @@ def prototypes_build(
     run: Annotated[Path, typer.Argument(help="A teacher run.")],
     out: Annotated[Path, typer.Option(help="The grid's file.")],
     size: Annotated[int, typer.Option(min=2, max=15, help="Cells a side.")] = 5,
-    min_subjects: Annotated[int, typer.Option(min=1, help="Cells of fewer people count as empty.")] = 1,
+    min_subjects: Annotated[int, typer.Option(min=1, help="Cells of fewer subjects count as empty.")] = 1,
     center: Annotated[bool, typer.Option(help="Subtract the grand mean.")] = False,
-    card: Annotated[
-        Path | None, typer.Option(help="Also write the grid's card (Markdown) here, its picture beside it.")
-    ] = None,
+    card: Annotated[Path | None, typer.Option(help="Also write the grid's card here, with its figure.")] = None,
 ) -> None:
-    """Boil a teacher's held-out embeddings down to a frozen grid."""
+    """Average a teacher's held-out embeddings into a frozen grid."""
     from ngd_timm.eeg.teacher.consolidate import build_grid
-    from ngd_timm.grid.card import write_grid_card
+    from ngd_timm.grid.card import describe, write_grid_card
 
     grid = build_grid(run, size=size, center=center, min_subjects=min_subjects)
     grid.save(out)
     if card is not None:
         write_grid_card(grid, card, out.stem)
         grid.picture(card.with_name("grid.png"))
-    _describe(grid, str(out))
+    typer.echo(describe(grid, str(out)))
 
 
 @prototypes_app.command("push", epilog="Example: ngd prototypes push grid.safetensors user/my-grid --private")
 def prototypes_push(
-    grid: Annotated[str, typer.Argument(help="A file or a packaged version.")],
+    grid: Annotated[str, typer.Argument(help="A file or a bundled version.")],
     repo: RepoId,
     private: Private = None,
     revision: Branch = None,
@@ -451,7 +424,7 @@ def prototypes_push(
     dry_run: DryRun = False,
     folder: Folder = None,
 ) -> None:
-    """Publish a grid on the Hugging Face Hub, with its card, its licence and its picture."""
+    """Publish a grid on the Hugging Face Hub, with its card, its licence and its figure."""
     from ngd_timm.grid.prototypes import PrototypeGrid
     from ngd_timm.grid.push import stage_grid
 
@@ -459,7 +432,8 @@ def prototypes_push(
     if dry_run or folder is not None:
         _show_staged(repo, lambda at: stage_grid(opened, at, repo), folder)
     else:
-        done = opened.push_to_hub(repo, private=private, revision=revision, commit_message=message, create_pr=create_pr)
+        options = {"private": private, "revision": revision, "commit_message": message, "create_pr": create_pr}
+        done = opened.push_to_hub(repo, **options)
         typer.echo(f"{done.url}\nhf-hub:{done.repo}@{done.commit}, sha256 of the grid {opened.sha256}")
 
 
@@ -470,114 +444,39 @@ def prototypes_pull(
 ) -> None:
     """Download a grid, check all of it, and write it to a file."""
     from ngd_timm.core.hub import pin
+    from ngd_timm.grid.card import describe
     from ngd_timm.grid.prototypes import GRID_FILE, PrototypeGrid
 
     pinned = pin(source, GRID_FILE)
     grid = PrototypeGrid.from_pretrained(pinned)
     grid.save(out)
-    _describe(grid, f"{out} from {pinned}")
+    typer.echo(describe(grid, f"{out} from {pinned}"))
 
 
 @prototypes_app.command("show", epilog="Example: ngd prototypes show gameemo-v2 --picture grid.png")
 def prototypes_show(
-    grid: Annotated[str, typer.Argument(help="A packaged version or a file; default: the newest in the package.")] = "",
+    grid: Annotated[str, typer.Argument(help="A bundled version or a file; default: the newest that is bundled.")] = "",
     picture: Annotated[Path | None, typer.Option(help="Draw counts and the cosine matrix into this PNG.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print what a grid is made of and what it can say."""
-    from ngd_timm.grid.card import grid_findings
+    """Print what a grid is made of and what its tests say."""
+    from ngd_timm.grid.card import as_dict, describe
     from ngd_timm.grid.prototypes import PrototypeGrid
 
     opened = PrototypeGrid.from_spec(grid) if grid else PrototypeGrid.default()
     if picture is not None:
         opened.picture(picture)
-    if as_json:
-        _print_json(
-            {
-                "size": opened.size,
-                "dim": opened.dim,
-                "sha256": opened.sha256,
-                "mean_cosine": opened.mean_cosine,
-                "counts": opened.counts.tolist(),
-                "findings": grid_findings(opened),
-                "metadata": opened.metadata,
-            }
-        )
-    else:
-        _describe(opened, grid or "packaged grid")
-
-
-def _describe(grid: object, name: str) -> None:
-    from ngd_timm.grid.card import grid_findings
-    from ngd_timm.grid.prototypes import PrototypeGrid
-
-    assert isinstance(grid, PrototypeGrid)
-    counts = grid.counts.reshape(grid.size, grid.size)
-    typer.echo(f"{name}: {grid.size}x{grid.size} prototypes of {grid.dim} values, sha256 {grid.sha256}")
-    typer.echo(f"cells filled: {int((counts > 0).sum())} of {counts.numel()}; mean cosine {grid.mean_cosine:.3f}")
-    typer.echo("counts, arousal upwards, valence to the right:")
-    for row in counts.T.flip(0).tolist():
-        typer.echo("  " + " ".join(f"{value:5d}" for value in row))
-    for sentence in grid_findings(grid):
-        typer.echo(sentence)
-    for key in sorted(grid.metadata):
-        typer.echo(f"{key}: {grid.metadata[key]}")
-
-
-def _speaks() -> bool:
-    """Of several processes the first."""
-    return int(os.environ.get("RANK", 0)) == 0
-
-
-@contextlib.contextmanager
-def _one_report() -> Iterator[None]:
-    """Let only one of torchrun's processes report an error.
-
-    The first process reports what it was given at once. Any other waits: torchrun ends all processes once one has
-    failed, so what they share is not repeated. Other kinds of errors wait too: the end of a process breaks the
-    collectives of the rest.
-    """
-    try:
-        yield
-    except Exception as error:
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not (_speaks() and isinstance(error, (InputError, OSError))):
-            signal.signal(signal.SIGTERM, lambda *_: os._exit(2))
-            time.sleep(_GRACE_SECONDS)
-        raise
-
-
-def _leave(message: str, code: int) -> NoReturn:
-    # what a user gave may hold line breaks, control characters, or bytes that are no text
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
-    if _speaks() or code == 2:
-        Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"ngd: {line}")
-    sys.exit(code)
+    typer.echo(_json(as_dict(opened)) if as_json else describe(opened, grid or "bundled grid"))
 
 
 def main() -> None:
-    """Entry point: input errors, and what the system refuses, become one line and exit code 2."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("ngd_timm").setLevel(logging.INFO if _speaks() else logging.ERROR)
-    logging.getLogger("huggingface_hub").propagate = False  # it prints its warnings itself
-    try:
-        with _one_report():
+    """Entry point of the `ngd` command."""
+    start_logging()
+    with one_line_errors():
+        try:
             app()
-    except InputError as error:
-        _leave(str(error), 2)
-    except Stopped as stop:
-        _leave(str(stop), stop.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:
-        # the reader of a pipe (head, less) went away; that is no failure of ours
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        if error.errno is None:
-            raise
-        if error.filename is None:
-            # what is still to be flushed at the exit would fail again
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _leave(f"{os.fsdecode(error.filename or 'standard output')}: {error.strerror}", 2)
+        except Stopped as stop:
+            leave_with(str(stop), stop.exit_code)
 
 
 if __name__ == "__main__":

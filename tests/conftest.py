@@ -1,7 +1,8 @@
-"""Shared fixtures: one core a test process, a few dozen drawn faces for whole runs, and the command."""
+"""Shared fixtures: drawn faces, a student and a run trained on them, and the command; one core a test process."""
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,27 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("faces")
     write_schematic(folder, "pencil", n_train=48, n_valid=16, n_test=16, seed=0, image_size=32)
     return folder
+
+
+@pytest.fixture(scope="session")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an untrained student of eight classes, which tests copy and never change."""
+    from ngd_timm.core.recipe import StudentConfig
+    from ngd_timm.models.student import create_student, save_student
+
+    model = create_student(StudentConfig(backbone="test_resnet", image_size=32), 8)
+    return save_student(model, tmp_path_factory.mktemp("students") / "mine")
+
+
+@pytest.fixture(scope="session")
+def trained_run(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of one epoch, which tests copy and never change."""
+    from ngd_timm.core.recipe import Recipe, load_recipe
+    from ngd_timm.train.loop import train
+
+    keys = ["data.name=schematic", "student.backbone=test_resnet", "student.image_size=32", "data.workers=0"]
+    keys += ["optim.epochs=1", "optim.batch_size=16", f"data.root={faces}"]
+    return train(load_recipe(Recipe, "b0_ce", [*keys, f"out={tmp_path_factory.mktemp('runs') / 'run'}"]))
 
 
 class Outcome(NamedTuple):
@@ -43,5 +65,30 @@ def ngd(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
         except SystemExit as stop:
             code = int(stop.code or 0)
         return Outcome(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def refused(
+    ngd: Callable[..., Outcome], student: Path, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str, str], None]:
+    """Run a command line beside `student` and `faces`: it ends with one line and code 2, and changes no file."""
+    from faults import contents, modes_bind_root
+
+    (tmp_path / "student").symlink_to(student)
+    (tmp_path / "faces").symlink_to(faces)
+    monkeypatch.chdir(tmp_path)
+
+    def run(command: str, message: str) -> None:
+        before = contents(tmp_path)
+        with modes_bind_root():
+            outcome = ngd(*shlex.split(command))
+        assert (outcome.returncode, outcome.stdout) == (2, "")
+        assert outcome.stderr.startswith("ngd: ")
+        assert message in outcome.stderr
+        assert outcome.stderr.count("\n") == 1
+        assert len(outcome.stderr) < 1000
+        assert contents(tmp_path) == before
 
     return run

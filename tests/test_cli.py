@@ -12,83 +12,10 @@ from typing import Any
 import pytest
 
 
-@pytest.fixture(scope="module")
-def broken(tmp_path_factory: pytest.TempPathFactory, faces: Path) -> Path:
-    """Data sets and grids, each with one thing wrong."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from ngd_timm.grid.prototypes import PrototypeGrid
-
-    root = tmp_path_factory.mktemp("broken")
-    for name in ("truncated", "corrupt"):
-        (root / name).mkdir()
-        for split in ("train", "valid"):
-            (root / name / f"{split}.parquet").write_bytes((faces / f"{split}.parquet").read_bytes())
-    whole = (root / "truncated" / "train.parquet").read_bytes()
-    (root / "truncated" / "train.parquet").write_bytes(whole[: len(whole) // 2])
-    table = pq.read_table(root / "corrupt" / "train.parquet")
-    images = table.column("image").to_pylist()
-    images[20] = {**images[20], "bytes": images[20]["bytes"][:40]}
-    field = table.schema.get_field_index("image")
-    table = table.set_column(field, table.schema.field(field), pa.array(images, table.schema.field(field).type))
-    pq.write_table(table, root / "corrupt" / "train.parquet")
-    PrototypeGrid.random(16).save(root / "grid.safetensors")
-    data = bytearray((root / "grid.safetensors").read_bytes())
-    data[-200] ^= 0x10
-    (root / "grid.safetensors").write_bytes(bytes(data))
-    return root
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["b0_ce", "optim.epoch=3"], "did you mean 'optim.epochs'"),
-        (["b3_full", "data.root=x"], "there is no teacher"),
-        (["b0_ce", "data.classes=[neutral, hapiness]"], "did you mean 'happiness'"),
-        (["b0_ce", "data.name=schematic", "data.root={broken}/truncated"], "train.parquet"),
-        (["b0_ce", "data.name=schematic", "data.root={broken}/corrupt"], "20"),
-        (["b0_ce", "data.root=x", "grid={broken}/grid.safetensors", "loss.proto_kd=0.1"], "grid.safetensors"),
-    ],
-)
-def test_bad_input_is_one_line_and_exit_code_two_and_writes_nothing(
-    arguments: list[str],
-    message: str,
-    broken: Path,
-    tmp_path: Path,
-    ngd: Callable[..., Any],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    done = ngd("train", *[a.replace("{broken}", str(broken)) for a in arguments])
-    assert done.returncode == 2
-    lines = done.stderr.splitlines()
-    assert [line for line in lines if line.startswith("ngd: ")] == lines[-1:]
-    assert message in lines[-1]
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_the_installed_command_exits_with_two_and_one_line() -> None:
     done = subprocess.run([sys.executable, "-m", "ngd_timm.cli", "train", "b3_ful"], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert "did you mean 'b3_full'" in done.stderr
-
-
-def test_a_full_directory_is_refused(faces: Path, tmp_path: Path, ngd: Callable[..., Any]) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    done = ngd("train", "b0_ce", "data.name=schematic", f"data.root={faces}", f"out={tmp_path}")
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "is not empty" in done.stderr
-    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
-
-
-@pytest.fixture(scope="module")
-def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from ngd_timm.core.recipe import StudentConfig
-    from ngd_timm.models.student import create_student, save_student
-
-    model = create_student(StudentConfig(backbone="test_resnet", image_size=32), 8)
-    return save_student(model, tmp_path_factory.mktemp("students") / "mine")
 
 
 def test_evaluate_prints_text_markdown_latex_and_json_of_several_sets(

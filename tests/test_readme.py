@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import faults
 import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -49,3 +50,8 @@ def test_the_commands_it_lists_are_those_of_the_command_line() -> None:
         shown = CliRunner().invoke(app, [*words.split(), "--help"]).output
         for option in re.findall(r"--[\w-]+", rest):
             assert option in shown, f"ngd {words} {option}"
+
+
+def test_the_page_of_faults_is_up_to_date() -> None:
+    page = Path(__file__).parent.parent / "docs" / "faults.md"
+    assert page.read_text(encoding="utf-8") == faults.page(), "python tests/faults.py > docs/faults.md"

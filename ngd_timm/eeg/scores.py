@@ -9,7 +9,7 @@ import numpy as np
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.eeg.signal.bandpower import trial_index
-from ngd_timm.grid.prototypes import permute_within
+from ngd_timm.grid.mantel import permute_within
 
 __all__ = ["AXES", "balanced_accuracy", "ccc", "score_trials", "trial_means"]
 

@@ -6,10 +6,10 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +20,10 @@ from ngd_timm.core.affect import cell_distances, cell_of, centers
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.files import atomic_path, packaged, packaged_versions
 from ngd_timm.core.hub import Published, fetch, hub_id
+from ngd_timm.grid.averages import cell_sums, checked_rows, checked_size, fill_empty, unit
+from ngd_timm.grid.mantel import mantel_r
 
-__all__ = ["FORMAT_VERSION", "GRID_FILE", "Mantel", "PrototypeGrid", "grid_versions", "mantel_test", "permute_within"]
+__all__ = ["FORMAT_VERSION", "GRID_FILE", "PrototypeGrid", "grid_versions"]
 
 logger = logging.getLogger("ngd_timm.grid")
 
@@ -30,16 +32,7 @@ GRID_FILE = "grid.safetensors"
 _TENSORS = {"prototypes": torch.float32, "counts": torch.int64, "centers": torch.float32}
 _RESERVED = ("format_version", "sha256", "metadata_sha256")
 _UNIT_TOLERANCE = 1e-4
-_MAX_SIZE = 64
 _VERSION = re.compile(r"^[a-z0-9][a-z0-9_]*-v(\d+)$")
-
-
-class Mantel(NamedTuple):
-    """Correlation between prototype dissimilarity and cell distance, with its one-sided permutation p."""
-
-    r: float
-    p: float
-    permutations: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,9 +70,8 @@ class PrototypeGrid:
     def __post_init__(self) -> None:
         for name, dtype in _TENSORS.items():
             tensor = getattr(self, name)
-            if not isinstance(tensor, torch.Tensor) or tensor.dtype != dtype:
-                given = getattr(tensor, "dtype", type(tensor).__name__)
-                raise InputError(f"grid tensor '{name}' must be {dtype}, got {given}")
+            if (kind := getattr(tensor, "dtype", type(tensor).__name__)) != dtype:
+                raise InputError(f"grid tensor '{name}' must be {dtype}, got {kind}")
             object.__setattr__(self, name, tensor.detach().cpu().contiguous().clone())
         object.__setattr__(self, "metadata", _checked_metadata(self.metadata))
         _check(self.prototypes, self.counts, self.centers, self.size)
@@ -121,8 +113,14 @@ class PrototypeGrid:
         Raises:
             InputError: Fewer than three filled cells.
         """
-        own = _own_rows(self.counts).numpy()
-        return _mantel_r(self.prototypes.double().numpy()[own], cell_distances(self.size)[np.ix_(own, own)])
+        filled = self._filled_cells()
+        distances = cell_distances(self.size)[np.ix_(filled, filled)]
+        return mantel_r(self.prototypes.double().numpy()[filled], distances)
+
+    def _filled_cells(self) -> np.ndarray:
+        # a control has no data at all, and every row is its own
+        filled = self.counts.numpy() > 0
+        return filled if filled.any() else np.ones_like(filled)
 
     @classmethod
     def build(
@@ -145,7 +143,7 @@ class PrototypeGrid:
             valence_arousal: (N, 2) in [-1, 1].
             subjects: (N,) who each row is of; None weighs rows equally.
             size: S, cells along an axis.
-            min_subjects: A cell of fewer people counts as empty; 3 keeps one person's row out of a published grid.
+            min_subjects: A cell of fewer subjects counts as empty; 3 keeps one person's row out of a published grid.
             center: As `centered()` on the grid built without it.
             metadata: Strings kept with the grid.
 
@@ -159,40 +157,29 @@ class PrototypeGrid:
             >>> [round(x, 4) for x in grid.prototypes[4].tolist()]
             [0.7071, 0.7071]
         """
-        size = _checked_size(size)
-        unit, va, who = _checked_rows(embeddings, valence_arousal, subjects, min_subjects)
+        size = checked_size(size)
+        embedded, va, who = checked_rows(embeddings, valence_arousal, subjects, min_subjects)
         cells = cell_of(va, size)
-        people = int(who.max()) + 1
-        # One row for each (cell, subject): the mean over that subject's rows, so that long recordings don't dominate.
-        groups, group = np.unique(cells * people + who, return_inverse=True)
-        sums = np.zeros((len(groups), unit.shape[1]))
-        np.add.at(sums, group, unit)
-        means = sums / np.bincount(group)[:, None]
-        of_cell = groups // people
-        subject_counts = np.bincount(of_cell, minlength=size * size)
+        rows, subject_counts = cell_sums(embedded, cells, who, size)
         counts = np.bincount(cells, minlength=size * size)
+        notes = {**(metadata or {}), "centered": "false"}
         if subjects is not None:
             counts[subject_counts < min_subjects] = 0
             subject_counts[subject_counts < min_subjects] = 0
-        if not counts.any():
+            notes |= {"subjects_per_cell": ",".join(map(str, subject_counts)), "min_subjects": str(min_subjects)}
+        filled = counts > 0
+        if not filled.any():
             raise InputError(f"no cell holds {min_subjects} subjects; lower min_subjects or the size ({size})")
-        rows = np.zeros((size * size, unit.shape[1]))
-        np.add.at(rows, of_cell, means)
-        own = counts > 0
-        rows[own] = _unit(rows[own], "the embeddings of a cell cancel out")
-        notes = dict(metadata or {})
-        notes["centered"] = "false"
-        if subjects is not None:
-            notes["subjects_per_cell"] = ",".join(map(str, subject_counts))
-            notes["min_subjects"] = str(min_subjects)
-        grid = cls(
-            torch.from_numpy(_fill(rows, own, size).astype(np.float32)),
-            torch.from_numpy(counts.astype(np.int64)),
-            torch.from_numpy(centers(size)),
-            size,
-            notes,
-        )
+        rows[filled] = unit(rows[filled], "the embeddings of a cell cancel out")
+        grid = cls._of_rows(fill_empty(rows, filled, size), counts, size, notes)
         return grid.centered() if center else grid
+
+    @classmethod
+    def _of_rows(cls, rows: np.ndarray, counts: np.ndarray, size: int, metadata: dict[str, str]) -> PrototypeGrid:
+        prototypes = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32))
+        return cls(
+            prototypes, torch.from_numpy(counts.astype(np.int64)), torch.from_numpy(centers(size)), size, metadata
+        )
 
     def centered(self) -> PrototypeGrid:
         """The same grid with the mean of its filled rows taken out and every row normalised again.
@@ -202,41 +189,29 @@ class PrototypeGrid:
         Raises:
             InputError: Fewer than two different filled rows.
         """
-        own = _own_rows(self.counts).numpy()
+        filled = self._filled_cells()
         rows = self.prototypes.double().numpy()
-        rows = rows - rows[own].mean(axis=0)
-        rows[own] = _unit(rows[own], "centring needs filled cells that differ from their mean; build with center=False")
-        rows = _fill(rows, own, self.size)
-        return PrototypeGrid(
-            torch.from_numpy(rows.astype(np.float32)),
-            self.counts,
-            self.centers,
-            self.size,
-            {**self.metadata, "centered": "true"},
-        )
+        rows = rows - rows[filled].mean(axis=0)
+        message = "centring needs filled cells that differ from their mean; build with center=False"
+        rows[filled] = unit(rows[filled], message)
+        metadata = {**self.metadata, "centered": "true"}
+        return self._of_rows(fill_empty(rows, filled, self.size), self.counts.numpy(), self.size, metadata)
 
     @classmethod
     def random(cls, dim: int, size: int = 5, seed: int = 0) -> PrototypeGrid:
-        """A control that knows nothing of brains: random rows, orthonormal where `dim` >= S*S; counts are 0.
+        """A control without EEG: random rows, orthonormal where `dim` >= S*S; counts are 0.
 
         Raises:
             InputError: `dim` below 1 or a size out of range.
         """
-        size = _checked_size(size)
+        size = checked_size(size)
         if dim < 1:
             raise InputError(f"dim must be at least 1, got {dim}")
-        noise = np.random.default_rng(seed).standard_normal((max(dim, size * size), size * size))
-        if dim >= size * size:
-            rows = np.linalg.qr(noise)[0].T
-        else:
-            rows = _unit(noise[:dim].T, "a random row vanished")
-        return cls(
-            torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32)),
-            torch.zeros(size * size, dtype=torch.int64),
-            torch.from_numpy(centers(size)),
-            size,
-            {"control": "random", "seed": str(seed), "provenance": "random directions, no EEG"},
-        )
+        cells = size * size
+        noise = np.random.default_rng(seed).standard_normal((max(dim, cells), cells))
+        rows = np.linalg.qr(noise)[0].T if dim >= cells else unit(noise[:dim].T, "a random row vanished")
+        notes = {"control": "random", "seed": str(seed), "provenance": "random directions, no EEG"}
+        return cls._of_rows(rows, np.zeros(cells), size, notes)
 
     def shuffled(self, seed: int = 0) -> PrototypeGrid:
         """A control with this grid's rows and Gram spectrum, each row (and its count) moved to a random cell."""
@@ -287,9 +262,9 @@ class PrototypeGrid:
         if notes.pop("metadata_sha256", None) != _metadata_sha256(notes):
             raise InputError(f"{path}: the metadata do not match their sha256; the file is damaged, fetch it again")
         size = int(np.sqrt(tensors["prototypes"].shape[0])) if tensors["prototypes"].ndim else 0
-        own_notes = {key: value for key, value in notes.items() if key not in _RESERVED}
+        metadata = {key: value for key, value in notes.items() if key not in _RESERVED}
         try:
-            grid = cls(tensors["prototypes"], tensors["counts"], tensors["centers"], size, own_notes)
+            grid = cls(**tensors, size=size, metadata=metadata)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
         if grid.sha256 != notes.get("sha256"):
@@ -298,9 +273,7 @@ class PrototypeGrid:
 
     @classmethod
     def default(cls, version: str | None = None) -> PrototypeGrid:
-        """A grid that ships with the package: the newest, or one by version. Works offline.
-
-        It is built from GAMEEMO, not from the paper's licensed DREAMER, and a log line says so.
+        """A bundled grid: the newest, or one by version. It is GAMEEMO's, not the paper's, and a log line says so.
 
         Raises:
             InputError: A version that isn't there; the message lists those that are.
@@ -310,8 +283,6 @@ class PrototypeGrid:
             5
         """
         known = grid_versions()
-        if not known:
-            raise InputError(f"no grid ships in {packaged('hub')}; reinstall ngd-timm or build one")
         if version is not None and version not in known:
             raise choices("grid version", version, known)
         name = version or known[-1]
@@ -320,23 +291,13 @@ class PrototypeGrid:
         return grid
 
     @classmethod
-    def from_pretrained(
-        cls,
-        source: str | Path,
-        revision: str | None = None,
-        *,
-        cache_dir: str | Path | None = None,
-        token: str | bool | None = None,
-        local_files_only: bool = False,
-    ) -> PrototypeGrid:
+    def from_pretrained(cls, source: str | Path, revision: str | None = None, **options: Any) -> PrototypeGrid:
         """Read a grid from the Hugging Face Hub, a folder or a file, and check all of it.
 
         Args:
             source: `user/repo`, `user/repo@revision` or `hf-hub:user/repo`; or a path.
             revision: A branch, tag or commit; a full commit id gives the same bytes for ever.
-            cache_dir: Instead of the usual cache of the Hub.
-            token: Instead of the one that is logged in; False for none.
-            local_files_only: Take what the cache has, without the network.
+            options: `cache_dir`, `token` and `local_files_only`, as `huggingface_hub.hf_hub_download` takes them.
 
         Raises:
             InputError: One line that names the repository or the file, and what is wrong.
@@ -352,54 +313,28 @@ class PrototypeGrid:
         if repository is None:
             path = Path(source)
             return cls.load(path / GRID_FILE if path.is_dir() else path)
-        snapshot = fetch(repository, [GRID_FILE], cache_dir=cache_dir, token=token, local_files_only=local_files_only)
+        snapshot = fetch(repository, [GRID_FILE], **options)
         return cls._read(snapshot.folder / GRID_FILE, f"{snapshot.id}: {GRID_FILE}")
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool | None = None,
-        revision: str | None = None,
-        commit_message: str | None = None,
-        create_pr: bool = False,
-        token: str | bool | None = None,
-    ) -> Published:
-        """Publish the grid with its card, licence and picture, in one commit; nothing of them names a path.
+    def push_to_hub(self, repo_id: str, **options: Any) -> Published:
+        """Publish the grid with its card, licence and figure on the Hugging Face Hub, in one commit without any path.
 
         Args:
             repo_id: `user/repo`; made if it is missing.
-            private: For a repository that is made now.
-            revision: A branch, made if it is missing.
-            commit_message: Title of the commit.
-            create_pr: Open a pull request instead.
-            token: Instead of the one that is logged in.
-
-        Returns:
-            The commit and its page.
+            options: `private`, `revision` (a branch, made if it is missing), `commit_message`, `create_pr` and `token`,
+                as `huggingface_hub` takes them.
 
         Raises:
-            InputError: A grid that is not fit to publish (a cell may be one person's, or it doesn't say whose data it
-                holds), or one line of what went wrong.
+            InputError: A grid that is not fit to publish (a cell may be one subject's, or it doesn't say whose data it
+                holds), or the Hub's refusal in one line.
         """
         from ngd_timm.grid.push import push_grid
 
-        return push_grid(
-            self,
-            repo_id,
-            private=private,
-            revision=revision,
-            commit_message=commit_message,
-            create_pr=create_pr,
-            token=token,
-        )
+        return push_grid(self, repo_id, **options)
 
     @classmethod
     def from_spec(cls, spec: str) -> PrototypeGrid:
-        """The grid a recipe names.
-
-        Args:
-            spec: A packaged version (`gameemo-v2`), a path, or a Hub id (`user/repo[@revision]`).
+        """The grid that a recipe names: a bundled version, a path, or a Hub id (`user/repo[@revision]`).
 
         Raises:
             InputError: Nothing of that name.
@@ -438,180 +373,8 @@ def grid_versions() -> list[str]:
     return packaged_versions(_VERSION, GRID_FILE)
 
 
-def mantel_test(
-    embeddings: np.ndarray | torch.Tensor,
-    valence_arousal: np.ndarray | torch.Tensor,
-    subjects: np.ndarray,
-    trials: np.ndarray,
-    size: int = 5,
-    permutations: int = 2000,
-    seed: int = 0,
-    *,
-    min_subjects: int = 1,
-    center: bool = False,
-) -> Mantel:
-    """Does the grid built from these embeddings follow the plane more than one from permuted ratings would?
-
-    The ratings of a subject's trials are permuted among that subject's trials, all windows of a trial moving together,
-    and the grid is rebuilt each time: which cells are filled and by whom never changes. r is taken over filled cells.
-
-    One test is declared beforehand for every grid: `center=True`, at the grid's own size. Any other is exploratory, and
-    its p needs a correction for how many there are (`ngd_timm.grid.verdict.holm`).
-
-    Args:
-        embeddings: (N, D).
-        valence_arousal: (N, 2) in [-1, 1], one value a trial.
-        subjects: (N,).
-        trials: (N,), names of trials within a subject.
-        size: S, cells along an axis.
-        permutations: Grids rebuilt; p can't fall below 1 / (permutations + 1).
-        seed: Of the permutations.
-        min_subjects: As in `PrototypeGrid.build`.
-        center: As in `PrototypeGrid.build`.
-
-    Returns:
-        r, one-sided p = (1 + #{r_permuted >= r}) / (1 + permutations), and the number of permutations.
-
-    Raises:
-        InputError: A trial with two ratings, nobody with two trials, or fewer than three filled cells.
-
-    Reference:
-        Mantel, "The detection of disease clustering and a generalized regression approach", Cancer Res. 27 (1967).
-    """
-    size = _checked_size(size)
-    unit, va, who = _checked_rows(embeddings, valence_arousal, subjects, min_subjects)
-    names = np.asarray(trials)
-    if names.shape != who.shape:
-        raise InputError(f"trials must have shape {who.shape}, got {names.shape}")
-    if permutations < 1:
-        raise InputError(f"permutations must be at least 1, got {permutations}")
-    what = np.unique(names, return_inverse=True)[1].reshape(-1)
-    _, first, trial = np.unique(who * (int(what.max()) + 1) + what, return_index=True, return_inverse=True)
-    if not np.array_equal(va, va[first][trial]):
-        raise InputError("a trial has more than one valence/arousal rating; permuting trials needs exactly one")
-    sums = np.zeros((len(first), unit.shape[1]))
-    np.add.at(sums, trial, unit)
-    weights = np.bincount(trial).astype(np.float64)
-    owner, cells = who[first], cell_of(va[first], size)
-    if np.bincount(owner).max() < 2:
-        raise InputError(
-            "no subject has two trials, so there is nothing to permute; give subject and trial of each row"
-        )
-    people = int(owner.max()) + 1
-    subject_counts = np.bincount(np.unique(cells * people + owner) // people, minlength=size * size)
-    own = np.flatnonzero(subject_counts >= min_subjects)
-    distances = cell_distances(size)[np.ix_(own, own)]
-
-    def statistic(of_trial: np.ndarray) -> float:
-        groups, group = np.unique(of_trial * people + owner, return_inverse=True)
-        means = np.zeros((len(groups), unit.shape[1]))
-        np.add.at(means, group, sums)
-        means /= np.bincount(group, weights=weights)[:, None]
-        rows = np.zeros((size * size, unit.shape[1]))
-        np.add.at(rows, groups // people, means)
-        rows = _unit(rows[own], "the embeddings of a cell cancel out")
-        if center:
-            rows = _unit(rows - rows.mean(axis=0), "centring needs filled cells that differ from their mean")
-        return _mantel_r(rows, distances)
-
-    r = statistic(cells)
-    rng = np.random.default_rng(seed)
-    by_subject = [np.flatnonzero(owner == s) for s in range(people)]
-    reached = 0
-    for _ in range(permutations):
-        reached += statistic(permute_within(cells, by_subject, rng)) >= r - 1e-12
-    return Mantel(r, (1 + reached) / (1 + permutations), permutations)
-
-
-def permute_within(values: np.ndarray, groups: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """A copy of (N, …) values, permuted among the rows of each group.
-
-    Example:
-        >>> permute_within(np.array([1, 2, 3]), [np.array([0]), np.array([1, 2])], np.random.default_rng(1)).tolist()
-        [1, 2, 3]
-    """
-    out = values.copy()
-    for rows in groups:
-        out[rows] = values[rng.permutation(rows)]
-    return out
-
-
-def _mantel_r(rows: np.ndarray, distances: np.ndarray) -> float:
-    if len(rows) < 3:
-        raise InputError(f"a Mantel correlation needs at least three filled cells, got {len(rows)}")
-    upper = np.triu_indices(len(rows), 1)
-    dissimilarity = 1 - (rows @ rows.T)[upper]
-    if dissimilarity.std() < 1e-12 or distances[upper].std() < 1e-12:
-        return 0.0
-    return float(np.corrcoef(dissimilarity, distances[upper])[0, 1])
-
-
-def _own_rows(counts: torch.Tensor) -> torch.Tensor:
-    # A control has no data at all, and every row is its own.
-    return counts > 0 if bool((counts > 0).any()) else torch.ones_like(counts, dtype=torch.bool)
-
-
-def _fill(rows: np.ndarray, own: np.ndarray, size: int) -> np.ndarray:
-    filled = rows.copy()
-    distances = cell_distances(size)[:, own]
-    for cell in np.flatnonzero(~own):
-        nearest = distances[cell] <= distances[cell].min() + 1e-9
-        average = rows[own][nearest].mean(axis=0, keepdims=True)
-        filled[cell] = _unit(average, f"empty cell {cell} lies between opposite prototypes; give more data")[0]
-    return filled
-
-
-def _unit(rows: np.ndarray, otherwise: str) -> np.ndarray:
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    if (norms < 1e-9).any():
-        raise InputError(otherwise)
-    return rows / norms
-
-
-def _checked_size(size: int) -> int:
-    if not 2 <= size <= _MAX_SIZE:
-        raise InputError(f"a grid has 2 to {_MAX_SIZE} cells along an axis, got {size}")
-    return int(size)
-
-
-def _checked_rows(
-    embeddings: np.ndarray | torch.Tensor,
-    valence_arousal: np.ndarray | torch.Tensor,
-    subjects: np.ndarray | None,
-    min_subjects: int,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Unit rows in float64, ratings, and subjects as 0, 1, … (each row its own subject where none are named)."""
-    rows = _numpy(embeddings)
-    va = _numpy(valence_arousal)
-    if rows.ndim != 2 or not rows.size:
-        raise InputError(f"embeddings must have shape (N, D) with N, D > 0, got {rows.shape}")
-    if va.shape != (len(rows), 2):
-        raise InputError(f"valence_arousal must have shape ({len(rows)}, 2), got {va.shape}")
-    if min_subjects < 1:
-        raise InputError(f"min_subjects must be at least 1, got {min_subjects}")
-    finite = np.isfinite(rows).all(axis=1)
-    if not finite.all():
-        raise InputError(f"embedding row {int(np.argmin(finite))} is not finite")
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    if (norms < 1e-12).any():
-        raise InputError(f"embedding row {int(np.argmin(norms))} is zero and has no direction")
-    if subjects is None:
-        if min_subjects > 1:
-            raise InputError(f"min_subjects={min_subjects} needs subjects, one name a row")
-        return rows / norms, va, np.arange(len(rows))
-    names = np.asarray(subjects)
-    if names.shape != (len(rows),):
-        raise InputError(f"subjects must have shape ({len(rows)},), got {names.shape}")
-    return rows / norms, va, np.unique(names, return_inverse=True)[1].reshape(-1)
-
-
-def _numpy(values: np.ndarray | torch.Tensor) -> np.ndarray:
-    array = values.detach().cpu().double().numpy() if isinstance(values, torch.Tensor) else values
-    return np.asarray(array, dtype=np.float64)
-
-
 def _check(prototypes: torch.Tensor, counts: torch.Tensor, centres: torch.Tensor, size: int) -> None:
-    _checked_size(size)
+    checked_size(size)
     cells = size * size
     if prototypes.ndim != 2 or prototypes.shape[0] != cells or prototypes.shape[1] < 1:
         raise InputError(f"prototypes must have shape (S*S, D), got {tuple(prototypes.shape)}")

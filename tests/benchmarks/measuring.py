@@ -72,13 +72,13 @@ def drawn_jpegs(scratch: Path, rows: int, side: int) -> Any:
     folder = write_schematic(scratch / f"png{side}", "paint", rows, 8, 8, seed=0, image_size=side)
     (scratch / f"jpeg{side}").mkdir()
     table = pq.read_table(folder / "train.parquet")
-    pictures = []
+    images = []
     for record in table["image"].to_pylist():
         buffer = io.BytesIO()
         Image.open(io.BytesIO(record["bytes"])).convert("RGB").save(buffer, format="JPEG", quality=90)
-        pictures.append({"bytes": buffer.getvalue(), "path": record["path"]})
+        images.append({"bytes": buffer.getvalue(), "path": record["path"]})
     place = table.column_names.index("image")
-    table = table.set_column(place, table.schema.field("image"), pa.array(pictures, table.schema.field("image").type))
+    table = table.set_column(place, table.schema.field("image"), pa.array(images, table.schema.field("image").type))
     pq.write_table(table, scratch / f"jpeg{side}" / "train.parquet")
     return load_fer("schematic", scratch / f"jpeg{side}", "train")
 

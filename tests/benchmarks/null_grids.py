@@ -15,7 +15,7 @@ import logging
 import numpy as np
 from scipy.stats import binom
 
-from ngd_timm.grid.prototypes import mantel_test
+from ngd_timm.grid.mantel import mantel_test
 from ngd_timm.grid.verdict import grid_verdict
 
 

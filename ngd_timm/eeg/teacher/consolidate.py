@@ -22,7 +22,8 @@ from ngd_timm.core.version import __version__
 from ngd_timm.eeg.folds import align
 from ngd_timm.eeg.signal.bandpower import NORMALISATION
 from ngd_timm.eeg.teacher.held_out import DECODERS
-from ngd_timm.grid.prototypes import PrototypeGrid, mantel_test
+from ngd_timm.grid.mantel import mantel_test
+from ngd_timm.grid.prototypes import PrototypeGrid
 
 __all__ = ["build_grid", "preview_grid"]
 

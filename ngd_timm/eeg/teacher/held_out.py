@@ -17,7 +17,8 @@ from ngd_timm.eeg.scores import AXES, score_trials, trial_means
 from ngd_timm.eeg.signal.bandpower import NORMALISATION, BandPower, trial_index
 from ngd_timm.eeg.teacher.baselines import logistic_regression, ridge_regression, trial_number
 from ngd_timm.eeg.teacher.stability import split_half
-from ngd_timm.grid.prototypes import PrototypeGrid, mantel_test
+from ngd_timm.grid.mantel import mantel_test
+from ngd_timm.grid.prototypes import PrototypeGrid
 
 __all__ = ["DECODERS", "scalp_means", "score_run", "summary_lines"]
 

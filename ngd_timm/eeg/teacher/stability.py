@@ -9,7 +9,7 @@ import numpy as np
 from ngd_timm.core.affect import cell_of
 from ngd_timm.core.errors import InputError
 from ngd_timm.eeg.signal.bandpower import trial_index
-from ngd_timm.grid.prototypes import permute_within
+from ngd_timm.grid.mantel import permute_within
 
 __all__ = ["split_half"]
 

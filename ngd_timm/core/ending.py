@@ -1,0 +1,77 @@
+"""How a command ends: wrong input, and what the system refuses, become one line and exit code 2."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from typing import NoReturn
+
+from rich.console import Console
+
+from ngd_timm.core.distributed import is_first
+from ngd_timm.core.errors import InputError
+
+__all__ = ["leave_with", "one_line_errors", "start_logging"]
+
+_GRACE_SECONDS = 5.0
+
+
+def start_logging() -> None:
+    """Log to standard error: the first of torchrun's processes what it does, the others only errors."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("ngd_timm").setLevel(logging.INFO if is_first() else logging.ERROR)
+    logging.getLogger("huggingface_hub").propagate = False  # it prints its warnings itself
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """End the process with one line where the user's input or the system is at fault; other errors go on."""
+    try:
+        with _one_report():
+            yield
+    except InputError as error:
+        leave_with(str(error), 2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of a pipe (head, less) went away; that is no failure of ours
+        _discard_output()
+    except OSError as error:
+        if error.errno is None:
+            raise
+        if error.filename is None:  # what is still to be flushed at the exit would fail again
+            _discard_output()
+        leave_with(f"{os.fsdecode(error.filename or 'standard output')}: {error.strerror}", 2)
+
+
+@contextlib.contextmanager
+def _one_report() -> Iterator[None]:
+    """Let only one of torchrun's processes report an error.
+
+    The first reports wrong input at once. The others, and any other error, wait: torchrun ends all processes once one
+    has failed, and the end of one breaks the collectives of the rest.
+    """
+    try:
+        yield
+    except Exception as error:
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not (is_first() and isinstance(error, (InputError, OSError))):
+            signal.signal(signal.SIGTERM, lambda *_: os._exit(2))
+            time.sleep(_GRACE_SECONDS)
+        raise
+
+
+def leave_with(message: str, code: int) -> NoReturn:
+    """Print a message in one line on standard error, and exit."""
+    # what a user gave may hold line breaks, control characters, or bytes that are no text
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+    if is_first() or code == 2:
+        Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"ngd: {line}")
+    sys.exit(code)
+
+
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

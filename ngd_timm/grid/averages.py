@@ -1,0 +1,91 @@
+"""From embeddings to the rows of a grid: unit length, means within cells, copies for empty cells."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ngd_timm.core.affect import cell_distances
+from ngd_timm.core.errors import InputError
+
+__all__ = ["MAX_SIZE", "cell_sums", "checked_rows", "checked_size", "fill_empty", "unit"]
+
+MAX_SIZE = 64
+
+
+def checked_size(size: int) -> int:
+    """S, cells along an axis, if it is in range."""
+    if not 2 <= size <= MAX_SIZE:
+        raise InputError(f"a grid has 2 to {MAX_SIZE} cells along an axis, got {size}")
+    return int(size)
+
+
+def checked_rows(
+    embeddings: np.ndarray | torch.Tensor,
+    valence_arousal: np.ndarray | torch.Tensor,
+    subjects: np.ndarray | None,
+    min_subjects: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Unit rows in float64, ratings, and subjects as 0, 1, … (each row its own subject where none are named)."""
+    rows, va = _float64(embeddings), _float64(valence_arousal)
+    if rows.ndim != 2 or not rows.size:
+        raise InputError(f"embeddings must have shape (N, D) with N, D > 0, got {rows.shape}")
+    if va.shape != (len(rows), 2):
+        raise InputError(f"valence_arousal must have shape ({len(rows)}, 2), got {va.shape}")
+    if min_subjects < 1:
+        raise InputError(f"min_subjects must be at least 1, got {min_subjects}")
+    finite = np.isfinite(rows).all(axis=1)
+    if not finite.all():
+        raise InputError(f"embedding row {int(np.argmin(finite))} is not finite")
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    if (norms < 1e-12).any():
+        raise InputError(f"embedding row {int(np.argmin(norms))} is zero and has no direction")
+    if subjects is None:
+        if min_subjects > 1:
+            raise InputError(f"min_subjects={min_subjects} needs subjects, one name a row")
+        return rows / norms, va, np.arange(len(rows))
+    names = np.asarray(subjects)
+    if names.shape != (len(rows),):
+        raise InputError(f"subjects must have shape ({len(rows)},), got {names.shape}")
+    return rows / norms, va, np.unique(names, return_inverse=True)[1].reshape(-1)
+
+
+def _float64(values: np.ndarray | torch.Tensor) -> np.ndarray:
+    array = values.detach().cpu().double().numpy() if isinstance(values, torch.Tensor) else values
+    return np.asarray(array, dtype=np.float64)
+
+
+def cell_sums(
+    rows: np.ndarray, cells: np.ndarray, subjects: np.ndarray, size: int, weights: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each cell the sum of its subjects' means (S*S, D), so that long recordings don't dominate, and their number.
+
+    `rows` (N, D) are each the sum of `weights` embeddings (None: one), of `subjects` numbered from 0.
+    """
+    people = int(subjects.max()) + 1
+    groups, group = np.unique(cells * people + subjects, return_inverse=True)
+    means = np.zeros((len(groups), rows.shape[1]))
+    np.add.at(means, group, rows)
+    means /= np.bincount(group, weights=weights)[:, None]
+    sums = np.zeros((size * size, rows.shape[1]))
+    np.add.at(sums, groups // people, means)
+    return sums, np.bincount(groups // people, minlength=size * size)
+
+
+def fill_empty(rows: np.ndarray, filled: np.ndarray, size: int) -> np.ndarray:
+    """A copy in which an empty cell has the mean of its nearest filled cells, of unit length."""
+    out = rows.copy()
+    distances = cell_distances(size)[:, filled]
+    for cell in np.flatnonzero(~filled):
+        nearest = distances[cell] <= distances[cell].min() + 1e-9
+        average = rows[filled][nearest].mean(axis=0, keepdims=True)
+        out[cell] = unit(average, f"empty cell {cell} lies between opposite prototypes; give more data")[0]
+    return out
+
+
+def unit(rows: np.ndarray, otherwise: str) -> np.ndarray:
+    """Rows of unit length; `otherwise` is the error for a row that has none."""
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    if (norms < 1e-9).any():
+        raise InputError(otherwise)
+    return rows / norms

@@ -1,0 +1,123 @@
+"""Does a grid follow the valence/arousal plane? Mantel's correlation and its permutation test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ngd_timm.core.affect import cell_distances, cell_of
+from ngd_timm.core.errors import InputError
+from ngd_timm.grid.averages import cell_sums, checked_rows, checked_size, unit
+
+__all__ = ["Mantel", "mantel_r", "mantel_test", "permute_within"]
+
+
+class Mantel(NamedTuple):
+    """Correlation between prototype dissimilarity and cell distance, with its one-sided permutation p."""
+
+    r: float
+    p: float
+    permutations: int
+
+
+def mantel_r(rows: np.ndarray, distances: np.ndarray) -> float:
+    """Pearson r between 1 - cosine of unit rows (F, D) and the distances (F, F) of their cells, over pairs of cells.
+
+    Raises:
+        InputError: Fewer than three rows.
+    """
+    if len(rows) < 3:
+        raise InputError(f"a Mantel correlation needs at least three filled cells, got {len(rows)}")
+    upper = np.triu_indices(len(rows), 1)
+    dissimilarity = 1 - (rows @ rows.T)[upper]
+    if dissimilarity.std() < 1e-12 or distances[upper].std() < 1e-12:
+        return 0.0
+    return float(np.corrcoef(dissimilarity, distances[upper])[0, 1])
+
+
+def mantel_test(
+    embeddings: np.ndarray | torch.Tensor,
+    valence_arousal: np.ndarray | torch.Tensor,
+    subjects: np.ndarray,
+    trials: np.ndarray,
+    size: int = 5,
+    permutations: int = 2000,
+    seed: int = 0,
+    *,
+    min_subjects: int = 1,
+    center: bool = False,
+) -> Mantel:
+    """Test whether the grid of these embeddings follows the plane more than grids of permuted ratings do.
+
+    Ratings are permuted among a subject's trials, all windows of a trial together, and the grid is rebuilt each time;
+    which cells are filled and by whom never changes. One test is declared beforehand for every grid: `center=True`, at
+    the grid's own size. Any other is exploratory, and its p is corrected for their number (`grid.verdict.holm`).
+
+    Args:
+        embeddings: (N, D).
+        valence_arousal: (N, 2) in [-1, 1], one value a trial.
+        subjects: (N,).
+        trials: (N,), names of trials within a subject.
+        size: S, as `min_subjects` and `center` in `PrototypeGrid.build`.
+        permutations: One-sided p = (1 + #{r_permuted >= r}) / (1 + permutations).
+
+    Raises:
+        InputError: A trial with two ratings, nobody with two trials, or fewer than three filled cells.
+
+    Reference:
+        Mantel, "The detection of disease clustering and a generalized regression approach", Cancer Res. 27 (1967).
+    """
+    size = checked_size(size)
+    if permutations < 1:
+        raise InputError(f"permutations must be at least 1, got {permutations}")
+    rows, va, who = checked_rows(embeddings, valence_arousal, subjects, min_subjects)
+    first, trial = _trials(np.asarray(trials), who)
+    owner, cells = who[first], cell_of(va[first], size)
+    if not np.array_equal(va, va[first][trial]):
+        raise InputError("a trial has more than one valence/arousal rating; permuting trials needs exactly one")
+    if np.bincount(owner).max() < 2:
+        raise InputError(
+            "no subject has two trials, so there is nothing to permute; give subject and trial of each row"
+        )
+    sums = np.zeros((len(first), rows.shape[1]))
+    np.add.at(sums, trial, rows)
+    windows = np.bincount(trial).astype(np.float64)
+    filled = cell_sums(sums, cells, owner, size, windows)[1] >= min_subjects
+    distances = cell_distances(size)[np.ix_(filled, filled)]
+
+    def statistic(cells: np.ndarray) -> float:
+        means = cell_sums(sums, cells, owner, size, windows)[0][filled]
+        means = unit(means, "the embeddings of a cell cancel out")
+        if center:
+            means = unit(means - means.mean(axis=0), "centring needs filled cells that differ from their mean")
+        return mantel_r(means, distances)
+
+    r = statistic(cells)
+    rng = np.random.default_rng(seed)
+    by_subject = [np.flatnonzero(owner == subject) for subject in range(int(owner.max()) + 1)]
+    reached = sum(statistic(permute_within(cells, by_subject, rng)) >= r - 1e-12 for _ in range(permutations))
+    return Mantel(r, (1 + reached) / (1 + permutations), permutations)
+
+
+def _trials(names: np.ndarray, subjects: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first row of each trial of each subject, and the trial of each row."""
+    if names.shape != subjects.shape:
+        raise InputError(f"trials must have shape {subjects.shape}, got {names.shape}")
+    number = np.unique(names, return_inverse=True)[1].reshape(-1)
+    return np.unique(subjects * (int(number.max()) + 1) + number, return_index=True, return_inverse=True)[1:]
+
+
+def permute_within(values: np.ndarray, groups: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    """A copy of (N, …) values, permuted among the rows of each group.
+
+    Example:
+        >>> permute_within(np.array([1, 2, 3]), [np.array([0]), np.array([1, 2])], np.random.default_rng(1)).tolist()
+        [1, 2, 3]
+    """
+    out = values.copy()
+    for rows in groups:
+        out[rows] = values[rng.permutation(rows)]
+    return out

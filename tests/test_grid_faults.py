@@ -1,0 +1,97 @@
+"""Grids: a file that is not what was saved is refused by name."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import torch
+from faults import FOLDER, rows, write
+from safetensors.torch import save, save_file
+
+from ngd_timm.grid.prototypes import PrototypeGrid, _metadata_sha256
+
+GRID = PrototypeGrid.random(30)
+TENSORS = {"prototypes": GRID.prototypes, "counts": GRID.counts, "centers": GRID.centers}
+NAN, INF = float("nan"), float("inf")
+
+
+def raw(header: Any, data: bytes = b"") -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+BEYOND_BOUNDS = {"prototypes": {"dtype": "F32", "shape": [1 << 40, 1 << 20], "data_offsets": [0, 8]}}
+
+
+@rows(
+    "content, message",
+    {
+        "a folder": (FOLDER, "no grid file"),
+        "a link to itself": (Path("grid.safetensors"), "no grid file"),
+        "zero bytes": (b"", "not a readable safetensors file"),
+        "a file cut short": (save(TENSORS)[:2000], "not a readable safetensors file"),
+        "a header of 2^60 bytes": (struct.pack("<Q", 1 << 60) + b"{}", "not a readable safetensors"),
+        "a header that is no JSON": (raw(b"{{{{"), "not a readable safetensors file"),
+        "a tensor of 2^60 numbers": (raw(BEYOND_BOUNDS, bytes(8)), "not a readable safetensors file"),
+        "other tensors": (save({"weight": torch.zeros(3)}), "not a prototype grid"),
+        "a tensor too many": (save({**TENSORS, "extra": torch.zeros(3)}), "not a prototype grid"),
+        "a tensor too few": (save({"prototypes": GRID.prototypes}), "not a prototype grid"),
+        "another format": (save(TENSORS, {"format_version": "99"}), "format version '99', this pack"),
+    },
+)
+def test_a_file_that_is_no_grid(content: Any, message: str, refused: Any, tmp_path: Path) -> None:
+    write(tmp_path, {"grid.safetensors": content})
+    refused("prototypes show grid.safetensors", message)
+
+
+@rows(
+    "changed, message",
+    {
+        "24 prototypes": ({"prototypes": GRID.prototypes[:-1]}, "must have shape"),
+        "a scalar": ({"prototypes": GRID.prototypes[0, 0]}, "a grid has 2 to 64 cells"),
+        "prototypes of width 0": ({"prototypes": GRID.prototypes[:, :0]}, "must have shape"),
+        "prototypes of float64": ({"prototypes": GRID.prototypes.double()}, "must be torch.float32"),
+        "NaN": ({"prototypes": GRID.prototypes * NAN}, "not all finite"),
+        "infinity": ({"prototypes": GRID.prototypes * INF}, "not all finite"),
+        "prototypes too long": ({"prototypes": GRID.prototypes * 1.01}, "has length 1.01, expected 1"),
+        "negative counts": ({"counts": GRID.counts - 1}, "counts must not be negative"),
+        "24 counts": ({"counts": GRID.counts[:-1]}, "must have shapes (25,)"),
+        "centres moved by 0.1": ({"centers": GRID.centers + 0.1}, "centers are not those"),
+        "rows moved": ({"prototypes": GRID.prototypes.roll(1, 0)}, "tensors do not match their sha256"),
+        "the hash of another grid": ({"sha256": "0" * 64}, "tensors do not match their sha256"),
+        "metadata changed": ({"metadata_sha256": "0" * 64}, "metadata do not match their sha256"),
+    },
+)
+def test_a_grid_that_was_changed(changed: dict[str, Any], message: str, refused: Any, tmp_path: Path) -> None:
+    notes = {"format_version": "1", "sha256": GRID.sha256, **GRID.metadata}
+    notes |= {key: value for key, value in changed.items() if key == "sha256"}
+    notes["metadata_sha256"] = changed.get("metadata_sha256", _metadata_sha256(notes))
+    tensors = {name: changed.get(name, tensor).contiguous() for name, tensor in TENSORS.items()}
+    save_file(tensors, tmp_path / "grid.safetensors", metadata=notes)
+    refused("prototypes show grid.safetensors", message)
+
+
+@rows(
+    "grid, message",
+    {
+        "a grid that is missing": ("absent/grid.safetensors", "no grid file"),
+        "an unknown version": ("gameemo-v0", "did you mean 'gameemo-v"),
+        "a grid of 300 letters": ("x" * 300, "File name too long"),
+    },
+)
+def test_no_grid_of_that_name(grid: str, message: str, refused: Any) -> None:
+    refused(f"prototypes show {grid}", message)
+
+
+def test_a_grid_that_may_not_be_read_is_refused(refused: Any, tmp_path: Path) -> None:
+    GRID.save(tmp_path / "grid.safetensors")
+    (tmp_path / "grid.safetensors").chmod(0)
+    refused("prototypes show grid.safetensors", "Permission denied")
+
+
+def test_a_pickle_by_the_name_of_a_grid_is_refused(refused: Any, tmp_path: Path) -> None:
+    torch.save(TENSORS, tmp_path / "grid.safetensors")
+    refused("prototypes show grid.safetensors", "not a readable safetensors file")

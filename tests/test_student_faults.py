@@ -1,0 +1,117 @@
+"""Students: a folder whose weights, classes or preprocessing don't fit together is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from faults import FOLDER, RAMP, encoded, rows, write
+from safetensors.torch import load_file, save, save_file
+
+PREDICT = "predict damaged face.png"
+UNREADABLE = "not a readable student"
+REMOVED = None
+
+
+@pytest.fixture
+def damaged(student: Path, tmp_path: Path) -> Path:
+    """A copy of a student to be changed, and an image beside it."""
+    write(tmp_path, {"face.png": encoded(RAMP)})
+    return Path(shutil.copytree(student, tmp_path / "damaged"))
+
+
+def changed(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Values with changes laid over them, section by section."""
+    values = dict(values)
+    for key, change in changes.items():
+        values[key] = changed(values[key], change) if isinstance(change, dict) and key in values else change
+    return {key: value for key, value in values.items() if value is not REMOVED}
+
+
+@rows(
+    "name, content, message",
+    {
+        "a config.json that is no JSON": ("config.json", "{", UNREADABLE),
+        "a config.json that is a list": ("config.json", "[]", UNREADABLE),
+        "weights of zero bytes": ("model.safetensors", b"", UNREADABLE),
+        "weights of NUL bytes": ("model.safetensors", bytes(5000), UNREADABLE),
+        "weights of another model": ("model.safetensors", save({"a": torch.zeros(3)}), UNREADABLE),
+    },
+)
+def test_a_damaged_file(name: str, content: Any, message: str, damaged: Path, refused: Any) -> None:
+    write(damaged, {name: content})
+    refused(PREDICT, message)
+
+
+def names(values: list[Any] | None) -> dict[str, Any]:
+    return {"label_names": values, "pretrained_cfg": {"label_names": values}}
+
+
+@rows(
+    "config, message",
+    {
+        "no architecture": ({"architecture": REMOVED}, UNREADABLE),
+        "an architecture that timm lacks": ({"architecture": "resnet81"}, UNREADABLE),
+        "arguments that the architecture lacks": ({"model_args": {"depth": 3}}, UNREADABLE),
+        "nine classes for eight": ({"num_classes": 9}, "num_classes is 9 in config.json, which makes"),
+        "an argument of nine classes": ({"model_args": {"num_classes": 9}}, "makes a model of 9 classes"),
+        "nine classes in pretrained_cfg": ({"pretrained_cfg": {"num_classes": 9}}, "pretrained_cfg.num_classes is 9"),
+        "a label offset that does not fit": ({"pretrained_cfg": {"label_offset": 1}}, "label_offset"),
+        "a std of zero": ({"pretrained_cfg": {"std": [0.0]}}, "std"),
+        "a mean in words": ({"pretrained_cfg": {"mean": "grey"}}, "mean"),
+        "an input size of zero": ({"pretrained_cfg": {"input_size": [1, 0, 0]}}, "input_size"),
+        "an input size in words": ({"pretrained_cfg": {"input_size": "large"}}, UNREADABLE),
+        "no class names": (names(REMOVED), "does not say what its 8 classes are"),
+        "seven class names for eight": (names(list("abcdefg")), "does not say what its 8 classes are"),
+        "class names that are numbers": (names([*range(8)]), "label_names"),
+        "a temperature of zero": ({"ngd_timm": {"temperature": 0}}, "a temperature above 0"),
+        "a list in the place of a temperature": ({"ngd_timm": [1]}, "a temperature above 0"),
+    },
+)
+def test_a_config_that_does_not_fit(config: dict[str, Any], message: str, damaged: Path, refused: Any) -> None:
+    path = damaged / "config.json"
+    path.write_text(json.dumps(changed(json.loads(path.read_text()), config)))
+    refused(PREDICT, message)
+
+
+@rows(
+    "weights, message",
+    {
+        "no classifier": ({"fc.weight": REMOVED}, UNREADABLE),
+        "nine rows": ({"fc.weight": torch.zeros(9, 96)}, "fc.weight"),
+        "a layer that is missing": ({"layer1.0.conv1.weight": REMOVED}, "layer1.0.conv1.weight"),
+        "a tensor too many": ({"extra.weight": torch.zeros(8)}, "extra.weight"),
+        "NaN": ({"fc.bias": torch.full((8,), float("nan"))}, "not finite"),
+    },
+)
+def test_weights_that_do_not_fit(weights: dict[str, Any], message: str, damaged: Path, refused: Any) -> None:
+    path = damaged / "model.safetensors"
+    save_file(changed(load_file(path), weights), path)
+    refused(PREDICT, message)
+
+
+def test_weights_in_a_pickle_alone_are_refused(damaged: Path, refused: Any) -> None:
+    torch.save(load_file(damaged / "model.safetensors"), damaged / "pytorch_model.bin")
+    (damaged / "model.safetensors").unlink()
+    refused(PREDICT, "is neither a run directory")
+
+
+@rows(
+    "files, command, message",
+    {
+        "an empty folder": ({"e": FOLDER}, "evaluate e --data schematic=faces", "is neither a run directory"),
+        "a student of 300 letters": ({}, "evaluate " + "x" * 300 + " --data schematic=faces", "File name too long"),
+        "an image cut short": ({"a.png": encoded(RAMP)[:90]}, "predict student a.png", "not a readable image"),
+        "an image that is missing": ({}, "predict student gone.png", "gone.png"),
+        "a folder without images": ({"e": FOLDER}, "predict student e", "holds no"),
+    },
+)
+def test_nothing_to_predict_with(
+    files: dict[str, Any], command: str, message: str, refused: Any, tmp_path: Path
+) -> None:
+    write(tmp_path, files)
+    refused(command, message)
