@@ -133,13 +133,6 @@ def subject_of(dataset: str, path: str) -> str | None:
 def class_of(dataset: str, label: str) -> str:
     """The class, by FER+'s name, that a data set's own label name means.
 
-    Args:
-        dataset: One of `DATASETS`.
-        label: The name as the data set writes it; case and surrounding space don't matter.
-
-    Returns:
-        One of `ngd_timm.CLASSES`.
-
     Raises:
         InputError: Unknown data set, or a name this data set doesn't have; the nearest known one is named.
 

@@ -20,10 +20,10 @@ from ngd_timm.data.labels import apply_rule
 Writer = Callable[..., Path]
 
 
-def folder_of(root: Path, **pictures: int) -> Path:
-    """Class folders with distinct pictures; `a__b=3` makes three in a/b."""
+def folder_of(root: Path, **images: int) -> Path:
+    """Class folders with distinct images; `a__b=3` makes three in a/b."""
     seed = 0
-    for name, n in pictures.items():
+    for name, n in images.items():
         folder = root.joinpath(*name.split("__"))
         folder.mkdir(parents=True, exist_ok=True)
         for i in range(n):
@@ -43,7 +43,7 @@ def test_ferplus_keeps_what_the_rule_keeps_in_the_files_order(ferplus: Writer) -
     assert sum(report.counts.values()) == report.kept == len(dataset)
 
 
-def test_pictures_stay_with_their_labels(ferplus: Writer) -> None:
+def test_images_stay_with_their_labels(ferplus: Writer) -> None:
     dataset = load_fer("ferplus", ferplus(), "train")
     for row in dataset:
         number = int(row["file_name"][3:10])
@@ -59,12 +59,12 @@ def test_votes_come_as_soft_labels_beside_the_counts(ferplus: Writer) -> None:
     assert "soft_label" not in load_fer("ferplus", ferplus(), "train").column_names
 
 
-def test_marked_copies_of_training_pictures_are_dropped_and_counted(ferplus: Writer) -> None:
+def test_marked_copies_of_training_images_are_dropped_and_counted(ferplus: Writer) -> None:
     root = ferplus()
     kept, report = load_split("ferplus", root, "valid", label_rule="argmax")
     every, without = load_split("ferplus", root, "valid", label_rule="argmax", drop_duplicates=False)
-    assert report.dropped["a copy of a training picture"] == len(every) - len(kept) == 2  # row 0 has no vote
-    assert "a copy of a training picture" not in without.dropped
+    assert report.dropped["a copy of a training image"] == len(every) - len(kept) == 2  # row 0 has no vote
+    assert "a copy of a training image" not in without.dropped
     assert "dup_of_train" in report.duplicates
 
 
@@ -74,7 +74,7 @@ def test_unmarked_copies_are_found_by_their_pixels(tmp_path: Path) -> None:
     (tmp_path / "test" / "happy" / "copy.png").write_bytes(copy.read_bytes())
     dataset, report = load_split("fer2013", tmp_path, "test")
     assert len(dataset) == 2
-    assert report.dropped == {"a copy of a training picture": 1}
+    assert report.dropped == {"a copy of a training image": 1}
     assert "copy.png" not in dataset["file_name"][:]
 
 
@@ -180,7 +180,7 @@ def test_a_missing_root_and_a_missing_split_are_refused(ferplus: Writer, tmp_pat
 
 
 def test_nothing_left_is_an_error_that_says_why(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no picture left of 2.*2 a class outside"):
+    with pytest.raises(InputError, match=r"no image left of 2.*2 a class outside"):
         load_fer("ckplus", folder_of(tmp_path, contempt=2), classes=CLASSES[:7])
 
 

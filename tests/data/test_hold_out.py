@@ -1,4 +1,4 @@
-"""Validation out of the training pictures, where a data set has none of its own."""
+"""Validation out of the training images, where a data set has none of its own."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def files(dataset: Dataset) -> set[str]:
     return set(dataset["source"][:])
 
 
-def pictures(dataset: Dataset) -> list[bytes]:
+def images(dataset: Dataset) -> list[bytes]:
     return sorted(
         r["bytes"] if r["bytes"] is not None else Path(r["path"]).read_bytes() for r in image_records(dataset)
     )
 
 
-def test_train_and_valid_are_the_training_pictures_cut_in_two_the_same_way_every_time(tmp_path: Path) -> None:
+def test_train_and_valid_are_the_training_images_cut_in_two_the_same_way_every_time(tmp_path: Path) -> None:
     root = f"{folders(tmp_path, 39)},hold_out=0.25"
     training, report = load_split("ferplus", root, "train", classes=FACES)
     held, _ = load_split("ferplus", root, "valid", classes=FACES)
@@ -55,12 +55,12 @@ def test_train_and_valid_are_the_training_pictures_cut_in_two_the_same_way_every
     for label in FACES:
         together = {source for source in files(held) if source.endswith((f"{label}/0.png", f"{label}/copy.png"))}
         assert len(together) in (0, 2)
-    before = pictures(held)
+    before = images(held)
     moved = tmp_path / "train" / "neutral"
     for number, file in enumerate(sorted(moved.glob("*.png"), reverse=True)):
         file.rename(moved / f"again{number}.png")
     again, _ = load_split("ferplus", root, "valid", classes=FACES)
-    assert pictures(again) == before
+    assert images(again) == before
 
 
 def test_a_copy_under_another_label_is_trained_on(tmp_path: Path) -> None:
@@ -69,10 +69,10 @@ def test_a_copy_under_another_label_is_trained_on(tmp_path: Path) -> None:
         shutil.copy(tmp_path / "train" / "neutral" / f"{number}.png", tmp_path / "train" / "sadness" / f"n{number}.png")
     root = f"{tmp_path},hold_out=0.3"
     training, held = (load_split("ferplus", root, split, classes=FACES)[0] for split in ("train", "valid"))
-    assert not set(pictures(training)) & set(pictures(held))
+    assert not set(images(training)) & set(images(held))
 
 
-def test_neither_classes_nor_the_label_rule_move_a_picture_to_the_other_side(tmp_path: Path) -> None:
+def test_neither_classes_nor_the_label_rule_move_an_image_to_the_other_side(tmp_path: Path) -> None:
     root = f"{folders(tmp_path, 20)},hold_out=0.3"
     few = [files(load_split("ferplus", root, split, classes=FACES[:2])[0]) for split in ("train", "valid")]
     all_ = [files(load_split("ferplus", root, split, classes=FACES)[0]) for split in ("train", "valid")]

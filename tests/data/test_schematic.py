@@ -68,6 +68,6 @@ def test_wrong_names_and_empty_splits_are_refused(tmp_path: Path) -> None:
         draw_face("fear", domain="pencl")
     with pytest.raises(InputError, match="did you mean 'happiness'"):
         draw_face("hapiness")
-    with pytest.raises(InputError, match="every split needs a picture"):
+    with pytest.raises(InputError, match="every split needs an image"):
         write_schematic(tmp_path / "s", "paint", 8, 0, 8, seed=0)
     assert not (tmp_path / "s").exists()

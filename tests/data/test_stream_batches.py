@@ -1,4 +1,4 @@
-"""Batches from a stream: shuffled, seeded, resumable, and the pictures that the set holds."""
+"""Batches from a stream: shuffled, seeded, resumable, and the images that the set holds."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_starting_at_a_batch_equals_the_tail_of_the_epoch(ferplus: Writer, ahead
 
 
 @pytest.mark.parametrize("rule", ["majority", "votes"])
-def test_a_streams_rows_have_the_pictures_and_targets_of_the_whole_set(ferplus: Writer, rule: str) -> None:
+def test_a_streams_rows_have_the_images_and_targets_of_the_whole_set(ferplus: Writer, rule: str) -> None:
     root = ferplus()
     whole = FaceBatches(
         load_fer("ferplus", root, "train", label_rule=rule), image_size=12, batch_size=100, in_memory=True
@@ -108,12 +108,12 @@ def test_a_streams_report_says_what_the_whole_sets_report_says(ferplus: Writer) 
     assert report.layout == "parquet, streamed"
 
 
-def test_a_damaged_picture_is_named_by_its_row_when_a_batch_asks_for_it(tmp_path: Path) -> None:
+def test_a_damaged_image_is_named_by_its_row_when_a_batch_asks_for_it(tmp_path: Path) -> None:
     images = [png(i) for i in range(8)]
     images[5] = images[5][: len(images[5]) // 2]
     path = write_parquet(tmp_path / "train.parquet", images, label=["sad"] * 8)
     made = FaceStream(load_fer("ckplus", path, streaming=True), image_size=16, batch_size=4)
-    with pytest.raises(InputError, match=r"train\.parquet row 5: the picture can't be decoded"):
+    with pytest.raises(InputError, match=r"train\.parquet row 5: the image can't be decoded"):
         list(made)
 
 

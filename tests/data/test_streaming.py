@@ -69,7 +69,7 @@ def test_a_stream_says_at_its_end_what_it_dropped(ferplus: Writer, caplog: pytes
     report = load_split("ferplus", root, "valid")[1]
     with caplog.at_level("INFO", logger="ngd_timm.data"):
         list(load_fer("ferplus", root, "valid", streaming=True))
-    assert f"{report.kept} of {report.read} pictures streamed" in caplog.text
+    assert f"{report.kept} of {report.read} images streamed" in caplog.text
     for reason, n in report.dropped.items():
         assert f"{n} {reason}" in caplog.text
 
