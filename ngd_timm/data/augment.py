@@ -1,4 +1,4 @@
-"""Whole-batch augmentation: small uint8 pictures to a normalised float batch, with one resampling."""
+"""Whole-batch augmentation: small uint8 images to a normalised float batch, with one resampling."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ __all__ = ["AugmentDraw", "draw_augment", "render_batch"]
 
 _ERASE_AREA = (0.02, 1 / 3)
 _ERASE_ASPECT = 0.3
-# Numbers of output made at once on a processor: large pictures a few at a time, as a whole batch leaves the caches
-# between any two passes over it.
+# Output numbers made at once on a CPU: large images a few at a time, since a whole batch doesn't stay in the caches.
 _IN_CACHE = 1 << 19
 
 
@@ -48,7 +47,7 @@ def draw_augment(config: AugmentConfig, batch: int, generator: torch.Generator) 
 
     Args:
         config: Strengths; angles in radians, shifts as a share of the side.
-        batch: Number of pictures.
+        batch: Number of images.
         generator: Source of the numbers.
 
     Returns:
@@ -89,7 +88,7 @@ def render_batch(
 ) -> torch.Tensor:
     """Resize, augment and normalise a batch; affine map and resize are one bilinear resampling.
 
-    Where an image is scaled down, as many samples a pixel are averaged as its scale asks for (antialiasing). An oblong
+    Where an image is scaled down, as many samples a pixel are averaged as its scale needs (antialiasing). An oblong
     image gives its largest central square. What the affine map brings in from outside mirrors the image.
 
     Args:

@@ -250,8 +250,8 @@ def _load(
     pieces = [choose(found, split, root) for split in splits]
     read = cache(lambda piece: piece.read())
     return [
-        _load_pieces(selection, found, wanted, split or "all", root, read)
-        for wanted, split in zip(pieces, splits, strict=True)
+        _load_pieces(selection, found, some, split or "all", root, read)
+        for some, split in zip(pieces, splits, strict=True)
     ]
 
 
@@ -294,8 +294,8 @@ def choose(found: Found, split: str | None, root: str | Path) -> list[Piece]:
     named = sorted({p.split for p in found.pieces if p.split}, key=SPLITS.index)
     if found.hold_out is not None and split != "test" and not named:
         return list(found.pieces)
-    wanted = "train" if found.hold_out is not None and split == "valid" else split
-    pieces = [p for p in found.pieces if p.split == wanted]
+    source = "train" if found.hold_out is not None and split == "valid" else split
+    pieces = [p for p in found.pieces if p.split == source]
     if not pieces:
         have = f"splits found: {', '.join(named)}" if named else "no file or folder there is named after a split"
         advice = "leave the split out to take every row"
@@ -332,7 +332,7 @@ def _drop_duplicates(
         return "by the column dup_of_train"
     if training:
         return "by comparing pixels with the train split"
-    return "not looked for, there is no train split beside it"
+    return "not looked for, there is no train split"
 
 
 def _apply_limit(parts: Sequence[Part], limit: int | None) -> None:

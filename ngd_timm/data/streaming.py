@@ -42,20 +42,20 @@ class Tally:
     layout: str = ""
 
 
-def stream(wanted: Sequence[Piece], training: Sequence[Piece], selection: Selection) -> tuple[IterableDataset, Tally]:
-    """The rows of `wanted` as `load_fer` would keep them, read lazily.
+def stream(pieces: Sequence[Piece], training: Sequence[Piece], selection: Selection) -> tuple[IterableDataset, Tally]:
+    """The rows of `pieces` as `load_fer` would keep them, read lazily.
 
     Unmarked copies of training images are found by going through the training split once, before the first held-out
     row. What was dropped is logged at the end of each pass.
     """
     from datasets import IterableDataset
 
-    for piece in wanted:
+    for piece in pieces:
         if piece.stream is None:
             raise InputError(
                 f"{piece.shown}: {piece.kind} can't be streamed, only parquet files and Hub ids; leave streaming out"
             )
-    rows = _StreamedRows(wanted, training, selection)
+    rows = _StreamedRows(pieces, training, selection)
     features = rows.first_features()
     # bound, not in gen_kwargs: a list there would be divided among the workers of a loader, and rows repeated
     return IterableDataset.from_generator(partial(rows.examples, list(features)), features=features), rows.tally
@@ -63,16 +63,16 @@ def stream(wanted: Sequence[Piece], training: Sequence[Piece], selection: Select
 
 @dataclass(frozen=True)
 class _StreamedRows:
-    wanted: Sequence[Piece]
+    pieces: Sequence[Piece]
     training: Sequence[Piece]
     selection: Selection
     tally: Tally = field(default_factory=Tally)
 
     def first_features(self) -> Any:
         """The columns that all pieces have, from the first rows of each."""
-        first = [part for piece in self.wanted if (part := next(self._parts(piece), None)) is not None]
+        first = [part for piece in self.pieces if (part := next(self._parts(piece), None)) is not None]
         if not first:
-            raise InputError(f"{self.wanted[0].shown} has no rows")
+            raise InputError(f"{self.pieces[0].shown} has no rows")
         found = [part.features() for part in first]
         shared = set.intersection(*(set(f) for f in found))
         return type(found[0])({c: f for c, f in found[0].items() if c in shared})
@@ -81,7 +81,7 @@ class _StreamedRows:
         left: dict[str | None, int] = {}
         tally, dropped, labels = Tally(), Counter[str](), dict[str, None]()
         hashes = cache(self._training_hashes)
-        for piece in self.wanted:
+        for piece in self.pieces:
             for part in self._parts(piece):
                 if self.selection.drop_duplicates and piece.split in ("valid", "test"):
                     part.drop_copies(hashes)
@@ -96,7 +96,7 @@ class _StreamedRows:
                 if room is not None and left[piece.split] <= 0:
                     break
         tally.dropped, tally.labels = dict(dropped), ", ".join(labels)
-        tally.layout = ", ".join(dict.fromkeys(p.kind for p in self.wanted))
+        tally.layout = ", ".join(dict.fromkeys(p.kind for p in self.pieces))
         vars(self.tally).update(vars(tally))
         reasons = "; ".join(f"{n} {reason}" for reason, n in dropped.items()) or "none"
         log.info("%s: %d of %d images streamed; dropped: %s", self.selection.name, tally.kept, tally.read, reasons)

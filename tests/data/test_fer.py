@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import png, random_votes, write_parquet
-from datasets import ClassLabel, Dataset, Features
+from datasets import ClassLabel, Features
 from datasets import Image as ImageFeature
 
 from ngd_timm.core.affect import CLASSES
@@ -219,12 +219,6 @@ def test_a_spec_is_name_root_and_split() -> None:
     ]:
         with pytest.raises(InputError, match=message):
             parse_spec(bad)
-
-
-def test_a_loaded_set_is_an_ordinary_dataset(ferplus: Writer) -> None:
-    dataset = load_fer("ferplus", ferplus(), "train")
-    assert isinstance(dataset, Dataset)
-    assert dataset[0]["image"].size == (12, 12)
 
 
 COUNTS = {

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import csv
-import io
-import os
 import shutil
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from ngd_timm.core.affect import CLASSES, anchors
-from ngd_timm.data import load_fer, load_split
+from ngd_timm.data import load_fer, load_split, load_splits
 from ngd_timm.data.layouts.ferplus import NAMED_TWICE, NO_NAME
 from ngd_timm.data.layouts.manifest import LISTED_AGAIN
 from ngd_timm.data.synthetic.tiny import TINY_LAYOUTS, tiny_face, write_tiny
@@ -28,16 +24,6 @@ def drawn() -> tuple[np.ndarray, np.ndarray]:
     """All images that `write_tiny` can have drawn with n=2, and what each shows."""
     faces = [(c, np.asarray(tiny_face(c, i), dtype=np.int16)) for c in CLASSES for i in range(6)]
     return np.stack([f for _, f in faces]), np.array([c for c, _ in faces])
-
-
-@pytest.mark.parametrize("layout", TINY_LAYOUTS)
-def test_every_image_keeps_its_own_label(layout: str, tmp_path: Path, drawn: tuple[np.ndarray, np.ndarray]) -> None:
-    dataset = load_fer(TINY_LAYOUTS[layout].dataset, write_tiny(layout, tmp_path / "set"), drop_duplicates=False)
-    images, shows = drawn
-    for row in dataset:
-        distance = np.abs(images - np.asarray(row["image"].convert("L"), dtype=np.int16)).mean(axis=(1, 2))
-        assert distance.min() < 3  # JPEG
-        assert shows[distance.argmin()] == CLASSES[row["label"]], row["source"]
 
 
 SPLITS = {
@@ -62,28 +48,21 @@ SPLITS = {
 
 
 @pytest.mark.parametrize("layout", TINY_LAYOUTS)
-def test_the_splits_of_a_layout_have_their_rows(layout: str, tmp_path: Path) -> None:
-    root = write_tiny(layout, tmp_path / "set")
-    name = TINY_LAYOUTS[layout].dataset
-    kept = {split: load_split(name, root, split)[1].kept for split in SPLITS[layout]}
-    assert kept == SPLITS[layout]
-    assert load_split(name, root)[1].kept == sum(kept.values())
-
-
-@pytest.mark.parametrize("layout", TINY_LAYOUTS)
-def test_seven_classes_drop_contempt_and_count_it(layout: str, tmp_path: Path) -> None:
-    name = TINY_LAYOUTS[layout].dataset
-    root = write_tiny(layout, tmp_path / "set", n=1)
-    eight = load_split(name, root)[1]
-    seven = load_split(name, root, classes=SEVEN)[1]
-    assert seven.kept == eight.kept - eight.counts["contempt"]
-    assert seven.dropped.get("a class outside `classes`", 0) == eight.counts["contempt"]
-
-
-def test_the_report_says_which_layout_was_read(tmp_path: Path) -> None:
-    report = load_split("jaffe", write_tiny("jaffe", tmp_path / "set"))[1]
-    assert report.layout == "JAFFE's file names"
-    assert report.as_dict()["layout"] == report.layout
+def test_every_image_keeps_its_label_and_every_split_its_rows(
+    layout: str, tmp_path: Path, drawn: tuple[np.ndarray, np.ndarray]
+) -> None:
+    root, name = write_tiny(layout, tmp_path / "set"), TINY_LAYOUTS[layout].dataset
+    dataset = load_fer(name, root, drop_duplicates=False)
+    images, shows = drawn
+    for row in dataset:
+        distance = np.abs(images - np.asarray(row["image"].convert("L"), dtype=np.int16)).mean(axis=(1, 2))
+        assert distance.min() < 3  # JPEG
+        assert shows[distance.argmin()] == CLASSES[row["label"]], row["source"]
+    reports = {split: report for split, (_, report) in load_splits(name, root, list(SPLITS[layout])).items()}
+    assert {split: report.kept for split, report in reports.items()} == SPLITS[layout]
+    eight, seven = (load_split(name, root, classes=classes)[1] for classes in (CLASSES, SEVEN))
+    assert eight.kept == sum(SPLITS[layout].values())
+    assert seven.dropped.get("a class outside `classes`", 0) == eight.counts["contempt"] == eight.kept - seven.kept
 
 
 def test_the_three_forms_of_ferplus_are_the_same_rows(tmp_path: Path) -> None:
@@ -255,51 +234,6 @@ def test_a_csv_that_cannot_be_read_does_not_hide_the_class_folders(
     (root / "notes.csv").write_bytes("größe\n".encode("latin-1"))
     assert load_split("fer2013", root)[1].kept == 28
     assert "notes.csv can't be read as a UTF-8 CSV" in caplog.text
-
-
-def write_two_csv(folder: Path, images: dict[str, bytes], labels: list[list[str]]) -> None:
-    """`fer2013.csv` and `fer2013new.csv` of some of Microsoft's rows; rows without a name get a black image."""
-    header, *rows = labels
-    folder.mkdir()
-    with open(folder / "fer2013new.csv", "w", newline="") as handle:
-        csv.writer(handle).writerows([header, *rows])
-    with open(folder / "fer2013.csv", "w", newline="") as handle:
-        handle.write("emotion,pixels,Usage\n")
-        for usage, name, *_ in rows:
-            pixels = np.zeros((48, 48), np.uint8)
-            if name:
-                pixels = np.asarray(Image.open(io.BytesIO(images[name])))
-            handle.write(f"0,{' '.join(map(str, pixels.ravel().tolist()))},{usage}\n")
-
-
-@pytest.mark.skipif("NGD_DATA" not in os.environ, reason="NGD_DATA does not name a folder that holds ferplus/")
-def test_real_ferplus_gives_the_same_rows_in_all_its_forms(tmp_path: Path) -> None:
-    source = Path(os.environ["NGD_DATA"]) / "ferplus"
-    with open(source / "fer2013new.csv", newline="") as handle:
-        labels = [r for r in csv.reader(handle) if r[0] != "Training"]  # a fifth of the set keeps the test short
-    images = {}
-    for split in ("valid", "test"):
-        table = pq.read_table(source / f"{split}.parquet", columns=["file_name", "image"])
-        images |= {r["file_name"]: r["image"]["bytes"] for r in table.to_pylist()}
-    write_two_csv(tmp_path / "two", images, labels)
-    export = tmp_path / "export"
-    folders = {"PublicTest": export / "FER2013Valid", "PrivateTest": export / "FER2013Test"}
-    for folder in folders.values():
-        folder.mkdir(parents=True)
-    for usage, name, *_ in labels[1:]:
-        if name:
-            (folders[usage] / name).write_bytes(images[name])
-    shutil.copy(source / "fer2013new.csv", export)
-    for split in ("valid", "test"):
-        for rule in ("majority", "argmax", "votes"):
-            reports = [
-                load_split("ferplus", root, split, label_rule=rule, drop_duplicates=False)[1]
-                for root in (source, tmp_path / "two", export)
-            ]
-            assert len({r.sha256 for r in reports}) == 1
-            assert reports[0].counts == reports[1].counts == reports[2].counts
-            assert reports[0].dropped == reports[2].dropped
-    assert reports[1].dropped[NAMED_TWICE] == 1
 
 
 PUBLISHED = {

@@ -89,12 +89,12 @@ def find_affectnet_csv(source: Source) -> list[Piece] | None:
         files = {root: header_of(root)} if root.suffix.lower() == ".csv" else {}
     else:
         files = next((f for b in _LISTS if (f := csv_headers(root / b))), {})
-    ours = [(p, split_of(p.stem)) for p, names in files.items() if _PATH in names]
-    if not root.is_file() and any(split for _, split in ours):
-        for path in (p for p, split in ours if split is None):
+    lists = [(p, split_of(p.stem)) for p, names in files.items() if _PATH in names]
+    if not root.is_file() and any(split for _, split in lists):
+        for path in (p for p, split in lists if split is None):
             log.warning("%s: %s is not named after a split and is left out", root, path.name)
-        ours = [(p, split) for p, split in ours if split]
-    return [Piece("AffectNet lists", p, split, p.name, partial(_read_list, p, root)) for p, split in ours] or None
+        lists = [(p, split) for p, split in lists if split]
+    return [Piece("AffectNet lists", p, split, p.name, partial(_read_list, p, root)) for p, split in lists] or None
 
 
 def _read_list(path: Path, root: Path) -> Rows:

@@ -50,9 +50,9 @@ def csv_headers(folder: Path) -> dict[Path, list[str]]:
     return found
 
 
-def first_column(names: Sequence[str], wanted: Sequence[str]) -> str | None:
+def first_column(names: Sequence[str], candidates: Sequence[str]) -> str | None:
     """The first of some column names that a table has."""
-    return next((w for w in wanted if w in names), None)
+    return next((w for w in candidates if w in names), None)
 
 
 def read_csv(path: Path, columns: Sequence[str] | None = None, required: Sequence[str] = ()) -> pa.Table:
@@ -80,9 +80,9 @@ def read_csv(path: Path, columns: Sequence[str] | None = None, required: Sequenc
     return pa.table({n: pc.utf8_trim_whitespace(table[n]) for n in names})
 
 
-def require_columns(path: Path, names: Sequence[str], wanted: Sequence[str]) -> None:
+def require_columns(path: Path, names: Sequence[str], required: Sequence[str]) -> None:
     """Refuse a header that lacks a column, by name."""
-    missing = [w for w in wanted if w not in names]
+    missing = [w for w in required if w not in names]
     if missing:
         raise InputError(f"{path} has no column '{missing[0]}'; it has: {', '.join(names)}")
 

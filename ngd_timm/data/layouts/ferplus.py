@@ -135,11 +135,11 @@ def _require_same_rows(file: PixelFile, table: pa.Table, labels: Path) -> None:
         )
     if file.usage is None:
         raise InputError(f"{file.path} has no column 'Usage'; take the original fer2013.csv")
-    for row, (ours, theirs) in enumerate(zip(file.usage, table["Usage"].to_pylist(), strict=True)):
-        if ours != theirs:
+    for row, (usage, expected) in enumerate(zip(file.usage, table["Usage"].to_pylist(), strict=True)):
+        if usage != expected:
             raise InputError(
-                f"{file.path} row {row} has Usage {ours}, {labels.name} has {theirs}; they are joined by row, so both "
-                "must be in the original order"
+                f"{file.path} row {row} has Usage {usage}, {labels.name} has {expected}; they are joined by row, so "
+                "both must be in the original order"
             )
 
 

@@ -55,10 +55,10 @@ class Source:
     options: LayoutOptions = LayoutOptions()
 
 
-def make_options(given: Mapping[str, Any]) -> LayoutOptions:
+def make_options(options: Mapping[str, Any]) -> LayoutOptions:
     """Options from plain values or their text, checked."""
     values: dict[str, Any] = {}
-    for key, value in given.items():
+    for key, value in options.items():
         if key not in _OPTIONS:
             raise choices("layout option", key, tuple(_OPTIONS))
         pattern, convert, allowed = _OPTIONS[key]

@@ -173,14 +173,14 @@ def _action(expression: str, va: np.ndarray, rng: np.random.Generator) -> _Actio
     full = _ACTIONS[expression]
     along = float(va @ anchor / (anchor @ anchor)) if anchor.any() else 0.0
     along = min(max(along, 0.25 if anchor.any() else 0.0), 1.25)
-    beside = va - along * anchor
+    off_axis = va - along * anchor
     # the square root keeps a weak expression visible in 48 pixels
     moved = {f.name: math.sqrt(along) * getattr(full, f.name) + rng.normal(0, 0.11) for f in fields(full)}
     action = _Action(**moved)
     return replace(
         action,
-        smile=action.smile + 0.6 * float(beside[0]),
-        eyes=action.eyes + 0.6 * float(beside[1]),
+        smile=action.smile + 0.6 * float(off_axis[0]),
+        eyes=action.eyes + 0.6 * float(off_axis[1]),
         open=max(action.open, 0.0),
         wrinkle=max(action.wrinkle, 0.0),
         cheek=max(action.cheek, 0.0),
