@@ -35,15 +35,9 @@ class FaceStream(Batches):
 
     Args:
         stream: With `image`, `label` (ClassLabel), and where the set has them `soft_label`, `valence`, `arousal`.
-        image_size: Side of the model's input in pixels.
-        in_chans: 1 (grey) or 3 (RGB).
-        mean: Mean on the scale 0-1, one number or one a channel.
-        std: Standard deviation on the scale 0-1, one number or one a channel.
+        image_size: As in `FaceBatches`, like the others.
         batch_size: Images a batch; a last, smaller one is left out.
-        augment: None means none.
-        seed: The run's seed.
         buffer: Encoded images that are held.
-        ahead: Make batches in a thread while the caller works with the last one.
 
     Attributes:
         classes: Class names.

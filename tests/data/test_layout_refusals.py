@@ -29,23 +29,15 @@ def refused(message: str, name: str, root: Path, split: str | None = None, **opt
     assert len(str(caught.value)) < 700
 
 
-def test_ferplus_refuses_missing_images_and_names_the_first(tmp_path: Path) -> None:
-    root = write_tiny("ferplus-export", tmp_path / "set")
+def test_ferplus_refuses_missing_images_and_missing_votes(tmp_path: Path) -> None:
+    root = write_tiny("ferplus-export", tmp_path / "a")
     for path in sorted((root / "FER2013Valid").iterdir())[:4]:
         path.unlink()
     refused(r"fer2013new\.csv: 4 of 16 images aren't there \(first: .*fer0000115\.png.*generate", "ferplus", root)
-
-
-def test_ferplus_refuses_a_label_file_that_puts_images_elsewhere(tmp_path: Path) -> None:
-    root = write_tiny("ferplus-export", tmp_path / "set")
     path = root / "fer2013new.csv"
     path.write_text(path.read_text().replace("PublicTest", "Training"))
     refused(r"16 of 32 images aren't there", "ferplus", root, "train")
-
-
-def test_ferplus_without_votes_is_refused(tmp_path: Path) -> None:
-    root = write_tiny("ferplus-export", tmp_path / "a")
-    (root / "fer2013new.csv").unlink()
+    path.unlink()
     refused("has no label.csv, and there is no fer2013new.csv", "ferplus", root)
     root = write_tiny("ferplus-two-csv", tmp_path / "b")
     (root / "fer2013new.csv").unlink()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -147,17 +147,12 @@ def _find(source: Source) -> list[Piece]:
 
 def _changed(piece: Piece, change: Callable[[Rows], Rows]) -> Piece:
     """The same piece, its rows changed as they are read."""
-    stream = None if piece.stream is None else partial(_stream_changed, piece, change)
-    return replace(piece, read=partial(_read_changed, piece, change), stream=stream)
+    stream = None if piece.stream is None else partial(_then, piece.stream, partial(map, change))
+    return replace(piece, read=partial(_then, piece.read, change), stream=stream)
 
 
-def _read_changed(piece: Piece, change: Callable[[Rows], Rows]) -> Rows:
-    return change(piece.read())
-
-
-def _stream_changed(piece: Piece, change: Callable[[Rows], Rows]) -> Iterator[Rows]:
-    assert piece.stream is not None
-    return map(change, piece.stream())
+def _then(function: Callable[[], Any], change: Callable[[Any], Any]) -> Any:
+    return change(function())
 
 
 def _without_unlisted(rows: Rows, listed: frozenset[str]) -> Rows:
