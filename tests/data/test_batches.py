@@ -91,17 +91,17 @@ def test_batches_depend_on_seed_and_epoch_alone_and_leave_the_global_random_stat
 def test_starting_at_a_batch_equals_the_tail_of_the_epoch_made_ahead_or_not(
     kind: Kind, path: Path, early: bool
 ) -> None:
-    made, plain = kind(path, ahead=early), kind(path)
-    for each in (made, plain):
+    result, plain = kind(path, ahead=early), kind(path)
+    for each in (result, plain):
         each.set_epoch(3)
-    assert equal(list(made.batches(start=2)), list(plain)[2:])
-    assert equal(list(made), list(plain))
+    assert equal(list(result.batches(start=2)), list(plain)[2:])
+    assert equal(list(result), list(plain))
 
 
 @pytest.mark.parametrize("kind", [memory, per_image])
 def test_the_class_aware_sampler_resumes_too(kind: Kind, path: Path) -> None:
-    made = kind(path, sampler="class_aware")
-    assert equal(list(made.batches(start=2)), list(made)[2:])
+    result = kind(path, sampler="class_aware")
+    assert equal(list(result.batches(start=2)), list(result)[2:])
 
 
 @KINDS
@@ -163,20 +163,20 @@ def test_an_exception_while_making_items_ahead_comes_where_the_item_would_have_c
 
 
 def test_a_broken_off_iteration_leaves_no_thread_and_the_next_one_is_whole(path: Path) -> None:
-    made = memory(path, ahead=True)
-    iteration = iter(made)
+    result = memory(path, ahead=True)
+    iteration = iter(result)
     next(iteration)
     iteration.close()  # type: ignore[attr-defined]
     assert not [t for t in threading.enumerate() if t.name == "ngd_timm.ahead"]
-    assert equal(list(made), list(memory(path)))
+    assert equal(list(result), list(memory(path)))
 
 
 def test_workers_stay_between_epochs_and_iterations_do_not_disturb_each_other(path: Path) -> None:
     alone, helped = per_image(path), per_image(path, workers=1)
     workers = []
     for epoch in range(2):
-        for made in (alone, helped):
-            made.set_epoch(epoch)
+        for result in (alone, helped):
+            result.set_epoch(epoch)
         assert equal(list(alone), list(helped))
         workers.append([p.pid for p in multiprocessing.active_children()])
     assert len(workers[0]) == 1
@@ -188,7 +188,7 @@ def test_workers_stay_between_epochs_and_iterations_do_not_disturb_each_other(pa
     next(broken)
     broken.close()  # type: ignore[attr-defined]
     assert equal(list(helped), list(alone))
-    del made, helped, broken
+    del result, helped, broken
     assert not multiprocessing.active_children()
 
 
@@ -206,15 +206,15 @@ def test_large_jpegs_are_decoded_small_and_look_the_same(tmp_path: Path) -> None
 
 
 def test_evaluation_is_a_bilinear_resize_in_the_sets_order(path: Path) -> None:
-    made = memory(path, train=False, mean=0.4, std=0.2)
-    got = list(made)
-    assert len(got) == len(made) == 6
+    result = memory(path, train=False, mean=0.4, std=0.2)
+    got = list(result)
+    assert len(got) == len(result) == 6
     assert torch.cat([b.index for b in got]).tolist() == list(range(21))
-    pixels = torch.stack([torch.from_numpy(np.array(row["image"])) for row in made.dataset])[:, None]
+    pixels = torch.stack([torch.from_numpy(np.array(row["image"])) for row in result.dataset])[:, None]
     expected = (F.interpolate(pixels / 255, (16, 16), mode="bilinear", align_corners=False) - 0.4) / 0.2
     rounding = 1.01 / 255 / 0.2
     torch.testing.assert_close(torch.cat([b.images for b in got]), expected, atol=rounding, rtol=0)
-    assert torch.cat([b.target for b in got]).tolist() == made.dataset["label"][:]
+    assert torch.cat([b.target for b in got]).tolist() == result.dataset["label"][:]
 
 
 def test_small_images_of_one_size_are_held_in_memory_and_others_are_not(tmp_path: Path) -> None:
@@ -240,9 +240,9 @@ def test_a_damaged_image_in_the_middle_is_named_before_the_first_batch(
 
 def test_a_stream_names_a_damaged_image_when_its_batch_is_made(tmp_path: Path) -> None:
     images = [png(i)[: 60 if i == 5 else None] for i in range(8)]
-    made = stream(write_parquet(tmp_path / "train.parquet", images, label=["sad"] * 8))
+    result = stream(write_parquet(tmp_path / "train.parquet", images, label=["sad"] * 8))
     with pytest.raises(InputError, match=r"train\.parquet row 5: the image can't be decoded"):
-        list(made)
+        list(result)
 
 
 def test_bytes_that_are_no_image_are_named(tmp_path: Path) -> None:
@@ -264,8 +264,8 @@ def test_training_images_are_scaled_down_with_antialiasing_on_both_paths(tmp_pat
     stripes = encoded(Image.fromarray(np.tile(np.arange(90, dtype=np.uint8) % 2 * 255, (90, 1))))
     zoom = OFF.model_copy(update={"scale": 0.2})
     for in_memory in (True, False):
-        made = batches(faces(tmp_path, [stripes] * 4), image_size=24, augment=zoom, in_memory=in_memory, std=1.0)
-        assert float(next(iter(made)).images.abs().max()) < 0.1
+        result = batches(faces(tmp_path, [stripes] * 4), image_size=24, augment=zoom, in_memory=in_memory, std=1.0)
+        assert float(next(iter(result)).images.abs().max()) < 0.1
 
 
 def test_sixteen_bit_transparent_and_rotated_images_are_read_as_they_look(tmp_path: Path) -> None:
@@ -285,12 +285,12 @@ def test_sixteen_bit_transparent_and_rotated_images_are_read_as_they_look(tmp_pa
 
 def test_soft_labels_become_soft_targets_and_their_sums_the_counts(ferplus: Callable[..., Path]) -> None:
     dataset = load_fer("ferplus", ferplus(), "train", label_rule="votes")
-    made = batches(dataset, train=False)
-    target = torch.cat([b.target for b in made])
+    result = batches(dataset, train=False)
+    target = torch.cat([b.target for b in result])
     assert target.dtype == torch.float32
     torch.testing.assert_close(target.sum(1), torch.ones(len(dataset)))
-    np.testing.assert_allclose(class_counts(made), target.sum(0).numpy(), rtol=1e-5)
-    np.testing.assert_allclose(class_counts(dataset), class_counts(made))
+    np.testing.assert_allclose(class_counts(result), target.sum(0).numpy(), rtol=1e-5)
+    np.testing.assert_allclose(class_counts(dataset), class_counts(result))
 
 
 def test_class_counts_cover_absent_classes(path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from conftest import png, write_parquet
 from PIL import Image
 
+from ngd_timm.core.errors import InputError
 from ngd_timm.core.recipe import AugmentConfig
 from ngd_timm.data import FaceBatches, load_split, load_splits, write_tiny
 from ngd_timm.data.layouts import rows
@@ -124,3 +125,21 @@ def test_a_set_too_large_to_hold_stays_on_disk_with_the_same_hash(
     assert all(record["bytes"] for record in encoded[0])
     assert not any(record["bytes"] for record in encoded[1])
     assert [r["path"] for r in encoded[0]] == [r["path"] for r in encoded[1]]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("held", [True, False])
+def test_an_image_deleted_after_loading_is_held_or_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: bool, workers: int
+) -> None:
+    root = write_tiny("fer2013-folders", tmp_path / "set")
+    if not held:
+        monkeypatch.setattr(rows, "_HELD_BYTES", 0)
+    dataset, _ = load_split("fer2013", root, "train")
+    batches = FaceBatches(dataset, image_size=32, batch_size=4, in_memory=False, workers=workers)
+    (root / "train" / "fear" / "6.jpg").unlink()
+    if held:
+        assert len(list(batches)) == 4
+    else:
+        with pytest.raises(InputError, match=r"can't be loaded any more \(.*6\.jpg.*; leave the data set alone"):
+            list(batches)

@@ -28,10 +28,10 @@ def stream(root: Path, rule: str = "majority", **options: Any) -> FaceStream:
 @pytest.mark.parametrize("buffer", [1, 7, 1000])
 def test_rows_are_shuffled_within_the_buffer_and_come_at_most_once(ferplus: Writer, buffer: int) -> None:
     root = ferplus()
-    made = stream(root, buffer=buffer)
-    index = torch.cat([b.index for b in made])
+    result = stream(root, buffer=buffer)
+    index = torch.cat([b.index for b in result])
     rows = len(load_fer("ferplus", root, "train"))
-    assert len(index) == len(set(index.tolist())) == 4 * len(made) == rows // 4 * 4
+    assert len(index) == len(set(index.tolist())) == 4 * len(result) == rows // 4 * 4
     assert (index.tolist() != sorted(index.tolist())) == (buffer > 1)
     assert bool((index < torch.arange(len(index)) + buffer + 1).all())
 
@@ -42,21 +42,21 @@ def test_a_stream_has_images_targets_counts_and_report_of_the_whole_set(ferplus:
     dataset, report = load_split("ferplus", root, "train", label_rule=rule)
     every = next(iter(FaceBatches(dataset, image_size=12, batch_size=100)))
     rows, tally = load_stream("ferplus", root, "train", label_rule=rule)
-    made = FaceStream(rows, image_size=12, batch_size=4)
-    for batch in made:
+    result = FaceStream(rows, image_size=12, batch_size=4)
+    for batch in result:
         torch.testing.assert_close(batch.images, every.images[batch.index], atol=1e-5, rtol=0)
         torch.testing.assert_close(batch.target, every.target[batch.index])
-    np.testing.assert_allclose(made.counts, class_counts(dataset), rtol=1e-6)
-    streamed = made.report("ferplus", "train", tally)
+    np.testing.assert_allclose(result.counts, class_counts(dataset), rtol=1e-6)
+    streamed = result.report("ferplus", "train", tally)
     assert streamed.layout == "parquet, streamed"
     assert {**streamed.as_dict(), "layout": "", "sha256": ""} == {**report.as_dict(), "layout": "", "sha256": ""}
 
 
 def test_a_stream_that_is_another_one_in_a_later_epoch_is_refused(ferplus: Writer) -> None:
-    made = stream(ferplus())
+    result = stream(ferplus())
     ferplus(n_train=90)
     with pytest.raises(InputError, match="the stream gave"):
-        list(made)
+        list(result)
 
 
 def test_a_recipe_with_streaming_trains_and_its_fingerprint_names_the_stream(tmp_path: Path, ferplus: Writer) -> None:

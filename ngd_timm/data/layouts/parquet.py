@@ -16,7 +16,7 @@ from ngd_timm.core.errors import InputError
 from ngd_timm.data.labels import VOTE_COLUMNS, split_of
 from ngd_timm.data.layouts.csv_file import first_column
 from ngd_timm.data.layouts.options import Source
-from ngd_timm.data.layouts.rows import Piece, Rows, affect_column, files_below
+from ngd_timm.data.layouts.rows import Piece, Rows, affect_column, files_below, image_array
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -180,10 +180,7 @@ def _image_column(column: pa.ChunkedArray, shown: str, where: str, folder: Path 
     if pa.types.is_struct(column.type) and "bytes" in (fields := [f.name for f in column.type]):
         chunks = [_resolved(chunk, fields, folder) for chunk in column.chunks]
     elif pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
-        chunks = [
-            pa.StructArray.from_arrays([c.cast(pa.binary()), pa.nulls(len(c), pa.string())], ["bytes", "path"])
-            for c in column.chunks
-        ]
+        chunks = [image_array(chunk.cast(pa.binary()), pa.nulls(len(chunk), pa.string())) for chunk in column.chunks]
     else:
         raise InputError(f"{where}: column 'image' must hold bytes or {{bytes, path}}, got {column.type}")
     whole = pa.chunked_array(chunks, type=kind)
@@ -207,7 +204,7 @@ def _resolved(chunk: pa.StructArray, fields: Sequence[str], folder: Path | None)
             [str(folder / p) if gone and p else p for p, gone in zip(path.to_pylist(), missing, strict=True)],
             pa.string(),
         )
-    return pa.StructArray.from_arrays([data, path], ["bytes", "path"])
+    return image_array(data, path)
 
 
 def _file_names(table: pa.Table, where: str) -> pa.ChunkedArray | pa.Array:

@@ -28,6 +28,7 @@ __all__ = [
     "affect_column",
     "encode_png",
     "files_below",
+    "image_array",
     "image_files",
     "index_names",
     "labels_of_ids",
@@ -95,7 +96,6 @@ class Rows:
 
     def held(self, index: np.ndarray) -> pa.Table | None:
         """Some rows with their image files read into memory, each once; None where no image or too much is on disk."""
-        import pyarrow as pa
         import pyarrow.compute as pc
 
         if not len(index) or not pc.struct_field(self.table["image"], "bytes").null_count:
@@ -109,9 +109,7 @@ class Rows:
             if path not in self._files:
                 self._files[path] = read_image_file(path)
         data = [self._files[r["path"]] if r["bytes"] is None else r["bytes"] for r in records]
-        image = pa.StructArray.from_arrays(
-            [pa.array(data, pa.binary()), pa.array([r["path"] for r in records], pa.string())], ["bytes", "path"]
-        )
+        image = image_array(data, [r["path"] for r in records])
         return table.set_column(table.column_names.index("image"), "image", image)
 
     def _fit(self, paths: Iterable[str]) -> bool:
@@ -227,6 +225,13 @@ def require_files(paths: Sequence[Path], listed_in: str, hint: str) -> None:
         raise InputError(f"{listed_in}: {len(missing)} of {len(paths)} images aren't there (first: {first}); {hint}")
 
 
+def image_array(data: Any, paths: Any) -> pa.StructArray:
+    """Encoded images, or None, and their paths, or None, as the column `image`."""
+    import pyarrow as pa
+
+    return pa.StructArray.from_arrays([pa.array(data, pa.binary()), pa.array(paths, pa.string())], ["bytes", "path"])
+
+
 def table_of_files(paths: Sequence[Path], root: Path, **columns: Any) -> pa.Table:
     """Rows whose images are files; `source` is the path relative to `root`, or the path where it lies elsewhere."""
     import pyarrow as pa
@@ -237,9 +242,7 @@ def table_of_files(paths: Sequence[Path], root: Path, **columns: Any) -> pa.Tabl
         except UnicodeEncodeError:
             raise InputError(f"{path}: the name is not UTF-8; rename the file or the folder") from None
     sources = [(p.relative_to(root) if p.is_relative_to(root) else p).as_posix() for p in paths]
-    image = pa.StructArray.from_arrays(
-        [pa.nulls(len(paths), pa.binary()), pa.array([str(p) for p in paths], pa.string())], ["bytes", "path"]
-    )
+    image = image_array([None] * len(paths), [str(p) for p in paths])
     names = pa.array([p.name for p in paths], pa.string())
     return pa.table({"image": image, "file_name": names, "source": pa.array(sources, pa.string()), **columns})
 
@@ -250,11 +253,8 @@ def table_of_pixels(
     """Rows whose images are numbers in a file, encoded as PNG; `source` is the file and the row."""
     import pyarrow as pa
 
-    image = pa.StructArray.from_arrays(
-        [pa.array([encode_png(pixels[i]) for i in rows], pa.binary()), pa.nulls(len(rows), pa.string())],
-        ["bytes", "path"],
-    )
-    names = pa.nulls(len(rows), pa.string()) if file_names is None else pa.array(list(file_names), pa.string())
+    image = image_array([encode_png(pixels[i]) for i in rows], [None] * len(rows))
+    names = pa.array([None] * len(rows) if file_names is None else list(file_names), pa.string())
     source = pa.array([f"{shown} row {i}" for i in rows], pa.string())
     return pa.table({"image": image, "file_name": names, "source": source, **columns})
 
