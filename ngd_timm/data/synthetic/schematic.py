@@ -118,7 +118,7 @@ def write_schematic(
         n_train: Training images.
         n_valid: Validation images.
         n_test: Test images.
-        seed: Of everything random; another seed draws other people.
+        seed: Of everything random; another seed draws other faces.
         image_size: Side in pixels.
 
     Returns:
