@@ -6,7 +6,7 @@ import csv
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,71 +78,44 @@ class _Manifest:
 
     def __init__(self, path: Path, dataset: str) -> None:
         check_sha256(path, None)
-        self.path, self.dataset, self.table = path, dataset, read_csv(path)
-        columns = _columns(self.table.column_names)
+        self.path, table = path, read_csv(path)
+        self.columns: dict[str, list[Any]] = {c: table[c].to_pylist() for c in table.column_names}
+        columns = _columns(table.column_names)
         assert columns is not None
         self.path_column, self.label_column = columns
-        self.splits = [split_of(path.stem)] * self.table.num_rows
-        if "split" in self.table.column_names:
-            self.splits = named_splits(path, self.table["split"].to_pylist())
-        self.again = self._listed_again()
+        self.splits = [split_of(path.stem)] * table.num_rows
+        if "split" in self.columns:
+            self.splits = named_splits(path, self.columns["split"])
+        self.names, self.label = self._labels()
+        self.again = self._listed_again(self._meanings(dataset))
 
     def pieces(self) -> list[Piece]:
-        return pieces_by_split("CSV manifest", self.path, self.splits, partial(_read, self))
+        return pieces_by_split("CSV manifest", self.path, self.splits, self.read)
 
-    def _listed_again(self) -> np.ndarray:
-        """(N,) bool: rows whose image an earlier row of the same split lists; the two must agree about it."""
-        folders: dict[str, str] = {}
-        first: dict[tuple[str, str], int] = {}
-        seen: set[tuple[tuple[str, str], str | None]] = set()
-        again = np.zeros(self.table.num_rows, dtype=bool)
-        for row, written in enumerate(self.table[self.path_column].to_pylist()):
-            folder, name = os.path.split(os.path.join(self.path.parent, written))
-            if folder not in folders:
-                folders[folder] = os.path.realpath(folder)
-            image = folders[folder], name
-            before = first.setdefault(image, row)
-            if before != row:
-                self._refuse_contradiction([before, row])
-            again[row] = (image, self.splits[row]) in seen
-            seen.add((image, self.splits[row]))
-        return again
+    def read(self, rows: np.ndarray) -> Rows:
+        folder = self.path.parent
+        paths = [folder / self.columns[self.path_column][row] for row in rows]
+        require_files(
+            paths,
+            str(self.path),
+            f"paths are relative to {folder} unless they are absolute; correct them or bring the files",
+        )
+        further: dict[str, Any] = {}
+        if "subject" in self.columns:
+            further["subject"] = [self.columns["subject"][row] or None for row in rows]
+        if "file_name" in self.columns:
+            further["file_name"] = [self.columns["file_name"][row] for row in rows]
+        if {"valence", "arousal"} <= set(self.columns):
+            for c in ("valence", "arousal"):
+                further[c] = affect_column([self._float(row, c) for row in rows], c, self.path.name)
+        repeated = self.again[rows]
+        dropped = {LISTED_AGAIN: repeated} if repeated.any() else {}
+        label = np.where(repeated, NOT_A_CLASS, self.label[rows])
+        return Rows(table_of_files(paths, folder, **further), None, self.names, label, None, dropped)
 
-    def _refuse_contradiction(self, rows: list[int]) -> None:
-        pair = self.table.take(rows)
-        further = [c for c in ("subject", "valence", "arousal") if c in self.table.column_names]
-        for column in (self.label_column, *further):
-            written = pair[column].to_pylist()
-            meant: list[Any] = written
-            if column == self.label_column and written[0] != written[1]:
-                names, index = self.labels(pair)
-                try:
-                    meant = [class_of(self.dataset, names[i]) for i in index]
-                except InputError as error:
-                    raise InputError(f"{self.path}: {error}") from None
-            elif column in ("valence", "arousal"):
-                meant = self.floats(pair, column)
-            if meant[0] != meant[1]:
-                lines = _lines(self.path, rows)
-                raise InputError(
-                    f"{self.path} lists {pair[self.path_column][1].as_py()} twice, with {column} '{written[0][:40]}' "
-                    f"in line {lines[0]} and '{written[1][:40]}' in line {lines[1]}; keep the row that is right"
-                )
-
-    def floats(self, table: Any, column: str) -> list[float | None]:
-        """A column of numbers, None where it is empty."""
-        return [self._float(value, column) for value in table[column].to_pylist()]
-
-    def _float(self, value: str, column: str) -> float | None:
-        try:
-            return float(value) if value else None
-        except ValueError:
-            raise InputError(f"{self.path}: {column} must be a number or empty, got '{value[:40]}'") from None
-
-    def labels(self, table: Any) -> tuple[tuple[str, ...], np.ndarray]:
+    def _labels(self) -> tuple[tuple[str, ...], np.ndarray]:
         """The names in the label column, and each row's place among them."""
-        column = self.label_column
-        values: list[str] = table[column].to_pylist()
+        column, values = self.label_column, self.columns[self.label_column]
         if "" in values:
             raise InputError(
                 f"{self.path}: column '{column}' is empty in {values.count('')} rows; label or remove them"
@@ -157,6 +130,50 @@ class _Manifest:
             values = [known[v] for v in values]
         return index_names(values)
 
+    def _listed_again(self, meanings: Mapping[str, Callable[[int], object]]) -> np.ndarray:
+        """(N,) bool: rows whose image an earlier row of the same split lists; the two must agree about it."""
+        folders: dict[str, str] = {}
+        first: dict[tuple[str, str], int] = {}
+        seen: set[tuple[tuple[str, str], str | None]] = set()
+        again = np.zeros(len(self.label), dtype=bool)
+        for row, written in enumerate(self.columns[self.path_column]):
+            folder, name = os.path.split(os.path.join(self.path.parent, written))
+            if folder not in folders:
+                folders[folder] = os.path.realpath(folder)
+            image = folders[folder], name
+            before = first.setdefault(image, row)
+            for column, meaning in meanings.items() if before != row else ():
+                if meaning(before) != meaning(row):
+                    lines = _lines(self.path, (before, row))
+                    values = self.columns[column]
+                    raise InputError(
+                        f"{self.path} lists {written} twice, with {column} '{values[before][:40]}' in line {lines[0]} "
+                        f"and '{values[row][:40]}' in line {lines[1]}; keep the row that is right"
+                    )
+            again[row] = (image, self.splits[row]) in seen
+            seen.add((image, self.splits[row]))
+        return again
+
+    def _meanings(self, dataset: str) -> Mapping[str, Callable[[int], object]]:
+        """By column, what a row says of its image."""
+        found: dict[str, Callable[[int], object]] = {self.label_column: partial(self._class, dataset)}
+        if "subject" in self.columns:
+            found["subject"] = self.columns["subject"].__getitem__
+        return found | {c: partial(self._float, column=c) for c in ("valence", "arousal") if c in self.columns}
+
+    def _class(self, dataset: str, row: int) -> str:
+        try:
+            return class_of(dataset, self.names[self.label[row]])
+        except InputError as error:
+            raise InputError(f"{self.path}: {error}") from None
+
+    def _float(self, row: int, column: str) -> float | None:
+        value = self.columns[column][row]
+        try:
+            return float(value) if value else None
+        except ValueError:
+            raise InputError(f"{self.path}: {column} must be a number or empty, got '{value[:40]}'") from None
+
 
 def _lines(path: Path, rows: Sequence[int]) -> list[int]:
     """The lines of the file in which rows of its table end: empty ones are no rows, quoted fields may hold breaks."""
@@ -164,29 +181,6 @@ def _lines(path: Path, rows: Sequence[int]) -> list[int]:
         reader = csv.reader(handle)
         ends = [reader.line_num for fields in reader if fields]
     return [ends[row + 1] for row in rows]
-
-
-def _read(manifest: _Manifest, rows: np.ndarray) -> Rows:
-    path, table = manifest.path, manifest.table.take(rows)
-    paths = [path.parent / p for p in table[manifest.path_column].to_pylist()]
-    require_files(
-        paths,
-        str(path),
-        f"paths are relative to {path.parent} unless they are absolute; correct them or bring the files",
-    )
-    names, label = manifest.labels(table)
-    further: dict[str, Any] = {}
-    if "subject" in table.column_names:
-        further["subject"] = [subject or None for subject in table["subject"].to_pylist()]
-    if "file_name" in table.column_names:
-        further["file_name"] = table["file_name"]
-    if {"valence", "arousal"} <= set(table.column_names):
-        for c in ("valence", "arousal"):
-            further[c] = affect_column(manifest.floats(table, c), c, path.name)
-    repeated = manifest.again[rows]
-    dropped = {LISTED_AGAIN: repeated} if repeated.any() else {}
-    label = np.where(repeated, NOT_A_CLASS, label)
-    return Rows(table_of_files(paths, path.parent, **further), None, names, label, None, dropped)
 
 
 def _class_map(path: Path, column: str) -> Mapping[str, str]:
