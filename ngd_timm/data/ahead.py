@@ -8,8 +8,6 @@ from contextlib import closing, suppress
 from queue import Empty, Full, Queue
 from typing import TypeVar
 
-__all__ = ["ahead"]
-
 T = TypeVar("T")
 
 _POLL = 0.1

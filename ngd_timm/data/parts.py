@@ -18,8 +18,6 @@ from ngd_timm.data.layouts import Piece, Rows
 if TYPE_CHECKING:
     from datasets import Dataset, Features
 
-__all__ = ["DUPLICATE", "Part", "Selection", "dropped_counts"]
-
 DUPLICATE = "a copy of a training image"
 
 

@@ -18,8 +18,6 @@ from ngd_timm.data.parts import Part, Selection, dropped_counts
 if TYPE_CHECKING:
     from datasets import IterableDataset
 
-__all__ = ["Tally", "stream"]
-
 log = logging.getLogger("ngd_timm.data")
 
 

@@ -34,8 +34,6 @@ from ngd_timm.data.layouts.rows import (
     table_of_files,
 )
 
-__all__ = ["find_affectnet_csv", "find_affectnet_folders"]
-
 log = logging.getLogger("ngd_timm.data")
 
 _PATH = "subDirectory_filePath"

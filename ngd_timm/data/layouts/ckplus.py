@@ -17,8 +17,6 @@ from ngd_timm.data.labels import CKPLUS_IDS
 from ngd_timm.data.layouts.options import LayoutOptions, Source
 from ngd_timm.data.layouts.rows import Piece, Rows, image_files, labels_of_ids, subfolders, table_of_files
 
-__all__ = ["NO_EMOTION", "find_ckplus"]
-
 NO_EMOTION = "the apex of a sequence without an emotion"
 
 _IMAGES = ("cohn-kanade-images", "extended-cohn-kanade-images/cohn-kanade-images")

@@ -16,8 +16,6 @@ from ngd_timm.core.errors import InputError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["csv_headers", "first_column", "header_of", "read_csv", "require_columns", "whole_numbers"]
-
 log = logging.getLogger("ngd_timm.data")
 
 # A row of 48x48 pixels has 10 KB; pyarrow refuses a row that is longer than a block.

@@ -34,8 +34,6 @@ from ngd_timm.data.layouts.rows import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["LABEL_FILE", "NAMED_TWICE", "NO_NAME", "find_ferplus_export", "find_ferplus_two_csv"]
-
 log = logging.getLogger("ngd_timm.data")
 
 LABEL_FILE = "fer2013new.csv"

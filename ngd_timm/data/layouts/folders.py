@@ -14,8 +14,6 @@ from ngd_timm.data.labels import JAFFE_LETTERS, class_of, split_of
 from ngd_timm.data.layouts.options import Source
 from ngd_timm.data.layouts.rows import Piece, Rows, image_files, subfolders, table_of_files
 
-__all__ = ["find_folders", "find_jaffe", "find_sfew", "split_folders"]
-
 log = logging.getLogger("ngd_timm.data")
 
 _JAFFE_NAME = re.compile(rf"[A-Z]{{2}}\.({'|'.join(JAFFE_LETTERS)})\d+\.\d+\.\w+")

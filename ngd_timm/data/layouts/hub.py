@@ -13,8 +13,6 @@ from ngd_timm.data.labels import split_of
 from ngd_timm.data.layouts.parquet import rows_of_table
 from ngd_timm.data.layouts.rows import Piece, Rows
 
-__all__ = ["find_hub"]
-
 _STREAM_ROWS = 256
 
 

@@ -13,8 +13,6 @@ from ngd_timm.core.files import sha256_file, write_text
 from ngd_timm.data.layouts.csv_file import first_column, header_of, read_csv
 from ngd_timm.data.layouts.rows import Rows
 
-__all__ = ["PATH_COLUMNS", "check_sha256", "on_list", "read_list", "write_list"]
-
 PATH_COLUMNS = ("image_path", "path", "img", "file", "filepath", "filename")
 
 

@@ -30,8 +30,6 @@ from ngd_timm.data.layouts.rows import (
     table_of_files,
 )
 
-__all__ = ["ID_COLUMNS", "LISTED_AGAIN", "find_manifests"]
-
 log = logging.getLogger("ngd_timm.data")
 
 ID_COLUMNS = ("label_id", "class_id", "label_idx")

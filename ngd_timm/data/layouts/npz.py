@@ -29,8 +29,6 @@ from ngd_timm.data.layouts.rows import (
     table_of_pixels,
 )
 
-__all__ = ["find_npz"]
-
 Arrays = Mapping[str, np.ndarray]
 
 # What numpy raises on a damaged file, or on one of pickled objects.

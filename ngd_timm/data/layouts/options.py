@@ -10,8 +10,6 @@ from typing import Any
 
 from ngd_timm.core.errors import InputError, choices
 
-__all__ = ["LayoutOptions", "Source", "make_options", "parse_root"]
-
 
 @dataclass(frozen=True)
 class LayoutOptions:

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-__all__ = ["LABEL_COLUMNS", "find_parquet", "rows_of_table"]
-
 LABEL_COLUMNS = ("label_name", "class_name", "label_str", "label")
 
 _STREAM_ROWS, _COPY_ROWS = 256, 1024

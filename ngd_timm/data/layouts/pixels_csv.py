@@ -19,8 +19,6 @@ from ngd_timm.data.layouts.rows import Piece, Rows, labels_of_ids, named_splits,
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["PixelFile", "find_pixels_csv", "is_pixels_csv", "usage_splits"]
-
 log = logging.getLogger("ngd_timm.data")
 
 _SIDE = 48

@@ -24,8 +24,6 @@ from ngd_timm.data.layouts.rows import (
     table_of_files,
 )
 
-__all__ = ["find_rafdb_kaggle", "find_rafdb_list"]
-
 _LIST = "list_patition_label.txt"
 # Where the images are, and what is added to the name in the list; faces that are cut out and aligned come first.
 _IMAGES = (("Image/aligned", "_aligned"), ("aligned", "_aligned"), ("Image/original", ""), ("original", ""))

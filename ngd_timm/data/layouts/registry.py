@@ -27,8 +27,6 @@ from ngd_timm.data.layouts.pixels_csv import find_pixels_csv
 from ngd_timm.data.layouts.rafdb import find_rafdb_kaggle, find_rafdb_list
 from ngd_timm.data.layouts.rows import Piece, Rows, with_subjects
 
-__all__ = ["NOT_LISTED", "Layout", "LAYOUTS", "Found", "look_at"]
-
 log = logging.getLogger("ngd_timm.data")
 
 NOT_LISTED = "not on the list of images"

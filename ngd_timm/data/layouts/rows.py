@@ -21,27 +21,6 @@ from ngd_timm.data.labels import SPLITS, split_of, subject_of
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "Piece",
-    "Rows",
-    "affect_column",
-    "encode_png",
-    "files_below",
-    "image_array",
-    "image_files",
-    "index_names",
-    "labels_of_ids",
-    "named_splits",
-    "pieces_by_split",
-    "read_image_file",
-    "require_files",
-    "subfolders",
-    "table_of_files",
-    "table_of_pixels",
-    "with_subjects",
-]
-
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pgm", ".ppm")
 
 # Image files of so many bytes in all are read once and held; larger sets stay on disk.
