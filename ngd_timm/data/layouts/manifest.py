@@ -118,7 +118,7 @@ class _Manifest:
             raise InputError(
                 f"{self.path}: column '{column}' is empty in {values.count('')} rows; label or remove them"
             )
-        if column in ID_COLUMNS or all(v.lstrip("+-").isdecimal() for v in values):
+        if values and (column in ID_COLUMNS or all(v.lstrip("+-").isdecimal() for v in values)):
             known = _class_map(self.path, column)
             strange = next((v for v in values if v not in known), None)
             if strange is not None:
