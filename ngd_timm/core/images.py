@@ -26,6 +26,7 @@ __all__ = [
     "FORMATS",
     "InputTransform",
     "check_image",
+    "check_pixels",
     "damage_reason",
     "decode_each",
     "image_limit",
@@ -35,6 +36,7 @@ __all__ = [
     "per_channel",
     "raise_image_limit",
     "row_name",
+    "size_and_grey",
     "square_pixels",
     "to_mode",
 ]
@@ -131,12 +133,17 @@ def raise_image_limit(megapixels: float) -> None:
 
 
 def image_size_and_grey(record: dict[str, Any]) -> tuple[int, int, bool]:
-    """Width, height after any EXIF rotation, and whether the picture is grey, from the header alone."""
+    """Width, height after any EXIF rotation, and whether the image is grey, from the header alone."""
     with open_image(record) as image:
-        width, height = image.size
-        if image.format == "JPEG" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8):
-            width, height = height, width
-        return width, height, image.mode in _GREY
+        return size_and_grey(image)
+
+
+def size_and_grey(image: Image.Image) -> tuple[int, int, bool]:
+    """`image_size_and_grey` of an image that is open."""
+    width, height = image.size
+    if image.format == "JPEG" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8):
+        width, height = height, width
+    return width, height, image.mode in _GREY
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
@@ -256,8 +263,13 @@ def square_pixels(image: Image.Image, mode: str, side: int) -> np.ndarray:
 def check_image(record: dict[str, Any]) -> None:
     """Decode a picture and forget it; JPEGs at an eighth of their size, which still reads every byte."""
     with open_image(record) as image:
-        image.draft(image.mode, (max(image.width // 8, 1), max(image.height // 8, 1)))
-        image.load()
+        check_pixels(image)
+
+
+def check_pixels(image: Image.Image) -> None:
+    """`check_image` of an image that is open."""
+    image.draft(image.mode, (max(image.width // 8, 1), max(image.height // 8, 1)))
+    image.load()
 
 
 def damage_reason(error: BaseException) -> str:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ngd_timm.data.batches import Batch, FaceBatches, class_counts
-    from ngd_timm.data.fer import LoadReport, load_fer, load_split, load_stream, parse_spec
+    from ngd_timm.data.fer import LoadReport, load_fer, load_split, load_splits, load_stream, parse_spec
     from ngd_timm.data.labels import DATASETS, LABEL_RULES, SPLITS
-    from ngd_timm.data.layouts.picture_list import write_list
+    from ngd_timm.data.layouts.image_list import write_list
     from ngd_timm.data.stream_batches import FaceStream
     from ngd_timm.data.synthetic import schematic as schematic
     from ngd_timm.data.synthetic.tiny import TINY_LAYOUTS, write_tiny
@@ -29,6 +29,7 @@ __all__ = [
     "class_counts",
     "load_fer",
     "load_split",
+    "load_splits",
     "load_stream",
     "parse_spec",
     "schematic",
@@ -48,15 +49,16 @@ _HOME = {
     "class_counts": "batches",
     "load_fer": "fer",
     "load_split": "fer",
+    "load_splits": "fer",
     "load_stream": "fer",
     "parse_spec": "fer",
-    "write_list": "layouts.picture_list",
+    "write_list": "layouts.image_list",
     "write_tiny": "synthetic.tiny",
 }
 
 
 def __getattr__(name: str) -> Any:
-    # `datasets` takes seconds to import, so it waits until a data set is asked for.
+    # `datasets` takes seconds to import, so it is not imported until it is used.
     if name == "schematic":
         return importlib.import_module("ngd_timm.data.synthetic.schematic")
     if name not in _HOME:

@@ -1,4 +1,4 @@
-"""Making the next items in a thread while the caller works with the last one."""
+"""Prefetching: the next items are made in a thread while the caller works with the last one."""
 
 from __future__ import annotations
 
@@ -8,37 +8,25 @@ from contextlib import closing, suppress
 from queue import Empty, Full, Queue
 from typing import TypeVar
 
-__all__ = ["ahead"]
-
 T = TypeVar("T")
 
 _POLL = 0.1
 
 
 def ahead(items: Generator[T, None, None], depth: int = 2) -> Generator[T, None, None]:
-    """The same items in the same order, made by a thread up to `depth` before they are asked for.
+    """The same items in the same order, up to `depth` of them made early by a thread.
 
-    The thread starts with the first item asked for and ends with the iteration, also with one that is broken off. An
-    error in the thread is raised where the item would have come.
-
-    Args:
-        items: Consumed, and closed, by the thread alone.
-        depth: Finished items that wait at most.
-
-    Example:
-        >>> list(ahead(n * n for n in range(4)))
-        [0, 1, 4, 9]
+    The thread starts with the first item and ends with the iteration, also with one that is broken off. An error in
+    the thread is raised where the item would have come.
     """
-    made: Queue[tuple[T | None, BaseException | None]] = Queue(maxsize=depth)
+    queue: Queue[tuple[T | None, BaseException | None]] = Queue(maxsize=depth)
     stop = threading.Event()
 
     def put(item: T | None, error: BaseException | None) -> bool:
         while not stop.is_set():
-            try:
-                made.put((item, error), timeout=_POLL)
+            with suppress(Full):
+                queue.put((item, error), timeout=_POLL)
                 return True
-            except Full:
-                continue
         return False
 
     def work() -> None:
@@ -56,7 +44,7 @@ def ahead(items: Generator[T, None, None], depth: int = 2) -> Generator[T, None,
     thread.start()
     try:
         while True:
-            item, error = made.get()
+            item, error = queue.get()
             if isinstance(error, StopIteration):
                 return
             if error is not None:
@@ -66,5 +54,5 @@ def ahead(items: Generator[T, None, None], depth: int = 2) -> Generator[T, None,
         stop.set()
         # makes room, so that a thread that waits to put sees the flag at once
         with suppress(Empty):
-            made.get_nowait()
+            queue.get_nowait()
         thread.join()

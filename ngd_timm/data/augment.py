@@ -1,4 +1,4 @@
-"""Whole-batch augmentation: small uint8 pictures to a normalised float batch, with one resampling."""
+"""Whole-batch augmentation: small uint8 images to a normalised float batch, with one resampling."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ __all__ = ["AugmentDraw", "draw_augment", "render_batch"]
 
 _ERASE_AREA = (0.02, 1 / 3)
 _ERASE_ASPECT = 0.3
-# Numbers of output made at once on a processor: large pictures a few at a time, as a whole batch leaves the caches
-# between any two passes over it.
+# Output numbers made at once on a CPU: large images a few at a time, since a whole batch doesn't stay in the caches.
 _IN_CACHE = 1 << 19
 
 
@@ -48,16 +47,11 @@ def draw_augment(config: AugmentConfig, batch: int, generator: torch.Generator) 
 
     Args:
         config: Strengths; angles in radians, shifts as a share of the side.
-        batch: Number of pictures.
+        batch: Number of images.
         generator: Source of the numbers.
 
     Returns:
         The parameters; identity maps, factors of one and empty boxes where everything in `config` is 0.
-
-    Example:
-        >>> off = AugmentConfig(flip=0, rotate=0, scale=0, shift=0, brightness=0, contrast=0, erase=0)
-        >>> draw_augment(off, 1, torch.Generator().manual_seed(0)).theta.tolist()
-        [[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]]
     """
     chance = torch.rand(batch, 2, generator=generator)
     spread = torch.rand(batch, 6, generator=generator) * 2 - 1
@@ -94,7 +88,7 @@ def render_batch(
 ) -> torch.Tensor:
     """Resize, augment and normalise a batch; affine map and resize are one bilinear resampling.
 
-    Where an image is scaled down, as many samples a pixel are averaged as its scale asks for (antialiasing). An oblong
+    Where an image is scaled down, as many samples a pixel are averaged as its scale needs (antialiasing). An oblong
     image gives its largest central square. What the affine map brings in from outside mirrors the image.
 
     Args:
@@ -106,12 +100,6 @@ def render_batch(
 
     Returns:
         (B, C, image_size, image_size) float32.
-
-    Example:
-        >>> off = AugmentConfig(flip=0, rotate=0, scale=0, shift=0, brightness=0, contrast=0, erase=0)
-        >>> white = torch.full((2, 1, 8, 8), 255, dtype=torch.uint8)
-        >>> render_batch(white, 4, [0.5], [0.5], draw_augment(off, 2, torch.Generator())).unique()
-        tensor([1.])
     """
     channels = len(mean)
     part = max(1, _IN_CACHE // (channels * image_size * image_size))

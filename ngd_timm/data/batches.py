@@ -1,10 +1,11 @@
-"""Batches for a model: small pictures decoded once and augmented as whole tensors, large ones a picture at a time."""
+"""Batches for a model: small images are decoded once and augmented as whole tensors, large ones one at a time."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,32 +17,32 @@ from ngd_timm.core.distributed import part_of
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.images import (
     InputTransform,
-    check_image,
+    check_pixels,
     decode_each,
     image_limit,
-    image_size_and_grey,
     open_image,
     per_channel,
     raise_image_limit,
+    size_and_grey,
     square_pixels,
     to_mode,
 )
 from ngd_timm.core.recipe import AugmentConfig
-from ngd_timm.data.ahead import ahead as made_ahead
+from ngd_timm.data.ahead import ahead as prefetch
 from ngd_timm.data.augment import draw_augment, render_batch
 from ngd_timm.data.samplers import SAMPLERS, epoch_order, generator_for
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["Batch", "FaceBatches", "class_counts", "held_in_memory", "targets"]
+__all__ = ["Batch", "Batches", "FaceBatches", "class_counts", "held_in_memory", "targets"]
 
 log = logging.getLogger("ngd_timm.data")
 
 _MEMORY_SIDE = 96
 _MEMORY_BYTES = 2 << 30
 # Images of one size, smaller than the working side or hardly larger, are resampled once, by the augmentation.
-_AS_THEY_ARE = 1.25
+_NATIVE = 1.25
 
 
 @dataclass(frozen=True)
@@ -62,24 +63,115 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device."""
-        va = None if self.valence_arousal is None else self.valence_arousal.to(device, non_blocking=True)
-        images, target = self.images.to(device, non_blocking=True), self.target.to(device, non_blocking=True)
-        return Batch(images, target, va, self.index.to(device, non_blocking=True))
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
-        """The same batch in pinned memory, from which a copy to a GPU waits for nothing."""
-        va = None if self.valence_arousal is None else self.valence_arousal.pin_memory()
-        return Batch(self.images.pin_memory(), self.target.pin_memory(), va, self.index.pin_memory())
+        """The same batch in pinned memory, for asynchronous copies to a GPU."""
+        return self._map(torch.Tensor.pin_memory)
+
+    def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        va = None if self.valence_arousal is None else function(self.valence_arousal)
+        return Batch(function(self.images), function(self.target), va, function(self.index))
 
 
-class FaceBatches:
+@dataclass
+class Renderer:
+    """Prepares images for a model, the same in memory, in a worker process and in a stream.
+
+    A large image is decoded to a square of `side` before it is augmented; `part` is (number, count) of the processes
+    that share every batch.
+    """
+
+    transform: InputTransform
+    augment: AugmentConfig | None
+    seed: int
+    side: int
+    part: tuple[int, int] = (0, 1)
+
+    def rows(self, size: int) -> slice:
+        """This process's rows of a batch."""
+        return part_of(size, *self.part)
+
+    def decode(self, record: Mapping[str, Any]) -> np.ndarray:
+        """An encoded image as (C, H, W) uint8."""
+        if self.augment is None:
+            return self.transform.record(record).numpy()
+        with open_image(record) as image:
+            return square_pixels(image, self.transform.mode, self.side)
+
+    def render(self, pixels: torch.Tensor, epoch: int, number: int, size: int) -> torch.Tensor:
+        """This process's rows of batch `number`, of `size` images in all, as the model's input."""
+        if self.augment is None:
+            return self.transform.normalize(pixels)
+        draw = draw_augment(self.augment, size, generator_for(self.seed, epoch, 1, number))[self.rows(size)]
+        return render_batch(pixels, self.transform.size[-1], self.transform.mean, self.transform.std, draw)
+
+
+class Batches(ABC):
+    """What batches of a whole set and of a stream have in common."""
+
+    def __init__(
+        self,
+        features: Mapping[str, Any],
+        image_size: int,
+        in_chans: int,
+        mean: float | Sequence[float],
+        std: float | Sequence[float],
+        batch_size: int,
+        augment: AugmentConfig | None,
+        seed: int,
+        ahead: bool,
+        transform: InputTransform | None = None,
+        part: tuple[int, int] = (0, 1),
+    ) -> None:
+        if in_chans not in (1, 3):
+            raise InputError(f"in_chans must be 1 (grey) or 3 (RGB), got {in_chans}")
+        if min(image_size, batch_size) < 1:
+            raise InputError(f"image_size and batch_size must be at least 1, got {image_size} and {batch_size}")
+        self.classes: tuple[str, ...] = tuple(features["label"].names)
+        self.image_size, self.in_chans, self.batch_size, self.seed = image_size, in_chans, batch_size, seed
+        self.mean, self.std = per_channel("mean", mean, in_chans), per_channel("std", std, in_chans)
+        # what is zoomed into keeps its detail
+        side = image_size if augment is None else math.ceil(image_size * (1 + augment.scale))
+        transform = transform or _square_transform(image_size, self.mean, self.std)
+        self.renderer = Renderer(transform, augment, seed, side, part)
+        self.ahead = ahead
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration draws."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.batches()
+
+    def batches(self, start: int = 0) -> Iterator[Batch]:
+        """The epoch's batches from number `start` on, equal to the tail of a whole epoch."""
+        batches = self._batches(self.epoch, start)
+        if self.ahead:
+            batches = prefetch(_pinned(batches) if torch.cuda.is_available() else batches)
+        with closing(batches):
+            yield from batches
+
+    @abstractmethod
+    def _batches(self, epoch: int, start: int) -> Generator[Batch, None, None]: ...
+
+    def _require_a_batch(self, rows: int) -> None:
+        if rows < self.batch_size:
+            raise InputError(
+                f"{rows} images are fewer than one batch of {self.batch_size}, and a smaller last batch is left out in "
+                "training; lower batch_size"
+            )
+
+
+class FaceBatches(Batches):
     """Batches of a data set, each a function of (seed, epoch, batch number) and of nothing else.
 
     Small images of one size (sides up to 96 px, 2 GiB in all) are decoded once into a uint8 tensor and augmented a
     batch at a time. Others are decoded when they are drawn, each to a square a little larger than the model's input,
     augmented in the same way, and finished a whole batch at a time by worker processes, which live from epoch to
     epoch. Without augmentation every image goes through `transform`, once where the results fit into 2 GiB. Either way
-    every image is decoded once here, so damage is found before the first batch. Down-scaling is antialiased.
+    every image is opened and decoded once here, so damage is found before the first batch. Down-scaling is antialiased.
 
     Args:
         dataset: From `load_fer`, or any `datasets.Dataset` with `image` and `label` (ClassLabel). Targets are soft
@@ -88,7 +180,7 @@ class FaceBatches:
         in_chans: 1 (grey) or 3 (RGB).
         mean: Mean on the scale 0-1, one number or one a channel.
         std: Standard deviation on the scale 0-1, one number or one a channel.
-        batch_size: Pictures a batch.
+        batch_size: Images a batch.
         train: Draw by the sampler and augment; otherwise rows in order, unaugmented.
         augment: Augmentation for `train`; None means none.
         seed: The run's seed.
@@ -104,7 +196,7 @@ class FaceBatches:
             that work; on a processor alone the thread and the step want the same cores.
 
     Raises:
-        InputError: A damaged picture, an empty data set, or settings outside what is allowed.
+        InputError: A damaged image, an empty data set, or settings outside what is allowed.
 
     Example:
         >>> import tempfile
@@ -138,130 +230,98 @@ class FaceBatches:
     ) -> None:
         if sampler not in SAMPLERS:
             raise choices("sampler", sampler, SAMPLERS)
-        if in_chans not in (1, 3):
-            raise InputError(f"in_chans must be 1 (grey) or 3 (RGB), got {in_chans}")
-        if image_size < 1 or batch_size < 1 or workers < 0:
-            raise InputError(
-                f"image_size and batch_size must be at least 1 and workers at least 0, got {image_size}, "
-                f"{batch_size}, {workers}"
-            )
-        self.dataset, self.image_size, self.in_chans = dataset, image_size, in_chans
-        self.mean, self.std = per_channel("mean", mean, in_chans), per_channel("std", std, in_chans)
-        self.batch_size, self.train, self.seed, self.sampler = batch_size, train, seed, sampler
-        self.augment = augment if train else None
-        self.transform = transform or square_transform(image_size, self.mean, self.std)
-        self.workers, self.part, self.ahead = workers, part, ahead
+        if workers < 0:
+            raise InputError(f"workers must be at least 0, got {workers}")
+        super().__init__(
+            dataset.features,
+            image_size,
+            in_chans,
+            mean,
+            std,
+            batch_size,
+            augment if train else None,
+            seed,
+            ahead,
+            transform,
+            part if train else (0, 1),
+        )
+        self.dataset, self.train, self.sampler, self.workers, self.part = dataset, train, sampler, workers, part
         self.drop_last = train if drop_last is None else drop_last
-        self.epoch = 0
-        self.classes: tuple[str, ...] = tuple(dataset.features["label"].names)
         self.labels = _column(dataset, "label").astype(np.int64)
         self._target = torch.from_numpy(targets(dataset))
         self._va = _valence_arousal(dataset)
         if not len(dataset):
             raise InputError("the data set is empty, there is nothing to make batches of")
-        if self.drop_last and len(dataset) < batch_size:
-            raise InputError(
-                f"{len(dataset)} pictures are fewer than one batch of {batch_size}, and a smaller last batch is left "
-                "out in training; lower batch_size"
-            )
-        self._side = working_side(image_size, self.augment)
+        if self.drop_last:
+            self._require_a_batch(len(dataset))
         self._pixels = self._decode(in_memory)
         self._loader: _Loader | None = None
 
     @property
     def in_memory(self) -> bool:
-        """Whether the decoded pictures are held in memory."""
+        """Whether the decoded images are held in memory."""
         return self._pixels is not None
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration draws."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
         """Batches in an epoch."""
         n = len(self.dataset)
         return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
 
-    def __iter__(self) -> Iterator[Batch]:
-        return self.batches()
-
-    def batches(self, start: int = 0) -> Iterator[Batch]:
-        """The epoch's batches from number `start` on, equal to the tail of a whole epoch."""
-        epoch = self.epoch
+    def _batches(self, epoch: int, start: int) -> Generator[Batch, None, None]:
         if self.train:
             order = epoch_order(self.labels, self.sampler, self.seed, epoch)
         else:
             order = np.arange(len(self.dataset))
         numbers = [i for i in range(start, len(self)) if self.train or i % self.part[1] == self.part[0]]
-        whole = [order[i * self.batch_size : (i + 1) * self.batch_size] for i in numbers]
-        made = self._render(whole, epoch, start) if self.in_memory else _told(self._load(whole, epoch, start))
-        yield from handed_over(self._with_targets(whole, made), self.ahead)
-
-    def _with_targets(
-        self, whole: Sequence[np.ndarray], made: Generator[torch.Tensor, None, None]
-    ) -> Generator[Batch, None, None]:
-        with closing(made):
-            for index, pixels in zip(whole, made, strict=True):
-                chosen = torch.from_numpy(index[self._mine(len(index))])
-                va = None if self._va is None else self._va[chosen]
-                yield Batch(pixels, self._target[chosen], va, chosen)
-
-    def _mine(self, size: int) -> slice:
-        """This process's rows of a batch of training; in evaluation batches are shared whole."""
-        return part_of(size, *self.part) if self.train else slice(None)
+        keys = [(epoch, i, order[i * self.batch_size : (i + 1) * self.batch_size]) for i in numbers]
+        images = self._render(keys) if self.in_memory else _named_failures(self._load(keys))
+        with closing(images):
+            for (_, _, rows), rendered in zip(keys, images, strict=True):
+                index = torch.from_numpy(rows[self.renderer.rows(len(rows))])
+                va = None if self._va is None else self._va[index]
+                yield Batch(rendered, self._target[index], va, index)
 
     def _decode(self, in_memory: bool | None) -> torch.Tensor | None:
-        """Every image, decoded once: kept as uint8 where they fit into memory, otherwise only checked."""
-        decoder: Callable[[dict[str, Any]], np.ndarray | torch.Tensor]
-        if self.augment is None:
-            shape, decoder = self.transform.size, self.transform.record
-            fits = len(self.dataset) * math.prod(shape) <= _MEMORY_BYTES
-        else:
-            sizes = np.array(list(decode_each(self.dataset, image_size_and_grey, "opened")), dtype=np.int64)
-            width, height = (int(n) for n in sizes[0, :2])
-            uniform = bool((sizes[:, :2] == sizes[0, :2]).all())
-            if in_memory and not uniform:
-                other = int((sizes[:, :2] != sizes[0, :2]).any(1).argmax())
+        """Open and decode every image once: small ones of one size are held as uint8, others are checked."""
+        n, renderer = len(self.dataset), self.renderer
+        if renderer.augment is None and in_memory is None:
+            in_memory = n * math.prod(renderer.transform.size) <= _MEMORY_BYTES
+        look = _Look(renderer, in_memory)
+        first, pixels, uniform = None, None, True
+        for i, (size, image) in enumerate(decode_each(self.dataset, look)):
+            first = first or size
+            if i == 0 and image is None:
+                log.info("checking all %d images before the first batch", n)
+            if size != first and in_memory:
                 raise InputError(
-                    f"in_memory=true needs images of one size, but row 0 is {width}x{height} and row {other} is "
-                    f"{sizes[other, 0]}x{sizes[other, 1]}; leave in_memory out"
+                    f"in_memory=true needs images of one size, but row 0 is {first[0]}x{first[1]} and row {i} is "
+                    f"{size[0]}x{size[1]}; leave in_memory out"
                 )
-            channels = 1 if self.in_chans == 1 or bool(sizes[:, 2].all()) else 3
-            fits = held_in_memory(sizes, channels)
-            if uniform and min(width, height) <= _AS_THEY_ARE * self._side:
-                self._side = min(width, height)
-                shape, decoder = (channels, height, width), _Decoder(channels)
-            else:
-                shape, decoder = (channels, self._side, self._side), _Decoder(channels, self._side)
-        if not (fits if in_memory is None else in_memory):
-            log.info("checking all %d images before the first batch", len(self.dataset))
-            for _ in decode_each(self.dataset, check_image):
-                pass
-            return None
-        pixels = torch.empty(len(self.dataset), *shape, dtype=torch.uint8)
-        view = pixels.numpy()
-        for i, array in enumerate(decode_each(self.dataset, decoder)):
-            view[i] = array
-        return pixels
+            uniform = uniform and size == first
+            if image is None or not uniform or (i and pixels is None):
+                pixels = None
+                continue
+            channels = len(image) if pixels is None else max(len(image), pixels.shape[1])
+            if not in_memory and n * channels * image[0].size > _MEMORY_BYTES:
+                pixels = None
+                continue
+            if pixels is None:
+                pixels = np.empty((n, *image.shape), dtype=np.uint8)
+            elif channels > pixels.shape[1]:  # the first image in colour
+                pixels = np.repeat(pixels, channels, axis=1)
+            pixels[i] = image
+        if first is not None and uniform and look.native(first):
+            renderer.side = min(first)
+        return None if pixels is None else torch.from_numpy(pixels)
 
-    def _render(self, rows: Sequence[np.ndarray], epoch: int, start: int) -> Generator[torch.Tensor, None, None]:
+    def _render(self, keys: Sequence[_Key]) -> Generator[torch.Tensor, None, None]:
         assert self._pixels is not None
-        for number, index in enumerate(rows, start):
-            mine = self._mine(len(index))
-            pixels = self._pixels[torch.from_numpy(index[mine])]
-            if self.augment is None:
-                yield self.transform.normalize(pixels)
-            else:
-                draw = draw_augment(self.augment, len(index), generator_for(self.seed, epoch, 1, number))[mine]
-                yield render_batch(pixels, self.image_size, self.mean, self.std, draw)
+        for epoch, number, rows in keys:
+            pixels = self._pixels[torch.from_numpy(rows[self.renderer.rows(len(rows))])]
+            yield self.renderer.render(pixels, epoch, number, len(rows))
 
-    def _load(self, rows: Sequence[np.ndarray], epoch: int, start: int) -> Generator[torch.Tensor, None, None]:
-        keys = [(epoch, number, index) for number, index in enumerate(rows, start)]
-        images: torch.utils.data.Dataset[torch.Tensor]
-        if self.augment is None:
-            images = _Plain(self.dataset, self.transform)
-        else:
-            images = _Augmented(self)
+    def _load(self, keys: list[_Key]) -> Generator[torch.Tensor, None, None]:
+        images = _Images(self.dataset, self.renderer)
         if self.workers == 0 or not keys:
             yield from (images[key] for key in keys)
         elif not self.train:
@@ -274,7 +334,7 @@ class FaceBatches:
 
 
 def class_counts(data: Dataset | FaceBatches) -> np.ndarray:
-    """Pictures a class, for class weights; sums of the soft targets where the set has them.
+    """Images of each class, for class weights; sums of the soft targets where the set has them.
 
     Args:
         data: A data set of `load_fer`, or its batches.
@@ -295,50 +355,55 @@ def class_counts(data: Dataset | FaceBatches) -> np.ndarray:
     return np.bincount(target, minlength=len(dataset.features["label"].names)).astype(np.float64)
 
 
-def handed_over(made: Generator[Batch, None, None], early: bool) -> Generator[Batch, None, None]:
-    """The same batches; early ones are made in a thread, and pinned where there is a GPU to copy them to."""
-    if early:
-        made = made_ahead(_pinned(made) if torch.cuda.is_available() else made)
-    with closing(made):
-        yield from made
-
-
-def _pinned(made: Generator[Batch, None, None]) -> Generator[Batch, None, None]:
-    with closing(made):
-        for batch in made:
+def _pinned(batches: Generator[Batch, None, None]) -> Generator[Batch, None, None]:
+    with closing(batches):
+        for batch in batches:
             yield batch.pin_memory()
 
 
-def _told(images: Iterator[torch.Tensor]) -> Generator[torch.Tensor, None, None]:
-    """The same, with one line where a picture has gone since it was checked, or the process that loads it."""
+def _named_failures(images: Iterator[torch.Tensor]) -> Generator[torch.Tensor, None, None]:
+    """The same, with a one-line error where an image or the process that loads it has gone."""
     try:
         yield from images
     except OSError as error:
         # the loader puts another process's traceback before the reason
         reason = str(error).strip().splitlines()[-1][:300]
         raise InputError(
-            f"a picture can't be loaded any more ({reason}); leave the data set alone while it is used"
+            f"an image can't be loaded any more ({reason}); leave the data set alone while it is used"
         ) from None
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
         raise InputError(
-            "a process that loads pictures ended without a word, as when memory runs out; lower data.workers"
+            "a process that loads images ended without a message, as when memory runs out; lower data.workers"
         ) from None
 
 
-class _Decoder:
-    """Decode a record into a (1 or 3, H, W) array: whole, or its largest central square at a given side."""
+@dataclass
+class _Look:
+    """Open an image once: its size, and its pixels where images so small may be held in memory."""
 
-    def __init__(self, channels: int, side: int | None = None) -> None:
-        self.mode, self.side = "L" if channels == 1 else "RGB", side
+    renderer: Renderer
+    in_memory: bool | None
 
-    def __call__(self, record: dict[str, Any]) -> np.ndarray:
+    def native(self, size: tuple[int, int]) -> bool:
+        """Whether images of this size are augmented as they are, not as squares of the working side."""
+        return self.renderer.augment is not None and min(size) <= _NATIVE * self.renderer.side
+
+    def __call__(self, record: dict[str, Any]) -> tuple[tuple[int, int], np.ndarray | None]:
         with open_image(record) as image:
-            if self.side is not None:
-                return square_pixels(image, self.mode, self.side)
-            pixels = np.asarray(to_mode(image, self.mode))
-        return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+            width, height, grey = size_and_grey(image)
+            size = (width, height)
+            if self.in_memory is False or (self.in_memory is None and max(size) > _MEMORY_SIDE):
+                check_pixels(image)
+                return size, None
+            if self.renderer.augment is None:
+                return self.renderer.transform.size[1:], self.renderer.transform(image).numpy()
+            mode = "L" if grey else self.renderer.transform.mode
+            if not self.native(size):
+                return size, square_pixels(image, mode, self.renderer.side)
+            pixels = np.asarray(to_mode(image, mode))
+        return size, pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
 # Epoch, batch number and rows of one batch, those of all processes.
@@ -346,57 +411,31 @@ _Key = tuple[int, int, np.ndarray]
 
 
 class _Images(torch.utils.data.Dataset[torch.Tensor]):
-    """The per-image path: an item is a whole batch, so that workers hand over finished ones."""
+    """The per-image path: an item is a whole batch, so that workers return finished ones."""
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, renderer: Renderer) -> None:
         self.encoded = dataset.select_columns(["image"]).with_format("arrow")
-        self.max_megapixels = image_limit()
+        self.renderer, self.max_megapixels = renderer, image_limit()
 
-    def records(self, rows: np.ndarray) -> list[dict[str, Any]]:
+    def __getitem__(self, key: _Key) -> torch.Tensor:
+        epoch, number, rows = key
         raise_image_limit(self.max_megapixels)  # a worker that was spawned has the default
         # all at once: a look-up in an Arrow table costs as much as decoding a small JPEG
-        records: list[dict[str, Any]] = self.encoded[rows.tolist()]["image"].to_pylist()
-        return records
-
-
-class _Plain(_Images):
-    """Batches without augmentation."""
-
-    def __init__(self, dataset: Dataset, transform: InputTransform) -> None:
-        super().__init__(dataset)
-        self.transform = transform
-
-    def __getitem__(self, key: _Key) -> torch.Tensor:
-        return self.transform.normalize(torch.stack([self.transform.record(record) for record in self.records(key[2])]))
-
-
-class _Augmented(_Images):
-    """Batches augmented as the in-memory path does; the numbers come from (seed, epoch, batch), whoever draws them."""
-
-    def __init__(self, batches: FaceBatches) -> None:
-        super().__init__(batches.dataset)
-        self.image_size, self.mean, self.std = batches.image_size, batches.mean, batches.std
-        self.augment, self.seed, self.part = batches.augment or AugmentConfig(), batches.seed, batches.part
-        self.decoder = _Decoder(batches.in_chans, batches._side)
-
-    def __getitem__(self, key: _Key) -> torch.Tensor:
-        epoch, number, whole = key
-        mine = part_of(len(whole), *self.part)
-        pixels = torch.from_numpy(np.stack([self.decoder(record) for record in self.records(whole[mine])]))
-        draw = draw_augment(self.augment, len(whole), generator_for(self.seed, epoch, 1, number))[mine]
-        return render_batch(pixels, self.image_size, self.mean, self.std, draw)
+        records = self.encoded[rows[self.renderer.rows(len(rows))].tolist()]["image"].to_pylist()
+        pixels = torch.from_numpy(np.stack([self.renderer.decode(record) for record in records]))
+        return self.renderer.render(pixels, epoch, number, len(rows))
 
 
 class _Loader:
     """A `DataLoader` whose keys change from one pass to the next, so that its workers can stay."""
 
-    def __init__(self, pictures: torch.utils.data.Dataset[torch.Tensor], workers: int, keep: bool) -> None:
+    def __init__(self, images: _Images, workers: int, keep: bool) -> None:
         from torch.utils.data import DataLoader
 
         self.keys: list[_Key] = []
         self.busy = False
         self.loader = DataLoader(
-            pictures,
+            images,
             batch_size=None,
             sampler=self.keys,
             num_workers=workers,
@@ -416,26 +455,16 @@ class _Loader:
 
 
 def held_in_memory(sizes: np.ndarray, channels: int) -> bool:
-    """Whether pictures are so small and alike that they are decoded once and resized as whole batches.
-
-    Args:
-        sizes: (N, 2 or more): width and height first.
-        channels: Of the decoded pictures.
-    """
+    """Whether images are so small and alike that they are held decoded."""
     width, height = (int(n) for n in sizes[0, :2])
     uniform = bool((sizes[:, :2] == sizes[0, :2]).all())
     return uniform and max(width, height) <= _MEMORY_SIDE and len(sizes) * channels * height * width <= _MEMORY_BYTES
 
 
-def square_transform(size: int, mean: Sequence[float], std: Sequence[float]) -> InputTransform:
-    """A bilinear resize of an image's largest central square, as `set_input` says of a student."""
+def _square_transform(size: int, mean: Sequence[float], std: Sequence[float]) -> InputTransform:
+    """A bilinear resize of an image's largest central square, as `set_input` stores with a student."""
     resize = {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center"}
     return InputTransform({"input_size": (len(mean), size, size), "mean": mean, "std": std, **resize})
-
-
-def working_side(image_size: int, augment: AugmentConfig | None) -> int:
-    """Side to which a large picture is brought before it is augmented: what is zoomed into keeps its detail."""
-    return image_size if augment is None else math.ceil(image_size * (1 + augment.scale))
 
 
 def _column(dataset: Dataset, name: str) -> np.ndarray:

@@ -4,32 +4,41 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 import numpy as np
 
-from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.images import image_records
-from ngd_timm.data.duplicates import BY_COLUMN, BY_PIXELS, DUPLICATE, copies_of, hashes_of
 from ngd_timm.data.hold_out import HELD_OUT, TRAINED_ON, held_out
-from ngd_timm.data.labels import DATASETS, LABEL_RULES, SPLITS
-from ngd_timm.data.layouts import NOT_LISTED, Found, Piece, look_at
-from ngd_timm.data.parts import Part
+from ngd_timm.data.labels import DATASETS, SPLITS
+from ngd_timm.data.layouts import NOT_LISTED, Found, Piece, Rows, look_at
+from ngd_timm.data.layouts.rows import read_image_file
+from ngd_timm.data.parts import DUPLICATE, Part, Selection, dropped_counts
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
+    from typing_extensions import Unpack
 
     from ngd_timm.data.streaming import Tally
 
-__all__ = ["DUPLICATE", "LIMIT", "LoadReport", "choose", "load_fer", "load_split", "load_stream", "parse_spec"]
+__all__ = ["DUPLICATE", "LoadReport", "choose", "load_fer", "load_split", "load_splits", "load_stream", "parse_spec"]
 
 log = logging.getLogger("ngd_timm.data")
 
-LIMIT = "beyond the limit"
+
+class Options(TypedDict, total=False):
+    """The keyword arguments of `load_split`; their defaults are those of `parts.Selection`."""
+
+    label_rule: str
+    drop_duplicates: bool
+    classes: Sequence[str]
+    limit: int | None
+    options: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -39,14 +48,14 @@ class LoadReport:
     Attributes:
         name: Data set.
         split: "train", "valid", "test" or "all".
-        labels: The label rule used, or "given" where the set names one class a picture.
+        labels: The label rule used, or "given" where the set names one class an image.
         read: Rows read.
         dropped: Reason → rows.
         kept: Rows kept.
         counts: Class → rows; summed soft targets under the rule `votes`.
-        duplicates: How copies of training pictures were looked for.
-        sha256: Of the kept rows' encoded pictures, targets, and where there are any valence and arousal, in order.
-        layout: As what the files were read.
+        duplicates: How copies of training images were searched.
+        sha256: Of the kept rows' encoded images, targets, and where there are any valence and arousal, in order.
+        layout: The layout that was found.
     """
 
     name: str
@@ -61,11 +70,11 @@ class LoadReport:
     layout: str = ""
 
     def lines(self) -> list[str]:
-        """The report for people, a few plain lines."""
+        """The report as a few plain lines."""
         gone = "; ".join(f"{n} {reason}" for reason, n in self.dropped.items()) or "none"
         per_class = ", ".join(f"{c} {n:g}" if n == int(n) else f"{c} {n:.1f}" for c, n in self.counts.items())
         return [
-            f"{self.name}:{self.split}: {self.kept} of {self.read} pictures, labels: {self.labels}",
+            f"{self.name}:{self.split}: {self.kept} of {self.read} images, labels: {self.labels}",
             f"  dropped: {gone} (duplicates: {self.duplicates})",
             f"  classes: {per_class}",
         ]
@@ -110,45 +119,18 @@ def parse_spec(spec: str) -> tuple[str, str, str | None, str]:
 
 @overload
 def load_fer(
-    name: str,
-    root: str | Path,
-    split: str | None = None,
-    *,
-    label_rule: str = "majority",
-    drop_duplicates: bool = True,
-    classes: Sequence[str] = CLASSES,
-    limit: int | None = None,
-    options: Mapping[str, Any] | None = None,
-    streaming: Literal[False] = False,
+    name: str, root: str | Path, split: str | None = ..., *, streaming: Literal[False] = ..., **options: Unpack[Options]
 ) -> Dataset: ...
 
 
 @overload
 def load_fer(
-    name: str,
-    root: str | Path,
-    split: str | None = None,
-    *,
-    label_rule: str = "majority",
-    drop_duplicates: bool = True,
-    classes: Sequence[str] = CLASSES,
-    limit: int | None = None,
-    options: Mapping[str, Any] | None = None,
-    streaming: Literal[True],
+    name: str, root: str | Path, split: str | None = None, *, streaming: Literal[True], **options: Unpack[Options]
 ) -> IterableDataset: ...
 
 
 def load_fer(
-    name: str,
-    root: str | Path,
-    split: str | None = None,
-    *,
-    label_rule: str = "majority",
-    drop_duplicates: bool = True,
-    classes: Sequence[str] = CLASSES,
-    limit: int | None = None,
-    options: Mapping[str, Any] | None = None,
-    streaming: bool = False,
+    name: str, root: str | Path, split: str | None = None, *, streaming: bool = False, **options: Unpack[Options]
 ) -> Dataset | IterableDataset:
     """Load a facial-expression data set by name and root; `load_split` without the report.
 
@@ -156,13 +138,9 @@ def load_fer(
         name: As `load_split`, as are the others.
         root: File, folder or Hub id.
         split: "train", "valid", "test"; "all" or None for every row.
-        label_rule: How votes become labels.
-        drop_duplicates: Drop validation and test rows whose pixels equal a training picture's.
-        classes: Class names, in the order of the labels.
-        limit: Keep the first N remaining rows of each split.
-        options: What a layout leaves open.
-        streaming: Give an `IterableDataset` with the same columns and the same rows, read as they are asked for: from
-            parquet files and Hub ids.
+        streaming: Return an `IterableDataset` with the same columns and the same rows, read lazily: from parquet files
+            and Hub ids.
+        **options: `label_rule`, `drop_duplicates`, `classes`, `limit` and `options`.
 
     Raises:
         InputError: As `load_split`, or a layout that can't be streamed.
@@ -177,61 +155,30 @@ def load_fer(
         'valid.parquet row 0'
     """
     load = load_stream if streaming else load_split
-    return load(
-        name,
-        root,
-        split,
-        label_rule=label_rule,
-        drop_duplicates=drop_duplicates,
-        classes=classes,
-        limit=limit,
-        options=options,
-    )[0]
+    return load(name, root, split, **options)[0]
 
 
 def load_stream(
-    name: str,
-    root: str | Path,
-    split: str | None = None,
-    *,
-    label_rule: str = "majority",
-    drop_duplicates: bool = True,
-    classes: Sequence[str] = CLASSES,
-    limit: int | None = None,
-    options: Mapping[str, Any] | None = None,
+    name: str, root: str | Path, split: str | None = None, **options: Unpack[Options]
 ) -> tuple[IterableDataset, Tally]:
-    """`load_fer(..., streaming=True)`, and a tally of what was read and dropped, filled in by each whole pass.
-
-    Raises:
-        InputError: As `load_fer`.
-    """
+    """`load_fer(..., streaming=True)`, and a tally of what was read and dropped, filled in by each whole pass."""
     from ngd_timm.data.streaming import stream
 
-    _check_arguments(name, split, label_rule, classes, limit)
-    found = look_at(root, name, options, streaming=True)
-    training = [p for p in found.pieces if p.split == "train"]
+    layout, selection = _parsed(name, options)
+    found = look_at(root, name, layout, streaming=True)
     if found.hold_out is not None:
-        raise InputError(f"{root}: a stream can't hold pictures out; leave streaming or hold_out out")
-    wanted = choose(found, split, root)
-    return stream(wanted, training, name, label_rule, classes, drop_duplicates, limit)
+        raise InputError(f"{root}: a stream can't hold images out; leave streaming or hold_out out")
+    return stream(choose(found, split, root), [p for p in found.pieces if p.split == "train"], selection)
 
 
 def load_split(
-    name: str,
-    root: str | Path,
-    split: str | None = None,
-    *,
-    label_rule: str = "majority",
-    drop_duplicates: bool = True,
-    classes: Sequence[str] = CLASSES,
-    limit: int | None = None,
-    options: Mapping[str, Any] | None = None,
+    name: str, root: str | Path, split: str | None = None, **options: Unpack[Options]
 ) -> tuple[Dataset, LoadReport]:
-    """Load one split, or all rows, of a data set, and say what was dropped.
+    """Load one split, or all rows, of a data set, and report what was dropped.
 
     The layouts that are read are those of `ngd_timm.data.layouts`, which is found by what lies at the root:
 
-    - any data set: parquet (picture as bytes or `{bytes, path}`; vote counts, or a label that is a name), a Hub id
+    - any data set: parquet (image as bytes or `{bytes, path}`; vote counts, or a label that is a name), a Hub id
       (`user/dataset[@revision]`), a CSV manifest, an NPZ, class-named folders `root/class/*` or `root/split/class/*`;
     - FER+: Microsoft's export with `fer2013new.csv`, and `fer2013.csv` with `fer2013new.csv`;
     - FER2013: `fer2013.csv`, `icml_face_data.csv`; CK+: the distribution's sequences, `ckextended.csv`;
@@ -245,20 +192,19 @@ def load_split(
         name: One of `DATASETS`; fixes the label names understood.
         root: File, folder or Hub id; options may follow it, `root,key=value,…`.
         split: "train", "valid", "test"; "all" or None for every row under `root`.
-        label_rule: How votes become labels, see `labels.apply_rule`; without effect where a set names one class a
-            picture.
-        drop_duplicates: Drop validation and test rows whose pixels equal a training picture's: by the column
+        label_rule: How votes become labels, see `labels.apply_rule`; without effect where a set names one class an
+            image.
+        drop_duplicates: Drop validation and test rows whose pixels equal a training image's: by the column
             `dup_of_train` where there is one, else by comparing the decoded pixels.
         classes: Class names, in the order of the labels; rows of other classes are dropped and counted.
         limit: Keep the first N remaining rows of each split.
-        options: What a layout leaves open, the keys of `layouts.LayoutOptions`: `apex_frames` and `neutral_frame` of
-            CK+'s sequences; `list` and `sha256` of a published list of pictures. They win over those in `root`.
+        options: What a layout leaves open, the keys of `layouts.options.LayoutOptions`. They win over those in `root`.
 
     Returns:
         A `datasets.Dataset` with `image` (encoded, decoded on access), `label` (ClassLabel of `classes`), `file_name`,
         `source` (file and row, for messages), and where the set has them `votes` (C counts), `soft_label` (C, rule
         `votes` only), `valence`, `arousal` (null on rows without), `subject`; and the report, whose lines are also
-        logged.
+        logged. Image files of up to 1 GiB in all are read once, here.
 
     Raises:
         InputError: A missing root or split, a damaged file, an unknown name, or nothing left.
@@ -271,97 +217,122 @@ def load_split(
         >>> len(dataset), report.kept, report.labels, report.layout
         (16, 16, 'given', 'parquet')
     """
-    _check_arguments(name, split, label_rule, classes, limit)
-    found = look_at(root, name, options)
-    wanted = choose(found, split, root)
-    parts = [Part(piece, piece.read(), name, label_rule, classes) for piece in wanted]
-    if found.listed is not None and split in (None, "all"):
+    return _load(name, root, [split], options)[0]
+
+
+def load_splits(
+    name: str, root: str | Path, splits: Sequence[str], **options: Unpack[Options]
+) -> dict[str, tuple[Dataset, LoadReport]]:
+    """Load several splits as `load_split` does, reading each file once for all of them.
+
+    Example:
+        >>> import tempfile
+        >>> from ngd_timm.data.synthetic.schematic import write_schematic
+        >>> folder = write_schematic(tempfile.mkdtemp(), "paint", n_train=16, n_valid=8, n_test=8, seed=0)
+        >>> loaded = load_splits("schematic", folder, ["train", "valid"])
+        >>> [len(dataset) for dataset, report in loaded.values()]
+        [16, 8]
+    """
+    return dict(zip(splits, _load(name, root, splits, options), strict=True))
+
+
+def _parsed(name: str, options: Options) -> tuple[Mapping[str, Any] | None, Selection]:
+    """What a layout leaves open, and the rows to keep."""
+    selection: dict[str, Any] = {key: value for key, value in options.items() if key != "options"}
+    return options.get("options"), Selection(name, **selection)
+
+
+def _load(
+    name: str, root: str | Path, splits: Sequence[str | None], options: Options
+) -> list[tuple[Dataset, LoadReport]]:
+    layout, selection = _parsed(name, options)
+    found = look_at(root, name, layout)
+    pieces = [choose(found, split, root) for split in splits]
+    read = cache(lambda piece: piece.read())
+    return [
+        _load_pieces(selection, found, some, split or "all", root, read)
+        for some, split in zip(pieces, splits, strict=True)
+    ]
+
+
+def _load_pieces(
+    selection: Selection,
+    found: Found,
+    pieces: Sequence[Piece],
+    split: str,
+    root: str | Path,
+    read: Callable[[Piece], Rows],
+) -> tuple[Dataset, LoadReport]:
+    parts = [Part(piece, read(piece), selection) for piece in pieces]
+    if found.listed is not None and split == "all":
         _require_whole_list(parts, len(found.listed), root)
     if found.hold_out is not None and split in ("train", "valid"):
-        for part, held in zip(parts, held_out([part.rows for part in parts], found.hold_out, name), strict=True):
+        masks = held_out([part.rows for part in parts], found.hold_out, selection.name)
+        for part, held in zip(parts, masks, strict=True):
             part.drop(*((HELD_OUT, held) if split == "train" else (TRAINED_ON, ~held)))
-    searched = _mark_duplicates(parts, found.pieces, drop_duplicates)
-    _apply_limit(parts, limit)
+    training = [piece for piece in found.pieces if piece.split == "train"]
+    searched = _drop_duplicates(parts, training, selection.drop_duplicates, read)
+    _apply_limit(parts, selection.limit)
     dataset = _join(parts)
-    key = split or "all"
-    report = _report(name, key, parts, dataset, searched)
+    report = _report(selection.name, split, parts, dataset, searched)
     if not len(dataset):
-        gone = "; ".join(f"{n} {reason}" for reason, n in report.dropped.items()) or "no rows at all"
-        raise InputError(f"{name}:{key} at {root} has no picture left of {report.read} ({gone}); check root and rule")
+        reasons = "; ".join(f"{n} {reason}" for reason, n in report.dropped.items()) or "no rows at all"
+        raise InputError(
+            f"{selection.name}:{split} at {root} has no image left of {report.read} ({reasons}); check root and rule"
+        )
     for line in report.lines():
         log.info(line)
     return dataset, report
 
 
-def _check_arguments(name: str, split: str | None, rule: str, classes: Sequence[str], limit: int | None) -> None:
-    if name not in DATASETS:
-        raise choices("data set", name, DATASETS)
-    if split is not None and split not in (*SPLITS, "all"):
-        raise choices("split", split, (*SPLITS, "all"))
-    if rule not in LABEL_RULES:
-        raise choices("label rule", rule, LABEL_RULES)
-    for c in classes:
-        if c not in CLASSES:
-            raise choices("class", c, CLASSES)
-    if len(set(classes)) != len(classes) or len(classes) < 2:
-        raise InputError(f"classes must be at least two different names, got {list(classes)}")
-    if limit is not None and limit < 1:
-        raise InputError(f"limit must be at least 1 or absent, got {limit}")
-
-
 def choose(found: Found, split: str | None, root: str | Path) -> list[Piece]:
-    """The pieces of a split, all of them for None or "all"; with `hold_out` train and valid are parts of the same ones.
-
-    Raises:
-        InputError: There is no such split.
-    """
+    """The pieces of a split, all for None or "all"; with `hold_out`, train and valid come from the same ones."""
     if split in (None, "all"):
         return list(found.pieces)
+    if split not in SPLITS:
+        raise choices("split", split or "", (*SPLITS, "all"))
     named = sorted({p.split for p in found.pieces if p.split}, key=SPLITS.index)
-    looked_for = "train" if found.hold_out is not None and split == "valid" else split
     if found.hold_out is not None and split != "test" and not named:
         return list(found.pieces)
-    wanted = [p for p in found.pieces if p.split == looked_for]
-    if not wanted:
+    source = "train" if found.hold_out is not None and split == "valid" else split
+    pieces = [p for p in found.pieces if p.split == source]
+    if not pieces:
         have = f"splits found: {', '.join(named)}" if named else "no file or folder there is named after a split"
         advice = "leave the split out to take every row"
         if split == "valid" and "train" in named:
-            advice += ", or write ROOT,hold_out=0.1 to validate on a tenth of the training pictures"
+            advice += ", or write ROOT,hold_out=0.1 to validate on a tenth of the training images"
         elif not named:
             advice += ", or write ROOT,hold_out=0.1 to train on nine tenths and validate on the rest"
         raise InputError(f"no split '{split}' at {root}; {have}; {advice}")
-    return wanted
+    return pieces
 
 
 def _require_whole_list(parts: Sequence[Part], listed: int, root: str | Path) -> None:
     found = sum(int((~p.dropped[NOT_LISTED]).sum()) for p in parts)
     if found < listed:
         raise InputError(
-            f"{root}: only {found} of the {listed} pictures on the list are in this data set; is it the list of "
+            f"{root}: only {found} of the {listed} images on the list are in this data set; is it the list of "
             "another copy? Its paths are relative to the data set's root"
         )
 
 
-def _mark_duplicates(parts: Sequence[Part], pieces: Sequence[Piece], wanted: bool) -> str:
-    held_out = [p for p in parts if p.piece.split in ("valid", "test")]
-    if not wanted:
+def _drop_duplicates(
+    parts: Sequence[Part], training: Sequence[Piece], drop: bool, read: Callable[[Piece], Rows]
+) -> str:
+    """Drop copies of training images from held-out parts; how they were searched."""
+    scored = [part for part in parts if part.piece.split in ("valid", "test")]
+    if not drop:
         return "kept"
-    if not held_out:
+    if not scored:
         return "nothing to compare"
-    unmarked = [p for p in held_out if p.rows.dup_of_train is None]
-    for part in held_out:
-        if part.rows.dup_of_train is not None:
-            part.drop(DUPLICATE, part.rows.dup_of_train)
-    if not unmarked:
-        return BY_COLUMN
-    training = [p for p in pieces if p.split == "train"]
-    if not training:
-        return "not looked for, there is no train split beside it"
-    read = {part.piece: part.rows for part in parts}
-    seen = hashes_of(read[piece] if piece in read else piece.read() for piece in training)
-    for part in unmarked:
-        part.drop(DUPLICATE, copies_of(part.rows, seen))
-    return BY_PIXELS
+    hashes = cache(lambda: {h for piece in training for h in read(piece).pixel_hashes} if training else None)
+    for part in scored:
+        part.drop_copies(hashes)
+    if all(part.rows.dup_of_train is not None for part in scored):
+        return "by the column dup_of_train"
+    if training:
+        return "by comparing pixels with the train split"
+    return "not looked for, there is no train split"
 
 
 def _apply_limit(parts: Sequence[Part], limit: int | None) -> None:
@@ -371,25 +342,22 @@ def _apply_limit(parts: Sequence[Part], limit: int | None) -> None:
     for part in parts:
         room = left.get(part.piece.split, limit)
         rank = np.cumsum(part.kept)
-        left[part.piece.split] = max(room - int(rank[-1] if len(rank) else 0), 0)
-        if len(rank) and rank[-1] > room:
-            part.drop(LIMIT, part.kept & (rank > room))
+        kept = int(part.kept.sum())
+        left[part.piece.split] = max(room - kept, 0)
+        if kept > room:
+            part.drop("beyond the limit", part.kept & (rank > room))
 
 
 def _join(parts: Sequence[Part]) -> Dataset:
     from datasets import concatenate_datasets
 
-    sets = [part.dataset() for part in parts]
+    sets = [part.dataset(hold=True) for part in parts]
     shared = set.intersection(*(set(s.column_names) for s in sets))
     sets = [s.select_columns([c for c in s.column_names if c in shared]) for s in sets]
     return concatenate_datasets(sets) if len(sets) > 1 else sets[0]
 
 
 def _report(name: str, split: str, parts: Sequence[Part], dataset: Dataset, searched: str) -> LoadReport:
-    dropped: dict[str, int] = {}
-    for part in parts:
-        for reason, mask in part.dropped.items():
-            dropped[reason] = dropped.get(reason, 0) + int(mask.sum())
     names = dataset.features["label"].names
     label = np.asarray(dataset.with_format("numpy")["label"][:], dtype=np.int64)
     soft = "soft_label" in dataset.column_names
@@ -400,7 +368,7 @@ def _report(name: str, split: str, parts: Sequence[Part], dataset: Dataset, sear
         split=split,
         labels=", ".join(dict.fromkeys(p.labels for p in parts)),
         read=sum(len(p.label) for p in parts),
-        dropped={reason: n for reason, n in dropped.items() if n},
+        dropped=dropped_counts(parts),
         kept=len(dataset),
         counts={c: round(float(n), 3) for c, n in zip(names, counts, strict=True)},
         duplicates=searched,
@@ -415,13 +383,6 @@ def _sha256(dataset: Dataset, target: np.ndarray) -> str:
         for column in ("valence", "arousal"):
             digest.update(np.array(dataset[column][:], dtype=np.float32).tobytes())
     for record in image_records(dataset):
-        data = record["bytes"] if record["bytes"] is not None else _file_bytes(record["path"])
+        data = record["bytes"] if record["bytes"] is not None else read_image_file(record["path"])
         digest.update(len(data).to_bytes(8, "little") + data)
     return digest.hexdigest()
-
-
-def _file_bytes(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} can't be read ({error.strerror or error}); check the picture paths") from None

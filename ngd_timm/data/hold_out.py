@@ -1,4 +1,4 @@
-"""A validation split for data sets that have none: some of the training pictures, the same ones every time."""
+"""A validation split for data sets that have none: some of the training images, the same ones every time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from ngd_timm.core.errors import InputError
-from ngd_timm.data.duplicates import pixel_hashes
 from ngd_timm.data.labels import SUBJECT_IN_NAME
 from ngd_timm.data.layouts import Rows
 
@@ -18,12 +17,11 @@ HELD_OUT, TRAINED_ON = "held out for validation", "trained on"
 
 
 def held_out(pieces: Sequence[Rows], share: float, dataset: str) -> list[np.ndarray]:
-    """Which rows of the training pictures are held out.
+    """Which training rows are held out.
 
     Neither label rule, classes, the order of files nor a seed has a part in it, so that what one run trains on is never
     what another command scores. Where the set names subjects, whole subjects are held out, the first `share` of them by
-    the hashes of their names; else the pictures whose own hash lies in the first `share` of all hashes, copies with
-    them.
+    the hashes of their names; else the images whose own hash lies in the first `share` of all hashes, copies with them.
 
     Args:
         pieces: All training rows.
@@ -31,7 +29,7 @@ def held_out(pieces: Sequence[Rows], share: float, dataset: str) -> list[np.ndar
         dataset: One of `DATASETS`.
 
     Returns:
-        For each piece (N,) bool, False on rows that the layout gives up.
+        For each piece (N,) bool, False on rows that the layout drops.
 
     Raises:
         InputError: One subject alone; rows without a subject where others have one, or in a set of `SUBJECT_IN_NAME`.
@@ -40,15 +38,15 @@ def held_out(pieces: Sequence[Rows], share: float, dataset: str) -> list[np.ndar
     known = sorted({name for names in subjects for name in names if name is not None})
     if known or dataset in SUBJECT_IN_NAME:
         _refuse_unnamed(pieces, subjects, share, dataset)
-        chosen = _first_subjects(known, share)
+        first = _first_subjects(known, share)
         return [
-            np.array([name in chosen for name in names], dtype=bool) & rows.usable()
+            np.array([name in first for name in names], dtype=bool) & rows.usable()
             for names, rows in zip(subjects, pieces, strict=True)
         ]
     masks = []
     for rows in pieces:
         mask = rows.usable()
-        mask[mask] = [int.from_bytes(h[:8], "big") < share * 2**64 for h in pixel_hashes(rows)]
+        mask[mask] = [int.from_bytes(h[:8], "big") < share * 2**64 for h in rows.pixel_hashes]
         masks.append(mask)
     return masks
 
@@ -63,7 +61,7 @@ def _subjects(rows: Rows) -> list[str | None]:
 def _refuse_unnamed(
     pieces: Sequence[Rows], subjects: Sequence[Sequence[str | None]], share: float, dataset: str
 ) -> None:
-    """Who is on an image that names nobody may be on the other side too."""
+    """An image without a subject may show one of the other side."""
     usable = np.concatenate([rows.usable() for rows in pieces])
     unnamed = np.array([name is None for names in subjects for name in names]) & usable
     if unnamed.any():

@@ -53,65 +53,48 @@ _SPLIT_NAMES = {
 }
 _SPLIT_OF = {alias: split for split, aliases in _SPLIT_NAMES.items() for alias in aliases}
 
-_NAMES: Mapping[str, tuple[str, ...]] = {
-    "neutral": ("neutral", "neutrality", "ne"),
-    "happiness": ("happiness", "happy", "joy", "ha"),
-    "surprise": ("surprise", "surprised", "su"),
-    "sadness": ("sadness", "sad", "sa"),
-    "anger": ("anger", "angry", "an"),
-    "disgust": ("disgust", "disgusted", "di"),
-    "fear": ("fear", "fearful", "afraid", "scared", "fe"),
-    "contempt": ("contempt", "contemptuous"),
+_NAMES: Mapping[str, Sequence[str]] = {
+    names.split()[0]: names.split()
+    for names in (
+        "neutral neutrality ne",
+        "happiness happy joy ha",
+        "surprise surprised su",
+        "sadness sad sa",
+        "anger angry an",
+        "disgust disgusted di",
+        "fear fearful afraid scared fe",
+        "contempt contemptuous",
+    )
 }
-_SEVEN = tuple(c for c in CLASSES if c != "contempt")
-_HAS: Mapping[str, tuple[str, ...]] = {
-    "ferplus": CLASSES,
-    "fer2013": _SEVEN,
-    "affectnet": CLASSES,
-    "ckplus": CLASSES,
-    "rafdb": _SEVEN,
-    "jaffe": _SEVEN,
-    "sfew": _SEVEN,
-    "schematic": CLASSES,
-}
-DATASETS = tuple(_HAS)
+_WITHOUT_CONTEMPT = ("fer2013", "rafdb", "jaffe", "sfew")
+
+DATASETS = ("ferplus", "fer2013", "affectnet", "ckplus", "rafdb", "jaffe", "sfew", "schematic")
 """The names a data set may have; a name fixes which label names are understood."""
 
+
+def _numbered(names: str, start: int = 0) -> Mapping[int, str]:
+    return dict(enumerate(names.split(), start))
+
+
 # Numbers mean a class only where the publishers fixed them for one layout; they are read there and nowhere else.
-FER2013_IDS: Mapping[int, str] = dict(
-    enumerate(("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral"))
-)
+FER2013_IDS = _numbered("anger disgust fear happiness sadness surprise neutral")
 """`emotion` in fer2013.csv and icml_face_data.csv: "Challenges in Representation Learning: Facial Expression
 Recognition Challenge", Kaggle 2013, data page."""
 
-CKPLUS_IDS: Mapping[int, str] = dict(
-    enumerate(("neutral", "anger", "contempt", "disgust", "fear", "happiness", "sadness", "surprise"))
-)
+CKPLUS_IDS = _numbered("neutral anger contempt disgust fear happiness sadness surprise")
 """`*_emotion.txt` in CK+'s own distribution: its ReadMeCohnKanadeDatabase_website.txt (2010)."""
 
-CKPLUS_48_IDS: Mapping[int, str] = {**FER2013_IDS, 7: "contempt"}
-"""`emotion` in ckextended.csv, the 48-pixel export: its Kaggle page ("CKPLUS", 920 pictures)."""
+CKPLUS_48_IDS = _numbered("anger disgust fear happiness sadness surprise neutral contempt")
+"""`emotion` in ckextended.csv, the 48-pixel export: its Kaggle page ("CKPLUS", 920 images)."""
 
-AFFECTNET_IDS: Mapping[int, str] = dict(
-    enumerate(("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt"))
-) | {8: "None", 9: "Uncertain", 10: "Non-Face"}
+AFFECTNET_IDS = _numbered("neutral happiness sadness surprise fear disgust anger contempt None Uncertain Non-Face")
 """`expression` of AffectNet: Mollahosseini, Hasani and Mahoor (2017), and the read-me of the distribution; from 8 on
 they are no expressions."""
 
-RAFDB_IDS: Mapping[int, str] = dict(
-    enumerate(("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral"), start=1)
-)
+RAFDB_IDS = _numbered("surprise fear disgust happiness sadness anger neutral", start=1)
 """list_patition_label.txt and the folders 1 to 7: RAF-DB's read-me (basic emotions), Li, Deng and Du (2017)."""
 
-JAFFE_LETTERS: Mapping[str, str] = {
-    "NE": "neutral",
-    "HA": "happiness",
-    "SU": "surprise",
-    "SA": "sadness",
-    "AN": "anger",
-    "DI": "disgust",
-    "FE": "fear",
-}
+JAFFE_LETTERS: Mapping[str, str] = {names[-1].upper(): c for c, names in _NAMES.items() if c != "contempt"}
 """The letters in JAFFE's file names (KA.AN1.39.tiff): its read-me, Lyons et al. (1998)."""
 
 SUBJECT_IN_NAME: Mapping[str, str] = {"ckplus": r"(S\d{3})_", "jaffe": r"([A-Z]{2})\.[A-Z]{2}\d"}
@@ -133,13 +116,6 @@ def subject_of(dataset: str, path: str) -> str | None:
 def class_of(dataset: str, label: str) -> str:
     """The class, by FER+'s name, that a data set's own label name means.
 
-    Args:
-        dataset: One of `DATASETS`.
-        label: The name as the data set writes it; case and surrounding space don't matter.
-
-    Returns:
-        One of `ngd_timm.CLASSES`.
-
     Raises:
         InputError: Unknown data set, or a name this data set doesn't have; the nearest known one is named.
 
@@ -147,9 +123,11 @@ def class_of(dataset: str, label: str) -> str:
         >>> class_of("fer2013", "Angry")
         'anger'
     """
-    if dataset not in _HAS:
+    if dataset not in DATASETS:
         raise choices("data set", dataset, DATASETS)
-    known = {alias: c for c in _HAS[dataset] for alias in _NAMES[c]}
+    known = {alias: c for c, aliases in _NAMES.items() for alias in aliases}
+    if dataset in _WITHOUT_CONTEMPT:
+        known = {alias: c for alias, c in known.items() if c != "contempt"}
     name = label.strip().lower()
     if name not in known:
         raise choices(f"{dataset} class name", label, known)
@@ -170,10 +148,10 @@ def split_of(name: str) -> str | None:
 
 @dataclass(frozen=True)
 class Ruled:
-    """What a rule made of each row.
+    """The labels that a rule gives.
 
     Attributes:
-        label: (N,) int64 index into the classes asked for, `NOT_A_CLASS` where the row is dropped.
+        label: (N,) int64 index into the selected classes, `NOT_A_CLASS` where the row is dropped.
         soft: (N, C) float32 targets that sum to 1 on kept rows, for the rule `votes` only.
         dropped: Reason → (N,) bool; a row has at most one reason.
     """
@@ -189,7 +167,7 @@ def apply_rule(votes: np.ndarray, rule: str, classes: Sequence[str] = CLASSES) -
     - `majority`: votes of one are dropped (counts of 1 become 0); the leading class must hold more than half of
       what is left, unknown and NF included; rows led by unknown or NF (or tied with them) fall out.
     - `argmax`: the class with the most of the eight counts; the first in FER+'s order where some tie.
-    - `votes`: the counts of `classes`, divided by their sum; the label beside it is their argmax.
+    - `votes`: the counts of `classes`, divided by their sum; the label is their argmax.
 
     Every rule drops rows without a vote for the eight. `majority` and `argmax` decide among the eight and then drop
     rows of a class outside `classes`; `votes` drops rows without a vote for `classes`.
@@ -197,7 +175,7 @@ def apply_rule(votes: np.ndarray, rule: str, classes: Sequence[str] = CLASSES) -
     Args:
         votes: (N, 10) counts in the order of `VOTE_COLUMNS`.
         rule: One of `LABEL_RULES`.
-        classes: Class names wanted, in the order of the targets.
+        classes: Class names, in the order of the targets.
 
     Returns:
         Labels, soft targets for `votes`, and why each dropped row was dropped.
@@ -225,11 +203,11 @@ def apply_rule(votes: np.ndarray, rule: str, classes: Sequence[str] = CLASSES) -
     dropped = {NO_VOTE: eight.sum(1) == 0}
     soft: np.ndarray | None = None
     if rule == "votes":
-        wanted = eight[:, [CLASSES.index(c) for c in classes]]
-        total = wanted.sum(1)
+        selected = eight[:, [CLASSES.index(c) for c in classes]]
+        total = selected.sum(1)
         dropped[NO_VOTE] = total == 0
-        soft = (wanted / np.maximum(total, 1)[:, None]).astype(np.float32)
-        label = wanted.argmax(1)
+        soft = (selected / np.maximum(total, 1)[:, None]).astype(np.float32)
+        label = selected.argmax(1)
     else:
         strong = np.where(counts > 1, counts, 0) if rule == "majority" else counts
         ours = strong[:, : len(CLASSES)]

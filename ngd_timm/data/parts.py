@@ -1,71 +1,115 @@
-"""One piece of a data set with its labels: which rows are kept, as what, and why the rest goes."""
+"""One piece of a data set with its labels: which rows are kept, as which class, and why the others are dropped."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ngd_timm.core.affect import CLASSES
-from ngd_timm.core.errors import InputError
-from ngd_timm.data.labels import NOT_A_CLASS, OTHER_CLASS, apply_rule, class_of
+from ngd_timm.core.errors import InputError, choices
+from ngd_timm.data.labels import DATASETS, LABEL_RULES, NOT_A_CLASS, OTHER_CLASS, apply_rule, class_of
 from ngd_timm.data.layouts import Piece, Rows
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
 
-__all__ = ["Part"]
+DUPLICATE = "a copy of a training image"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which rows of a data set are kept, and as which class.
+
+    Attributes:
+        name: One of `DATASETS`.
+        label_rule: How votes become labels.
+        classes: Class names, in the order of the labels.
+        drop_duplicates: Drop validation and test rows whose image is a training image.
+        limit: Keep the first N remaining rows of each split.
+    """
+
+    name: str
+    label_rule: str = "majority"
+    classes: Sequence[str] = CLASSES
+    drop_duplicates: bool = True
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        checks = [("data set", self.name, DATASETS), ("label rule", self.label_rule, LABEL_RULES)]
+        for what, value, known in [*checks, *(("class", c, CLASSES) for c in self.classes)]:
+            if value not in known:
+                raise choices(what, value, known)
+        if len(set(self.classes)) != len(self.classes) or len(self.classes) < 2:
+            raise InputError(f"classes must be at least two different names, got {list(self.classes)}")
+        if self.limit is not None and self.limit < 1:
+            raise InputError(f"limit must be at least 1 or absent, got {self.limit}")
 
 
 class Part:
     """The rows of a piece, or some of them, under a label rule.
 
-    Args:
-        piece: Where they are from.
-        rows: The rows.
-        name: One of `DATASETS`.
-        rule: How votes become labels.
-        classes: Class names, in the order of the labels.
-
     Attributes:
-        label: (N,) int64 index into `classes`, `NOT_A_CLASS` where the row goes.
-        labels: The rule's name, or "given" where the set names one class a picture.
+        label: (N,) int64 index into the classes, `NOT_A_CLASS` where the row is dropped.
+        labels: The rule's name, or "given" where the set names one class an image.
         dropped: Reason → (N,) bool.
         kept: (N,) bool.
-
-    Raises:
-        InputError: A class name that the data set doesn't have, or the rule `votes` for FER+ without votes.
     """
 
-    def __init__(self, piece: Piece, rows: Rows, name: str, rule: str, classes: Sequence[str]) -> None:
-        self.piece, self.rows, self.classes = piece, rows, classes
+    def __init__(self, piece: Piece, rows: Rows, selection: Selection) -> None:
+        self.piece, self.rows, self.classes = piece, rows, selection.classes
         self.soft: np.ndarray | None = None
         self.counts: np.ndarray | None = None
         if rows.votes is not None:
-            ruled = apply_rule(rows.votes, rule, classes)
-            self.label, self.soft, reasons, self.labels = ruled.label, ruled.soft, dict(ruled.dropped), rule
-            self.counts = rows.votes[:, [CLASSES.index(c) for c in classes]]
+            ruled = apply_rule(rows.votes, selection.label_rule, self.classes)
+            self.label, self.soft, reasons = ruled.label, ruled.soft, ruled.dropped
+            self.labels = selection.label_rule
+            self.counts = rows.votes[:, [CLASSES.index(c) for c in self.classes]]
         else:
-            if rule == "votes" and name == "ferplus":
+            if selection.label_rule == "votes" and selection.name == "ferplus":
                 raise InputError(
                     f"{piece.shown}: label_rule=votes needs FER+'s vote columns, but there is only a label; "
                     "use label_rule=majority or the file with votes"
                 )
-            assert rows.names is not None
-            assert rows.label is not None
-            self.label, self.labels = _by_name(rows.names, rows.label, name, classes, piece), "given"
+            self.label, self.labels = self._label_by_name(selection.name), "given"
             outside = self.label == NOT_A_CLASS
             reasons = {OTHER_CLASS: outside} if outside.any() else {}
         usable = rows.usable()
         self.dropped = {**rows.dropped, **{reason: mask & usable for reason, mask in reasons.items()}}
         self.kept = (self.label != NOT_A_CLASS) & usable
 
+    def _label_by_name(self, dataset: str) -> np.ndarray:
+        names, label = self.rows.names, self.rows.label
+        assert names is not None
+        assert label is not None
+        if not names:
+            return label
+        place = {c: i for i, c in enumerate(self.classes)}
+        try:
+            index = np.array([place.get(class_of(dataset, name), NOT_A_CLASS) for name in names], dtype=np.int64)
+        except InputError as error:
+            raise InputError(f"{self.piece.shown}: {error}") from None
+        return np.where(label < 0, NOT_A_CLASS, index[label])
+
     def drop(self, reason: str, mask: np.ndarray) -> None:
-        """Give up the rows of `mask` that are still kept."""
+        """Drop the rows of `mask` that are still kept."""
         self.dropped[reason] = mask & self.kept
         self.kept = self.kept & ~mask
+
+    def drop_copies(self, training_hashes: Callable[[], set[bytes] | None]) -> None:
+        """Drop copies of training images: by the rows' own mark, else by pixel hashes, where there are some."""
+        copies = self.rows.dup_of_train
+        if copies is None:
+            hashes = training_hashes()
+            if hashes is None:
+                return
+            copies = self.rows.usable()
+            copies[copies] = [h in hashes for h in self.rows.pixel_hashes]
+        self.drop(DUPLICATE, copies)
 
     def features(self) -> Features:
         """The `datasets` features of `dataset()`."""
@@ -73,33 +117,37 @@ class Part:
 
         features = self.rows.features()
         features["label"] = ClassLabel(names=list(self.classes))
-        for column, values in (("votes", self.counts), ("soft_label", self.soft)):
-            if values is not None:
-                features[column] = List(Value("float32"), length=len(self.classes))
-        return Features(features)
+        return Features(
+            {**features, **{c: List(Value("float32"), length=len(self.classes)) for c, _ in self._class_columns()}}
+        )
 
-    def dataset(self) -> Dataset:
-        """The kept rows."""
+    def _class_columns(self) -> Iterator[tuple[str, np.ndarray]]:
+        for name, values in (("votes", self.counts), ("soft_label", self.soft)):
+            if values is not None:
+                yield name, values.astype(np.float32)
+
+    def dataset(self, hold: bool = False) -> Dataset:
+        """The kept rows; with `hold` their image files are read into memory, see `Rows.held`."""
         from datasets import Dataset
 
-        table = self.rows.table.append_column("label", _arrow(self.label))
-        for column, values in (("votes", self.counts), ("soft_label", self.soft)):
-            if values is not None:
-                table = table.append_column(column, _arrow(values.astype(np.float32)))
-        # with a fingerprint of its own, as `datasets` would pickle every picture to make one
-        whole = Dataset(table.cast(self.features().arrow_schema), info=None, fingerprint=uuid.uuid4().hex[:16])
-        return whole.select(np.flatnonzero(self.kept))
+        index = np.flatnonzero(self.kept)
+        held = self.rows.held(index) if hold else None
+        rows = np.arange(len(self.label)) if held is None else index
+        table = self.rows.table if held is None else held
+        for name, values in (("label", self.label), *self._class_columns()):
+            table = table.append_column(name, _arrow(values[rows]))
+        # with a fingerprint of its own, as `datasets` would pickle every image to make one
+        dataset = Dataset(table.cast(self.features().arrow_schema), info=None, fingerprint=uuid.uuid4().hex[:16])
+        return dataset.select(index) if held is None else dataset
 
 
-def _by_name(names: Sequence[str], label: np.ndarray, dataset: str, classes: Sequence[str], piece: Piece) -> np.ndarray:
-    index = {c: i for i, c in enumerate(classes)}
-    place = np.empty(len(names), dtype=np.int64)
-    for i, name in enumerate(names):
-        try:
-            place[i] = index.get(class_of(dataset, name), NOT_A_CLASS)
-        except InputError as error:
-            raise InputError(f"{piece.shown}: {error}") from None
-    return np.where(label < 0, NOT_A_CLASS, place[label]) if len(names) else label
+def dropped_counts(parts: Iterable[Part]) -> dict[str, int]:
+    """Reason → rows of all parts."""
+    counts: Counter[str] = Counter()
+    for part in parts:
+        for reason, mask in part.dropped.items():
+            counts[reason] += int(mask.sum())
+    return {reason: n for reason, n in counts.items() if n}
 
 
 def _arrow(values: np.ndarray) -> Any:

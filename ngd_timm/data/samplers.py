@@ -1,4 +1,4 @@
-"""The order in which an epoch's pictures are drawn: a function of (seed, epoch) and nothing else."""
+"""The order in which an epoch's images are drawn: a function of (seed, epoch) and nothing else."""
 
 from __future__ import annotations
 

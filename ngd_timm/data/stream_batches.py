@@ -10,12 +10,10 @@ import numpy as np
 import torch
 
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.images import DAMAGE, damage_reason, open_image, per_channel, square_pixels
+from ngd_timm.core.images import DAMAGE, damage_reason
 from ngd_timm.core.recipe import AugmentConfig
-from ngd_timm.data.augment import draw_augment, render_batch
-from ngd_timm.data.batches import Batch, handed_over, square_transform, working_side
+from ngd_timm.data.batches import Batch, Batches
 from ngd_timm.data.fer import LoadReport
-from ngd_timm.data.samplers import generator_for
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -25,32 +23,26 @@ if TYPE_CHECKING:
 __all__ = ["FaceStream"]
 
 
-class FaceStream:
-    """`FaceBatches` for training from `load_fer(..., streaming=True)`: no copy on disk, no picture held but a buffer's.
+class FaceStream(Batches):
+    """`FaceBatches` for training from `load_fer(..., streaming=True)`: no copy on disk, a buffer of images in memory.
 
     A new row takes the place of a random one in the buffer, which goes into the batch. So rows travel far forward but
     at most `buffer` back: a set that is sorted by class needs a buffer of the order of the set. Like a batch of
     `FaceBatches`, one is a function of (seed, epoch, batch number), and augmentation is the per-image path's.
 
-    One pass at the start counts rows and classes and hashes them. Pictures are not decoded then, so a damaged one is
-    refused only when a batch asks for it.
+    One pass at the start counts rows and classes and hashes them. Images are not decoded then, so a damaged one is
+    refused only when its batch is made. Resuming within an epoch reads its first rows again, without decoding them.
 
     Args:
         stream: With `image`, `label` (ClassLabel), and where the set has them `soft_label`, `valence`, `arousal`.
-        image_size: Side of the model's input in pixels.
-        in_chans: 1 (grey) or 3 (RGB).
-        mean: Mean on the scale 0-1, one number or one a channel.
-        std: Standard deviation on the scale 0-1, one number or one a channel.
-        batch_size: Pictures a batch; a last, smaller one is left out.
-        augment: None means none.
-        seed: The run's seed.
-        buffer: Encoded pictures that are held.
-        ahead: Make batches in a thread while the caller works with the last one.
+        image_size: As in `FaceBatches`, like the others.
+        batch_size: Images a batch; a last, smaller one is left out.
+        buffer: Encoded images that are held.
 
     Attributes:
         classes: Class names.
         counts: (C,) float64 rows a class, sums of the soft targets where there are any: for class weights.
-        sha256: Of pictures, targets, and where there are any valence and arousal, in the stream's order.
+        sha256: Of images, targets, and where there are any valence and arousal, in the stream's order.
 
     Raises:
         InputError: Fewer rows than a batch, or settings outside what is allowed.
@@ -82,49 +74,22 @@ class FaceStream:
     ) -> None:
         from datasets import Image
 
-        if in_chans not in (1, 3):
-            raise InputError(f"in_chans must be 1 (grey) or 3 (RGB), got {in_chans}")
-        if min(image_size, batch_size, buffer) < 1:
-            raise InputError(
-                f"image_size, batch_size and buffer must be at least 1, got {image_size}, {batch_size}, {buffer}"
-            )
-        features = stream.features
-        self.classes: tuple[str, ...] = tuple(features["label"].names)
-        self._soft = "soft_label" in features
-        self._has_va = {"valence", "arousal"} <= set(features)
+        super().__init__(stream.features, image_size, in_chans, mean, std, batch_size, augment, seed, ahead)
+        if buffer < 1:
+            raise InputError(f"buffer must be at least 1, got {buffer}")
+        self.buffer = buffer
+        self._soft = "soft_label" in stream.features
+        self._has_va = {"valence", "arousal"} <= set(stream.features)
         self.stream = stream.cast_column("image", Image(decode=False))
-        self.image_size, self.in_chans, self.batch_size, self.seed = image_size, in_chans, batch_size, seed
-        self.mean, self.std = per_channel("mean", mean, in_chans), per_channel("std", std, in_chans)
-        self.transform = square_transform(image_size, self.mean, self.std)
-        self.augment, self.buffer, self.ahead = augment, buffer, ahead
-        self.epoch = 0
         self.rows, self.counts, self.sha256 = self._count()
-        if self.rows < batch_size:
-            raise InputError(
-                f"{self.rows} pictures are fewer than one batch of {batch_size}, and a smaller last batch is left out "
-                "in training; lower batch_size"
-            )
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration draws."""
-        self.epoch = epoch
+        self._require_a_batch(self.rows)
 
     def __len__(self) -> int:
         """Batches in an epoch."""
         return self.rows // self.batch_size
 
-    def __iter__(self) -> Iterator[Batch]:
-        return self.batches()
-
-    def batches(self, start: int = 0) -> Iterator[Batch]:
-        """The epoch's batches from number `start` on, equal to the tail of a whole epoch.
-
-        The rows before it are read again, though not decoded.
-        """
-        yield from handed_over(self._make(self.epoch, start), self.ahead)
-
     def report(self, name: str, split: str, tally: Tally) -> LoadReport:
-        """What `load_split` reports of a whole set, of `load_stream`'s tally and this stream's first pass."""
+        """The report that `load_split` gives, from `load_stream`'s tally and this stream's first pass."""
         return LoadReport(
             name=name,
             split=split,
@@ -138,17 +103,17 @@ class FaceStream:
             layout=f"{tally.layout}, streamed",
         )
 
-    def _make(self, epoch: int, start: int) -> Generator[Batch, None, None]:
-        number, drawn = 0, list[tuple[int, dict[str, Any]]]()
+    def _batches(self, epoch: int, start: int) -> Generator[Batch, None, None]:
+        number, items = 0, list[tuple[int, dict[str, Any]]]()
         for item in self._shuffled(epoch):
-            drawn.append(item)
-            if len(drawn) == self.batch_size:
+            items.append(item)
+            if len(items) == self.batch_size:
                 if number >= start:
-                    yield self._batch(drawn, epoch, number)
-                number, drawn = number + 1, []
+                    yield self._batch(items, epoch, number)
+                number, items = number + 1, []
 
     def _shuffled(self, epoch: int) -> Iterator[tuple[int, dict[str, Any]]]:
-        choose = np.random.default_rng([self.seed, epoch, 4])
+        rng = np.random.default_rng([self.seed, epoch, 4])
         held: list[tuple[int, dict[str, Any]]] = []
         seen = 0
         for item in enumerate(self.stream):
@@ -156,42 +121,35 @@ class FaceStream:
             if len(held) < self.buffer:
                 held.append(item)
                 continue
-            place = int(choose.integers(self.buffer))
+            place = int(rng.integers(self.buffer))
             yield held[place]
             held[place] = item
         if seen != self.rows:
             raise InputError(
                 f"the stream gave {seen} rows, where it had given {self.rows}; pin the data set to a revision"
             )
-        for place in choose.permutation(len(held)):
+        for place in rng.permutation(len(held)):
             yield held[place]
 
-    def _batch(self, drawn: Sequence[tuple[int, dict[str, Any]]], epoch: int, number: int) -> Batch:
-        side, mode = working_side(self.image_size, self.augment), "L" if self.in_chans == 1 else "RGB"
-        pixels = torch.empty(len(drawn), self.in_chans, side, side, dtype=torch.uint8)
-        view = pixels.numpy()
-        for i, (index, row) in enumerate(drawn):
-            try:
-                with open_image(row["image"]) as image:
-                    view[i] = self.transform(image) if self.augment is None else square_pixels(image, mode, side)
-            except DAMAGE as error:
-                name = row.get("source") or f"row {index}"
-                reason = damage_reason(error)
-                raise InputError(f"{name}: the picture can't be decoded ({reason}); replace or remove it") from None
-        if self.augment is None:
-            images = self.transform.normalize(pixels)
-        else:
-            draw = draw_augment(self.augment, len(drawn), generator_for(self.seed, epoch, 1, number))
-            images = render_batch(pixels, self.image_size, self.mean, self.std, draw)
-        rows = [row for _, row in drawn]
-        target = torch.from_numpy(np.stack([self._target(row) for row in rows]))
-        va = None
-        if self._has_va:
-            va = torch.tensor(
-                [[np.nan if row[c] is None else row[c] for c in ("valence", "arousal")] for row in rows],
-                dtype=torch.float32,
-            )
-        return Batch(images, target, va, torch.tensor([index for index, _ in drawn]))
+    def _batch(self, items: Sequence[tuple[int, dict[str, Any]]], epoch: int, number: int) -> Batch:
+        rows = [row for _, row in items]
+        pixels = torch.from_numpy(np.stack([self._decode(index, row) for index, row in items]))
+        va = np.array([[row["valence"], row["arousal"]] for row in rows], np.float32) if self._has_va else None
+        return Batch(
+            self.renderer.render(pixels, epoch, number, len(items)),
+            torch.from_numpy(np.stack([self._target(row) for row in rows])),
+            None if va is None else torch.from_numpy(va),
+            torch.tensor([index for index, _ in items]),
+        )
+
+    def _decode(self, index: int, row: dict[str, Any]) -> np.ndarray:
+        try:
+            return self.renderer.decode(row["image"])
+        except DAMAGE as error:
+            name = row.get("source") or f"row {index}"
+            raise InputError(
+                f"{name}: the image can't be decoded ({damage_reason(error)}); replace or remove it"
+            ) from None
 
     def _target(self, row: dict[str, Any]) -> np.ndarray:
         return np.asarray(row["soft_label"], np.float32) if self._soft else np.asarray(row["label"], np.int64)

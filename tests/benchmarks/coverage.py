@@ -2,9 +2,9 @@
 
     python tests/benchmarks/coverage.py [--draws 1000] [--resamples 500]
 
-A student answers class c with class k at a fixed rate; a set draws its classes at about FER+'s frequencies. The truth
-is the figure of endlessly many pictures; beside it stands the mean figure of sets of that size, which for macro-F1 is
-another number (a mean of ratios). With people, each has an own rate of being missed.
+A student predicts class k for class c at a fixed rate; a set draws its classes at about FER+'s frequencies. The truth
+is the score on infinitely many images; beside it stands the mean score of sets of that size, which for macro-F1 is
+another number (a mean of ratios). Where there are subjects, each has an own rate of being missed.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ RECALL = np.array([0.87, 0.92, 0.85, 0.65, 0.75, 0.40, 0.55, 0.20])
 
 
 def rates(recall: np.ndarray) -> np.ndarray:
-    """(C, C): the chance of each answer, given the truth; errors go to the other classes by their frequency."""
+    """(C, C): the chance of each prediction, given the truth; errors go to the other classes by their frequency."""
     size = len(recall)
     other = np.where(np.eye(size, dtype=bool), 0, FREQUENCY[:size] / FREQUENCY[:size].sum())
     return np.diag(recall) + (1 - recall)[:, None] * other / other.sum(axis=1, keepdims=True)
 
 
 def truth(rate: np.ndarray) -> dict[str, float]:
-    """The figures of endlessly many pictures."""
+    """The scores on infinitely many images."""
     joint = FREQUENCY[:, None] / FREQUENCY.sum() * rate
     hit = np.diag(joint)
     return {
@@ -40,17 +40,19 @@ def truth(rate: np.ndarray) -> dict[str, float]:
     }
 
 
-def draw_set(rng: np.random.Generator, n: int, people: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def draw_set(
+    rng: np.random.Generator, n: int, subjects: int | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     target = rng.choice(len(CLASSES), n, p=FREQUENCY / FREQUENCY.sum())
     chance = rng.random(n)
     cumulative = rates(RECALL).cumsum(axis=1)
-    answer = np.minimum((chance[:, None] > cumulative[target]).sum(axis=1), len(CLASSES) - 1)
-    if people is None:
-        return np.eye(len(CLASSES))[answer], target, None
-    # some people are recognised worse: a part of their pictures is answered by the commonest class instead
-    subject = np.arange(n) % people
-    lost = rng.random(n) < rng.beta(1, 6, people)[subject]
-    return np.eye(len(CLASSES))[np.where(lost, 0, answer)], target, subject
+    predicted = np.minimum((chance[:, None] > cumulative[target]).sum(axis=1), len(CLASSES) - 1)
+    if subjects is None:
+        return np.eye(len(CLASSES))[predicted], target, None
+    # some subjects are recognised worse: a part of their images is predicted as the commonest class instead
+    subject = np.arange(n) % subjects
+    lost = rng.random(n) < rng.beta(1, 6, subjects)[subject]
+    return np.eye(len(CLASSES))[np.where(lost, 0, predicted)], target, subject
 
 
 def main() -> None:
@@ -61,24 +63,24 @@ def main() -> None:
     print(f"{options.draws} sets each, {options.resamples} resamples; chance alone moves a 95 by", end=" ")
     print(f"{196 * np.sqrt(0.95 * 0.05 / options.draws):.1f}")
     print("set                               metric    truth  mean of sets  covers truth %  covers mean of sets %")
-    for n, people in ((300, None), (1000, None), (3000, None), (1000, 100)):
+    for n, subjects in ((300, None), (1000, None), (3000, None), (1000, 100)):
         began = time.perf_counter()
         exact = truth(rates(RECALL))
-        if people is not None:
+        if subjects is not None:
             lost = 1 / 7
             exact = truth((1 - lost) * rates(RECALL) + lost * np.eye(len(CLASSES))[np.zeros(len(CLASSES), dtype=int)])
-        figures = {m: np.zeros(options.draws) for m in METRICS}
+        scores = {m: np.zeros(options.draws) for m in METRICS}
         interval = {m: np.zeros((options.draws, 2)) for m in METRICS}
         for draw in range(options.draws):
-            logits, target, subject = draw_set(np.random.default_rng([n, draw]), n, people)
+            logits, target, subject = draw_set(np.random.default_rng([n, draw]), n, subjects)
             entry = fer_metrics(logits, target, subjects=subject, resamples=options.resamples, seed=draw)
             for metric in METRICS:
-                figures[metric][draw] = entry["8way"][metric]
+                scores[metric][draw] = entry["8way"][metric]
                 interval[metric][draw] = entry["ci95"]["8way"][metric]
-        name = f"{n} pictures" + (f" of {people} people" if people else "")
+        name = f"{n} images" + (f" of {subjects} subjects" if subjects else "")
         for metric in METRICS:
             low, high = interval[metric].T
-            mean = figures[metric].mean()
+            mean = scores[metric].mean()
             covers = [100 * np.mean((low <= t) & (t <= high)) for t in (exact[metric], mean)]
             print(f"{name:33} {metric:8} {exact[metric]:6.2f} {mean:13.2f} {covers[0]:15.1f} {covers[1]:22.1f}")
         print(f"{'':33} ({time.perf_counter() - began:.0f} s)")

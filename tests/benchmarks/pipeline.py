@@ -1,15 +1,15 @@
-"""The pipeline alone: pictures a second from Arrow to augmented float batch, against timm's loader, taken in turns.
+"""The pipeline alone: images a second from Arrow to augmented float batch, against timm's loader, taken in turns.
 
     python tests/benchmarks/pipeline.py --data FOLDER
 
-FOLDER holds FER+ as parquet; without it faces are drawn. Two settings: small grey pictures (ours decodes them once,
+FOLDER holds FER+ as parquet; without it faces are drawn. Two settings: small grey images (ours decodes them once,
 before the first batch, and augments whole batches in memory; that set-up is printed too), and colour JPEGs of --jpeg
 pixels a side to 224 (ours decodes each when it is drawn). Both rotate, shift, zoom, flip, change light and erase:
 timm's options give all but rotation and shift, which torchvision's `RandomAffine` adds; `--options-only` leaves them
-out, and timm's pictures are less work then.
+out, and timm's images are less work then.
 
-Wall is pictures by the clock, both sides with the same number of worker processes (none for ours in memory); CPU is
-pictures by the seconds of the process and its workers. Ratios are of the same round: median, least and most.
+Wall is images by the clock, both sides with the same number of worker processes (none for ours in memory); CPU is
+images by the seconds of the process and its workers. Ratios are of the same round: median, least and most.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from ngd_timm.data import FaceBatches
 
 
 def epoch(batches: Any) -> tuple[float, float]:
-    began, used, pictures = time.perf_counter(), cpu_seconds(), 0
+    began, used, images = time.perf_counter(), cpu_seconds(), 0
     for batch in batches:
-        pictures += len(batch.images if hasattr(batch, "images") else batch[0])
-    return pictures / (time.perf_counter() - began), pictures / (cpu_seconds() - used)
+        images += len(batch.images if hasattr(batch, "images") else batch[0])
+    return images / (time.perf_counter() - began), images / (cpu_seconds() - used)
 
 
 def compare(title: str, ours: FaceBatches, theirs: Any, rounds: int) -> None:
@@ -52,7 +52,7 @@ def compare(title: str, ours: FaceBatches, theirs: Any, rounds: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="folder of FER+ as parquet")
-    parser.add_argument("--sizes", type=int, nargs="*", default=[48, 64], help="of the small pictures' batches")
+    parser.add_argument("--sizes", type=int, nargs="*", default=[48, 64], help="of the small images' batches")
     parser.add_argument("--rows", type=int, default=4000)
     parser.add_argument("--jpeg", type=int, nargs="*", default=[256, 640], help="sides of the JPEGs")
     parser.add_argument("--jpegs", type=int, default=384, help="their number")
@@ -73,7 +73,7 @@ def main() -> None:
             setup = cpu_seconds() - used
             theirs = timm_loader(small, 1, size, 128, options.workers, augment, not options.options_only)
             compare(
-                f"in memory, {size} px (set-up once {1e3 * setup / len(dataset):.2f} ms of CPU a picture)",
+                f"in memory, {size} px (set-up once {1e3 * setup / len(dataset):.2f} ms of CPU an image)",
                 ours,
                 theirs,
                 options.rounds,

@@ -1,10 +1,11 @@
-"""Writers of tiny data sets in the layouts people have."""
+"""Writers of tiny data sets for the tests of reading."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,12 +16,15 @@ from PIL import Image
 from ngd_timm.data.labels import VOTE_COLUMNS
 
 
+def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format=form, **options)
+    return buffer.getvalue()
+
+
 def png(seed: int, size: tuple[int, int] = (12, 12), mode: str = "L") -> bytes:
     shape = (size[1], size[0]) if mode == "L" else (size[1], size[0], 3)
-    pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
-    return buffer.getvalue()
+    return encoded(Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)))
 
 
 def random_votes(n: int, seed: int = 0) -> np.ndarray:

@@ -12,7 +12,7 @@ from ngd_timm.data.augment import AugmentDraw, draw_augment, render_batch
 OFF = AugmentConfig(flip=0, rotate=0, scale=0, shift=0, brightness=0, contrast=0, erase=0)
 
 
-def pictures(n: int = 6, channels: int = 1, side: int = 16) -> torch.Tensor:
+def random_images(n: int = 6, channels: int = 1, side: int = 16) -> torch.Tensor:
     return torch.randint(0, 256, (n, channels, side, side), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
 
 
@@ -23,7 +23,7 @@ def draw(n: int = 6, seed: int = 0, **strengths: float) -> AugmentDraw:
 
 @pytest.mark.parametrize("size", [16, 24, 64])
 def test_rendering_without_augmentation_is_a_bilinear_resize(size: int) -> None:
-    images = pictures()
+    images = random_images()
     expected = F.interpolate(images.float() / 255, (size, size), mode="bilinear", align_corners=False)
     torch.testing.assert_close(render_batch(images, size, [0.0], [1.0], draw()), expected, atol=2e-6, rtol=0)
 
@@ -45,15 +45,15 @@ def test_down_scaling_is_antialiased(size: int) -> None:
 
 
 def test_an_image_is_rendered_alike_whatever_else_is_in_its_batch() -> None:
-    images, params = pictures(12, side=24), draw(12, scale=0.5, rotate=0.2)
+    images, params = random_images(12, side=24), draw(12, scale=0.5, rotate=0.2)
     whole = render_batch(images, 16, [0.0], [1.0], params)
     for row in range(12):
         alone = slice(row, row + 1)
         torch.testing.assert_close(render_batch(images[alone], 16, [0.0], [1.0], params[alone]), whole[alone])
 
 
-def test_flips_mirror_about_half_of_the_pictures_and_leave_the_rest() -> None:
-    images = pictures(64)
+def test_flips_mirror_about_half_of_the_images_and_leave_the_rest() -> None:
+    images = random_images(64)
     plain = render_batch(images, 16, [0.0], [1.0], draw(64))
     out = render_batch(images, 16, [0.0], [1.0], draw(64, flip=0.5))
     mirrored = (out - plain.flip(-1)).abs().amax((1, 2, 3)) < 1e-5
@@ -63,7 +63,7 @@ def test_flips_mirror_about_half_of_the_pictures_and_leave_the_rest() -> None:
 
 
 def test_the_affine_map_equals_a_slow_one_of_its_formula() -> None:
-    images, size = pictures(3, side=12), 16  # larger than the image times the zoom, so one sample a pixel
+    images, size = random_images(3, side=12), 16  # larger than the image times the zoom, so one sample a pixel
     params = draw(3, seed=5, rotate=0.4, scale=0.2, shift=0.1)
     out = render_batch(images, size, [0.0], [1.0], params)
     for b in range(3):
@@ -104,7 +104,7 @@ def test_rotation_zoom_and_shift_stay_within_their_strengths() -> None:
 
 
 def test_light_scales_about_the_mean_and_stays_in_range() -> None:
-    images = pictures()
+    images = random_images()
     params = draw(brightness=0.3, contrast=0.4)
     out = render_batch(images, 16, [0.0], [1.0], params)
     for b in range(6):
@@ -114,7 +114,7 @@ def test_light_scales_about_the_mean_and_stays_in_range() -> None:
 
 
 def test_erasing_sets_one_box_to_the_mean_and_touches_nothing_else() -> None:
-    images = pictures(200)
+    images = random_images(200)
     plain = render_batch(images, 32, [0.5], [0.25], draw(200))
     out = render_batch(images, 32, [0.5], [0.25], draw(200, erase=1.0))
     changed = (out != plain)[:, 0]
@@ -132,21 +132,21 @@ def test_switching_one_part_off_leaves_the_others_draws() -> None:
     torch.testing.assert_close(whole.brightness, part.brightness)
 
 
-def test_grey_pictures_fill_every_channel_with_its_own_mean_and_std() -> None:
-    grey = render_batch(pictures(), 20, [0.1, 0.2, 0.3], [0.5, 0.6, 0.7], draw())
-    colour = render_batch(pictures().repeat(1, 3, 1, 1), 20, [0.1, 0.2, 0.3], [0.5, 0.6, 0.7], draw())
+def test_grey_images_fill_every_channel_with_its_own_mean_and_std() -> None:
+    grey = render_batch(random_images(), 20, [0.1, 0.2, 0.3], [0.5, 0.6, 0.7], draw())
+    colour = render_batch(random_images().repeat(1, 3, 1, 1), 20, [0.1, 0.2, 0.3], [0.5, 0.6, 0.7], draw())
     torch.testing.assert_close(grey, colour)
 
 
-def test_an_oblong_picture_gives_its_central_square() -> None:
+def test_an_oblong_image_gives_its_central_square() -> None:
     images = torch.zeros(1, 1, 8, 16, dtype=torch.uint8)
-    images[:, :, :, 4:12] = pictures(1, side=8)
+    images[:, :, :, 4:12] = random_images(1, side=8)
     whole, middle = (render_batch(part, 8, [0.0], [1.0], draw(1)) for part in (images, images[..., 4:12]))
     torch.testing.assert_close(whole, middle, atol=1e-5, rtol=0)
 
 
-def test_large_pictures_are_made_in_parts_with_the_result_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    images, params = pictures(7, channels=3), draw(7, rotate=0.2, brightness=0.2, erase=0.5, flip=0.5)
+def test_large_images_are_made_in_parts_with_the_result_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, params = random_images(7, channels=3), draw(7, rotate=0.2, brightness=0.2, erase=0.5, flip=0.5)
     whole = render_batch(images, 32, [0.1, 0.2, 0.3], [0.5, 0.6, 0.7], params)
     monkeypatch.setattr("ngd_timm.data.augment._IN_CACHE", 2 * 3 * 32 * 32)
     assert torch.equal(render_batch(images, 32, [0.1, 0.2, 0.3], [0.5, 0.6, 0.7], params), whole)

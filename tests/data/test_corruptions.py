@@ -1,4 +1,4 @@
-"""Corrupted pictures: reproducible, whatever the batch; stronger with the severity; alike at other sizes."""
+"""Corrupted images: reproducible, whatever the batch; stronger with the severity; alike at other sizes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_there_are_the_fifteen_of_the_paper() -> None:
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_a_picture_is_corrupted_alike_in_any_batch_and_with_the_same_seed_only(name: str, colour: np.ndarray) -> None:
+def test_an_image_is_corrupted_alike_in_any_batch_and_with_the_same_seed_only(name: str, colour: np.ndarray) -> None:
     for images in (colour, colour[..., 1]):
         before = images.copy()
         whole = corrupt(images, name, 4, seed=7)
@@ -55,7 +55,7 @@ def test_a_picture_is_corrupted_alike_in_any_batch_and_with_the_same_seed_only(n
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_every_severity_is_further_from_the_clean_picture(name: str, grey: np.ndarray, colour: np.ndarray) -> None:
+def test_every_severity_is_further_from_the_clean_image(name: str, grey: np.ndarray, colour: np.ndarray) -> None:
     for images in (grey, colour):
         away = [0.0]
         for severity in SEVERITIES:
@@ -66,7 +66,7 @@ def test_every_severity_is_further_from_the_clean_picture(name: str, grey: np.nd
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_any_size_and_layout_is_taken_and_a_grey_channel_is_a_grey_picture(name: str, grey: np.ndarray) -> None:
+def test_any_size_and_layout_is_taken_and_a_grey_channel_is_a_grey_image(name: str, grey: np.ndarray) -> None:
     for shape in ((2, 32, 32), (2, 100, 70, 3), (2, 8, 9), (0, 48, 48)):
         images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         changed = corrupt(images, name, 5)
@@ -77,9 +77,9 @@ def test_any_size_and_layout_is_taken_and_a_grey_channel_is_a_grey_picture(name:
 
 
 @pytest.mark.parametrize("name", [name for name in CORRUPTIONS if name != "jpeg_compression"])
-def test_a_picture_four_times_as_large_is_hurt_alike(name: str) -> None:
+def test_an_image_four_times_as_large_is_hurt_alike(name: str) -> None:
     faces = [draw_face(CLASSES[i % 8], domain="paint", seed=i, image_size=192) for i in range(6)]
-    # as a small picture that was enlarged, so that no detail is lost in one and kept in the other
+    # as a small image that was enlarged, so that no detail is lost in one and kept in the other
     small = np.stack([np.asarray(face.resize((48, 48), Image.Resampling.BOX)) for face in faces])
     large = np.stack([np.asarray(Image.fromarray(x).resize((192, 192), Image.Resampling.BICUBIC)) for x in small])
     for severity in (2, 5):
@@ -98,7 +98,7 @@ def test_noise_has_the_deviation_that_it_is_said_to_have() -> None:
     assert (corrupt(plain, "impulse_noise", 5) != 128).mean() == pytest.approx(0.15, abs=0.01)
 
 
-def test_a_uniform_picture_is_left_as_it_is_by_what_only_moves_light() -> None:
+def test_a_uniform_image_is_left_as_it_is_by_what_only_moves_light() -> None:
     plain = np.full((2, 48, 48), 77, dtype=np.uint8)
     for name in ("defocus_blur", "glass_blur", "motion_blur", "contrast", "elastic_transform", "pixelate"):
         assert np.array_equal(corrupt(plain, name, 5), plain), name
@@ -130,6 +130,6 @@ def test_a_wrong_name_or_number_is_refused_with_what_is_allowed(arguments: tuple
         (np.zeros((1, 7, 48), dtype=np.uint8), "at least 8 px"),
     ],
 )
-def test_what_is_no_array_of_pictures_is_refused(images: object, message: str) -> None:
+def test_what_is_no_array_of_images_is_refused(images: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         corrupt(images, "fog", 1)  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ def mean_face(expression: str, domain: str, n: int = 10) -> np.ndarray:
     return np.mean(faces, axis=0)
 
 
-def test_the_eight_expressions_differ_on_the_same_people() -> None:
+def test_the_eight_expressions_differ_on_the_same_faces() -> None:
     faces = [mean_face(c, "pencil") for c in CLASSES]
     for i in range(8):
         for j in range(i):
@@ -55,7 +55,7 @@ def test_a_written_set_is_balanced_and_loads_with_valence_and_arousal(tmp_path: 
     assert [load_split("schematic", folder, s)[1].kept for s in ("valid", "test")] == [16, 8]
 
 
-def test_the_same_seed_writes_the_same_set_and_another_one_other_people(tmp_path: Path) -> None:
+def test_the_same_seed_writes_the_same_set_and_another_one_other_faces(tmp_path: Path) -> None:
     hashes = [
         load_split("schematic", write_schematic(tmp_path / str(i), "pencil", 8, 8, 8, seed=s), "train")[1].sha256
         for i, s in enumerate((0, 0, 1))
@@ -68,6 +68,6 @@ def test_wrong_names_and_empty_splits_are_refused(tmp_path: Path) -> None:
         draw_face("fear", domain="pencl")
     with pytest.raises(InputError, match="did you mean 'happiness'"):
         draw_face("hapiness")
-    with pytest.raises(InputError, match="every split needs a picture"):
+    with pytest.raises(InputError, match="every split needs an image"):
         write_schematic(tmp_path / "s", "paint", 8, 0, 8, seed=0)
     assert not (tmp_path / "s").exists()

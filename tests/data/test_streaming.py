@@ -69,7 +69,7 @@ def test_a_stream_says_at_its_end_what_it_dropped(ferplus: Writer, caplog: pytes
     report = load_split("ferplus", root, "valid")[1]
     with caplog.at_level("INFO", logger="ngd_timm.data"):
         list(load_fer("ferplus", root, "valid", streaming=True))
-    assert f"{report.kept} of {report.read} pictures streamed" in caplog.text
+    assert f"{report.kept} of {report.read} images streamed" in caplog.text
     for reason, n in report.dropped.items():
         assert f"{n} {reason}" in caplog.text
 
@@ -95,16 +95,16 @@ def test_wrong_arguments_are_refused_before_anything_is_streamed(ferplus: Writer
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
-    """`load_dataset` answers one id from memory, and notes what it was asked for."""
+    """`load_dataset` returns one id's data from memory; the queries that it got."""
     features = Features(
         {"image": ImageFeature(), "label": ClassLabel(names=["angry", "happy"]), "subject": Value("string")}
     )
     rows = {"image": [{"bytes": png(i), "path": None} for i in range(5)], "label": [0, 1, 1, 0, 1]}
     data = Dataset.from_dict({**rows, "subject": list("abcab")}, features=features)
-    asked: list[tuple[str, str | None]] = []
+    queries: list[tuple[str, str | None]] = []
 
     def load_dataset(name: str, revision: str | None = None, streaming: bool = False) -> Any:
-        asked.append((name, revision))
+        queries.append((name, revision))
         if name != "somebody/faces":
             raise datasets.exceptions.DatasetNotFoundError(f"Dataset '{name}' doesn't exist\non the Hub")
         if streaming:
@@ -112,7 +112,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
         return DatasetDict({"train": data.select([0, 1, 2]), "validation": data.select([3, 4])})
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    return asked
+    return queries
 
 
 def test_a_hub_id_is_loaded_at_its_revision_and_mapped_by_name(hub: list[tuple[str, str | None]]) -> None:
@@ -137,7 +137,7 @@ def test_a_hub_id_that_cannot_be_loaded_is_one_line_that_names_it(hub: list[tupl
     assert "\n" not in str(caught.value)
 
 
-def test_a_path_that_does_not_exist_is_not_asked_of_the_hub(
+def test_a_path_that_does_not_exist_is_not_looked_up_on_the_hub(
     hub: list[tuple[str, str | None]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,6 +1,6 @@
-"""AffectNet's two distributions: folders with an annotation file a picture, and the two CSV lists.
+"""AffectNet's two distributions: folders with an annotation file an image, and the two CSV lists.
 
-Pictures are read as they are: `face_x` to `face_height` of the lists are not applied. Valence and arousal of -2 mean
+Images are read as they are: `face_x` to `face_height` of the lists are not applied. Valence and arousal of -2 mean
 that there are none.
 
 Reference:
@@ -14,13 +14,14 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.errors import InputError
 from ngd_timm.data.labels import AFFECTNET_IDS, split_of
-from ngd_timm.data.layouts.csv_file import csv_headers, header_of, read_csv, require_columns, whole_numbers
+from ngd_timm.data.layouts.csv_file import csv_headers, header_of, read_csv, whole_numbers
 from ngd_timm.data.layouts.folders import split_folders
 from ngd_timm.data.layouts.options import Source
 from ngd_timm.data.layouts.rows import (
@@ -33,24 +34,17 @@ from ngd_timm.data.layouts.rows import (
     table_of_files,
 )
 
-__all__ = ["find_affectnet_csv", "find_affectnet_folders"]
-
 log = logging.getLogger("ngd_timm.data")
 
 _PATH = "subDirectory_filePath"
 _LISTS = ("", "Manually_Annotated_file_lists", "Manually_Annotated/Manually_Annotated_file_lists", "Manually_Annotated")
-_PICTURES = ("Manually_Annotated_Images", "Manually_Annotated/Manually_Annotated_Images", "Manually_Annotated", "")
+_IMAGES = ("Manually_Annotated_Images", "Manually_Annotated/Manually_Annotated_Images", "Manually_Annotated", "")
 _MISSING = -2.0
 
 
 def find_affectnet_folders(source: Source) -> list[Piece] | None:
-    """`train_set/images/7.jpg` with `train_set/annotations/7_exp.npy`, `7_val.npy`, `7_aro.npy`; None where absent.
-
-    Landmarks (`7_lnd.npy`) aren't read.
-    """
+    """`train_set/images/7.jpg` with `train_set/annotations/7_exp.npy`, `7_val.npy`, `7_aro.npy`; not `7_lnd.npy`."""
     root = source.root
-    if root.is_file():
-        return None
     found = [(root, split_of(root.name))] if (root / "annotations").is_dir() else split_folders(root)
     return [
         Piece("AffectNet folders", p, split, p.name, partial(_read_folder, p, root))
@@ -61,20 +55,16 @@ def find_affectnet_folders(source: Source) -> list[Piece] | None:
 
 def _read_folder(folder: Path, root: Path) -> Rows:
     paths = image_files(folder / "images")
-    notes = folder / "annotations"
-    marks = [notes / f"{p.stem}_{what}.npy" for p in paths for what in ("exp", "val", "aro")]
-    missing = [m for m in marks if not m.is_file()]
+    notes = {what: [folder / "annotations" / f"{p.stem}_{what}.npy" for p in paths] for what in ("exp", "val", "aro")}
+    missing = [note for row in zip(*notes.values(), strict=True) for note in row if not note.is_file()]
     if missing:
         raise InputError(
-            f"{notes}: {len(missing)} annotations of {len(paths)} pictures aren't there (first: "
+            f"{folder / 'annotations'}: {len(missing)} annotations of {len(paths)} images aren't there (first: "
             f"{', '.join(m.name for m in missing[:3])}); unpack the annotations whole"
         )
-    ids = np.array([_number(notes / f"{p.stem}_exp.npy", int) for p in paths], dtype=np.int64)
-    va = {
-        name: [_number(notes / f"{p.stem}_{what}.npy", float) for p in paths]
-        for name, what in (("valence", "val"), ("arousal", "aro"))
-    }
-    return _rows(paths, root, ids, va, folder.name)
+    ids = [_number(p, int) for p in notes["exp"]]
+    valence, arousal = ([_number(p, float) for p in notes[what]] for what in ("val", "aro"))
+    return _rows(paths, root, ids, valence, arousal, folder.name)
 
 
 def _number(path: Path, kind: type[int] | type[float]) -> float:
@@ -91,37 +81,32 @@ def _number(path: Path, kind: type[int] | type[float]) -> float:
 
 
 def find_affectnet_csv(source: Source) -> list[Piece] | None:
-    """`training.csv` and `validation.csv` with the column `subDirectory_filePath`; None where there are none.
-
-    They lie at `root`, in `Manually_Annotated_file_lists`, or are `root`; the pictures in `Manually_Annotated_Images`
-    or `Manually_Annotated/Manually_Annotated_Images` beside them.
-    """
+    """`training.csv` and `validation.csv` with the column `subDirectory_filePath`, and a folder of images nearby."""
     root = source.root
     if root.is_file():
         files = {root: header_of(root)} if root.suffix.lower() == ".csv" else {}
     else:
         files = next((f for b in _LISTS if (f := csv_headers(root / b))), {})
-    ours = [(p, split_of(p.stem)) for p, names in files.items() if _PATH in names]
-    if not root.is_file() and any(split for _, split in ours):
-        for path in (p for p, split in ours if split is None):
+    lists = [(p, split_of(p.stem)) for p, names in files.items() if _PATH in names]
+    if not root.is_file() and any(split for _, split in lists):
+        for path in (p for p, split in lists if split is None):
             log.warning("%s: %s is not named after a split and is left out", root, path.name)
-        ours = [(p, split) for p, split in ours if split]
-    return [Piece("AffectNet lists", p, split, p.name, partial(_read_list, p, root)) for p, split in ours] or None
+        lists = [(p, split) for p, split in lists if split]
+    return [Piece("AffectNet lists", p, split, p.name, partial(_read_list, p, root)) for p, split in lists] or None
 
 
 def _read_list(path: Path, root: Path) -> Rows:
-    require_columns(path, header_of(path), (_PATH, "expression", "valence", "arousal"))
-    table = read_csv(path)
+    table = read_csv(path, required=(_PATH, "expression", "valence", "arousal"))
     ids = whole_numbers(path, table["expression"], "expression")
     folders = [path.parent, path.parent.parent, root if root.is_dir() else path.parent]
-    bases = list(dict.fromkeys(f / sub for f in folders for sub in _PICTURES))
+    bases = list(dict.fromkeys(f / sub for f in folders for sub in _IMAGES))
     names = table[_PATH].to_pylist()
     base = next((b for b in bases for n in names[:50] if n and (b / n).is_file()), bases[0])
     paths = [base / n for n in names]
     faces = [p for p, i in zip(paths, ids, strict=True) if i < len(CLASSES)]
-    require_files(faces, str(path), "unpack the pictures into Manually_Annotated_Images beside the lists")
-    va = {name: _floats(path, table[name].to_pylist(), name) for name in ("valence", "arousal")}
-    return _rows(paths, root if root.is_dir() else path.parent, ids, va, path.name)
+    require_files(faces, str(path), "unpack the images into Manually_Annotated_Images beside the lists")
+    valence, arousal = (_floats(path, table[name].to_pylist(), name) for name in ("valence", "arousal"))
+    return _rows(paths, root if root.is_dir() else path.parent, ids, valence, arousal, path.name)
 
 
 def _floats(path: Path, values: Sequence[str], name: str) -> list[float]:
@@ -134,7 +119,7 @@ def _floats(path: Path, values: Sequence[str], name: str) -> list[float]:
     return out
 
 
-def _rows(paths: Sequence[Path], root: Path, ids: np.ndarray, va: dict[str, list[float]], shown: str) -> Rows:
+def _rows(paths: Sequence[Path], root: Path, ids: Any, valence: list[float], arousal: list[float], shown: str) -> Rows:
     label = labels_of_ids(ids, AFFECTNET_IDS, shown, "expression")
     names = tuple(AFFECTNET_IDS.values())
     dropped = {
@@ -142,13 +127,11 @@ def _rows(paths: Sequence[Path], root: Path, ids: np.ndarray, va: dict[str, list
     }
     label[label >= len(CLASSES)] = -1
     # a face without one of the two has no place in the plane
-    place = np.array([va["valence"], va["arousal"]], dtype=np.float64).reshape(2, len(paths))
-    absent = (place == _MISSING).any(axis=0) | (label < 0)
-    columns = {
-        name: affect_column([None if gone else v for v, gone in zip(place[k], absent, strict=True)], name, shown)
-        for k, name in enumerate(("valence", "arousal"))
+    absent = (np.array([valence, arousal]).reshape(2, len(paths)) == _MISSING).any(axis=0) | (label < 0)
+    va = {
+        name: affect_column([None if gone else v for v, gone in zip(values, absent, strict=True)], name, shown)
+        for name, values in (("valence", valence), ("arousal", arousal))
     }
-    missing = int((absent & (label >= 0)).sum())
-    if missing:
+    if missing := int((absent & (label >= 0)).sum()):
         log.info("%s: %d labelled faces have no valence and arousal", shown, missing)
-    return Rows(table_of_files(paths, root, **columns), None, names[: len(CLASSES)], label, None, dropped)
+    return Rows(table_of_files(paths, root, **va), None, names[: len(CLASSES)], label, None, dropped)

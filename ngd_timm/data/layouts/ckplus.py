@@ -17,13 +17,11 @@ from ngd_timm.data.labels import CKPLUS_IDS
 from ngd_timm.data.layouts.options import LayoutOptions, Source
 from ngd_timm.data.layouts.rows import Piece, Rows, image_files, labels_of_ids, subfolders, table_of_files
 
-__all__ = ["NO_EMOTION", "find_ckplus"]
-
 NO_EMOTION = "the apex of a sequence without an emotion"
 
 _IMAGES = ("cohn-kanade-images", "extended-cohn-kanade-images/cohn-kanade-images")
 _EMOTIONS = ("Emotion", "Emotion_labels/Emotion")
-_NEUTRAL = next(number for number, name in CKPLUS_IDS.items() if name == "neutral")
+_NEUTRAL = 0
 
 
 def find_ckplus(source: Source) -> list[Piece] | None:
@@ -31,50 +29,46 @@ def find_ckplus(source: Source) -> list[Piece] | None:
 
     Each sequence with an emotion gives its last `options.apex_frames` frames, labelled with it, and with
     `options.neutral_frame` its first frame, labelled neutral. Sequences without one are dropped and counted.
-
-    Raises:
-        InputError: Images without the folder of emotions.
     """
-    root, options = source.root, source.options
+    root = source.root
     images = next((root / p for p in _IMAGES if (root / p).is_dir()), None)
     if images is None:
         return None
     emotions = next((root / p for p in _EMOTIONS if (root / p).is_dir()), None)
     if emotions is None:
         raise InputError(f"{root} has {images.name} but no folder Emotion; unpack Emotion_labels.zip there")
-    return [Piece("CK+ sequences", images, None, images.name, partial(_read, images, emotions, root, options))]
+    read = partial(_read, images, emotions, root, source.options)
+    return [Piece("CK+ sequences", images, None, images.name, read)]
 
 
 def _read(images: Path, emotions: Path, root: Path, options: LayoutOptions) -> Rows:
     paths: list[Path] = []
     ids: list[int] = []
-    labelled: list[bool] = []
-    for person in subfolders(images):
-        for sequence in subfolders(person):
+    unlabelled: list[bool] = []
+    for subject in subfolders(images):
+        for sequence in subfolders(subject):
             frames = image_files(sequence)
             if not frames:
                 continue
-            emotion = _emotion(emotions / person.name / sequence.name)
+            emotion = _emotion(emotions / subject.name / sequence.name)
             if emotion is None:
-                paths.append(frames[-1])
-                ids.append(_NEUTRAL)
-                labelled.append(False)
-                continue
-            number, apex = emotion
-            chosen, numbers = _frames(frames, number, apex, sequence, options)
-            paths += chosen
+                used, numbers = frames[-1:], [_NEUTRAL]
+            else:
+                used, numbers = _frames(frames, *emotion, sequence, options)
+            paths += used
             ids += numbers
-            labelled += [True] * len(chosen)
-    label = labels_of_ids(np.array(ids, dtype=np.int64), CKPLUS_IDS, images.name, "emotion")
-    has = np.array(labelled, dtype=bool)
-    label[~has] = -1
+            unlabelled += [emotion is None] * len(used)
+    label = labels_of_ids(ids, CKPLUS_IDS, images.name, "emotion")
+    drop = np.array(unlabelled, dtype=bool)
+    label[drop] = -1
     table = table_of_files(paths, root, subject=[p.parent.parent.name for p in paths])
-    return Rows(table, None, tuple(CKPLUS_IDS.values()), label, None, {NO_EMOTION: ~has})
+    return Rows(table, None, tuple(CKPLUS_IDS.values()), label, None, {NO_EMOTION: drop})
 
 
 def _frames(
     frames: list[Path], number: int, apex: str, sequence: Path, options: LayoutOptions
 ) -> tuple[list[Path], list[int]]:
+    """The frames of a sequence that are used, and the class number of each."""
     names = [p.stem for p in frames]
     if apex not in names:
         raise InputError(f"{sequence} lacks {apex}.png, which its emotion file names; unpack the images again")
@@ -84,10 +78,9 @@ def _frames(
             f"{sequence} has {len(frames)} frames, fewer than apex_frames={options.apex_frames}"
             f"{' and a neutral one' if options.neutral_frame else ''}; lower apex_frames"
         )
-    chosen = frames[-options.apex_frames :]
-    if options.neutral_frame:
-        return [frames[0], *chosen], [_NEUTRAL, *[number] * len(chosen)]
-    return chosen, [number] * len(chosen)
+    neutral = frames[:1] if options.neutral_frame else []
+    last = frames[-options.apex_frames :]
+    return [*neutral, *last], [_NEUTRAL] * len(neutral) + [number] * len(last)
 
 
 def _emotion(folder: Path) -> tuple[int, str] | None:

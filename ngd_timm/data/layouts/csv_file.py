@@ -16,8 +16,6 @@ from ngd_timm.core.errors import InputError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["csv_headers", "header_of", "read_csv", "require_columns", "whole_numbers"]
-
 log = logging.getLogger("ngd_timm.data")
 
 # A row of 48x48 pixels has 10 KB; pyarrow refuses a row that is longer than a block.
@@ -26,18 +24,7 @@ _WHOLE = re.compile(r"-?[0-9]{1,18}")
 
 
 def header_of(path: Path) -> list[str]:
-    """The column names in the first line, trimmed (FER2013's `icml_face_data.csv` has " Usage", " pixels").
-
-    Raises:
-        InputError: Empty, or not text.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "icml_face_data.csv"
-        >>> _ = path.write_text("emotion, Usage, pixels\\n0,Training,1 2\\n")
-        >>> header_of(path)
-        ['emotion', 'Usage', 'pixels']
-    """
+    """The column names in the first line, trimmed (FER2013's `icml_face_data.csv` has " Usage", " pixels")."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as handle:
             first = next(csv.reader(handle), None)
@@ -49,7 +36,7 @@ def header_of(path: Path) -> list[str]:
 
 
 def csv_headers(folder: Path) -> dict[Path, list[str]]:
-    """The CSV files in a folder and their columns; one that can't be read is left out, aloud."""
+    """The CSV files in a folder and their columns; one that can't be read is left out with a warning."""
     found = {}
     for path in sorted(folder.glob("*.csv")):
         if path.name.startswith("."):
@@ -61,28 +48,19 @@ def csv_headers(folder: Path) -> dict[Path, list[str]]:
     return found
 
 
-def read_csv(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read a CSV; every value is a string without surrounding space.
+def first_column(names: Sequence[str], candidates: Sequence[str]) -> str | None:
+    """The first of some column names that a table has."""
+    return next((w for w in candidates if w in names), None)
 
-    Args:
-        path: The file.
-        columns: Column names, where the file has no header line.
 
-    Raises:
-        InputError: Not text, a row of another length, a column name that stands twice.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "faces.csv"
-        >>> _ = path.write_text("path,label\\na.png, happy\\n")
-        >>> read_csv(path).to_pylist()
-        [{'path': 'a.png', 'label': 'happy'}]
-    """
+def read_csv(path: Path, columns: Sequence[str] | None = None, required: Sequence[str] = ()) -> pa.Table:
+    """Read a CSV; every value is a string without surrounding space."""
     import pyarrow as pa
     import pyarrow.compute as pc
     from pyarrow import csv as pacsv
 
     names = list(columns) if columns is not None else header_of(path)
+    require_columns(path, names, required)
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
         raise InputError(f"{path}: column '{twice[0]}' stands twice in the header; rename or remove one")
@@ -100,15 +78,15 @@ def read_csv(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     return pa.table({n: pc.utf8_trim_whitespace(table[n]) for n in names})
 
 
-def require_columns(path: Path, names: Sequence[str], wanted: Sequence[str]) -> None:
+def require_columns(path: Path, names: Sequence[str], required: Sequence[str]) -> None:
     """Refuse a header that lacks a column, by name."""
-    missing = [w for w in wanted if w not in names]
+    missing = [w for w in required if w not in names]
     if missing:
         raise InputError(f"{path} has no column '{missing[0]}'; it has: {', '.join(names)}")
 
 
 def whole_numbers(path: Path, column: pa.ChunkedArray, name: str) -> np.ndarray:
-    """A column of whole numbers, (N,) int64; the first value that is none is named by its row."""
+    """A column of whole numbers, (N,) int64; the first other value is named by its row."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

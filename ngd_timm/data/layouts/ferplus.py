@@ -1,9 +1,9 @@
-"""FER+ as Microsoft publishes it: vote counts in `fer2013new.csv`, pictures from FER2013.
+"""FER+ as Microsoft publishes it: vote counts in `fer2013new.csv`, images from FER2013.
 
 Reference:
     https://github.com/microsoft/FERPlus, `src/generate_training_data.py`. Its README: the label file has FER2013's rows
     in FER2013's order. Rows without an image name (no face) are left out of the export; four names stand twice, and
-    there the later picture overwrites the earlier, so the later row counts.
+    there the later image overwrites the earlier, so the later row counts.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ngd_timm.core.errors import InputError
-from ngd_timm.data.labels import VOTE_COLUMNS, split_of
-from ngd_timm.data.layouts.csv_file import header_of, read_csv, require_columns, whole_numbers
+from ngd_timm.data.labels import VOTE_COLUMNS
+from ngd_timm.data.layouts.csv_file import header_of, read_csv, whole_numbers
 from ngd_timm.data.layouts.options import Source
-from ngd_timm.data.layouts.pixels_csv import PixelFile, is_pixels_csv
+from ngd_timm.data.layouts.pixels_csv import PixelFile, is_pixels_csv, usage_splits
 from ngd_timm.data.layouts.rows import (
     Piece,
     Rows,
@@ -34,8 +34,6 @@ from ngd_timm.data.layouts.rows import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["LABEL_FILE", "NAMED_TWICE", "NO_NAME", "find_ferplus_export", "find_ferplus_two_csv"]
-
 log = logging.getLogger("ngd_timm.data")
 
 LABEL_FILE = "fer2013new.csv"
@@ -45,21 +43,15 @@ NAMED_TWICE = "an image name that stands twice, of which the last row counts"
 _FOLDERS: Mapping[str, str] = {"FER2013Train": "train", "FER2013Valid": "valid", "FER2013Test": "test"}
 _BELOW = ("", "data", "images", "Images")
 _NAME = "Image name"
-_BOX = "box"
 
 
 def find_ferplus_export(source: Source) -> list[Piece] | None:
-    """Folders FER2013Train, FER2013Valid, FER2013Test of `ferNNNNNNN.png`; None where there are none.
+    """Folders FER2013Train, FER2013Valid, FER2013Test of `ferNNNNNNN.png`.
 
     Votes come from `fer2013new.csv` at `root` or beside the folders, else from the `label.csv` in each folder, and are
     joined by image name.
-
-    Raises:
-        InputError: No label file.
     """
     root = source.root
-    if root.is_file():
-        return None
     base = next((root / b for b in _BELOW if any((root / b / f).is_dir() for f in _FOLDERS)), None)
     if base is None:
         return None
@@ -72,51 +64,42 @@ def find_ferplus_export(source: Source) -> list[Piece] | None:
 
 
 def _read_export(folder: Path, split: str, root: Path, whole: Path | None) -> Rows:
-    if whole is not None:
-        table = _label_file(whole)
-        ours = np.array([split_of(u) == split for u in table["Usage"].to_pylist()])
-        listed, names = whole, [n for n, mine in zip(table[_NAME].to_pylist(), ours, strict=True) if mine and n]
-        keep = np.flatnonzero(ours & np.array([bool(n) for n in table[_NAME].to_pylist()]))
-    else:
-        listed = folder / "label.csv"
-        if not listed.is_file():
-            raise InputError(
-                f"{folder} has no label.csv, and there is no {LABEL_FILE} at {root}; put Microsoft's {LABEL_FILE} there"
-            )
-        table = _folder_labels(listed)
-        names = table[_NAME].to_pylist()
-        keep = np.arange(len(names))
-    last = {name: i for i, name in enumerate(names)}
-    order = sorted(last.values())
-    paths = [folder / names[i] for i in order]
+    listed = whole or folder / "label.csv"
+    if not listed.is_file():
+        raise InputError(
+            f"{folder} has no label.csv, and there is no {LABEL_FILE} at {root}; put Microsoft's {LABEL_FILE} there"
+        )
+    table = _folder_labels(listed) if whole is None else _label_file(whole)
+    names: list[str] = table[_NAME].to_pylist()
+    splits = [split] * len(names) if whole is None else usage_splits(listed, table["Usage"].to_pylist())
+    last = {name: row for row, name in enumerate(names) if name and splits[row] == split}
+    rows = sorted(last.values())
+    paths = [folder / names[row] for row in rows]
     require_files(paths, str(listed), f"export them into {folder} with Microsoft's generate_training_data.py")
     unlisted = [p.name for p in image_files(folder) if p.name not in last]
     if unlisted:
         log.warning(
-            "%s: %d pictures have no row in %s and are left out (first: %s)",
+            "%s: %d images have no row in %s and are left out (first: %s)",
             folder,
             len(unlisted),
             listed.name,
             ", ".join(unlisted[:3]),
         )
-    return Rows(table_of_files(paths, root), _votes(table, listed)[keep[order]], None, None)
+    return Rows(table_of_files(paths, root), _votes(table, listed)[rows], None, None)
 
 
 def _folder_labels(path: Path) -> pa.Table:
     """A folder's label.csv: no header; the name, in older copies a box, and the ten counts."""
     width = len(header_of(path))
-    columns = [_NAME, *([_BOX] if width == len(VOTE_COLUMNS) + 2 else []), *VOTE_COLUMNS]
+    columns = [_NAME, *(["box"] if width == len(VOTE_COLUMNS) + 2 else []), *VOTE_COLUMNS]
     if width != len(columns):
         raise InputError(f"{path} has {width} columns, expected an image name, perhaps a box, and ten vote counts")
     return read_csv(path, columns)
 
 
 def _label_file(path: Path) -> pa.Table:
-    require_columns(path, header_of(path), ("Usage", _NAME, *VOTE_COLUMNS))
-    table = read_csv(path)
-    for row, usage in enumerate(table["Usage"].to_pylist()):
-        if split_of(usage) is None:
-            raise InputError(f"{path} row {row}: Usage is '{usage[:40]}'; expected Training, PublicTest or PrivateTest")
+    table = read_csv(path, required=("Usage", _NAME, *VOTE_COLUMNS))
+    usage_splits(path, table["Usage"].to_pylist())
     return table
 
 
@@ -125,11 +108,7 @@ def _votes(table: pa.Table, path: Path) -> np.ndarray:
 
 
 def find_ferplus_two_csv(source: Source) -> list[Piece] | None:
-    """`fer2013.csv` and `fer2013new.csv`, joined by row as Microsoft's script does; None where the first is absent.
-
-    Raises:
-        InputError: No `fer2013new.csv`, another number of rows, or a row whose `Usage` differs.
-    """
+    """`fer2013.csv` and `fer2013new.csv`, joined by row as Microsoft's script does."""
     root = source.root
     path = root if root.is_file() else root / "fer2013.csv"
     if not path.is_file() or path.suffix.lower() != ".csv" or not is_pixels_csv(path):
@@ -142,8 +121,7 @@ def find_ferplus_two_csv(source: Source) -> list[Piece] | None:
         )
     file, table = PixelFile(path), _label_file(labels)
     _require_same_rows(file, table, labels)
-    names = table[_NAME].to_pylist()
-    read = partial(_read_two, file, names, _votes(table, labels))
+    read = partial(_read_two, file, table[_NAME].to_pylist(), _votes(table, labels))
     return pieces_by_split("FER+ as two CSV files", path, file.splits, read)
 
 
@@ -155,18 +133,18 @@ def _require_same_rows(file: PixelFile, table: pa.Table, labels: Path) -> None:
         )
     if file.usage is None:
         raise InputError(f"{file.path} has no column 'Usage'; take the original fer2013.csv")
-    for row, (ours, theirs) in enumerate(zip(file.usage, table["Usage"].to_pylist(), strict=True)):
-        if ours != theirs:
+    for row, (usage, expected) in enumerate(zip(file.usage, table["Usage"].to_pylist(), strict=True)):
+        if usage != expected:
             raise InputError(
-                f"{file.path} row {row} has Usage {ours}, {labels.name} has {theirs}; they are joined by row, so both "
-                "must be in the original order"
+                f"{file.path} row {row} has Usage {usage}, {labels.name} has {expected}; they are joined by row, so "
+                "both must be in the original order"
             )
 
 
-def _read_two(file: PixelFile, names: Sequence[str], votes: np.ndarray, rows: np.ndarray) -> Rows:
-    mine = [names[i] for i in rows]
-    last = {name: i for i, name in enumerate(mine)}
-    unnamed = np.array([not name for name in mine])
-    earlier = np.array([bool(name) and last[name] != i for i, name in enumerate(mine)])
+def _read_two(file: PixelFile, all_names: Sequence[str], votes: np.ndarray, rows: np.ndarray) -> Rows:
+    names = [all_names[i] for i in rows]
+    last = {name: i for i, name in enumerate(names)}
+    unnamed = np.array([not name for name in names])
+    earlier = np.array([bool(name) and last[name] != i for i, name in enumerate(names)])
     dropped = {NO_NAME: unnamed, NAMED_TWICE: earlier}
-    return Rows(table_of_pixels(file.pixels, rows, file.path.name, mine), votes[rows], None, None, None, dropped)
+    return Rows(table_of_pixels(file.pixels, rows, file.path.name, names), votes[rows], None, None, None, dropped)

@@ -1,4 +1,4 @@
-"""A CSV of one's own: a path and a label a row, and what else is known."""
+"""A CSV of one's own: a path and a label a row, and optional columns."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,20 @@ import numpy as np
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.data.labels import NOT_A_CLASS, class_of, split_of
-from ngd_timm.data.layouts.csv_file import csv_headers, header_of, read_csv
+from ngd_timm.data.layouts.csv_file import csv_headers, first_column, header_of, read_csv
+from ngd_timm.data.layouts.image_list import PATH_COLUMNS, check_sha256
 from ngd_timm.data.layouts.options import Source
 from ngd_timm.data.layouts.parquet import LABEL_COLUMNS
-from ngd_timm.data.layouts.picture_list import PATH_COLUMNS, check_sha256
-from ngd_timm.data.layouts.rows import Piece, Rows, affect_column, pieces_by_split, require_files, table_of_files
-
-__all__ = ["ID_COLUMNS", "LISTED_AGAIN", "find_manifests"]
+from ngd_timm.data.layouts.rows import (
+    Piece,
+    Rows,
+    affect_column,
+    index_names,
+    named_splits,
+    pieces_by_split,
+    require_files,
+    table_of_files,
+)
 
 log = logging.getLogger("ngd_timm.data")
 
@@ -30,104 +37,140 @@ LISTED_AGAIN = "listed again with the same label, of which the first row counts"
 
 
 def find_manifests(source: Source) -> list[Piece] | None:
-    """A CSV with a path column and a label column, or all such in a folder; None where there is none.
+    """A CSV with a path column and a label column, or all such in a folder.
 
     The label is a name (`label_name`, `class_name`, `label_str`, `label`). A number (`label_id`, `class_id`,
     `label_idx`, or a `label` of numbers) needs a class map beside the CSV: `<its name>.classes.json` or
     `class_map.json`, `{"0": "neutral", …}`. Optional columns: `split`, `subject`, `file_name` (default: the path's last
     part), `valence` with `arousal`. Paths are relative to the CSV's folder, or absolute. Without `split` the file's
-    name says it. A picture that a split lists twice is kept once; the same picture in two splits is a copy, which
-    `drop_duplicates` is about.
-
-    Raises:
-        InputError: A CSV file as root that lacks a path or a label, a split that has no known name, or a picture of
-            which two rows say different things.
+    name gives the split. An image that a split lists twice is kept once; the same image in two splits is a copy, which
+    `drop_duplicates` handles.
     """
     root = source.root
     if root.is_file():
         if root.suffix.lower() != ".csv":
             return None
         names = header_of(root)
-        if _column(names, PATH_COLUMNS) is None or not _has_label(names):
+        if _columns(names) is None:
             raise InputError(
                 f"{root} needs a path column ({', '.join(PATH_COLUMNS)}) and a label column "
                 f"({', '.join((*LABEL_COLUMNS, *ID_COLUMNS))}); it has: {', '.join(names)}"
             )
-        return _pieces(root, source.dataset)
+        return _Manifest(root, source.dataset).pieces()
     files = csv_headers(root)
-    ours = [p for p, names in files.items() if _column(names, PATH_COLUMNS) and _has_label(names)]
-    for path in files if ours else ():
-        if path not in ours:
+    manifests = [p for p, names in files.items() if _columns(names)]
+    for path in files if manifests else ():
+        if path not in manifests:
             log.warning("%s: %s has no path and label columns and is left out", root, path.name)
-    return [piece for path in ours for piece in _pieces(path, source.dataset)] or None
+    return [piece for path in manifests for piece in _Manifest(path, source.dataset).pieces()] or None
 
 
-def _column(names: list[str], wanted: tuple[str, ...]) -> str | None:
-    return next((w for w in wanted if w in names), None)
+def _columns(names: Sequence[str]) -> tuple[str, str] | None:
+    """The path column and the label column, None where one is missing."""
+    path, label = first_column(names, PATH_COLUMNS), first_column(names, (*LABEL_COLUMNS, *ID_COLUMNS))
+    return None if path is None or label is None else (path, label)
 
 
-def _has_label(names: list[str]) -> bool:
-    return _column(names, (*LABEL_COLUMNS, *ID_COLUMNS)) is not None
+class _Manifest:
+    """One CSV, read once for all its splits."""
 
+    def __init__(self, path: Path, dataset: str) -> None:
+        check_sha256(path, None)
+        self.path, table = path, read_csv(path)
+        self.columns: dict[str, list[Any]] = {c: table[c].to_pylist() for c in table.column_names}
+        columns = _columns(table.column_names)
+        assert columns is not None
+        self.path_column, self.label_column = columns
+        self.splits = [split_of(path.stem)] * table.num_rows
+        if "split" in self.columns:
+            self.splits = named_splits(path, self.columns["split"])
+        self.names, self.label = self._labels()
+        self.again = self._listed_again(self._meanings(dataset))
 
-def _pieces(path: Path, dataset: str) -> list[Piece]:
-    check_sha256(path, None)
-    table = read_csv(path)
-    if "split" in table.column_names:
-        written = table["split"].to_pylist()
-        splits = [split_of(s) for s in written]
-        if None in splits:
-            row = splits.index(None)
-            raise InputError(f"{path} row {row}: split '{written[row][:40]}' is unknown; write train, valid or test")
-    else:
-        splits = [split_of(path.stem)] * table.num_rows
-    again = _listed_again(path, table, splits, dataset)
-    return pieces_by_split("CSV manifest", path, splits, partial(_read, path, table, again))
+    def pieces(self) -> list[Piece]:
+        return pieces_by_split("CSV manifest", self.path, self.splits, self.read)
 
+    def read(self, rows: np.ndarray) -> Rows:
+        folder = self.path.parent
+        paths = [folder / self.columns[self.path_column][row] for row in rows]
+        require_files(
+            paths,
+            str(self.path),
+            f"paths are relative to {folder} unless they are absolute; correct them or bring the files",
+        )
+        further: dict[str, Any] = {}
+        if "subject" in self.columns:
+            further["subject"] = [self.columns["subject"][row] or None for row in rows]
+        if "file_name" in self.columns:
+            further["file_name"] = [self.columns["file_name"][row] for row in rows]
+        if {"valence", "arousal"} <= set(self.columns):
+            for c in ("valence", "arousal"):
+                further[c] = affect_column([self._float(row, c) for row in rows], c, self.path.name)
+        repeated = self.again[rows]
+        dropped = {LISTED_AGAIN: repeated} if repeated.any() else {}
+        label = np.where(repeated, NOT_A_CLASS, self.label[rows])
+        return Rows(table_of_files(paths, folder, **further), None, self.names, label, None, dropped)
 
-def _listed_again(path: Path, table: Any, splits: Sequence[str | None], dataset: str) -> np.ndarray:
-    """(N,) bool: rows whose picture an earlier row of the same split lists; what the two say of it must agree."""
-    column = _column(table.column_names, PATH_COLUMNS)
-    assert column is not None
-    folders: dict[str, str] = {}
-    first: dict[tuple[str, str], int] = {}
-    seen: set[tuple[tuple[str, str], str | None]] = set()
-    again = np.zeros(table.num_rows, dtype=bool)
-    for row, written in enumerate(table[column].to_pylist()):
-        folder, name = os.path.split(os.path.join(path.parent, written))
-        if folder not in folders:
-            folders[folder] = os.path.realpath(folder)
-        picture = folders[folder], name
-        before = first.setdefault(picture, row)
-        if before != row:
-            _refuse_contradiction(path, table, (before, row), dataset)
-        again[row] = (picture, splits[row]) in seen
-        seen.add((picture, splits[row]))
-    return again
-
-
-def _refuse_contradiction(path: Path, table: Any, rows: tuple[int, int], dataset: str) -> None:
-    pair = table.take(list(rows))
-    label = _column(table.column_names, (*LABEL_COLUMNS, *ID_COLUMNS))
-    assert label is not None
-    for column in (label, *(c for c in ("subject", "valence", "arousal") if c in table.column_names)):
-        written = pair[column].to_pylist()
-        said: list[Any] = written
-        if column == label and written[0] != written[1]:
-            names, index = _labels(path, pair)
-            try:
-                said = [class_of(dataset, names[i]) for i in index]
-            except InputError as error:
-                raise InputError(f"{path}: {error}") from None
-        elif column in ("valence", "arousal"):
-            said = [_float(path, value, column) for value in written]
-        if said[0] != said[1]:
-            picture = pair[_column(table.column_names, PATH_COLUMNS)][1].as_py()
-            lines = _lines(path, rows)
+    def _labels(self) -> tuple[tuple[str, ...], np.ndarray]:
+        """The names in the label column, and each row's place among them."""
+        column, values = self.label_column, self.columns[self.label_column]
+        if "" in values:
             raise InputError(
-                f"{path} lists {picture} twice, with {column} '{written[0][:40]}' in line {lines[0]} and "
-                f"'{written[1][:40]}' in line {lines[1]}; keep the row that is right"
+                f"{self.path}: column '{column}' is empty in {values.count('')} rows; label or remove them"
             )
+        if values and (column in ID_COLUMNS or all(v.lstrip("+-").isdecimal() for v in values)):
+            known = _class_map(self.path, column)
+            strange = next((v for v in values if v not in known), None)
+            if strange is not None:
+                raise InputError(
+                    f"{self.path}: {column} {strange} is not in the class map, which has {', '.join(known)}"
+                )
+            values = [known[v] for v in values]
+        return index_names(values)
+
+    def _listed_again(self, meanings: Mapping[str, Callable[[int], object]]) -> np.ndarray:
+        """(N,) bool: rows whose image an earlier row of the same split lists; the two must agree about it."""
+        folders: dict[str, str] = {}
+        first: dict[tuple[str, str], int] = {}
+        seen: set[tuple[tuple[str, str], str | None]] = set()
+        again = np.zeros(len(self.label), dtype=bool)
+        for row, written in enumerate(self.columns[self.path_column]):
+            folder, name = os.path.split(os.path.join(self.path.parent, written))
+            if folder not in folders:
+                folders[folder] = os.path.realpath(folder)
+            image = folders[folder], name
+            before = first.setdefault(image, row)
+            for column, meaning in meanings.items() if before != row else ():
+                if meaning(before) != meaning(row):
+                    lines = _lines(self.path, (before, row))
+                    values = self.columns[column]
+                    raise InputError(
+                        f"{self.path} lists {written} twice, with {column} '{values[before][:40]}' in line {lines[0]} "
+                        f"and '{values[row][:40]}' in line {lines[1]}; keep the row that is right"
+                    )
+            again[row] = (image, self.splits[row]) in seen
+            seen.add((image, self.splits[row]))
+        return again
+
+    def _meanings(self, dataset: str) -> Mapping[str, Callable[[int], object]]:
+        """By column, what a row says of its image."""
+        found: dict[str, Callable[[int], object]] = {self.label_column: partial(self._class, dataset)}
+        if "subject" in self.columns:
+            found["subject"] = self.columns["subject"].__getitem__
+        return found | {c: partial(self._float, column=c) for c in ("valence", "arousal") if c in self.columns}
+
+    def _class(self, dataset: str, row: int) -> str:
+        try:
+            return class_of(dataset, self.names[self.label[row]])
+        except InputError as error:
+            raise InputError(f"{self.path}: {error}") from None
+
+    def _float(self, row: int, column: str) -> float | None:
+        value = self.columns[column][row]
+        try:
+            return float(value) if value else None
+        except ValueError:
+            raise InputError(f"{self.path}: {column} must be a number or empty, got '{value[:40]}'") from None
 
 
 def _lines(path: Path, rows: Sequence[int]) -> list[int]:
@@ -136,57 +179,6 @@ def _lines(path: Path, rows: Sequence[int]) -> list[int]:
         reader = csv.reader(handle)
         ends = [reader.line_num for fields in reader if fields]
     return [ends[row + 1] for row in rows]
-
-
-def _read(path: Path, whole: Any, again: np.ndarray, rows: np.ndarray) -> Rows:
-    table = whole.take(rows)
-    column = _column(table.column_names, PATH_COLUMNS)
-    assert column is not None
-    paths = [path.parent / p for p in table[column].to_pylist()]
-    require_files(
-        paths,
-        str(path),
-        f"paths are relative to {path.parent} unless they are absolute; correct them or bring the files",
-    )
-    names, label = _labels(path, table)
-    further: dict[str, Any] = {}
-    if "subject" in table.column_names:
-        further["subject"] = [subject or None for subject in table["subject"].to_pylist()]
-    if "file_name" in table.column_names:
-        further["file_name"] = table["file_name"]
-    if {"valence", "arousal"} <= set(table.column_names):
-        for c in ("valence", "arousal"):
-            further[c] = affect_column([_float(path, v, c) for v in table[c].to_pylist()], c, path.name)
-    repeated = again[rows]
-    dropped = {LISTED_AGAIN: repeated} if repeated.any() else {}
-    label = np.where(repeated, NOT_A_CLASS, label)
-    return Rows(table_of_files(paths, path.parent, **further), None, names, label, None, dropped)
-
-
-def _float(path: Path, value: str, name: str) -> float | None:
-    if not value:
-        return None
-    try:
-        return float(value)
-    except ValueError:
-        raise InputError(f"{path}: {name} must be a number or empty, got '{value[:40]}'") from None
-
-
-def _labels(path: Path, table: Any) -> tuple[tuple[str, ...], np.ndarray]:
-    column = _column(table.column_names, (*LABEL_COLUMNS, *ID_COLUMNS))
-    assert column is not None
-    values: list[str] = table[column].to_pylist()
-    if "" in values:
-        raise InputError(f"{path}: column '{column}' is empty in {values.count('')} rows; label or remove them")
-    if column in ID_COLUMNS or all(v.lstrip("+-").isdecimal() for v in values):
-        known = _class_map(path, column)
-        strange = next((v for v in values if v not in known), None)
-        if strange is not None:
-            raise InputError(f"{path}: {column} {strange} is not in the class map, which has {', '.join(known)}")
-        values = [known[v] for v in values]
-    names = tuple(dict.fromkeys(values))
-    place = {name: i for i, name in enumerate(names)}
-    return names, np.array([place[v] for v in values], dtype=np.int64)
 
 
 def _class_map(path: Path, column: str) -> Mapping[str, str]:

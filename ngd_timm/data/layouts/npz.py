@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,34 @@ import numpy as np
 from ngd_timm.core.errors import InputError
 from ngd_timm.data.labels import split_of
 from ngd_timm.data.layouts.options import Source
-from ngd_timm.data.layouts.rows import Piece, Rows, affect_column, pieces_by_split, table_of_pixels
+from ngd_timm.data.layouts.rows import (
+    Piece,
+    Rows,
+    affect_column,
+    index_names,
+    named_splits,
+    pieces_by_split,
+    table_of_pixels,
+)
 
-__all__ = ["find_npz"]
+Arrays = Mapping[str, np.ndarray]
+
+# What numpy raises on a damaged file, or on one of pickled objects.
+_DAMAGE = (
+    ValueError,
+    EOFError,
+    OSError,
+    KeyError,
+    MemoryError,
+    zipfile.BadZipFile,
+    zlib.error,
+    AttributeError,
+    TypeError,
+)
 
 
 def find_npz(source: Source) -> list[Piece] | None:
-    """An NPZ file, or every NPZ file in a folder; None where there is none.
-
-    Raises:
-        InputError: A damaged file, or arrays that don't make a data set.
-    """
+    """An NPZ file, or every NPZ file in a folder."""
     root = source.root
     if root.is_file():
         files = [root] if root.suffix.lower() == ".npz" else []
@@ -39,29 +57,21 @@ def find_npz(source: Source) -> list[Piece] | None:
 
 def _pieces(path: Path) -> list[Piece]:
     arrays = _load(path)
-    images, names, label = _images(path, arrays), *_labels(path, arrays)
+    images, (names, label) = _images(path, arrays), _labels(path, arrays)
     n = len(images)
     for key in ("y", "labels", "split", "subject", "file_name", "valence", "arousal"):
         if key in arrays and arrays[key].shape != (n,):
             raise InputError(
-                f"{path}: '{key}' has shape {arrays[key].shape}, but there are {n} pictures; expected ({n},)"
+                f"{path}: '{key}' has shape {arrays[key].shape}, but there are {n} images; expected ({n},)"
             )
-    splits: list[str | None] = [split_of(path.stem)] * n
+    splits = [split_of(path.stem)] * n
     if "split" in arrays:
-        splits = [split_of(str(s)) for s in arrays["split"]]
-        if None in splits:
-            row = splits.index(None)
-            raise InputError(f"{path} row {row}: split '{arrays['split'][row]}' is unknown; write train, valid or test")
+        splits = named_splits(path, [str(s) for s in arrays["split"]])
     return pieces_by_split("NPZ", path, splits, partial(_read, path, arrays, images, names, label))
 
 
 def _read(
-    path: Path,
-    arrays: dict[str, np.ndarray],
-    images: np.ndarray,
-    names: tuple[str, ...],
-    label: np.ndarray,
-    rows: np.ndarray,
+    path: Path, arrays: Arrays, images: np.ndarray, names: tuple[str, ...], label: np.ndarray, rows: np.ndarray
 ) -> Rows:
     further: dict[str, Any] = {}
     if "subject" in arrays:
@@ -75,21 +85,11 @@ def _read(
     return Rows(table_of_pixels(images, rows, path.name, file_names, **further), None, names, label[rows])
 
 
-def _load(path: Path) -> dict[str, np.ndarray]:
+def _load(path: Path) -> Arrays:
     try:
         with np.load(path, allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
-    except (
-        ValueError,
-        EOFError,
-        OSError,
-        KeyError,
-        MemoryError,
-        zipfile.BadZipFile,
-        zlib.error,
-        AttributeError,
-        TypeError,
-    ) as error:
+    except _DAMAGE as error:
         reason = " ".join(str(error).split())[:120]
         raise InputError(
             f"{path} can't be read as an NPZ of plain arrays ({reason}); write it again with numpy.savez, without "
@@ -97,7 +97,7 @@ def _load(path: Path) -> dict[str, np.ndarray]:
         ) from None
 
 
-def _one(path: Path, arrays: dict[str, np.ndarray], names: tuple[str, str], what: str) -> np.ndarray:
+def _one(path: Path, arrays: Arrays, names: tuple[str, str], what: str) -> np.ndarray:
     found = [n for n in names if n in arrays]
     if len(found) != 1:
         raise InputError(
@@ -106,32 +106,33 @@ def _one(path: Path, arrays: dict[str, np.ndarray], names: tuple[str, str], what
     return arrays[found[0]]
 
 
-def _images(path: Path, arrays: dict[str, np.ndarray]) -> np.ndarray:
-    images = _one(path, arrays, ("X", "images"), "its pictures")
+def _images(path: Path, arrays: Arrays) -> np.ndarray:
+    images = _one(path, arrays, ("X", "images"), "its images")
     grey, colour = images.ndim == 3, images.ndim == 4 and images.shape[3] in (1, 3)
     if images.dtype != np.uint8 or not (grey or colour) or 0 in images.shape:
         raise InputError(
-            f"{path}: pictures must be uint8 of shape (N, H, W), (N, H, W, 1) or (N, H, W, 3), got {images.dtype} of "
+            f"{path}: images must be uint8 of shape (N, H, W), (N, H, W, 1) or (N, H, W, 3), got {images.dtype} of "
             f"{images.shape}"
         )
     return images
 
 
-def _labels(path: Path, arrays: dict[str, np.ndarray]) -> tuple[tuple[str, ...], np.ndarray]:
-    given = _one(path, arrays, ("y", "labels"), "its labels")
-    if given.dtype.kind in "US":
-        text = given.astype(np.str_)
-        names, label = np.unique(text, return_inverse=True)
-        return tuple(names.tolist()), label.reshape(-1).astype(np.int64)
-    if given.dtype.kind not in "iu":
-        raise InputError(f"{path}: labels must be names or whole numbers, got {given.dtype}")
+def _labels(path: Path, arrays: Arrays) -> tuple[tuple[str, ...], np.ndarray]:
+    labels = _one(path, arrays, ("y", "labels"), "its labels")
+    if labels.dtype.kind in "US":
+        names, label = index_names(labels.astype(np.str_).ravel().tolist())
+        return names, label
+    if labels.dtype.kind not in "iu":
+        raise InputError(f"{path}: labels must be names or whole numbers, got {labels.dtype}")
     classes = arrays.get("classes")
     if classes is None or classes.dtype.kind not in "US" or classes.ndim != 1:
         raise InputError(
             f"{path} has plain integers as labels and no array 'classes' of names; class numbers mean different things "
             "in different data sets: store names, or 'classes' beside the numbers"
         )
-    names_given = tuple(str(c) for c in classes.astype(np.str_))
-    if given.size and not (given.min() >= 0 and given.max() < len(names_given)):
-        raise InputError(f"{path}: labels hold {given.min()} to {given.max()}, but 'classes' names {len(names_given)}")
-    return names_given, given.astype(np.int64)
+    class_names = tuple(classes.astype(np.str_).tolist())
+    if labels.size and not (labels.min() >= 0 and labels.max() < len(class_names)):
+        raise InputError(
+            f"{path}: labels hold {labels.min()} to {labels.max()}, but 'classes' names {len(class_names)}"
+        )
+    return class_names, labels.astype(np.int64)

@@ -1,4 +1,4 @@
-"""Parquet files, and any table with a picture and what is said of it: votes, a name, or a ClassLabel with names."""
+"""Parquet files, and any table with an image and its label: votes, a name, or a ClassLabel with names."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ import numpy as np
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.data.labels import VOTE_COLUMNS, split_of
+from ngd_timm.data.layouts.csv_file import first_column
 from ngd_timm.data.layouts.options import Source
-from ngd_timm.data.layouts.rows import Piece, Rows, affect_column, files_below
+from ngd_timm.data.layouts.rows import Piece, Rows, affect_column, files_below, image_array
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
-
-__all__ = ["LABEL_COLUMNS", "find_parquet", "rows_of_table"]
 
 LABEL_COLUMNS = ("label_name", "class_name", "label_str", "label")
 
@@ -31,12 +30,23 @@ _LARGE = 128 << 20
 
 
 def find_parquet(source: Source) -> list[Piece] | None:
-    """A parquet file, or every parquet file below a folder; None where there is none."""
+    """A parquet file, or every parquet file below a folder."""
     root = source.root
     if root.is_file():
         return [_piece(root, split_of(root.stem), root.name)] if root.suffix == ".parquet" else None
     files = sorted(p for p in files_below(root) if p.suffix == ".parquet" and not p.name.startswith("."))
     return [_piece(p, _split_of_file(p, root), p.relative_to(root).as_posix()) for p in files] or None
+
+
+def _piece(path: Path, split: str | None, shown: str) -> Piece:
+    return Piece(
+        "parquet", path, split, shown, partial(_read_parquet, path, shown), partial(_stream_parquet, path, shown)
+    )
+
+
+def _split_of_file(path: Path, root: Path) -> str | None:
+    names = (path.stem, *reversed(path.relative_to(root).parent.parts))
+    return next((split for name in names if (split := split_of(name))), None)
 
 
 def rows_of_table(table: pa.Table, shown: str, where: str, folder: Path | None = None, start: int = 0) -> Rows:
@@ -46,13 +56,10 @@ def rows_of_table(table: pa.Table, shown: str, where: str, folder: Path | None =
         table: Its columns: `image` (bytes, or a struct of bytes and path); FER+'s ten counts, or a label that is a name
             or a ClassLabel with names; and where known `file_name`, `subject`, `valence` and `arousal`,
             `dup_of_train`.
-        shown: What messages and `source` call it.
+        shown: Its name in messages and in `source`.
         where: The same with its whole path.
-        folder: What relative picture paths are relative to.
+        folder: What relative image paths are relative to.
         start: The number of the first row.
-
-    Raises:
-        InputError: Columns that don't make a data set.
     """
     import pyarrow as pa
 
@@ -74,32 +81,17 @@ def _rows_of_table(table: pa.Table, shown: str, where: str, folder: Path | None,
     }
     if "subject" in table.column_names:
         columns["subject"] = _cast(table, "subject", pa.string(), where)
-    if "valence" in table.column_names and "arousal" in table.column_names:
+    if {"valence", "arousal"} <= set(table.column_names):
         for c in ("valence", "arousal"):
             columns[c] = affect_column(table[c], c, shown, start)
     dup = None
     if "dup_of_train" in table.column_names:
         marks = _cast(table, "dup_of_train", pa.bool_(), where)
         dup = marks.combine_chunks().fill_null(False).to_numpy(zero_copy_only=False)
-    votes = names = label = None
-    if all(c in table.column_names for c in VOTE_COLUMNS):
-        votes = _vote_columns(table, where)
-    else:
-        names, label = _label_column(table, shown, where, start)
-    return Rows(pa.table(columns), votes, names, label, dup)
-
-
-def _piece(path: Path, split: str | None, shown: str) -> Piece:
-    return Piece(
-        "parquet", path, split, shown, partial(_read_parquet, path, shown), partial(_stream_parquet, path, shown)
-    )
-
-
-def _split_of_file(path: Path, root: Path) -> str | None:
-    for part in (path.stem, *reversed(path.relative_to(root).parent.parts)):
-        if split := split_of(part):
-            return split
-    return None
+    if set(VOTE_COLUMNS) <= set(table.column_names):
+        return Rows(pa.table(columns), _vote_columns(table, where), None, None, dup)
+    names, label = _label_column(table, shown, where, start)
+    return Rows(pa.table(columns), None, names, label, dup)
 
 
 def _read_parquet(path: Path, shown: str) -> Rows:
@@ -108,17 +100,15 @@ def _read_parquet(path: Path, shown: str) -> Rows:
 
     try:
         # A memory map would turn a file cut short under us into a crash; pages are checked as they are read.
-        if path.stat().st_size > _LARGE:
-            table = _spilled(path)
-        else:
-            table = pq.read_table(path, page_checksum_verification=True)
+        large = path.stat().st_size > _LARGE
+        table = _mapped_copy(path) if large else pq.read_table(path, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path, error) from None
     return rows_of_table(table, shown, str(path), path.parent)
 
 
-def _spilled(path: Path) -> pa.Table:
-    """A file's rows in an uncompressed copy that is mapped, not held: memory stays flat however large the file.
+def _mapped_copy(path: Path) -> pa.Table:
+    """A file's rows in an uncompressed copy that is memory-mapped: memory stays flat however large the file.
 
     The copy lies in the cache folder of `datasets`, since a temporary folder may itself be memory. It has no name once
     it is mapped, so it goes when the last reader does.
@@ -159,7 +149,7 @@ def _stream_parquet(path: Path, shown: str) -> Iterator[Rows]:
 
 
 def _row_batches(file: pq.ParquetFile, rows: int) -> Iterator[pa.RecordBatch]:
-    # a group at a time: asked for all of them, the reader holds the whole file
+    # one row group at a time: given all of them, the reader holds the whole file
     for group in range(file.num_row_groups):
         yield from file.iter_batches(batch_size=rows, row_groups=[group])
 
@@ -185,20 +175,16 @@ def _image_column(column: pa.ChunkedArray, shown: str, where: str, folder: Path 
     import pyarrow.compute as pc
 
     kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
-    if pa.types.is_struct(column.type) and {f.name for f in column.type} >= {"bytes"}:
-        fields = [f.name for f in column.type]
+    if pa.types.is_struct(column.type) and "bytes" in (fields := [f.name for f in column.type]):
         chunks = [_resolved(chunk, fields, folder) for chunk in column.chunks]
     elif pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
-        chunks = [
-            pa.StructArray.from_arrays([c.cast(pa.binary()), pa.nulls(len(c), pa.string())], ["bytes", "path"])
-            for c in column.chunks
-        ]
+        chunks = [image_array(chunk.cast(pa.binary()), pa.nulls(len(chunk), pa.string())) for chunk in column.chunks]
     else:
         raise InputError(f"{where}: column 'image' must hold bytes or {{bytes, path}}, got {column.type}")
     whole = pa.chunked_array(chunks, type=kind)
     absent = pc.and_(*(pc.is_null(pc.struct_field(whole, name)) for name in ("bytes", "path")))
     if (row := pc.index(absent, True).as_py()) >= 0:
-        raise InputError(f"{shown} row {start + row}: no picture, neither bytes nor a path; add it or remove the row")
+        raise InputError(f"{shown} row {start + row}: no image, neither bytes nor a path; add it or remove the row")
     return whole
 
 
@@ -216,7 +202,7 @@ def _resolved(chunk: pa.StructArray, fields: Sequence[str], folder: Path | None)
             [str(folder / p) if gone and p else p for p, gone in zip(path.to_pylist(), missing, strict=True)],
             pa.string(),
         )
-    return pa.StructArray.from_arrays([data, path], ["bytes", "path"])
+    return image_array(data, path)
 
 
 def _file_names(table: pa.Table, where: str) -> pa.ChunkedArray | pa.Array:
@@ -243,7 +229,7 @@ def _vote_columns(table: pa.Table, where: str) -> np.ndarray:
 def _label_column(table: pa.Table, shown: str, where: str, start: int) -> tuple[tuple[str, ...], np.ndarray]:
     import pyarrow as pa
 
-    column = next((c for c in LABEL_COLUMNS if c in table.column_names), None)
+    column = first_column(table.column_names, LABEL_COLUMNS)
     if column is None:
         raise InputError(
             f"{where} has neither the ten vote columns of FER+ nor a label column "

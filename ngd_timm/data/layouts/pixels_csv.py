@@ -1,9 +1,9 @@
-"""Pictures as numbers in a CSV: `emotion, pixels, Usage` of FER2013 and of CK+'s 48-pixel export."""
+"""Images as numbers in a CSV: `emotion, pixels, Usage` of FER2013 and of CK+'s 48-pixel export."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,20 +12,16 @@ import numpy as np
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.data.labels import CKPLUS_48_IDS, FER2013_IDS, split_of
-from ngd_timm.data.layouts.csv_file import header_of, read_csv, require_columns, whole_numbers
+from ngd_timm.data.layouts.csv_file import header_of, read_csv, whole_numbers
 from ngd_timm.data.layouts.options import Source
-from ngd_timm.data.layouts.rows import Piece, Rows, labels_of_ids, pieces_by_split, table_of_pixels
+from ngd_timm.data.layouts.rows import Piece, Rows, labels_of_ids, named_splits, pieces_by_split, table_of_pixels
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["SIDE", "PixelFile", "find_pixels_csv", "is_pixels_csv"]
-
 log = logging.getLogger("ngd_timm.data")
 
-SIDE = 48
-"""Pixels a side, in both files."""
-
+_SIDE = 48
 _FILES: Mapping[str, tuple[str, ...]] = {
     "fer2013": ("fer2013.csv", "fer2013/fer2013.csv", "icml_face_data.csv"),
     "ckplus": ("ckextended.csv",),
@@ -39,14 +35,16 @@ def is_pixels_csv(path: Path) -> bool:
     return {"emotion", "pixels"} <= set(header_of(path))
 
 
+def usage_splits(path: Path, usage: Sequence[str]) -> list[str | None]:
+    """The splits that a column `Usage` names."""
+    return named_splits(path, usage, "Usage", "Training, PublicTest or PrivateTest")
+
+
 def find_pixels_csv(source: Source) -> list[Piece] | None:
-    """`fer2013.csv`, `icml_face_data.csv` or `ckextended.csv`, at `root` or as `root`; None where there is none.
+    """`fer2013.csv`, `icml_face_data.csv` or `ckextended.csv`, at `root` or as `root`.
 
     The numbers in `emotion` are classes by the publishers' tables, `labels.FER2013_IDS` and `labels.CKPLUS_48_IDS`; for
     any other data set they mean nothing.
-
-    Raises:
-        InputError: Such a file for a set that has no such table, or a damaged file.
     """
     root, dataset = source.root, source.dataset
     if root.is_file():
@@ -57,27 +55,25 @@ def find_pixels_csv(source: Source) -> list[Piece] | None:
                 f"{root} holds emotion numbers, which are fixed for {' and '.join(_IDS)} only, not for {dataset}; name "
                 "the data set that it is, or give a CSV with class names"
             )
-        path = root
+        files = [root]
     else:
-        there = [root / name for name in _FILES.get(dataset, ()) if (root / name).is_file()]
-        if not there:
-            return None
-        path = there[0]
-        for other in there[1:]:
-            log.warning("%s: %s is read, %s holds the same set and is left out", root, path.name, other.name)
+        files = [root / name for name in _FILES.get(dataset, ()) if (root / name).is_file()]
+    if not files:
+        return None
+    path, *others = files
+    for other in others:
+        log.warning("%s: %s is read, %s holds the same set and is left out", root, path.name, other.name)
     file = PixelFile(path)
     return pieces_by_split("pixels in a CSV", path, file.splits, partial(_read, file, _IDS[dataset]))
 
 
 def _read(file: PixelFile, published: Mapping[int, str], rows: np.ndarray) -> Rows:
-    table = table_of_pixels(file.pixels, rows, file.path.name)
-    return Rows(
-        table, None, tuple(published.values()), labels_of_ids(file.emotion, published, file.path.name, "emotion")[rows]
-    )
+    label = labels_of_ids(file.emotion, published, file.path.name, "emotion")[rows]
+    return Rows(table_of_pixels(file.pixels, rows, file.path.name), None, tuple(published.values()), label)
 
 
 class PixelFile:
-    """One such CSV, read once however many splits are asked for.
+    """One such CSV, read once for all its splits.
 
     Attributes:
         path: The file.
@@ -86,19 +82,12 @@ class PixelFile:
     """
 
     def __init__(self, path: Path) -> None:
-        require_columns(path, header_of(path), ("emotion", "pixels"))
-        self.path, self._table = path, read_csv(path)
+        self.path, self._table = path, read_csv(path, required=("emotion", "pixels"))
+        self.usage: list[str] | None = None
+        self.splits: list[str | None] = [split_of(path.stem)] * self._table.num_rows
         if "Usage" in self._table.column_names:
-            self.usage: list[str] | None = self._table["Usage"].to_pylist()
-            known = {u: split_of(u) for u in set(self.usage)}
-            for row, u in enumerate(self.usage):
-                if known[u] is None:
-                    raise InputError(
-                        f"{path} row {row}: Usage is '{u[:40]}'; expected Training, PublicTest or PrivateTest"
-                    )
-            self.splits: list[str | None] = [known[u] for u in self.usage]
-        else:
-            self.usage, self.splits = None, [split_of(path.stem)] * self._table.num_rows
+            self.usage = self._table["Usage"].to_pylist()
+            self.splits = usage_splits(path, self.usage)
 
     def __len__(self) -> int:
         return int(self._table.num_rows)
@@ -110,15 +99,10 @@ class PixelFile:
 
     @cached_property
     def pixels(self) -> np.ndarray:
-        """(N, 48, 48) uint8.
-
-        Raises:
-            InputError: A row with another number of pixels, or a value that is no grey level, by its row.
-        """
-        out = np.empty((len(self), SIDE, SIDE), dtype=np.uint8)
-        column = self._table["pixels"]
+        """(N, 48, 48) uint8; a row of another size, or a value that is no grey level, is refused."""
+        out = np.empty((len(self), _SIDE, _SIDE), dtype=np.uint8)
         for begin in range(0, len(self), _CHUNK):
-            block = column.slice(begin, _CHUNK).combine_chunks()
+            block = self._table["pixels"].slice(begin, _CHUNK).combine_chunks()
             out[begin : begin + len(block)] = self._parse(block, begin)
         return out
 
@@ -128,11 +112,11 @@ class PixelFile:
 
         words = pc.ascii_split_whitespace(block)
         counts = pc.list_value_length(words).to_numpy(zero_copy_only=False)
-        wrong = counts != SIDE * SIDE
+        wrong = counts != _SIDE * _SIDE
         if wrong.any():
             row = int(wrong.argmax())
             raise InputError(
-                f"{self.path} row {begin + row}: {counts[row]} pixels, expected {SIDE}x{SIDE} = {SIDE * SIDE}; the "
+                f"{self.path} row {begin + row}: {counts[row]} pixels, expected {_SIDE}x{_SIDE} = {_SIDE * _SIDE}; the "
                 "file is cut short or another one"
             )
         try:
@@ -143,4 +127,4 @@ class PixelFile:
                 f"{self.path} rows {begin} to {begin + len(block) - 1}: a pixel is no whole number from 0 to 255 "
                 f"({reason})"
             ) from None
-        return levels.to_numpy().reshape(-1, SIDE, SIDE)
+        return levels.to_numpy().reshape(-1, _SIDE, _SIDE)

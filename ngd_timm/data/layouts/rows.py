@@ -1,12 +1,13 @@
-"""What every layout is brought to: pieces with a split, and rows with an encoded picture and what is said of it."""
+"""What every layout becomes: pieces with a split, and rows with an encoded image, its labels and its source."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,30 +15,16 @@ import numpy as np
 from PIL import Image
 
 from ngd_timm.core.errors import InputError
-from ngd_timm.data.labels import SPLITS, subject_of
+from ngd_timm.core.images import decode_each, open_image, to_mode
+from ngd_timm.data.labels import SPLITS, split_of, subject_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "Piece",
-    "Rows",
-    "affect_column",
-    "encode_png",
-    "files_below",
-    "image_files",
-    "labels_of_ids",
-    "pieces_by_split",
-    "require_files",
-    "shown_path",
-    "subfolders",
-    "table_of_files",
-    "table_of_pixels",
-    "with_subjects",
-]
-
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pgm", ".ppm")
+
+# Image files of so many bytes in all are read once and held; larger sets stay on disk.
+_HELD_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -51,7 +38,7 @@ class Rows:
         names: The piece's own label names, or None where it has votes.
         label: (N,) index into `names`; -1 on rows of `dropped`.
         dup_of_train: (N,) bool, or None where the piece doesn't say.
-        dropped: Reason → (N,) bool: rows that the layout itself gives up, at most one reason a row.
+        dropped: Reason → (N,) bool: rows that the layout itself drops, at most one reason a row.
     """
 
     table: pa.Table
@@ -60,6 +47,7 @@ class Rows:
     label: np.ndarray | None
     dup_of_train: np.ndarray | None = None
     dropped: Mapping[str, np.ndarray] = field(default_factory=dict)
+    _files: dict[str, bytes] = field(default_factory=dict, repr=False, compare=False)
 
     def features(self) -> dict[str, Any]:
         """The `datasets` feature of each column of `table`."""
@@ -70,11 +58,63 @@ class Rows:
         return {c: known.get(c, Value("string")) for c in self.table.column_names}
 
     def usable(self) -> np.ndarray:
-        """(N,) bool: rows that the layout doesn't give up; only their pictures need exist."""
+        """(N,) bool: rows that the layout doesn't drop; only their images need exist."""
         keep = np.ones(self.table.num_rows, dtype=bool)
         for mask in self.dropped.values():
             keep &= ~mask
         return keep
+
+    @cached_property
+    def pixel_hashes(self) -> list[bytes]:
+        """The hash of each usable row's decoded image; copies have the same."""
+        from datasets import Dataset
+
+        usable = np.flatnonzero(self.usable())
+        table = self.held(usable)
+        return list(decode_each(Dataset(self.table.take(usable) if table is None else table), _pixel_hash))
+
+    def held(self, index: np.ndarray) -> pa.Table | None:
+        """Some rows with their image files read into memory, each once; None where no image or too much is on disk."""
+        import pyarrow.compute as pc
+
+        if not len(index) or not pc.struct_field(self.table["image"], "bytes").null_count:
+            return None
+        table = self.table.take(index)
+        records = table["image"].to_pylist()
+        paths = [record["path"] for record in records if record["bytes"] is None]
+        if not self._fit(paths):
+            return None
+        for path in paths:
+            if path not in self._files:
+                self._files[path] = read_image_file(path)
+        data = [self._files[r["path"]] if r["bytes"] is None else r["bytes"] for r in records]
+        image = image_array(data, [r["path"] for r in records])
+        return table.set_column(table.column_names.index("image"), "image", image)
+
+    def _fit(self, paths: Iterable[str]) -> bool:
+        total = sum(map(len, self._files.values()))
+        for path in paths:
+            try:
+                total += 0 if path in self._files else os.path.getsize(path)
+            except OSError:
+                continue
+            if total > _HELD_BYTES:
+                return False
+        return True
+
+
+def read_image_file(path: str) -> bytes:
+    """A file's bytes."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} can't be read ({error.strerror or error}); check the image paths") from None
+
+
+def _pixel_hash(record: dict[str, Any]) -> bytes:
+    with open_image(record) as image:
+        pixels = to_mode(image, "RGB")
+        return hashlib.sha256(f"{pixels.size}".encode() + pixels.tobytes()).digest()
 
 
 @dataclass(frozen=True)
@@ -85,7 +125,7 @@ class Piece:
         kind: The layout, in words.
         path: Where it is.
         split: "train", "valid", "test", or None where nothing says.
-        shown: What messages and the `source` column call it.
+        shown: Its name in messages and in the `source` column.
         read: Reads all its rows.
         stream: Reads them a few at a time, or None where the layout can't.
     """
@@ -101,17 +141,7 @@ class Piece:
 def pieces_by_split(
     kind: str, path: Path, splits: Sequence[str | None], read: Callable[[np.ndarray], Rows]
 ) -> list[Piece]:
-    """One piece for each split that occurs among a file's rows.
-
-    Args:
-        kind: The layout, in words.
-        path: The file.
-        splits: Each row's split.
-        read: From (M,) row numbers to their rows.
-
-    Raises:
-        InputError: No row at all.
-    """
+    """One piece for each split that occurs among a file's rows; `read` takes (M,) row numbers to their rows."""
     if not len(splits):
         raise InputError(f"{path} has no rows; copy or write it again")
     each = np.array([s or "" for s in splits])
@@ -122,30 +152,40 @@ def pieces_by_split(
     ]
 
 
+def named_splits(
+    path: Path, values: Sequence[str], column: str = "split", allowed: str = "train, valid or test"
+) -> list[str | None]:
+    """The split that each row names; one that names none is refused by its row."""
+    known = {value: split_of(value) for value in set(values)}
+    for row, value in enumerate(values):
+        if known[value] is None:
+            raise InputError(f"{path} row {row}: {column} '{value[:40]}' is unknown; write {allowed}")
+    return [known[value] for value in values]
+
+
+def index_names(values: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
+    """The different names in a list, and each entry's (N,) place among them."""
+    place: dict[str, int] = {}
+    label = [place.setdefault(value, len(place)) for value in values]
+    return tuple(place), np.array(label, dtype=np.int64)
+
+
 def subfolders(folder: Path) -> list[Path]:
     """The folders in a folder, in order, without hidden ones."""
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
 def image_files(folder: Path, deep: bool = False) -> list[Path]:
-    """The pictures in a folder, in order, by their suffix; hidden files are not pictures.
-
-    Raises:
-        InputError: A folder that may not be read, or a link to nothing: the set would shrink without a word.
-    """
+    """The images in a folder, in order, by their suffix; hidden files are left out."""
     found = [p for p in files_below(folder, deep) if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
     for path in found:
         if not path.is_file():
-            raise InputError(f"{path} links to nothing; bring the picture, or remove the link")
+            raise InputError(f"{path} links to nothing; bring the image, or remove the link")
     return sorted(found)
 
 
 def files_below(folder: Path, deep: bool = True) -> Iterator[Path]:
-    """Everything in a folder, and in the folders below it, that is no folder.
-
-    Raises:
-        InputError: A folder that may not be read; `Path.rglob` would pass over it.
-    """
+    """Everything in a folder, and in the folders below it, that is no folder."""
 
     def refuse(error: OSError) -> None:
         raise InputError(f"{error.filename} can't be read ({error.strerror}); change its permissions") from None
@@ -157,24 +197,22 @@ def files_below(folder: Path, deep: bool = True) -> Iterator[Path]:
 
 
 def require_files(paths: Sequence[Path], listed_in: str, hint: str) -> None:
-    """Refuse a list of which some pictures aren't there.
-
-    Raises:
-        InputError: How many, the first three, and `hint`.
-    """
+    """Refuse a list of images of which some are missing: how many, the first three, and `hint`."""
     missing = [p for p in paths if not os.path.isfile(p)]
     if missing:
         first = ", ".join(str(p) for p in missing[:3])
-        raise InputError(f"{listed_in}: {len(missing)} of {len(paths)} pictures aren't there (first: {first}); {hint}")
+        raise InputError(f"{listed_in}: {len(missing)} of {len(paths)} images aren't there (first: {first}); {hint}")
 
 
-def shown_path(path: Path, root: Path) -> str:
-    """A path relative to the data set's root, or as it is where it lies elsewhere."""
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+def image_array(data: Any, paths: Any) -> pa.StructArray:
+    """Encoded images, or None, and their paths, or None, as the column `image`."""
+    import pyarrow as pa
+
+    return pa.StructArray.from_arrays([pa.array(data, pa.binary()), pa.array(paths, pa.string())], ["bytes", "path"])
 
 
 def table_of_files(paths: Sequence[Path], root: Path, **columns: Any) -> pa.Table:
-    """Rows whose pictures stay on disk; `source` is the path relative to `root`."""
+    """Rows whose images are files; `source` is the path relative to `root`, or the path where it lies elsewhere."""
     import pyarrow as pa
 
     for path in paths:
@@ -182,49 +220,26 @@ def table_of_files(paths: Sequence[Path], root: Path, **columns: Any) -> pa.Tabl
             str(path).encode()
         except UnicodeEncodeError:
             raise InputError(f"{path}: the name is not UTF-8; rename the file or the folder") from None
-    image = pa.StructArray.from_arrays(
-        [pa.nulls(len(paths), pa.binary()), pa.array([str(p) for p in paths], pa.string())], ["bytes", "path"]
-    )
-    return pa.table(
-        {
-            "image": image,
-            "file_name": pa.array([p.name for p in paths], pa.string()),
-            "source": pa.array([shown_path(p, root) for p in paths], pa.string()),
-            **columns,
-        }
-    )
+    sources = [(p.relative_to(root) if p.is_relative_to(root) else p).as_posix() for p in paths]
+    image = image_array([None] * len(paths), [str(p) for p in paths])
+    names = pa.array([p.name for p in paths], pa.string())
+    return pa.table({"image": image, "file_name": names, "source": pa.array(sources, pa.string()), **columns})
 
 
 def table_of_pixels(
     pixels: np.ndarray, rows: np.ndarray, shown: str, file_names: Sequence[str] | None = None, **columns: Any
 ) -> pa.Table:
-    """Rows whose pictures are numbers in a file: encoded as PNG; `source` is the file and the row.
-
-    Args:
-        pixels: (N, H, W) or (N, H, W, 1 or 3) uint8, of the whole file.
-        rows: (M,) which of them.
-        shown: The file's name.
-        file_names: M names, where the file has them.
-        **columns: Further columns of M rows.
-    """
+    """Rows whose images are numbers in a file, encoded as PNG; `source` is the file and the row."""
     import pyarrow as pa
 
-    image = pa.StructArray.from_arrays(
-        [pa.array([encode_png(pixels[i]) for i in rows], pa.binary()), pa.nulls(len(rows), pa.string())],
-        ["bytes", "path"],
-    )
-    names = pa.nulls(len(rows), pa.string()) if file_names is None else pa.array(list(file_names), pa.string())
+    image = image_array([encode_png(pixels[i]) for i in rows], [None] * len(rows))
+    names = pa.array([None] * len(rows) if file_names is None else list(file_names), pa.string())
     source = pa.array([f"{shown} row {i}" for i in rows], pa.string())
     return pa.table({"image": image, "file_name": names, "source": source, **columns})
 
 
 def with_subjects(rows: Rows, dataset: str) -> Rows:
-    """The same rows with a column `subject`, null where nobody is named: read from file names where the table has none.
-
-    Args:
-        rows: Of any layout.
-        dataset: One of `SUBJECT_IN_NAME`.
-    """
+    """The same rows with a column `subject`: the table's own, else from file names, null where they name none."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -242,7 +257,7 @@ def with_subjects(rows: Rows, dataset: str) -> Rows:
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """(H, W) or (H, W, 1 or 3) uint8 as PNG, uncompressed: the bytes that Microsoft's export of FER+ has, too."""
+    """(H, W) or (H, W, 1 or 3) uint8 as uncompressed PNG: the bytes that Microsoft's export of FER+ has, too."""
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
     buffer = io.BytesIO()
@@ -251,17 +266,7 @@ def encode_png(pixels: np.ndarray) -> bytes:
 
 
 def affect_column(values: Any, name: str, shown: str, start: int = 0) -> pa.Array:
-    """A valence or arousal column as float32, null where a row has none.
-
-    Args:
-        values: A pyarrow column or a sequence, null (None) where a row has none.
-        name: "valence" or "arousal".
-        shown: What messages call the file.
-        start: The number of the first row.
-
-    Raises:
-        InputError: A value that is no number in [-1, 1].
-    """
+    """A valence or arousal column as float32, null where a row has none; values outside [-1, 1] are refused."""
     import pyarrow as pa
 
     column = values if isinstance(values, (pa.Array, pa.ChunkedArray)) else pa.array(values, pa.float32())
@@ -282,22 +287,13 @@ def affect_column(values: Any, name: str, shown: str, start: int = 0) -> pa.Arra
     return column
 
 
-def labels_of_ids(ids: np.ndarray, published: Mapping[int, str], shown: str, what: str) -> np.ndarray:
-    """(N,) index into `tuple(published.values())`.
-
-    Raises:
-        InputError: An id that the layout doesn't have, by its row.
-
-    Example:
-        >>> labels_of_ids(np.array([7, 1]), {1: "surprise", 7: "neutral"}, "list.txt", "label").tolist()
-        [1, 0]
-    """
+def labels_of_ids(ids: Sequence[int] | np.ndarray, published: Mapping[int, str], shown: str, what: str) -> np.ndarray:
+    """(N,) index into `tuple(published.values())`; an id that the layout doesn't have is refused by its row."""
     place = {number: i for i, number in enumerate(published)}
-    unknown = ~np.isin(ids, list(place))
-    if unknown.any():
-        row = int(unknown.argmax())
-        known = ", ".join(f"{number} {name}" for number, name in published.items())
-        raise InputError(
-            f"{shown} row {row}: {what} {ids[row]} is none of this layout's ({known}); is it another file?"
-        )
-    return np.array([place[int(i)] for i in ids], dtype=np.int64)
+    for row, number in enumerate(ids):
+        if number not in place:
+            known = ", ".join(f"{n} {name}" for n, name in published.items())
+            raise InputError(
+                f"{shown} row {row}: {what} {number} is none of this layout's ({known}); is it another file?"
+            )
+    return np.array([place[number] for number in ids], dtype=np.int64)

@@ -17,7 +17,7 @@ from ngd_timm.core.errors import InputError, choices
 __all__ = ["CORRUPTIONS", "SEVERITIES", "SMALLEST", "corrupt"]
 
 SEVERITIES = (1, 2, 3, 4, 5)
-SMALLEST = 8  # px a side that a picture must have
+SMALLEST = 8  # px a side that an image must have
 _SIDE = 48  # px for which the strengths are given
 _BLOCK = 1 << 22  # numbers worked on at once
 _ZOOMS = 11
@@ -26,16 +26,16 @@ Draws = Sequence[np.random.Generator]
 
 
 def corrupt(images: np.ndarray, name: str, severity: int, seed: int = 0, first: int = 0) -> np.ndarray:
-    """Corrupt pictures as Hendrycks and Dietterich's ImageNet-C does, with strengths for 48-pixel faces.
+    """Corrupt images as Hendrycks and Dietterich's ImageNet-C does, with strengths for 48-pixel faces.
 
-    The list of corruptions and their ideas are theirs, the code and the numbers are not: figures don't compare with
+    The list of corruptions and their ideas are theirs, the code and the numbers are not: scores don't compare with
     those on ImageNet-C. The strengths were chosen by eye, on drawn faces and on FER+'s, so that severity 1 is mild and
     people still tell most expressions at 5. Lengths (radii, streaks, the grain of noise, flakes, blocks of pixels) are
-    shares of the picture's shorter side, so a larger picture is hurt alike; only JPEG's blocks stay 8 pixels wide.
+    shares of the image's shorter side, so a larger image is hurt alike; only JPEG's blocks stay 8 pixels wide.
     Frost is a drawn ice texture (veins and needles that grow in from the rim), where the original lays photographs over
-    the picture.
+    the image.
 
-    A picture's random numbers come from (seed, name, its place in the set); over the severities they are the same and
+    An image's random numbers come from (seed, name, its place in the set); over the severities they are the same and
     only the strength changes. So the result does not depend on how a set is divided into batches.
 
     Args:
@@ -46,7 +46,7 @@ def corrupt(images: np.ndarray, name: str, severity: int, seed: int = 0, first: 
         first: The place of `images[0]` in the set, where this is a part of it.
 
     Returns:
-        New pictures, of the same shape and dtype.
+        New images, of the same shape and dtype.
 
     Raises:
         InputError: Another name, severity, dtype or shape.
@@ -70,12 +70,12 @@ def corrupt(images: np.ndarray, name: str, severity: int, seed: int = 0, first: 
     _check(images)
     function, strengths = _CORRUPTIONS[name]
     shape = images.shape
-    pictures = images if images.ndim == 4 else images[..., None]
+    images = images if images.ndim == 4 else images[..., None]
     scale = min(shape[1:3]) / _SIDE
-    out = np.empty_like(pictures)
-    step = max(_BLOCK // max(math.prod(pictures.shape[1:]), 1), 1)
-    for start in range(0, len(pictures), step):
-        part = pictures[start : start + step]
+    out = np.empty_like(images)
+    step = max(_BLOCK // max(math.prod(images.shape[1:]), 1), 1)
+    for start in range(0, len(images), step):
+        part = images[start : start + step]
         places = range(first + start, first + start + len(part))
         draws = [np.random.default_rng([seed, CORRUPTIONS.index(name), place]) for place in places]
         changed = function(part.astype(np.float32) / 255, draws, strengths[severity - 1], scale)
@@ -86,15 +86,15 @@ def corrupt(images: np.ndarray, name: str, severity: int, seed: int = 0, first: 
 def _check(images: Any) -> None:
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
         kind = images.dtype if isinstance(images, np.ndarray) else type(images).__name__
-        raise InputError(f"pictures to corrupt must be a numpy array of uint8, got {kind}")
+        raise InputError(f"images to corrupt must be a numpy array of uint8, got {kind}")
     if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
-        raise InputError(f"pictures to corrupt must be (N, H, W), (N, H, W, 1) or (N, H, W, 3), got {images.shape}")
+        raise InputError(f"images to corrupt must be (N, H, W), (N, H, W, 1) or (N, H, W, 3), got {images.shape}")
     if min(images.shape[1:3]) < SMALLEST:
-        raise InputError(f"pictures to corrupt must have sides of at least {SMALLEST} px, got {images.shape[1:3]}")
+        raise InputError(f"images to corrupt must have sides of at least {SMALLEST} px, got {images.shape[1:3]}")
 
 
-# Below, images are (N, H, W, C) float32 on the scale 0-1 and there is a generator a picture; lengths are in pixels of a
-# picture of side 48 and are multiplied by `scale`. What is returned may leave 0-1.
+# Below, images are (N, H, W, C) float32 on the scale 0-1 and there is a generator an image; lengths are in pixels of an
+# image of side 48 and are multiplied by `scale`. What is returned may leave 0-1.
 
 
 def _gaussian_noise(images: np.ndarray, draws: Draws, deviation: float, scale: float) -> np.ndarray:
@@ -136,11 +136,11 @@ def _motion_blur(images: np.ndarray, draws: Draws, length: float, scale: float) 
 
 
 def _zoom_blur(images: np.ndarray, draws: Draws, most: float, scale: float) -> np.ndarray:
-    pictures = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-    blurred = np.zeros_like(pictures)
+    images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    blurred = np.zeros_like(images)
     for zoom in np.linspace(1, most, _ZOOMS):
-        down, across = (_zoom_matrix(side, zoom) for side in pictures.shape[2:])
-        blurred += down @ pictures @ np.ascontiguousarray(across.T)
+        down, across = (_zoom_matrix(side, zoom) for side in images.shape[2:])
+        blurred += down @ images @ np.ascontiguousarray(across.T)
     return blurred.transpose(0, 2, 3, 1) / _ZOOMS
 
 
@@ -228,7 +228,7 @@ def _grain(scale: float) -> int:
 
 
 def _grains(shape: Sequence[int], scale: float, draws: Iterable[Callable[..., np.ndarray]]) -> np.ndarray:
-    """Numbers for pictures of a shape, equal within squares that are a pixel of a 48 px picture."""
+    """Numbers for images of a shape, equal within squares that are a pixel of a 48 px image."""
     grain = _grain(scale)
     _, height, width, channels = shape
     small = (-(-height // grain), -(-width // grain), channels)
@@ -244,15 +244,15 @@ def _enlarged(small: np.ndarray, shape: Sequence[int], grain: int) -> np.ndarray
 
 
 def _moved(image: np.ndarray, moves: np.ndarray) -> np.ndarray:
-    """One (H, W, C) picture, each pixel taken from where its move, one of (H, W, 2), leads: between pixels too."""
+    """One (H, W, C) image, each pixel taken from where its move, one of (H, W, 2), leads: between pixels too."""
     at = np.indices(image.shape[:2]) + moves.transpose(2, 0, 1)
     planes = [ndimage.map_coordinates(image[..., c], at, order=1, mode="reflect") for c in range(image.shape[2])]
     return np.stack(planes, axis=-1)
 
 
 def _convolved(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """One (H, W, C) picture, mirrored beyond its edges, with a (2r + 1, 2r + 1) kernel that is divided by its sum."""
-    # a picture at a time, so that the rounding of the transform can't depend on the batch
+    """One (H, W, C) image, mirrored beyond its edges, with a (2r + 1, 2r + 1) kernel that is divided by its sum."""
+    # an image at a time, so that the rounding of the transform can't depend on the batch
     reach = len(kernel) // 2
     padded = np.pad(image, ((reach, reach), (reach, reach), (0, 0)), mode="symmetric")
     size = padded.shape[:2]
@@ -302,7 +302,7 @@ def _clouds(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
 
 
 def _flakes(size: tuple[int, int], share: float, scale: float, rng: np.random.Generator) -> np.ndarray:
-    """Flakes on a share of the picture, near and far ones, falling in one direction; (H, W) from 0 to 1."""
+    """Flakes on a share of the image, near and far ones, falling in one direction; (H, W) from 0 to 1."""
     angle = rng.uniform(math.pi / 4, 3 * math.pi / 4)
     layers = []
     for cells, part, length in ((30, 0.6, 3.0), (18, 0.4, 5.0)):
@@ -346,7 +346,7 @@ def _needles(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
 
 
 def _by_pil(images: np.ndarray, change: Callable[[Image.Image], Image.Image]) -> np.ndarray:
-    """What PIL makes of every picture."""
+    """What PIL makes of every image."""
     out = np.empty_like(images)
     for own, image in zip(out, np.rint(255 * images).astype(np.uint8), strict=True):
         grey = image.shape[2] == 1

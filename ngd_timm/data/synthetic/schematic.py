@@ -1,4 +1,4 @@
-"""Schematic faces: drawn by a program, in two domains, so that the demo and the tests need nobody's picture."""
+"""Schematic faces: drawn by a program, in two domains, so that the demo and the tests need no photographs."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def draw_face(
         image_size: Side in pixels.
 
     Returns:
-        A square picture, grey ("L") for pencil and "RGB" for paint.
+        A square image, grey ("L") for pencil and "RGB" for paint.
 
     Raises:
         InputError: Unknown expression or domain.
@@ -99,7 +99,7 @@ def draw_face(
     rng = np.random.default_rng([seed, DOMAINS.index(domain)])
     va = anchors([expression])[0] if valence_arousal is None else np.asarray(valence_arousal, dtype=np.float64)
     face = _Face(_action(expression, va, rng), rng)
-    canvas = _Pencil(image_size, rng) if domain == "pencil" else _Paint(image_size, rng)
+    canvas: _Pencil | _Paint = _Pencil(image_size, rng) if domain == "pencil" else _Paint(image_size, rng)
     face.draw(canvas)
     return canvas.finish()
 
@@ -109,16 +109,16 @@ def write_schematic(
 ) -> Path:
     """Write a schematic data set: `train`, `valid` and `test.parquet`, read by `load_fer("schematic", folder)`.
 
-    Classes are equally frequent up to one picture. A picture's valence and arousal are its class's anchor times an
+    Classes are equally frequent up to one image. An image's valence and arousal are its class's anchor times an
     intensity in [0.4, 1], plus a little noise.
 
     Args:
         folder: Where; made if absent.
         domain: One of `DOMAINS`.
-        n_train: Training pictures.
-        n_valid: Validation pictures.
-        n_test: Test pictures.
-        seed: Of everything random; another seed draws other people.
+        n_train: Training images.
+        n_valid: Validation images.
+        n_test: Test images.
+        seed: Of everything random; another seed draws other faces.
         image_size: Side in pixels.
 
     Returns:
@@ -138,18 +138,11 @@ def write_schematic(
         raise choices("schematic domain", domain, DOMAINS)
     if min(n_train, n_valid, n_test) < 1 or image_size < 16:
         raise InputError(
-            "every split needs a picture and image_size at least 16, "
+            "every split needs an image and image_size at least 16, "
             f"got {n_train}, {n_valid}, {n_test} and {image_size}"
         )
-    features = Features(
-        {
-            "image": ImageFeature(),
-            "file_name": Value("string"),
-            "label": ClassLabel(names=list(CLASSES)),
-            "valence": Value("float32"),
-            "arousal": Value("float32"),
-        }
-    )
+    features = {"image": ImageFeature(), "file_name": Value("string"), "label": ClassLabel(names=list(CLASSES))}
+    schema = Features({**features, "valence": Value("float32"), "arousal": Value("float32")}).arrow_schema
     folder = Path(folder)
     for number, (split, n) in enumerate(zip(("train", "valid", "test"), (n_train, n_valid, n_test), strict=True)):
         rng = np.random.default_rng([seed, DOMAINS.index(domain), number])
@@ -158,19 +151,14 @@ def write_schematic(
         va = va.clip(-1, 1).astype(np.float32)
         seeds = rng.integers(0, 2**62, n)
         names = [f"{domain}_{split}_{i:06d}.png" for i in range(n)]
-        images = [
-            {"bytes": _png(draw_face(CLASSES[y], v, domain=domain, seed=int(s), image_size=image_size)), "path": name}
-            for y, v, s, name in zip(label, va, seeds, names, strict=True)
+        faces = [
+            draw_face(CLASSES[y], place, domain=domain, seed=int(s), image_size=image_size)
+            for y, place, s in zip(label, va, seeds, strict=True)
         ]
-        rows: dict[str, Any] = {
-            "image": images,
-            "file_name": names,
-            "label": label,
-            "valence": va[:, 0],
-            "arousal": va[:, 1],
-        }
+        images = [{"bytes": _png(face), "path": name} for face, name in zip(faces, names, strict=True)]
+        table = pa.table([images, names, label, va[:, 0], va[:, 1]], schema=schema)
         with atomic_path(folder / f"{split}.parquet") as temporary:
-            pq.write_table(pa.table(rows, schema=features.arrow_schema), temporary, row_group_size=1000)
+            pq.write_table(table, temporary, row_group_size=1000)
     return folder
 
 
@@ -185,14 +173,14 @@ def _action(expression: str, va: np.ndarray, rng: np.random.Generator) -> _Actio
     full = _ACTIONS[expression]
     along = float(va @ anchor / (anchor @ anchor)) if anchor.any() else 0.0
     along = min(max(along, 0.25 if anchor.any() else 0.0), 1.25)
-    beside = va - along * anchor
+    off_axis = va - along * anchor
     # the square root keeps a weak expression visible in 48 pixels
     moved = {f.name: math.sqrt(along) * getattr(full, f.name) + rng.normal(0, 0.11) for f in fields(full)}
     action = _Action(**moved)
     return replace(
         action,
-        smile=action.smile + 0.6 * float(beside[0]),
-        eyes=action.eyes + 0.6 * float(beside[1]),
+        smile=action.smile + 0.6 * float(off_axis[0]),
+        eyes=action.eyes + 0.6 * float(off_axis[1]),
         open=max(action.open, 0.0),
         wrinkle=max(action.wrinkle, 0.0),
         cheek=max(action.cheek, 0.0),
@@ -224,33 +212,12 @@ class _Canvas:
         self.pen.polygon(self.place(points), fill=colour)
 
     def shade(self, strength: float) -> np.ndarray:
-        """A slope of light over the picture, (size, size), mean about 1."""
+        """A slope of light over the image, (size, size), mean about 1."""
         axis = np.linspace(-1, 1, self.size)
         return 1 + strength * (math.cos(self.light) * axis[None, :] + math.sin(self.light) * axis[:, None])
 
     def small(self) -> np.ndarray:
         return np.asarray(self.image.reduce(_SUPERSAMPLE), dtype=np.float32)
-
-    def head(self, outline: np.ndarray) -> None:
-        raise NotImplementedError
-
-    def hair(self, strands: np.ndarray, outline: np.ndarray) -> None:
-        raise NotImplementedError
-
-    def brow(self, points: np.ndarray, thick: float) -> None:
-        raise NotImplementedError
-
-    def eye(self, outline: np.ndarray, lid: np.ndarray, iris: np.ndarray, pupil: np.ndarray) -> None:
-        raise NotImplementedError
-
-    def mouth(self, upper: np.ndarray, lower: np.ndarray, gap: float, teeth: np.ndarray | None) -> None:
-        raise NotImplementedError
-
-    def crease(self, points: np.ndarray, strength: float) -> None:
-        raise NotImplementedError
-
-    def finish(self) -> Image.Image:
-        raise NotImplementedError
 
 
 class _Pencil(_Canvas):
@@ -390,7 +357,7 @@ class _Face:
         self.lips = np.array([rng.uniform(0.25, 0.33), rng.uniform(0.47, 0.55)])
         self.side = rng.choice([-1.0, 1.0])
 
-    def draw(self, canvas: _Canvas) -> None:
+    def draw(self, canvas: _Pencil | _Paint) -> None:
         outline = self._outline()
         style = self.rng.integers(4)
         canvas.head(outline)
@@ -421,7 +388,7 @@ class _Face:
         strands = np.stack([outer, (outer + fringe) / 2 + 0.02 * self.side, fringe], axis=1)
         return strands, np.concatenate([outer, fringe[::-1]])
 
-    def _eye(self, canvas: _Canvas, side: float) -> None:
+    def _eye(self, canvas: _Pencil | _Paint, side: float) -> None:
         a = self.action
         centre = np.array([side * self.apart, -0.12]) + self.look
         half = self.eye_half[0]
@@ -447,7 +414,7 @@ class _Face:
         if a.cheek > 0.3:
             canvas.crease(base[3:-3] + np.array([0, 0.075]), 0.7 * a.cheek)
 
-    def _brow(self, canvas: _Canvas, side: float) -> None:
+    def _brow(self, canvas: _Pencil | _Paint, side: float) -> None:
         a = self.action
         lift = 0.06 * max(a.one_side, 0) * (side == self.side)
         inner = [self.apart - 0.21 - 0.055 * a.together, -0.35 - 0.115 * a.inner]
@@ -458,14 +425,14 @@ class _Face:
         curve[:, 1] -= lift + self.brow_lift
         canvas.brow(curve * np.array([side, 1]) + self.look, self.brow_thick)
 
-    def _nose(self, canvas: _Canvas) -> None:
+    def _nose(self, canvas: _Pencil | _Paint) -> None:
         up = 0.05 * self.action.wrinkle
         tip = np.array([0.0, self.nose - up]) + 1.6 * self.look
         wing = np.array([0.085, -0.01])
         canvas.crease(np.array([tip - wing * [1, 0] - [0, 0.03], tip, tip + wing - [0, 0.02]]), 0.9)
         canvas.crease(np.array([[0.03 * self.side, -0.1], [0.05 * self.side, 0.1]]) + self.look, 0.5)
 
-    def _mouth(self, canvas: _Canvas) -> None:
+    def _mouth(self, canvas: _Pencil | _Paint) -> None:
         a = self.action
         x = np.linspace(-1, 1, 17)
         half = self.lips[0] * (1 + 0.45 * np.clip(a.wide, -0.9, 1)) * (1 + 0.12 * max(a.smile, 0))
@@ -485,7 +452,7 @@ class _Face:
             teeth = np.concatenate([upper[1:-1], bottom[::-1]])
         canvas.mouth(upper, lower, gap, teeth)
 
-    def _creases(self, canvas: _Canvas) -> None:
+    def _creases(self, canvas: _Pencil | _Paint) -> None:
         a = self.action
         if a.inner < -0.25:
             for side in (-1.0, 1.0):

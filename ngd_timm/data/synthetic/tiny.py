@@ -1,11 +1,11 @@
-"""Every layout in miniature: drawn faces, laid out file by file as licensed sets are, to try readers without them."""
+"""Data sets in miniature: drawn faces, laid out file by file as licensed sets are, to try readers without them."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -31,33 +31,34 @@ _SIDE = 48
 _SEVEN = tuple(c for c in CLASSES if c != "contempt")
 _USAGE = {"train": "Training", "valid": "PublicTest", "test": "PrivateTest"}
 _FER_FOLDERS = {"train": "FER2013Train", "valid": "FER2013Valid", "test": "FER2013Test"}
-_FOLDER_NAMES = {
-    "neutral": "Neutral",
-    "happiness": "Happy",
-    "surprise": "Surprise",
-    "sadness": "Sad",
-    "anger": "Angry",
-    "disgust": "Disgust",
-    "fear": "Fear",
-}
+_SFEW_FOLDERS = {"train": "Train/Train_Aligned_Faces", "valid": "Val/Val_Aligned_Faces_new"}
+_FOLDER_NAMES = dict(zip(_SEVEN, ("Neutral", "Happy", "Surprise", "Sad", "Angry", "Disgust", "Fear"), strict=True))
+_LETTERS = {name: letters for letters, name in JAFFE_LETTERS.items()}
+
+
+class TinyLayout(NamedTuple):
+    """A layout that can be written: the data set it belongs to, and its writer (folder, images a class, seed)."""
+
+    dataset: str
+    write: Callable[[Path, int, int], None]
+
+
+TINY_LAYOUTS: dict[str, TinyLayout] = {}
+"""Name → layout, for `write_tiny`."""
 
 
 def tiny_face(expression: str, number: int, seed: int = 0, strength: float = 1.0) -> Image.Image:
-    """The picture `number` of an expression that `write_tiny` draws: 48x48, grey.
+    """The image `number` of an expression that `write_tiny` draws: 48x48, grey.
 
     Args:
         expression: One of `ngd_timm.CLASSES`.
         number: Which one, from 0.
         seed: The seed of the whole set.
         strength: How far from neutral, 0 to 1.
-
-    Example:
-        >>> tiny_face("fear", 0).size
-        (48, 48)
     """
     va = anchors([expression])[0] * strength
-    person = 1000 * seed + 10 * number + CLASSES.index(expression)
-    return draw_face(expression, va, domain="pencil", seed=person, image_size=_SIDE)
+    subject = 1000 * seed + 10 * number + CLASSES.index(expression)
+    return draw_face(expression, va, domain="pencil", seed=subject, image_size=_SIDE)
 
 
 def write_tiny(layout: str, folder: str | Path, n: int = 2, seed: int = 0) -> Path:
@@ -66,14 +67,14 @@ def write_tiny(layout: str, folder: str | Path, n: int = 2, seed: int = 0) -> Pa
     Args:
         layout: One of `TINY_LAYOUTS`.
         folder: Where; replaced if there.
-        n: Pictures of each class in each split.
+        n: Images of each class in each split.
         seed: Of the faces.
 
     Returns:
         The folder, to be read as `load_fer(TINY_LAYOUTS[layout].dataset, folder)`.
 
     Raises:
-        InputError: Unknown layout, or no picture wanted.
+        InputError: Unknown layout, or n below 1.
 
     Example:
         >>> import tempfile
@@ -91,8 +92,7 @@ def write_tiny(layout: str, folder: str | Path, n: int = 2, seed: int = 0) -> Pa
     return Path(folder)
 
 
-@dataclass(frozen=True)
-class _Face:
+class _Face(NamedTuple):
     expression: str
     number: int
     split: str
@@ -103,13 +103,12 @@ class _Face:
         return tiny_face(self.expression, self.number, self.seed)
 
     @property
-    def pixels(self) -> str:
-        return " ".join(str(p) for p in np.asarray(self.image).ravel())
-
-    @property
     def place(self) -> tuple[float, float]:
         valence, arousal = anchors([self.expression])[0]
         return round(float(valence), 3), round(float(arousal), 3)
+
+    def number_in(self, published: Mapping[int, str]) -> int:
+        return next(number for number, name in published.items() if name == self.expression)
 
     def save(self, path: Path) -> None:
         _save(self.image, path)
@@ -119,14 +118,12 @@ def _save(image: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".png":
         path.write_bytes(encode_png(np.asarray(image)))
-    elif path.suffix == ".jpg":
-        image.save(path, quality=95)
     else:
-        image.save(path)
+        image.save(path, quality=95)  # of JPEGs
 
 
-def _faces(classes: Sequence[str], splits: Sequence[str], n: int, seed: int) -> list[_Face]:
-    """Splits in order; within one the classes take turns, so that no order tells the class."""
+def _faces(classes: Sequence[str], splits: Iterable[str], n: int, seed: int) -> list[_Face]:
+    """Splits in order; within one the classes take turns, so that no order gives the class away."""
     return [_Face(c, k * n + i, split, seed) for k, split in enumerate(splits) for i in range(n) for c in classes]
 
 
@@ -136,21 +133,26 @@ def _write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
         csv.writer(handle).writerows(rows)
 
 
-def _votes(expression: str) -> list[int]:
-    """Eight votes for the class, one for neutral or happiness, one unknown."""
-    votes = dict.fromkeys(VOTE_COLUMNS, 0)
-    votes[expression] += 8
-    votes["happiness" if expression == "neutral" else "neutral"] += 1
-    votes["unknown"] += 1
-    return list(votes.values())
+def _layout(name: str, dataset: str) -> Callable[[Callable[[Path, int, int], None]], None]:
+    """Register a writer."""
+
+    def register(write: Callable[[Path, int, int], None]) -> None:
+        TINY_LAYOUTS[name] = TinyLayout(dataset, write)
+
+    return register
 
 
 def _ferplus_rows(n: int, seed: int) -> list[tuple[_Face, str, list[int]]]:
     """Faces with name and votes: names aren't row numbers, one face has none, and one name stands twice."""
-    faces = _faces(CLASSES, tuple(_USAGE), n, seed)
-    rows = [(face, f"fer{7 * i + 3:07d}.png", _votes(face.expression)) for i, face in enumerate(faces)]
-    rows.insert(1, (faces[1], "", [0] * 9 + [10]))
-    # Microsoft's file has four such names; the later row counts, since its picture overwrites the earlier
+    rows = []
+    for i, face in enumerate(_faces(CLASSES, _USAGE, n, seed)):
+        votes = dict.fromkeys(VOTE_COLUMNS, 0)
+        votes[face.expression] += 8
+        votes["happiness" if face.expression == "neutral" else "neutral"] += 1
+        votes["unknown"] += 1
+        rows.append((face, f"fer{7 * i + 3:07d}.png", list(votes.values())))
+    rows.insert(1, (rows[1][0], "", [0] * 9 + [10]))
+    # Microsoft's file has four such names; the later row counts, since its image overwrites the earlier
     rows[-2] = (rows[-2][0], rows[-1][1], rows[-2][2])
     return rows
 
@@ -160,6 +162,7 @@ def _ferplus_labels(path: Path, rows: Sequence[tuple[_Face, str, list[int]]]) ->
     _write_csv(path, [["Usage", "Image name", *VOTE_COLUMNS], *table])
 
 
+@_layout("ferplus-export", "ferplus")
 def _ferplus_export(root: Path, n: int, seed: int) -> None:
     rows = _ferplus_rows(n, seed)
     _ferplus_labels(root / "fer2013new.csv", rows)
@@ -168,6 +171,7 @@ def _ferplus_export(root: Path, n: int, seed: int) -> None:
             face.save(root / _FER_FOLDERS[face.split] / name)
 
 
+@_layout("ferplus-folder-labels", "ferplus")
 def _ferplus_folder_labels(root: Path, n: int, seed: int) -> None:
     rows = _ferplus_rows(n, seed)
     for split, folder in _FER_FOLDERS.items():
@@ -177,145 +181,167 @@ def _ferplus_folder_labels(root: Path, n: int, seed: int) -> None:
             face.save(root / "data" / folder / name)
 
 
+@_layout("ferplus-two-csv", "ferplus")
 def _ferplus_two_csv(root: Path, n: int, seed: int) -> None:
     rows = _ferplus_rows(n, seed)
     _ferplus_labels(root / "fer2013new.csv", rows)
-    table = [[0, face.pixels, _USAGE[face.split]] for face, _, _ in rows]
-    _write_csv(root / "fer2013.csv", [["emotion", "pixels", "Usage"], *table])
+    _write_pixels(root / "fer2013.csv", [face for face, *_ in rows], None, ("emotion", "pixels", "Usage"))
 
 
-def _fer2013(root: Path, n: int, seed: int) -> None:
-    faces = _faces(_SEVEN, tuple(_USAGE), n, seed)
-    table = [[_number(FER2013_IDS, f.expression), f.pixels, _USAGE[f.split]] for f in faces]
-    _write_csv(root / "fer2013.csv", [["emotion", "pixels", "Usage"], *table])
+def _write_pixels(
+    path: Path, faces: Iterable[_Face], published: Mapping[int, str] | None, header: Sequence[str]
+) -> None:
+    table: list[Sequence[object]] = [header]
+    for face in faces:
+        row = {
+            "emotion": 0 if published is None else face.number_in(published),
+            "pixels": " ".join(map(str, np.asarray(face.image).ravel())),
+            "Usage": _USAGE[face.split],
+        }
+        table.append([row[column.strip()] for column in header])
+    _write_csv(path, table)
 
 
-def _fer2013_icml(root: Path, n: int, seed: int) -> None:
-    faces = _faces(_SEVEN, tuple(_USAGE), n, seed)
-    table = [[_number(FER2013_IDS, f.expression), _USAGE[f.split], f.pixels] for f in faces]
-    _write_csv(root / "icml_face_data.csv", [["emotion", " Usage", " pixels"], *table])
+def _pixel_layout(
+    name: str, dataset: str, file: str, published: Mapping[int, str], header: Sequence[str], classes: Sequence[str]
+) -> None:
+    @_layout(name, dataset)
+    def write(root: Path, n: int, seed: int) -> None:
+        _write_pixels(root / file, _faces(classes, _USAGE, n, seed), published, header)
 
 
-def _number(published: Mapping[int, str], expression: str) -> int:
-    return next(number for number, name in published.items() if name == expression)
+_pixel_layout("fer2013-csv", "fer2013", "fer2013.csv", FER2013_IDS, ("emotion", "pixels", "Usage"), _SEVEN)
+_pixel_layout("fer2013-icml", "fer2013", "icml_face_data.csv", FER2013_IDS, ("emotion", " Usage", " pixels"), _SEVEN)
+_pixel_layout("ckplus-48", "ckplus", "ckextended.csv", CKPLUS_48_IDS, ("emotion", "pixels", "Usage"), CLASSES)
 
 
+def _named_layout(
+    name: str, dataset: str, splits: Sequence[str], path: Callable[[_Face, int], str], classes: Sequence[str] = _SEVEN
+) -> None:
+    """A layout of image files alone, whose paths name everything."""
+
+    @_layout(name, dataset)
+    def write(root: Path, n: int, seed: int) -> None:
+        for i, face in enumerate(_faces(classes, splits, n, seed)):
+            face.save(root / path(face, i))
+
+
+_named_layout(
+    "fer2013-folders",
+    "fer2013",
+    ("train", "test"),
+    lambda face, i: f"{face.split}/{_FOLDER_NAMES[face.expression].lower()}/{i}.jpg",
+)
+_named_layout(
+    "ckplus-folders",
+    "ckplus",
+    ("all",),
+    lambda face, i: (
+        f"{'happy' if face.expression == 'happiness' else face.expression}"
+        f"/S{10 + face.number:03d}_{1 + i % 7:03d}_{14 + i:08d}.png"
+    ),
+    CLASSES[1:],
+)
+_named_layout(
+    "jaffe",
+    "jaffe",
+    ("all",),
+    lambda face, i: f"{('KA', 'KL', 'YM')[face.number % 3]}.{_LETTERS[face.expression]}{face.number + 1}.{39 + i}.tiff",
+)
+
+
+@_layout("sfew", "sfew")
+def _sfew(root: Path, n: int, seed: int) -> None:
+    for i, face in enumerate(_faces(_SEVEN, _SFEW_FOLDERS, n, seed)):
+        folder = f"{_SFEW_FOLDERS[face.split]}/{_FOLDER_NAMES[face.expression]}"
+        face.save(root / folder / f"Film_{i:09d}_00000001.png")
+    test = root / "Test" / "Test_Aligned_Faces"
+    test.mkdir(parents=True)
+    tiny_face("fear", 99, seed).save(test / "Film_000000099.png")
+
+
+@_layout("affectnet-folders", "affectnet")
 def _affectnet_folders(root: Path, n: int, seed: int) -> None:
     for i, face in enumerate(_faces(CLASSES, ("train", "valid"), n, seed)):
         folder = root / ("train_set" if face.split == "train" else "val_set")
         face.save(folder / "images" / f"{i}.jpg")
         notes = folder / "annotations"
         notes.mkdir(exist_ok=True)
-        valence, arousal = face.place
         # the distribution stores each number as text of no dimension
-        np.save(notes / f"{i}_exp.npy", np.array(str(_number(AFFECTNET_IDS, face.expression))))
-        np.save(notes / f"{i}_val.npy", np.array(str(valence)))
-        np.save(notes / f"{i}_aro.npy", np.array(str(arousal)))
+        for what, number in zip(("exp", "val", "aro"), (face.number_in(AFFECTNET_IDS), *face.place), strict=True):
+            np.save(notes / f"{i}_{what}.npy", np.array(str(number)))
         np.save(notes / f"{i}_lnd.npy", np.zeros(136))
 
 
+@_layout("affectnet-lists", "affectnet")
 def _affectnet_lists(root: Path, n: int, seed: int) -> None:
     box = ["face_x", "face_y", "face_width", "face_height", "facial_landmarks"]
     header = ["subDirectory_filePath", *box, "expression", "valence", "arousal"]
     faces = _faces(CLASSES, ("train", "valid"), n, seed)
     for split, file in (("train", "training.csv"), ("valid", "validation.csv")):
-        table: list[list[object]] = []
+        rows: list[tuple[Any, ...]] = []
         for i, face in enumerate(faces):
             if face.split == split:
                 name = f"{i % 3}/{split}{i:04d}.jpg"
                 face.save(root / "Manually_Annotated_Images" / name)
-                expression = _number(AFFECTNET_IDS, face.expression)
-                table.append([name, 0, 0, _SIDE, _SIDE, "1;2", expression, *face.place])
-        # nobody has pictures of these in mind: None has a place in the plane, Uncertain and Non-Face have -2
-        table += [[f"0/{split}none.jpg", 0, 0, _SIDE, _SIDE, "1;2", 8, 0.1, 0.2]]
-        table += [[f"0/{split}{i}.jpg", 0, 0, _SIDE, _SIDE, "1;2", i, -2, -2] for i in (9, 10)]
-        _write_csv(root / file, [header, *table])
+                rows.append((name, face.number_in(AFFECTNET_IDS), *face.place))
+        # no images exist of these: None has a place in the plane, Uncertain and Non-Face have -2
+        rows += [(f"0/{split}none.jpg", 8, 0.1, 0.2), *((f"0/{split}{i}.jpg", i, -2, -2) for i in (9, 10))]
+        _write_csv(root / file, [header, *([name, 0, 0, _SIDE, _SIDE, "1;2", *row] for name, *row in rows)])
 
 
+@_layout("ckplus-sequences", "ckplus")
 def _ckplus_sequences(root: Path, n: int, seed: int) -> None:
-    """Five frames a sequence; person 005 has one more, without an emotion. A hidden file lies beside, as in the set."""
-    emotions = [name for name in CKPLUS_IDS.values() if name != "neutral"]
-    sequences = [(f"S{5 + i:03d}", f"{1 + k:03d}", name, i) for i in range(n) for k, name in enumerate(emotions)]
-    for person, sequence, name, number in [*sequences, ("S005", "009", "fear", n)]:
-        stem = f"{person}_{sequence}"
-        folder = root / "cohn-kanade-images" / person / sequence
+    """Five frames a sequence; subject 005 has one more, without an emotion. A hidden file is there, as in the set."""
+    emotions = {number: name for number, name in CKPLUS_IDS.items() if name != "neutral"}
+    sequences = [(f"S{5 + i:03d}", f"{k:03d}", k, i) for i in range(n) for k in emotions]
+    unlabelled = next(number for number, name in emotions.items() if name == "fear")
+    for subject, sequence, number, face in [*sequences, ("S005", "009", unlabelled, n)]:
+        stem = f"{subject}_{sequence}"
+        folder = root / "cohn-kanade-images" / subject / sequence
         for frame in range(5):
-            _save(tiny_face(name, number, seed, frame / 4), folder / f"{stem}_{frame + 1:08d}.png")
+            _save(tiny_face(emotions[number], face, seed, frame / 4), folder / f"{stem}_{frame + 1:08d}.png")
         (folder / ".DS_Store").write_bytes(b"")
-        notes = root / "Emotion" / person / sequence
+        notes = root / "Emotion" / subject / sequence
         notes.mkdir(parents=True, exist_ok=True)
         if sequence != "009":
-            number_text = f"   {_number(CKPLUS_IDS, name):.7e}\n"
-            (notes / f"{stem}_{5:08d}_emotion.txt").write_text(number_text, encoding="utf-8")
+            (notes / f"{stem}_{5:08d}_emotion.txt").write_text(f"   {number:.7e}\n", encoding="utf-8")
 
 
-def _ckplus_folders(root: Path, n: int, seed: int) -> None:
-    for i, face in enumerate(_faces([c for c in CLASSES if c != "neutral"], ("all",), n, seed)):
-        name = "happy" if face.expression == "happiness" else face.expression
-        face.save(root / name / f"S{10 + face.number:03d}_{1 + i % 7:03d}_{14 + i:08d}.png")
-
-
-def _ckplus_48(root: Path, n: int, seed: int) -> None:
-    faces = _faces(CLASSES, tuple(_USAGE), n, seed)
-    table = [[_number(CKPLUS_48_IDS, f.expression), f.pixels, _USAGE[f.split]] for f in faces]
-    _write_csv(root / "ckextended.csv", [["emotion", "pixels", "Usage"], *table])
-
-
+@_layout("rafdb-list", "rafdb")
 def _rafdb_list(root: Path, n: int, seed: int) -> None:
     lines = []
     for i, face in enumerate(_faces(_SEVEN, ("train", "test"), n, seed), start=1):
         stem = f"train_{i:05d}" if face.split == "train" else f"test_{i:04d}"
         face.save(root / "Image" / "aligned" / f"{stem}_aligned.jpg")
-        lines.append(f"{stem}.jpg {_number(RAFDB_IDS, face.expression)}\n")
+        lines.append(f"{stem}.jpg {face.number_in(RAFDB_IDS)}\n")
     (root / "EmoLabel").mkdir()
     (root / "EmoLabel" / "list_patition_label.txt").write_text("".join(lines), encoding="utf-8")
 
 
+@_layout("rafdb-kaggle", "rafdb")
 def _rafdb_kaggle(root: Path, n: int, seed: int) -> None:
-    tables: dict[str, list[list[object]]] = {"train": [["image", "label"]], "test": [["image", "label"]]}
-    for i, face in enumerate(_faces(_SEVEN, ("train", "test"), n, seed), start=1):
-        number = _number(RAFDB_IDS, face.expression)
-        name = f"{face.split}_{i:05d}_aligned.jpg"
+    tables: dict[str, list[tuple[str, object]]] = {split: [("image", "label")] for split in ("train", "test")}
+    for i, face in enumerate(_faces(_SEVEN, tables, n, seed), start=1):
+        number, name = face.number_in(RAFDB_IDS), f"{face.split}_{i:05d}_aligned.jpg"
         face.save(root / "DATASET" / face.split / str(number) / name)
-        tables[face.split].append([name, number])
+        tables[face.split].append((name, number))
     for split, table in tables.items():
         _write_csv(root / f"{split}_labels.csv", table)
 
 
-def _jaffe(root: Path, n: int, seed: int) -> None:
-    letters = {name: short for short, name in JAFFE_LETTERS.items()}
-    for i, face in enumerate(_faces(_SEVEN, ("all",), n, seed), start=39):
-        person = ("KA", "KL", "YM")[face.number % 3]
-        face.save(root / f"{person}.{letters[face.expression]}{face.number + 1}.{i}.tiff")
-
-
-def _sfew(root: Path, n: int, seed: int) -> None:
-    aligned = {"train": "Train/Train_Aligned_Faces", "valid": "Val/Val_Aligned_Faces_new"}
-    for i, face in enumerate(_faces(_SEVEN, tuple(aligned), n, seed)):
-        face.save(root / aligned[face.split] / _FOLDER_NAMES[face.expression] / f"Film_{i:09d}_00000001.png")
-    tiny_face("fear", 99, seed).save(_made(root / "Test" / "Test_Aligned_Faces") / "Film_000000099.png")
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    return folder
-
-
-def _class_folders(root: Path, n: int, seed: int) -> None:
-    for i, face in enumerate(_faces(_SEVEN, ("train", "test"), n, seed)):
-        face.save(root / face.split / _FOLDER_NAMES[face.expression].lower() / f"{i}.jpg")
-
-
+@_layout("manifest", "affectnet")
 def _manifest(root: Path, n: int, seed: int) -> None:
-    table: list[list[object]] = []
-    for i, face in enumerate(_faces(CLASSES, ("train", "valid", "test"), n, seed)):
-        face.save(root / "pictures" / f"{i}.png")
-        table.append([f"pictures/{i}.png", face.expression, face.split, f"p{face.number}", *face.place])
-    _write_csv(root / "manifest.csv", [["image_path", "label_name", "split", "subject", "valence", "arousal"], *table])
+    table: list[tuple[object, ...]] = [("image_path", "label_name", "split", "subject", "valence", "arousal")]
+    for i, face in enumerate(_faces(CLASSES, _USAGE, n, seed)):
+        face.save(root / "images" / f"{i}.png")
+        table.append((f"images/{i}.png", face.expression, face.split, f"p{face.number}", *face.place))
+    _write_csv(root / "manifest.csv", table)
 
 
+@_layout("npz", "ferplus")
 def _npz(root: Path, n: int, seed: int) -> None:
-    faces = _faces(CLASSES, ("train", "valid", "test"), n, seed)
+    faces = _faces(CLASSES, _USAGE, n, seed)
     np.savez(
         root / "faces.npz",
         X=np.stack([np.asarray(f.image) for f in faces]),
@@ -323,38 +349,3 @@ def _npz(root: Path, n: int, seed: int) -> None:
         classes=np.array(CLASSES),
         split=np.array([f.split for f in faces]),
     )
-
-
-@dataclass(frozen=True)
-class TinyLayout:
-    """A layout that can be written.
-
-    Attributes:
-        dataset: The data set it belongs to.
-        write: Writes it into a folder: folder, pictures a class and split, seed.
-    """
-
-    dataset: str
-    write: Callable[[Path, int, int], None]
-
-
-TINY_LAYOUTS: Mapping[str, TinyLayout] = {
-    "ferplus-export": TinyLayout("ferplus", _ferplus_export),
-    "ferplus-folder-labels": TinyLayout("ferplus", _ferplus_folder_labels),
-    "ferplus-two-csv": TinyLayout("ferplus", _ferplus_two_csv),
-    "fer2013-csv": TinyLayout("fer2013", _fer2013),
-    "fer2013-icml": TinyLayout("fer2013", _fer2013_icml),
-    "fer2013-folders": TinyLayout("fer2013", _class_folders),
-    "affectnet-folders": TinyLayout("affectnet", _affectnet_folders),
-    "affectnet-lists": TinyLayout("affectnet", _affectnet_lists),
-    "ckplus-sequences": TinyLayout("ckplus", _ckplus_sequences),
-    "ckplus-folders": TinyLayout("ckplus", _ckplus_folders),
-    "ckplus-48": TinyLayout("ckplus", _ckplus_48),
-    "rafdb-list": TinyLayout("rafdb", _rafdb_list),
-    "rafdb-kaggle": TinyLayout("rafdb", _rafdb_kaggle),
-    "jaffe": TinyLayout("jaffe", _jaffe),
-    "sfew": TinyLayout("sfew", _sfew),
-    "manifest": TinyLayout("affectnet", _manifest),
-    "npz": TinyLayout("ferplus", _npz),
-}
-"""Name → layout, for `write_tiny`."""

@@ -1,4 +1,4 @@
-"""A published list names the pictures that are meant, and its hash says that it is that list."""
+"""A published list names the images that are meant, and its hash says that it is that list."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.data import load_fer, load_split, parse_spec
-from ngd_timm.data.layouts.picture_list import write_list
+from ngd_timm.data.layouts.image_list import write_list
 from ngd_timm.data.synthetic.tiny import write_tiny
 
 MINI = [f"val_set/images/{i}.jpg" for i in (16, 20, 21)]
@@ -22,10 +22,10 @@ def affectnet(tmp_path: Path) -> Path:
     return root
 
 
-def test_only_the_pictures_on_the_list_are_the_data_set(affectnet: Path) -> None:
+def test_only_the_images_on_the_list_are_the_data_set(affectnet: Path) -> None:
     dataset, report = load_split("affectnet", f"{affectnet},list=mini.txt", "valid")
     assert sorted(dataset["source"][:]) == MINI
-    assert report.dropped == {"not on the list of pictures": 13}
+    assert report.dropped == {"not on the list of images": 13}
     assert load_fer("affectnet", affectnet, options={"list": "mini.txt"})["source"][:] == dataset["source"][:]
 
 
@@ -60,19 +60,19 @@ def test_a_list_without_a_hash_is_refused_and_its_hash_shown(affectnet: Path) ->
         load_fer("affectnet", affectnet, options={"list": "mini.txt"})
 
 
-def test_a_list_of_which_pictures_are_missing_is_refused(affectnet: Path) -> None:
+def test_a_list_of_which_images_are_missing_is_refused(affectnet: Path) -> None:
     write_list(affectnet / "mini.txt", [*MINI, "val_set/images/x.jpg", "val_set/images/y.jpg"])
-    with pytest.raises(InputError, match=r"2 of 5 pictures aren't below .*first: val_set/images/x\.jpg"):
+    with pytest.raises(InputError, match=r"2 of 5 images aren't below .*first: val_set/images/x\.jpg"):
         load_fer("affectnet", affectnet, "valid", options={"list": "mini.txt"})
     write_list(affectnet / "mini.txt", ["16.jpg", "20.jpg"])
-    with pytest.raises(InputError, match="only 0 of the 2 pictures on the list are in this data set"):
+    with pytest.raises(InputError, match="only 0 of the 2 images on the list are in this data set"):
         load_fer("affectnet", affectnet, options={"list": "mini.txt"})
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"list": "other.txt"}, r"no list of pictures at .*other\.txt"),
+        ({"list": "other.txt"}, r"no list of images at .*other\.txt"),
         ({"list": "mini.txt", "sha256": "abc"}, "sha256 must be 64 hex digits, got 'abc'"),
         ({"sha256": "0" * 64}, "sha256=… is the hash of a list or of a file"),
         ({"lst": "mini.txt"}, "unknown layout option 'lst'; did you mean 'list'"),
@@ -83,7 +83,7 @@ def test_options_that_make_no_sense_are_refused(affectnet: Path, options: dict[s
         load_fer("affectnet", affectnet, options=options)
 
 
-def test_a_list_may_be_a_csv_and_names_pictures_within_a_file(tmp_path: Path) -> None:
+def test_a_list_may_be_a_csv_and_names_images_within_a_file(tmp_path: Path) -> None:
     root = write_tiny("ferplus-two-csv", tmp_path / "fer")
     names = load_fer("ferplus", root, "valid")["file_name"][2:5]
     path = root.parent / "few.csv"

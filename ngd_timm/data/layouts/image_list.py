@@ -1,4 +1,4 @@
-"""A published list of pictures with a hash: which part of a data set is meant, and that it is the same part."""
+"""A published list of images with a hash: which part of a data set is meant, and that it is the same part."""
 
 from __future__ import annotations
 
@@ -10,35 +10,27 @@ import numpy as np
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import sha256_file, write_text
-from ngd_timm.data.layouts.csv_file import header_of, read_csv
+from ngd_timm.data.layouts.csv_file import first_column, header_of, read_csv
 from ngd_timm.data.layouts.rows import Rows
-
-__all__ = ["PATH_COLUMNS", "check_sha256", "on_list", "read_list", "write_list"]
 
 PATH_COLUMNS = ("image_path", "path", "img", "file", "filepath", "filename")
 
 
 def check_sha256(path: Path, expected: str | None, required: bool = False) -> None:
-    """Compare a file with the hash given, or with `<file>.sha256` beside it (the form `sha256sum` writes).
-
-    Raises:
-        InputError: Another hash, a damaged `.sha256`, or none at all where one is required.
-    """
-    beside = path.with_name(f"{path.name}.sha256")
+    """Compare a file with the hash given, or with `<file>.sha256` beside it (the form `sha256sum` writes)."""
+    stored = path.with_name(f"{path.name}.sha256")
     found = sha256_file(path)
-    if expected is None and beside.is_file():
-        word = beside.read_text(encoding="utf-8", errors="replace").split()[:1]
+    if expected is None and stored.is_file():
+        word = stored.read_text(encoding="utf-8", errors="replace").split()[:1]
         if not word or not re.fullmatch(r"[0-9a-fA-F]{64}", word[0]):
-            raise InputError(f"{beside} does not begin with 64 hex digits, as sha256sum writes them")
+            raise InputError(f"{stored} does not begin with 64 hex digits, as sha256sum writes them")
         expected = word[0].lower()
-    if expected is None:
-        if required:
-            raise InputError(
-                f"{path} has no hash to check it by; write it into {beside.name} (sha256sum's form), or give sha256=…; "
-                f"this copy has {found}"
-            )
-        return
-    if found != expected:
+    if expected is None and required:
+        raise InputError(
+            f"{path} has no hash to check it by; write it into {stored.name} (sha256sum's form), or give sha256=…; "
+            f"this copy has {found}"
+        )
+    if expected is not None and found != expected:
         raise InputError(
             f"{path} has sha256 {found}, expected {expected}: it is not the file that was published; get that one, or "
             "correct the hash"
@@ -46,21 +38,13 @@ def check_sha256(path: Path, expected: str | None, required: bool = False) -> No
 
 
 def read_list(path: Path, expected: str | None) -> frozenset[str]:
-    """The relative paths in a list: a line each, or the path column of a CSV.
-
-    Args:
-        path: A `.txt` or `.csv`.
-        expected: Its sha256; None takes the one in `<path>.sha256`.
-
-    Raises:
-        InputError: No list, no hash, another hash, or a path that stands twice.
-    """
+    """The relative paths in a list: a line each, or the path column of a CSV."""
     if not path.is_file():
-        raise InputError(f"no list of pictures at {path}; list=… is relative to the data set's root")
+        raise InputError(f"no list of images at {path}; list=… is relative to the data set's root")
     check_sha256(path, expected, required=True)
     if path.suffix.lower() == ".csv":
         names = header_of(path)
-        column = next((c for c in PATH_COLUMNS if c in names), None)
+        column = first_column(names, PATH_COLUMNS)
         if column is None:
             raise InputError(f"{path} has no path column ({', '.join(PATH_COLUMNS)}); it has: {', '.join(names)}")
         lines = read_csv(path)[column].to_pylist()
@@ -71,23 +55,24 @@ def read_list(path: Path, expected: str | None) -> frozenset[str]:
             raise InputError(f"{path} is not UTF-8 text; a list has a relative path a line") from None
     entries = [PurePosixPath(line.replace("\\", "/")).as_posix() for line in lines if line and not line.startswith("#")]
     if not entries:
-        raise InputError(f"{path} lists no picture")
+        raise InputError(f"{path} lists no image")
     if len(set(entries)) != len(entries):
-        raise InputError(f"{path} lists {len(entries) - len(set(entries))} pictures twice")
+        raise InputError(f"{path} lists {len(entries) - len(set(entries))} images twice")
     return frozenset(entries)
 
 
 def on_list(rows: Rows, listed: frozenset[str]) -> np.ndarray:
-    """(N,) bool: whether a row's picture is listed, by its path below the root, or by its name within a file."""
-    on_disk = [r["path"] is not None and r["bytes"] is None for r in rows.table["image"].to_pylist()]
-    names, sources = rows.table["file_name"].to_pylist(), rows.table["source"].to_pylist()
-    return np.array(
-        [(s if disk else n) in listed for disk, n, s in zip(on_disk, names, sources, strict=True)], dtype=bool
-    )
+    """(N,) bool: whether a row's image is listed, by its path below the root, or by its name within a file."""
+    table = rows.table
+    names = [
+        source if image["path"] is not None and image["bytes"] is None else name
+        for image, name, source in zip(*(table[c].to_pylist() for c in ("image", "file_name", "source")), strict=True)
+    ]
+    return np.array([name in listed for name in names], dtype=bool)
 
 
 def write_list(path: str | Path, entries: Iterable[str]) -> str:
-    """Write a list of pictures and, beside it, its hash; publish both and nothing of the pictures.
+    """Write a list of images and, beside it, its hash; publish both, and none of the images.
 
     Args:
         path: A `.txt`; the hash goes to `<path>.sha256`, as `sha256sum` writes it.
