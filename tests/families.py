@@ -41,6 +41,7 @@ CHECKS = {
     "onnx": "ONNX",
 }
 SIZES = (32, 64, 96, 128, 160, 192, 224, 240, 256, 288, 320, 384, 448, 512, 640, 768, 1024)
+DROP_RATE = 0.3
 ONNX_TOLERANCE = 1e-4
 ONNX_LIMIT_S = 900
 # two of each positive class, so that D-Geo's cap has something to cap
@@ -56,7 +57,8 @@ built into the model). Torch {torch}, CPU, float32, eight pictures.
   `forward_head` runs for the two: 2 where the classifier applied to the pre-logits is not the model's own forward.
 - **trains a step**: cross-entropy, Proto-KD and D-Geo; every gradient is finite, and no parameter goes without one that
   gets one in the bare model.
-- **logits bit-equal**: wrapped with the embedding, wrapped without it, and bare.
+- **logits bit-equal**: wrapped with the embedding, wrapped without it, and bare; with dropout in training, where batch
+  norm's statistics are equal too.
 - **reloaded**: `ngd_timm.save_student`, then `timm.create_model("local-dir:…", pretrained=True)`.
 - **grey input**: a step with `in_chans=1`.
 - **parameter groups**: timm's optimizer factory gives every parameter the weight decay and the layer decay that it
@@ -136,13 +138,13 @@ class Family:
     def wrapped(self) -> DistillationWrapper:
         if self.model is None:
             torch.manual_seed(0)
-            self.model = wrap(self.name, grid=self.grid, **self.options)
+            self.model = wrap(self.name, grid=self.grid, drop_rate=DROP_RATE, **self.options)
         return self.model
 
     def bare(self) -> Any:
         """The timm model itself, with the weights of the wrapped one."""
         if self.timms is None:
-            self.timms = timm.create_model(self.name, num_classes=len(CLASSES), **self.options)
+            self.timms = timm.create_model(self.name, num_classes=len(CLASSES), drop_rate=DROP_RATE, **self.options)
         self.timms.load_state_dict(self.wrapped().student.state_dict())
         return self.timms
 
@@ -169,6 +171,14 @@ class Family:
                 raise Failed("the wrapped model's logits are not the bare model's")
             if not torch.equal(model(images, return_embedding=True)[0], expected):
                 raise Failed("the logits beside an embedding are not the bare model's")
+            torch.manual_seed(1)
+            expected = self.bare().train()(images)
+            torch.manual_seed(1)
+            if not torch.equal(model.train()(images, return_embedding=True)[0], expected):
+                raise Failed("in training the logits beside an embedding are not the bare model's")
+        for name, b in self.timms.named_buffers():
+            if not torch.equal(b, model.student.get_buffer(name)):
+                raise Failed(f"{name} is not updated as in the bare model")
 
     def reload(self) -> None:
         student = self.wrapped().eval().student

@@ -15,7 +15,6 @@ import ngd_timm
 from ngd_timm.core.errors import InputError
 from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.models.ngd_models import DistillationWrapper, wrap
-from ngd_timm.models.one_pass import _computed, one_pass
 
 # one of each kind: plain conv, cls token, BN in the head, a classifier that is not the last word (two heads)
 FAMILIES = ["test_resnet", "test_vit", "mobilenetv4_conv_small_035", "levit_128s"]
@@ -106,7 +105,6 @@ def test_recorded_graphs_and_numbers_prove_the_same(name: str) -> None:
 
 
 def _recorded_modes(model: Any) -> list[Any]:
-    from ngd_timm.models.one_pass import _recorded
 
     modes = _recorded(model)
     assert modes is not None

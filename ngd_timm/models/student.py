@@ -13,7 +13,6 @@ from typing import Any
 
 import timm
 import torch
-from safetensors.torch import load_file
 from timm.models import save_for_hf
 
 from ngd_timm.core.affect import CLASSES
@@ -21,15 +20,8 @@ from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.files import atomic_folder, is_leftover, packaged, packaged_versions, read_json, sha256_file
 from ngd_timm.core.hub import Snapshot, fetch, hub_id
 from ngd_timm.core.recipe import StudentConfig
-from ngd_timm.models.ngd_models import (
-    TIMM_ERRORS,
-    TimmModel,
-    input_channels,
-    model_for_weights,
-    normalisation,
-    similar_models,
-    unreadable,
-)
+from ngd_timm.models.ngd_models import TimmModel, for_channels, input_channels, normalisation, similar_models
+from ngd_timm.models.timm_folder import TIMM_ERRORS, check_input, label_names, read_model
 
 __all__ = [
     "PUBLISHED_FORMAT",
@@ -37,7 +29,6 @@ __all__ = [
     "check_published",
     "create_student",
     "held",
-    "label_names",
     "load_student",
     "matrices",
     "open_student",
@@ -62,8 +53,8 @@ NOTES = "ngd_timm"
 
 _VERSION = re.compile(r"student-.+-v(\d+)")
 
-# for a backbone trained from scratch, near FER2013's own grey mean and deviation (0.508, 0.255)
-_SCRATCH_MEAN, _SCRATCH_STD = 0.5, 0.25
+# for a backbone trained from scratch, near FER2013's own grey mean and std (0.508, 0.255)
+_SCRATCH_MEAN, _SCRATCH_STD = (0.5,), (0.25,)
 
 
 def create_student(config: StudentConfig, num_classes: int) -> TimmModel:
@@ -77,23 +68,19 @@ def create_student(config: StudentConfig, num_classes: int) -> TimmModel:
         >>> student.pretrained_cfg["input_size"]
         (1, 48, 48)
     """
-    if ":" not in config.backbone and not timm.is_model(config.backbone):
+    is_name = ":" not in config.backbone
+    if is_name and not timm.is_model(config.backbone):
         raise choices("timm backbone", config.backbone, similar_models(config.backbone))
-    source = timm.get_pretrained_cfg(config.backbone) if ":" not in config.backbone else None
-    if config.pretrained and source is not None:
-        mean, std = tuple(source.mean), tuple(source.std)
-        if config.in_chans == 1:
-            mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
-    else:
-        mean, std = (_SCRATCH_MEAN,) * config.in_chans, (_SCRATCH_STD,) * config.in_chans
-    if config.mean is not None:
-        mean = (config.mean,) * config.in_chans
-    if config.std is not None:
-        std = (config.std,) * config.in_chans
+    source = timm.get_pretrained_cfg(config.backbone) if is_name else None
+    mean, std = (source.mean, source.std) if config.pretrained and source else (_SCRATCH_MEAN, _SCRATCH_STD)
+    mean, std = (
+        for_channels(values if own is None else (own,), config.in_chans)
+        for values, own in ((mean, config.mean), (std, config.std))
+    )
     kwargs: dict[str, Any] = {"in_chans": config.in_chans, "num_classes": num_classes, "drop_rate": config.drop_rate}
     if config.drop_path_rate is not None:
         kwargs["drop_path_rate"] = config.drop_path_rate
-    if source is not None and source.fixed_input_size:
+    if source and source.fixed_input_size:
         kwargs["img_size"] = config.image_size
     kwargs |= config.model_args
     try:
@@ -113,19 +100,19 @@ def create_student(config: StudentConfig, num_classes: int) -> TimmModel:
 def set_input(
     model: TimmModel, image_size: int, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
 ) -> None:
-    """Say what pictures a student of your own loop is trained on, where timm's say for the backbone is something else.
+    """Describe the images that a student of your own loop is trained on, where they differ from the backbone's.
 
-    It travels in the student's `config.json`: `Predictor`, `ngd evaluate`, exports and a KD teacher prepare pictures by
-    it. Of a picture that is not square the largest central square is taken, as in training by a recipe.
+    `Predictor`, `ngd evaluate`, exports and a KD teacher prepare images so, as `config.json` carries it. Of an image
+    that is not square the largest central square is taken, as in training by a recipe.
 
     Args:
         model: The timm model, for a wrapped one `model.student`; its `pretrained_cfg` is changed.
         image_size: Side in pixels.
-        mean: What is taken from each channel of a picture in [0, 1]; None keeps the model's.
-        std: What each channel is divided by then; None keeps the model's.
+        mean: A value a channel, subtracted from pixels in [0, 1]; None keeps the model's.
+        std: A value a channel, by which they are divided then; None keeps the model's.
 
     Raises:
-        InputError: Means or deviations that are not one a channel, or a deviation that is not above 0.
+        InputError: Not one mean and std a channel, or a std that is not above 0.
 
     Example:
         >>> student = timm.create_model("resnet10t", num_classes=8)
@@ -138,7 +125,7 @@ def set_input(
     channels = input_channels(model)
     if len(mean) != channels or len(std) != channels or min(std) <= 0 or image_size < 1:
         raise InputError(
-            f"pictures of {channels} channel(s) need a side in pixels and as many means and deviations above 0, got "
+            f"images of {channels} channel(s) need a side in pixels, and a mean and a std above 0 a channel, got "
             f"image_size={image_size}, mean={mean}, std={std}"
         )
     model.pretrained_cfg = {
@@ -159,15 +146,12 @@ def set_input(
 def save_student(
     model: TimmModel, folder: str | Path, classes: Sequence[str] = CLASSES, weights: str = "float32"
 ) -> Path:
-    """Write a bare timm model as `config.json` (label names, input, mean, std, arguments) and `model.safetensors`.
-
-    A temperature that `ngd_timm.calibrate` folded in stands in `config.json` under `ngd_timm`.
+    """Write a bare timm model as `config.json` (label names, input, temperature) and `model.safetensors`.
 
     An earlier student in that folder is replaced only once the new one is complete.
 
     Args:
-        model: The timm model, for a wrapped one `model.student`. Size, mean and deviation are what its `pretrained_cfg`
-            says: see `set_input`.
+        model: The timm model, for a wrapped one `model.student`, with its input described by `set_input`.
         folder: Where to.
         classes: Class names in the order of the logits.
         weights: "float16" stores matrices (weights of convolutions and linear layers) in half the bytes; norms and
@@ -233,11 +217,7 @@ def held(changes: Sequence[tuple[torch.nn.Parameter, torch.Tensor]]) -> Iterator
 
 
 def rounded(model: torch.nn.Module, weights: str) -> AbstractContextManager[None]:
-    """Hold a model's matrices at the values that a file in `weights` can hold, see `held`.
-
-    Args:
-        model: Changed in place for the time of the `with`.
-        weights: "float32", which changes nothing, or "float16".
+    """Hold a model's matrices at what a file in `weights` ("float32" or "float16") can store, see `held`.
 
     Raises:
         InputError: A weight that float16 can't hold.
@@ -261,7 +241,7 @@ def matrices(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _halves(model: torch.nn.Module, weights: str) -> dict[str, torch.Tensor]:
-    """The parameters of two dimensions or more as `weights` stores them; none where that is float32."""
+    """What `weights` stores in half the bytes; nothing for float32."""
     if weights == "float32":
         return {}
     if weights != "float16":
@@ -276,29 +256,29 @@ def _halves(model: torch.nn.Module, weights: str) -> dict[str, torch.Tensor]:
 
 
 def student_versions() -> list[str]:
-    """Names of the students in the wheel, oldest first."""
+    """Names of the bundled students, oldest first."""
     return packaged_versions(_VERSION, STUDENT_FILES[1])
 
 
 def shipped_student() -> str:
-    """Name of the newest student in the wheel.
+    """Name of the newest bundled student.
 
     Raises:
         InputError: There is none.
     """
     known = student_versions()
     if not known:
-        raise InputError(f"no student ships in {packaged('hub')}; reinstall ngd-timm, or name one")
+        raise InputError(f"no student is bundled in {packaged('hub')}; reinstall ngd-timm, or name one")
     return known[-1]
 
 
 def load_student(version: str | None = None) -> TimmModel:
-    """A student that ships with the package, in eval mode: the newest, or one by version. Works offline.
+    """A bundled student in eval mode: the newest, or one by version. Works offline.
 
-    Its `pretrained_cfg` has what its input must look like and `label_names`; `ngd_timm.Predictor()` does all of that.
+    Its `pretrained_cfg` describes its input and has its `label_names`; `ngd_timm.Predictor()` does all of that.
 
     Raises:
-        InputError: A version that isn't there; the message lists those that are.
+        InputError: An unknown version; the message lists the known ones.
 
     Example:
         >>> student = load_student()
@@ -311,7 +291,7 @@ def load_student(version: str | None = None) -> TimmModel:
 
 
 def student_folder(source: str | Path) -> Path:
-    """The student of a run directory, the folder itself where it is one, or a packaged one by its version.
+    """The student of a run directory, the folder itself where it is one, or a bundled one by its version.
 
     Raises:
         InputError: None of these.
@@ -324,26 +304,24 @@ def student_folder(source: str | Path) -> Path:
             return candidate
     raise InputError(
         f"{path} is neither a run directory (with student/), nor a student (config.json and model.safetensors), nor "
-        f"one that ships ({', '.join(student_versions())})"
+        f"a bundled one ({', '.join(student_versions())})"
     )
 
 
 def open_student(source: str | Path) -> tuple[TimmModel, tuple[str, ...]]:
-    """A student in eval mode and its class names, from a run directory, a folder, or the Hub (`user/repo[@revision]`).
+    """A student in eval mode and its class names, from a run directory, a folder, a bundled name, or the Hub.
 
     Raises:
         InputError: Nothing of that kind there, a broken file, or no label names.
     """
-    folder = student_files(source)
-    return read_student(folder, str(source))
+    return read_student(student_files(source), str(source))
 
 
 def student_files(source: str | Path) -> Path:
-    """The folder of a student's config.json and model.safetensors, brought from the Hub and checked where it is there.
+    """The folder of a student's config.json and model.safetensors, fetched and checked where it is on the Hub.
 
     Raises:
-        InputError: Neither a run directory, nor a student, nor a repository that holds one; a repository with pickles
-            only is refused.
+        InputError: No student there; a repository with pickles only is refused.
     """
     repository = hub_id(source)
     if repository is None:
@@ -354,15 +332,15 @@ def student_files(source: str | Path) -> Path:
 
 
 def weights_sha256(folder: str | Path) -> str:
-    """sha256 of the weights in a student's folder, by which figures and fingerprints know it."""
+    """sha256 of the weights in a student's folder, its identity in metrics and fingerprints."""
     return sha256_file(Path(folder) / STUDENT_FILES[1])
 
 
 def run_folder(source: str | Path) -> Path | None:
-    """The folder of recipe.yaml and fingerprint.json of the run that a student is from; None where it is from none.
+    """The folder of recipe.yaml and fingerprint.json of a student's run; None where there is none.
 
     Args:
-        source: As in `open_student`; of a run's student/ and student_best/ it is the run.
+        source: As in `open_student`; a run's student/ and student_best/ belong to the run.
 
     Raises:
         InputError: No student there; as `fetch` and `check_published` where it is on the Hub.
@@ -420,63 +398,16 @@ def read_student(folder: str | Path, shown: str) -> tuple[TimmModel, tuple[str, 
     Raises:
         InputError: A broken file, weights and config.json that disagree, or no label names.
     """
-    model = model_for_weights(folder, shown)
-    try:
-        # timm would load what fits and leave the rest random where config.json names two numbers of classes
-        model.load_state_dict(load_file(Path(folder) / STUDENT_FILES[1]))
-    except TIMM_ERRORS as error:
-        raise unreadable(shown, error) from None
-    _check_input(model, shown)
-    model.ngd_timm = _checked_notes(read_json(Path(folder) / STUDENT_FILES[0], shown).get(NOTES, {}), shown)
+    model = read_model(folder, shown)
+    check_input(model, shown)
+    notes = read_json(Path(folder) / STUDENT_FILES[0], shown).get(NOTES, {})
+    temperature = notes.get("temperature", 1.0) if isinstance(notes, dict) else None
+    if not isinstance(temperature, (int, float)) or not (math.isfinite(temperature) and temperature > 0):
+        raise InputError(f"{shown}: {NOTES} in config.json must name a temperature above 0, got {str(notes)[:80]}")
+    model.ngd_timm = notes
     return model.eval(), label_names(model, shown)
 
 
 def temperature_of(model: TimmModel) -> float:
     """The temperature that is folded into a model's classifier (`ngd_timm.calibrate`); 1 where none is."""
     return float(getattr(model, NOTES, {}).get("temperature", 1.0))
-
-
-def _checked_notes(notes: Any, shown: str) -> dict[str, Any]:
-    temperature = notes.get("temperature", 1.0) if isinstance(notes, dict) else None
-    if not isinstance(temperature, (int, float)) or not (math.isfinite(temperature) and temperature > 0):
-        raise InputError(f"{shown}: {NOTES} in config.json must name a temperature above 0, got {str(notes)[:80]}")
-    return dict(notes)
-
-
-def _check_input(model: TimmModel, where: str) -> None:
-    cfg = model.pretrained_cfg
-    size = cfg.get("input_size")
-    if not (isinstance(size, (list, tuple)) and len(size) == 3 and all(isinstance(n, int) and n > 0 for n in size)):
-        raise InputError(
-            f"{where}: input_size in config.json must be three whole numbers above 0, got {str(size)[:80]}"
-        )
-    for name, least in (("mean", -math.inf), ("std", 0.0)):
-        values = cfg.get(name)
-        if not (
-            isinstance(values, (list, tuple))
-            and len(values) in (1, 3)
-            and all(isinstance(v, (int, float)) and math.isfinite(v) and v > least for v in values)
-        ):
-            above = " above 0" if name == "std" else ""
-            raise InputError(
-                f"{where}: {name} in config.json must be one or three numbers{above}, got {str(values)[:80]}"
-            )
-
-
-def label_names(model: TimmModel, where: str) -> tuple[str, ...]:
-    """Class names that a timm model carries.
-
-    Raises:
-        InputError: It carries none, not as many as it has logits, or some that are no names.
-    """
-    names = model.pretrained_cfg.get("label_names")
-    if names and not (isinstance(names, (list, tuple)) and all(isinstance(n, str) for n in names)):
-        raise InputError(f"{where}: label_names in config.json must be a list of names, got {str(names)[:80]}")
-    if names and len(set(names)) < len(names):
-        raise InputError(f"{where}: label_names in config.json has a name twice: {', '.join(names)[:200]}")
-    if not names or len(names) != model.num_classes:
-        raise InputError(
-            f"{where}: the model does not say what its {model.num_classes} classes are (label_names in config.json); "
-            "use a student saved with save_student"
-        )
-    return tuple(names)
