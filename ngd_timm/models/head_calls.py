@@ -12,6 +12,7 @@ from timm.models import get_model_input_config
 from torch import Tensor, nn
 
 from ngd_timm.core.errors import InputError
+from ngd_timm.models.timm_folder import TIMM_ERRORS
 
 __all__ = ["ONE_CALL", "TWO_CALLS", "HeadCalls", "head_calls"]
 
@@ -36,23 +37,16 @@ norm before its pre-logits. In neither set: sequencer, whose LSTM takes longer o
 what later versions of timm add.
 """
 
-# raised on the meta device by models that need numbers, and by a classifier that takes other pre-logits
-_ERRORS = (RuntimeError, TypeError, AttributeError, IndexError, ValueError, AssertionError)
-
 
 class HeadCalls(NamedTuple):
-    """How a model's head is to be called.
-
-    Attributes:
-        classifier_is_last: `get_classifier()(pre-logits)` gives the logits, in evaluation and in training (dropout).
-            Where it does not, logits and pre-logits take a call of `forward_head` each.
-        norms: Names of the batch-norm modules that two such calls would update twice.
-        width: Of the pre-logits.
-    """
+    """How a model's head is to be called."""
 
     classifier_is_last: bool
+    """`get_classifier()(pre-logits)` gives the logits. If not, logits and pre-logits take a call of the head each."""
     norms: tuple[str, ...]
+    """Names of the batch-norm modules that two such calls would update twice."""
     width: int
+    """Of the pre-logits."""
 
 
 def head_calls(model: Any) -> HeadCalls:
@@ -60,9 +54,6 @@ def head_calls(model: Any) -> HeadCalls:
 
     Classes of timm are looked up in the two sets above, and run on the meta device to see that shapes are as usual.
     Any other class is run by numbers, with perturbed weights: a classifier of zeros would make any two logits equal.
-
-    Raises:
-        InputError: No logits, not one vector of logits and of pre-logits an image, or a forward that does more.
 
     Example:
         >>> import timm
@@ -76,11 +67,11 @@ def head_calls(model: Any) -> HeadCalls:
     replaced = {"forward", "forward_features", "forward_head"} & vars(model).keys()
     seen = None
     if package == "timm.models" and family in ONE_CALL | TWO_CALLS and not replaced:
-        with suppress(*_ERRORS):
+        with suppress(*TIMM_ERRORS):
             seen = _run(_without_data(model), size)
     try:
         parts_are_whole, classifier_is_last, norms, shapes = seen or _run(_perturbed(model), size)
-    except _ERRORS as error:
+    except TIMM_ERRORS as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"{name} can't run on images of its own input size {size} ({reason}); choose another in_chans, img_size, "
@@ -97,9 +88,9 @@ def head_calls(model: Any) -> HeadCalls:
                 f"{name} gives {what} of shape {shape} for 2 images, not (2, …); leave global_pool at its default"
             )
     # CLIP's ResNets compute logits at every place and pool them then, which rounds otherwise
-    pools_logits = any(isinstance(module, (AttentionPool2d, RotAttentionPool2d)) for module in model.modules())
-    last = classifier_is_last and not pools_logits and not (seen and family in TWO_CALLS)
-    return HeadCalls(last, norms, shapes["pre-logits"][1])
+    pooled = any(isinstance(module, (AttentionPool2d, RotAttentionPool2d)) for module in model.modules())
+    is_last = classifier_is_last and not pooled and not (seen and family in TWO_CALLS)
+    return HeadCalls(is_last, norms, shapes["pre-logits"][1])
 
 
 def _without_data(model: nn.Module) -> Any:
@@ -141,7 +132,7 @@ def _run(probe: Any, size: tuple[int, ...]) -> tuple[bool, bool, tuple[str, ...]
             norms |= {name.rpartition(".")[0] for name, b in probe.named_buffers() if not _equal(b, before[name])}
             try:
                 classifier_is_last &= _equal(probe.get_classifier()(pre_logits), logits)
-            except _ERRORS:
+            except TIMM_ERRORS:
                 classifier_is_last = False
     shapes = {"logits": tuple(logits.shape), "pre-logits": tuple(pre_logits.shape)}
     return parts_are_whole, classifier_is_last, tuple(sorted(norms)), shapes

@@ -77,11 +77,7 @@ def adjusted(model: TimmModel, shift: Tensor | None) -> AbstractContextManager[N
 
 
 def classifier_bias(model: TimmModel) -> nn.Parameter:
-    """The bias that an adjustment changes, (C,).
-
-    Raises:
-        InputError: The classifier is not one layer with a bias.
-    """
+    """The bias that an adjustment changes, (C,)."""
     bias = getattr(model.get_classifier(), "bias", None)
     if not isinstance(bias, nn.Parameter) or bias.shape != (model.num_classes,):
         raise InputError(

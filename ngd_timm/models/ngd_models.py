@@ -180,8 +180,6 @@ def wrap(
             raise InputError(f"embedding_dim={embedding_dim} but the grid has {grid.dim}; give one of the two")
         embedding_dim = grid.dim
     if isinstance(model, str):
-        if kwargs.get("features_only"):
-            raise InputError("features_only models have no logits to distil; leave features_only out")
         if ":" not in model and not timm.is_model(model):
             raise choices("timm model", model, similar_models(model))
         source, _, folder = model.partition(":")
@@ -230,7 +228,7 @@ def for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
 
 @contextmanager
 def batch_norm_statistics_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Within the block batch norm in training normalises by the batch as usual, but its running statistics stay."""
+    """Keep running statistics within the block, where batch norm in training normalises by the batch as usual."""
     layers = [
         m for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training and m.track_running_stats
     ]

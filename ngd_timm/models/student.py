@@ -1,4 +1,4 @@
-"""Students in timm's own folder format: written atomically with all that deployment needs, read back checked."""
+"""Students in timm's own folder format: made, written with all that deployment needs, found and read back."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.files import atomic_folder, is_leftover, packaged, packaged_versions, read_json, sha256_file
 from ngd_timm.core.hub import Snapshot, fetch, hub_id
+from ngd_timm.core.images import per_channel
 from ngd_timm.core.recipe import StudentConfig
 from ngd_timm.models.ngd_models import TimmModel, for_channels, input_channels, normalisation, similar_models
 from ngd_timm.models.timm_folder import TIMM_ERRORS, check_input, label_names, read_model
@@ -60,9 +61,6 @@ _SCRATCH_MEAN, _SCRATCH_STD = (0.5,), (0.25,)
 def create_student(config: StudentConfig, num_classes: int) -> TimmModel:
     """The timm model of a recipe, its size, channels and normalisation written into its own `pretrained_cfg`.
 
-    Raises:
-        InputError: An unknown backbone, or `model_args` that it doesn't take.
-
     Example:
         >>> student = create_student(StudentConfig(backbone="resnet10t", image_size=48), 8)
         >>> student.pretrained_cfg["input_size"]
@@ -73,10 +71,7 @@ def create_student(config: StudentConfig, num_classes: int) -> TimmModel:
         raise choices("timm backbone", config.backbone, similar_models(config.backbone))
     source = timm.get_pretrained_cfg(config.backbone) if is_name else None
     mean, std = (source.mean, source.std) if config.pretrained and source else (_SCRATCH_MEAN, _SCRATCH_STD)
-    mean, std = (
-        for_channels(values if own is None else (own,), config.in_chans)
-        for values, own in ((mean, config.mean), (std, config.std))
-    )
+    mean, std = (for_channels(values, config.in_chans) for values in (mean, std))
     kwargs: dict[str, Any] = {"in_chans": config.in_chans, "num_classes": num_classes, "drop_rate": config.drop_rate}
     if config.drop_path_rate is not None:
         kwargs["drop_path_rate"] = config.drop_path_rate
@@ -92,13 +87,17 @@ def create_student(config: StudentConfig, num_classes: int) -> TimmModel:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"student.model_args: {config.backbone} can't be made with {given} ({reason})") from None
     # after the weights are in: these describe the student, not the checkpoint it starts from
-    set_input(model, config.image_size, mean, std)
+    own_mean, own_std = config.mean, config.std
+    set_input(model, config.image_size, mean if own_mean is None else own_mean, std if own_std is None else own_std)
     model.pretrained_cfg |= {"label_names": None, "license": None}
     return model
 
 
 def set_input(
-    model: TimmModel, image_size: int, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+    model: TimmModel,
+    image_size: int,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
 ) -> None:
     """Describe the images that a student of your own loop is trained on, where they differ from the backbone's.
 
@@ -108,11 +107,11 @@ def set_input(
     Args:
         model: The timm model, for a wrapped one `model.student`; its `pretrained_cfg` is changed.
         image_size: Side in pixels.
-        mean: A value a channel, subtracted from pixels in [0, 1]; None keeps the model's.
-        std: A value a channel, by which they are divided then; None keeps the model's.
+        mean: Subtracted from pixels in [0, 1], one number or one a channel; None keeps the model's.
+        std: By which they are divided then, as `mean`.
 
     Raises:
-        InputError: Not one mean and std a channel, or a std that is not above 0.
+        InputError: Not one number, or one a channel, or a std or size that is not above 0.
 
     Example:
         >>> student = timm.create_model("resnet10t", num_classes=8)
@@ -120,22 +119,18 @@ def set_input(
         >>> student.pretrained_cfg["input_size"], student.pretrained_cfg["mean"]
         ((3, 64, 64), (0.5, 0.5, 0.5))
     """
-    kept_mean, kept_std = normalisation(model)
-    mean, std = kept_mean if mean is None else tuple(mean), kept_std if std is None else tuple(std)
+    own_mean, own_std = normalisation(model)
     channels = input_channels(model)
-    if len(mean) != channels or len(std) != channels or min(std) <= 0 or image_size < 1:
-        raise InputError(
-            f"images of {channels} channel(s) need a side in pixels, and a mean and a std above 0 a channel, got "
-            f"image_size={image_size}, mean={mean}, std={std}"
-        )
+    if image_size < 1:
+        raise InputError(f"image_size must be a side in pixels, got {image_size}")
     model.pretrained_cfg = {
         **model.pretrained_cfg,
         "input_size": (channels, image_size, image_size),
         "test_input_size": None,
         "min_input_size": None,
         "pool_size": None,
-        "mean": mean,
-        "std": std,
+        "mean": per_channel("mean", own_mean if mean is None else mean, channels),
+        "std": per_channel("std", own_std if std is None else std, channels),
         "interpolation": "bilinear",
         "crop_pct": 1.0,
         "test_crop_pct": None,
@@ -203,7 +198,7 @@ def save_student(
 
 @contextmanager
 def held(changes: Sequence[tuple[torch.nn.Parameter, torch.Tensor]]) -> Iterator[None]:
-    """Hold parameters at other values for the time of the `with`, and give them back to the bit."""
+    """Hold parameters at other values within the block; afterwards they are the same to the bit."""
     exact = [parameter.detach().clone() for parameter, _ in changes]
     try:
         with torch.no_grad():
@@ -217,21 +212,7 @@ def held(changes: Sequence[tuple[torch.nn.Parameter, torch.Tensor]]) -> Iterator
 
 
 def rounded(model: torch.nn.Module, weights: str) -> AbstractContextManager[None]:
-    """Hold a model's matrices at what a file in `weights` ("float32" or "float16") can store, see `held`.
-
-    Raises:
-        InputError: A weight that float16 can't hold.
-
-    Example:
-        >>> layer = torch.nn.Linear(1, 1, bias=False).requires_grad_(False)
-        >>> layer.weight.fill_(1 / 3).item()
-        0.3333333432674408
-        >>> with rounded(layer, "float16"):
-        ...     layer.weight.item()
-        0.333251953125
-        >>> layer.weight.item()
-        0.3333333432674408
-    """
+    """Hold a model's matrices at what a file in `weights` ("float32" or "float16") can store, see `held`."""
     return held([(model.get_parameter(name), half) for name, half in _halves(model, weights).items()])
 
 
@@ -261,11 +242,7 @@ def student_versions() -> list[str]:
 
 
 def shipped_student() -> str:
-    """Name of the newest bundled student.
-
-    Raises:
-        InputError: There is none.
-    """
+    """Name of the newest bundled student."""
     known = student_versions()
     if not known:
         raise InputError(f"no student is bundled in {packaged('hub')}; reinstall ngd-timm, or name one")
@@ -291,11 +268,7 @@ def load_student(version: str | None = None) -> TimmModel:
 
 
 def student_folder(source: str | Path) -> Path:
-    """The student of a run directory, the folder itself where it is one, or a bundled one by its version.
-
-    Raises:
-        InputError: None of these.
-    """
+    """The student of a run directory, the folder itself where it is one, or a bundled one by its name."""
     path = Path(source)
     if not path.exists() and str(source) in student_versions():
         return packaged("hub") / str(source)
@@ -309,20 +282,12 @@ def student_folder(source: str | Path) -> Path:
 
 
 def open_student(source: str | Path) -> tuple[TimmModel, tuple[str, ...]]:
-    """A student in eval mode and its class names, from a run directory, a folder, a bundled name, or the Hub.
-
-    Raises:
-        InputError: Nothing of that kind there, a broken file, or no label names.
-    """
+    """A student in eval mode and its class names, from a run directory, a folder, a bundled name, or the Hub."""
     return read_student(student_files(source), str(source))
 
 
 def student_files(source: str | Path) -> Path:
-    """The folder of a student's config.json and model.safetensors, fetched and checked where it is on the Hub.
-
-    Raises:
-        InputError: No student there; a repository with pickles only is refused.
-    """
+    """The folder of a student's config.json and model.safetensors, fetched and checked where it is on the Hub."""
     repository = hub_id(source)
     if repository is None:
         return student_folder(source)
@@ -338,12 +303,6 @@ def weights_sha256(folder: str | Path) -> str:
 
 def run_folder(source: str | Path) -> Path | None:
     """The folder of recipe.yaml and fingerprint.json of a student's run; None where there is none.
-
-    Args:
-        source: As in `open_student`; a run's student/ and student_best/ belong to the run.
-
-    Raises:
-        InputError: No student there; as `fetch` and `check_published` where it is on the Hub.
 
     Example:
         >>> by_name = run_folder("student-ferplus-v1")
@@ -367,11 +326,7 @@ def run_folder(source: str | Path) -> Path | None:
 
 
 def check_published(snapshot: Snapshot) -> None:
-    """Compare the files of a repository with the hashes that `ngd push` wrote into its fingerprint.json, if it did.
-
-    Raises:
-        InputError: A format of a later version, or a file that is not the one that was pushed.
-    """
+    """Compare the files of a repository with the hashes that `ngd push` wrote into its fingerprint.json, if it did."""
     if "fingerprint.json" not in snapshot.names:
         return
     try:
@@ -393,11 +348,7 @@ def check_published(snapshot: Snapshot) -> None:
 
 
 def read_student(folder: str | Path, shown: str) -> tuple[TimmModel, tuple[str, ...]]:
-    """A student from its folder, in eval mode, and its class names; messages call it `shown`.
-
-    Raises:
-        InputError: A broken file, weights and config.json that disagree, or no label names.
-    """
+    """A student from its folder, in eval mode, and its class names; messages call it `shown`."""
     model = read_model(folder, shown)
     check_input(model, shown)
     notes = read_json(Path(folder) / STUDENT_FILES[0], shown).get(NOTES, {})

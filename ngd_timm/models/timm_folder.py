@@ -19,23 +19,19 @@ TIMM_ERRORS = (
     RuntimeError,
     ValueError,
     OSError,
-    KeyError,
-    IndexError,
+    LookupError,
     TypeError,
     AttributeError,
     AssertionError,
     SafetensorError,
 )
-"""What timm raises on a config or weights that don't fit."""
+"""What timm raises for a config, weights or images that don't fit."""
 
 
 def read_model(folder: str | Path, shown: str) -> Any:
     """The timm model of config.json with all weights of model.safetensors; messages call the folder `shown`.
 
     timm alone takes much that doesn't fit: with another `num_classes` it drops the classifier and loads the rest.
-
-    Raises:
-        InputError: A broken file, or the two files disagree.
     """
     config, weights = (Path(folder) / name for name in ("config.json", "model.safetensors"))
     try:
@@ -64,11 +60,7 @@ def _wrong_classes(config: dict[str, Any], model: Any) -> str | None:
 
 
 def check_input(model: Any, shown: str) -> None:
-    """Refuse an input size, mean or std that are none.
-
-    Raises:
-        InputError: The first of them.
-    """
+    """Refuse a `pretrained_cfg` whose input size, mean or std is none."""
     cfg = model.pretrained_cfg
 
     def numbers(key: str, counts: tuple[int, ...], least: float, kind: Any = (int, float)) -> bool:
@@ -86,11 +78,7 @@ def check_input(model: Any, shown: str) -> None:
 
 
 def label_names(model: Any, shown: str) -> tuple[str, ...]:
-    """Class names that a timm model carries.
-
-    Raises:
-        InputError: It carries none, not as many as it has logits, or some that are no names.
-    """
+    """Class names that a timm model carries, as many as it has logits."""
     names = model.pretrained_cfg.get("label_names")
     if names and not (isinstance(names, (list, tuple)) and all(isinstance(n, str) for n in names)):
         raise InputError(f"{shown}: label_names in config.json must be a list of names, got {str(names)[:80]}")
