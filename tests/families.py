@@ -1,6 +1,6 @@
 """Every family of timm through this package: wrapped, trained a step, saved, loaded by timm alone, exported.
 
-    python tests/families.py --out families.jsonl                      all families; what the file has is not repeated
+    python tests/families.py --out families.jsonl                      all families; checks in the file are not repeated
     python tests/families.py --out families.jsonl --only volo levit    some
     python tests/families.py --out families.jsonl --table docs/backbones.md
 
@@ -19,7 +19,8 @@ import signal
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,9 @@ INTRODUCTION = """# Every family of timm {timm}
 
 Written by `python tests/families.py`, then with `--table docs/backbones.md`. The classifier with the fewest
 parameters stands for its family, at the smallest input that it takes (pixels a side; by `img_size=` where the size is
-built into the model). Torch {torch}, CPU, float32, eight pictures.
+built into the model). Torch {torch}, CPU, float32, eight images.
 
-- **wraps**: `ngd_timm.wrap` proves that logits and embedding come from one pass of the backbone. *Head* is how often
+- **wraps**: `ngd_timm.wrap` gives logits and embedding from one pass of the backbone. *Head* is how often
   `forward_head` runs for the two: 2 where the classifier applied to the pre-logits is not the model's own forward.
 - **trains a step**: cross-entropy, Proto-KD and D-Geo; every gradient is finite, and no parameter goes without one that
   gets one in the bare model.
@@ -79,7 +80,7 @@ built into the model). Torch {torch}, CPU, float32, eight pictures.
 
 
 class Failed(Exception):
-    """A check's verdict, as a sentence."""
+    """A check that failed, as a sentence."""
 
 
 def families() -> list[str]:
@@ -87,7 +88,7 @@ def families() -> list[str]:
 
 
 def smallest(family: str) -> tuple[str, int]:
-    """The family's classifier with the fewest parameters, and how many those are."""
+    """The family's classifier with the fewest parameters, and their number."""
     counted = []
     for name in timm.list_models(module=family):
         with torch.device("meta"):
@@ -99,7 +100,7 @@ def smallest(family: str) -> tuple[str, int]:
 
 
 def smallest_input(name: str) -> tuple[dict[str, int], int]:
-    """Options for `timm.create_model` and pixels a side: what the model takes, tried without data."""
+    """Options for `timm.create_model`, and the smallest side in pixels that the model takes, tried without data."""
     cfg = timm.get_pretrained_cfg(name)
     native = cfg.input_size[-1]
     for size in (*(s for s in SIZES if s < native), native):
@@ -118,13 +119,7 @@ def smallest_input(name: str) -> tuple[dict[str, int], int]:
 
 
 class Family:
-    """The checks of one model; each returns None or raises `Failed`.
-
-    Args:
-        name: A timm architecture.
-        size: Pixels a side.
-        options: For `timm.create_model`.
-    """
+    """The checks of one timm architecture at one size; each raises `Failed` or whatever else goes wrong."""
 
     def __init__(self, name: str, size: int, options: dict[str, Any]) -> None:
         self.name, self.size, self.options = name, size, options
@@ -216,21 +211,20 @@ class Family:
         student = self.wrapped().eval().student
         with tempfile.TemporaryDirectory() as folder, torch.no_grad():
             save_student(student, Path(folder) / "student", CLASSES)
-            # as somebody would who deploys it
             deployed = timm.create_model(f"local-dir:{folder}/student", pretrained=True, exportable=True).eval()
             images = self.images()[:2]
             expected = deployed(images)
             with limited(ONNX_LIMIT_S):
                 torch.onnx.export(deployed, (images,), f"{folder}/student.onnx", dynamo=True, verbose=False)
                 session = onnxruntime.InferenceSession(f"{folder}/student.onnx", providers=["CPUExecutionProvider"])
-                given = session.run(None, {session.get_inputs()[0].name: images.numpy()})[0]
-        difference = float((torch.from_numpy(given) - expected).abs().max())
+                logits = session.run(None, {session.get_inputs()[0].name: images.numpy()})[0]
+        difference = float((torch.from_numpy(logits) - expected).abs().max())
         if not difference <= ONNX_TOLERANCE * max(1.0, float(expected.abs().max())):
             raise Failed(f"logits differ by {difference:.1e}")
 
 
 def _step(model: DistillationWrapper, grid: PrototypeGrid, images: Tensor) -> None:
-    """A training step of the full objective without KD teacher; every gradient that there is must be finite."""
+    """A training step of the full objective without KD teacher, whose gradients must be finite."""
     criterion = NeuroGazeLoss(grid, epochs=1, ramp=(0, 1))
     model.train().zero_grad()
     logits, embedding = model(images, return_embedding=True)
@@ -254,25 +248,23 @@ def _groups(model: nn.Module, options: dict[str, float]) -> dict[str, tuple[floa
     return {names[id(p)]: (g.get("lr_scale", 1.0), g["weight_decay"]) for g in groups for p in g["params"]}
 
 
-class limited:
-    """Raises TimeoutError in the block after so many seconds; POSIX, main thread."""
+@contextmanager
+def limited(seconds: int) -> Iterator[None]:
+    """Raise TimeoutError in the block after so many seconds; POSIX, main thread."""
 
-    def __init__(self, seconds: int) -> None:
-        self.seconds = seconds
+    def late(*_: Any) -> None:
+        raise TimeoutError(f"longer than {seconds} s")
 
-    def __enter__(self) -> None:
-        def late(*_: Any) -> None:
-            raise TimeoutError(f"longer than {self.seconds} s")
-
-        signal.signal(signal.SIGALRM, late)
-        signal.alarm(self.seconds)
-
-    def __exit__(self, *_: Any) -> None:
+    signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
         signal.alarm(0)
 
 
 def verdict(check: Callable[[], None]) -> bool | str:
-    """True, or what is wrong: a sweep reports whatever a family throws and goes on to the next."""
+    """True, or what is wrong: a sweep reports any exception of a family and goes on to the next."""
     try:
         check()
     except Exception as error:
@@ -281,7 +273,7 @@ def verdict(check: Callable[[], None]) -> bool | str:
 
 
 def examine(family: str, row: dict[str, Any], checks: list[str]) -> dict[str, Any]:
-    """One family's row, with these checks added to what it holds."""
+    """One family's row with these checks added."""
     began = time.perf_counter()
     row = dict(row)
     if "model" not in row:
@@ -305,13 +297,13 @@ def table(rows: list[dict[str, Any]]) -> str:
     shares = []
     for check, title in CHECKS.items():
         tried = [r[check] for r in rows if check in r]
-        passed = sum(answer is True for answer in tried)
+        passed = sum(result is True for result in tried)
         left = f" ({len(rows) - len(tried)} not tried)" if len(tried) < len(rows) else ""
         shares.append(f"| {title} | {passed} of {len(tried)}{left} | {100 * passed / max(len(tried), 1):.0f} % |")
     lines = []
     for r in rows:
         cells = [r["family"], f"`{r['model']}`", f"{r['parameters'] / 1e6:.1f}", str(r["input"]), str(r["head_calls"])]
-        cells += [_told(r.get(check)) for check in CHECKS]
+        cells += [_cell(r.get(check)) for check in CHECKS]
         lines.append(f"| {' | '.join(cells)} |")
     return INTRODUCTION.format(
         timm=timm.__version__,
@@ -326,10 +318,10 @@ def table(rows: list[dict[str, Any]]) -> str:
     )
 
 
-def _told(answer: bool | str | None) -> str:
-    if answer is True or answer is None:
-        return "not tried" if answer is None else "yes"
-    return "no: " + re.sub(r"/\S*/", "", answer)  # without the temporary folder
+def _cell(result: bool | str | None) -> str:
+    if result is True or result is None:
+        return "not tried" if result is None else "yes"
+    return "no: " + re.sub(r"/\S*/", "", result)  # without the temporary folder
 
 
 def encoder_names() -> list[str]:
@@ -342,7 +334,7 @@ def encoder_names() -> list[str]:
 
 
 def read(path: Path) -> dict[str, dict[str, Any]]:
-    """The last row of each family."""
+    """The file's last row of each family."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
     return {row["family"]: row for row in rows}
 
@@ -352,7 +344,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("families.jsonl"))
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=families(), help="families")
     parser.add_argument("--skip", nargs="+", default=[], choices=list(CHECKS), help="checks")
-    parser.add_argument("--table", type=Path, help="write the table of what the file has, and stop")
+    parser.add_argument("--table", type=Path, help="write the file's rows as a table, and stop")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
