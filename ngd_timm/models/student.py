@@ -1,4 +1,4 @@
-"""Students in timm's own folder format: made, written with all that deployment needs, found and read back."""
+"""Students in timm's own folder format: created, saved with all that deployment needs, found and read back."""
 
 from __future__ import annotations
 
@@ -83,9 +83,9 @@ def create_student(config: StudentConfig, num_classes: int) -> TimmModel:
     except TIMM_ERRORS as error:
         if not config.model_args:
             raise
-        given = ", ".join(f"{key}={value}" for key, value in config.model_args.items())
+        options = ", ".join(f"{key}={value}" for key, value in config.model_args.items())
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"student.model_args: {config.backbone} can't be made with {given} ({reason})") from None
+        raise InputError(f"student.model_args: {config.backbone} can't be made with {options} ({reason})") from None
     # after the weights are in: these describe the student, not the checkpoint it starts from
     own_mean, own_std = config.mean, config.std
     set_input(model, config.image_size, mean if own_mean is None else own_mean, std if own_std is None else own_std)
