@@ -71,7 +71,7 @@ built into the model). Torch {torch}, CPU, float32, eight images.
 |---|---|---|
 {shares}
 
-{left}Encoders without a classifier have no logits and are refused with a sentence: {encoders}.
+Encoders without a classifier have no logits and are refused with a sentence: {encoders}.
 
 | family | model | million parameters | input | head | {titles} |
 |{rule}
@@ -130,7 +130,7 @@ class Family:
     def images(self, channels: int = 3) -> Tensor:
         return torch.randn(8, channels, self.size, self.size, generator=torch.Generator().manual_seed(0))
 
-    def wrapped(self) -> DistillationWrapper:
+    def wraps(self) -> DistillationWrapper:
         if self.model is None:
             torch.manual_seed(0)
             self.model = wrap(self.name, grid=self.grid, drop_rate=DROP_RATE, **self.options)
@@ -140,14 +140,11 @@ class Family:
         """The timm model itself, with the weights of the wrapped one."""
         if self.timms is None:
             self.timms = timm.create_model(self.name, num_classes=len(CLASSES), drop_rate=DROP_RATE, **self.options)
-        self.timms.load_state_dict(self.wrapped().student.state_dict())
+        self.timms.load_state_dict(self.wraps().student.state_dict())
         return self.timms
 
-    def wraps(self) -> None:
-        self.wrapped()
-
     def step(self) -> None:
-        model = self.wrapped()
+        model = self.wraps()
         _step(model, self.grid, self.images())
         without = {name for name, p in model.named_parameters() if p.grad is None}
         model.zero_grad(set_to_none=True)  # the largest models are some gigabytes, and so are their gradients
@@ -159,7 +156,7 @@ class Family:
             raise Failed(f"{', '.join(sorted(without))}: no gradient, in the bare model there is one")
 
     def equal(self) -> None:
-        model, images = self.wrapped().eval(), self.images()
+        model, images = self.wraps().eval(), self.images()
         with torch.no_grad():
             expected = self.bare().eval()(images)
             if not torch.equal(model(images), expected):
@@ -176,7 +173,7 @@ class Family:
                 raise Failed(f"{name} is not updated as in the bare model")
 
     def reload(self) -> None:
-        student = self.wrapped().eval().student
+        student = self.wraps().eval().student
         with tempfile.TemporaryDirectory() as folder, torch.no_grad():
             save_student(student, Path(folder) / "student", CLASSES)
             loaded = timm.create_model(f"local-dir:{folder}/student", pretrained=True).eval()
@@ -196,7 +193,7 @@ class Family:
         _step(model, self.grid, self.images(channels=1))
 
     def groups(self) -> None:
-        model, bare = self.wrapped(), self.bare()
+        model, bare = self.wraps(), self.bare()
         for options in ({}, {"layer_decay": 0.7}):
             ours, timms = (_groups(m, options) for m in (model, bare))
             for name, expected in timms.items():
@@ -208,7 +205,7 @@ class Family:
     def onnx(self) -> None:
         import onnxruntime
 
-        student = self.wrapped().eval().student
+        student = self.wraps().eval().student
         with tempfile.TemporaryDirectory() as folder, torch.no_grad():
             save_student(student, Path(folder) / "student", CLASSES)
             deployed = timm.create_model(f"local-dir:{folder}/student", pretrained=True, exportable=True).eval()
@@ -284,44 +281,38 @@ def examine(family: str, row: dict[str, Any], checks: list[str]) -> dict[str, An
     for check in checks:
         row[check] = verdict(getattr(subject, check))
         if check == "wraps" and row[check] is True:
-            row["head_calls"] = 1 if subject.wrapped().classifier_is_last else 2
+            row["head_calls"] = 1 if subject.wraps().classifier_is_last else 2
     row["seconds"] = round(row.get("seconds", 0) + time.perf_counter() - began, 1)
     return row
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """docs/backbones.md."""
-    done = {r["family"] for r in rows if "input" in r}
-    untried = [f"`{family}`" for family in families() if family not in done]
-    rows = sorted((r for r in rows if r["family"] in done), key=lambda r: r["family"])
-    shares = []
+def table(rows: dict[str, dict[str, Any]]) -> str:
+    """docs/backbones.md, of rows with all checks."""
+    shares, lines = [], []
     for check, title in CHECKS.items():
-        tried = [r[check] for r in rows if check in r]
-        passed = sum(result is True for result in tried)
-        left = f" ({len(rows) - len(tried)} not tried)" if len(tried) < len(rows) else ""
-        shares.append(f"| {title} | {passed} of {len(tried)}{left} | {100 * passed / max(len(tried), 1):.0f} % |")
-    lines = []
-    for r in rows:
-        cells = [r["family"], f"`{r['model']}`", f"{r['parameters'] / 1e6:.1f}", str(r["input"]), str(r["head_calls"])]
-        cells += [_cell(r.get(check)) for check in CHECKS]
+        passed = sum(row[check] is True for row in rows.values())
+        shares.append(f"| {title} | {passed} of {len(rows)} | {100 * passed / len(rows):.0f} % |")
+    for family, row in sorted(rows.items()):
+        cells = [
+            family,
+            f"`{row['model']}`",
+            f"{row['parameters'] / 1e6:.1f}",
+            str(row["input"]),
+            str(row["head_calls"]),
+        ]
+        # without the temporary folder
+        cells += ["yes" if row[check] is True else "no: " + re.sub(r"/\S*/", "", row[check]) for check in CHECKS]
         lines.append(f"| {' | '.join(cells)} |")
     return INTRODUCTION.format(
         timm=timm.__version__,
         torch=torch.__version__.split("+")[0],
         tolerance=f"{ONNX_TOLERANCE:g}",
         shares="\n".join(shares),
-        left=f"Not tried yet: {', '.join(untried)}.\n\n" if untried else "",
         encoders=", ".join(f"`{n}`" for n in encoder_names()),
         titles=" | ".join(CHECKS.values()),
         rule="---|" * (5 + len(CHECKS)),
         lines="\n".join(lines),
     )
-
-
-def _cell(result: bool | str | None) -> str:
-    if result is True or result is None:
-        return "not tried" if result is None else "yes"
-    return "no: " + re.sub(r"/\S*/", "", result)  # without the temporary folder
 
 
 def encoder_names() -> list[str]:
@@ -351,8 +342,7 @@ def main() -> None:
 
     rows = read(options.out)
     if options.table:
-        options.table.parent.mkdir(exist_ok=True)
-        options.table.write_text(table(list(rows.values())), encoding="utf-8")
+        options.table.write_text(table(rows), encoding="utf-8")
         return
     # the smallest first, where their size is known, so that an interrupted run has most of them
     for family in sorted(options.only or families(), key=lambda f: rows.get(f, {}).get("parameters", 0)):

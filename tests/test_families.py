@@ -26,7 +26,7 @@ def test_a_family_wraps_trains_a_step_and_is_reloaded_by_timm_bit_equal(name: st
 
 def test_a_family_that_fails_a_check_is_reported_with_the_reason() -> None:
     subject = Family("test_resnet", 32, {})
-    subject.wrapped().student.pretrained_cfg["architecture"] = "test_resnet_that_is_not"
+    subject.wraps().student.pretrained_cfg["architecture"] = "test_resnet_that_is_not"
     assert "Unknown model" in str(verdict(subject.reload))
 
 

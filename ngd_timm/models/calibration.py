@@ -35,7 +35,7 @@ CITATION = (
 TEMPERATURES = (0.1, 10.0)
 """No temperature outside is fitted: on a validation set without a mistake the best one is 0."""
 
-_HALVINGS, _TOLERANCE = 60, 1e-5
+_TOLERANCE = 1e-5
 
 
 def calibrate(model: TimmModel, logits: Any, targets: Any) -> TimmModel:
@@ -95,17 +95,12 @@ def uncalibrate(model: TimmModel) -> TimmModel:
 def fit_temperature(logits: Any, targets: Any) -> float:
     """The T within `TEMPERATURES` at which softmax(logits / T) has the least negative log-likelihood, to four places.
 
-    Args:
-        logits: (N, C), numpy or torch.
-        targets: (N,) class indices.
-
-    Raises:
-        InputError: Shapes that don't fit, logits that are not finite, or targets outside.
-
     Example:
         >>> fit_temperature([[2.0, 0.0]] * 4, [0, 0, 0, 1])  # 2 / log(3 / 1)
         1.8205
     """
+    from scipy.optimize import brentq
+
     z = np.asarray(logits.detach().cpu() if isinstance(logits, Tensor) else logits, dtype=np.float64)
     y = np.asarray(targets.cpu() if isinstance(targets, Tensor) else targets)
     if z.ndim != 2 or y.shape != z.shape[:1] or not len(y) or y.dtype.kind not in "iu":
@@ -123,12 +118,7 @@ def fit_temperature(logits: Any, targets: Any) -> float:
     low, high = 1 / hottest, 1 / coldest
     if slope(low) >= 0:
         return 1.0 if slope(high) <= 0 else hottest  # logits that are all alike fit as well at any temperature
-    if slope(high) <= 0:
-        return coldest
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        low, high = (low, middle) if slope(middle) >= 0 else (middle, high)
-    return round(2 / (low + high), 4)
+    return coldest if slope(high) <= 0 else round(1 / brentq(slope, low, high, xtol=1e-12), 4)
 
 
 def temperature_line(temperature: float, images: int) -> str:

@@ -60,7 +60,7 @@ def adjust_logits(model: TimmModel, counts: np.ndarray | Sequence[float], tau: f
 
 
 def logit_shift(counts: np.ndarray | Sequence[float], tau: float) -> Tensor:
-    """What `adjust_logits` subtracts from the logits, (C,)."""
+    """tau · log prior, (C,), which `adjust_logits` subtracts from the logits."""
     n = np.asarray(counts, dtype=np.float64)
     if n.ndim != 1 or not np.isfinite(n).all() or (n < 0).any() or tau < 0:
         raise InputError(f"counts must be one number a class, from 0, and tau at least 0; got {n.tolist()} and {tau}")

@@ -105,10 +105,6 @@ class DistillationWrapper(nn.Module):
         return self.student.num_classes
 
     @property
-    def num_features(self) -> int:
-        return self.student.num_features
-
-    @property
     def head_hidden_size(self) -> int:
         return self._width
 

@@ -243,10 +243,7 @@ def student_versions() -> list[str]:
 
 def shipped_student() -> str:
     """Name of the newest bundled student."""
-    known = student_versions()
-    if not known:
-        raise InputError(f"no student is bundled in {packaged('hub')}; reinstall ngd-timm, or name one")
-    return known[-1]
+    return student_versions()[-1]
 
 
 def load_student(version: str | None = None) -> TimmModel:
@@ -273,7 +270,7 @@ def student_folder(source: str | Path) -> Path:
     if not path.exists() and str(source) in student_versions():
         return packaged("hub") / str(source)
     for candidate in (path / "student", path):
-        if (candidate / "config.json").is_file() and (candidate / "model.safetensors").is_file():
+        if all((candidate / name).is_file() for name in STUDENT_FILES):
             return candidate
     raise InputError(
         f"{path} is neither a run directory (with student/), nor a student (config.json and model.safetensors), nor "

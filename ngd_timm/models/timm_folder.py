@@ -41,7 +41,7 @@ def read_model(folder: str | Path, shown: str) -> Any:
             model.load_state_dict(load_file(weights))
     except TIMM_ERRORS as error:
         # torch's message begins with a title
-        wrong = " ".join(str(error).split(": \n\t")[-1].split())[:200] or type(error).__name__
+        wrong = " ".join(str(error).split(":\n\t", 1)[-1].split())[:200] or type(error).__name__
     if wrong is not None:
         raise InputError(f"{shown}: not a readable student ({wrong}); save it, or fetch it, again")
     return model
