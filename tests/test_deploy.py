@@ -69,8 +69,8 @@ def test_a_timm_export_is_the_student_itself(student: Path, tmp_path: Path) -> N
 def test_an_export_that_differs_from_pytorch_is_not_written(
     student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = deploy._read_pt2
-    monkeypatch.setattr(deploy, "_read_pt2", lambda file: lambda images: read(file)(images) + 0.01)
+    monkeypatch.setattr(deploy, "_write_pt2", lambda model, file: None)
+    monkeypatch.setattr(deploy, "_read_pt2", lambda file: lambda images: logits(student, images) + 0.01)
     (tmp_path / "student.pt2").write_bytes(b"an earlier one")
     with pytest.raises(InputError, match=r"differ from PyTorch's by 0\.01"):
         export_student(student, "pt2", tmp_path / "student.pt2")
