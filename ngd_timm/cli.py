@@ -241,12 +241,12 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Predict the expression of each face, and report an image that does not look like a face crop."""
-    from ngd_timm.predict.predictor import Predictor, annotate_all, picture_files, student_and_pictures
+    from ngd_timm.predict.predictor import Predictor, annotate_all, image_files, student_and_images
 
-    student, images = student_and_pictures(arguments)
+    student, images = student_and_images(arguments)
     if not images:
         raise InputError(f"{student} is a student; give images after it, or folders of them")
-    files = picture_files(images)
+    files = image_files(images)
     predictions = Predictor(student, device, max_megapixels=max_megapixels)(files)
     if annotate is not None:
         annotate_all(predictions, annotate)

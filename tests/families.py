@@ -1,6 +1,6 @@
 """Every family of timm through this package: wrapped, trained a step, saved, loaded by timm alone, exported.
 
-    python tests/families.py --out families.jsonl                      all families; what the file has is not repeated
+    python tests/families.py --out families.jsonl                      all families; checks in the file are not repeated
     python tests/families.py --out families.jsonl --only volo levit    some
     python tests/families.py --out families.jsonl --table docs/backbones.md
 
@@ -19,7 +19,8 @@ import signal
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ CHECKS = {
     "onnx": "ONNX",
 }
 SIZES = (32, 64, 96, 128, 160, 192, 224, 240, 256, 288, 320, 384, 448, 512, 640, 768, 1024)
+DROP_RATE = 0.3
 ONNX_TOLERANCE = 1e-4
 ONNX_LIMIT_S = 900
 # two of each positive class, so that D-Geo's cap has something to cap
@@ -50,13 +52,14 @@ INTRODUCTION = """# Every family of timm {timm}
 
 Written by `python tests/families.py`, then with `--table docs/backbones.md`. The classifier with the fewest
 parameters stands for its family, at the smallest input that it takes (pixels a side; by `img_size=` where the size is
-built into the model). Torch {torch}, CPU, float32, eight pictures.
+built into the model). Torch {torch}, CPU, float32, eight images.
 
-- **wraps**: `ngd_timm.wrap` proves that logits and embedding come from one pass of the backbone. *Head* is how often
+- **wraps**: `ngd_timm.wrap` gives logits and embedding from one pass of the backbone. *Head* is how often
   `forward_head` runs for the two: 2 where the classifier applied to the pre-logits is not the model's own forward.
 - **trains a step**: cross-entropy, Proto-KD and D-Geo; every gradient is finite, and no parameter goes without one that
   gets one in the bare model.
-- **logits bit-equal**: wrapped with the embedding, wrapped without it, and bare.
+- **logits bit-equal**: wrapped with the embedding, wrapped without it, and bare; with dropout in training, where batch
+  norm's statistics are equal too.
 - **reloaded**: `ngd_timm.save_student`, then `timm.create_model("local-dir:…", pretrained=True)`.
 - **grey input**: a step with `in_chans=1`.
 - **parameter groups**: timm's optimizer factory gives every parameter the weight decay and the layer decay that it
@@ -68,7 +71,7 @@ built into the model). Torch {torch}, CPU, float32, eight pictures.
 |---|---|---|
 {shares}
 
-{left}Encoders without a classifier have no logits and are refused with a sentence: {encoders}.
+Encoders without a classifier have no logits and are refused with a sentence: {encoders}.
 
 | family | model | million parameters | input | head | {titles} |
 |{rule}
@@ -77,7 +80,7 @@ built into the model). Torch {torch}, CPU, float32, eight pictures.
 
 
 class Failed(Exception):
-    """A check's verdict, as a sentence."""
+    """A check that failed, as a sentence."""
 
 
 def families() -> list[str]:
@@ -85,7 +88,7 @@ def families() -> list[str]:
 
 
 def smallest(family: str) -> tuple[str, int]:
-    """The family's classifier with the fewest parameters, and how many those are."""
+    """The family's classifier with the fewest parameters, and their number."""
     counted = []
     for name in timm.list_models(module=family):
         with torch.device("meta"):
@@ -97,7 +100,7 @@ def smallest(family: str) -> tuple[str, int]:
 
 
 def smallest_input(name: str) -> tuple[dict[str, int], int]:
-    """Options for `timm.create_model` and pixels a side: what the model takes, tried without data."""
+    """Options for `timm.create_model`, and the smallest side in pixels that the model takes, tried without data."""
     cfg = timm.get_pretrained_cfg(name)
     native = cfg.input_size[-1]
     for size in (*(s for s in SIZES if s < native), native):
@@ -116,13 +119,7 @@ def smallest_input(name: str) -> tuple[dict[str, int], int]:
 
 
 class Family:
-    """The checks of one model; each returns None or raises `Failed`.
-
-    Args:
-        name: A timm architecture.
-        size: Pixels a side.
-        options: For `timm.create_model`.
-    """
+    """The checks of one timm architecture at one size; each raises `Failed` or whatever else goes wrong."""
 
     def __init__(self, name: str, size: int, options: dict[str, Any]) -> None:
         self.name, self.size, self.options = name, size, options
@@ -133,24 +130,21 @@ class Family:
     def images(self, channels: int = 3) -> Tensor:
         return torch.randn(8, channels, self.size, self.size, generator=torch.Generator().manual_seed(0))
 
-    def wrapped(self) -> DistillationWrapper:
+    def wraps(self) -> DistillationWrapper:
         if self.model is None:
             torch.manual_seed(0)
-            self.model = wrap(self.name, grid=self.grid, **self.options)
+            self.model = wrap(self.name, grid=self.grid, drop_rate=DROP_RATE, **self.options)
         return self.model
 
     def bare(self) -> Any:
         """The timm model itself, with the weights of the wrapped one."""
         if self.timms is None:
-            self.timms = timm.create_model(self.name, num_classes=len(CLASSES), **self.options)
-        self.timms.load_state_dict(self.wrapped().student.state_dict())
+            self.timms = timm.create_model(self.name, num_classes=len(CLASSES), drop_rate=DROP_RATE, **self.options)
+        self.timms.load_state_dict(self.wraps().student.state_dict())
         return self.timms
 
-    def wraps(self) -> None:
-        self.wrapped()
-
     def step(self) -> None:
-        model = self.wrapped()
+        model = self.wraps()
         _step(model, self.grid, self.images())
         without = {name for name, p in model.named_parameters() if p.grad is None}
         model.zero_grad(set_to_none=True)  # the largest models are some gigabytes, and so are their gradients
@@ -162,16 +156,24 @@ class Family:
             raise Failed(f"{', '.join(sorted(without))}: no gradient, in the bare model there is one")
 
     def equal(self) -> None:
-        model, images = self.wrapped().eval(), self.images()
+        model, images = self.wraps().eval(), self.images()
         with torch.no_grad():
             expected = self.bare().eval()(images)
             if not torch.equal(model(images), expected):
                 raise Failed("the wrapped model's logits are not the bare model's")
             if not torch.equal(model(images, return_embedding=True)[0], expected):
                 raise Failed("the logits beside an embedding are not the bare model's")
+            torch.manual_seed(1)
+            expected = self.bare().train()(images)
+            torch.manual_seed(1)
+            if not torch.equal(model.train()(images, return_embedding=True)[0], expected):
+                raise Failed("in training the logits beside an embedding are not the bare model's")
+        for name, b in self.timms.named_buffers():
+            if not torch.equal(b, model.student.get_buffer(name)):
+                raise Failed(f"{name} is not updated as in the bare model")
 
     def reload(self) -> None:
-        student = self.wrapped().eval().student
+        student = self.wraps().eval().student
         with tempfile.TemporaryDirectory() as folder, torch.no_grad():
             save_student(student, Path(folder) / "student", CLASSES)
             loaded = timm.create_model(f"local-dir:{folder}/student", pretrained=True).eval()
@@ -191,7 +193,7 @@ class Family:
         _step(model, self.grid, self.images(channels=1))
 
     def groups(self) -> None:
-        model, bare = self.wrapped(), self.bare()
+        model, bare = self.wraps(), self.bare()
         for options in ({}, {"layer_decay": 0.7}):
             ours, timms = (_groups(m, options) for m in (model, bare))
             for name, expected in timms.items():
@@ -203,24 +205,23 @@ class Family:
     def onnx(self) -> None:
         import onnxruntime
 
-        student = self.wrapped().eval().student
+        student = self.wraps().eval().student
         with tempfile.TemporaryDirectory() as folder, torch.no_grad():
             save_student(student, Path(folder) / "student", CLASSES)
-            # as somebody would who deploys it
             deployed = timm.create_model(f"local-dir:{folder}/student", pretrained=True, exportable=True).eval()
             images = self.images()[:2]
             expected = deployed(images)
             with limited(ONNX_LIMIT_S):
                 torch.onnx.export(deployed, (images,), f"{folder}/student.onnx", dynamo=True, verbose=False)
                 session = onnxruntime.InferenceSession(f"{folder}/student.onnx", providers=["CPUExecutionProvider"])
-                given = session.run(None, {session.get_inputs()[0].name: images.numpy()})[0]
-        difference = float((torch.from_numpy(given) - expected).abs().max())
+                logits = session.run(None, {session.get_inputs()[0].name: images.numpy()})[0]
+        difference = float((torch.from_numpy(logits) - expected).abs().max())
         if not difference <= ONNX_TOLERANCE * max(1.0, float(expected.abs().max())):
             raise Failed(f"logits differ by {difference:.1e}")
 
 
 def _step(model: DistillationWrapper, grid: PrototypeGrid, images: Tensor) -> None:
-    """A training step of the full objective without KD teacher; every gradient that there is must be finite."""
+    """A training step of the full objective without KD teacher, whose gradients must be finite."""
     criterion = NeuroGazeLoss(grid, epochs=1, ramp=(0, 1))
     model.train().zero_grad()
     logits, embedding = model(images, return_embedding=True)
@@ -244,25 +245,23 @@ def _groups(model: nn.Module, options: dict[str, float]) -> dict[str, tuple[floa
     return {names[id(p)]: (g.get("lr_scale", 1.0), g["weight_decay"]) for g in groups for p in g["params"]}
 
 
-class limited:
-    """Raises TimeoutError in the block after so many seconds; POSIX, main thread."""
+@contextmanager
+def limited(seconds: int) -> Iterator[None]:
+    """Raise TimeoutError in the block after so many seconds; POSIX, main thread."""
 
-    def __init__(self, seconds: int) -> None:
-        self.seconds = seconds
+    def late(*_: Any) -> None:
+        raise TimeoutError(f"longer than {seconds} s")
 
-    def __enter__(self) -> None:
-        def late(*_: Any) -> None:
-            raise TimeoutError(f"longer than {self.seconds} s")
-
-        signal.signal(signal.SIGALRM, late)
-        signal.alarm(self.seconds)
-
-    def __exit__(self, *_: Any) -> None:
+    signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
         signal.alarm(0)
 
 
 def verdict(check: Callable[[], None]) -> bool | str:
-    """True, or what is wrong: a sweep reports whatever a family throws and goes on to the next."""
+    """True, or what is wrong: a sweep reports any exception of a family and goes on to the next."""
     try:
         check()
     except Exception as error:
@@ -271,7 +270,7 @@ def verdict(check: Callable[[], None]) -> bool | str:
 
 
 def examine(family: str, row: dict[str, Any], checks: list[str]) -> dict[str, Any]:
-    """One family's row, with these checks added to what it holds."""
+    """One family's row with these checks added."""
     began = time.perf_counter()
     row = dict(row)
     if "model" not in row:
@@ -282,44 +281,38 @@ def examine(family: str, row: dict[str, Any], checks: list[str]) -> dict[str, An
     for check in checks:
         row[check] = verdict(getattr(subject, check))
         if check == "wraps" and row[check] is True:
-            row["head_calls"] = 1 if subject.wrapped().classifier_is_last else 2
+            row["head_calls"] = 1 if subject.wraps().classifier_is_last else 2
     row["seconds"] = round(row.get("seconds", 0) + time.perf_counter() - began, 1)
     return row
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """docs/backbones.md."""
-    done = {r["family"] for r in rows if "input" in r}
-    untried = [f"`{family}`" for family in families() if family not in done]
-    rows = sorted((r for r in rows if r["family"] in done), key=lambda r: r["family"])
-    shares = []
+def table(rows: dict[str, dict[str, Any]]) -> str:
+    """docs/backbones.md, of rows with all checks."""
+    shares, lines = [], []
     for check, title in CHECKS.items():
-        tried = [r[check] for r in rows if check in r]
-        passed = sum(answer is True for answer in tried)
-        left = f" ({len(rows) - len(tried)} not tried)" if len(tried) < len(rows) else ""
-        shares.append(f"| {title} | {passed} of {len(tried)}{left} | {100 * passed / max(len(tried), 1):.0f} % |")
-    lines = []
-    for r in rows:
-        cells = [r["family"], f"`{r['model']}`", f"{r['parameters'] / 1e6:.1f}", str(r["input"]), str(r["head_calls"])]
-        cells += [_told(r.get(check)) for check in CHECKS]
+        passed = sum(row[check] is True for row in rows.values())
+        shares.append(f"| {title} | {passed} of {len(rows)} | {100 * passed / len(rows):.0f} % |")
+    for family, row in sorted(rows.items()):
+        cells = [
+            family,
+            f"`{row['model']}`",
+            f"{row['parameters'] / 1e6:.1f}",
+            str(row["input"]),
+            str(row["head_calls"]),
+        ]
+        # without the temporary folder
+        cells += ["yes" if row[check] is True else "no: " + re.sub(r"/\S*/", "", row[check]) for check in CHECKS]
         lines.append(f"| {' | '.join(cells)} |")
     return INTRODUCTION.format(
         timm=timm.__version__,
         torch=torch.__version__.split("+")[0],
         tolerance=f"{ONNX_TOLERANCE:g}",
         shares="\n".join(shares),
-        left=f"Not tried yet: {', '.join(untried)}.\n\n" if untried else "",
         encoders=", ".join(f"`{n}`" for n in encoder_names()),
         titles=" | ".join(CHECKS.values()),
         rule="---|" * (5 + len(CHECKS)),
         lines="\n".join(lines),
     )
-
-
-def _told(answer: bool | str | None) -> str:
-    if answer is True or answer is None:
-        return "not tried" if answer is None else "yes"
-    return "no: " + re.sub(r"/\S*/", "", answer)  # without the temporary folder
 
 
 def encoder_names() -> list[str]:
@@ -332,7 +325,7 @@ def encoder_names() -> list[str]:
 
 
 def read(path: Path) -> dict[str, dict[str, Any]]:
-    """The last row of each family."""
+    """The file's last row of each family."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
     return {row["family"]: row for row in rows}
 
@@ -342,15 +335,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("families.jsonl"))
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=families(), help="families")
     parser.add_argument("--skip", nargs="+", default=[], choices=list(CHECKS), help="checks")
-    parser.add_argument("--table", type=Path, help="write the table of what the file has, and stop")
+    parser.add_argument("--table", type=Path, help="write the file's rows as a table, and stop")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
 
     rows = read(options.out)
     if options.table:
-        options.table.parent.mkdir(exist_ok=True)
-        options.table.write_text(table(list(rows.values())), encoding="utf-8")
+        options.table.write_text(table(rows), encoding="utf-8")
         return
     # the smallest first, where their size is known, so that an interrupted run has most of them
     for family in sorted(options.only or families(), key=lambda f: rows.get(f, {}).get("parameters", 0)):

@@ -1,4 +1,4 @@
-"""Exports give PyTorch's logits on batches of any size, and say how a picture becomes their input."""
+"""Exports give PyTorch's logits on batches of any size, and carry the preprocessing of their input."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def logits(student: Path, images: torch.Tensor) -> torch.Tensor:
         return open_student(student)[0](images)
 
 
-@pytest.mark.parametrize("batch", [1, 7])
 def test_an_onnx_file_gives_the_students_logits_for_any_batch_and_carries_its_preprocessing(
-    student: Path, tmp_path: Path, batch: int
+    student: Path, tmp_path: Path
 ) -> None:
     import onnxruntime
 
     file = export_student(student, "onnx", tmp_path / "student.onnx")
     session = onnxruntime.InferenceSession(str(file))
-    images = torch.randn(batch, 1, 48, 48)
-    (out,) = session.run(None, {"images": images.numpy()})
-    np.testing.assert_allclose(out, logits(student, images).numpy(), atol=1e-4)
+    for batch in (1, 7):
+        images = torch.randn(batch, 1, 48, 48)
+        (out,) = session.run(None, {"images": images.numpy()})
+        np.testing.assert_allclose(out, logits(student, images).numpy(), atol=1e-4)
     notes = json.loads(session.get_modelmeta().custom_metadata_map["ngd"])
     assert notes["label_names"] == list(CLASSES)
     assert (notes["mode"], notes["input_size"], notes["mean"], notes["std"]) == ("L", [1, 48, 48], [0.5], [0.25])
@@ -69,8 +69,8 @@ def test_a_timm_export_is_the_student_itself(student: Path, tmp_path: Path) -> N
 def test_an_export_that_differs_from_pytorch_is_not_written(
     student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = deploy._read_pt2
-    monkeypatch.setattr(deploy, "_read_pt2", lambda file: lambda images: read(file)(images) + 0.01)
+    monkeypatch.setattr(deploy, "_write_pt2", lambda model, file: None)
+    monkeypatch.setattr(deploy, "_read_pt2", lambda file: lambda images: logits(student, images) + 0.01)
     (tmp_path / "student.pt2").write_bytes(b"an earlier one")
     with pytest.raises(InputError, match=r"differ from PyTorch's by 0\.01"):
         export_student(student, "pt2", tmp_path / "student.pt2")
@@ -88,32 +88,33 @@ def test_a_model_that_the_exporter_or_the_runtime_cannot_take_is_one_line(
         raise AssertionError("Guard failed: images.size()[0] >= 2")
 
     out = tmp_path / f"student.{form}"
-    monkeypatch.setattr(deploy, f"_read_{form}", lambda file: broken)
-    done = ngd("export", str(student), "--format", form, "--out", str(out))
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert "AssertionError: Guard failed" in done.stderr
+    monkeypatch.setattr(deploy, f"_write_{form}", lambda model, file: None)
+    for read, message in (
+        (lambda file: broken, "AssertionError: Guard failed"),
+        (invalid, f"by torch {torch.__version__} (RuntimeError: Load model from {out.name} failed: node input"),
+    ):
+        monkeypatch.setattr(deploy, f"_read_{form}", read)
+        done = ngd("export", str(student), "--format", form, "--out", str(out))
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert f"test_resnet can't be exported to {form}" in done.stderr
+        assert message in done.stderr
+        assert not list(tmp_path.iterdir())
 
-    monkeypatch.setattr(deploy, f"_read_{form}", invalid)
-    done = ngd("export", str(student), "--format", form, "--out", str(out))
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert f"test_resnet can't be exported to {form} by torch {torch.__version__} (RuntimeError: Load" in done.stderr
-    assert f"model from {out.name} failed: node input" in done.stderr
-    assert not list(tmp_path.iterdir())
 
-
-def test_a_missing_package_is_one_sentence(student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_a_wrong_format_or_place_is_one_line(
+    student: Path, tmp_path: Path, ngd: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else found(name))
-    with pytest.raises(InputError, match=r"needs onnxscript: pip install 'ngd-timm\[onnx\]'"):
-        export_student(student, "onnx", tmp_path / "a.onnx")
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_wrong_format_or_place_is_one_line(student: Path, tmp_path: Path, ngd: Callable[..., Any]) -> None:
-    wrong = ngd("export", str(student), "--format", "onxx", "--out", str(tmp_path / "a"))
-    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
-    assert "did you mean 'onnx'" in wrong.stderr
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
-    assert "not empty" in ngd("export", str(student), "--out", str(tmp_path / "full")).stderr
-    assert "is a folder" in ngd("export", str(student), "--format", "pt2", "--out", str(tmp_path / "full")).stderr
+    for form, out, message in (
+        ("onnx", "a.onnx", "needs onnxscript: pip install 'ngd-timm[onnx]'"),
+        ("onxx", "a", "did you mean 'onnx'"),
+        ("timm", "full", "not empty"),
+        ("pt2", "full", "is a folder"),
+    ):
+        done = ngd("export", str(student), "--format", form, "--out", str(tmp_path / out))
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert message in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["full"]

@@ -1,4 +1,4 @@
-"""The wrapper: bit-equal logits, one backbone pass, timm's conveniences passed on."""
+"""The wrapper: bit-equal logits, one backbone pass, timm's conveniences passed on; students saved and loaded."""
 
 from __future__ import annotations
 
@@ -8,43 +8,51 @@ from typing import Any
 import pytest
 import timm
 import torch
-from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg
-from torch import nn
+from timm.models import get_pretrained_cfg
+from timm.models.mobilenetv3 import MobileNetV3
+from timm.models.resnet import ResNet
+from torch import Tensor, nn
 
 import ngd_timm
 from ngd_timm.core.errors import InputError
 from ngd_timm.grid.prototypes import PrototypeGrid
+from ngd_timm.models import ngd_models
+from ngd_timm.models.head_calls import head_calls
 from ngd_timm.models.ngd_models import DistillationWrapper, wrap
-from ngd_timm.models.one_pass import _computed, one_pass
 
-# one of each kind: plain conv, cls token, BN in the head, a classifier that is not the last word (two heads)
-FAMILIES = ["test_resnet", "test_vit", "mobilenetv4_conv_small_035", "levit_128s"]
+# one of each kind: plain conv, cls token, BN in the head, two heads, dropout behind the pre-logits
+FAMILIES = ["test_resnet", "test_vit", "mobilenetv4_conv_small_035", "levit_128s", "lcnetv2_small"]
 
 
-def inputs(model: nn.Module, n: int = 2) -> torch.Tensor:
+def inputs(model: nn.Module, n: int = 2) -> Tensor:
     return torch.randn(n, *model.pretrained_cfg["input_size"], generator=torch.Generator().manual_seed(1))
 
 
+def of_own_class(model: Any, **methods: Any) -> Any:
+    """The same model as an instance of a class that timm doesn't have."""
+    model.__class__ = type("Own", (type(model),), methods)
+    return model
+
+
 @pytest.mark.parametrize("name", FAMILIES)
-def test_logits_are_bit_equal_to_the_bare_student_with_and_without_embedding(name: str) -> None:
-    model = wrap(name, embedding_dim=24).eval()
-    images = inputs(model)
+def test_logits_are_bit_equal_to_the_bare_student_in_evaluation_and_in_training_with_dropout(name: str) -> None:
+    model = wrap(name, embedding_dim=24, drop_rate=0.5).eval()
+    images = inputs(model, 4)
     bare = model.student(images)
     assert torch.equal(model(images), bare)
     logits, embedding = model(images, return_embedding=True)
     assert torch.equal(logits, bare)
-    assert embedding.shape == (2, 24)
-
-
-@pytest.mark.parametrize("name", [*FAMILIES, "lcnetv2_small"])
-def test_dropout_of_the_head_acts_on_the_logits_as_in_the_bare_model(name: str) -> None:
-    model = wrap(name, embedding_dim=24, drop_rate=0.5).train()
-    images = inputs(model, 4)
+    assert embedding.shape == (4, 24)
+    start = {name: b.clone() for name, b in model.student.named_buffers()}
+    model.train()
     torch.manual_seed(2)
     expected = model.student(images)
+    statistics = {name: b.clone() for name, b in model.student.named_buffers()}
+    model.student.load_state_dict(start, strict=False)
     torch.manual_seed(2)
     assert torch.equal(model(images, return_embedding=True)[0], expected)
-    torch.manual_seed(3)
+    for key, value in statistics.items():  # of batch norm, in heads too
+        assert torch.equal(value, model.student.get_buffer(key)), key
     assert not torch.equal(model(images, return_embedding=True)[0], expected)
 
 
@@ -68,87 +76,63 @@ def test_a_student_that_gives_two_logits_in_training_gives_them_through_the_wrap
     assert [tuple(part.shape) for part in logits] == [(4, 8), (4, 8)]
 
 
-def test_registered_resnet18_is_bit_equal_to_its_bare_student() -> None:
-    model = timm.create_model("ngd_resnet18", embedding_dim=512, in_chans=1).eval()
-    images = torch.randn(2, 1, 64, 64)
-    assert isinstance(model, DistillationWrapper)
-    assert model.projection is not None
-    assert torch.equal(model(images), model.student(images))
-    assert torch.equal(model(images, return_embedding=True)[0], model.student(images))
-
-
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_training_pass_updates_batch_norm_statistics_once(name: str) -> None:
-    torch.manual_seed(0)
-    model = wrap(name, embedding_dim=24).train()
-    images = inputs(model, 4)
-    bare = timm.create_model(name, num_classes=8).train()
-    bare.load_state_dict(model.student.state_dict())
-    bare.forward_head(bare.forward_features(images))
-    model(images, return_embedding=True)
-    for key, value in bare.state_dict().items():
-        assert torch.equal(value, model.student.state_dict()[key]), key
+def test_a_class_that_timm_lacks_is_checked_by_numbers_with_timms_result(name: str) -> None:
+    model = timm.create_model(name, num_classes=8, drop_rate=0.5)
+    for p in model.parameters():
+        nn.init.zeros_(p)  # any two logits of zeros are equal
+    known = head_calls(model)
+    own = head_calls(of_own_class(model))
+    assert (own.classifier_is_last, own.width) == (known.classifier_is_last, known.width)
 
 
 def test_batch_norm_of_a_head_that_runs_twice_is_updated_once() -> None:
-    model = wrap("mobilenetv4_conv_small_035", embedding_dim=24).train()
-    model.classifier_is_last = False
-    model(inputs(model, 4), return_embedding=True)
-    assert int(model.student.norm_head.num_batches_tracked) == 1
+    def forward_head(self: MobileNetV3, x: Tensor, pre_logits: bool = False) -> Tensor:
+        x = MobileNetV3.forward_head(self, x, pre_logits)
+        return x if pre_logits else 2 * x
+
+    model = wrap(
+        of_own_class(timm.create_model(FAMILIES[2], num_classes=8), forward_head=forward_head), embedding_dim=4
+    )
+    images = inputs(model, 4)
+    assert torch.equal(model(images, return_embedding=True)[0], model.student(images))
+    assert int(model.student.norm_head.num_batches_tracked) == 2
     assert model.student.norm_head.track_running_stats
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_recorded_graphs_and_numbers_prove_the_same(name: str) -> None:
-    model = timm.create_model(name, num_classes=8, drop_rate=0.5)
-    for graph, number in zip(_recorded_modes(model), _computed(model), strict=True):
-        assert graph == number
-
-
-def _recorded_modes(model: Any) -> list[Any]:
-    from ngd_timm.models.one_pass import _recorded
-
-    modes = _recorded(model)
-    assert modes is not None
-    return modes
-
-
-def test_a_model_is_proven_without_its_weights_and_left_as_it_was() -> None:
-    with torch.device("meta"):
-        model = wrap("vit_giant_patch14_224", num_classes=8)
-    assert model.classifier_is_last
+@pytest.mark.parametrize("mode", [True, False])
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_forward_that_does_more_than_its_parts_in_either_mode_is_refused(mode: bool, replaced: bool) -> None:
     model = timm.create_model("test_resnet", num_classes=8)
-    state = {k: v.clone() for k, v in model.state_dict().items()}
-    random = torch.get_rng_state()
-    one_pass(model)
-    assert model.training
-    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
-    assert torch.equal(random, torch.get_rng_state())
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return ResNet.forward(self, x) * (2 if self.training is mode else 1)
+
+    if replaced:
+        model.forward = forward.__get__(model)
+    else:
+        model = of_own_class(model, forward=forward)
+    with pytest.raises(InputError, match=r": forward_head\(forward_features\(x\)\) is not its forward"):
+        wrap(model)
 
 
-def test_a_classifier_of_zeros_does_not_hide_that_it_is_not_the_last_word() -> None:
-    model = timm.create_model("levit_128s", num_classes=8)
-    for p in model.parameters():
-        nn.init.zeros_(p)
-    assert not one_pass(model).classifier_is_last
+def test_a_model_is_checked_without_its_weights_and_left_as_it_was() -> None:
+    with torch.device("meta"):
+        assert wrap("vit_giant_patch14_224", num_classes=8).classifier_is_last
+    model = timm.create_model("test_resnet", num_classes=8)
+    for checked in (model, of_own_class(model)):
+        weights = {k: v.clone() for k, v in checked.state_dict().items()}
+        random = torch.get_rng_state()
+        head_calls(checked)
+        assert checked.training
+        assert all(torch.equal(v, weights[k]) for k, v in checked.state_dict().items())
+        assert torch.equal(random, torch.get_rng_state())
 
 
 def test_a_model_that_has_its_own_input_size_or_precision_is_wrapped_as_it_is() -> None:
     model = wrap("vit_tiny_patch16_224", embedding_dim=24, img_size=32, in_chans=1).eval()
     assert model(torch.randn(1, 1, 32, 32), return_embedding=True)[1].shape == (1, 24)
     assert wrap(timm.create_model("test_resnet", num_classes=8).to(torch.bfloat16)).classifier_is_last
-
-
-@pytest.mark.parametrize("mode", [True, False])
-def test_a_forward_that_does_more_than_its_parts_in_either_mode_is_refused(mode: bool) -> None:
-    class Scaled(timm.models.ResNet):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return super().forward(x) * (2 if self.training is mode else 1)
-
-    model = Scaled(timm.models.resnet.BasicBlock, (1, 1, 1, 1), num_classes=8)
-    model.pretrained_cfg = timm.create_model("test_resnet").pretrained_cfg
-    with pytest.raises(InputError, match="Scaled: forward_head"):
-        wrap(model)
 
 
 def test_backbone_runs_once_for_logits_and_embedding() -> None:
@@ -159,39 +143,34 @@ def test_backbone_runs_once_for_logits_and_embedding() -> None:
     assert len(calls) == 1
 
 
-def test_every_timm_architecture_has_its_ngd_name_and_none_is_exported_by_a_star_import() -> None:
+def test_every_timm_architecture_has_its_ngd_name_with_the_same_pretrained_weights() -> None:
     plain = {n for n in timm.list_models() if not n.startswith("ngd_")}
     assert {f"ngd_{n}" for n in plain} == set(timm.list_models("ngd_*"))
     assert timm.list_models(module="ngd_models")
-    from ngd_timm.models import ngd_models
-
-    assert ngd_models.__all__ == ["DistillationWrapper", "wrap"]
-
-
-def test_every_tag_of_a_name_of_ours_asks_for_the_weights_of_timms_own() -> None:
-    ours, timms = timm.list_pretrained("ngd_*"), timm.list_pretrained(exclude_filters="ngd_*")
-    assert [name.removeprefix("ngd_") for name in ours] == timms
-    for name in timms:
-        mine, theirs = get_pretrained_cfg(f"ngd_{name}"), get_pretrained_cfg(name)
-        assert (mine.hf_hub_id, mine.url, mine.file, mine.tag) == (
-            theirs.hf_hub_id,
-            theirs.url,
-            theirs.file,
-            theirs.tag,
+    assert ngd_models.__all__ == ["DistillationWrapper", "wrap"]  # a star import brings none of them
+    registered, names = timm.list_pretrained("ngd_*"), timm.list_pretrained(exclude_filters="ngd_*")
+    assert [name.removeprefix("ngd_") for name in registered] == names
+    for name in names:
+        cfg, expected = get_pretrained_cfg(f"ngd_{name}"), get_pretrained_cfg(name)
+        assert (cfg.hf_hub_id, cfg.url, cfg.file, cfg.tag) == (
+            expected.hf_hub_id,
+            expected.url,
+            expected.file,
+            expected.tag,
         )
-    assert "ngd_resnet18.a1_in1k" in get_arch_pretrained_cfgs("ngd_resnet18")
 
 
 @pytest.mark.parametrize("tag", ["a1_in1k", "tv_in1k"])
 def test_create_model_with_a_tag_loads_that_tags_weights(tag: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    queried = []
 
     def load(model: nn.Module, pretrained_cfg: dict[str, Any], **_: Any) -> None:
-        asked.append(pretrained_cfg["hf_hub_id"])
+        queried.append(pretrained_cfg["hf_hub_id"])
 
     monkeypatch.setattr("timm.models._builder.load_pretrained", load)
     model = timm.create_model(f"ngd_resnet18.{tag}", pretrained=True)
-    assert asked == [f"timm/resnet18.{tag}"]
+    assert isinstance(model, DistillationWrapper)
+    assert queried == [f"timm/resnet18.{tag}"]
     assert (model.pretrained_cfg["architecture"], model.pretrained_cfg["tag"]) == ("resnet18", tag)
     with pytest.raises(RuntimeError, match="Invalid pretrained tag"):
         timm.create_model("ngd_resnet18.no_such_tag", pretrained=True)
@@ -210,7 +189,6 @@ def test_wrapper_passes_on_what_timm_users_reach_for() -> None:
     assert model.pretrained_cfg is model.student.pretrained_cfg
     model.reset_classifier(5)
     assert model.num_classes == 5
-    assert model(inputs(model)).shape == (2, 5)
     model.set_grad_checkpointing()
     assert model.get_classifier() is model.student.get_classifier()
     assert model.head_hidden_size == model.student.head_hidden_size
@@ -218,12 +196,8 @@ def test_wrapper_passes_on_what_timm_users_reach_for() -> None:
     with pytest.raises(InputError, match="would leave no logits"):
         model.reset_classifier(0)
     assert model(inputs(model)).shape == (2, 5)
-
-
-def test_a_new_classifier_is_proven_anew() -> None:
-    model = wrap("test_vit", embedding_dim=24)
     with pytest.raises(InputError, match="leave global_pool at its default"):
-        model.reset_classifier(8, global_pool="")
+        wrap("test_vit", embedding_dim=24).reset_classifier(8, global_pool="")
 
 
 def encoder() -> nn.Module:
@@ -235,14 +209,13 @@ def encoder() -> nn.Module:
     ("make", "message"),
     [
         (lambda: wrap("resnet81"), "did you mean 'resnet18'"),
-        (lambda: wrap("test_resnet", features_only=True), "features_only models have no logits"),
+        (lambda: wrap("test_resnet", features_only=True), "FeatureListNet has no forward_features"),
         (lambda: wrap("test_resnet", num_classes=0), "num_classes=0"),
         (lambda: wrap("test_vit", global_pool=""), "leave global_pool at its default"),
         (lambda: wrap("test_resnet", global_pool=""), "choose another in_chans, img_size, global_pool"),
-        (lambda: wrap("csatv2", in_chans=1), r"can't run on pictures of its own input size \(1, 512, 512\)"),
+        (lambda: wrap("csatv2", in_chans=1), r"can't run on images of its own input size \(1, 512, 512\)"),
         (lambda: wrap("ngd_test_resnet"), "wrapped already"),
         (lambda: wrap(nn.Linear(2, 2), num_classes=8), "wrap a timm classification model"),
-        (lambda: wrap(timm.create_model("test_resnet", features_only=True)), "FeatureListNet has no forward_features"),
         (lambda: wrap(timm.create_model("test_vit", features_only=True), 8), "FeatureGetterNet has no"),
         (lambda: wrap(encoder()), "Qwen3VitEncoder has no get_classifier.*not an encoder"),
         (lambda: wrap("test_resnet", grid=PrototypeGrid.random(32), embedding_dim=16), "give one of the two"),
@@ -253,11 +226,6 @@ def encoder() -> nn.Module:
 def test_what_cannot_be_wrapped_is_refused_in_a_sentence(make: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         make()  # type: ignore[operator]
-
-
-def test_public_names_exist() -> None:
-    for name in ngd_timm.__all__:
-        assert getattr(ngd_timm, name) is not None
 
 
 def test_a_student_whose_modules_are_used_twice_is_saved_and_loaded_by_timm(tmp_path: Path) -> None:

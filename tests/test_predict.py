@@ -1,4 +1,4 @@
-"""Answers about pictures: the student's own preprocessing, notes on pictures that are no face crops, annotations."""
+"""Predictions: the student's own preprocessing, notes on images that are no face crops, annotated images."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from ngd_timm.data.synthetic.schematic import draw_face
 from ngd_timm.evaluate.predictions import predict
 from ngd_timm.evaluate.student import evaluate, face_batches
 from ngd_timm.models.student import create_student, save_student, set_input, shipped_student
-from ngd_timm.predict.predictor import annotate_all, student_and_pictures
-from ngd_timm.publish.export import export_student
+from ngd_timm.predict.predictor import annotate_all, student_and_images
+from ngd_timm.publish.export import preprocessing
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +35,14 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_student(model, tmp_path_factory.mktemp("student") / "student")
 
 
+@pytest.fixture(scope="module")
+def predictor(student: Path) -> Predictor:
+    return Predictor(student)
+
+
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    folder = tmp_path / "pictures"
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
     folder.mkdir()
     draw_face("happiness", seed=1).convert("RGB").save(folder / "a.png")
     draw_face("anger", seed=2).convert("RGB").resize((300, 100)).save(folder / "wide.jpg")
@@ -45,30 +50,13 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_prediction_is_what_timms_own_transform_and_model_give(student: Path) -> None:
-    face = draw_face("happiness", seed=1, image_size=50)
-    (answer,) = Predictor(student)([face])
-    model = timm.create_model(f"local-dir:{student}", pretrained=True).eval()
-    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
-    with torch.no_grad():
-        expected = model(transform(face.convert("L"))[None]).softmax(1)[0]
-    assert list(answer.probabilities) == list(CLASSES)
-    torch.testing.assert_close(torch.tensor(list(answer.probabilities.values())), expected)
-
-
 INPUTS = {
-    "grey 64 px": {"in_chans": 1, "input_size": (1, 64, 64), "crop_pct": 1.0, "interpolation": "bilinear"},
-    "RGB 40 px": {"in_chans": 3, "input_size": (3, 40, 40), "crop_pct": 1.0, "interpolation": "bilinear"},
-    "RGB 96 px, cropped, bicubic": {
-        "in_chans": 3,
-        "input_size": (3, 96, 96),
-        "crop_pct": 0.9,
-        "interpolation": "bicubic",
-    },
+    "grey 64 px": {"input_size": (1, 64, 64), "crop_pct": 1.0, "interpolation": "bilinear"},
+    "RGB 96 px, cropped, bicubic": {"input_size": (3, 96, 96), "crop_pct": 0.9, "interpolation": "bicubic"},
 }
 
 
-def faces_of_any_size(n: int = 24) -> list[Image.Image]:
+def faces_of_any_size(n: int = 12) -> list[Image.Image]:
     """Drawn faces of 24 to 512 px, a third of them square, half of them grey."""
     rng = np.random.default_rng(0)
     faces = []
@@ -82,8 +70,8 @@ def faces_of_any_size(n: int = 24) -> list[Image.Image]:
     return faces
 
 
-def onnx_input(image: Image.Image, how: dict[str, Any]) -> np.ndarray:
-    """What the docstring of `preprocessing` says, by PIL and NumPy alone."""
+def exported_input(image: Image.Image, how: dict[str, Any]) -> np.ndarray:
+    """The input of an ONNX file by the docstring of `preprocessing`, with PIL and NumPy alone."""
     (_, height, width), image = how["input_size"], image.convert(how["mode"])
     short = int(height / how["crop_pct"])
     scale = short / min(image.size)
@@ -99,15 +87,11 @@ def onnx_input(image: Image.Image, how: dict[str, Any]) -> np.ndarray:
 
 @pytest.mark.parametrize("name", INPUTS)
 def test_an_image_gets_the_same_logits_by_every_path(name: str, tmp_path: Path) -> None:
-    import onnxruntime
-
-    settings = dict(INPUTS[name])
+    settings, channels = INPUTS[name], INPUTS[name]["input_size"][0]
     torch.manual_seed(0)
-    model = timm.create_model("test_resnet", num_classes=8, in_chans=settings.pop("in_chans")).eval()
-    model.reset_classifier(8)
+    model = timm.create_model("test_resnet", num_classes=8, in_chans=channels).eval()
     with torch.no_grad():
         model.get_classifier().weight.mul_(20)  # logits that an aliased image would move
-    channels = settings["input_size"][0]
     model.pretrained_cfg |= {**settings, "mean": (0.5,) * channels, "std": (0.25,) * channels, "crop_mode": "center"}
     student = save_student(model, tmp_path / "student")
     faces = faces_of_any_size()
@@ -115,15 +99,14 @@ def test_an_image_gets_the_same_logits_by_every_path(name: str, tmp_path: Path) 
     for face, file in zip(faces, files, strict=True):
         face.save(file)
 
-    def log_probabilities(logits: torch.Tensor) -> torch.Tensor:
-        return logits.log_softmax(dim=1)
-
     loaded = timm.create_model(f"local-dir:{student}", pretrained=True).eval()
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(loaded))
-    mode = "L" if channels == 1 else "RGB"
     with torch.no_grad():
-        expected = torch.cat([loaded(transform(face.convert(mode))[None]) for face in faces])
+        expected = torch.cat([loaded(transform(face.convert("L" if channels == 1 else "RGB"))[None]) for face in faces])
+        how = preprocessing(loaded)
+        exported = loaded(torch.from_numpy(np.concatenate([exported_input(face, how) for face in faces])))
     assert float(expected.std(dim=0).mean()) > 0.1
+    torch.testing.assert_close(exported, expected, atol=1e-4, rtol=0)
 
     parquet = tmp_path / "test.parquet"
     labels = [CLASSES[i % 8] for i in range(len(files))]
@@ -132,76 +115,59 @@ def test_an_image_gets_the_same_logits_by_every_path(name: str, tmp_path: Path) 
     torch.testing.assert_close(evaluated.logits, expected, atol=1e-4, rtol=0)
 
     predictions = Predictor(student, batch_size=7)(files)
+    assert list(predictions[0].probabilities) == list(CLASSES)
     log_p = torch.tensor([list(prediction.probabilities.values()) for prediction in predictions]).log()
-    torch.testing.assert_close(log_p, log_probabilities(expected), atol=1e-4, rtol=0)
-
-    session = onnxruntime.InferenceSession(export_student(student, "onnx", tmp_path / "student.onnx"))
-    how = json.loads(session.get_modelmeta().custom_metadata_map["ngd"])
-    onnx = np.concatenate([session.run(None, {"images": onnx_input(face, how)})[0] for face in faces])
-    torch.testing.assert_close(torch.from_numpy(onnx), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(log_p, expected.log_softmax(dim=1), atol=1e-4, rtol=0)
 
 
-def test_a_student_of_an_own_loop_is_shown_pictures_as_set_input_says(tmp_path: Path) -> None:
+def test_images_for_a_student_of_an_own_loop_are_prepared_as_set_input_describes(tmp_path: Path) -> None:
     model = timm.create_model("test_resnet", num_classes=8).eval()
-    set_input(model, 40, (0.1, 0.2, 0.3), (0.3, 0.3, 0.3))
+    set_input(model, 40, (0.1, 0.2, 0.3), 0.3)
     face = draw_face("anger", seed=2, image_size=40)
-    (answer,) = Predictor(save_student(model, tmp_path / "student"))([face])
+    prediction = Predictor(save_student(model, tmp_path / "student"))(face)
     pixels = torch.from_numpy(np.array(face.convert("RGB"))).permute(2, 0, 1)[None] / 255
     with torch.no_grad():
         expected = model((pixels - torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)) / 0.3).softmax(1)[0]
-    torch.testing.assert_close(torch.tensor(list(answer.probabilities.values())), expected)
-    with pytest.raises(InputError, match=r"3 channel\(s\) need .* got image_size=40, mean=\(0.5,\)"):
-        set_input(model, 40, (0.5,), (0.5, 0.5, 0.5))
-    assert answer.label == CLASSES[int(expected.argmax())]
+    torch.testing.assert_close(torch.tensor(list(prediction.probabilities.values())), expected)
+    assert prediction.label == CLASSES[int(expected.argmax())]
+    for values, message in (
+        ((40, (0.5, 0.5), 0.25), r"mean must be one number or 3, one a channel, got \[0.5, 0.5\]"),
+        ((40, 0.5, 0.0), "std must be above 0"),
+        ((0, 0.5, 0.25), "image_size must be a side in pixels, got 0"),
+    ):
+        with pytest.raises(InputError, match=message):
+            set_input(model, *values)
 
 
-def test_files_images_and_arrays_get_the_same_answer_in_batches_of_any_size(student: Path, tmp_path: Path) -> None:
-    faces = [draw_face(CLASSES[i % 8], seed=i).convert("RGB") for i in range(5)]
-    for i, face in enumerate(faces):
-        face.save(tmp_path / f"{i}.png")
-    by_file = Predictor(student)([tmp_path / f"{i}.png" for i in range(5)])
-    by_array = Predictor(student, batch_size=2)([np.asarray(face) for face in faces])
-    for one, two, three in zip(by_file, by_array, Predictor(student, batch_size=1)(faces), strict=True):
-        assert one.label == two.label == three.label
-        assert one.probabilities == pytest.approx(two.probabilities, abs=1e-5)
-        assert one.probabilities == pytest.approx(three.probabilities, abs=1e-5)
-
-
-def test_a_picture_that_is_no_face_crop_is_answered_with_a_note(student: Path, pictures: Path) -> None:
-    plain, wide, tiny = Predictor(student)([pictures / n for n in ("a.png", "wide.jpg", "tiny.png")])
-    assert plain.notes == ()
-    assert "far from square (300 x 100 px)" in wide.notes[0]
-    assert "tiny (16 x 16 px)" in tiny.notes[0]
-
-
-def test_one_image_gives_one_prediction_whatever_it_comes_as(student: Path, tmp_path: Path) -> None:
+def test_one_image_gets_one_prediction_whatever_its_form_and_batch(
+    student: Path, predictor: Predictor, tmp_path: Path
+) -> None:
     face = draw_face("happiness", seed=1).convert("RGB")
     face.save(tmp_path / "face.png")
-    predictor = Predictor(student)
-    expected = predictor([face])[0].probabilities
-    grey = np.asarray(face.convert("L"))
-    for image in (
+    expected = predictor(face)
+    grey, colour = np.asarray(face.convert("L")), np.asarray(face)
+    forms = [
         str(tmp_path / "face.png"),
         tmp_path / "face.png",
-        face,
         face.convert("RGBA"),
-        np.asarray(face),
+        colour,
         np.asarray(face.convert("RGBA")),
         grey,
         grey.astype(np.uint16) << 8,
-        np.asarray(face).astype(np.uint16) << 8,
-    ):
-        prediction = predictor(image)
-        assert list(prediction.probabilities.values()) == pytest.approx(list(expected.values()), abs=1e-5)
+        colour.astype(np.uint16) << 8,
+    ]
+    for prediction in (*map(predictor, forms), *Predictor(student, batch_size=3)(forms)):
+        assert prediction.label == expected.label
+        assert prediction.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
     assert predictor([]) == []
 
 
 @pytest.mark.parametrize(
-    "given", [None, 3, b"bytes", [None], [b"bytes"], np.zeros((2, 3, 4, 5), np.uint8), np.zeros((4, 4)), [[]]]
+    "value", [None, 3, b"bytes", [None], [b"bytes"], np.zeros((2, 3, 4, 5), np.uint8), np.zeros((4, 4)), [[]]]
 )
-def test_what_is_no_image_is_refused_in_one_line(student: Path, given: Any) -> None:
+def test_what_is_no_image_is_refused_in_one_line(predictor: Predictor, value: Any) -> None:
     with pytest.raises(InputError, match="expected a file, a PIL image, a uint8 or uint16 array") as refused:
-        Predictor(student)(given)
+        predictor(value)
     assert "\n" not in str(refused.value)
 
 
@@ -211,13 +177,14 @@ def test_a_file_of_a_format_that_may_run_a_program_is_never_opened(
     monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was called"))
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 48 48\n%%EndComments\nshowpage\n%%EOF\n"
     (tmp_path / "face.png").write_bytes(eps)
-    done = ngd("predict", str(student), str(tmp_path / "face.png"))
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "not a PNG, JPEG, BMP, WEBP, TIFF, GIF or PPM image" in done.stderr
     pq.write_table(pa.table({"image": [eps], "label": ["anger"]}), tmp_path / "test.parquet")
-    done = ngd("evaluate", str(student), "--data", f"schematic={tmp_path / 'test.parquet'}")
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "not a PNG, JPEG, BMP, WEBP, TIFF, GIF or PPM image" in done.stderr
+    for command in (
+        ("predict", str(student), str(tmp_path / "face.png")),
+        ("evaluate", str(student), "--data", f"schematic={tmp_path / 'test.parquet'}"),
+    ):
+        done = ngd(*command)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert "not a PNG, JPEG, BMP, WEBP, TIFF, GIF or PPM image" in done.stderr
 
 
 def test_an_image_above_the_limit_is_refused_before_it_is_decoded_and_an_option_raises_the_limit(
@@ -230,56 +197,56 @@ def test_an_image_above_the_limit_is_refused_before_it_is_decoded_and_an_option_
         done = ngd("predict", str(student), str(tmp_path / "large.png"), "--max-megapixels", "0.001")
     assert done.returncode == 2
     assert "more than 0.002 megapixels; raise max_megapixels" in done.stderr
-    pq.write_table(
-        pa.table({"image": [(tmp_path / "large.png").read_bytes()], "label": ["anger"]}), tmp_path / "test.parquet"
-    )
+    table = pa.table({"image": [(tmp_path / "large.png").read_bytes()], "label": ["anger"]})
+    pq.write_table(table, tmp_path / "test.parquet")
     spec = f"schematic={tmp_path / 'test.parquet'}"
     assert "more than 0.002 megapixels" in ngd("evaluate", str(student), "--data", spec).stderr
     assert ngd("evaluate", str(student), "--data", f"{spec},max_megapixels=0.0025").returncode == 0
     assert ngd("predict", str(student), str(tmp_path / "large.png")).returncode == 0
 
 
-def test_a_colour_student_takes_grey_and_transparent_pictures(tmp_path: Path) -> None:
+def test_a_colour_student_takes_grey_and_transparent_images(tmp_path: Path) -> None:
     model = create_student(StudentConfig(backbone="test_resnet", image_size=32, in_chans=3), 8)
     predictor = Predictor(save_student(model, tmp_path / "student"))
     face = draw_face("happiness", seed=1)
     assert len(predictor([face.convert("L"), face.convert("RGBA"), face.convert("P")])) == 3
 
 
-def test_the_command_prints_lines_for_people_and_json_for_programs(
-    student: Path, pictures: Path, tmp_path: Path, ngd: Callable[..., Any]
+def test_the_command_prints_lines_with_notes_or_json_and_writes_annotated_images(
+    student: Path, images: Path, tmp_path: Path, ngd: Callable[..., Any]
 ) -> None:
-    done = ngd("predict", str(student), str(pictures), "--annotate", str(tmp_path / "answers"))
+    done = ngd("predict", str(student), str(images), "--annotate", str(tmp_path / "annotated"))
     assert done.returncode == 0, done.stderr
-    lines = done.stdout.strip().split("\n")
-    assert len(lines) == 3
-    assert "far from square" in next(line for line in lines if "wide.jpg" in line)
-    answers = json.loads(ngd("predict", str(student), str(pictures / "a.png"), "--json").stdout)
-    assert answers[0]["label"] in CLASSES
-    assert sum(answers[0]["probabilities"].values()) == pytest.approx(1, abs=1e-4)
-    written = sorted((tmp_path / "answers").iterdir())
+    lines = dict(zip(("a.png", "tiny.png", "wide.jpg"), done.stdout.strip().split("\n"), strict=True))
+    assert all(name in line for name, line in lines.items())
+    assert "(" not in lines["a.png"]
+    assert "tiny (16 x 16 px)" in lines["tiny.png"]
+    assert "far from square (300 x 100 px)" in lines["wide.jpg"]
+    (prediction,) = json.loads(ngd("predict", str(student), str(images / "a.png"), "--json").stdout)
+    assert prediction["label"] in CLASSES
+    assert sum(prediction["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+    written = sorted((tmp_path / "annotated").iterdir())
     assert [p.name for p in written] == ["1-a.png", "2-tiny.png", "3-wide.png"]
     for path in written:
         with Image.open(path) as image:
             assert image.width > 500
 
 
-def test_a_first_argument_that_is_no_student_is_a_picture(student: Path, pictures: Path) -> None:
-    one, folder = str(pictures / "a.png"), str(pictures)
-    assert student_and_pictures([str(student), one]) == (str(student), [one])
-    assert student_and_pictures([one, folder]) == (None, [one, folder])
-    assert student_and_pictures([folder]) == (None, [folder])
-    assert student_and_pictures(["user/student", one]) == ("user/student", [one])
-    assert student_and_pictures(["gone/face.png"]) == (None, ["gone/face.png"])
+def test_a_first_argument_that_is_no_student_is_an_image(student: Path, images: Path) -> None:
+    one, folder = str(images / "a.png"), str(images)
+    assert student_and_images([str(student), one]) == (str(student), [one])
+    assert student_and_images([one, folder]) == (None, [one, folder])
+    assert student_and_images([folder]) == (None, [folder])
+    assert student_and_images(["user/student", one]) == ("user/student", [one])
+    assert student_and_images(["gone/face.png"]) == (None, ["gone/face.png"])
 
 
-def test_without_a_student_the_one_in_the_wheel_answers_and_needs_no_network(
-    pictures: Path, monkeypatch: pytest.MonkeyPatch, ngd: Callable[..., Any]
+def test_without_a_student_the_newest_bundled_one_predicts_and_needs_no_network(
+    images: Path, monkeypatch: pytest.MonkeyPatch, ngd: Callable[..., Any]
 ) -> None:
     monkeypatch.setattr("socket.socket.connect", None)
-    answers = json.loads(ngd("predict", str(pictures / "a.png"), "--json").stdout)
-    shipped = Predictor(shipped_student())
-    assert answers == [shipped([pictures / "a.png"])[0].as_dict()]
+    printed = json.loads(ngd("predict", str(images / "a.png"), "--json").stdout)
+    assert printed == [Predictor(shipped_student())(images / "a.png").as_dict()]
     assert load_student().pretrained_cfg["label_names"] == list(CLASSES)
     with pytest.raises(InputError, match=r"student version 'student-ferplus-v0'.*student-ferplus-v1"):
         load_student("student-ferplus-v0")
@@ -303,27 +270,23 @@ def test_a_student_whose_files_disagree_is_refused_whatever_opens_it(tmp_path: P
     assert wrap(f"local-dir:{folder}", 5, pretrained=True, in_chans=3).num_classes == 5  # adapted on purpose
 
 
-def test_a_student_without_pictures_is_told_so(student: Path, ngd: Callable[..., Any]) -> None:
-    done = ngd("predict", str(student))
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "give pictures after it" in done.stderr
-
-
-def test_a_picture_that_cannot_be_read_is_named_and_nothing_is_written(
-    student: Path, pictures: Path, tmp_path: Path, ngd: Callable[..., Any]
+def test_a_student_alone_or_an_image_that_cannot_be_read_is_one_line_and_nothing_is_written(
+    student: Path, predictor: Predictor, images: Path, tmp_path: Path, ngd: Callable[..., Any]
 ) -> None:
-    (pictures / "broken.png").write_bytes((pictures / "a.png").read_bytes()[:200])
-    done = ngd("predict", str(student), str(pictures), "--annotate", str(tmp_path / "answers"))
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert "broken.png is not a readable image" in done.stderr
-    assert not (tmp_path / "answers").exists()
-    for given, line in ((tmp_path / "none.png", "no picture"), (tmp_path / "empty", "holds no pictures")):
-        (tmp_path / "empty").mkdir(exist_ok=True)
-        assert line in ngd("predict", str(student), str(given)).stderr
-    full = tmp_path / "full"
-    full.mkdir()
-    (full / "mine.txt").write_text("mine")
+    (images / "broken.png").write_bytes((images / "a.png").read_bytes()[:200])
+    (tmp_path / "empty").mkdir()
+    annotated = tmp_path / "annotated"
+    for arguments, line in (
+        ((), "after it, or folders of them"),
+        ((images, "--annotate", annotated), "broken.png is not a readable image"),
+        ((tmp_path / "none.png",), "no image"),
+        ((tmp_path / "empty",), "holds no images"),
+    ):
+        done = ngd("predict", str(student), *map(str, arguments))
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert line in done.stderr
+    assert not annotated.exists()
+    annotated.mkdir()
+    (annotated / "mine.txt").write_text("mine")
     with pytest.raises(InputError, match="not empty"):
-        annotate_all([], full)
-    with pytest.raises(InputError, match="uint8"):
-        Predictor(student)([np.zeros((4, 4), dtype=np.float32)])
+        annotate_all([], annotated)

@@ -1,4 +1,4 @@
-"""Images: opened with a list of formats and a size limit, brought to a model's input, with errors that name the row."""
+"""Opening of images, of a few formats and up to a size, and their way to a model's input."""
 
 from __future__ import annotations
 
@@ -44,7 +44,6 @@ __all__ = [
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 """The formats that are opened, by PIL's names. Others, such as EPS, may run a program."""
 
-# What PIL's decoders raise on damaged bytes.
 DAMAGE = (
     OSError,
     SyntaxError,
@@ -58,6 +57,7 @@ DAMAGE = (
     zlib.error,
     Image.DecompressionBombError,
 )
+"""What PIL's decoders raise on damaged bytes."""
 _GREY = ("1", "L", "LA", "I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 
 _BLOCK, _WINDOW = 64, 32
@@ -76,17 +76,14 @@ def image_records(dataset: Dataset) -> Iterator[dict[str, Any]]:
 
 
 def row_name(dataset: Dataset, index: int) -> str:
-    """How an error message calls a row: its source, and its file name where it has one."""
+    """A row's name in error messages: its source, and its file name where it has one."""
     row = dataset.select_columns([c for c in ("source", "file_name") if c in dataset.column_names])[index]
     name = row.get("source") or f"row {index}"
     return f"{name} ('{row['file_name']}')" if row.get("file_name") else str(name)
 
 
 def open_image(source: Mapping[str, Any] | str | Path) -> Image.Image:
-    """Open an image lazily: the header is read, pixels are not. Every image of the package is opened here.
-
-    Args:
-        source: A path, or a record `{"bytes": …, "path": …}` of which bytes come first.
+    """Open an image lazily, from a path or a record `{"bytes": …, "path": …}`; the only place that opens one.
 
     Raises:
         OSError: No such file, or not one of `FORMATS`.
@@ -116,14 +113,7 @@ def image_limit() -> float:
 
 
 def raise_image_limit(megapixels: float) -> None:
-    """Open larger images than 100 megapixels in this process; a smaller number changes nothing.
-
-    Args:
-        megapixels: The largest allowed width times height, in millions of pixels.
-
-    Raises:
-        InputError: Not a number above 0.
-    """
+    """Open larger images than 100 megapixels in this process; a smaller number changes nothing."""
     global _pixel_limit
     if not 0 < megapixels < float("inf"):
         raise InputError(f"max_megapixels must be a number above 0, got {megapixels}")
@@ -133,7 +123,7 @@ def raise_image_limit(megapixels: float) -> None:
 
 
 def image_size_and_grey(record: dict[str, Any]) -> tuple[int, int, bool]:
-    """Width, height after any EXIF rotation, and whether the image is grey, from the header alone."""
+    """Width and height after any EXIF rotation, and whether the image is grey, from the header alone."""
     with open_image(record) as image:
         return size_and_grey(image)
 
@@ -149,7 +139,7 @@ def size_and_grey(image: Image.Image) -> tuple[int, int, bool]:
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
     """Upright 8-bit pixels in "L" or "RGB".
 
-    A 16-bit picture is scaled (PIL's own conversion clips it to white), a transparent one is laid on white.
+    A 16-bit image is scaled (PIL's own conversion clips it to white), a transparent one is laid on white.
     """
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I;16") or image.mode == "I":
@@ -163,11 +153,10 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
 
 
 class InputTransform:
-    """Bring images to a model's input as timm's own transform for evaluation does, of any size, grey or RGB.
+    """Bring images of any size, grey or RGB, to a model's input as timm's own transform for evaluation does.
 
-    Evaluation, prediction and robustness all prepare images here, so one image gives one input whichever way it comes.
-    Down-scaling is antialiased. A call prepares one image as uint8, which takes a quarter of the memory of floats;
-    `normalize` takes a batch of those to the model's input.
+    Evaluation, prediction and robustness all use it, so that an image gives the same input everywhere. Down-scaling is
+    antialiased. A call prepares one image as uint8, `normalize` a batch of those as float32.
 
     Args:
         cfg: A timm model's `pretrained_cfg`; of it `input_size` (C, H, W), `mean`, `std`, `interpolation`, `crop_pct`
@@ -204,7 +193,7 @@ class InputTransform:
         return pixels
 
     def record(self, record: Mapping[str, Any]) -> torch.Tensor:
-        """The image of a data set's row as (C, H, W) uint8, see `open_image`."""
+        """The image of a record, see `open_image`, as (C, H, W) uint8."""
         with open_image(record) as image:
             return self(image)
 
@@ -215,11 +204,7 @@ class InputTransform:
 
 
 def per_channel(what: str, value: float | Sequence[float], channels: int) -> tuple[float, ...]:
-    """One number a channel, of one or of as many.
-
-    Raises:
-        InputError: Another count of numbers, or a std that is not above 0.
-    """
+    """One number a channel, of a single one or of as many."""
     values = (float(value),) * channels if isinstance(value, (int, float)) else tuple(float(v) for v in value)
     if len(values) == 1:
         values *= channels
@@ -231,23 +216,16 @@ def per_channel(what: str, value: float | Sequence[float], channels: int) -> tup
 
 
 def square_pixels(image: Image.Image, mode: str, side: int) -> np.ndarray:
-    """The largest central square of a picture, resized by area-aware bilinear filtering, as uint8.
+    """The largest central square of an image, resized by area-aware bilinear filtering, as uint8.
 
-    A JPEG of twice the side or more is decoded at a half, a quarter or an eighth of its size, never below `side`.
-
-    Args:
-        image: Opened and not yet loaded, see `open_image`.
-        mode: "L" or "RGB".
-        side: Side in pixels.
-
-    Returns:
-        (1 or 3, side, side).
+    A JPEG of twice the side or more is decoded at a half, a quarter or an eighth of its size, never below `side`, where
+    `image` is opened and not yet loaded.
 
     Example:
         >>> square_pixels(Image.new("RGB", (40, 20), "white"), "L", 8).shape
         (1, 8, 8)
     """
-    # a JPEG's luma plane is its grey picture, but only where the file says that it holds colour as such
+    # a JPEG's luma plane is its grey image, but only where the file says that it holds colour as such
     image.draft("L" if mode == "L" and image.mode == "RGB" else image.mode, (side, side))
     image = to_mode(image, mode)
     width, height = image.size
@@ -261,7 +239,7 @@ def square_pixels(image: Image.Image, mode: str, side: int) -> np.ndarray:
 
 
 def check_image(record: dict[str, Any]) -> None:
-    """Decode a picture and forget it; JPEGs at an eighth of their size, which still reads every byte."""
+    """Decode an image and forget it; JPEGs at an eighth of their size, which still reads every byte."""
     with open_image(record) as image:
         check_pixels(image)
 
@@ -273,57 +251,37 @@ def check_pixels(image: Image.Image) -> None:
 
 
 def damage_reason(error: BaseException) -> str:
-    """What one of `DAMAGE` says, on one line."""
-    # PIL prints the address of the buffer it read from, which tells nobody anything
-    if isinstance(error, UnidentifiedImageError):
+    """The message of one of `DAMAGE`, on one line."""
+    if isinstance(error, UnidentifiedImageError):  # whose own message is a buffer's address
         return f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image"
-    reason = " ".join(str(error).split())
-    return reason[:160] or type(error).__name__
+    return " ".join(str(error).split())[:160] or type(error).__name__
 
 
 def decode_each(dataset: Dataset, function: Callable[[dict[str, Any]], R], what: str = "decoded") -> Iterator[R]:
-    """Apply `function` to every encoded picture, in order, on all cores (PIL's decoders release the GIL).
+    """Apply `function` to every record of the `image` column in parallel; results come in row order.
 
-    Args:
-        dataset: A data set with an `image` column.
-        function: Takes one `{"bytes": …, "path": …}`.
-        what: What was tried, for the error message.
-
-    Yields:
-        The results in row order.
-
-    Raises:
-        InputError: The first damaged picture, by row and file name.
+    PIL's decoders release the interpreter lock. The first damaged image is an `InputError` that names its row and file.
     """
-    index = 0
+
+    def decode(block: list[dict[str, Any]]) -> tuple[list[R], str | None]:
+        results: list[R] = []
+        for record in block:
+            try:
+                results.append(function(record))
+            except DAMAGE as error:
+                return results, damage_reason(error)
+        return results, None
+
+    index, records = 0, image_records(dataset)
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        for window in _blocks(image_records(dataset), _BLOCK * _WINDOW):
+        while window := list(islice(records, _BLOCK * _WINDOW)):
+            # for images of a few KB threads would only wait for the interpreter lock
+            tiny = sum(_TINY + 1 if r["bytes"] is None else len(r["bytes"]) for r in window) <= _TINY * len(window)
             blocks = [window[i : i + _BLOCK] for i in range(0, len(window), _BLOCK)]
-            run = map if _tiny(window) else pool.map
-            for results, damage in run(lambda block: _apply(function, block), blocks):
+            for results, damage in (map if tiny else pool.map)(decode, blocks):
                 yield from results
                 index += len(results)
                 if damage is not None:
                     raise InputError(
-                        f"{row_name(dataset, index)}: the picture can't be {what} ({damage}); replace or remove it"
+                        f"{row_name(dataset, index)}: the image can't be {what} ({damage}); replace or remove it"
                     )
-
-
-def _apply(function: Callable[[dict[str, Any]], R], block: list[dict[str, Any]]) -> tuple[list[R], str | None]:
-    results: list[R] = []
-    for record in block:
-        try:
-            results.append(function(record))
-        except DAMAGE as error:
-            return results, damage_reason(error)
-    return results, None
-
-
-def _tiny(records: list[dict[str, Any]]) -> bool:
-    """Whether the pictures are so small that threads would only fight over the interpreter lock."""
-    return sum(_TINY + 1 if r["bytes"] is None else len(r["bytes"]) for r in records) <= _TINY * len(records)
-
-
-def _blocks(records: Iterator[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
-    while block := list(islice(records, size)):
-        yield block

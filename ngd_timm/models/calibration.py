@@ -1,7 +1,8 @@
-"""Temperature scaling: probabilities that are right as often as they say, at no cost when a student is used."""
+"""Temperature scaling: probabilities that match how often predictions are right, folded into the classifier."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -32,21 +33,21 @@ CITATION = (
     "arXiv 1706.04599."
 )
 TEMPERATURES = (0.1, 10.0)
-"""No temperature outside is fitted: a validation set on which every answer is right would ask for 0."""
+"""No temperature outside is fitted: on a validation set without a mistake the best one is 0."""
 
-_HALVINGS, _TOLERANCE = 60, 1e-5
+_TOLERANCE = 1e-5
 
 
 def calibrate(model: TimmModel, logits: Any, targets: Any) -> TimmModel:
     """Fit a temperature T on validation images and fold it into a trained classifier, in place: softmax(logits / T).
 
-    No answer changes, nor the order of the logits; the forward costs what it did. `save_student` writes T into
-    config.json, and a `KDTeacher` of the model divides it out again.
+    No prediction changes, and the forward costs what it did. `save_student` writes T into config.json, and a
+    `KDTeacher` of the model divides it out again.
 
     Args:
         model: A timm model whose logits are linear in its classifier.
-        logits: (N, C) what it answers to images that it was not trained on, as it will be used (with the mirror image
-            or without), numpy or torch.
+        logits: (N, C) of images that it was not trained on, as it will be used (averaged with the mirror image or
+            not), numpy or torch.
         targets: (N,) class indices of these images.
 
     Returns:
@@ -94,17 +95,12 @@ def uncalibrate(model: TimmModel) -> TimmModel:
 def fit_temperature(logits: Any, targets: Any) -> float:
     """The T within `TEMPERATURES` at which softmax(logits / T) has the least negative log-likelihood, to four places.
 
-    Args:
-        logits: (N, C), numpy or torch.
-        targets: (N,) class indices.
-
-    Raises:
-        InputError: Shapes that don't fit, logits that are not finite, or targets outside.
-
     Example:
-        >>> fit_temperature([[2.0, 0.0]] * 4, [0, 0, 0, 1])  # log(3 / 1) / 2 is the slope wanted
+        >>> fit_temperature([[2.0, 0.0]] * 4, [0, 0, 0, 1])  # 2 / log(3 / 1)
         1.8205
     """
+    from scipy.optimize import brentq
+
     z = np.asarray(logits.detach().cpu() if isinstance(logits, Tensor) else logits, dtype=np.float64)
     y = np.asarray(targets.cpu() if isinstance(targets, Tensor) else targets)
     if z.ndim != 2 or y.shape != z.shape[:1] or not len(y) or y.dtype.kind not in "iu":
@@ -122,31 +118,23 @@ def fit_temperature(logits: Any, targets: Any) -> float:
     low, high = 1 / hottest, 1 / coldest
     if slope(low) >= 0:
         return 1.0 if slope(high) <= 0 else hottest  # logits that are all alike fit as well at any temperature
-    if slope(high) <= 0:
-        return coldest
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        low, high = (low, middle) if slope(middle) >= 0 else (middle, high)
-    return round(2 / (low + high), 4)
+    return coldest if slope(high) <= 0 else round(1 / brentq(slope, low, high, xtol=1e-12), 4)
 
 
 def temperature_line(temperature: float, images: int) -> str:
-    """What is logged of a fit, a bound that it reached included."""
+    """The line that is logged of a fit; it warns of a bound that was reached."""
     line = f"temperature {temperature:g}, fitted on {images} validation images and folded into the classifier"
     if temperature in TEMPERATURES:
-        line += f"; the images ask for one outside {TEMPERATURES[0]:g} to {TEMPERATURES[1]:g}, so don't trust it"
+        line += f"; the best one lies outside {TEMPERATURES[0]:g} to {TEMPERATURES[1]:g}, so don't trust it"
     return line
 
 
 @contextmanager
 def calibrated(model: TimmModel, temperature: float | None) -> Iterator[None]:
-    """Hold a model at logits / temperature, and noted as such, for the time of the `with`; None changes nothing."""
-    if temperature is None:
-        yield
-        return
+    """Hold a model at logits / temperature, with that in its notes, within the block; None changes nothing."""
     notes = getattr(model, "ngd_timm", {})
-    with held(divided_classifier(model, temperature)):
-        model.ngd_timm = {**notes, "temperature": temperature}
+    with held([] if temperature is None else divided_classifier(model, temperature)):
+        model.ngd_timm = notes if temperature is None else {**notes, "temperature": temperature}
         try:
             yield
         finally:
@@ -166,34 +154,25 @@ def classifier_parameters(model: TimmModel) -> list[nn.Parameter]:
     names = model.pretrained_cfg.get("classifier") or ()
     modules = dict(model.named_modules())
     heads += [modules[name] for name in ([names] if isinstance(names, str) else names) if name in modules]
-    layers = [
+    layers = dict.fromkeys(
         layer
         for head in heads
         for layer in head.modules()
         if isinstance(layer, (nn.Linear, nn.Conv2d)) and layer.weight.shape[0] == model.num_classes
-    ]
-    return list({id(p): p for layer in layers for p in layer.parameters(recurse=False)}.values())
+    )
+    return list(dict.fromkeys(p for layer in layers for p in layer.parameters(recurse=False)))
 
 
 @torch.no_grad()
 def can_calibrate(model: TimmModel) -> bool:
-    """Whether dividing a model's classifier divides its logits, tried on random images; the model is left as it was."""
-    generator = torch.Generator().manual_seed(0)
-    one = next(model.parameters())
-    size = (2, input_channels(model), *model.pretrained_cfg["input_size"][1:])
-    images = torch.randn(size, generator=generator).to(one)
-    parameters = classifier_parameters(model)
-    # a classifier of zeros would agree with any
-    noisy = [(p, p + 0.1 * torch.randn(p.shape, generator=generator).to(p)) for p in parameters]
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with held(noisy):
-            before = model(images)
-            with held(divided_classifier(model, 2.0)):  # which rounds nothing
-                error = (model(images) * 2 - before).abs().max()
-    finally:
-        model.train()  # some keep what they computed in eval until then
-        for module, mode in modes:
-            module.training = mode
+    """Whether dividing a model's classifier divides its logits, tried on random images by a copy."""
+    probe, generator = copy.deepcopy(model).eval(), torch.Generator().manual_seed(0)
+    images = torch.randn(2, input_channels(model), *model.pretrained_cfg["input_size"][1:], generator=generator)
+    images = images.to(next(probe.parameters()))
+    for p in classifier_parameters(probe):  # a classifier of zeros would agree with any
+        p.add_(0.1 * torch.randn(p.shape, generator=generator).to(p))
+    before = probe(images)
+    for p, half in divided_classifier(probe, 2.0):  # a power of two rounds nothing
+        p.copy_(half)
+    error = (probe(images) * 2 - before).abs().max()
     return bool(error <= _TOLERANCE * before.abs().max())

@@ -1,4 +1,4 @@
-"""A frozen classifier that teaches by its logits: fed as it wants to be, read in the student's class order."""
+"""Frozen classifiers that teach by their logits, of the student's images and in the student's class order."""
 
 from __future__ import annotations
 
@@ -12,27 +12,42 @@ from torch import Tensor, nn
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import read_json
-from ngd_timm.core.hub import hub_id, pin
+from ngd_timm.core.hub import pin
 from ngd_timm.core.recipe import Recipe, load_recipe
 from ngd_timm.models.logit_adjustment import classifier_bias, logit_shift
 from ngd_timm.models.ngd_models import TimmModel, input_channels, normalisation
-from ngd_timm.models.student import label_names, open_student, run_folder, student_versions, temperature_of
+from ngd_timm.models.student import open_student, run_folder, temperature_of
+from ngd_timm.models.timm_folder import label_names
 
 __all__ = ["KDTeacher", "TeacherEnsemble", "open_teacher"]
 
 _LUMINANCE = (0.299, 0.587, 0.114)
 
 
-class KDTeacher(nn.Module):
-    """Always in eval, without gradients, and with no entry in any state dict: the model is held, not registered.
+class _Frozen(nn.Module):
+    """Holds models without registering them: they move with `.to()` and have no entry in any state dict."""
+
+    def __init__(self, *models: nn.Module) -> None:
+        super().__init__()
+        self._held = [model.eval().requires_grad_(False) for model in models]
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
+        for model in self._held:
+            model._apply(fn, recurse)
+        return self
+
+
+class KDTeacher(_Frozen):
+    """A frozen classifier, always in eval mode, without gradients and without an entry in any state dict.
 
     It teaches the logits that were learned: a temperature folded into its classifier is divided out again.
 
     Args:
         model: A timm classifier with its own `pretrained_cfg`.
-        teacher_classes: What its logits mean.
+        teacher_classes: The classes of its logits.
         classes: The student's classes, a subset of the teacher's.
-        student_mean, student_std: Normalisation of the images that `forward` is given, one value a channel.
+        student_mean, student_std: Normalisation of the images that `forward` takes, one value a channel.
 
     Shape:
         images (B, C, H, W) as the student sees them; output: (B, len(classes)) logits.
@@ -48,7 +63,7 @@ class KDTeacher(nn.Module):
     std: Tensor
     order: Tensor
     adjustments: tuple[float, ...] = (0.0,)
-    """τ of the logit adjustment that `open` took back."""
+    """τ of the logit adjustment that `open` reverted."""
 
     def __init__(
         self,
@@ -58,24 +73,25 @@ class KDTeacher(nn.Module):
         student_mean: Sequence[float],
         student_std: Sequence[float],
     ) -> None:
-        super().__init__()
+        super().__init__(model)
         missing = [c for c in classes if c not in teacher_classes]
         if missing:
             raise InputError(
                 f"the teacher does not know {', '.join(missing)}; it knows {', '.join(teacher_classes)}. Train "
                 "one on the student's classes"
             )
-        self._held: list[TimmModel] = [model.eval().requires_grad_(False)]
         self.temperature = temperature_of(model)
-        cfg = model.pretrained_cfg
-        self.in_chans, self.size = input_channels(model), (int(cfg["input_size"][1]), int(cfg["input_size"][2]))
+        self.in_chans, self.size = input_channels(model), tuple(model.pretrained_cfg["input_size"][1:])
         mean, std = normalisation(model)
         self.same_normalisation = (tuple(student_mean), tuple(student_std)) == (mean, std)
-        self.register_buffer("student_mean", torch.tensor(student_mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("student_std", torch.tensor(student_std).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("luminance", torch.tensor(_LUMINANCE).view(1, 3, 1, 1), persistent=False)
+        for name, values in (
+            ("student_mean", student_mean),
+            ("student_std", student_std),
+            ("luminance", _LUMINANCE),
+            ("mean", mean),
+            ("std", std),
+        ):
+            self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("order", torch.tensor([list(teacher_classes).index(c) for c in classes]), persistent=False)
 
     @classmethod
@@ -86,30 +102,19 @@ class KDTeacher(nn.Module):
         student_mean: Sequence[float],
         student_std: Sequence[float],
     ) -> KDTeacher:
-        """From a run directory, a student folder, a Hub id, a student in the wheel, or a timm model with label names.
+        """Open a run directory, a student folder, a Hub id, a bundled student, or a timm model with label names.
 
-        It teaches what it learned: where its run took tau · log prior from the saved bias (`student.logit_adjustment`),
-        that is given back; a model, or a student without its recipe.yaml and fingerprint.json, keeps it.
+        Where its run subtracted tau · log prior from the saved bias (`student.logit_adjustment`), that is reverted; a
+        model, or a student without its recipe.yaml and fingerprint.json, keeps it.
         """
         if isinstance(source, nn.Module):
             return cls(source, label_names(source, "teacher"), classes, student_mean, student_std)
-        shipped = student_versions()
-        if hub_id(source) is None and not Path(source).exists() and str(source) not in shipped:
-            raise InputError(
-                f"teacher '{source}' does not exist; give a finished run directory, user/repo on the Hub, or a student "
-                f"that ships ({', '.join(shipped)})"
-            )
         source = pin(str(source), "config.json")
         model, names = open_student(source)
-        tau = _take_back_adjustment(model, names, source)
+        tau = _revert_adjustment(model, names, source)
         teacher = cls(model, names, classes, student_mean, student_std)
         teacher.adjustments = (tau,)
         return teacher
-
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> KDTeacher:
-        super()._apply(fn, recurse)
-        self._held[0]._apply(fn, recurse)
-        return self
 
     @property
     def model(self) -> TimmModel:
@@ -117,7 +122,7 @@ class KDTeacher(nn.Module):
         return self._held[0]
 
     def adapt(self, images: Tensor) -> Tensor:
-        """The student's images as this model wants them."""
+        """The student's images in this model's channels, normalisation and size."""
         if not self.same_normalisation:
             images = images * self.student_std + self.student_mean
             if images.shape[1] != self.in_chans:
@@ -134,8 +139,8 @@ class KDTeacher(nn.Module):
         return logits if self.temperature == 1 else logits * self.temperature
 
 
-class TeacherEnsemble(nn.Module):
-    """Several frozen classifiers as one: the mean of their logits. Like a `KDTeacher` it has no entry in a state dict.
+class TeacherEnsemble(_Frozen):
+    """The mean of several teachers' logits.
 
     Args:
         teachers: At least one, each made for the same student.
@@ -152,25 +157,14 @@ class TeacherEnsemble(nn.Module):
     """
 
     def __init__(self, teachers: Sequence[KDTeacher]) -> None:
-        super().__init__()
+        super().__init__(*teachers)
         if not teachers:
             raise InputError("an ensemble needs at least one teacher")
-        self._held = list(teachers)
-
-    @property
-    def adjustments(self) -> tuple[float, ...]:
-        """Those of its teachers."""
-        return tuple(tau for teacher in self._held for tau in teacher.adjustments)
-
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> TeacherEnsemble:
-        super()._apply(fn, recurse)
-        for teacher in self._held:
-            teacher._apply(fn, recurse)
-        return self
+        self.adjustments = tuple(tau for teacher in teachers for tau in teacher.adjustments)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        # autocast gives logits of low precision, of which only one rounding is wanted
+        # under autocast logits come in low precision, and the mean must not be rounded once more
         return torch.stack([teacher(images).float() for teacher in self._held]).mean(dim=0)
 
 
@@ -187,8 +181,8 @@ def open_teacher(
     return teachers[0] if len(teachers) == 1 else TeacherEnsemble(teachers)
 
 
-def _take_back_adjustment(model: TimmModel, names: Sequence[str], source: str) -> float:
-    """Give the bias back what the student's run took from it; τ of that, 0 where nothing is known of a run."""
+def _revert_adjustment(model: TimmModel, names: Sequence[str], source: str) -> float:
+    """Add to the bias what the student's run subtracted from it; τ of that, 0 where nothing is known of a run."""
     run = run_folder(source)
     if run is None:
         return 0.0
@@ -197,13 +191,13 @@ def _take_back_adjustment(model: TimmModel, names: Sequence[str], source: str) -
     if tau:
         fingerprint = read_json(run / "fingerprint.json")
         try:
-            drawn_once = recipe.data.sampler == "random"
-            counts = fingerprint["data"]["train"]["counts"] if drawn_once else fingerprint["labels_drawn"]
+            random = recipe.data.sampler == "random"
+            counts = fingerprint["data"]["train"]["counts"] if random else fingerprint["labels_drawn"]
             shift = logit_shift([counts[name] for name in names], tau)
         except (KeyError, TypeError):
             raise InputError(
                 f"{source}: its logits were adjusted, and {run / 'fingerprint.json'} lacks the counts of its classes "
-                "to take that back; train the teacher again"
+                "to revert that; train the teacher again"
             ) from None
         bias = classifier_bias(model)
         bias.data.add_(shift.to(bias) / temperature_of(model))

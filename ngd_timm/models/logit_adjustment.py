@@ -1,4 +1,4 @@
-"""Post-hoc logit adjustment: a student that answers as if its classes were equally common, or part of the way there."""
+"""Post-hoc logit adjustment: predictions as if all classes were equally common, or part of the way there."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ CITATION = (
 
 
 def adjust_logits(model: TimmModel, counts: np.ndarray | Sequence[float], tau: float = 1.0) -> TimmModel:
-    """Take tau · log prior from the bias of a trained classifier, in place; the forward costs what it did.
+    """Subtract tau · log prior from the bias of a trained classifier, in place; the forward costs what it did.
 
-    With tau = 1 the answer is the best one for balanced accuracy, as far as the softmax is right; smaller values give
-    up less accuracy. Choose tau on validation.
+    With tau = 1 the prediction is the best one for balanced accuracy, as far as the softmax is right; smaller values
+    lose less accuracy. Choose tau on validation.
 
     Args:
         model: A timm model whose classifier is one layer with a bias.
@@ -60,7 +60,7 @@ def adjust_logits(model: TimmModel, counts: np.ndarray | Sequence[float], tau: f
 
 
 def logit_shift(counts: np.ndarray | Sequence[float], tau: float) -> Tensor:
-    """What `adjust_logits` takes from the logits, (C,)."""
+    """tau · log prior, (C,), which `adjust_logits` subtracts from the logits."""
     n = np.asarray(counts, dtype=np.float64)
     if n.ndim != 1 or not np.isfinite(n).all() or (n < 0).any() or tau < 0:
         raise InputError(f"counts must be one number a class, from 0, and tau at least 0; got {n.tolist()} and {tau}")
@@ -69,7 +69,7 @@ def logit_shift(counts: np.ndarray | Sequence[float], tau: float) -> Tensor:
 
 
 def adjusted(model: TimmModel, shift: Tensor | None) -> AbstractContextManager[None]:
-    """Hold a model at its adjusted logits, see `held`; None adjusts nothing."""
+    """Hold a model at its adjusted logits, see `held`; None changes nothing."""
     if shift is None:
         return nullcontext()
     bias = classifier_bias(model)
@@ -77,11 +77,7 @@ def adjusted(model: TimmModel, shift: Tensor | None) -> AbstractContextManager[N
 
 
 def classifier_bias(model: TimmModel) -> nn.Parameter:
-    """The bias that an adjustment changes, (C,).
-
-    Raises:
-        InputError: The classifier is not one layer with a bias.
-    """
+    """The bias that an adjustment changes, (C,)."""
     bias = getattr(model.get_classifier(), "bias", None)
     if not isinstance(bias, nn.Parameter) or bias.shape != (model.num_classes,):
         raise InputError(

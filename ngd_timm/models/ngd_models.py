@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import copy
 import difflib
-import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import timm
 import torch
-from safetensors import SafetensorError, safe_open
 from timm.models import DefaultCfg, get_model_input_config, group_parameters, model_entrypoint, register_model
 from timm.optim import auto_group_layers
 from torch import Tensor, nn
 
 from ngd_timm.core.errors import InputError, choices
-from ngd_timm.models.one_pass import one_pass
+from ngd_timm.models.head_calls import head_calls
+from ngd_timm.models.timm_folder import read_model
 
 if TYPE_CHECKING:
     from ngd_timm.grid.prototypes import PrototypeGrid
@@ -29,28 +28,15 @@ __all__ = ["DistillationWrapper", "wrap"]
 # a timm model's attributes (pretrained_cfg, num_classes, forward_head, ...) are unknown to nn.Module's type
 TimmModel: TypeAlias = Any
 
-TIMM_ERRORS = (
-    RuntimeError,
-    ValueError,
-    OSError,
-    KeyError,
-    IndexError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    SafetensorError,
-)
-"""What timm raises on a config or weights that don't fit."""
-
 
 class DistillationWrapper(nn.Module):
-    """A timm model (`.student`) and, where a grid is to be met, a linear projection of its pre-logits (`.projection`).
+    """A timm model (`.student`) and, where there is a grid, a linear projection of its pre-logits (`.projection`).
 
     Called plainly it is the student, bit for bit. With `return_embedding=True` the same single pass of the backbone
     also gives the embedding. Only the student is saved, exported and deployed.
 
-    A projection that no loss uses gets a gradient of zero, so every parameter takes part in every step and
-    DistributedDataParallel needs no `find_unused_parameters`, also where only the logits are used.
+    A projection that no loss uses gets a gradient of zero, so DistributedDataParallel needs no
+    `find_unused_parameters`.
 
     Args:
         student: A timm classification model.
@@ -77,12 +63,12 @@ class DistillationWrapper(nn.Module):
             raise InputError("this model is wrapped already; use it as it is, or wrap its .student")
         _require_classifier(student)
         self.student = student
-        self._see_head()
+        self._find_head_calls()
         self.projection = None if embedding_dim is None else nn.Linear(self._width, embedding_dim, bias=False)
         self.embedding_dim = embedding_dim or self._width
 
-    def _see_head(self) -> None:
-        self.classifier_is_last, self._head_norms, self._width = one_pass(self.student)
+    def _find_head_calls(self) -> None:
+        self.classifier_is_last, self._head_norms, self._width = head_calls(self.student)
 
     def forward(self, images: Tensor, return_embedding: bool = False) -> Any:
         if not return_embedding:
@@ -119,10 +105,6 @@ class DistillationWrapper(nn.Module):
         return self.student.num_classes
 
     @property
-    def num_features(self) -> int:
-        return self.student.num_features
-
-    @property
     def head_hidden_size(self) -> int:
         return self._width
 
@@ -135,15 +117,15 @@ class DistillationWrapper(nn.Module):
         return self.student.get_classifier()
 
     def reset_classifier(self, num_classes: int, *args: Any, **kwargs: Any) -> None:
-        """A new classifier for the student; the projection stays.
+        """Give the student a new classifier; the projection stays.
 
         Raises:
-            InputError: `num_classes=0`, or a head that leaves no single vector a picture.
+            InputError: `num_classes=0`, or a head that gives no single vector an image.
         """
         if num_classes == 0:
             raise InputError("num_classes=0 would leave no logits to distil into; give num_classes")
         self.student.reset_classifier(num_classes, *args, **kwargs)
-        self._see_head()
+        self._find_head_calls()
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade compute for memory in the student."""
@@ -194,13 +176,11 @@ def wrap(
             raise InputError(f"embedding_dim={embedding_dim} but the grid has {grid.dim}; give one of the two")
         embedding_dim = grid.dim
     if isinstance(model, str):
-        if kwargs.get("features_only"):
-            raise InputError("features_only models have no logits to distil; leave features_only out")
         if ":" not in model and not timm.is_model(model):
             raise choices("timm model", model, similar_models(model))
         source, _, folder = model.partition(":")
         if source == "local-dir" and kwargs.get("pretrained") and (Path(folder) / "model.safetensors").is_file():
-            model_for_weights(folder, folder)  # what is adapted to other classes or channels fits its own config first
+            read_model(folder, folder)  # what is adapted to other classes or channels fits its own config first
         model = timm.create_model(model, num_classes=8 if num_classes is None else num_classes, **kwargs)
     elif kwargs:
         raise InputError(f"{', '.join(kwargs)} can't be applied to a model that exists; give its timm name instead")
@@ -215,62 +195,6 @@ def similar_models(name: str) -> list[str]:
     """Up to five timm names like this one, for an error message."""
     names = [n for n in timm.list_models() if not n.startswith("ngd_")]
     return difflib.get_close_matches(name, names, n=5, cutoff=0.3) or ["any name of timm.list_models()"]
-
-
-def model_for_weights(folder: str | Path, shown: str) -> TimmModel:
-    """The timm model that config.json describes, with random weights, once model.safetensors beside it fits.
-
-    timm alone takes much that doesn't: with another `num_classes` it drops the classifier and loads what else it finds.
-
-    Raises:
-        InputError: A broken file, or the two files disagree; messages call the folder `shown`.
-    """
-    config, weights = (Path(folder) / name for name in ("config.json", "model.safetensors"))
-    try:
-        model: TimmModel = timm.create_model(f"local-dir:{folder}", pretrained=False)
-        parts = _with_classes(json.loads(config.read_text(encoding="utf-8")))
-        with safe_open(weights, framework="pt") as file:
-            stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except TIMM_ERRORS as error:
-        raise unreadable(shown, error) from None
-    reason = "label_offset in config.json takes rows from it" if model.pretrained_cfg.get("label_offset") else None
-    for where, number in parts.items():
-        if number != model.num_classes:
-            reason = f"{where} is {number} in config.json, which makes a model of {model.num_classes} classes"
-    reason = reason or _tensors_differ(stored, {name: tuple(t.shape) for name, t in model.state_dict().items()})
-    if reason:
-        raise InputError(f"{shown}: not a readable student ({reason}); save it, or fetch it, again")
-    return model
-
-
-def unreadable(shown: str, error: Exception) -> InputError:
-    """The one line for what timm raised on a student's folder."""
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return InputError(f"{shown}: not a readable student ({reason})")
-
-
-def _with_classes(config: dict[str, Any]) -> dict[str, Any]:
-    """Every number of classes in config.json, by its place."""
-    places = {"num_classes": config}
-    places |= {f"{key}.num_classes": config[key] for key in ("model_args", "pretrained_cfg") if key in config}
-    return {where: part["num_classes"] for where, part in places.items() if "num_classes" in part}
-
-
-def _tensors_differ(stored: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]) -> str | None:
-    """The first tensor that differs and how many do, in words."""
-    for names, what in (
-        ([name for name in wanted if name not in stored], "model.safetensors lacks {}, which config.json's model has"),
-        ([name for name in stored if name not in wanted], "model.safetensors has {}, which config.json's model lacks"),
-    ):
-        if names:
-            others = f" and {len(names) - 1} other tensors" if len(names) > 1 else ""
-            return what.format(f"{names[0]}{others}")
-    other = [name for name in wanted if stored[name] != wanted[name]]
-    if not other:
-        return None
-    name = other[0]
-    others = f", and {len(other) - 1} other tensors differ" if len(other) > 1 else ""
-    return f"{name} is {stored[name]} in model.safetensors, {wanted[name]} by config.json{others}"
 
 
 def _require_classifier(model: TimmModel) -> None:
@@ -288,17 +212,19 @@ def input_channels(model: TimmModel) -> int:
 
 
 def normalisation(model: TimmModel) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation a channel; a grey model with a colour model's config takes their mean."""
-    cfg, channels = model.pretrained_cfg, input_channels(model)
-    mean, std = tuple(cfg["mean"]), tuple(cfg["std"])
-    if len(mean) == channels:
-        return mean, std
-    return (sum(mean) / len(mean),) * channels, (sum(std) / len(std),) * channels
+    """Mean and std a channel; a grey model with a colour model's config takes their mean."""
+    channels = input_channels(model)
+    return for_channels(model.pretrained_cfg["mean"], channels), for_channels(model.pretrained_cfg["std"], channels)
+
+
+def for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """One value a channel: these, or their mean where the number of channels is another."""
+    return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
 
 
 @contextmanager
 def batch_norm_statistics_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Within the block batch norm in training normalises by the batch as usual, but its running statistics stay."""
+    """Keep running statistics within the block, where batch norm in training normalises by the batch as usual."""
     layers = [
         m for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training and m.track_running_stats
     ]

@@ -1,4 +1,4 @@
-"""Convolutions on maps of a few pixels as matrix products, for training small pictures on a processor."""
+"""Convolutions on maps of a few pixels as matrix products, for training small images on a processor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Students in timm's own folder format: written atomically with all that deployment needs, read back checked."""
+"""Students in timm's own folder format: created, saved with all that deployment needs, found and read back."""
 
 from __future__ import annotations
 
@@ -13,23 +13,16 @@ from typing import Any
 
 import timm
 import torch
-from safetensors.torch import load_file
 from timm.models import save_for_hf
 
 from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.files import atomic_folder, is_leftover, packaged, packaged_versions, read_json, sha256_file
 from ngd_timm.core.hub import Snapshot, fetch, hub_id
+from ngd_timm.core.images import per_channel
 from ngd_timm.core.recipe import StudentConfig
-from ngd_timm.models.ngd_models import (
-    TIMM_ERRORS,
-    TimmModel,
-    input_channels,
-    model_for_weights,
-    normalisation,
-    similar_models,
-    unreadable,
-)
+from ngd_timm.models.ngd_models import TimmModel, for_channels, input_channels, normalisation, similar_models
+from ngd_timm.models.timm_folder import TIMM_ERRORS, check_input, label_names, read_model
 
 __all__ = [
     "PUBLISHED_FORMAT",
@@ -37,7 +30,6 @@ __all__ = [
     "check_published",
     "create_student",
     "held",
-    "label_names",
     "load_student",
     "matrices",
     "open_student",
@@ -62,38 +54,28 @@ NOTES = "ngd_timm"
 
 _VERSION = re.compile(r"student-.+-v(\d+)")
 
-# for a backbone trained from scratch, near FER2013's own grey mean and deviation (0.508, 0.255)
-_SCRATCH_MEAN, _SCRATCH_STD = 0.5, 0.25
+# for a backbone trained from scratch, near FER2013's own grey mean and std (0.508, 0.255)
+_SCRATCH_MEAN, _SCRATCH_STD = (0.5,), (0.25,)
 
 
 def create_student(config: StudentConfig, num_classes: int) -> TimmModel:
     """The timm model of a recipe, its size, channels and normalisation written into its own `pretrained_cfg`.
-
-    Raises:
-        InputError: An unknown backbone, or `model_args` that it doesn't take.
 
     Example:
         >>> student = create_student(StudentConfig(backbone="resnet10t", image_size=48), 8)
         >>> student.pretrained_cfg["input_size"]
         (1, 48, 48)
     """
-    if ":" not in config.backbone and not timm.is_model(config.backbone):
+    is_name = ":" not in config.backbone
+    if is_name and not timm.is_model(config.backbone):
         raise choices("timm backbone", config.backbone, similar_models(config.backbone))
-    source = timm.get_pretrained_cfg(config.backbone) if ":" not in config.backbone else None
-    if config.pretrained and source is not None:
-        mean, std = tuple(source.mean), tuple(source.std)
-        if config.in_chans == 1:
-            mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
-    else:
-        mean, std = (_SCRATCH_MEAN,) * config.in_chans, (_SCRATCH_STD,) * config.in_chans
-    if config.mean is not None:
-        mean = (config.mean,) * config.in_chans
-    if config.std is not None:
-        std = (config.std,) * config.in_chans
+    source = timm.get_pretrained_cfg(config.backbone) if is_name else None
+    mean, std = (source.mean, source.std) if config.pretrained and source else (_SCRATCH_MEAN, _SCRATCH_STD)
+    mean, std = (for_channels(values, config.in_chans) for values in (mean, std))
     kwargs: dict[str, Any] = {"in_chans": config.in_chans, "num_classes": num_classes, "drop_rate": config.drop_rate}
     if config.drop_path_rate is not None:
         kwargs["drop_path_rate"] = config.drop_path_rate
-    if source is not None and source.fixed_input_size:
+    if source and source.fixed_input_size:
         kwargs["img_size"] = config.image_size
     kwargs |= config.model_args
     try:
@@ -101,31 +83,35 @@ def create_student(config: StudentConfig, num_classes: int) -> TimmModel:
     except TIMM_ERRORS as error:
         if not config.model_args:
             raise
-        given = ", ".join(f"{key}={value}" for key, value in config.model_args.items())
+        options = ", ".join(f"{key}={value}" for key, value in config.model_args.items())
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"student.model_args: {config.backbone} can't be made with {given} ({reason})") from None
+        raise InputError(f"student.model_args: {config.backbone} can't be made with {options} ({reason})") from None
     # after the weights are in: these describe the student, not the checkpoint it starts from
-    set_input(model, config.image_size, mean, std)
+    own_mean, own_std = config.mean, config.std
+    set_input(model, config.image_size, mean if own_mean is None else own_mean, std if own_std is None else own_std)
     model.pretrained_cfg |= {"label_names": None, "license": None}
     return model
 
 
 def set_input(
-    model: TimmModel, image_size: int, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+    model: TimmModel,
+    image_size: int,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
 ) -> None:
-    """Say what pictures a student of your own loop is trained on, where timm's say for the backbone is something else.
+    """Describe the images that a student of your own loop is trained on, where they differ from the backbone's.
 
-    It travels in the student's `config.json`: `Predictor`, `ngd evaluate`, exports and a KD teacher prepare pictures by
-    it. Of a picture that is not square the largest central square is taken, as in training by a recipe.
+    `Predictor`, `ngd evaluate`, exports and a KD teacher prepare images so, as `config.json` carries it. Of an image
+    that is not square the largest central square is taken, as in training by a recipe.
 
     Args:
         model: The timm model, for a wrapped one `model.student`; its `pretrained_cfg` is changed.
         image_size: Side in pixels.
-        mean: What is taken from each channel of a picture in [0, 1]; None keeps the model's.
-        std: What each channel is divided by then; None keeps the model's.
+        mean: Subtracted from pixels in [0, 1], one number or one a channel; None keeps the model's.
+        std: By which they are divided then, as `mean`.
 
     Raises:
-        InputError: Means or deviations that are not one a channel, or a deviation that is not above 0.
+        InputError: Not one number, or one a channel, or a std or size that is not above 0.
 
     Example:
         >>> student = timm.create_model("resnet10t", num_classes=8)
@@ -133,22 +119,18 @@ def set_input(
         >>> student.pretrained_cfg["input_size"], student.pretrained_cfg["mean"]
         ((3, 64, 64), (0.5, 0.5, 0.5))
     """
-    kept_mean, kept_std = normalisation(model)
-    mean, std = kept_mean if mean is None else tuple(mean), kept_std if std is None else tuple(std)
+    own_mean, own_std = normalisation(model)
     channels = input_channels(model)
-    if len(mean) != channels or len(std) != channels or min(std) <= 0 or image_size < 1:
-        raise InputError(
-            f"pictures of {channels} channel(s) need a side in pixels and as many means and deviations above 0, got "
-            f"image_size={image_size}, mean={mean}, std={std}"
-        )
+    if image_size < 1:
+        raise InputError(f"image_size must be a side in pixels, got {image_size}")
     model.pretrained_cfg = {
         **model.pretrained_cfg,
         "input_size": (channels, image_size, image_size),
         "test_input_size": None,
         "min_input_size": None,
         "pool_size": None,
-        "mean": mean,
-        "std": std,
+        "mean": per_channel("mean", own_mean if mean is None else mean, channels),
+        "std": per_channel("std", own_std if std is None else std, channels),
         "interpolation": "bilinear",
         "crop_pct": 1.0,
         "test_crop_pct": None,
@@ -159,15 +141,12 @@ def set_input(
 def save_student(
     model: TimmModel, folder: str | Path, classes: Sequence[str] = CLASSES, weights: str = "float32"
 ) -> Path:
-    """Write a bare timm model as `config.json` (label names, input, mean, std, arguments) and `model.safetensors`.
-
-    A temperature that `ngd_timm.calibrate` folded in stands in `config.json` under `ngd_timm`.
+    """Write a bare timm model as `config.json` (label names, input, temperature) and `model.safetensors`.
 
     An earlier student in that folder is replaced only once the new one is complete.
 
     Args:
-        model: The timm model, for a wrapped one `model.student`. Size, mean and deviation are what its `pretrained_cfg`
-            says: see `set_input`.
+        model: The timm model, for a wrapped one `model.student`, with its input described by `set_input`.
         folder: Where to.
         classes: Class names in the order of the logits.
         weights: "float16" stores matrices (weights of convolutions and linear layers) in half the bytes; norms and
@@ -219,7 +198,7 @@ def save_student(
 
 @contextmanager
 def held(changes: Sequence[tuple[torch.nn.Parameter, torch.Tensor]]) -> Iterator[None]:
-    """Hold parameters at other values for the time of the `with`, and give them back to the bit."""
+    """Hold parameters at other values within the block; afterwards they are the same to the bit."""
     exact = [parameter.detach().clone() for parameter, _ in changes]
     try:
         with torch.no_grad():
@@ -233,25 +212,7 @@ def held(changes: Sequence[tuple[torch.nn.Parameter, torch.Tensor]]) -> Iterator
 
 
 def rounded(model: torch.nn.Module, weights: str) -> AbstractContextManager[None]:
-    """Hold a model's matrices at the values that a file in `weights` can hold, see `held`.
-
-    Args:
-        model: Changed in place for the time of the `with`.
-        weights: "float32", which changes nothing, or "float16".
-
-    Raises:
-        InputError: A weight that float16 can't hold.
-
-    Example:
-        >>> layer = torch.nn.Linear(1, 1, bias=False).requires_grad_(False)
-        >>> layer.weight.fill_(1 / 3).item()
-        0.3333333432674408
-        >>> with rounded(layer, "float16"):
-        ...     layer.weight.item()
-        0.333251953125
-        >>> layer.weight.item()
-        0.3333333432674408
-    """
+    """Hold a model's matrices at what a file in `weights` ("float32" or "float16") can store, see `held`."""
     return held([(model.get_parameter(name), half) for name, half in _halves(model, weights).items()])
 
 
@@ -261,7 +222,7 @@ def matrices(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _halves(model: torch.nn.Module, weights: str) -> dict[str, torch.Tensor]:
-    """The parameters of two dimensions or more as `weights` stores them; none where that is float32."""
+    """What `weights` stores in half the bytes; nothing for float32."""
     if weights == "float32":
         return {}
     if weights != "float16":
@@ -276,29 +237,22 @@ def _halves(model: torch.nn.Module, weights: str) -> dict[str, torch.Tensor]:
 
 
 def student_versions() -> list[str]:
-    """Names of the students in the wheel, oldest first."""
+    """Names of the bundled students, oldest first."""
     return packaged_versions(_VERSION, STUDENT_FILES[1])
 
 
 def shipped_student() -> str:
-    """Name of the newest student in the wheel.
-
-    Raises:
-        InputError: There is none.
-    """
-    known = student_versions()
-    if not known:
-        raise InputError(f"no student ships in {packaged('hub')}; reinstall ngd-timm, or name one")
-    return known[-1]
+    """Name of the newest bundled student."""
+    return student_versions()[-1]
 
 
 def load_student(version: str | None = None) -> TimmModel:
-    """A student that ships with the package, in eval mode: the newest, or one by version. Works offline.
+    """A bundled student in eval mode: the newest, or one by version. Works offline.
 
-    Its `pretrained_cfg` has what its input must look like and `label_names`; `ngd_timm.Predictor()` does all of that.
+    Its `pretrained_cfg` describes its input and has its `label_names`; `ngd_timm.Predictor()` does all of that.
 
     Raises:
-        InputError: A version that isn't there; the message lists those that are.
+        InputError: An unknown version; the message lists the known ones.
 
     Example:
         >>> student = load_student()
@@ -311,40 +265,26 @@ def load_student(version: str | None = None) -> TimmModel:
 
 
 def student_folder(source: str | Path) -> Path:
-    """The student of a run directory, the folder itself where it is one, or a packaged one by its version.
-
-    Raises:
-        InputError: None of these.
-    """
+    """The student of a run directory, the folder itself where it is one, or a bundled one by its name."""
     path = Path(source)
     if not path.exists() and str(source) in student_versions():
         return packaged("hub") / str(source)
     for candidate in (path / "student", path):
-        if (candidate / "config.json").is_file() and (candidate / "model.safetensors").is_file():
+        if all((candidate / name).is_file() for name in STUDENT_FILES):
             return candidate
     raise InputError(
         f"{path} is neither a run directory (with student/), nor a student (config.json and model.safetensors), nor "
-        f"one that ships ({', '.join(student_versions())})"
+        f"a bundled one ({', '.join(student_versions())})"
     )
 
 
 def open_student(source: str | Path) -> tuple[TimmModel, tuple[str, ...]]:
-    """A student in eval mode and its class names, from a run directory, a folder, or the Hub (`user/repo[@revision]`).
-
-    Raises:
-        InputError: Nothing of that kind there, a broken file, or no label names.
-    """
-    folder = student_files(source)
-    return read_student(folder, str(source))
+    """A student in eval mode and its class names, from a run directory, a folder, a bundled name, or the Hub."""
+    return read_student(student_files(source), str(source))
 
 
 def student_files(source: str | Path) -> Path:
-    """The folder of a student's config.json and model.safetensors, brought from the Hub and checked where it is there.
-
-    Raises:
-        InputError: Neither a run directory, nor a student, nor a repository that holds one; a repository with pickles
-            only is refused.
-    """
+    """The folder of a student's config.json and model.safetensors, fetched and checked where it is on the Hub."""
     repository = hub_id(source)
     if repository is None:
         return student_folder(source)
@@ -354,18 +294,12 @@ def student_files(source: str | Path) -> Path:
 
 
 def weights_sha256(folder: str | Path) -> str:
-    """sha256 of the weights in a student's folder, by which figures and fingerprints know it."""
+    """sha256 of the weights in a student's folder, its identity in metrics and fingerprints."""
     return sha256_file(Path(folder) / STUDENT_FILES[1])
 
 
 def run_folder(source: str | Path) -> Path | None:
-    """The folder of recipe.yaml and fingerprint.json of the run that a student is from; None where it is from none.
-
-    Args:
-        source: As in `open_student`; of a run's student/ and student_best/ it is the run.
-
-    Raises:
-        InputError: No student there; as `fetch` and `check_published` where it is on the Hub.
+    """The folder of recipe.yaml and fingerprint.json of a student's run; None where there is none.
 
     Example:
         >>> by_name = run_folder("student-ferplus-v1")
@@ -389,11 +323,7 @@ def run_folder(source: str | Path) -> Path | None:
 
 
 def check_published(snapshot: Snapshot) -> None:
-    """Compare the files of a repository with the hashes that `ngd push` wrote into its fingerprint.json, if it did.
-
-    Raises:
-        InputError: A format of a later version, or a file that is not the one that was pushed.
-    """
+    """Compare the files of a repository with the hashes that `ngd push` wrote into its fingerprint.json, if it did."""
     if "fingerprint.json" not in snapshot.names:
         return
     try:
@@ -415,68 +345,17 @@ def check_published(snapshot: Snapshot) -> None:
 
 
 def read_student(folder: str | Path, shown: str) -> tuple[TimmModel, tuple[str, ...]]:
-    """A student from its folder, in eval mode, and its class names; messages call it `shown`.
-
-    Raises:
-        InputError: A broken file, weights and config.json that disagree, or no label names.
-    """
-    model = model_for_weights(folder, shown)
-    try:
-        # timm would load what fits and leave the rest random where config.json names two numbers of classes
-        model.load_state_dict(load_file(Path(folder) / STUDENT_FILES[1]))
-    except TIMM_ERRORS as error:
-        raise unreadable(shown, error) from None
-    _check_input(model, shown)
-    model.ngd_timm = _checked_notes(read_json(Path(folder) / STUDENT_FILES[0], shown).get(NOTES, {}), shown)
+    """A student from its folder, in eval mode, and its class names; messages call it `shown`."""
+    model = read_model(folder, shown)
+    check_input(model, shown)
+    notes = read_json(Path(folder) / STUDENT_FILES[0], shown).get(NOTES, {})
+    temperature = notes.get("temperature", 1.0) if isinstance(notes, dict) else None
+    if not isinstance(temperature, (int, float)) or not (math.isfinite(temperature) and temperature > 0):
+        raise InputError(f"{shown}: {NOTES} in config.json must name a temperature above 0, got {str(notes)[:80]}")
+    model.ngd_timm = notes
     return model.eval(), label_names(model, shown)
 
 
 def temperature_of(model: TimmModel) -> float:
     """The temperature that is folded into a model's classifier (`ngd_timm.calibrate`); 1 where none is."""
     return float(getattr(model, NOTES, {}).get("temperature", 1.0))
-
-
-def _checked_notes(notes: Any, shown: str) -> dict[str, Any]:
-    temperature = notes.get("temperature", 1.0) if isinstance(notes, dict) else None
-    if not isinstance(temperature, (int, float)) or not (math.isfinite(temperature) and temperature > 0):
-        raise InputError(f"{shown}: {NOTES} in config.json must name a temperature above 0, got {str(notes)[:80]}")
-    return dict(notes)
-
-
-def _check_input(model: TimmModel, where: str) -> None:
-    cfg = model.pretrained_cfg
-    size = cfg.get("input_size")
-    if not (isinstance(size, (list, tuple)) and len(size) == 3 and all(isinstance(n, int) and n > 0 for n in size)):
-        raise InputError(
-            f"{where}: input_size in config.json must be three whole numbers above 0, got {str(size)[:80]}"
-        )
-    for name, least in (("mean", -math.inf), ("std", 0.0)):
-        values = cfg.get(name)
-        if not (
-            isinstance(values, (list, tuple))
-            and len(values) in (1, 3)
-            and all(isinstance(v, (int, float)) and math.isfinite(v) and v > least for v in values)
-        ):
-            above = " above 0" if name == "std" else ""
-            raise InputError(
-                f"{where}: {name} in config.json must be one or three numbers{above}, got {str(values)[:80]}"
-            )
-
-
-def label_names(model: TimmModel, where: str) -> tuple[str, ...]:
-    """Class names that a timm model carries.
-
-    Raises:
-        InputError: It carries none, not as many as it has logits, or some that are no names.
-    """
-    names = model.pretrained_cfg.get("label_names")
-    if names and not (isinstance(names, (list, tuple)) and all(isinstance(n, str) for n in names)):
-        raise InputError(f"{where}: label_names in config.json must be a list of names, got {str(names)[:80]}")
-    if names and len(set(names)) < len(names):
-        raise InputError(f"{where}: label_names in config.json has a name twice: {', '.join(names)[:200]}")
-    if not names or len(names) != model.num_classes:
-        raise InputError(
-            f"{where}: the model does not say what its {model.num_classes} classes are (label_names in config.json); "
-            "use a student saved with save_student"
-        )
-    return tuple(names)

@@ -1,4 +1,4 @@
-"""Predictions for images that somebody has.
+"""Predictions for images of face crops.
 
 May import models and what they may.
 """

@@ -1,4 +1,4 @@
-"""Expressions of face crops by a saved student: its own preprocessing, and a word where a picture is no face crop."""
+"""Expressions of face crops by a saved student, with notes on images that are no face crop."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any, TypeAlias, overload
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ngd_timm.core.devices import open_device
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.files import atomic_folder, atomic_path
+from ngd_timm.core.files import atomic_folder
 from ngd_timm.core.hub import hub_id
 from ngd_timm.core.images import DAMAGE, InputTransform, damage_reason, open_image, raise_image_limit, to_mode
 from ngd_timm.models.student import STUDENT_FILES, open_student, shipped_student, student_versions
 
-__all__ = ["Prediction", "Predictor", "annotate", "annotate_all", "picture_files", "student_and_pictures"]
+__all__ = ["Prediction", "Predictor", "annotate_all", "image_files", "student_and_images"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pgm", ".ppm")
 _SMALLEST, _SQUARE = 24, 1.4  # px, longer side over shorter
@@ -30,13 +30,13 @@ _SINGLE = (str, Path, Image.Image, np.ndarray)
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a student says of one picture.
+    """A student's prediction for one image.
 
     Attributes:
         label: The most probable class.
         probabilities: Class to probability, in the student's order; softmax of its logits, which is no measure of doubt
-            about pictures that are no faces.
-        notes: Why the picture may not be what the student was trained on; empty where nothing speaks against it.
+            about images that are no faces.
+        notes: Why the image may not be what the student was trained on; usually empty.
         source: The file, or None.
     """
 
@@ -58,8 +58,8 @@ class Prediction:
 class Predictor:
     """Predicts the expression of face crops with a saved student.
 
-    Input size, grey or colour, mean and std come from the student's config.json. Faces are not searched for: give
-    images that are cropped to one centred face.
+    Images are prepared as the student's config.json says. Faces are not searched for: give images that are cropped to
+    one centred face.
 
     Args:
         source: A run directory, a student folder, a Hub id, or the name of a bundled student; None is the newest
@@ -120,7 +120,7 @@ class Predictor:
 
     @torch.inference_mode()
     def stream(self, images: Iterable[ImageLike]) -> Iterator[Prediction]:
-        """As a call with several images, a batch at a time, for more images than memory holds."""
+        """As a call with several images, lazily, for more images than memory holds."""
         if isinstance(images, (*_SINGLE, bytes)) or not isinstance(images, Iterable):
             raise _not_an_image("images", images)
         rest = enumerate(images)
@@ -133,20 +133,19 @@ class Predictor:
                 raise InputError("the student's logits are not finite, so its weights are damaged; save it again")
             for row, (image, source) in zip(logits.float().softmax(dim=1).tolist(), opened, strict=True):
                 probabilities = dict(zip(self.classes, row, strict=True))
-                yield Prediction(
-                    max(probabilities, key=probabilities.__getitem__), probabilities, _notes(image), source
-                )
+                label = max(probabilities, key=probabilities.__getitem__)
+                yield Prediction(label, probabilities, _notes(image), source)
 
 
-def student_and_pictures(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
-    """What `ngd predict [STUDENT] IMAGE…` was given: a student where the first argument is one, and the pictures.
+def student_and_images(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Split the arguments of `ngd predict [STUDENT] IMAGE…`: the first is a student if it names one.
 
-    A student is a folder with files of a run or a student, a name in the wheel, or a Hub id where no such path exists.
+    A student is a folder with files of a run or a student, a bundled name, or a Hub id where no such path exists.
 
     Example:
-        >>> student_and_pictures(["user/student", "face.png"])
+        >>> student_and_images(["user/student", "face.png"])
         ('user/student', ['face.png'])
-        >>> student_and_pictures(["face.png", "other.png"])
+        >>> student_and_images(["face.png", "other.png"])
         (None, ['face.png', 'other.png'])
     """
     first, *rest = arguments
@@ -158,57 +157,24 @@ def student_and_pictures(arguments: Sequence[str]) -> tuple[str | None, list[str
     return (first, rest) if named else (None, list(arguments))
 
 
-def picture_files(paths: Sequence[str | Path]) -> list[Path]:
-    """Files as they are, folders as the pictures below them in order.
-
-    Raises:
-        InputError: A path that isn't there, or a folder without pictures.
-    """
+def image_files(paths: Sequence[str | Path]) -> list[Path]:
+    """Files as they are, folders as the images in them, recursively and sorted."""
     found: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
             if not inside:
-                raise InputError(f"{path} holds no pictures ({', '.join(SUFFIXES)})")
+                raise InputError(f"{path} holds no images ({', '.join(SUFFIXES)})")
             found += inside
         elif path.is_file():
             found.append(path)
         else:
-            raise InputError(f"no picture {path}, nor a student; give files or folders of face crops")
+            raise InputError(f"no image {path}, nor a student; give files or folders of face crops")
     return found
 
 
-def annotate(picture: Image.Image, prediction: Prediction, path: str | Path) -> None:
-    """Write a PNG of the picture beside a bar for each class, the most probable one marked."""
-    side, bar, row = 256, 180, 28
-    names = list(prediction.probabilities)
-    height = max(side, row * len(names) + 16)
-    canvas = Image.new("RGB", (side + 130 + bar + 70, height + 22 * len(prediction.notes)), "white")
-    face = to_mode(picture, "RGB")
-    face.thumbnail((side, side))
-    if max(face.size) < side:
-        scale = side / max(face.size)
-        face = face.resize((round(face.width * scale), round(face.height * scale)), Image.Resampling.NEAREST)
-    canvas.paste(face, ((side - face.width) // 2, (height - face.height) // 2))
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=15)
-    top = (height - row * len(names)) // 2
-    for i, (name, p) in enumerate(prediction.probabilities.items()):
-        y, ink = top + i * row, "#0072B2" if name == prediction.label else "#888888"
-        draw.text((side + 120, y + row / 2), name, fill="black", font=font, anchor="rm")
-        draw.rectangle((side + 130, y + 5, side + 130 + max(1.0, bar * p), y + row - 6), fill=ink)
-        draw.text((side + 136 + bar * p, y + row / 2), f"{100 * p:.0f} %", fill="black", font=font, anchor="lm")
-    for i, note in enumerate(prediction.notes):
-        draw.text((8, height + 22 * i + 10), note, fill="#D55E00", font=font, anchor="lm")
-    with atomic_path(path) as temporary:
-        canvas.save(temporary, format="PNG")
-
-
 def annotate_all(predictions: Sequence[Prediction], folder: str | Path) -> None:
-    """`annotate` for every prediction of a file, into a new folder, numbered in their order.
-
-    Raises:
-        InputError: A folder that holds something.
-    """
+    """Write a PNG for every prediction of a file, the image beside its probabilities, into a new folder, in order."""
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is not empty; choose a new folder with --annotate DIR")
@@ -217,10 +183,31 @@ def annotate_all(predictions: Sequence[Prediction], folder: str | Path) -> None:
         for number, prediction in enumerate(predictions, start=1):
             if prediction.source is not None:
                 name = f"{number:0{digits}d}-{Path(prediction.source).stem}.png"
-                annotate(_open(prediction.source, number)[0], prediction, temporary / name)
+                _annotated(_open(prediction.source, number)[0], prediction).save(temporary / name)
+
+
+def _annotated(image: Image.Image, prediction: Prediction) -> Image.Image:
+    """The image beside a bar for each class, the most probable one in colour, above the notes."""
+    side, bar, row = 256, 180, 28
+    height = max(side, row * len(prediction.probabilities) + 16)
+    canvas = Image.new("RGB", (side + 130 + bar + 70, height + 22 * len(prediction.notes)), "white")
+    sampling = Image.Resampling.NEAREST if max(image.size) < side else Image.Resampling.BICUBIC
+    face = ImageOps.contain(to_mode(image, "RGB"), (side, side), sampling)
+    canvas.paste(face, ((side - face.width) // 2, (height - face.height) // 2))
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=15)
+    top = (height - row * len(prediction.probabilities)) // 2
+    for i, (name, p) in enumerate(prediction.probabilities.items()):
+        y, ink = top + i * row, "#0072B2" if name == prediction.label else "#888888"
+        draw.text((side + 120, y + row / 2), name, fill="black", font=font, anchor="rm")
+        draw.rectangle((side + 130, y + 5, side + 130 + max(1.0, bar * p), y + row - 6), fill=ink)
+        draw.text((side + 136 + bar * p, y + row / 2), f"{100 * p:.0f} %", fill="black", font=font, anchor="lm")
+    for i, note in enumerate(prediction.notes):
+        draw.text((8, height + 22 * i + 10), note, fill="#D55E00", font=font, anchor="lm")
+    return canvas
 
 
 def _open(image: ImageLike, index: int) -> tuple[Image.Image, str | None]:
+    """An image with its pixels, and its file's name."""
     if isinstance(image, Image.Image):
         return image, None
     if isinstance(image, np.ndarray):
@@ -239,8 +226,8 @@ def _open(image: ImageLike, index: int) -> tuple[Image.Image, str | None]:
     return opened, str(image)
 
 
-def _not_an_image(what: str, given: object) -> InputError:
-    shown = given if isinstance(given, str) else type(given).__name__
+def _not_an_image(what: str, value: object) -> InputError:
+    shown = value if isinstance(value, str) else type(value).__name__
     return InputError(
         f"{what}: expected a file, a PIL image, a uint8 or uint16 array (H, W), (H, W, 3) or (H, W, 4), or a list of "
         f"them, got {shown}"
@@ -248,10 +235,9 @@ def _not_an_image(what: str, given: object) -> InputError:
 
 
 def _notes(image: Image.Image) -> tuple[str, ...]:
-    long, short = max(image.size), min(image.size)
-    notes = []
-    if short < _SMALLEST:
-        notes.append(f"tiny ({image.width} x {image.height} px): too small to tell much")
-    if long > _SQUARE * short:
-        notes.append(f"far from square ({image.width} x {image.height} px): crop it to one centred face first")
+    size, notes = f"({image.width} x {image.height} px)", []
+    if min(image.size) < _SMALLEST:
+        notes.append(f"tiny {size}: too small to tell much")
+    if max(image.size) > _SQUARE * min(image.size):
+        notes.append(f"far from square {size}: crop it to one centred face first")
     return tuple(notes)

@@ -1,0 +1,92 @@
+"""A timm model's folder read strictly: config.json describes what model.safetensors holds, and says all it must."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import timm
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from ngd_timm.core.errors import InputError
+
+__all__ = ["TIMM_ERRORS", "check_input", "label_names", "read_model"]
+
+TIMM_ERRORS = (
+    RuntimeError,
+    ValueError,
+    OSError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    SafetensorError,
+)
+"""What timm raises for a config, weights or images that don't fit."""
+
+
+def read_model(folder: str | Path, shown: str) -> Any:
+    """The timm model of config.json with all weights of model.safetensors; messages call the folder `shown`.
+
+    timm alone takes much that doesn't fit: with another `num_classes` it drops the classifier and loads the rest.
+    """
+    config, weights = (Path(folder) / name for name in ("config.json", "model.safetensors"))
+    try:
+        model = timm.create_model(f"local-dir:{folder}", pretrained=False)
+        wrong = _wrong_classes(json.loads(config.read_text(encoding="utf-8")), model)
+        if wrong is None:
+            model.load_state_dict(load_file(weights))
+    except TIMM_ERRORS as error:
+        # torch's message begins with a title
+        wrong = " ".join(str(error).split(":\n\t", 1)[-1].split())[:200] or type(error).__name__
+    if wrong is not None:
+        raise InputError(f"{shown}: not a readable student ({wrong}); save it, or fetch it, again")
+    return model
+
+
+def _wrong_classes(config: dict[str, Any], model: Any) -> str | None:
+    """What config.json says of the classes and the model doesn't have, in words."""
+    if model.pretrained_cfg.get("label_offset"):
+        return "label_offset in config.json takes rows from its classifier"
+    parts = {"": config} | {f"{key}.": config[key] for key in ("model_args", "pretrained_cfg") if key in config}
+    for where, part in parts.items():
+        number = part.get("num_classes", model.num_classes)
+        if number != model.num_classes:
+            return f"{where}num_classes is {number} in config.json, which makes a model of {model.num_classes} classes"
+    return None
+
+
+def check_input(model: Any, shown: str) -> None:
+    """Refuse a `pretrained_cfg` whose input size, mean or std is none."""
+    cfg = model.pretrained_cfg
+
+    def numbers(key: str, counts: tuple[int, ...], least: float, kind: Any = (int, float)) -> bool:
+        values = cfg.get(key)
+        listed = isinstance(values, (list, tuple)) and len(values) in counts
+        return listed and all(isinstance(v, kind) and math.isfinite(v) and v > least for v in values)
+
+    for key, valid, allowed in (
+        ("input_size", numbers("input_size", (3,), 0, int), "three whole numbers above 0"),
+        ("mean", numbers("mean", (1, 3), -math.inf), "one or three numbers"),
+        ("std", numbers("std", (1, 3), 0), "one or three numbers above 0"),
+    ):
+        if not valid:
+            raise InputError(f"{shown}: {key} in config.json must be {allowed}, got {str(cfg.get(key))[:80]}")
+
+
+def label_names(model: Any, shown: str) -> tuple[str, ...]:
+    """Class names that a timm model carries, as many as it has logits."""
+    names = model.pretrained_cfg.get("label_names")
+    if names and not (isinstance(names, (list, tuple)) and all(isinstance(n, str) for n in names)):
+        raise InputError(f"{shown}: label_names in config.json must be a list of names, got {str(names)[:80]}")
+    if names and len(set(names)) < len(names):
+        raise InputError(f"{shown}: label_names in config.json has a name twice: {', '.join(names)[:200]}")
+    if not names or len(names) != model.num_classes:
+        raise InputError(
+            f"{shown}: the model does not say what its {model.num_classes} classes are (label_names in config.json); "
+            "use a student saved with save_student"
+        )
+    return tuple(names)

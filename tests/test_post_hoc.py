@@ -1,0 +1,338 @@
+"""What is folded into a trained classifier, a temperature and logit adjustment, and what a teacher reverts of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+from sklearn.metrics import balanced_accuracy_score
+from torch.nn import functional as F
+
+from ngd_timm import CLASSES, InputError, KDTeacher, adjust_logits, calibrate, load_run, save_student
+from ngd_timm.core.files import packaged, sha256_file
+from ngd_timm.core.recipe import Recipe
+from ngd_timm.evaluate.predictions import prediction_file, read_predictions
+from ngd_timm.evaluate.run import check_student
+from ngd_timm.evaluate.student import evaluate
+from ngd_timm.models.calibration import TEMPERATURES, can_calibrate, fit_temperature, temperature_line
+from ngd_timm.models.kd_teacher import open_teacher
+from ngd_timm.models.logit_adjustment import adjusted, logit_shift
+from ngd_timm.models.student import load_student, open_student, shipped_student
+from ngd_timm.publish.card import student_card
+from ngd_timm.report import write_report
+from ngd_timm.train.loop import train
+from ngd_timm.train.setup import prepare
+
+COUNTS = [9098, 7465, 3454, 4125, 2406, 462, 1019, 527]
+
+
+def underconfident(n: int = 400, factor: float = 0.3) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits whose softmax is right at the temperature `factor`, and targets sampled from it."""
+    generator = torch.Generator().manual_seed(0)
+    right = 2 * torch.randn(n, 8, generator=generator)
+    return right * factor, torch.multinomial(right.softmax(1), 1, generator=generator)[:, 0]
+
+
+def test_the_temperature_has_the_least_negative_log_likelihood() -> None:
+    logits, targets = underconfident()
+    grid = np.geomspace(*TEMPERATURES, 2000)
+    losses = [F.cross_entropy(logits.double() / t, targets).item() for t in grid]
+    temperature = fit_temperature(logits, targets)
+    assert temperature == pytest.approx(grid[int(np.argmin(losses))], rel=0.005)
+    assert temperature == pytest.approx(0.3, rel=0.15)
+    assert fit_temperature(7 * logits.numpy(), targets.numpy()) == pytest.approx(7 * temperature, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("targets", "logits", "temperature"),
+    [
+        ([0, 1, 0, 1], [[3.0, 0.0], [0.0, 3.0]] * 2, TEMPERATURES[0]),  # all predictions right
+        ([1, 1, 1, 1], [[0.0, 3.0], [0.0, 2.0]] * 2, TEMPERATURES[0]),  # one class
+        ([1, 0, 1, 0], [[3.0, 0.0], [0.0, 3.0]] * 2, TEMPERATURES[1]),  # all predictions wrong
+        ([0, 1, 0, 1], [[1.0, 1.0]] * 4, 1.0),  # no prediction at all
+    ],
+)
+def test_images_that_settle_no_temperature_get_a_bounded_one(
+    targets: list[int], logits: list[list[float]], temperature: float
+) -> None:
+    assert fit_temperature(logits, targets) == temperature
+    assert ("don't trust it" in temperature_line(temperature, 4)) == (temperature != 1.0)
+
+
+class Capped(torch.nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).tanh()
+
+
+def capped() -> Any:
+    model = timm.create_model("test_resnet", num_classes=8)
+    assert can_calibrate(model)
+    model.fc = Capped(model.fc.in_features, 8)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: calibrate(m, [[1.0, float("nan")]], [0]), "logits must be finite"),
+        (lambda m: calibrate(m, [[1.0, 0.0]], [2]), "targets lie in 0..1"),
+        (lambda m: calibrate(m, [[1.0, 0.0]], [0, 1]), "logits must be"),
+        (lambda m: calibrate(m, [[1.0]], [0.5]), "logits must be"),
+        (lambda m: calibrate(m, [[1.0, 0.0, 0.0]], [0]), "logits are of 3 classes, the model has 8"),
+        (lambda m: calibrate(m, *underconfident()), "not linear in its classifier"),
+        (lambda m: adjust_logits(m, COUNTS[:7]), "counts are 7, the model has 8 classes"),
+        (lambda m: adjust_logits(m, [*COUNTS[:7], -1]), "from 0"),
+        (lambda m: adjust_logits(m, [*COUNTS[:7], float("nan")]), "one number a class"),
+        (lambda m: adjust_logits(m, COUNTS, -0.1), "tau at least 0"),
+    ],
+)
+def test_what_cannot_be_folded_in_is_refused_and_the_model_is_left_as_it_was(change: Any, message: str) -> None:
+    model = capped()
+    weights = {name: t.clone() for name, t in model.state_dict().items()}
+    with pytest.raises(InputError, match=message):
+        change(model)
+    assert all(torch.equal(t, weights[name]) for name, t in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_byobnet", "levit_128s"])
+@torch.no_grad()
+def test_a_folded_temperature_divides_the_logits_of_any_head_and_is_saved_with_the_student(
+    name: str, tmp_path: Path
+) -> None:
+    model = timm.create_model(name, num_classes=8).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    images = torch.randn(2, *model.pretrained_cfg["input_size"], generator=torch.Generator().manual_seed(0))
+    logits, targets = underconfident()
+    temperature = fit_temperature(logits, targets)
+    before = model(images)
+    torch.testing.assert_close(calibrate(model, logits, targets)(images), before / temperature, rtol=1e-3, atol=1e-4)
+    folder = save_student(model, tmp_path / "student")
+    assert json.loads((folder / "config.json").read_text())["ngd_timm"] == {"temperature": temperature}
+    stock = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    assert torch.equal(stock(images), model(images))
+    opened, _ = open_student(folder)
+    config = (save_student(opened, tmp_path / "again") / "config.json").read_text()
+    assert config == (folder / "config.json").read_text()
+    twice = calibrate(opened, logits / temperature, targets)  # nothing is left to divide
+    assert twice.ngd_timm["temperature"] == pytest.approx(temperature, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_byobnet"])
+def test_adjusted_logits_move_by_tau_times_the_log_prior_and_nothing_else_does(name: str) -> None:
+    model = timm.create_model(name, num_classes=8).eval()
+    images = torch.randn(2, *model.pretrained_cfg["input_size"], generator=torch.Generator().manual_seed(0))
+    before, weights = model(images), {n: t.clone() for n, t in model.state_dict().items()}
+    prior = np.array(COUNTS) / sum(COUNTS)
+    with adjusted(model, logit_shift(COUNTS, 0.3)):
+        within = before - model(images)
+    assert all(torch.equal(t, weights[n]) for n, t in model.state_dict().items())
+    for moved in (within, before - adjust_logits(model, COUNTS, 0.3)(images)):
+        np.testing.assert_allclose(moved.detach(), np.broadcast_to(0.3 * np.log(prior), (2, 8)), atol=1e-5)
+    (changed,) = [n for n, t in model.state_dict().items() if not torch.equal(t, weights[n])]
+    assert changed.endswith("bias")
+
+
+def test_with_tau_one_it_is_the_bayes_prediction_for_balanced_accuracy() -> None:
+    rng = np.random.default_rng(0)
+    prior = np.array([0.9, 0.08, 0.02])
+    target = rng.choice(3, size=20_000, p=prior)
+    seen = rng.normal(target, 1.0)
+    likelihood = -0.5 * (seen[:, None] - np.arange(3)) ** 2  # of each class, up to a constant
+    logits = likelihood + np.log(prior)
+    plain, fair = logits.argmax(1), (logits - logit_shift(prior * 1e6, 1.0).numpy()).argmax(1)
+    assert np.array_equal(fair, likelihood.argmax(1))
+    assert balanced_accuracy_score(target, fair) > balanced_accuracy_score(target, plain) + 0.1
+
+
+def test_a_class_that_training_lacks_counts_as_one_image() -> None:
+    assert logit_shift([0, 1, 8], 1.0).tolist() == pytest.approx(np.log([0.1, 0.1, 0.8]).tolist())
+
+
+def recipe(root: Path, out: Path, student: dict[str, Any] | None = None, **changes: Any) -> Recipe:
+    base: dict[str, Any] = {
+        "name": "tiny",
+        "out": str(out),
+        "student": {"backbone": "test_resnet", "image_size": 32, **(student or {})},
+        "data": {"name": "schematic", "root": str(root), "workers": 0},
+        "loss": {"class_weights": "none"},
+        "optim": {"epochs": 2, "batch_size": 16, "lr": 1e-3},
+    }
+    return Recipe.model_validate(base | changes)
+
+
+@pytest.fixture(scope="module")
+def runs(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """The same run calibrated, as by default; plain; and with logit adjustment."""
+    folder = tmp_path_factory.mktemp("runs")
+    return (
+        train(recipe(faces, folder / "calibrated")),
+        train(recipe(faces, folder / "plain", {"calibrate": False})),
+        train(recipe(faces, folder / "adjusted", {"calibrate": False, "logit_adjustment": 0.7})),
+    )
+
+
+def saved_weights(*runs: Path, student: str = "student") -> list[dict[str, torch.Tensor]]:
+    return [load_file(run / student / "model.safetensors") for run in runs]
+
+
+def different(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> set[str]:
+    return {name for name in first if not torch.equal(first[name], second[name])}
+
+
+def test_a_run_saves_and_scores_its_students_calibrated_and_reports_the_temperature(
+    runs: tuple[Path, Path, Path], faces: Path
+) -> None:
+    calibrated, plain, _ = runs
+    raw = read_predictions(prediction_file(plain, "schematic:valid"))
+    temperature = fit_temperature(raw.logits, raw.target)
+    for student in ("student", "student_best"):
+        config = json.loads((calibrated / student / "config.json").read_text())
+        weights, exact = saved_weights(calibrated, plain, student=student)
+        assert different(weights, exact) == {"fc.weight", "fc.bias"}
+        for name in ("fc.weight", "fc.bias"):
+            torch.testing.assert_close(weights[name] * config["ngd_timm"]["temperature"], exact[name])
+        if student == "student":
+            assert config["ngd_timm"] == {"temperature": temperature}
+    assert "ngd_timm" not in json.loads((plain / "student" / "config.json").read_text())
+    kept = read_predictions(prediction_file(calibrated, "schematic:valid"))
+    torch.testing.assert_close(kept.logits * temperature, raw.logits)
+    entries = [json.loads((run / "metrics.json").read_text())["schematic:valid"] for run in (calibrated, plain)]
+    assert [entry["student_temperature"] for entry in entries] == [temperature, 1.0]
+    assert entries[0]["8way"] == entries[1]["8way"]
+    (scored,) = evaluate(calibrated, [f"schematic={faces}:test"], predictions=True).values()  # and last/ fits student/
+    assert scored["student_temperature"] == temperature
+    assert f"logits divided by {temperature:g}" in write_report(calibrated).read_text(encoding="utf-8")
+    card = student_card(load_run(calibrated), "lab/student")
+    assert f"| temperature scaling | post hoc | T={temperature:g}" in card
+    assert "trained with ngd_timm" not in card  # nothing was distilled
+
+
+def test_a_run_trains_as_without_logit_adjustment_and_saves_and_scores_the_adjusted_student(
+    runs: tuple[Path, Path, Path],
+) -> None:
+    _, plain, moved = runs
+    counts = json.loads((moved / "fingerprint.json").read_text())["data"]["train"]["counts"]
+    shift = logit_shift([counts[name] for name in CLASSES], 0.7)
+    assert shift.std() > 0
+    weights, changed = saved_weights(plain, moved)
+    assert different(weights, changed) == {"fc.bias"}
+    torch.testing.assert_close(weights["fc.bias"] - changed["fc.bias"], shift)
+    logits = [read_predictions(prediction_file(run, "schematic:valid")).logits for run in (plain, moved)]
+    torch.testing.assert_close(logits[0] - logits[1], shift.expand_as(logits[0]), atol=1e-5, rtol=0)
+    assert "| logit adjustment | post hoc | tau=0.7 | A. K. Menon" in student_card(load_run(moved), "lab/student")
+    assert "logit adjustment" not in student_card(load_run(plain), "lab/student")
+    assert "logits less 0.7 × the log prior" in write_report(moved).read_text(encoding="utf-8")
+    assert "Saved with" not in write_report(plain).read_text(encoding="utf-8")
+
+
+def test_a_teacher_teaches_what_it_learned_alone_and_in_an_ensemble(runs: tuple[Path, Path, Path]) -> None:
+    images = torch.randn(4, 1, 32, 32)
+    calibrated, plain, moved = (KDTeacher.open(run, CLASSES, (0.5,), (0.25,))(images) for run in runs)
+    assert (open_student(runs[0])[0](images) - plain).abs().max() > 0.1
+    torch.testing.assert_close(calibrated, plain)
+    torch.testing.assert_close(moved, plain)
+    torch.testing.assert_close(open_teacher(runs, CLASSES, (0.5,), (0.25,))(images), plain)
+    by_model = KDTeacher.open(load_run(runs[0]).student, CLASSES, (0.5,), (0.25,))
+    torch.testing.assert_close(by_model(images), plain)
+
+
+def test_a_run_that_starts_from_a_calibrated_student_starts_from_what_was_learned(
+    runs: tuple[Path, Path, Path], faces: Path, tmp_path: Path
+) -> None:
+    started = prepare(recipe(faces, tmp_path / "run", init=str(runs[0]))).task.trainable_module.student
+    torch.testing.assert_close(started.fc.weight, saved_weights(runs[1])[0]["fc.weight"])
+
+
+def test_after_class_balanced_sampling_the_prior_is_even_and_the_teacher_adds_it_back(
+    faces: Path, tmp_path: Path
+) -> None:
+    rare = tmp_path / "faces"
+    shutil.copytree(faces, rare)
+    table = pq.read_table(rare / "train.parquet")
+    label = np.array(table["label"].to_pylist())
+    pq.write_table(table.filter(pa.array((label != 3) | (np.cumsum(label == 3) == 1))), rare / "train.parquet")
+    moved = train(
+        recipe(
+            rare,
+            tmp_path / "moved",
+            {"calibrate": False, "logit_adjustment": 0.7},
+            data={"name": "schematic", "root": str(rare), "workers": 0, "sampler": "class_aware"},
+            allow_stacked_balancing=True,
+            optim={"epochs": 1, "batch_size": 16},
+        )
+    )
+    images = torch.randn(2, 1, 32, 32)
+    learned, saved = KDTeacher.open(moved, CLASSES, (0.5,), (0.25,))(images), open_student(moved)[0](images)
+    torch.testing.assert_close(saved - learned, torch.full((2, 8), 0.7 * np.log(8).item()))
+
+
+def test_a_classifier_without_one_bias_is_refused_before_anything_is_written(faces: Path, tmp_path: Path) -> None:
+    student = {"backbone": "levit_128s", "image_size": 224, "logit_adjustment": 0.1}
+    with pytest.raises(InputError, match="not one layer with a bias"):
+        train(recipe(faces, tmp_path / "run", student))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("rule", ["votes", "argmax", "majority"])
+def test_whatever_the_label_rule_the_temperature_is_fitted_on_majority_labels(
+    faces: Path, tmp_path: Path, rule: str
+) -> None:
+    for split in ("train", "valid"):
+        table = pq.read_table(faces / f"{split}.parquet", columns=["image"])
+        votes = np.zeros((len(table), 10), int)
+        for row, label in enumerate(np.arange(len(table)) % 8):  # every fourth has no majority
+            counts = (4, 3, 3) if row % 4 == 3 else (8, 2, 0)
+            votes[row, label], votes[row, (label + 1) % 8], votes[row, (label + 2) % 8] = counts
+        for column, name in enumerate((*CLASSES, "unknown", "NF")):
+            table = table.append_column(name, pa.array(votes[:, column]))
+        pq.write_table(table, tmp_path / f"{split}.parquet")
+    data = {"name": "ferplus", "root": str(tmp_path), "workers": 0, "label_rule": rule}
+    setup = prepare(recipe(tmp_path, tmp_path / "run", data=data))
+    assert setup.calibration is not None
+    rows, targets = setup.calibration
+    clear = [row for row in range(16) if row % 4 != 3]
+    assert rows.tolist() == (list(range(12)) if rule == "majority" else clear)
+    assert targets.tolist() == [row % 8 for row in clear]
+
+
+def test_a_student_whose_logits_cannot_be_divided_stays_uncalibrated(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("ngd_timm.train.setup.can_calibrate", lambda model: False)
+    with caplog.at_level(logging.WARNING, "ngd_timm"):
+        assert prepare(recipe(faces, tmp_path / "run")).calibration is None
+    assert "test_resnet: logits not linear in its classifier, so it stays uncalibrated" in caplog.text
+
+
+def test_the_bundled_student_is_v1_at_a_temperature_and_its_folder_is_consistent() -> None:
+    folders = [packaged("hub") / f"student-ferplus-v{version}" for version in (1, 2)]
+    assert shipped_student() == folders[1].name
+    exact, weights = (load_file(folder / "model.safetensors") for folder in folders)
+    assert different(exact, weights) == {"fc.weight", "fc.bias"}
+    temperature = load_student().ngd_timm["temperature"]
+    for name in ("fc.weight", "fc.bias"):
+        torch.testing.assert_close(weights[name].float() * temperature, exact[name].float(), rtol=1e-3, atol=1e-6)
+    assert load_student("student-ferplus-v1").ngd_timm == {}
+    images = torch.randn(4, 1, 64, 64)
+    taught = [KDTeacher.open(folder.name, CLASSES, (0.5,), (0.25,))(images) for folder in folders]
+    torch.testing.assert_close(*taught, rtol=1e-3, atol=5e-3)
+
+    run = load_run(folders[1])
+    assert check_student(run.metrics, run, "metrics.json") == []
+    assert run.metrics["ferplus:test"]["student_temperature"] == temperature
+    assert run.metrics["ferplus:test"]["ece"] <= 3
+    for name, sha256 in run.fingerprint["sha256"].items():
+        assert sha256_file(folders[1] / name) == sha256, name
+    card = (folders[1] / "README.md").read_text(encoding="utf-8")
+    assert student_card(run, f"ngd-timm/{folders[1].name}", plot=True) == card
