@@ -65,7 +65,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def figures(*arguments: Any, **settings: Any) -> dict[str, Any]:
     """What `robustness` finds, without the second that drawing takes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ngd_timm.experiments.robustness.draw_robustness", lambda found, path: None)
+        patch.setattr("ngd_timm.experiments.robustness.write_robustness_plot", lambda found, path: None)
         return robustness(*arguments, **settings)[0]
 
 

@@ -15,7 +15,7 @@ from ngd_timm.core.recipe import LossConfig, Recipe, TeacherRun, load_recipe
 from ngd_timm.evaluate.comparison import compare
 from ngd_timm.models.student import student_files
 from ngd_timm.report import try_page, write_ablation_report
-from ngd_timm.report.figures_ablation import draw_differences
+from ngd_timm.report.plots import write_difference_plot
 from ngd_timm.report.tables import Table, ablation_tables
 from ngd_timm.train.interruption import Stopped
 from ngd_timm.train.loop import resume, train
@@ -323,6 +323,6 @@ def _write(comparison: dict[str, Any], out: Path) -> list[Table]:
     write_text(out / "table.md", "\n\n".join(table.markdown() for table in tables) + "\n")
     write_text(out / "table.tex", "\n\n".join(table.latex() for table in tables) + "\n")
     if len(comparison["recipes"]) > 1:
-        draw_differences(comparison, out / "ablation.png")
+        write_difference_plot(comparison, out / "ablation.png")
     write_ablation_report(out)
     return tables

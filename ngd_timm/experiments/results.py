@@ -503,6 +503,6 @@ def _commands(commands: Mapping[str, str]) -> str:
 
 
 def _hashes(results: Mapping[str, Any]) -> str:
-    lines = [f"- pictures and labels of {name}: `{sha256}`" for name, sha256 in results["data"].items()]
+    lines = [f"- images and labels of {name}: `{sha256}`" for name, sha256 in results["data"].items()]
     lines += [f"- student of {run}: `{sha256}`" for run, sha256 in results["students"].items()]
     return "\n".join(["sha256:", "", *lines])

@@ -24,7 +24,7 @@ from ngd_timm.evaluate.predictions import subject_codes
 from ngd_timm.evaluate.run_log import with_bar
 from ngd_timm.evaluate.student import open_scored
 from ngd_timm.models.ngd_models import TimmModel
-from ngd_timm.report.figures_robustness import draw_robustness
+from ngd_timm.report.plots import write_robustness_plot
 from ngd_timm.report.tables import Table, robustness_tables
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def robustness(
     tables = robustness_tables(found)
     write_json(out / "robustness.json", found)
     write_text(out / "table.md", "\n\n".join(table.markdown() for table in tables) + "\n")
-    draw_robustness(found, out / "robustness.png")
+    write_robustness_plot(found, out / "robustness.png")
     return found, tables
 
 
