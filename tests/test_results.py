@@ -216,9 +216,9 @@ def test_an_earlier_page_lends_its_runs_where_pictures_and_labels_are_the_same(
     (name,) = before["sets"]
     relabelled = {name: {**before["sets"][name], "classes": [*VOTES[:7], "scorn"]}}
     for changed, said in (
-        (("--data", f"ferplus={voted}:test", "--label-rule", "majority"), "no figures on the pictures"),
-        ((*valid, *altered(data={name: "0" * 64})), "no figures on the pictures"),
-        ((*valid, *altered(sets=relabelled)), "no figures on the pictures"),
+        (("--data", f"ferplus={voted}:test", "--label-rule", "majority"), "no scores on the images"),
+        ((*valid, *altered(data={name: "0" * 64})), "no scores on the images"),
+        ((*valid, *altered(sets=relabelled)), "no scores on the images"),
         ((*valid, *altered(beside={"b0_ce": before["beside"]["longer-0"]}, sets={})), "is not whole ('b0_ce')"),
         ((*valid, *altered(students={})), "is not whole ('longer-0')"),
         ((*valid, *altered(tried={"chosen-0": {}})), "is not whole ('command')"),
@@ -270,7 +270,7 @@ def test_two_runs_of_one_name_and_runs_without_figures_are_refused_first(
         score_ablation(ablation, specs * 2)
     shutil.copytree(ablation / "runs" / "b0_ce-0", tmp_path / "empty-0")
     (tmp_path / "empty-0" / "metrics.json").write_text("{}")
-    with pytest.raises(InputError, match=r"metrics\.json holds no figures"):
+    with pytest.raises(InputError, match=r"metrics\.json holds no scores"):
         score_ablation(ablation, specs, tried=[tmp_path / "empty-0"])
     (tmp_path / "ablation.json").write_text("{}")
     with pytest.raises(InputError, match="lacks recipes, seeds"):
