@@ -188,7 +188,7 @@ def test_runs_on_other_data_are_not_mixed_into_a_table(
         assert "\n" not in str(e.value)
         assert not (out / "runs" / "c_va-0").exists(), "nothing is trained for a table that can't be"
 
-    def train_on_fewer(recipe: Recipe) -> Path:
+    def train_on_fewer(recipe: Recipe, *_: Any) -> Path:
         pq.write_table(fewer, own / "train.parquet")
         return train(recipe)
 

@@ -19,7 +19,7 @@ from ngd_timm.report.plots import plot_cosines, plot_plane
 if TYPE_CHECKING:
     from ngd_timm.grid.prototypes import PrototypeGrid
 
-__all__ = ["PROTOCOLS", "clock", "grid_context", "p_text", "pretty_json", "render", "to_png_uri"]
+__all__ = ["PROTOCOLS", "clock", "grid_context", "pretty_json", "render", "to_png_uri"]
 
 PROTOCOLS = {"8way": "all classes", "present": "present classes only"}
 _EEG_SCORES = {"bacc": "high against low, balanced accuracy (bACC)", "ccc": "concordance with the rating (CCC)"}
@@ -43,7 +43,7 @@ def render(template: str, context: Mapping[str, Any], path: Path) -> Path:
         lstrip_blocks=True,
     )
     environment.filters.update(percent="{:.1f}".format, count="{:,}".format, interval=_interval, svg=Markup)
-    environment.filters.update(decimal=decimal, span=span, p=p_text)
+    environment.filters.update(decimal=decimal, span=span, p=_p, clock=clock)
     environment.globals.update(protocols=PROTOCOLS, metric_titles=METRIC_TITLES, eeg_scores=_EEG_SCORES, who=WHO)
     page = environment.get_template(template).render(context)
     size = len(page.encode())
@@ -61,11 +61,6 @@ def clock(seconds: float) -> str:
         ('12 s', '2.5 min')
     """
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
-
-
-def p_text(p: float) -> str:
-    """A p value to three digits."""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def to_png_uri(image: Any) -> str:
@@ -102,3 +97,7 @@ def grid_context(grid: PrototypeGrid, classes: Sequence[str]) -> dict[str, Any]:
 
 def _interval(pair: Sequence[float] | None) -> str:
     return "{:.1f}–{:.1f}".format(*pair) if pair else ""
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"

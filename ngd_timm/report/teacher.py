@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +19,13 @@ from ngd_timm.core.recipe import load_recipe, to_yaml
 from ngd_timm.grid.verdict import (
     METRICS,
     WHO,
-    Test,
     decimal,
     exploratory_tests,
     grid_verdict,
     score_rows,
-    span,
     teacher_verdict,
 )
-from ngd_timm.report.page import clock, grid_context, p_text, pretty_json, render
+from ngd_timm.report.page import grid_context, pretty_json, render
 from ngd_timm.report.plots import plot_forest, plot_scalps, plot_stability
 
 if TYPE_CHECKING:
@@ -76,17 +73,19 @@ def write_teacher_report(run: str | Path) -> Path:
     Raises:
         InputError: A file is missing or can't be read; it is named.
     """
+    from jinja2 import UndefinedError
+
     from ngd_timm.eeg.teacher.consolidate import preview_grid
 
     folder = Path(run)
     teacher = _read(folder)
     try:
         context = _context(teacher)
-    except (KeyError, TypeError) as error:
+        grid = preview_grid(folder, _MIN_SUBJECTS)
+        context["grid"] = None if grid is None else grid_context(grid, CLASSES)
+        return render("teacher.html.j2", context, folder / "report.html")
+    except (KeyError, TypeError, UndefinedError) as error:
         raise InputError(f"{folder}: scores.json or fingerprint.json lacks {error}; fit the teacher again") from None
-    grid = preview_grid(folder, _MIN_SUBJECTS)
-    context["grid"] = None if grid is None else grid_context(grid, CLASSES)
-    return render("teacher.html.j2", context, folder / "report.html")
 
 
 def _read(folder: Path) -> _Teacher:
@@ -117,13 +116,11 @@ def _read(folder: Path) -> _Teacher:
 
 
 def _context(teacher: _Teacher) -> dict[str, Any]:
-    recipe, scores, fingerprint = teacher.recipe, teacher.scores, teacher.fingerprint
-    grids, support = scores["grids"], fingerprint.get("support") or {}
-    own = grids.get(str(_SIZE))
-    exploratory = exploratory_tests(grids, declared=str(_SIZE))
-    about_grid = []
-    if own is not None:
-        about_grid = grid_verdict(_SIZE, own["mantel_centered"]["p"], exploratory, own["stability"]["centered"])
+    recipe, scores, fingerprint = teacher.recipe, teacher.scores, without_paths(teacher.fingerprint)
+    grids, support = scores["grids"], fingerprint.get("support")
+    own, declared = grids.get(str(_SIZE)), str(_SIZE)
+    exploratory = exploratory_tests(grids, declared)
+    about_grid = own and grid_verdict(_SIZE, own["mantel_centered"]["p"], exploratory, own["stability"]["centered"])
     rows = list(score_rows(scores))
     groups = {
         (axis, metric): [row for row in rows if (row["axis"], row["metric"]) == (axis, metric)]
@@ -133,29 +130,21 @@ def _context(teacher: _Teacher) -> dict[str, Any]:
     return {
         "title": f"EEG teacher {recipe.name}, seed {recipe.seed}",
         "simulated": ["the EEG was made up by a program, from a known valence and arousal"] * teacher.simulated,
+        "recipe": recipe,
+        "scores": scores,
+        "fingerprint": fingerprint,
         "dataset": dataset_name(scores["dataset"]),
-        "support": dataset_name(support["dataset"]) if support else None,
-        "folds": recipe.data.folds,
+        "support": support and dataset_name(support["dataset"]),
         "about_teacher": teacher_verdict(scores),
         "about_grid": about_grid,
-        "n": scores["n"],
-        "protocol": scores["protocol"],
         "groups": groups,
         "forests": {metric: _forest(metric, groups) for metric in METRICS},
-        "by_number": "trial_number" in scores,
-        "sizes": [_size_row(size, entry, exploratory) for size, entry in grids.items()],
-        "exploratory": len(exploratory),
-        "declared": _SIZE if own is not None else None,
-        "not_scored": scores.get("grids_not_scored", {}),
-        "splits": max((entry["stability"]["splits"] for entry in grids.values()), default=0),
-        "permutations": recipe.scores.permutations,
+        "exploratory": exploratory,
+        "declared": _SIZE if own else None,
         "stability": plot_stability("stability", _stability_alt(grids), grids) if grids else None,
         "slopes": _slopes(teacher),
         "slopes_hidden": [axis for axis in _AXES if axis not in teacher.slope_axes],
         "patterns": _patterns(teacher),
-        "facts": _facts(teacher),
-        "notes": _spelled(fingerprint["notes"]),
-        "support_notes": _spelled(support.get("notes", {})),
         "recipe_text": to_yaml(without_folders(recipe)),
         "fingerprint_text": pretty_json(fingerprint),
     }
@@ -170,24 +159,6 @@ def _forest(metric: str, groups: Mapping[tuple[str, str], Sequence[Mapping[str, 
         for name, row in by_name.items()
     ]
     return plot_forest(f"forest-{metric}", f"Scores with intervals. {'; '.join(parts)}.", scores, METRICS[metric])
-
-
-def _size_row(size: str, entry: Mapping[str, Any], exploratory: Mapping[Test, float]) -> dict[str, Any]:
-    plain, centered = entry["stability"]["cosine"], entry["stability"]["centered"]
-
-    def p(test: str, raw: float) -> str:
-        corrected = exploratory.get((size, test))
-        return f"p {p_text(raw)}, {'declared' if corrected is None else f'Holm {p_text(corrected)}'}"
-
-    return {
-        "size": f"{size}\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}{size}",
-        "filled": f"{entry['filled']} of {entry['cells']}",
-        "mean_cosine": decimal(entry["mean_cosine"]),
-        "plain": (decimal(plain["value"]), span(plain["ci95"])),
-        "centered": (decimal(centered["value"]), span(centered["ci95"])),
-        "chance": f"chance {decimal(centered['chance'])}, {p('stability', centered['p'])}",
-        **{key: (decimal(entry[key]["r"]), p(key, entry[key]["p"])) for key in ("mantel", "mantel_centered")},
-    }
 
 
 def _stability_alt(grids: Mapping[str, Any]) -> str:
@@ -245,30 +216,3 @@ def _telling_cells(subjects: np.ndarray) -> list[int]:
     if rest:
         cells.append(min(rest, key=lambda cell: (distance[_SIZE**2 // 2, cell], -subjects[cell])))
     return cells
-
-
-def _facts(teacher: _Teacher) -> dict[str, str]:
-    recipe, fingerprint, scores = teacher.recipe, teacher.fingerprint, teacher.scores
-    support, agreement, seconds = fingerprint.get("support"), scores["frame_agreement"][1:], scores["seconds"]
-    n, pixels, channels = scores["n"], recipe.teacher.image_size, fingerprint["channels"]
-    facts = {
-        "Recordings": f"{without_paths(fingerprint['dataset'])}: {n['subjects']} people, {n['trials']:,} rated trials, "
-        f"{n['windows']:,} windows",
-        "Unlabelled support": support
-        and f"{without_paths(support['dataset'])}: {support['subjects']} people, {support['windows']:,} windows, "
-        "without their ratings",
-        "Folds": f"{recipe.data.folds}, by person: nobody is in training and test at once",
-        "Bands": ", ".join(fingerprint["bands"]),
-        "Electrodes": f"{len(channels)}: {', '.join(channels)}",
-        "Network": f"{recipe.teacher.backbone} on {pixels} × {pixels} px maps of the scalp, one for each band; "
-        f"features of {recipe.teacher.embedding_dim} numbers",
-        "Folds' networks agree": agreement
-        and f"{decimal(min(agreement))} to {decimal(max(agreement))}: cosine on training data they share, turned into "
-        "one frame",
-        "Time": f"{clock(seconds['total'])} in all, {clock(statistics.fmean(seconds['fold']))} a fold",
-    }
-    return {name: fact for name, fact in facts.items() if fact}
-
-
-def _spelled(notes: Mapping[str, Any]) -> dict[str, str]:
-    return {key.replace("_", " "): str(without_paths(value)) for key, value in notes.items()}
