@@ -82,17 +82,17 @@ def _load(arguments: Sequence[str]) -> dict[str, Recipe]:
     names = [a for a in arguments if "=" not in a]
     if not names:
         raise InputError("an ablation needs recipes, for example: ngd ablate b0_ce b1_kd data.root=FOLDER --out DIR")
-    stems = [_stem(name) for name in names]
+    stems = [Path(name).stem if Path(name).suffix in (".yaml", ".yml") else Path(name).name for name in names]
     shared: list[str] = []
     own: dict[str, list[str]] = {stem: [] for stem in stems}
     for override in (a for a in arguments if "=" in a):
-        key, equals, value = override.partition("=")
+        key, _, value = override.partition("=")
         stem, colon, key = key.rpartition(":")
         if colon and stem not in own:
             raise choices(f"recipe in '{override}'", stem, stems)
         if key in ("name", "out"):
             raise InputError(f"'{override}': an ablation names its runs itself, as DIR/runs/<recipe>-<seed>")
-        (own[stem] if colon else shared).append(key + equals + value)
+        (own[stem] if colon else shared).append(f"{key}={value}")
     recipes: dict[str, Recipe] = {}
     for name, stem in zip(names, stems, strict=True):
         recipe = load_recipe(Recipe, name, [*shared, *own[stem]])
@@ -101,10 +101,6 @@ def _load(arguments: Sequence[str]) -> dict[str, Recipe]:
             raise InputError(f"the recipe name '{recipe.name}' {taken}; give every recipe a name of its own")
         recipes[recipe.name] = recipe
     return recipes
-
-
-def _stem(name: str) -> str:
-    return Path(name).stem if Path(name).suffix in (".yaml", ".yml") else Path(name).name
 
 
 def _refuse_unpaired(recipes: Mapping[str, Recipe]) -> None:

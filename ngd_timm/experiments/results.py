@@ -28,6 +28,8 @@ from ngd_timm.evaluate.student import face_batches
 from ngd_timm.experiments.ablation import WARM_START
 from ngd_timm.grid.verdict import difference_verdict
 from ngd_timm.models.student import run_folder
+from ngd_timm.report.page import fill
+from ngd_timm.report.run import TERMS
 from ngd_timm.report.tables import Table, ablation_tables, with_interval
 
 __all__ = ["PAPER", "PAPER_BEST", "check_out", "results_markdown", "score_ablation", "teacher_terms", "write_results"]
@@ -44,7 +46,6 @@ PAPER_BEST = ("Full (T=1)", (83.66, 65.39, 61.32))
 """The paper's best row on that set, which no recipe here stands for."""
 
 _KIND = "ngd results"
-_TERMS = {"ce": "cross-entropy", "kd": "logit KD", "proto_kd": "Proto-KD", "d_geo": "D-Geo"}
 _KEPT = ("recipes", "seeds", "warm_start", "runs", "training")
 _PAPERS_SET = "ferplus:valid"
 # by question the differences that answer it: what is compared, recipe a minus recipe b
@@ -189,12 +190,7 @@ def results_command(
 def teacher_terms(recipes: Iterable[Recipe]) -> dict[str, list[str] | None]:
     """The logit teachers of recipes, each with the terms of the loss that it was itself trained with.
 
-    Args:
-        recipes: As the runs have them, so that a teacher is a run, a student or a Hub id.
-
-    Returns:
-        A teacher without its folders → "ce", "kd", "proto_kd", "d_geo", those it had; None where no recipe.yaml of
-        it is at hand.
+    None where no recipe.yaml of the teacher is at hand.
 
     Example:
         >>> teacher_terms([load_recipe(Recipe, "b1_kd", ["teacher=student-ferplus-v1"])])
@@ -221,11 +217,7 @@ def _terms_of(student: str) -> list[str] | None:
 
 
 def check_out(out: str | Path) -> None:
-    """Refuse a place for the page before hours of scoring rather than after.
-
-    Raises:
-        InputError: Not a `.md`, no place to write to, or beside it a JSON file of that name which no earlier page left.
-    """
+    """Refuse a place for the page before hours of scoring: no `.md`, not writable, or its `.json` is no page's."""
     out = Path(out)
     if out.suffix != ".md" or out.is_dir():
         raise InputError(f"{out} is no place for a page; give a file that ends in .md")
@@ -259,24 +251,46 @@ def _compact(value: Any) -> Any:
 def results_markdown(results: Mapping[str, Any]) -> str:
     """The page of what `score_ablation` returned, or of its JSON read back."""
     _, _, rule = next(iter(results["sets"])).partition(", ")
-    terms = [_terms(results, name) for name in results["sets"] if name.endswith(f", {rule}")]
-    parts = ["# Results", _commands(results["commands"]), *_teachers(results["teachers"]), *terms]
-    for name, found in results["sets"].items():
-        *tables, _ = ablation_tables({**results, "sets": {name: found}})
-        if name.partition(",")[0] == _PAPERS_SET and tuple(found["classes"]) == CLASSES:
-            tables = [*_paper_table(results["recipes"], found), *tables]
-        if found["beside"]:
-            tables.append(_beside_table(found["beside"]))
-        parts += [f"## {name}", *(table.markdown() for table in tables)]
-    parts += ["## Training", ablation_tables({**results, "sets": {}})[-1].markdown()]
-    if results["beside"]:
-        parts.append("\n".join(f"- {run}: `{notes['command']}`" for run, notes in results["beside"].items()))
-    kept = [run for runs in (results["beside"], results["tried"]) for run in runs if runs[run].get("earlier")]
-    if kept:
-        parts.append(f"Kept from an earlier page: {', '.join(dict.fromkeys(kept))}.")
-    if results["tried"]:
-        parts += ["## Settings tried", _tried_table(results["tried"]).markdown()]
-    return "\n\n".join([*parts, "## Hashes", _hashes(results)]) + "\n"
+    teachers = {name: terms and [TERMS[t] for t in terms] for name, terms in results["teachers"].items()}
+    notes = (results["beside"], results["tried"])
+    return fill(
+        "results.md.j2",
+        {
+            **results,
+            "teachers": teachers,
+            "inherited": [
+                t for t in (TERMS["proto_kd"], TERMS["d_geo"]) if any(t in (x or ()) for x in teachers.values())
+            ],
+            "summaries": [_summary(name, results) for name in results["sets"] if name.endswith(f", {rule}")],
+            "tables": {name: _tables(name, results) for name in results["sets"]},
+            "training": ablation_tables({**results, "sets": {}})[-1],
+            "kept": list(dict.fromkeys(run for runs in notes for run in runs if runs[run].get("earlier"))),
+            "settings": _tried_table(results["tried"]) if results["tried"] else None,
+        },
+    )
+
+
+def _summary(name: str, results: Mapping[str, Any]) -> dict[str, Any]:
+    """What each term adds, whether EEG does, and whether other settings of Proto-KD do, by rule, on one set."""
+    found = results["sets"][name]
+    differences = {(d["a"], d["b"]): d["8way"] for d in found["differences"]}
+    verdicts = {
+        question: [
+            difference_verdict(f"{what} ({a} − {b})", differences[a, b], METRIC_TITLES)
+            for what, a, b in pairs
+            if (a, b) in differences
+        ]
+        for question, pairs in _QUESTIONS.items()
+    }
+    return {"set": name, "protocol": protocol_name("8way", found), "verdicts": verdicts}
+
+
+def _tables(name: str, results: Mapping[str, Any]) -> list[Table]:
+    found = results["sets"][name]
+    *tables, _ = ablation_tables({**results, "sets": {name: found}})
+    if name.partition(",")[0] == _PAPERS_SET and tuple(found["classes"]) == CLASSES:
+        tables = [*_paper_table(results["recipes"], found), *tables]
+    return [*tables, *([_beside_table(found["beside"])] if found["beside"] else [])]
 
 
 def _predictions(
@@ -383,45 +397,6 @@ def _run_notes(run: Run) -> dict[str, Any]:
     }
 
 
-def _terms(results: Mapping[str, Any], name: str) -> str:
-    """What each term adds, whether EEG does, and whether other settings of Proto-KD do, by rule, on one set."""
-    found = results["sets"][name]
-    differences = {(d["a"], d["b"]): d["8way"] for d in found["differences"]}
-    lines = [f"What each term adds ({name}, {protocol_name('8way', found)}; paired, see the intervals below):", ""]
-    for question, pairs in _QUESTIONS.items():
-        verdicts = [
-            f"- {difference_verdict(f'{what} ({a} − {b})', differences[a, b], METRIC_TITLES)}"
-            for what, a, b in pairs
-            if (a, b) in differences
-        ]
-        lines += ["", question, ""] * bool(question and verdicts) + verdicts
-    return "\n".join(lines)
-
-
-def _teachers(teachers: Mapping[str, Sequence[str] | None]) -> list[str]:
-    """What the logit teachers were themselves trained with, and what that means for the rows of logit KD alone."""
-    if not teachers:
-        return []
-    described = [
-        f"{name} (trained with {_listed([_TERMS[t] for t in terms]) if terms else 'terms that are not known here'})"
-        for name, terms in teachers.items()
-    ]
-    sentences = [f"Logit KD was taught by {_listed(described)}."]
-    inherited = [_TERMS[t] for t in ("proto_kd", "d_geo") if any(t in (terms or ()) for terms in teachers.values())]
-    if inherited:
-        terms = _listed(inherited)
-        sentences.append(
-            f"So rows of logit KD without {terms} are taught by a student of {terms} too: differences to them are what "
-            "a term adds beside such a teacher."
-        )
-    return [" ".join(sentences)]
-
-
-def _listed(words: Sequence[str]) -> str:
-    """`a, b and c`."""
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-
-
 def _paper_table(recipes: Sequence[str], found: Mapping[str, Any]) -> list[Table]:
     """The paper's scores beside those here; nothing where no recipe is one of the paper's."""
     rows = []
@@ -466,13 +441,3 @@ def _tried_table(tried: Mapping[str, Any]) -> Table:
 def _ablate_command(rows: Mapping[str, Sequence[Run]], comparison: Mapping[str, Any]) -> str:
     start = rows[WARM_START][0].recipe.optim.epochs if comparison["warm_start"] else None
     return ablate_command([rows[name][0].recipe for name in comparison["recipes"]], len(comparison["seeds"]), start)
-
-
-def _commands(commands: Mapping[str, str]) -> str:
-    return "\n".join(["The runs of the table, and this page:", "", *(f"    {line}" for line in commands.values())])
-
-
-def _hashes(results: Mapping[str, Any]) -> str:
-    lines = [f"- images and labels of {name}: `{sha256}`" for name, sha256 in results["data"].items()]
-    lines += [f"- student of {run}: `{sha256}`" for run, sha256 in results["students"].items()]
-    return "\n".join(["sha256:", "", *lines])

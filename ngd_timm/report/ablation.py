@@ -23,13 +23,7 @@ _SIDES = {1: " (above 0)", -1: " (below 0)", 0: ""}
 
 
 def write_ablation_report(folder: str | Path) -> Path:
-    """Write `report.html` into an ablation's folder.
-
-    Args:
-        folder: With the ablation.json that `ngd ablate` wrote, and its runs in `runs/`.
-
-    Returns:
-        The path of the page: one file under 3 MB that opens without a network; it links to the runs' own reports.
+    """Write `report.html` into the folder of an ablation; it links to the runs' own pages.
 
     Raises:
         InputError: A file is missing or can't be read; it is named.

@@ -18,13 +18,7 @@ __all__ = ["write_demo_report"]
 
 
 def write_demo_report(folder: str | Path) -> Path:
-    """Write `report.html` into the demo's folder.
-
-    Args:
-        folder: What `ngd demo` filled: teacher/, grid.safetensors, faces/, baseline/ and run/.
-
-    Returns:
-        The path of the page.
+    """Write `report.html` into the folder that `ngd demo` filled.
 
     Raises:
         InputError: A file is missing or can't be read; it is named.

@@ -19,7 +19,7 @@ from ngd_timm.report.plots import plot_cosines, plot_plane
 if TYPE_CHECKING:
     from ngd_timm.grid.prototypes import PrototypeGrid
 
-__all__ = ["PROTOCOLS", "clock", "grid_context", "pretty_json", "render", "to_png_uri"]
+__all__ = ["PROTOCOLS", "clock", "fill", "grid_context", "pretty_json", "render", "to_png_uri"]
 
 PROTOCOLS = {"8way": "all classes", "present": "present classes only"}
 _EEG_SCORES = {"bacc": "high against low, balanced accuracy (bACC)", "ccc": "concordance with the rating (CCC)"}
@@ -27,30 +27,35 @@ _MAX_BYTES = 3_000_000
 
 
 def render(template: str, context: Mapping[str, Any], path: Path) -> Path:
-    """Write a template's page, atomically; text can't become markup, and an unknown name in the template is an error.
+    """Write a template's page, atomically; see `fill`.
 
     Raises:
         InputError: The page would be larger than 3 MB.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(
-        loader=PackageLoader("ngd_timm.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(percent="{:.1f}".format, count="{:,}".format, interval=_interval, svg=Markup)
-    environment.filters.update(decimal=decimal, span=span, p=_p, clock=clock)
-    environment.globals.update(protocols=PROTOCOLS, metric_titles=METRIC_TITLES, eeg_scores=_EEG_SCORES, who=WHO)
-    page = environment.get_template(template).render(context)
+    page = fill(template, context)
     size = len(page.encode())
     if size > _MAX_BYTES:
         raise InputError(f"the report would be {size:,} bytes, more than {_MAX_BYTES:,}; show fewer mistakes")
     write_text(path, page)
     return path
+
+
+def fill(template: str, context: Mapping[str, Any]) -> str:
+    """A template's text: in HTML no value can become markup, and a name that the context lacks is an error."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("ngd_timm.report"),
+        autoescape=lambda name: not str(name).endswith(".md.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(percent="{:.1f}".format, count="{:,}".format, interval=_interval, svg=Markup)
+    environment.filters.update(decimal=decimal, span=span, p=_p, clock=clock, listed=_listed)
+    environment.globals.update(protocols=PROTOCOLS, metric_titles=METRIC_TITLES, eeg_scores=_EEG_SCORES, who=WHO)
+    return environment.get_template(template).render(context)
 
 
 def clock(seconds: float) -> str:
@@ -101,3 +106,8 @@ def _interval(pair: Sequence[float] | None) -> str:
 
 def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _listed(words: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

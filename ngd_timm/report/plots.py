@@ -7,7 +7,7 @@ can't see the plot. It returns an `<svg>` element, the same bytes for the same i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,11 +78,7 @@ def plot_shares(name: str, alt: str, epochs: Sequence[float], shares: Mapping[st
     """A stacked bar per epoch: the percentage of the gradient that comes from each term; NaN counts as none."""
 
     def draw(axes: Axes) -> None:
-        floor = np.zeros(len(epochs))
-        for (label, values), (color, _) in zip(shares.items(), _styles(len(shares)), strict=True):
-            height = np.nan_to_num(np.asarray(values, dtype=np.float64))
-            axes.bar(epochs, height, bottom=floor, color=color, width=0.86, label=label)
-            floor = floor + height
+        _stack(axes.bar, epochs, shares, width=0.86)
         axes.set_ylim(0, 100.5)
         _finish_epochs(axes, epochs, "percent of the gradient", len(shares))
 
@@ -102,9 +98,7 @@ def plot_plane(name: str, alt: str, grid: PrototypeGrid, classes: Sequence[str])
             axes.fill(*corners, facecolor=ACCENT, alpha=0.5 * count / most, linewidth=0)
             label = f"{count:,}" + (f" ({subjects[cell]})" if count and len(subjects) == len(counts) else "")
             axes.text(x + 0.03, y + side - 0.03, label, fontsize=7, color=INK, ha="left", va="top")
-        for edge in np.linspace(-1, 1, grid.size + 1):
-            axes.axhline(edge, color=RULE, linewidth=0.8)
-            axes.axvline(edge, color=RULE, linewidth=0.8)
+        _cell_lines(axes, np.linspace(-1, 1, grid.size + 1), RULE)
         for (x, y), label in _anchor_labels(classes).items():
             inside = x < 0.5
             # above its dot, unless the counts at the cells' upper edges are there
@@ -133,9 +127,7 @@ def plot_cosines(name: str, alt: str, grid: PrototypeGrid) -> str:
 
     def draw(axes: Axes) -> None:
         image = axes.imshow(np.clip(rows @ rows.T, -1, 1), vmin=-1, vmax=1, cmap="RdBu_r", interpolation="none")
-        for edge in range(1, grid.size):
-            axes.axhline(edge * grid.size - 0.5, color="white", linewidth=0.8)
-            axes.axvline(edge * grid.size - 0.5, color="white", linewidth=0.8)
+        _cell_lines(axes, np.arange(1, grid.size) * grid.size - 0.5, "white")
         middle = [(i + 0.5) * grid.size - 0.5 for i in range(grid.size)]
         labels = [f"{v:+.1f}" for v in _centers(grid)]
         axes.set_xticks(middle, labels)
@@ -237,11 +229,8 @@ def plot_recipe_shares(name: str, alt: str, shares: Mapping[str, Mapping[str, fl
     """A stacked bar per recipe: the percentage of the gradient that comes from each term."""
 
     def draw(axes: Axes) -> None:
-        left = np.zeros(len(shares))
-        for (term, label), (color, _) in zip(terms.items(), STYLES, strict=False):
-            width = np.array([by_term.get(term, 0.0) for by_term in shares.values()])
-            axes.barh(range(len(shares)), width, left=left, color=color, height=0.7, label=label)
-            left = left + width
+        by_term = {label: [of.get(term, 0.0) for of in shares.values()] for term, label in terms.items()}
+        _stack(axes.barh, range(len(shares)), by_term, height=0.7)
         _label_rows(axes, list(shares))
         axes.set(xlim=(0, 100.2), xlabel="percent of the gradient")
         _legend(axes, len(terms), right=True)
@@ -346,13 +335,8 @@ def plot_scalps(
 ) -> str:
     """Rows of maps of the scalp seen from above, nose up, on one diverging scale that is symmetric about 0.
 
-    Args:
-        name: See the module.
-        alt: See the module.
-        rows: Title to (B, H, W) maps; row 0 of a map is the back of the head, as `TopomapOperator` gives it.
-        columns: B names.
-        dots: (C, 2) electrodes in radii of a map, from its middle: x to the right ear, y to the nose.
-        unit: Label of the colour bar.
+    `rows` are titles to (B, H, W) maps as `TopomapOperator` gives them, row 0 the back of the head; `columns` B names;
+    `dots` (C, 2) electrodes in radii of a map from its middle, x to the right ear, y to the nose.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -406,6 +390,16 @@ def _draw_differences(axes: Axes, differences: Sequence[Mapping[str, Any]], prot
     _rule(axes, "x")
 
 
+def _stack(bar: Callable[..., Any], places: Sequence[float], parts: Mapping[str, Sequence[float]], **size: Any) -> None:
+    """Bars by label on top of each other, or, with `barh`, beside each other."""
+    start = np.zeros(len(places))
+    for (label, values), (color, _) in zip(parts.items(), _styles(len(parts)), strict=True):
+        lengths = np.nan_to_num(np.asarray(values, dtype=np.float64))
+        begin = {"left" if "height" in size else "bottom": start}
+        bar(places, lengths, color=color, label=label, **begin, **size)
+        start = start + lengths
+
+
 def _label_rows(axes: Axes, labels: Sequence[str]) -> None:
     """Names of rows, from top to bottom."""
     axes.set_yticks(range(len(labels)), labels)
@@ -451,6 +445,12 @@ def _finish_epochs(axes: Axes, epochs: Sequence[float], ylabel: str, entries: in
     axes.set(xlabel="epoch", ylabel=ylabel)
     _rule(axes, "y")
     _legend(axes, min(entries, 4))
+
+
+def _cell_lines(axes: Axes, edges: np.ndarray, color: str) -> None:
+    for edge in edges:
+        axes.axhline(edge, color=color, linewidth=0.8)
+        axes.axvline(edge, color=color, linewidth=0.8)
 
 
 def _styles(n: int) -> list[tuple[str, str]]:

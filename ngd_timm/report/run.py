@@ -31,13 +31,8 @@ def write_report(run: str | Path, mistakes: int = 0) -> Path:
     """Write `report.html` into a finished run directory.
 
     Args:
-        run: A run directory with recipe.yaml, fingerprint.json, summary.csv and metrics.json, grid.safetensors where
-            the recipe has a grid, and predictions/ where the run kept them (older runs did not).
-        mistakes: Show so many of each set's most confident wrong predictions as thumbnails. The page then holds faces
-            and is not for publishing; it says so itself.
-
-    Returns:
-        The path of the page: one file under 3 MB that opens without a network.
+        run: A run directory; parts that need predictions/ are left out where it has none.
+        mistakes: How many of each set's most confident wrong predictions are shown; the page then holds faces.
 
     Raises:
         InputError: A file is missing or can't be read; it is named. Or mistakes are to be shown, and the images are no

@@ -31,16 +31,10 @@ def set_context(
     sigma: float = 0.4,
     name: str = "set",
 ) -> dict[str, Any]:
-    """What the templates show of one entry of metrics.json.
+    """What the templates show of an entry of metrics.json, `key` being its `<name>:<split>`.
 
-    Args:
-        key: Of the entry, `<name>:<split>`.
-        entry: As `fer_metrics` makes it.
-        classes: The run's.
-        predictions: On that set; without them there are no intervals of a class and no map of the embeddings.
-        grid: The run's grid, in whose space the embeddings lie.
-        sigma: Width of a class's place on that grid, as in the run's loss.
-        name: Prefix of the element ids, unique on a page.
+    Without predictions there are no intervals of a class and no map of the embeddings; `grid` and `sigma` are those of
+    the run's loss; `name` is the prefix of the element ids, unique on a page.
 
     Raises:
         InputError: The entry lacks something; it is named.
@@ -87,16 +81,8 @@ def class_intervals(
 ) -> list[dict[str, list[float]] | None]:
     """95 % percentile intervals of each class's precision, recall and F1, by bootstrap over images or over subjects.
 
-    Args:
-        target: (N,) true class indices.
-        predicted: (N,) predicted class indices.
-        size: C, the number of classes.
-        subjects: (N,) who is on each image: subjects are then resampled instead of images.
-        resamples: Bootstrap resamples.
-        seed: Of the bootstrap.
-
-    Returns:
-        For each class `precision`, `recall` and `f1` as [low, high] in percent; None for a class without images.
+    `target` and `predicted` are (N,) indices of `size` classes, `subjects` (N,) who is on each image. Returns [low,
+    high] in percent by class and score, None for a class without images.
 
     Example:
         >>> class_intervals(np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1]), size=3)[1:]

@@ -8,14 +8,7 @@ from typing import Any
 
 from ngd_timm.evaluate.metrics import METRIC_NAMES, METRICS, protocol_name, scoring_name, shown_protocols
 
-__all__ = [
-    "FORMATS",
-    "Table",
-    "ablation_tables",
-    "robustness_tables",
-    "score_table",
-    "with_interval",
-]
+__all__ = ["FORMATS", "Table", "ablation_tables", "robustness_tables", "score_table", "with_interval"]
 
 FORMATS = ("text", "markdown", "latex", "json")
 _LATEX = str.maketrans(
@@ -78,10 +71,8 @@ class Table:
 def score_table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
     """A row a student; accuracy, macro-F1 and balanced accuracy of each data set in both protocols, with intervals.
 
-    Where a set has every class, both protocols are one, and it is shown once.
-
-    Args:
-        results: Row name → metrics.json's form (`evaluate`'s return value).
+    Where a set has every class, both protocols are one, and it is shown once. `results` are entries of metrics.json,
+    by set, by student.
 
     Example:
         >>> from ngd_timm.evaluate.metrics import fer_metrics
@@ -119,11 +110,7 @@ def score_table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table
 
 
 def ablation_tables(comparison: Mapping[str, Any]) -> list[Table]:
-    """Means and paired differences of each data set and protocol, then the gradient shares in training.
-
-    Args:
-        comparison: Of `evaluate.comparison.compare`.
-    """
+    """Of `compare`'s result the means and paired differences by set and protocol, then gradient shares in training."""
     seeds = comparison["seeds"]
     run = f"{len(seeds)} seed{'s' * (len(seeds) > 1)} ({', '.join(map(str, seeds))})"
     names = tuple(METRIC_NAMES[m] for m in METRICS)
@@ -146,11 +133,7 @@ def ablation_tables(comparison: Mapping[str, Any]) -> list[Table]:
 
 
 def robustness_tables(results: Mapping[str, Any]) -> list[Table]:
-    """A row a corruption, its severities averaged: each recipe's accuracy and macro-F1, then differences to the first.
-
-    Args:
-        results: Of `experiments.robustness.robustness`.
-    """
+    """A row a corruption, its severities averaged: each recipe's scores, then the differences to the first."""
     data, settings, metrics = results["data"], results["settings"], ("acc", "macro_f1")
     unit = settings["bootstrap"]["unit"]
     corruptions = [*settings["corruptions"], "mean", "clean"]

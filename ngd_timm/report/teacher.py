@@ -61,14 +61,7 @@ class _Teacher:
 
 
 def write_teacher_report(run: str | Path) -> Path:
-    """Write `report.html` into a teacher's run directory.
-
-    Args:
-        run: A directory with recipe.yaml, fingerprint.json, scores.json, embeddings.safetensors and cells.safetensors.
-
-    Returns:
-        The path of the page: one file under 3 MB that opens without a network, and that holds averages over subjects
-        only, no subject's row and no path of a disk.
+    """Write `report.html` into a teacher's run directory; it shows averages over subjects only, and no path of a disk.
 
     Raises:
         InputError: A file is missing or can't be read; it is named.
