@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,8 +38,12 @@ logger = logging.getLogger("ngd_timm.experiments")
 _BATCH, _LARGE_BATCH = 256, 32  # images at once: small ones of one size as `ngd evaluate` takes them; others
 
 _OF_A_RUN = {"seed", "out", "init", "teacher", "kd_cache", "device"}  # keys in which seeds of a recipe may differ
-
-T = TypeVar("T")
+_REMEDIES = {
+    "classes": "compare students of the same classes",
+    "label_rule": "give --label-rule",
+    "drop_duplicates": "give --keep-duplicates",
+    "eval_flip": "give --flip or --no-flip",
+}
 
 
 class _Version(NamedTuple):
@@ -61,6 +65,14 @@ class _Student:
     @property
     def seed(self) -> int | None:
         return self.recipe.seed if self.recipe is not None and self.is_seed else None
+
+    @property
+    def scoring(self) -> dict[str, Any]:
+        """How its run is evaluated; a bare student has the defaults."""
+        data = self.recipe.data if self.recipe else DataConfig()
+        flip = self.recipe is not None and self.recipe.eval_flip
+        rules = {"label_rule": data.label_rule, "drop_duplicates": data.drop_duplicates, "eval_flip": flip}
+        return {"classes": self.classes, **rules}
 
 
 def robustness(
@@ -87,14 +99,12 @@ def robustness(
         spec: `name=root[:split]`; without a split all rows count.
         out: Folder for robustness.json, table.md and robustness.png; earlier ones are replaced.
         severities: Which of 1 to 5.
-        label_rule: Instead of the runs'.
-        drop_duplicates: Instead of the runs'.
-        flip: Average with the mirror image; instead of as the runs.
-        amp: Precision of the students' arithmetic, as a recipe's `optim.amp`. "off" is float32, with which clean
-            scores are those of `ngd evaluate`; bf16 is about twice as fast where the processor has it.
+        label_rule: Instead of the runs', as are `drop_duplicates` and `flip`.
+        drop_duplicates: Leave copies of training images out.
+        flip: Average with the mirror image.
+        amp: Precision, as a recipe's `optim.amp`; with "off" clean scores are those of `ngd evaluate`.
         seed: Of the corruptions, and of the bootstrap.
-        resamples: Of the bootstrap over images (over subjects where the set names them); a resample is the same for
-            all corruptions, severities and students.
+        resamples: Of the bootstrap over images (over subjects where the set names them), the same for all students.
 
     Returns:
         What robustness.json holds (percent over all classes), and the tables of table.md.
@@ -117,15 +127,10 @@ def robustness(
     name, root, split, key = parse_spec(spec)
     students = [_open(source) for source in sources]
     recipes = _grouped(students)
-    classes = _shared("classes", students, [s.classes for s in students], "compare students of the same classes")
-    data = [s.recipe.data if s.recipe else DataConfig() for s in students]
-    label_rule = label_rule or _shared("label_rule", students, [d.label_rule for d in data], "give --label-rule")
-    if drop_duplicates is None:
-        dropped = [d.drop_duplicates for d in data]
-        drop_duplicates = _shared("drop_duplicates", students, dropped, "give --keep-duplicates")
-    if flip is None:
-        flips = [bool(s.recipe and s.recipe.eval_flip) for s in students]
-        flip = _shared("eval_flip", students, flips, "give --flip or --no-flip")
+    classes = _shared(students, "classes")
+    label_rule = label_rule or _shared(students, "label_rule")
+    drop_duplicates = _shared(students, "drop_duplicates") if drop_duplicates is None else drop_duplicates
+    flip = _shared(students, "eval_flip") if flip is None else flip
     dataset, report = load_split(
         name, root, split or "all", label_rule=label_rule, drop_duplicates=drop_duplicates, classes=classes
     )
@@ -222,16 +227,16 @@ def _refuse_other_runs(name: str, students: Sequence[_Student]) -> None:
             )
 
 
-def _shared(what: str, students: Sequence[_Student], values: Sequence[T], remedy: str) -> T:
-    """The value that all students have in common."""
-    for student, value in zip(students, values, strict=True):
-        if value != values[0]:
-            shown = [", ".join(v) if isinstance(v, tuple) else str(v) for v in (values[0], value)]
+def _shared(students: Sequence[_Student], key: str) -> Any:
+    """The setting that all students have in common."""
+    first, *others = (student.scoring[key] for student in students)
+    for student, value in zip(students[1:], others, strict=True):
+        if value != first:
+            shown = " and ".join(", ".join(v) if isinstance(v, tuple) else str(v) for v in (first, value))
             raise InputError(
-                f"{students[0].shown} and {student.shown} can't be compared: {what} is {shown[0]} and {shown[1]}; "
-                f"{remedy}"
+                f"{students[0].shown} and {student.shown} can't be compared: {key} is {shown}; {_REMEDIES[key]}"
             )
-    return values[0]
+    return first
 
 
 @torch.inference_mode()
