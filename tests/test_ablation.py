@@ -18,6 +18,7 @@ import pytest
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.recipe import Recipe, load_recipe, to_yaml
 from ngd_timm.experiments.ablation import ablate
+from ngd_timm.report import try_page
 from ngd_timm.train.interruption import Stopped
 from ngd_timm.train.loop import train
 
@@ -42,7 +43,10 @@ def settings(faces: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def whole(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "ablation"
-    ablate([*RECIPES, *settings(faces)], 2, out)
+    with pytest.MonkeyPatch.context() as patch:  # one run's page is enough
+        one = "b1_kd-1"
+        patch.setattr("ngd_timm.experiments.ablation.try_page", lambda run: try_page(run) if run.name == one else None)
+        ablate([*RECIPES, *settings(faces)], 2, out)
     return out
 
 
@@ -86,6 +90,7 @@ def test_the_tables_name_every_recipe_difference_share_lambda_and_time(whole: Pa
         if line.endswith(r"\\"):
             assert line.count(" & ") in (3, 7)
     assert (whole / "ablation.png").read_bytes().startswith(b"\x89PNG")
+    assert 'href="runs/b1_kd-1/report.html"' in (whole / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_teacher_is_the_same_seeds_run(whole: Path) -> None:
@@ -102,8 +107,13 @@ def test_a_run_of_an_ablation_is_the_run_that_train_makes_alone(whole: Path, fac
 
 
 def test_stopped_and_run_again_it_repeats_nothing_that_is_done_and_ends_in_the_same_scores(
-    whole: Path, faces: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    whole: Path,
+    faces: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("ngd_timm.experiments.ablation.try_page", lambda run: None)
     caplog.set_level("INFO", logger="ngd_timm.experiments")
     arguments, runs = [*RECIPES, *settings(faces)], tmp_path / "runs"
     # what a kill leaves of a run without a fingerprint is begun again
@@ -172,6 +182,7 @@ def test_a_finished_run_whose_teacher_changed_is_refused(whole: Path, faces: Pat
 def test_runs_on_other_data_are_not_mixed_into_a_table(
     faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("ngd_timm.experiments.ablation.try_page", lambda run: None)
     own, out = tmp_path / "faces", tmp_path / "out"
     shutil.copytree(faces, own)
     arguments = ["b0_ce", *settings(own), "optim.epochs=1"]

@@ -14,7 +14,7 @@ from ngd_timm.experiments.demo import DemoSizes, run_demo
 from ngd_timm.grid.prototypes import PrototypeGrid
 
 TINY = DemoSizes(
-    subjects=6, trials=8, windows=2, teacher_epochs=1, permutations=20, train=192, valid=32, test=32, epochs=2
+    subjects=6, trials=8, windows=2, teacher_epochs=1, permutations=20, train=96, valid=16, test=32, epochs=1
 )
 
 

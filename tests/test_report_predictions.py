@@ -73,7 +73,10 @@ def test_a_trained_runs_page_has_every_part_and_is_the_same_twice(run: Path) -> 
     assert write_report(run).read_text(encoding="utf-8") == html
 
 
-def test_a_page_of_3000_images_with_an_absent_class_shows_both_matrices_and_stays_small(copy: Path) -> None:
+def test_a_page_of_3000_images_with_an_absent_class_shows_both_matrices_and_stays_small(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ngd_timm.report.sets.embedding_map", lambda rows: rows[:, :2])  # t-SNE takes seconds
     predictions = predicted(2948, PrototypeGrid.default().dim, absent=7)
     write_predictions(prediction_file(copy, "schematic:valid"), predictions)
     write_json(copy / "metrics.json", {"schematic:valid": predictions.entry()})

@@ -57,7 +57,9 @@ def voted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ablation(voted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("results") / "ablation"
-    ablate(["b0_ce", "b1_kd", *SETTINGS, f"data.root={voted}"], 2, out, warm_start=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ngd_timm.experiments.ablation.try_page", lambda run: None)
+        ablate(["b0_ce", "b1_kd", *SETTINGS, f"data.root={voted}"], 2, out, warm_start=1)
     return out
 
 
