@@ -212,7 +212,7 @@ def test_an_earlier_pages_runs_are_kept_where_images_and_labels_are_the_same(
 
     (name,) = before["sets"]
     relabelled = {name: {**before["sets"][name], "classes": [*VOTES[:7], "scorn"]}}
-    for changed, said in (
+    for changed, message in (
         (("--data", f"ferplus={voted}:test", "--label-rule", "majority"), "no scores on the images"),
         ((*valid, *altered(data={name: "0" * 64})), "no scores on the images"),
         ((*valid, *altered(sets=relabelled)), "no scores on the images"),
@@ -223,13 +223,13 @@ def test_an_earlier_pages_runs_are_kept_where_images_and_labels_are_the_same(
         ((*valid, "--earlier", str(ablation / "ablation.json")), "not the JSON of a page"),
     ):
         done = ngd("results", str(ablation), *earlier, *changed, "--out", str(tmp_path / "other.md"))
-        assert (done.returncode, done.stderr.splitlines()[-1].count("ngd: ")) == (2, 1), said
-        assert said in done.stderr
+        assert (done.returncode, done.stderr.splitlines()[-1].count("ngd: ")) == (2, 1), message
+        assert message in done.stderr
     assert not list(tmp_path.glob("other*"))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("--label-rule", "mode"), "label rule 'mode'"),
         (("--out", "page.html"), "ends in .md"),
@@ -237,13 +237,13 @@ def test_an_earlier_pages_runs_are_kept_where_images_and_labels_are_the_same(
     ],
 )
 def test_what_cannot_be_scored_is_one_line_and_writes_nothing(
-    arguments: tuple[str, str], said: str, ablation: Path, voted: Path, tmp_path: Path, ngd: Any
+    arguments: tuple[str, str], message: str, ablation: Path, voted: Path, tmp_path: Path, ngd: Any
 ) -> None:
     page = tmp_path / "RESULTS.md"
     out = [] if "--out" in arguments else ["--out", str(page)]
     done = ngd("results", str(ablation), "--data", f"ferplus={voted}:valid", *out, *arguments)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert said in done.stderr
+    assert message in done.stderr
     assert not list(tmp_path.iterdir())
 
 

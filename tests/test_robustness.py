@@ -116,9 +116,12 @@ def test_runs_of_one_recipe_are_its_seeds_in_order_and_a_bare_student_stands_for
     assert results["recipes"]["one"]["clean"]["acc"]["per_seed"] == [clean[2], clean[0]]
     seen = results["students"][0]["corrupted"]
     assert list(seen) == list(CORRUPTIONS)
-    assert [list(of) for of in seen.values()] == [["2", "4"]] * 15
+    assert [list(levels) for levels in seen.values()] == [["2", "4"]] * 15
     fog, every = results["recipes"]["bare"]["fog"]["acc"], results["recipes"]["bare"]["mean"]["acc"]
-    own = {name: np.mean([of[s]["acc"] for s in of]) for name, of in results["students"][4]["corrupted"].items()}
+    own = {
+        name: np.mean([levels[s]["acc"] for s in levels])
+        for name, levels in results["students"][4]["corrupted"].items()
+    }
     assert fog["mean"] == pytest.approx(own["fog"])
     assert every["mean"] == pytest.approx(np.mean(list(own.values())))
     assert fog["ci95"][0] <= fog["mean"] <= fog["ci95"][1]
@@ -228,9 +231,9 @@ def test_resamples_agree_with_the_paired_difference_of_two_recipes_and_with_a_lo
     draw = np.random.default_rng(5).multinomial(400, np.full(400, 1 / 400), size=3)
     _, redrawn = figures_of_sets(predictions, target, 8, resamples=3, seed=5)
     for resample, times in enumerate(draw):
-        drawn = np.repeat(np.arange(400), times)
+        sample = np.repeat(np.arange(400), times)
         for version in range(3):
-            truth, predicted = target[drawn], predictions[version, 1, drawn]
+            truth, predicted = target[sample], predictions[version, 1, sample]
             f1 = f1_score(truth, predicted, labels=range(8), average="macro", zero_division=0)
             assert redrawn["macro_f1"][version, 1, resample] == pytest.approx(100 * f1)
 
@@ -306,9 +309,9 @@ def test_wrong_input_is_one_line_and_exit_code_two_and_writes_nothing(
     for name in ("fear", "anger"):
         (places["tiny"] / name).mkdir(parents=True)
         draw_face(name).resize((6, 9)).save(places["tiny"] / name / "face.png")
-    given = [a.format(**places) for a in arguments]
-    given += [] if "--data" in given else ["--data", f"schematic={faces}:test"]
-    done = ngd("robustness", *given, *([] if "--out" in given else ["--out", "out"]))
+    options = [a.format(**places) for a in arguments]
+    options += [] if "--data" in options else ["--data", f"schematic={faces}:test"]
+    done = ngd("robustness", *options, *([] if "--out" in options else ["--out", "out"]))
     assert done.returncode == 2
     lines = done.stderr.splitlines()
     assert [line for line in lines if line.startswith("ngd: ")] == lines[-1:]

@@ -197,13 +197,13 @@ def _folder(out: Path, name: str, seed: int) -> Path:
     return out / "runs" / f"{name}-{seed}"
 
 
-def _place(run: Recipe) -> Path:
+def _run_folder(run: Recipe) -> Path:
     return Path(str(run.out))
 
 
 def _refuse_another_run(run: Recipe) -> None:
     """A folder of that name may hold the planned run, whole or in part, or nothing."""
-    folder = _place(run)
+    folder = _run_folder(run)
     file = folder / "recipe.yaml"
     if not file.is_file():
         strange = [n for n in ("fingerprint.json", "metrics.json") if (folder / n).is_file()]
@@ -244,7 +244,7 @@ def _trained_data(runs: Sequence[Recipe]) -> dict[bool, dict[str, str]]:
     """What the table's data hash to, if it has runs already, which all have to be on these; by `data.streaming`."""
     known: dict[bool, dict[str, str]] = {}
     for run in runs:
-        if (_place(run) / "fingerprint.json").is_file():
+        if (_run_folder(run) / "fingerprint.json").is_file():
             if run.data.streaming not in known:
                 known[run.data.streaming] = data_hashes(run)
             _refuse_other_data(run, known)
@@ -253,7 +253,7 @@ def _trained_data(runs: Sequence[Recipe]) -> dict[bool, dict[str, str]]:
 
 def _refuse_other_data(run: Recipe, known: dict[bool, dict[str, str]]) -> None:
     """A difference between runs on other images, labels, valence or arousal would not be one of their recipes."""
-    file = _place(run) / "fingerprint.json"
+    file = _run_folder(run) / "fingerprint.json"
     try:
         trained = {split: str(report["sha256"]) for split, report in read_json(file)["data"].items()}
         _ = trained["train"], trained["valid"]
@@ -262,14 +262,14 @@ def _refuse_other_data(run: Recipe, known: dict[bool, dict[str, str]]) -> None:
     for split, sha256 in known.setdefault(run.data.streaming, trained).items():
         if trained[split] != sha256:
             raise InputError(
-                f"{_place(run)} was trained on other {split} data (sha256 {trained[split][:12]}…) than "
+                f"{_run_folder(run)} was trained on other {split} data (sha256 {trained[split][:12]}…) than "
                 f"{run.data.root} holds for this table ({sha256[:12]}…); bring those back, remove the runs on "
                 "others, or choose another --out"
             )
 
 
 def _finish(run: Recipe, title: str) -> None:
-    folder = _place(run)
+    folder = _run_folder(run)
     if (folder / "metrics.json").is_file():
         _refuse_other_sources(run)
         logger.info(f"{title}: done before")
@@ -289,9 +289,9 @@ def _finish(run: Recipe, title: str) -> None:
 
 def _refuse_other_sources(run: Recipe) -> None:
     """A finished run is no longer the planned one where its teacher, start or grid has changed since."""
-    file = _place(run) / "fingerprint.json"
+    file = _run_folder(run) / "fingerprint.json"
     if not file.is_file():
-        raise InputError(f"{_place(run)} has scores but no {file.name}; remove that run, then it is trained again")
+        raise InputError(f"{_run_folder(run)} has scores but no {file.name}; remove that run, then it is trained again")
     fingerprint, grid = read_json(file), open_grid(run)
     for key, name, now in (
         ("teacher", "teacher", teacher_hash(run)),
@@ -300,7 +300,7 @@ def _refuse_other_sources(run: Recipe) -> None:
         ("grid", "grid", None if grid is None else grid.sha256),
     ):
         if fingerprint.get(key) != now:
-            raise InputError(f"{_place(run)} was trained with another {name} than is there now; remove that run")
+            raise InputError(f"{_run_folder(run)} was trained with another {name} than is there now; remove that run")
 
 
 def _write(comparison: dict[str, Any], out: Path) -> list[Table]:

@@ -337,8 +337,8 @@ def _compare(
     differences: list[dict[str, Any]] = [{"a": name, "b": first, **{row: {} for row in rows}} for name in others]
     for row, places in rows.items():
         for m in METRICS:
-            per_seed = {name: scores[m][places][:, of].mean(axis=0) for name, of in recipes.items()}
-            resampled = {name: redrawn[m][places][:, of].mean(axis=(0, 1)) for name, of in recipes.items()}
+            per_seed = {name: scores[m][places][:, own].mean(axis=0) for name, own in recipes.items()}
+            resampled = {name: redrawn[m][places][:, own].mean(axis=(0, 1)) for name, own in recipes.items()}
             for name in recipes:
                 means[name][row][m] = summary(per_seed[name], resampled[name])
             for difference in differences:

@@ -229,7 +229,7 @@ def plot_recipe_shares(name: str, alt: str, shares: Mapping[str, Mapping[str, fl
     """A stacked bar per recipe: the percentage of the gradient that comes from each term."""
 
     def draw(axes: Axes) -> None:
-        by_term = {label: [of.get(term, 0.0) for of in shares.values()] for term, label in terms.items()}
+        by_term = {label: [share.get(term, 0.0) for share in shares.values()] for term, label in terms.items()}
         _stack(axes.barh, range(len(shares)), by_term, height=0.7)
         _label_rows(axes, list(shares))
         axes.set(xlim=(0, 100.2), xlabel="percent of the gradient")
