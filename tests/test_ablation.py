@@ -1,13 +1,11 @@
-"""A table out of recipes and seeds: what it says, what is not trained twice, what is refused."""
+"""An ablation: its table, what is not trained twice, what is refused."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.recipe import Recipe, load_recipe
+from ngd_timm.core.recipe import Recipe, load_recipe, to_yaml
 from ngd_timm.experiments.ablation import ablate
+from ngd_timm.report import try_page
+from ngd_timm.train.interruption import Stopped
 from ngd_timm.train.loop import train
 
 # the reference is taught by a recipe that is named after it
@@ -43,7 +43,10 @@ def settings(faces: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def whole(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "ablation"
-    ablate([*RECIPES, *settings(faces)], 2, out)
+    with pytest.MonkeyPatch.context() as patch:  # one run's page is enough
+        one = "b1_kd-1"
+        patch.setattr("ngd_timm.experiments.ablation.try_page", lambda run: try_page(run) if run.name == one else None)
+        ablate([*RECIPES, *settings(faces)], 2, out)
     return out
 
 
@@ -57,17 +60,17 @@ def entries(out: Path, recipe: str) -> list[dict[str, Any]]:
     return [json.loads(file.read_text())["schematic:valid"] for file in files]
 
 
-def test_rows_are_means_of_the_runs_figures_and_differences_are_paired_by_seed(whole: Path) -> None:
+def test_rows_are_means_of_the_runs_scores_and_differences_are_paired_by_seed(whole: Path) -> None:
     on = found(whole)["sets"]["schematic:valid"]
     for protocol in ("8way", "present"):
         for metric in ("acc", "macro_f1", "bacc"):
-            figures = {r: [e[protocol][metric] for e in entries(whole, r)] for r in RECIPES}
+            scores = {r: [e[protocol][metric] for e in entries(whole, r)] for r in RECIPES}
             for recipe in RECIPES:
                 row = on["recipes"][recipe][protocol][metric]
-                assert row["per_seed"] == pytest.approx(figures[recipe])
-                assert row["mean"] == pytest.approx(np.mean(figures[recipe]))
+                assert row["per_seed"] == pytest.approx(scores[recipe])
+                assert row["mean"] == pytest.approx(np.mean(scores[recipe]))
             for difference in on["differences"]:
-                a, b = figures[difference["a"]], figures[difference["b"]]
+                a, b = scores[difference["a"]], scores[difference["b"]]
                 assert difference[protocol][metric]["per_seed"] == pytest.approx(np.subtract(a, b))
     assert [(d["a"], d["b"]) for d in on["differences"]] == [("b0_ce", "b1_kd"), ("b3_share", "b1_kd")]
 
@@ -87,6 +90,7 @@ def test_the_tables_name_every_recipe_difference_share_lambda_and_time(whole: Pa
         if line.endswith(r"\\"):
             assert line.count(" & ") in (3, 7)
     assert (whole / "ablation.png").read_bytes().startswith(b"\x89PNG")
+    assert 'href="runs/b1_kd-1/report.html"' in (whole / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_teacher_is_the_same_seeds_run(whole: Path) -> None:
@@ -102,47 +106,59 @@ def test_a_run_of_an_ablation_is_the_run_that_train_makes_alone(whole: Path, fac
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
-def test_killed_and_run_again_it_repeats_nothing_that_is_done_and_ends_in_the_same_table(
-    whole: Path, faces: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_stopped_and_run_again_it_repeats_nothing_that_is_done_and_ends_in_the_same_scores(
+    whole: Path,
+    faces: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    out = tmp_path / "ablation"
-    arguments = [*RECIPES, *settings(faces)]
-    command = [sys.executable, "-m", "ngd_timm.cli", "ablate", *arguments, "--seeds", "2", "--out", str(out)]
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    # killed inside the second run: one is done, one begun
-    deadline = time.monotonic() + 300
-    while not (out / "runs" / "b1_kd-0" / "last" / "state.pt").is_file():
-        assert process.poll() is None, "it ended before it was killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    done = [file.parent for file in out.glob("runs/*/metrics.json")]
-    assert 1 <= len(done) < 6
-    before = {file: file.stat().st_mtime_ns for run in done for file in run.rglob("*") if file.is_file()}
+    monkeypatch.setattr("ngd_timm.experiments.ablation.try_page", lambda run: None)
     caplog.set_level("INFO", logger="ngd_timm.experiments")
-    ablate(arguments, 2, out)
+    arguments, runs = [*RECIPES, *settings(faces)], tmp_path / "runs"
+    # what a kill leaves of a run without a fingerprint is begun again
+    (runs / "b0_ce-0").mkdir(parents=True)
+    recipe = load_recipe(Recipe, "b0_ce", [*settings(faces), f"out={runs / 'b0_ce-0'}"])
+    (runs / "b0_ce-0" / "recipe.yaml").write_text(to_yaml(recipe))
+    (runs / "b0_ce-0" / ".fingerprint.json.x1.json").write_text("{")
+
+    def stop_in_the_second_run() -> None:
+        while not (runs / "b1_kd-0" / "last").exists():
+            time.sleep(0.01)
+        signal.raise_signal(signal.SIGINT)
+
+    threading.Thread(target=stop_in_the_second_run, daemon=True).start()
+    with pytest.raises((KeyboardInterrupt, Stopped)):
+        ablate(arguments, 1, tmp_path)
+    done = [file.parent for file in runs.glob("*/metrics.json")]
+    assert 1 <= len(done) < 3
+    before = {file: file.stat().st_mtime_ns for run in done for file in run.rglob("*") if file.is_file()}
+    caplog.clear()
+    ablate(arguments, 1, tmp_path)
     assert {file: file.stat().st_mtime_ns for file in before} == before
     lines = [r.getMessage() for r in caplog.records if r.name == "ngd_timm.experiments"]
-    assert [line.split(": ")[0] for line in lines] == [
-        f"[{i + 3 * seed + 1}/6] {name}, seed {seed}"
-        for seed in (0, 1)
-        for i, name in enumerate(("b0_ce", *RECIPES[::2]))
-    ]
+    order = ("b0_ce", "b1_kd", "b3_share")
+    assert [line.split(": ")[0] for line in lines] == [f"[{i}/3] {name}, seed 0" for i, name in enumerate(order, 1)]
     assert sum(line.endswith("done before") for line in lines) == len(done)
-    assert found(out)["sets"] == found(whole)["sets"]
+    for name in RECIPES:
+        metrics = [(out / "runs" / f"{name}-0" / "metrics.json").read_bytes() for out in (tmp_path, whole)]
+        assert metrics[0] == metrics[1]
+    for mean in found(tmp_path)["sets"]["schematic:valid"]["recipes"].values():
+        assert mean["8way"]["acc"]["seed_ci95"] is None, "one seed has no interval over seeds"
 
 
-def test_what_is_finished_gives_its_table_again_without_training(
-    whole: Path, faces: Path, monkeypatch: pytest.MonkeyPatch
+def test_finished_runs_give_their_table_again_without_training(
+    whole: Path, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ngd_timm.experiments.ablation.train", None)
     monkeypatch.setattr("ngd_timm.experiments.ablation.resume", None)
     before = found(whole)
     ablate([*RECIPES, *settings(faces)], 2, whole)
     assert found(whole) == before
+    shutil.copytree(whole / "runs", tmp_path / "runs")
+    ablate(["b0_ce", *settings(faces)], 1, tmp_path)
+    assert found(tmp_path)["recipes"] == ["b0_ce"]
+    assert not (tmp_path / "ablation.png").exists(), "one recipe has no differences"
 
 
 def test_another_setting_in_the_same_folder_is_refused_in_one_line(whole: Path, faces: Path) -> None:
@@ -153,7 +169,7 @@ def test_another_setting_in_the_same_folder_is_refused_in_one_line(whole: Path, 
         ablate([*RECIPES, *settings(faces), "optim.lr=1e-3"], 2, whole)
 
 
-def test_a_finished_run_whose_teacher_was_made_anew_is_refused(whole: Path, faces: Path, tmp_path: Path) -> None:
+def test_a_finished_run_whose_teacher_changed_is_refused(whole: Path, faces: Path, tmp_path: Path) -> None:
     shutil.copytree(whole / "runs", tmp_path / "ablation" / "runs")
     teacher = tmp_path / "ablation" / "runs" / "b0_ce-0"
     shutil.copyfile(
@@ -166,12 +182,13 @@ def test_a_finished_run_whose_teacher_was_made_anew_is_refused(whole: Path, face
 def test_runs_on_other_data_are_not_mixed_into_a_table(
     faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("ngd_timm.experiments.ablation.try_page", lambda run: None)
     own, out = tmp_path / "faces", tmp_path / "out"
     shutil.copytree(faces, own)
-    arguments = ["b0_ce", "c_va", *settings(own), "optim.epochs=1", "c_va:loss.kd=0", "c_va:teacher=null"]
+    arguments = ["b0_ce", *settings(own), "optim.epochs=1"]
     ablate(arguments, 1, out)
+    arguments += ["c_va", "c_va:loss.kd=0", "c_va:teacher=null"]
     before = (out / "ablation.json").read_bytes()
-    shutil.rmtree(out / "runs" / "c_va-0")
     whole = pq.read_table(own / "train.parquet")
     mirrored = pa.array([-v for v in whole["valence"].to_pylist()], pa.float32())
     fewer = whole.slice(1)
@@ -182,27 +199,15 @@ def test_runs_on_other_data_are_not_mixed_into_a_table(
         assert "\n" not in str(e.value)
         assert not (out / "runs" / "c_va-0").exists(), "nothing is trained for a table that can't be"
 
-    def replaced(recipe: Recipe, *_: Any) -> Path:
+    def train_on_fewer(recipe: Recipe, *_: Any) -> Path:
         pq.write_table(fewer, own / "train.parquet")
         return train(recipe)
 
     pq.write_table(whole, own / "train.parquet")
-    monkeypatch.setattr("ngd_timm.experiments.ablation.train", replaced)
+    monkeypatch.setattr("ngd_timm.experiments.ablation.train", train_on_fewer)
     with pytest.raises(InputError, match=r"c_va-0 was trained on other train data"):
         ablate(arguments, 1, out)
     assert (out / "ablation.json").read_bytes() == before
-
-
-def test_a_warm_start_is_one_run_a_seed_from_which_every_recipe_starts(faces: Path, tmp_path: Path) -> None:
-    arguments = ["b0_ce", "c_va", *settings(faces), "optim.epochs=1", f"eval={{schematic: '{faces}:test'}}"]
-    tables = ablate(arguments, 1, tmp_path, warm_start=1)
-    assert sorted(run.name for run in (tmp_path / "runs").iterdir()) == ["b0_ce-0", "c_va-0", "warm_start-0"]
-    for name in ("b0_ce", "c_va"):
-        recipe = load_recipe(Recipe, tmp_path / "runs" / f"{name}-0" / "recipe.yaml")
-        assert recipe.init == str(tmp_path / "runs" / "warm_start-0")
-    assert list(found(tmp_path)["sets"]) == ["schematic:valid", "schematic:test"]
-    assert "warm_start" in tables[0].markdown()
-    assert found(tmp_path)["sets"]["schematic:test"]["recipes"]["b0_ce"]["8way"]["acc"]["seed_ci95"] is None
 
 
 @pytest.mark.parametrize(
@@ -241,16 +246,3 @@ def test_recipes_of_different_students_cannot_share_a_warm_start(tmp_path: Path)
         ablate(["b0_ce", "b1_kd", "b1_kd:student.backbone=resnet34"], 1, tmp_path / "out", warm_start=1)
     with pytest.raises(InputError, match="leave that or --warm-start out"):
         ablate(["b0_ce", "init=hf-hub:user/student"], 1, tmp_path / "out", warm_start=1)
-
-
-def test_a_folder_that_a_kill_left_without_a_fingerprint_is_begun_again(faces: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "runs" / "b0_ce-0"
-    folder.mkdir(parents=True)
-    recipe = load_recipe(Recipe, "b0_ce", [*settings(faces), "optim.epochs=1", f"out={folder}"])
-    from ngd_timm.core.recipe import to_yaml
-
-    (folder / "recipe.yaml").write_text(to_yaml(recipe))
-    (folder / ".fingerprint.json.x1.json").write_text("{")
-    ablate(["b0_ce", *settings(faces), "optim.epochs=1"], 1, tmp_path)
-    assert (folder / "metrics.json").is_file()
-    assert not (tmp_path / "ablation.png").exists(), "one recipe has no differences"

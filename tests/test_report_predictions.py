@@ -1,4 +1,4 @@
-"""The parts of a run's report that need its predictions, and the thumbnails that only come on request."""
+"""The parts of a run's page that need its predictions, and the thumbnails that only come on request."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ from ngd_timm.evaluate.metrics import fer_metrics
 from ngd_timm.evaluate.predictions import Predictions, prediction_file, read_predictions, write_predictions
 from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.report import write_report
-from ngd_timm.report.predictions import class_intervals, embedding_map, stratified
+from ngd_timm.report.sets import class_intervals, embedding_map, stratified
 from ngd_timm.train.loop import train
 
 
 @pytest.fixture(scope="module")
 def run(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained run whose predictions are made so good that there is something to see."""
     out = tmp_path_factory.mktemp("runs") / "run"
     train(
         Recipe.model_validate(
@@ -44,7 +43,7 @@ def run(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def answered(n: int, dim: int, absent: int | None = None) -> Predictions:
+def predicted(n: int, dim: int, absent: int | None = None) -> Predictions:
     rng = np.random.default_rng(0)
     target = rng.choice(8, n, p=[0.37, 0.27, 0.13, 0.11, 0.09, 0.01, 0.015, 0.005])
     target[target == absent] = 0
@@ -59,25 +58,28 @@ def answered(n: int, dim: int, absent: int | None = None) -> Predictions:
     )
 
 
-def put(run: Path, predictions: Predictions) -> None:
-    write_predictions(prediction_file(run, "schematic:valid"), predictions)
-    write_json(run / "metrics.json", {"schematic:valid": predictions.entry()})
+@pytest.fixture
+def copy(run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run, tmp_path / "run"))
 
 
-def test_a_trained_runs_report_has_every_part(run: Path) -> None:
+def test_a_trained_runs_page_has_every_part_and_is_the_same_twice(run: Path) -> None:
     html = write_report(run).read_text(encoding="utf-8")
-    for words in ("F1 of each class", "Is it as sure as it is right?", "Which pictures look alike to it"):
+    for words in ("F1 of each class", "Is it as sure as it is right?", "Which images look alike to it"):
         assert words in html
     assert "places on the EEG grid" in html
     assert "This page holds faces" not in html
-    assert "No predictions of single pictures" not in html
+    assert "No predictions of single images" not in html
+    assert write_report(run).read_text(encoding="utf-8") == html
 
 
-def test_a_page_of_3000_pictures_with_an_absent_class_shows_both_matrices_and_stays_small(
-    run: Path, tmp_path: Path
+def test_a_page_of_3000_images_with_an_absent_class_shows_both_matrices_and_stays_small(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copy = Path(shutil.copytree(run, tmp_path / "run"))
-    put(copy, answered(2948, PrototypeGrid.default().dim, absent=7))
+    monkeypatch.setattr("ngd_timm.report.sets.embedding_map", lambda rows: rows[:, :2])  # t-SNE takes seconds
+    predictions = predicted(2948, PrototypeGrid.default().dim, absent=7)
+    write_predictions(prediction_file(copy, "schematic:valid"), predictions)
+    write_json(copy / "metrics.json", {"schematic:valid": predictions.entry()})
     html = write_report(copy).read_text(encoding="utf-8")
     assert len(html.encode()) < 1_000_000
     assert "What is taken for what, all classes allowed" in html
@@ -85,50 +87,42 @@ def test_a_page_of_3000_pictures_with_an_absent_class_shows_both_matrices_and_st
     assert "1,500 of 2,948" in html
 
 
-def test_a_run_without_predictions_says_what_is_left_out(run: Path, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(run, tmp_path / "run"))
+def test_a_run_without_predictions_names_what_is_left_out(copy: Path) -> None:
     shutil.rmtree(copy / "predictions")
     html = write_report(copy).read_text(encoding="utf-8")
-    assert "No predictions of single pictures are kept for schematic:valid" in html
-    assert "Which pictures look alike to it" not in html
+    assert "No predictions of single images are kept for schematic:valid" in html
+    assert "Which images look alike to it" not in html
     with pytest.raises(InputError, match="keeps no predictions"):
         write_report(copy, mistakes=3)
 
 
-def test_predictions_of_another_evaluation_are_refused(run: Path, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(run, tmp_path / "run"))
-    write_predictions(prediction_file(copy, "schematic:valid"), answered(20, 64))
-    with pytest.raises(InputError, match="20 pictures"):
-        write_report(copy)
-
-
-def test_mistakes_are_shown_on_request_the_surest_first_and_the_page_says_that_it_holds_faces(
-    run: Path, tmp_path: Path
-) -> None:
-    copy = Path(shutil.copytree(run, tmp_path / "run"))
+def test_mistakes_are_shown_on_request_the_most_confident_first_on_a_page_that_says_it_holds_faces(copy: Path) -> None:
     found = read_predictions(prediction_file(copy, "schematic:valid"))
     html = write_report(copy, mistakes=4).read_text(encoding="utf-8")
     assert "This page holds faces" in html
     assert html.count('alt="a face labelled') == 4
     wrong = found.logits.argmax(1) != found.target
     surest = found.logits.softmax(1).max(1).values[wrong].sort(descending=True).values[:4]
-    shown = [int(s) for s in re.findall(r"said \w+ \((\d+) %\)", html)]
+    shown = [int(s) for s in re.findall(r"predicted \w+ \((\d+) %\)", html)]
     assert shown == [round(100 * float(s)) for s in surest]
     write_predictions(prediction_file(copy, "schematic:valid"), replace(found, data_sha256="1" * 64))
     with pytest.raises(InputError, match="are not those that the run was scored on"):
         write_report(copy, mistakes=4)
+    write_predictions(prediction_file(copy, "schematic:valid"), predicted(20, 64))
+    with pytest.raises(InputError, match=r"about 20 (pictures|images)"):
+        write_report(copy)
 
 
-def test_intervals_of_a_class_hold_sklearns_figures_and_narrow_with_more_pictures() -> None:
+def test_intervals_of_a_class_hold_scikit_learns_scores_and_narrow_with_more_images() -> None:
     rng = np.random.default_rng(1)
     widths = []
     for n in (200, 5000):
         target = rng.choice(3, n, p=[0.6, 0.3, 0.1])
-        said = np.where(rng.random(n) < 0.7, target, rng.integers(0, 3, n))
-        found = class_intervals(target, said, 4)
+        guess = np.where(rng.random(n) < 0.7, target, rng.integers(0, 3, n))
+        found = class_intervals(target, guess, 4)
         assert found[3] is None
         for name, score in (("precision", precision_score), ("recall", recall_score), ("f1", f1_score)):
-            for c, value in enumerate(score(target, said, average=None, labels=[0, 1, 2])):
+            for c, value in enumerate(score(target, guess, average=None, labels=[0, 1, 2])):
                 interval = found[c]
                 assert interval is not None
                 assert interval[name][0] <= 100 * value <= interval[name][1]
@@ -136,35 +130,35 @@ def test_intervals_of_a_class_hold_sklearns_figures_and_narrow_with_more_picture
     assert widths[1] < widths[0] / 3
 
 
-def test_intervals_over_people_are_wider_where_a_persons_pictures_go_together() -> None:
+def test_intervals_over_subjects_are_wider_where_a_subjects_images_go_together() -> None:
     rng = np.random.default_rng(2)
     subject = np.repeat(np.arange(20), 50)
     target = rng.integers(0, 2, 1000)
-    said = np.where(np.repeat(rng.random(20) < 0.7, 50), target, 1 - target)  # right or wrong as a person
-    one, many = (class_intervals(target, said, 2, s)[0] for s in (None, subject))
+    guess = np.where(np.repeat(rng.random(20) < 0.7, 50), target, 1 - target)  # right or wrong as a subject
+    one, many = (class_intervals(target, guess, 2, s)[0] for s in (None, subject))
     assert one is not None
     assert many is not None
     assert many["recall"][1] - many["recall"][0] > 3 * (one["recall"][1] - one["recall"][0])
 
 
-def test_a_class_is_resampled_as_the_headline_figures_are() -> None:
+def test_a_class_is_resampled_as_the_headline_scores_are() -> None:
     rng = np.random.default_rng(4)
-    # of pictures of one class the recall is the accuracy
-    target, said, subject = np.zeros(300, dtype=np.int64), rng.integers(0, 3, 300), rng.integers(0, 12, 300)
-    for people in (None, subject):
-        (first, *_) = class_intervals(target, said, 8, people)
+    # with images of one class only, recall is accuracy
+    target, guess, subject = np.zeros(300, dtype=np.int64), rng.integers(0, 3, 300), rng.integers(0, 12, 300)
+    for subjects in (None, subject):
+        (first, *_) = class_intervals(target, guess, 8, subjects)
         assert first is not None
-        figures = fer_metrics(np.eye(8)[said], target, subjects=people)
-        assert first["recall"] == pytest.approx(figures["ci95"]["8way"]["acc"])
+        scores = fer_metrics(np.eye(8)[guess], target, subjects=subjects)
+        assert first["recall"] == pytest.approx(scores["ci95"]["8way"]["acc"])
 
 
 def test_a_map_keeps_rare_classes_whole_and_groups_apart() -> None:
-    predictions = answered(3000, 16)
+    predictions = predicted(3000, 16)
     target = predictions.target.numpy()
-    chosen = stratified(target, 400)
-    assert len(chosen) == 400
+    sample = stratified(target, 400)
+    assert len(sample) == 400
     rare = int((target == 7).sum())
-    assert (target[chosen] == 7).sum() == rare
+    assert (target[sample] == 7).sum() == rare
     rng = np.random.default_rng(3)
     rows = np.concatenate([rng.normal(size=(60, 8)) + 6 * np.eye(8)[0], rng.normal(size=(60, 8)) + 6 * np.eye(8)[1]])
     places = embedding_map(rows)
@@ -174,11 +168,7 @@ def test_a_map_keeps_rare_classes_whole_and_groups_apart() -> None:
     assert embedding_map(np.ones((50, 4))) is None
 
 
-def test_the_same_files_give_the_same_page(run: Path) -> None:
-    assert write_report(run).read_bytes() == write_report(run).read_bytes()
-
-
-def test_a_run_that_is_not_finished_gets_no_report(tmp_path: Path) -> None:
+def test_a_run_that_is_not_finished_gets_no_page(tmp_path: Path) -> None:
     write_text(tmp_path / "recipe.yaml", "name: a")
     with pytest.raises(InputError, match="is not a finished run"):
         write_report(tmp_path)

@@ -1,4 +1,4 @@
-"""RESULTS.md out of an ablation's runs: each figure is what the runs' own answers give, under each rule."""
+"""ngd results: each score is what the runs' own predictions give, under each rule; earlier pages; refusals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from ngd_timm.core.recipe import Recipe, load_recipe
 from ngd_timm.evaluate.student import evaluate
 from ngd_timm.experiments.ablation import ablate
 from ngd_timm.experiments.results import PAPER, PAPER_BEST, results_markdown, score_ablation, teacher_terms
-from ngd_timm.train.loop import train
 
 VOTES = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
 
@@ -58,9 +57,11 @@ def voted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ablation(voted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("results") / "ablation"
-    arguments = ["b0_ce", "b1_kd", *SETTINGS, f"data.root={voted}"]
-    command = ["ngd", "ablate", *arguments, "--seeds", "2", "--warm-start", "1", "--out", str(out)]
-    ablate(arguments, 2, out, warm_start=1, command=command)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ngd_timm.experiments.ablation.try_page", lambda run: None)
+        arguments = ["b0_ce", "b1_kd", *SETTINGS, f"data.root={voted}"]
+        command = ["ngd", "ablate", *arguments, "--seeds", "2", "--warm-start", "1", "--out", str(out)]
+        ablate(arguments, 2, out, warm_start=1, command=command)
     return out
 
 
@@ -69,7 +70,7 @@ def results(ablation: Path, voted: Path) -> dict[str, Any]:
     return score_ablation(ablation, [f"ferplus={voted}:valid", f"ferplus={voted}:test"], resamples=200)
 
 
-def test_each_rule_counts_its_own_pictures_and_gives_the_figures_that_evaluate_gives(
+def test_each_rule_counts_its_own_images_and_gives_the_scores_that_evaluate_gives(
     results: dict[str, Any], ablation: Path, voted: Path
 ) -> None:
     assert {name: found["n"] for name, found in results["sets"].items()} == {
@@ -86,36 +87,32 @@ def test_each_rule_counts_its_own_pictures_and_gives_the_figures_that_evaluate_g
             assert mean[metric]["per_seed"] == pytest.approx([entry["8way"][metric] for entry in alone])
 
 
-def test_validation_under_the_runs_own_rule_is_what_the_ablation_says(results: dict[str, Any], ablation: Path) -> None:
-    kept = json.loads((ablation / "ablation.json").read_text())["sets"]["ferplus:valid"]
-    again = results["sets"]["ferplus:valid, majority"]
-    for recipe in ("b0_ce", "b1_kd"):
-        assert again["recipes"][recipe]["8way"]["acc"]["per_seed"] == pytest.approx(
-            kept["recipes"][recipe]["8way"]["acc"]["per_seed"]
-        )
+def test_a_warm_start_is_one_run_a_seed_and_validation_is_scored_as_in_the_ablation(
+    results: dict[str, Any], ablation: Path
+) -> None:
+    comparison = json.loads((ablation / "ablation.json").read_text())
+    assert sorted(comparison["runs"]) == ["b0_ce", "b1_kd", "warm_start"]
+    assert "| warm_start |" in (ablation / "table.md").read_text()
+    before, after = comparison["sets"]["ferplus:valid"], results["sets"]["ferplus:valid, majority"]
+    for name in ("b0_ce", "b1_kd"):
+        for seed in (0, 1):
+            recipe = load_recipe(Recipe, ablation / "runs" / f"{name}-{seed}" / "recipe.yaml")
+            assert recipe.init == str(ablation / "runs" / f"warm_start-{seed}")
+        scores = [found["recipes"][name]["8way"]["acc"]["per_seed"] for found in (before, after)]
+        assert scores[1] == pytest.approx(scores[0])
 
 
 def test_the_command_writes_a_page_with_the_papers_row_differences_runs_beside_and_hashes(
     ablation: Path, voted: Path, tmp_path: Path, ngd: Any
 ) -> None:
-    beside = train(
-        Recipe.model_validate(
-            {
-                "name": "longer",
-                "out": str(tmp_path / "longer-0"),
-                "student": {"backbone": "test_resnet", "image_size": 32},
-                "data": {"name": "ferplus", "root": str(voted), "workers": 0},
-                "optim": {"epochs": 2, "batch_size": 16},
-            }
-        )
-    )
+    beside = Path(shutil.copytree(ablation / "runs" / "b0_ce-1", tmp_path / "longer-0"))
     page = tmp_path / "RESULTS.md"
     done = ngd(
         *("results", str(ablation), "--data", f"ferplus={voted}:valid", "--label-rule", "majority"),
         *("--beside", str(beside), "--tried", str(ablation / "runs" / "b0_ce-0"), "--out", str(page)),
     )
     assert done.returncode == 0
-    text, figures = page.read_text(), json.loads(page.with_suffix(".json").read_text())
+    text, results = page.read_text(), json.loads(page.with_suffix(".json").read_text())
     for part in (
         "What each term adds (ferplus:valid, majority",
         "Logit KD was taught by b0_ce-0 (trained with cross-entropy) and b0_ce-1 (trained with cross-entropy).",
@@ -126,7 +123,7 @@ def test_the_command_writes_a_page_with_the_papers_row_differences_runs_beside_a
         "- labels: majority, without flip; mean over seeds",
         "- longer-0: labels: majority, without flip",
         "    ngd results ablation --data ferplus=",
-        "`ngd train recipe.yaml",
+        "`ngd train ",
     ):
         assert part in text
     assert str(tmp_path) not in text
@@ -140,17 +137,17 @@ def test_the_command_writes_a_page_with_the_papers_row_differences_runs_beside_a
         *settings,
         *["--seeds", "2", "--warm-start", "1", "--out", "ablation"],
     }
-    assert figures["students"].keys() == {
+    assert results["students"].keys() == {
         *(f"{name}-{seed}" for name in ("warm_start", "b0_ce", "b1_kd") for seed in (0, 1)),
         "longer-0",
     }
-    assert all(sha256 in text for sha256 in figures["students"].values())
-    entry = figures["sets"]["ferplus:valid, majority"]["beside"]["longer-0"]
+    assert all(sha256 in text for sha256 in results["students"].values())
+    entry = results["sets"]["ferplus:valid, majority"]["beside"]["longer-0"]
     confusion = np.array(entry["confusion"])
     target = np.repeat(np.arange(8), confusion.sum(axis=1))
-    answer = np.concatenate([np.repeat(np.arange(8), row) for row in confusion])
-    assert entry["8way"]["acc"] == pytest.approx(100 * accuracy_score(target, answer))
-    assert entry["8way"]["bacc"] == pytest.approx(100 * balanced_accuracy_score(target, answer))
+    predicted = np.concatenate([np.repeat(np.arange(8), row) for row in confusion])
+    assert entry["8way"]["acc"] == pytest.approx(100 * accuracy_score(target, predicted))
+    assert entry["8way"]["bacc"] == pytest.approx(100 * balanced_accuracy_score(target, predicted))
     assert "present" not in entry  # every class is there, so it is the 8-way score again
 
 
@@ -180,7 +177,7 @@ def test_the_paper_stands_beside_the_row_of_its_objective_whatever_the_rows_name
     assert "tau_paper has the objective of b2_proto, the paper's B2" in page
 
 
-def test_an_earlier_page_lends_its_runs_where_pictures_and_labels_are_the_same(
+def test_an_earlier_pages_runs_are_kept_where_images_and_labels_are_the_same(
     ablation: Path, voted: Path, tmp_path: Path, ngd: Any
 ) -> None:
     valid = ("--data", f"ferplus={voted}:valid", "--label-rule", "majority")
@@ -197,8 +194,8 @@ def test_an_earlier_page_lends_its_runs_where_pictures_and_labels_are_the_same(
     before, after = (json.loads(file.with_suffix(".json").read_text()) for file in (first, page))
     assert after["sets"] == before["sets"]
     assert after["students"] == before["students"]
-    for told in ("beside", "tried"):
-        assert after[told] == {run: {**entry, "earlier": True} for run, entry in before[told].items()}
+    for key in ("beside", "tried"):
+        assert after[key] == {run: {**entry, "earlier": True} for run, entry in before[key].items()}
     assert "Kept from an earlier page: longer-0, chosen-0." in page.read_text()
     assert "--earlier first.json" in page.read_text()
     assert "earlier page" not in first.read_text()
@@ -217,10 +214,10 @@ def test_an_earlier_page_lends_its_runs_where_pictures_and_labels_are_the_same(
 
     (name,) = before["sets"]
     relabelled = {name: {**before["sets"][name], "classes": [*VOTES[:7], "scorn"]}}
-    for changed, said in (
-        (("--data", f"ferplus={voted}:test", "--label-rule", "majority"), "no figures on the pictures"),
-        ((*valid, *altered(data={name: "0" * 64})), "no figures on the pictures"),
-        ((*valid, *altered(sets=relabelled)), "no figures on the pictures"),
+    for changed, message in (
+        (("--data", f"ferplus={voted}:test", "--label-rule", "majority"), "no scores on the images"),
+        ((*valid, *altered(data={name: "0" * 64})), "no scores on the images"),
+        ((*valid, *altered(sets=relabelled)), "no scores on the images"),
         ((*valid, *altered(beside={"b0_ce": before["beside"]["longer-0"]}, sets={})), "is not whole ('b0_ce')"),
         ((*valid, *altered(students={})), "is not whole ('longer-0')"),
         ((*valid, *altered(tried={"chosen-0": {}})), "is not whole ('command')"),
@@ -228,13 +225,13 @@ def test_an_earlier_page_lends_its_runs_where_pictures_and_labels_are_the_same(
         ((*valid, "--earlier", str(ablation / "ablation.json")), "not the JSON of a page"),
     ):
         done = ngd("results", str(ablation), *earlier, *changed, "--out", str(tmp_path / "other.md"))
-        assert (done.returncode, done.stderr.splitlines()[-1].count("ngd: ")) == (2, 1), said
-        assert said in done.stderr
+        assert (done.returncode, done.stderr.splitlines()[-1].count("ngd: ")) == (2, 1), message
+        assert message in done.stderr
     assert not list(tmp_path.glob("other*"))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("--label-rule", "mode"), "label rule 'mode'"),
         (("--out", "page.html"), "ends in .md"),
@@ -242,17 +239,17 @@ def test_an_earlier_page_lends_its_runs_where_pictures_and_labels_are_the_same(
     ],
 )
 def test_what_cannot_be_scored_is_one_line_and_writes_nothing(
-    arguments: tuple[str, str], said: str, ablation: Path, voted: Path, tmp_path: Path, ngd: Any
+    arguments: tuple[str, str], message: str, ablation: Path, voted: Path, tmp_path: Path, ngd: Any
 ) -> None:
     page = tmp_path / "RESULTS.md"
     out = [] if "--out" in arguments else ["--out", str(page)]
     done = ngd("results", str(ablation), "--data", f"ferplus={voted}:valid", *out, *arguments)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert said in done.stderr
+    assert message in done.stderr
     assert not list(tmp_path.iterdir())
 
 
-def test_figures_never_replace_a_file_that_is_not_an_earlier_pages(ablation: Path, voted: Path, ngd: Any) -> None:
+def test_scores_never_replace_a_file_that_is_not_an_earlier_pages(ablation: Path, voted: Path, ngd: Any) -> None:
     before = (ablation / "ablation.json").read_bytes()
     done = ngd("results", str(ablation), "--data", f"ferplus={voted}:valid", "--out", str(ablation / "ablation.md"))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
@@ -261,7 +258,7 @@ def test_figures_never_replace_a_file_that_is_not_an_earlier_pages(ablation: Pat
     assert not (ablation / "ablation.md").exists()
 
 
-def test_two_runs_of_one_name_and_runs_without_figures_are_refused_first(
+def test_two_runs_of_one_name_and_runs_without_scores_are_refused_first(
     ablation: Path, voted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ngd_timm.experiments.results.predict", None)
@@ -272,32 +269,29 @@ def test_two_runs_of_one_name_and_runs_without_figures_are_refused_first(
         score_ablation(ablation, specs * 2)
     shutil.copytree(ablation / "runs" / "b0_ce-0", tmp_path / "empty-0")
     (tmp_path / "empty-0" / "metrics.json").write_text("{}")
-    with pytest.raises(InputError, match=r"metrics\.json holds no figures"):
+    with pytest.raises(InputError, match=r"metrics\.json holds no scores"):
         score_ablation(ablation, specs, tried=[tmp_path / "empty-0"])
+    with pytest.raises(InputError, match=r"ablation\.json"):
+        score_ablation(tmp_path, specs)
     (tmp_path / "ablation.json").write_text("{}")
     with pytest.raises(InputError, match="lacks recipes, seeds"):
         score_ablation(tmp_path, specs)
 
 
-def test_a_folder_that_is_no_ablation_is_refused(tmp_path: Path, voted: Path) -> None:
-    with pytest.raises(InputError, match=r"ablation\.json"):
-        score_ablation(tmp_path, [f"ferplus={voted}:valid"])
-
-
-def test_the_page_that_ships_and_the_readmes_table_follow_from_the_figures_that_ship() -> None:
+def test_the_bundled_page_and_the_readmes_table_follow_from_results_json() -> None:
     root = Path(__file__).parents[1]
-    figures = json.loads((root / "docs" / "results.json").read_text(encoding="utf-8"))
-    assert results_markdown(figures) == (root / "docs" / "results.md").read_text(encoding="utf-8")
-    (teacher,) = figures["teachers"]
-    assert f" teacher={teacher} " in figures["commands"]["ablate"]
-    assert teacher_terms([load_recipe(Recipe, "b1_kd", [f"teacher={teacher}"])]) == figures["teachers"]
+    results = json.loads((root / "docs" / "results.json").read_text(encoding="utf-8"))
+    assert results_markdown(results) == (root / "docs" / "results.md").read_text(encoding="utf-8")
+    (teacher,) = results["teachers"]
+    assert f" teacher={teacher} " in results["commands"]["ablate"]
+    assert teacher_terms([load_recipe(Recipe, "b1_kd", [f"teacher={teacher}"])]) == results["teachers"]
     section = (root / "README.md").read_text(encoding="utf-8").partition("\n## Results\n")[2].partition("\n## ")[0]
-    sets = [figures["sets"][f"ferplus:{split}, majority"] for split in ("valid", "test")]
-    rows = {name: [of["recipes"][name]["8way"] for of in sets] for name in figures["recipes"]}
-    rows |= {run.rpartition("-")[0]: [of["beside"][run]["8way"] for of in sets] for run in figures["beside"]}
-    for name, told in rows.items():
+    sets = [results["sets"][f"ferplus:{split}, majority"] for split in ("valid", "test")]
+    rows = {name: [found["recipes"][name]["8way"] for found in sets] for name in results["recipes"]}
+    rows |= {run.rpartition("-")[0]: [found["beside"][run]["8way"] for found in sets] for run in results["beside"]}
+    for name, by_set in rows.items():
         (line,) = [line for line in section.splitlines() if line.startswith(f"| `{name}`")]
-        for cell, scores in zip(line.split(" | ")[1:], told, strict=True):
+        for cell, scores in zip(line.split(" | ")[1:], by_set, strict=True):
             values = [scores[metric] for metric in ("acc", "macro_f1", "bacc")]
             means = [value["mean"] if isinstance(value, dict) else value for value in values]
             assert cell.strip(" |") == " / ".join(f"{mean:.2f}" for mean in means), name

@@ -49,11 +49,11 @@ def test_markdown_and_latex_have_a_cell_for_every_column() -> None:
 
 
 @pytest.mark.parametrize("form", ["markdown", "latex", "text"])
-def test_the_shown_figures_are_those_of_the_entry(form: str) -> None:
+def test_the_shown_scores_are_those_of_the_entry(form: str) -> None:
     scored = {**entry(list(range(8))), "label_rule": "votes", "flip": True}
     shown = getattr(score_table({"mine": {"a:all": scored}}), form)()
     for metric in ("acc", "macro_f1", "bacc"):
         low, high = scored["ci95"]["8way"][metric]  # type: ignore[index]
-        for figure in (f"{scored['8way'][metric]:.2f}", f"{low:.1f}", f"{high:.1f}"):  # type: ignore[index]
-            assert figure in shown
+        for number in (f"{scored['8way'][metric]:.2f}", f"{low:.1f}", f"{high:.1f}"):  # type: ignore[index]
+            assert number in shown
     assert "labels: votes, with flip" in shown

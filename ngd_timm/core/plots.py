@@ -1,4 +1,4 @@
-"""Plots with matplotlib, as PNG or as an SVG whose colours are the page's CSS."""
+"""How every plot is drawn: matplotlib to an SVG that follows the page's CSS, or to a PNG."""
 
 from __future__ import annotations
 
@@ -17,23 +17,33 @@ if TYPE_CHECKING:
 
 __all__ = ["ACCENT", "INK", "PAGE", "RULE", "STYLES", "png_figure", "to_svg"]
 
-# `to_svg` replaces these by CSS, for the light and the dark page
-INK, RULE, ACCENT, PAGE = "#010203", "#040506", "#070809", "#0a0b0c"
+# The light page's colours, nearly; `to_svg` replaces exactly these by CSS, so that an SVG follows the dark page too.
+INK, RULE, ACCENT, PAGE = "#1c2129", "#d4d8df", "#1f66c2", "#fefeff"
 _CSS = {INK: "currentColor", RULE: "var(--rule)", ACCENT: "var(--accent)", PAGE: "var(--page)"}
-# names of bands, classes, sets and runs may hold a dollar
-_PLAIN_TEXT: Any = {"text.parse_math": False}
 # Okabe and Ito's palette, with a marker each: distinguishable without colour too.
 STYLES = (("#0072B2", "o"), ("#E69F00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#56B4E9", "v"), ("#D55E00", "P"))
+_SETTINGS: Any = {
+    "text.parse_math": False,  # names of bands, classes, sets and runs may hold dollars
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.edgecolor": RULE,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
 
 
 @contextlib.contextmanager
 def png_figure(path: str | Path, size: tuple[float, float]) -> Iterator[Figure]:
-    """A matplotlib figure, its size in inches, that is written to `path` as PNG when the block ends well."""
+    """A figure of so many inches, written to `path` as PNG, atomically, when the block ends well."""
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(_PLAIN_TEXT):
+    with mpl.rc_context(_SETTINGS):
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
@@ -44,9 +54,14 @@ def png_figure(path: str | Path, size: tuple[float, float]) -> Iterator[Figure]:
 def to_svg(
     name: str, alt: str, draw: Callable[[Axes], None], size: tuple[float, float] = (4.4, 2.9), dpi: float = 100
 ) -> str:
-    """An inline SVG of what `draw` draws, its ids prefixed by `name`, without date, fonts and colours of its own.
+    """An `<svg>` element without date, fonts or colours of its own, the same bytes for the same input.
 
-    `dpi` is of the artists that `draw` marks as rasterized; those keep their colours.
+    Args:
+        name: Prefix of the element ids, unique on a page.
+        alt: The text for those who can't see the plot.
+        draw: Draws into the axes.
+        size: In inches.
+        dpi: Of artists that `draw` marks as rasterized; those keep the colours they were given.
     """
     from xml.sax.saxutils import quoteattr
 
@@ -54,39 +69,22 @@ def to_svg(
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    settings = {
-        **_PLAIN_TEXT,
-        "svg.fonttype": "none",
-        "svg.hashsalt": name,
-        "font.family": "sans-serif",
-        "font.size": 9,
-        "axes.edgecolor": RULE,
-        "axes.labelcolor": INK,
-        "xtick.color": INK,
-        "ytick.color": INK,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-    }
-    with mpl.rc_context(settings):
+    buffer = io.BytesIO()
+    with mpl.rc_context({**_SETTINGS, "svg.hashsalt": name}):
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)
         draw(figure.add_subplot())
-        buffer = io.BytesIO()
-        plain = {"Date": None, "Creator": None}
+        undated: Any = {"Date": None, "Creator": None}
         figure.savefig(
-            buffer, format="svg", dpi=dpi, transparent=True, bbox_inches="tight", pad_inches=0.04, metadata=plain
+            buffer, format="svg", dpi=dpi, transparent=True, bbox_inches="tight", pad_inches=0.04, metadata=undated
         )
-    text = buffer.getvalue().decode()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"font-family: [^;\"]*; ?", "", text)
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
-    text = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", text)
-    for stand_in, css in _CSS.items():
-        text = text.replace(stand_in, css)
-    view_box = re.search(r'viewBox="[^"]*"', text)
-    if view_box is None:
-        raise RuntimeError("matplotlib wrote an SVG without a viewBox")
-    inner = text[text.index(">") + 1 :]
-    return (
-        f'<svg role="img" aria-label={quoteattr(alt)} xmlns:xlink="http://www.w3.org/1999/xlink" {view_box[0]}>{inner}'
-    )
+    text = buffer.getvalue().decode().partition("<svg")[2]
+    attributes, _, inner = text.partition(">")
+    (view_box,) = re.findall(r'viewBox="[^"]*"', attributes)
+    inner = re.sub(r"font-family: [^;\"]*; ?", "", inner)
+    inner = re.sub(r"<metadata>.*?</metadata>", "", inner, flags=re.S)
+    inner = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", inner)
+    for color, css in _CSS.items():
+        inner = inner.replace(color, css)
+    head = f'<svg role="img" aria-label={quoteattr(alt)} xmlns:xlink="http://www.w3.org/1999/xlink" {view_box}>'
+    return head + inner

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from ngd_timm.core.recipe import LossConfig, Recipe, TeacherRun, load_recipe
 from ngd_timm.evaluate.comparison import compare
 from ngd_timm.models.student import student_files
 from ngd_timm.report import try_page, write_ablation_report
-from ngd_timm.report.figures_ablation import draw_differences
+from ngd_timm.report.plots import write_difference_plot
 from ngd_timm.report.tables import Table, ablation_tables
 from ngd_timm.train.fingerprint import pinned, student_hash, teacher_config_hash, teacher_hash
 from ngd_timm.train.interruption import Stopped
@@ -28,16 +28,8 @@ logger = logging.getLogger("ngd_timm.experiments")
 
 WARM_START = "warm_start"
 """The name of the runs from which all others of a table start."""
-# what makes two runs be scored on the same pictures with the same labels
-_SAME_PICTURES = ("name", "root", "label_rule", "drop_duplicates", "limit", "classes")
-
-
-@dataclass(frozen=True)
-class _Run:
-    """A run that the table needs: its recipe with teacher, start and folder filled in."""
-
-    recipe: Recipe
-    folder: Path
+# the keys by which two runs are scored on the same images with the same labels
+_SAME_DATA = ("name", "root", "label_rule", "drop_duplicates", "limit", "classes")
 
 
 def ablate(
@@ -56,7 +48,7 @@ def ablate(
     Args:
         arguments: Recipes by name or path, `key=value` for all of them, and `RECIPE:key=value` for one.
         seeds: How many, counted up from the recipes' own `seed`.
-        out: Gets `runs/<recipe>-<seed>/`, `teacher_logits/` (asked for once a seed), ablation.json, table.md, .tex,
+        out: Gets `runs/<recipe>-<seed>/`, `teacher_logits/` (computed once a seed), ablation.json, table.md, .tex,
             ablation.png and report.html.
         warm_start: Epochs of cross-entropy, one run a seed, from whose student every recipe starts; None: none.
         command: The command line that started it, for ablation.json and the runs' fingerprints.
@@ -65,7 +57,7 @@ def ablate(
         The tables of all seeds. The first recipe is what differences are taken to.
 
     Raises:
-        InputError: Recipes that can't be compared or trained; or runs in `out` that were made otherwise.
+        InputError: Recipes that can't be compared or trained; or runs in `out` that were trained otherwise.
     """
     out = Path(out)
     recipes = _load(arguments)
@@ -74,24 +66,23 @@ def ablate(
     if warm_start is not None:
         _warm_start(recipes, 0, out, warm_start)  # what it refuses needs no network, and pinning may
     recipes = {name: pinned(recipe) for name, recipe in recipes.items()}
-    _refuse_what_cannot_be_paired(recipes)
+    _refuse_unpaired(recipes)
     _refuse_twins(recipes)
     base = next(iter(recipes.values())).seed
     plan = {seed: list(_plan(recipes, seed, out, warm_start)) for seed in range(base, base + seeds)}
-    for planned in plan.values():
-        for run in planned:
-            _refuse_another_run(run)
-    data = _data_at_hand([run for planned in plan.values() for run in planned])
-    total, number, tables = sum(map(len, plan.values())), 0, []
-    for seed, planned in plan.items():
-        for run in planned:
-            number += 1
-            _finish(run, command, f"[{number}/{total}] {run.recipe.name}, seed {seed}")
-            _refuse_other_data(run, data)
-        done = [s for s in plan if s <= seed]
-        folders = {name: [_folder(out, name, s) for s in done] for name in recipes}
-        start = [] if warm_start is None else [_folder(out, WARM_START, s) for s in done]
-        tables = _write({**compare(folders, done, start), "command": command}, out)
+    runs = [run for planned in plan.values() for run in planned]
+    for run in runs:
+        _refuse_another_run(run)
+    data = _trained_data(runs)
+    tables: list[Table] = []
+    for number, run in enumerate(runs, 1):
+        _finish(run, command, f"[{number}/{len(runs)}] {run.name}, seed {run.seed}")
+        _refuse_other_data(run, data)
+        if run is plan[run.seed][-1]:
+            done = range(base, run.seed + 1)
+            folders = {name: [_folder(out, name, seed) for seed in done] for name in recipes}
+            start = [] if warm_start is None else [_folder(out, WARM_START, seed) for seed in done]
+            tables = _write({**compare(folders, done, start), "command": command}, out)
     return tables
 
 
@@ -99,17 +90,17 @@ def _load(arguments: Sequence[str]) -> dict[str, Recipe]:
     names = [a for a in arguments if "=" not in a]
     if not names:
         raise InputError("an ablation needs recipes, for example: ngd ablate b0_ce b1_kd data.root=FOLDER --out DIR")
-    stems = [_stem(name) for name in names]
+    stems = [Path(name).stem if Path(name).suffix in (".yaml", ".yml") else Path(name).name for name in names]
     shared: list[str] = []
     own: dict[str, list[str]] = {stem: [] for stem in stems}
     for override in (a for a in arguments if "=" in a):
-        key, equals, value = override.partition("=")
+        key, _, value = override.partition("=")
         stem, colon, key = key.rpartition(":")
         if colon and stem not in own:
             raise choices(f"recipe in '{override}'", stem, stems)
         if key in ("name", "out"):
             raise InputError(f"'{override}': an ablation names its runs itself, as DIR/runs/<recipe>-<seed>")
-        (own[stem] if colon else shared).append(key + equals + value)
+        (own[stem] if colon else shared).append(f"{key}={value}")
     recipes: dict[str, Recipe] = {}
     for name, stem in zip(names, stems, strict=True):
         recipe = load_recipe(Recipe, name, [*shared, *own[stem]])
@@ -120,14 +111,10 @@ def _load(arguments: Sequence[str]) -> dict[str, Recipe]:
     return recipes
 
 
-def _stem(name: str) -> str:
-    return Path(name).stem if Path(name).suffix in (".yaml", ".yml") else Path(name).name
-
-
-def _refuse_what_cannot_be_paired(recipes: Mapping[str, Recipe]) -> None:
+def _refuse_unpaired(recipes: Mapping[str, Recipe]) -> None:
     first = next(iter(recipes.values()))
     for recipe in recipes.values():
-        pairs = [(f"data.{key}", getattr(first.data, key), getattr(recipe.data, key)) for key in _SAME_PICTURES]
+        pairs = [(f"data.{key}", getattr(first.data, key), getattr(recipe.data, key)) for key in _SAME_DATA]
         pairs += [(key, getattr(first, key), getattr(recipe, key)) for key in ("eval", "eval_flip", "seed")]
         for key, a, b in pairs:
             if a != b:
@@ -149,20 +136,22 @@ def _refuse_twins(recipes: Mapping[str, Recipe]) -> None:
             raise InputError(f"{a} and {b} are the same recipe but for their names; leave one out, or change one")
 
 
-def _plan(recipes: Mapping[str, Recipe], seed: int, out: Path, warm_start: int | None) -> Iterator[_Run]:
+def _plan(recipes: Mapping[str, Recipe], seed: int, out: Path, warm_start: int | None) -> Iterator[Recipe]:
+    """The recipes of one seed's runs, in order, with teacher, start and folder filled in."""
     start: str | None = None
     if warm_start is not None:
-        run = _Run(_warm_start(recipes, seed, out, warm_start), _folder(out, WARM_START, seed))
-        start = str(run.folder)
+        run = _warm_start(recipes, seed, out, warm_start)
+        start = run.out
         yield run
     for recipe in _teachers_first(recipes):
-        folder, taught_by = _folder(out, recipe.name, seed), _teacher_of(recipe)
-        changes: dict[str, Any] = {"seed": seed, "out": str(folder), "init": start or recipe.init}
-        if taught_by is not None:
-            changes["teacher"] = str(_folder(out, taught_by, seed))
+        teacher = _teacher_of(recipe)
+        changes: dict[str, Any] = {"seed": seed, "out": str(_folder(out, recipe.name, seed))}
+        changes["init"] = start or recipe.init
+        if teacher is not None:
+            changes["teacher"] = str(_folder(out, teacher, seed))
         if recipe.loss.kd > 0 and recipe.kd_cache is None:
             changes["kd_cache"] = str(out / "teacher_logits")
-        yield _Run(recipe.model_copy(update=changes), folder)
+        yield recipe.model_copy(update=changes)
 
 
 def _warm_start(recipes: Mapping[str, Recipe], seed: int, out: Path, epochs: int) -> Recipe:
@@ -204,81 +193,52 @@ def _teachers_first(recipes: Mapping[str, Recipe]) -> list[Recipe]:
                 f"{recipe.name}'s teacher {{run: {teacher}}} is not among the recipes {', '.join(recipes)}; name "
                 f"{teacher} too, or give {recipe.name}:teacher=RUN_DIRECTORY"
             )
-    waiting, order = dict(recipes), []
-    while waiting:
-        ready = [name for name, recipe in waiting.items() if _teacher_of(recipe) not in waiting]
-        if not ready:
-            raise InputError(f"{', '.join(waiting)} are each other's teachers; give one of them teacher=RUN_DIRECTORY")
-        order += [waiting.pop(name) for name in ready]
-    return order
+    graph = {name: [teacher] if (teacher := _teacher_of(recipe)) else [] for name, recipe in recipes.items()}
+    try:
+        return [recipes[name] for name in TopologicalSorter(graph).static_order()]
+    except CycleError as error:
+        names = ", ".join(sorted(set(error.args[1])))
+        raise InputError(f"{names} are each other's teachers; give one of them teacher=RUN_DIRECTORY") from None
 
 
 def _folder(out: Path, name: str, seed: int) -> Path:
     return out / "runs" / f"{name}-{seed}"
 
 
-def _refuse_another_run(run: _Run) -> None:
+def _run_folder(run: Recipe) -> Path:
+    return Path(str(run.out))
+
+
+def _refuse_another_run(run: Recipe) -> None:
     """A folder of that name may hold the planned run, whole or in part, or nothing."""
-    file = run.folder / "recipe.yaml"
+    folder = _run_folder(run)
+    file = folder / "recipe.yaml"
     if not file.is_file():
-        strange = [n for n in ("fingerprint.json", "metrics.json") if (run.folder / n).is_file()]
+        strange = [n for n in ("fingerprint.json", "metrics.json") if (folder / n).is_file()]
         if strange:
-            raise InputError(f"{run.folder} has {strange[0]} but no recipe.yaml; choose another --out, or remove it")
+            raise InputError(f"{folder} has {strange[0]} but no recipe.yaml; choose another --out, or remove it")
         return
     found = load_recipe(Recipe, file)
     # the folders may have moved since, all of them together
-    moved = {
-        key: getattr(run.recipe, key)
-        for key in ("out", "teacher", "init", "kd_cache")
-        if _same_end(found, run.recipe, key)
-    }
-    before, now = _flat(found.model_copy(update=moved).model_dump()), _flat(run.recipe.model_dump())
-    changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    if changed:
-        key = changed[0]
+    sources = ("out", "teacher", "init", "kd_cache")
+    moved = {key: getattr(run, key) for key in sources if _same_names(getattr(found, key), getattr(run, key))}
+    before, now = _flat(found.model_copy(update=moved).model_dump()), _flat(run.model_dump())
+    changed = next((key for key in {**before, **now} if before.get(key) != now.get(key)), None)
+    if changed is not None:
         raise InputError(
-            f"{run.folder} was begun with {key}={before.get(key)}, now it is {now.get(key)}; choose another --out, or "
-            "remove that run"
+            f"{folder} was begun with {changed}={before.get(changed)}, now it is {now.get(changed)}; choose another "
+            "--out, or remove that run"
         )
 
 
-def _data_at_hand(runs: Sequence[_Run]) -> dict[bool, dict[str, str]]:
-    """What the table's data hash to, if it has runs already, which all have to be on these; by `data.streaming`."""
-    known: dict[bool, dict[str, str]] = {}
-    for run in runs:
-        if (run.folder / "fingerprint.json").is_file():
-            if run.recipe.data.streaming not in known:
-                known[run.recipe.data.streaming] = data_hashes(run.recipe)
-            _refuse_other_data(run, known)
-    return known
-
-
-def _refuse_other_data(run: _Run, known: dict[bool, dict[str, str]]) -> None:
-    """A difference between runs on different images, labels, valence or arousal would not be one of their recipes."""
-    file = run.folder / "fingerprint.json"
-    try:
-        trained = {split: str(report["sha256"]) for split, report in read_json(file)["data"].items()}
-        _ = trained["train"], trained["valid"]
-    except (KeyError, TypeError, AttributeError):
-        raise InputError(f"{file} lacks the hashes of its data; remove that run, then it is trained again") from None
-    expected = known.setdefault(run.recipe.data.streaming, trained)
-    for split, sha256 in expected.items():
-        if trained[split] != sha256:
-            raise InputError(
-                f"{run.folder} was trained on other {split} data (sha256 {trained[split][:12]}…) than "
-                f"{run.recipe.data.root} holds for this table ({sha256[:12]}…); bring those back, remove the runs on "
-                "others, or choose another --out"
-            )
-
-
-def _same_end(a: Recipe, b: Recipe, key: str) -> bool:
-    first, second = _last_names(getattr(a, key)), _last_names(getattr(b, key))
-    return first is not None and first == second
-
-
-def _last_names(named: Any) -> list[str] | None:
-    sources = [named] if isinstance(named, str) else named
-    return [Path(source).name for source in sources] if isinstance(sources, (list, tuple)) else None
+def _same_names(a: Any, b: Any) -> bool:
+    """Whether two values name folders, one or several, with the same last parts."""
+    names = [
+        [Path(part).name for part in ([v] if isinstance(v, str) else v)]
+        for v in (a, b)
+        if isinstance(v, (str, list, tuple))
+    ]
+    return len(names) == 2 and names[0] == names[1]
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -288,41 +248,67 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _finish(run: _Run, command: Sequence[str] | None, title: str) -> None:
-    if (run.folder / "metrics.json").is_file():
+def _trained_data(runs: Sequence[Recipe]) -> dict[bool, dict[str, str]]:
+    """What the table's data hash to, if it has runs already, which all have to be on these; by `data.streaming`."""
+    known: dict[bool, dict[str, str]] = {}
+    for run in runs:
+        if (_run_folder(run) / "fingerprint.json").is_file():
+            if run.data.streaming not in known:
+                known[run.data.streaming] = data_hashes(run)
+            _refuse_other_data(run, known)
+    return known
+
+
+def _refuse_other_data(run: Recipe, known: dict[bool, dict[str, str]]) -> None:
+    """A difference between runs on other images, labels, valence or arousal would not be one of their recipes."""
+    file = _run_folder(run) / "fingerprint.json"
+    try:
+        trained = {split: str(report["sha256"]) for split, report in read_json(file)["data"].items()}
+        _ = trained["train"], trained["valid"]
+    except (KeyError, TypeError, AttributeError):
+        raise InputError(f"{file} lacks the hashes of its data; remove that run, then it is trained again") from None
+    for split, sha256 in known.setdefault(run.data.streaming, trained).items():
+        if trained[split] != sha256:
+            raise InputError(
+                f"{_run_folder(run)} was trained on other {split} data (sha256 {trained[split][:12]}…) than "
+                f"{run.data.root} holds for this table ({sha256[:12]}…); bring those back, remove the runs on "
+                "others, or choose another --out"
+            )
+
+
+def _finish(run: Recipe, command: Sequence[str] | None, title: str) -> None:
+    folder = _run_folder(run)
+    if (folder / "metrics.json").is_file():
         _refuse_other_sources(run)
         logger.info(f"{title}: done before")
         return
     try:
-        if (run.folder / "recipe.yaml").is_file():
+        if (folder / "recipe.yaml").is_file():
             logger.info(f"{title}: goes on")
-            resume(run.folder)
+            resume(folder)
         else:
             logger.info(f"{title}: begins")
-            train(run.recipe, command)
-        try_page(run.folder)
+            train(run, command)
+        try_page(folder)
     except (KeyboardInterrupt, Stopped):
         logger.info(f"{title}: stopped; the same command goes on from there")
         raise
 
 
-def _refuse_other_sources(run: _Run) -> None:
-    """A finished run is no longer the planned one where its teacher, start or grid has been made anew since."""
-    file = run.folder / "fingerprint.json"
+def _refuse_other_sources(run: Recipe) -> None:
+    """A finished run is no longer the planned one where its teacher, start or grid has changed since."""
+    file = _run_folder(run) / "fingerprint.json"
     if not file.is_file():
-        raise InputError(f"{run.folder} has figures but no {file.name}; remove that run, then it is trained again")
-    fingerprint = read_json(file)
-    grid = open_grid(run.recipe)
-    sources = {
-        "teacher": teacher_hash(run.recipe),
-        "teacher_config": teacher_config_hash(run.recipe),
-        "init": student_hash(run.recipe.init),
-        "grid": None if grid is None else grid.sha256,
-    }
-    for name, now in sources.items():
-        if fingerprint.get(name) != now:
-            what = "teacher's config.json" if name == "teacher_config" else name
-            raise InputError(f"{run.folder} was trained with another {what} than is there now; remove that run")
+        raise InputError(f"{_run_folder(run)} has scores but no {file.name}; remove that run, then it is trained again")
+    fingerprint, grid = read_json(file), open_grid(run)
+    for key, name, now in (
+        ("teacher", "teacher", teacher_hash(run)),
+        ("teacher_config", "teacher's config.json", teacher_config_hash(run)),
+        ("init", "init", student_hash(run.init)),
+        ("grid", "grid", None if grid is None else grid.sha256),
+    ):
+        if fingerprint.get(key) != now:
+            raise InputError(f"{_run_folder(run)} was trained with another {name} than is there now; remove that run")
 
 
 def _write(comparison: dict[str, Any], out: Path) -> list[Table]:
@@ -331,6 +317,6 @@ def _write(comparison: dict[str, Any], out: Path) -> list[Table]:
     write_text(out / "table.md", "\n\n".join(table.markdown() for table in tables) + "\n")
     write_text(out / "table.tex", "\n\n".join(table.latex() for table in tables) + "\n")
     if len(comparison["recipes"]) > 1:
-        draw_differences(comparison, out / "ablation.png")
+        write_difference_plot(comparison, out / "ablation.png")
     write_ablation_report(out)
     return tables

@@ -1,7 +1,8 @@
-"""The whole flow on data that a program makes: EEG, teacher, grid, faces, student, another style of faces, report."""
+"""The whole flow on simulated data: EEG, teacher, grid, faces, student, another style of faces, page."""
 
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ __all__ = ["DemoSizes", "run_demo"]
 
 @dataclass(frozen=True)
 class DemoSizes:
-    """How much the demo makes and trains; the default takes one to two minutes on two cores."""
+    """Sizes of the demo; the defaults take one to two minutes on two cores."""
 
     subjects: int = 15
     trials: int = 16
@@ -30,12 +31,12 @@ class DemoSizes:
 
 
 def run_demo(out: str | Path, seed: int = 0, sizes: DemoSizes | None = None) -> Path:
-    """Run every stage once and write a report that a newcomer understands.
+    """Run every stage once and write a page that a newcomer understands.
 
     Args:
         out: An empty or new folder; it gets eeg/, teacher/, grid.safetensors, faces/, baseline/, run/ and report.html.
         seed: Of everything random.
-        sizes: How much of everything; None is the demo's own.
+        sizes: Other than the demo's own.
 
     Returns:
         The path of report.html.
@@ -57,22 +58,20 @@ def run_demo(out: str | Path, seed: int = 0, sizes: DemoSizes | None = None) -> 
     from ngd_timm.report import try_page, write_demo_report
     from ngd_timm.train.loop import train
 
-    say = _Stages(total=7)
+    began, stages = time.monotonic(), itertools.count(1)
 
-    say(f"simulating EEG of {sizes.subjects} people with known valence and arousal")
+    def say(text: str) -> None:
+        print(f"[{next(stages)}/7, {time.monotonic() - began:3.0f} s] {text}", flush=True)
+
+    say(f"simulating EEG of {sizes.subjects} subjects with known valence and arousal")
     recording = out / "eeg" / "simulated_bandpower.npz"
     save_bandpower(recording, simulate_bandpower(sizes.subjects, sizes.trials, sizes.windows, seed))
 
-    say("fitting the EEG teacher, scored on people it never saw")
-    shipped = load_recipe(TeacherRecipe, "teacher_demo")
-    chance = {"bootstrap": sizes.permutations, "permutations": sizes.permutations}
-    changes = {
-        "seed": seed,
-        "data": shipped.data.model_copy(update={"root": str(recording)}),
-        "optim": shipped.optim.model_copy(update={"epochs": sizes.teacher_epochs}),
-        "scores": shipped.scores.model_copy(update=chance),
-    }
-    teacher = fit_teacher(shipped.model_copy(update=changes), out / "teacher")
+    say("fitting the EEG teacher, scored on subjects it never saw")
+    recipe = load_recipe(TeacherRecipe, "teacher_demo", [f"seed={seed}", f"optim.epochs={sizes.teacher_epochs}"])
+    data = recipe.data.model_copy(update={"root": str(recording)})
+    scores = recipe.scores.model_copy(update={"bootstrap": sizes.permutations, "permutations": sizes.permutations})
+    teacher = fit_teacher(recipe.model_copy(update={"data": data, "scores": scores}), out / "teacher")
 
     say("building the 5×5 valence/arousal grid from its embeddings")
     grid = out / "grid.safetensors"
@@ -104,25 +103,10 @@ def run_demo(out: str | Path, seed: int = 0, sizes: DemoSizes | None = None) -> 
     say("testing both students on both styles, and writing the report")
     for folder in (baseline, run):
         # both styles are the data set "schematic", so one call each; filed by the name of the style
-        scores = {}
+        tests = {}
         for domain in DOMAINS:
-            (entry,) = evaluate(folder, [f"schematic={out / 'faces' / domain}:test"]).values()
-            scores[f"{domain}:test"] = entry
-        write_json(folder / "test.json", scores)
+            (tests[f"{domain}:test"],) = evaluate(folder, [f"schematic={out / 'faces' / domain}:test"]).values()
+        write_json(folder / "test.json", tests)
     report = write_demo_report(out)
-    say.end()
+    print(f"[done, {time.monotonic() - began:3.0f} s]", flush=True)
     return report
-
-
-class _Stages:
-    """Prints a numbered line as a stage begins, with the time that has passed."""
-
-    def __init__(self, total: int) -> None:
-        self.total, self.number, self.began = total, 0, time.monotonic()
-
-    def __call__(self, text: str) -> None:
-        self.number += 1
-        print(f"[{self.number}/{self.total}, {time.monotonic() - self.began:3.0f} s] {text}", flush=True)
-
-    def end(self) -> None:
-        print(f"[done, {time.monotonic() - self.began:3.0f} s]", flush=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ from ngd_timm.evaluate.run_log import with_bar
 from ngd_timm.evaluate.student import face_batches
 from ngd_timm.grid.verdict import difference_verdict
 from ngd_timm.models.student import run_folder
+from ngd_timm.report.page import fill
+from ngd_timm.report.run import TERMS
 from ngd_timm.report.tables import Table, ablation_tables, with_interval
 
 __all__ = ["PAPER", "PAPER_BEST", "check_out", "results_markdown", "score_ablation", "teacher_terms", "write_results"]
@@ -41,56 +43,52 @@ PAPER_BEST = ("Full (T=1)", (83.66, 65.39, 61.32))
 """The paper's best row on that set, which no recipe here stands for."""
 
 _KIND = "ngd results"
-_TERMS = {"ce": "cross-entropy", "kd": "logit KD", "proto_kd": "Proto-KD", "d_geo": "D-Geo"}
 _KEPT = ("recipes", "seeds", "warm_start", "runs", "training")
 _PAPERS_SET = "ferplus:valid"
-_EACH_TERM = (
-    ("logit KD", "b1_kd", "b0_ce"),
-    ("Proto-KD", "b2_proto", "b1_kd"),
-    ("Proto-KD at its share", "b2_share", "b1_kd"),
-    ("D-Geo", "b3_full", "b2_proto"),
-    ("Proto-KD and D-Geo", "b3_full", "b1_kd"),
-    ("D-Geo, Proto-KD at its share", "b3_share", "b2_share"),
-    ("Proto-KD at its share and D-Geo", "b3_share", "b1_kd"),
-)
-_EEG = (
-    ("a random grid", "b2_share", "c_random"),
-    ("a shuffled grid", "b2_share", "c_shuffled"),
-    ("valence and arousal alone", "b2_share", "c_va"),
-)
-_OTHERWISE = (
-    ("3x3 cells instead of 5x5", "g3", "b2_share"),
-    ("7x7 cells instead of 5x5", "g7", "b2_share"),
-    ("the paper's tau and lambda, as tau_paper has them", "tau_paper", "b2_share"),
-)
+# by question the differences that answer it: what is compared, recipe a minus recipe b
+_QUESTIONS: Mapping[str, Sequence[tuple[str, str, str]]] = {
+    "": (
+        ("logit KD", "b1_kd", "b0_ce"),
+        ("Proto-KD", "b2_proto", "b1_kd"),
+        ("Proto-KD at its share", "b2_share", "b1_kd"),
+        ("D-Geo", "b3_full", "b2_proto"),
+        ("Proto-KD and D-Geo", "b3_full", "b1_kd"),
+        ("D-Geo, Proto-KD at its share", "b3_share", "b2_share"),
+        ("Proto-KD at its share and D-Geo", "b3_share", "b1_kd"),
+    ),
+    "Does real EEG add anything over its controls, at an equal share of the gradient?": (
+        ("the EEG grid against a random grid", "b2_share", "c_random"),
+        ("the EEG grid against a shuffled grid", "b2_share", "c_shuffled"),
+        ("the EEG grid against valence and arousal alone", "b2_share", "c_va"),
+    ),
+    "Would Proto-KD be better off otherwise?": (
+        ("3x3 cells instead of 5x5", "g3", "b2_share"),
+        ("7x7 cells instead of 5x5", "g7", "b2_share"),
+        ("the paper's tau and lambda, as tau_paper has them", "tau_paper", "b2_share"),
+    ),
+}
 
 
-@dataclass(frozen=True)
-class _Earlier:
-    """What an earlier page lends: of runs that are not scored again."""
+class _Earlier(NamedTuple):
+    """An earlier page, whose runs that are not scored again are kept."""
 
     file: Path
-    beside: Mapping[str, Any] = field(default_factory=dict)
-    tried: Mapping[str, Any] = field(default_factory=dict)
-    students: Mapping[str, str] = field(default_factory=dict)
-    sets: Mapping[str, Any] = field(default_factory=dict)
-    data: Mapping[str, str] = field(default_factory=dict)
+    beside: Mapping[str, Any]
+    tried: Mapping[str, Any]
+    students: Mapping[str, str]
+    sets: Mapping[str, Any]
+    data: Mapping[str, str]
 
     def refuse_others(self, name: str, sha256: str | None = None, classes: Sequence[str] = ()) -> None:
-        """Runs stand beside each other on the same pictures, labels and classes only; without these, only by name."""
-        if not self.beside:
-            return
+        """Rows of one table need the same images, labels and classes; without these only the name is compared."""
         same = name in self.sets
         if sha256 is not None:
             same = same and self.data.get(name) == sha256 and self.sets[name]["classes"] == list(classes)
-        if not same:
+        if self.beside and not same:
             raise InputError(
-                f"{self.file} has no figures on the pictures, labels and classes of {name} as they are now; leave "
+                f"{self.file} has no scores on the images, labels and classes of {name} as they are now; leave "
                 "--earlier or that set out"
             )
-
-
-_NOTHING_KEPT = _Earlier(Path())
 
 
 def score_ablation(
@@ -105,7 +103,7 @@ def score_ablation(
 ) -> dict[str, Any]:
     """Score every run of an ablation on data sets, by each label rule, and compare the recipes on each.
 
-    A student is asked about a picture once, however many rules count it; duplicates of training pictures are left out.
+    A student predicts an image once, however many rules count it; duplicates of training images are left out.
 
     Args:
         folder: What `ngd ablate --out` filled.
@@ -120,47 +118,41 @@ def score_ablation(
 
     Returns:
         ablation.json's form with "sets" keyed `name:split, rule`, and "teachers" (see `teacher_terms`), "beside",
-        "tried", "students" (sha256), "data" (sha256 of pictures and labels), "commands".
+        "tried", "students" (sha256), "data" (sha256 of images and labels), "commands".
 
     Raises:
         InputError: Not an ablation, a data set that can't be read, students of different classes, an earlier page of
-            other pictures, labels or classes.
+            other images, labels or classes.
     """
     folder = Path(folder)
-    again, tried_again = {Path(run).name for run in beside}, {Path(run).name for run in tried}
-    kept = _NOTHING_KEPT if earlier is None else _read_earlier(Path(earlier), again, tried_again)
+    beside_names, tried_names = ([Path(run).name for run in runs] for runs in (beside, tried))
+    kept = _read_earlier(earlier, beside_names, tried_names)
     comparison = _read_ablation(folder / "ablation.json")
-    named = comparison["runs"]
-    trained = [run for of in named.values() for run in of]
-    _refuse_twice([*named, *trained, *(Path(run).name for run in beside), *kept.beside])
-    _refuse_twice([*(Path(run).name for run in tried), *kept.tried])
-    rows = {name: [read_run(folder / "runs" / run) for run in of] for name, of in named.items()}
-    others = {Path(run).name: [read_run(run)] for run in beside}
+    row_names = comparison["runs"]
+    _refuse_twice([*row_names, *(run for runs in row_names.values() for run in runs), *beside_names, *kept.beside])
+    _refuse_twice([*tried_names, *kept.tried])
+    rows = {name: [read_run(folder / "runs" / run) for run in runs] for name, runs in row_names.items()}
+    others = {name: [read_run(run)] for name, run in zip(beside_names, beside, strict=True)}
     # what can't be read is refused before anything is scored
-    run_notes = {name: _run_notes(run) for name, (run,) in others.items()}
-    settings = {Path(run).name: _run_notes(read_run(run)) for run in tried}
-    runs = {**rows, **others}
+    beside_notes = {name: _run_notes(run) for name, (run,) in others.items()}
+    tried_notes = {name: _run_notes(read_run(run)) for name, run in zip(tried_names, tried, strict=True)}
     recipes = comparison["recipes"]
     pairs = difference_pairs(recipes)
     sets, data = {}, {}
-    for key, rule, answers in _answers(runs, specs, label_rules, kept):
-        name = f"{key}, {rule}"
+    for name, answers in _predictions({**rows, **others}, specs, label_rules, kept):
         data[name] = next(iter(answers.values()))[0][1].data_sha256
-        compared = compare_predictions(name, {recipe: answers[recipe] for recipe in rows}, pairs, resamples)
-        compared["beside"] = {run: answers[run][0][1].entry() for run in others}
-        compared["beside"] |= {run: kept.sets[name]["beside"][run] for run in kept.beside}
-        sets[name] = compared
+        sets[name] = compare_predictions(name, {recipe: answers[recipe] for recipe in rows}, pairs, resamples)
+        sets[name]["beside"] = {run: answers[run][0][1].entry() for run in others}
+        sets[name]["beside"] |= {run: kept.sets[name]["beside"][run] for run in kept.beside}
+    students = {run.folder.name: run.student_sha256 for runs in (*rows.values(), *others.values()) for run in runs}
     return {
         "kind": _KIND,
         **{key: comparison[key] for key in _KEPT},
-        "teachers": teacher_terms(run.recipe for of in rows.values() for run in of),
+        "teachers": teacher_terms(run.recipe for runs in rows.values() for run in runs),
         "sets": sets,
-        "beside": {**run_notes, **kept.beside},
-        "tried": {**kept.tried, **settings},
-        "students": {
-            **{run.folder.name: run.student_sha256 for of in runs.values() for run in of},
-            **{run: kept.students[run] for run in kept.beside},
-        },
+        "beside": {**beside_notes, **kept.beside},
+        "tried": {**kept.tried, **tried_notes},
+        "students": {**students, **{run: kept.students[run] for run in kept.beside}},
         "data": data,
         "commands": {
             "ablate": shown_command(comparison, f"ngd ablate {' '.join(recipes)} data.root=… --out ablation"),
@@ -172,12 +164,7 @@ def score_ablation(
 def teacher_terms(recipes: Iterable[Recipe]) -> dict[str, list[str] | None]:
     """The logit teachers of recipes, each with the terms of the loss that it was itself trained with.
 
-    Args:
-        recipes: As the runs have them, so that a teacher is a run, a student or a Hub id.
-
-    Returns:
-        A teacher without its folders → "ce", "kd", "proto_kd", "d_geo", those it had; None where no recipe.yaml of
-        it is at hand.
+    None where no recipe.yaml of the teacher is at hand.
 
     Example:
         >>> teacher_terms([load_recipe(Recipe, "b1_kd", ["teacher=student-ferplus-v1"])])
@@ -195,7 +182,7 @@ def _terms_of(student: str) -> list[str] | None:
     try:
         folder = run_folder(student)
     except InputError:  # its folder is gone, or its repository out of reach
-        return None
+        folder = None
     if folder is None:
         return None
     loss = load_recipe(Recipe, folder / "recipe.yaml").loss
@@ -204,18 +191,14 @@ def _terms_of(student: str) -> list[str] | None:
 
 
 def check_out(out: str | Path) -> None:
-    """Refuse a place for the page before hours of scoring rather than after.
-
-    Raises:
-        InputError: Not a `.md`, no place to write to, or beside it a JSON file of that name which no earlier page left.
-    """
+    """Refuse a place for the page before hours of scoring: no `.md`, not writable, or its `.json` is no page's."""
     out = Path(out)
     if out.suffix != ".md" or out.is_dir():
         raise InputError(f"{out} is no place for a page; give a file that ends in .md")
     check_place(out)
-    beside = out.with_suffix(".json")
-    if beside.exists() and read_json(beside).get("kind") != _KIND:
-        raise InputError(f"the figures would replace {beside}, which is something else; give --out another name")
+    file = out.with_suffix(".json")
+    if file.exists() and read_json(file).get("kind") != _KIND:
+        raise InputError(f"the scores would replace {file}, which is something else; give --out another name")
 
 
 def write_results(results: Mapping[str, Any], out: str | Path) -> None:
@@ -240,43 +223,54 @@ def _compact(value: Any) -> Any:
 
 
 def results_markdown(results: Mapping[str, Any]) -> str:
-    """The page of `score_ablation`'s figures.
-
-    Args:
-        results: Of `score_ablation`, or read back from its JSON.
-    """
+    """The page of what `score_ablation` returned, or of its JSON read back."""
     _, _, rule = next(iter(results["sets"])).partition(", ")
-    summaries = [_terms(results, name) for name in results["sets"] if name.endswith(f", {rule}")]
-    parts = ["# Results", _commands(results["commands"]), *_teachers(results["teachers"]), *summaries]
-    for name, found in results["sets"].items():
-        parts.append(f"## {name}")
-        one = {**results, "sets": {name: found}}
-        *tables, _ = ablation_tables(one)
-        comparable = name.partition(",")[0] == _PAPERS_SET and tuple(found["classes"]) == CLASSES
-        if comparable and (paper := _paper_table(results["recipes"], found)):
-            parts.append(paper.markdown())
-        parts += [table.markdown() for table in tables]
-        if found["beside"]:
-            parts.append(_beside_table(found["beside"]).markdown())
-    parts.append("## Training")
-    parts.append(ablation_tables({**results, "sets": {}})[-1].markdown())
-    if results["beside"]:
-        parts.append("\n".join(f"- {name}: `{run_notes['command']}`" for name, run_notes in results["beside"].items()))
-    old = [
-        run for run_notes in (results["beside"], results["tried"]) for run, of in run_notes.items() if of.get("earlier")
-    ]
-    if old:
-        parts.append(f"Kept from an earlier page: {', '.join(dict.fromkeys(old))}.")
-    if results["tried"]:
-        parts += ["## Settings tried", _tried_table(results["tried"]).markdown()]
-    parts += ["## Hashes", _hashes(results)]
-    return "\n\n".join(parts) + "\n"
+    teachers = {name: terms and [TERMS[t] for t in terms] for name, terms in results["teachers"].items()}
+    notes = (results["beside"], results["tried"])
+    return fill(
+        "results.md.j2",
+        {
+            **results,
+            "teachers": teachers,
+            "inherited": [
+                t for t in (TERMS["proto_kd"], TERMS["d_geo"]) if any(t in (x or ()) for x in teachers.values())
+            ],
+            "summaries": [_summary(name, results) for name in results["sets"] if name.endswith(f", {rule}")],
+            "tables": {name: _tables(name, results) for name in results["sets"]},
+            "training": ablation_tables({**results, "sets": {}})[-1],
+            "kept": list(dict.fromkeys(run for runs in notes for run in runs if runs[run].get("earlier"))),
+            "settings": _tried_table(results["tried"]) if results["tried"] else None,
+        },
+    )
 
 
-def _answers(
+def _summary(name: str, results: Mapping[str, Any]) -> dict[str, Any]:
+    """What each term adds, whether EEG does, and whether other settings of Proto-KD do, by rule, on one set."""
+    found = results["sets"][name]
+    differences = {(d["a"], d["b"]): d["8way"] for d in found["differences"]}
+    verdicts = {
+        question: [
+            difference_verdict(f"{what} ({a} − {b})", differences[a, b], METRIC_TITLES)
+            for what, a, b in pairs
+            if (a, b) in differences
+        ]
+        for question, pairs in _QUESTIONS.items()
+    }
+    return {"set": name, "protocol": protocol_name("8way", found), "verdicts": verdicts}
+
+
+def _tables(name: str, results: Mapping[str, Any]) -> list[Table]:
+    found = results["sets"][name]
+    *tables, _ = ablation_tables({**results, "sets": {name: found}})
+    if name.partition(",")[0] == _PAPERS_SET and tuple(found["classes"]) == CLASSES:
+        tables = [*_paper_table(results["recipes"], found), *tables]
+    return [*tables, *([_beside_table(found["beside"])] if found["beside"] else [])]
+
+
+def _predictions(
     runs: Mapping[str, Sequence[Run]], specs: Sequence[str], rules: Sequence[str], earlier: _Earlier
-) -> Iterator[tuple[str, str, RecipePredictions]]:
-    """What every run says of each set, as each rule counts it: (name:split, rule, answers)."""
+) -> Iterator[tuple[str, RecipePredictions]]:
+    """Every run's predictions on each set, as each rule counts them, by `name:split, rule`."""
     from ngd_timm.data import load_split
     from ngd_timm.data.labels import LABEL_RULES
 
@@ -290,9 +284,9 @@ def _answers(
         raise InputError("nothing to score on; give --data name=root[:split] and at least one --label-rule")
     for name in (f"{key}, {rule}" for key in keys for rule in rules):
         earlier.refuse_others(name)
-    together = [run for of in runs.values() for run in of]
-    classes = together[0].classes
-    for run in together:
+    students = [run for by_seed in runs.values() for run in by_seed]
+    classes = students[0].classes
+    for run in students:
         if run.classes != classes:
             raise InputError(f"{run.source} has the classes {', '.join(run.classes)}, the others {', '.join(classes)}")
     device = open_device("auto")
@@ -301,27 +295,29 @@ def _answers(
         for rule, (_, report) in loaded.items():
             earlier.refuse_others(f"{key}, {rule}", report.sha256, classes)
         widest = max((dataset for dataset, _ in loaded.values()), key=len)
-        said = {
+        predictions = {
             run.folder: predict(run.student.to(device), face_batches(run.student, widest), device, run.recipe.eval_flip)
-            for run in with_bar(iter(together), len(together), key)
+            for run in with_bar(iter(students), len(students), key)
         }
         place = {source: row for row, source in enumerate(widest["source"][:])}
         for rule, (dataset, report) in loaded.items():
             rows = [place.get(source) for source in dataset["source"][:]]
             if None in rows:
-                raise InputError(f"{key}: the rules {', '.join(rules)} keep different pictures; give one at a time")
-            kept, target = torch.tensor(rows), torch.tensor(dataset["label"][:])
-            counted = {at: _part(of, kept, target).described(classes, rule, report.sha256) for at, of in said.items()}
+                raise InputError(f"{key}: the rules {', '.join(rules)} keep different images; give one at a time")
+            counted, target = torch.tensor(rows), torch.tensor(dataset["label"][:])
+            scored = {
+                at: _part(of_run, counted, target).described(classes, rule, report.sha256)
+                for at, of_run in predictions.items()
+            }
             yield (
-                key,
-                rule,
-                {name: [(run.folder.name, counted[run.folder]) for run in of] for name, of in runs.items()},
+                f"{key}, {rule}",
+                {name: [(run.folder.name, scored[run.folder]) for run in by_seed] for name, by_seed in runs.items()},
             )
 
 
-def _part(answers: Predictions, rows: Tensor, target: Tensor) -> Predictions:
-    subject = None if answers.subject is None else answers.subject[rows]
-    return replace(answers, logits=answers.logits[rows], target=target, embedding=None, subject=subject)
+def _part(whole: Predictions, rows: Tensor, target: Tensor) -> Predictions:
+    subject = None if whole.subject is None else whole.subject[rows]
+    return replace(whole, logits=whole.logits[rows], target=target, embedding=None, subject=subject)
 
 
 def _read_ablation(file: Path) -> dict[str, Any]:
@@ -332,27 +328,26 @@ def _read_ablation(file: Path) -> dict[str, Any]:
     return comparison
 
 
-def _read_earlier(file: Path, beside: Container[str], tried: Container[str]) -> _Earlier:
+def _read_earlier(path: str | Path | None, beside: Sequence[str], tried: Sequence[str]) -> _Earlier:
     """What an earlier page has of other runs than these."""
+    if path is None:
+        return _Earlier(Path(), {}, {}, {}, {}, {})
+    file = Path(path)
     page = read_json(file)
     if page.get("kind") != _KIND:
         raise InputError(f"{file} is not the JSON of a page of ngd results; give --earlier the one beside RESULTS.md")
     try:
-        kept = _Earlier(
-            file,
-            {run: {**run_notes, "earlier": True} for run, run_notes in page["beside"].items() if run not in beside},
-            {run: {**run_notes, "earlier": True} for run, run_notes in page["tried"].items() if run not in tried},
-            page["students"],
-            page["sets"],
-            page["data"],
+        others, settings = (
+            {run: {**notes, "earlier": True} for run, notes in page[key].items() if run not in again}
+            for key, again in (("beside", beside), ("tried", tried))
         )
-        for run_notes in (*kept.beside.values(), *kept.tried.values()):
-            _ = [run_notes[key] for key in ("command", "epochs", "minutes", "metrics")]
-        for run in kept.beside:
-            _ = kept.students[run], [of["beside"][run]["ci95"]["8way"] for of in kept.sets.values()]
+        for notes in (*others.values(), *settings.values()):
+            _ = [notes[key] for key in ("command", "epochs", "minutes", "metrics")]
+        for run in others:
+            _ = page["students"][run], [found["beside"][run]["ci95"]["8way"] for found in page["sets"].values()]
+        return _Earlier(file, others, settings, page["students"], page["sets"], page["data"])
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{file} is not whole ({error}); bring back the JSON that was written with its page") from None
-    return kept
 
 
 def _refuse_twice(names: Sequence[str]) -> None:
@@ -361,87 +356,39 @@ def _refuse_twice(names: Sequence[str]) -> None:
 
 
 def _run_notes(run: Run) -> dict[str, Any]:
-    """A run by its own files: how it was made, for how long, and its figures on validation."""
+    """A run by its own files: its command, its time, and its scores on validation."""
     try:
-        figures = {key: {"n": entry["n"], "8way": entry["8way"]} for key, entry in run.metrics.items()}
+        scores = {key: {"n": entry["n"], "8way": entry["8way"]} for key, entry in run.metrics.items()}
     except (KeyError, TypeError):
-        figures = {}
-    if not figures:
-        raise InputError(f"{run.folder / 'metrics.json'} holds no figures; train or evaluate the run again")
+        scores = {}
+    if not scores:
+        raise InputError(f"{run.folder / 'metrics.json'} holds no scores; train or evaluate the run again")
     return {
         "command": shown_command(run.fingerprint, "ngd train recipe.yaml data.root=…"),
         "epochs": len(run.rows),
         "minutes": sum(float(row["seconds"]) for row in run.rows) / 60,
-        "metrics": figures,
+        "metrics": scores,
     }
 
 
-def _terms(results: Mapping[str, Any], name: str) -> str:
-    """What each term adds, whether EEG adds anything, whether other settings of Proto-KD do, by rule, on one set."""
-    found = results["sets"][name]
-    differences = {(d["a"], d["b"]): d["8way"] for d in found["differences"]}
-    lines = [f"What each term adds ({name}, {protocol_name('8way', found)}; paired, see the intervals below):", ""]
-    questions = {
-        None: _EACH_TERM,
-        "Does real EEG add anything over its controls, at an equal share of the gradient?": [
-            (f"the EEG grid against {control}", a, b) for control, a, b in _EEG
-        ],
-        "Would Proto-KD be better off otherwise?": _OTHERWISE,
-    }
-    for question, pairs in questions.items():
-        answers = [
-            f"- {difference_verdict(f'{what} ({a} − {b})', differences[a, b], METRIC_TITLES)}"
-            for what, a, b in pairs
-            if (a, b) in differences
-        ]
-        if question and answers:
-            lines += ["", question, ""]
-        lines += answers
-    return "\n".join(lines)
-
-
-def _teachers(teachers: Mapping[str, Sequence[str] | None]) -> list[str]:
-    """What the logit teachers were themselves trained with, and what that means for the rows of logit KD alone."""
-    if not teachers:
-        return []
-    described = []
-    for name, terms in teachers.items():
-        known = _listed([_TERMS[term] for term in terms]) if terms else "terms that are not known here"
-        described.append(f"{name} (trained with {known})")
-    lines = [f"Logit KD was taught by {_listed(described)}."]
-    passed_on = [_TERMS[t] for t in ("proto_kd", "d_geo") if any(t in (terms or ()) for terms in teachers.values())]
-    if passed_on:
-        terms = _listed(passed_on)
-        lines.append(
-            f"So rows of logit KD without {terms} are taught by a student of {terms} too: differences to them are what "
-            "a term adds beside such a teacher."
-        )
-    return [" ".join(lines)]
-
-
-def _listed(words: Sequence[str]) -> str:
-    """`a, b and c`."""
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-
-
-def _paper_table(recipes: Sequence[str], found: Mapping[str, Any]) -> Table | None:
-    rows: list[tuple[str, ...]] = []
+def _paper_table(recipes: Sequence[str], found: Mapping[str, Any]) -> list[Table]:
+    """The paper's scores beside those here; nothing where no recipe is one of the paper's."""
+    rows = []
     for name in (n for n in recipes if n in PAPER):
         ours = [found["recipes"][name]["8way"][m]["mean"] for m in METRICS]
         rows.append((name, *(f"{v:.2f}" for pair in zip(PAPER[name], ours, strict=True) for v in pair)))
     if not rows:
-        return None
+        return []
     best, scores = PAPER_BEST
     rows.append((best, *(cell for value in scores for cell in (f"{value:.2f}", ""))))
     header = ("recipe", *(f"{METRIC_NAMES[m]}, {who}" for m in METRICS for who in ("paper", "here")))
-    notes = [
+    notes = (
         "the paper has another grid (of DREAMER and MAHNOB-HCI) and, for B3 by its authors' README, 100 epochs; it "
-        "doesn't say how votes became labels"
-    ]
-    if "tau_paper" in recipes:
-        notes.append("tau_paper has the objective of b2_proto, the paper's B2")
-    notes.append(f"{best} is the paper's best row; no recipe here stands for it")
-    return Table("beside the paper, 8-way, percent", header, tuple(rows), tuple(notes))
+        "doesn't say how votes became labels",
+        *["tau_paper has the objective of b2_proto, the paper's B2"] * ("tau_paper" in recipes),
+        f"{best} is the paper's best row; no recipe here stands for it",
+    )
+    return [Table("beside the paper, 8-way, percent", header, tuple(rows), notes)]
 
 
 def _beside_table(beside: Mapping[str, Any]) -> Table:
@@ -449,30 +396,17 @@ def _beside_table(beside: Mapping[str, Any]) -> Table:
     for run, entry in beside.items():
         cells = [with_interval(entry["8way"][m], entry["ci95"]["8way"][m]) for m in METRICS]
         rows.append((run, *cells, f"{entry['ece']:.1f}"))
-    header = ("run", *(METRIC_NAMES[m] for m in METRICS), "ECE")
-    ways = protocol_name("8way", next(iter(beside.values())))
-    notes = [f"{run}: {scoring_name(entry)}" for run, entry in beside.items()]
-    return Table(f"runs beside the table, {ways}, percent, one seed", header, tuple(rows), tuple(notes))
+    protocol = protocol_name("8way", next(iter(beside.values())))
+    notes = tuple(f"{run}: {scoring_name(entry)}" for run, entry in beside.items())
+    header = ("run", *METRIC_NAMES.values(), "ECE")
+    return Table(f"runs beside the table, {protocol}, percent, one seed", header, tuple(rows), notes)
 
 
 def _tried_table(tried: Mapping[str, Any]) -> Table:
     rows = []
-    for run, run_notes in tried.items():
-        key, entry = next(iter(run_notes["metrics"].items()))
-        figures = [f"{entry['8way'][m]:.2f}" for m in METRICS]
-        rows.append(
-            (run, f"`{run_notes['command']}`", *figures, f"{key}, n = {entry['n']}", f"{run_notes['minutes']:.0f}")
-        )
-    header = ("run", "command", *(METRIC_NAMES[m] for m in METRICS), "on", "minutes")
+    for run, notes in tried.items():
+        key, entry = next(iter(notes["metrics"].items()))
+        scores = [f"{entry['8way'][m]:.2f}" for m in METRICS]
+        rows.append((run, f"`{notes['command']}`", *scores, f"{key}, n = {entry['n']}", f"{notes['minutes']:.0f}"))
+    header = ("run", "command", *METRIC_NAMES.values(), "on", "minutes")
     return Table("every setting tried, percent over all classes, one seed each", header, tuple(rows))
-
-
-def _commands(commands: Mapping[str, str]) -> str:
-    lines = [f"    {command}" for command in commands.values()]
-    return "\n".join(["The runs of the table, and this page:", "", *lines])
-
-
-def _hashes(results: Mapping[str, Any]) -> str:
-    lines = [f"- pictures and labels of {name}: `{sha256}`" for name, sha256 in results["data"].items()]
-    lines += [f"- student of {run}: `{sha256}`" for run, sha256 in results["students"].items()]
-    return "\n".join(["sha256:", "", *lines])

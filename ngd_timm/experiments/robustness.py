@@ -1,12 +1,13 @@
-"""Students under fifteen common corruptions: the same damaged pictures for all of them, differences paired."""
+"""Students under fifteen common corruptions: the same corrupted images for all of them, differences paired."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,14 +18,14 @@ from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import check_place, write_json, write_text
 from ngd_timm.core.hub import hub_id
 from ngd_timm.core.paths import last_part
-from ngd_timm.core.recipe import Recipe
+from ngd_timm.core.recipe import DataConfig, Recipe
 from ngd_timm.data.synthetic.corruptions import CORRUPTIONS, SEVERITIES, SMALLEST, corrupt
 from ngd_timm.evaluate.metrics import METRICS, metrics_of_versions, summary
 from ngd_timm.evaluate.predictions import subject_codes
 from ngd_timm.evaluate.run_log import with_bar
 from ngd_timm.evaluate.student import open_scored
 from ngd_timm.models.ngd_models import TimmModel
-from ngd_timm.report.figures_robustness import draw_robustness
+from ngd_timm.report.plots import write_robustness_plot
 from ngd_timm.report.tables import Table, robustness_tables
 
 if TYPE_CHECKING:
@@ -34,13 +35,19 @@ __all__ = ["robustness"]
 
 logger = logging.getLogger("ngd_timm.experiments")
 
-_BATCH, _LARGE_BATCH = 256, 32  # pictures at once: small ones of one size as `ngd evaluate` takes them; others
+_BATCH, _LARGE_BATCH = 256, 32  # images at once: small ones of one size as `ngd evaluate` takes them; others
 
-T = TypeVar("T")
+_OF_A_RUN = {"seed", "out", "init", "teacher", "kd_cache", "device"}  # keys in which seeds of a recipe may differ
+_REMEDIES = {
+    "classes": "compare students of the same classes",
+    "label_rule": "give --label-rule",
+    "drop_duplicates": "give --keep-duplicates",
+    "eval_flip": "give --flip or --no-flip",
+}
 
 
 class _Version(NamedTuple):
-    """The pictures under one corruption; without a name the clean ones."""
+    """The images under one corruption; without a name the clean ones."""
 
     corruption: str | None
     severity: int
@@ -59,6 +66,14 @@ class _Student:
     def seed(self) -> int | None:
         return self.recipe.seed if self.recipe is not None and self.is_seed else None
 
+    @property
+    def scoring(self) -> dict[str, Any]:
+        """How its run is evaluated; a bare student has the defaults."""
+        data = self.recipe.data if self.recipe else DataConfig()
+        flip = self.recipe is not None and self.recipe.eval_flip
+        rules = {"label_rule": data.label_rule, "drop_duplicates": data.drop_duplicates, "eval_flip": flip}
+        return {"classes": self.classes, **rules}
+
 
 def robustness(
     sources: Sequence[str | Path],
@@ -75,7 +90,7 @@ def robustness(
 ) -> tuple[dict[str, Any], list[Table]]:
     """Score students on a data set, clean and under every corruption, and compare their recipes with the first one.
 
-    Each picture is corrupted once per corruption and severity, at its own size and in its own colours, before it is
+    Each image is corrupted once per corruption and severity, at its own size and in its own colours, before it is
     resized for a student; all students see the same. Runs whose recipes have one name are seeds of one
     recipe; a student without a recipe stands for itself.
 
@@ -84,14 +99,12 @@ def robustness(
         spec: `name=root[:split]`; without a split all rows count.
         out: Folder for robustness.json, table.md and robustness.png; earlier ones are replaced.
         severities: Which of 1 to 5.
-        label_rule: Instead of the runs'.
-        drop_duplicates: Instead of the runs'.
-        flip: Average with the mirror image; instead of as the runs.
-        amp: Precision of the students' arithmetic, as a recipe's `optim.amp`. "off" is float32, with which clean
-            figures are those of `ngd evaluate`; bf16 is about twice as fast where the processor has it.
+        label_rule: Instead of the runs', as are `drop_duplicates` and `flip`.
+        drop_duplicates: Leave copies of training images out.
+        flip: Average with the mirror image.
+        amp: Precision, as a recipe's `optim.amp`; with "off" clean scores are those of `ngd evaluate`.
         seed: Of the corruptions, and of the bootstrap.
-        resamples: Of the bootstrap over pictures (over subjects where the set names them); a resample is the same for
-            all corruptions, severities and students.
+        resamples: Of the bootstrap over images (over subjects where the set names them), the same for all students.
 
     Returns:
         What robustness.json holds (percent over all classes), and the tables of table.md.
@@ -114,25 +127,19 @@ def robustness(
     name, root, split, key = parse_spec(spec)
     students = [_open(source) for source in sources]
     recipes = _grouped(students)
-    classes = _shared("classes", [(s, s.classes) for s in students], "compare students of the same classes")
-    own = [(s, s.recipe) for s in students]
-    label_rule = label_rule or _shared(
-        "label_rule", [(s, r.data.label_rule if r else "majority") for s, r in own], "give --label-rule"
-    )
-    if drop_duplicates is None:
-        dropped = [(s, r.data.drop_duplicates if r else True) for s, r in own]
-        drop_duplicates = _shared("drop_duplicates", dropped, "give --keep-duplicates")
-    if flip is None:
-        flip = _shared("eval_flip", [(s, r.eval_flip if r else False) for s, r in own], "give --flip or --no-flip")
+    classes = _shared(students, "classes")
+    label_rule = label_rule or _shared(students, "label_rule")
+    drop_duplicates = _shared(students, "drop_duplicates") if drop_duplicates is None else drop_duplicates
+    flip = _shared(students, "eval_flip") if flip is None else flip
     dataset, report = load_split(
         name, root, split or "all", label_rule=label_rule, drop_duplicates=drop_duplicates, classes=classes
     )
     versions = [_Version(None, 0), *(_Version(name, level) for name in CORRUPTIONS for level in levels)]
-    logger.info(f"{len(students)} students, {len(versions)} versions of {len(dataset)} pictures")
-    answers, target = _answers(students, dataset, versions, flip, seed, device, autocast)
+    logger.info(f"{len(students)} students, {len(versions)} versions of {len(dataset)} images")
+    predictions, target = _predict(students, dataset, versions, flip, seed, device, autocast)
     subjects = subject_codes(dataset)
-    whole, redrawn = metrics_of_versions(answers, target, len(classes), subjects, resamples, seed)
-    found = {
+    scores, redrawn = metrics_of_versions(predictions, target, len(classes), subjects, resamples, seed)
+    results = {
         "data": {
             "key": key,
             "n": len(target),
@@ -155,17 +162,17 @@ def robustness(
                 "recipe": next(name for name, places in recipes.items() if place in places),
                 "seed": student.seed,
                 "sha256": student.sha256,
-                **_by_version(versions, {m: values[:, place] for m, values in whole.items()}, len(target)),
+                **_by_version(versions, {m: values[:, place] for m, values in scores.items()}, len(target)),
             }
             for place, student in enumerate(students)
         ],
-        **_compared(recipes, students, versions, whole, redrawn),
+        **_compare(recipes, students, versions, scores, redrawn),
     }
-    tables = robustness_tables(found)
-    write_json(out / "robustness.json", found)
+    tables = robustness_tables(results)
+    write_json(out / "robustness.json", results)
     write_text(out / "table.md", "\n\n".join(table.markdown() for table in tables) + "\n")
-    draw_robustness(found, out / "robustness.png")
-    return found, tables
+    write_robustness_plot(results, out / "robustness.png")
+    return results, tables
 
 
 def _checked_severities(severities: Sequence[int]) -> tuple[int, ...]:
@@ -186,55 +193,54 @@ def _open(source: str | Path) -> _Student:
 def _grouped(students: Sequence[_Student]) -> dict[str, list[int]]:
     """Recipe to the places of its students, by seed; in the order in which the recipes come."""
     groups: dict[str, list[int]] = {}
-    taken = {student.recipe.name for student in students if student.recipe is not None and student.is_seed}
+    names = {student.recipe.name for student in students if student.recipe is not None and student.is_seed}
     for place, student in enumerate(students):
-        if student.recipe is not None and student.is_seed:
-            groups.setdefault(student.recipe.name, []).append(place)
-            continue
         name, number = student.shown, 1
-        while name in groups or name in taken:
-            number += 1
-            name = f"{student.shown} ({number})"
-        groups[name] = [place]
+        if student.recipe is not None and student.is_seed:
+            name = student.recipe.name
+        else:
+            while name in groups or name in names:
+                number += 1
+                name = f"{student.shown} ({number})"
+        groups.setdefault(name, []).append(place)
     for name, places in groups.items():
-        seeds = {place: recipe.seed for place in places if (recipe := students[place].recipe) is not None}
-        if len(set(seeds.values())) < len(seeds):
-            twice = next(seed for seed in seeds.values() if list(seeds.values()).count(seed) > 1)
-            same = [students[place].shown for place, seed in seeds.items() if seed == twice]
-            raise InputError(
-                f"{' and '.join(same)} are both seed {twice} of the recipe {name}; leave one out, or give its student/ "
-                "folder to have it count by itself"
-            )
-        _refuse_other_settings(name, [students[place] for place in places])
-        places.sort(key=lambda place: seeds.get(place, 0))
+        if len(places) > 1:
+            places.sort(key=lambda place: students[place].seed or 0)
+            _refuse_other_runs(name, [students[place] for place in places])
     return groups
 
 
-def _refuse_other_settings(name: str, students: Sequence[_Student]) -> None:
+def _refuse_other_runs(name: str, students: Sequence[_Student]) -> None:
     """Seeds of one recipe differ in the seed, and in what lies where."""
-    recipes = [student.recipe for student in students if student.recipe is not None]
-    told = [r.model_dump(exclude={"seed", "out", "init", "teacher", "kd_cache", "device"}) for r in recipes]
-    for student, other in zip(students, told, strict=False):
-        if changed := [key for key, value in told[0].items() if other[key] != value]:
+    for student, after in pairwise(students):
+        if student.seed == after.seed:
+            raise InputError(
+                f"{student.shown} and {after.shown} are both seed {student.seed} of the recipe {name}; leave one out, "
+                "or give its student/ folder to have it count by itself"
+            )
+    recipes = [s.recipe.model_dump(exclude=_OF_A_RUN) for s in students if s.recipe is not None]
+    for student, recipe in zip(students, recipes, strict=True):
+        if changed := [key for key, value in recipes[0].items() if recipe[key] != value]:
             raise InputError(
                 f"{students[0].shown} and {student.shown} are both of the recipe {name}, but {', '.join(changed)} "
                 "differs, so they are not its seeds; give the student/ folder of one to have it count by itself"
             )
 
 
-def _shared(what: str, values: Sequence[tuple[_Student, T]], mend: str) -> T:
-    (first, value), *others = values
-    for other, its in others:
-        if its != value:
-            shown = [", ".join(v) if isinstance(v, tuple) else str(v) for v in (value, its)]
+def _shared(students: Sequence[_Student], key: str) -> Any:
+    """The setting that all students have in common."""
+    first, *others = (student.scoring[key] for student in students)
+    for student, value in zip(students[1:], others, strict=True):
+        if value != first:
+            shown = " and ".join(", ".join(v) if isinstance(v, tuple) else str(v) for v in (first, value))
             raise InputError(
-                f"{first.shown} and {other.shown} can't be compared: {what} is {shown[0]} and {shown[1]}; {mend}"
+                f"{students[0].shown} and {student.shown} can't be compared: {key} is {shown}; {_REMEDIES[key]}"
             )
-    return value
+    return first
 
 
 @torch.inference_mode()
-def _answers(
+def _predict(
     students: Sequence[_Student],
     dataset: Dataset,
     versions: Sequence[_Version],
@@ -243,7 +249,7 @@ def _answers(
     device: torch.device,
     autocast: torch.dtype | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(versions, students, N) class indices, and the (N,) true ones; a few pictures are held at a time."""
+    """(versions, students, N) class indices, and the (N,) true ones; a few images are held at a time."""
     from ngd_timm.core.images import InputTransform, check_image, decode_each, image_size_and_grey, row_name
     from ngd_timm.data.batches import held_in_memory, targets
 
@@ -253,19 +259,19 @@ def _answers(
     sizes = np.array(list(decode_each(dataset, image_size_and_grey, "opened")), dtype=np.int64)
     if (least := sizes[:, :2].min(axis=1)).min() < SMALLEST:
         raise InputError(
-            f"{row_name(dataset, int(least.argmin()))}: a side of {least.min()} px; pictures to corrupt need at least "
+            f"{row_name(dataset, int(least.argmin()))}: a side of {least.min()} px; images to corrupt need at least "
             f"{SMALLEST}, remove it"
         )
     mode = "L" if sizes[:, 2].all() else "RGB"
     small = held_in_memory(sizes, len(mode))
-    for _ in decode_each(dataset, check_image):  # a damaged picture is found now, not hours later
+    for _ in decode_each(dataset, check_image):  # a damaged image is found now, not hours later
         pass
-    answers = np.empty((len(versions), len(students), len(dataset)), dtype=np.uint8)
+    predictions = np.empty((len(versions), len(students), len(dataset)), dtype=np.uint8)
     step = _BATCH if small else _LARGE_BATCH
-    work = _versions_of_blocks(dataset, versions, mode, small, step, seed)
+    blocks = _corrupted_blocks(dataset, versions, mode, small, step, seed)
     transforms = [InputTransform(student.model.pretrained_cfg) for student in students]
     total = len(versions) * -(-len(dataset) // step)
-    for place, first, images in with_bar(work, total, "corrupting and scoring"):
+    for place, first, images in with_bar(blocks, total, "corrupting and scoring"):
         inputs: dict[Any, torch.Tensor] = {}
         for number, (student, prepare) in enumerate(zip(students, transforms, strict=True)):
             if prepare.key not in inputs:
@@ -277,17 +283,17 @@ def _answers(
                 if flip:
                     logits = (logits + student.model(views.flip(-1)).float()) / 2
             if not bool(logits.isfinite().all()):
-                mend = "its weights are damaged; train it again" if autocast is None else "try --amp off"
-                raise InputError(f"{student.shown}'s answers are not finite in {precision_name(autocast)}: {mend}")
-            answers[place, number, first : first + len(logits)] = logits.cpu().numpy().argmax(axis=1)
+                remedy = "its weights are damaged; train it again" if autocast is None else "try --amp off"
+                raise InputError(f"{student.shown}'s logits are not finite in {precision_name(autocast)}: {remedy}")
+            predictions[place, number, first : first + len(logits)] = logits.cpu().numpy().argmax(axis=1)
     target = targets(dataset)
-    return answers, target if target.ndim == 1 else target.argmax(axis=1)
+    return predictions, target if target.ndim == 1 else target.argmax(axis=1)
 
 
-def _versions_of_blocks(
+def _corrupted_blocks(
     dataset: Dataset, versions: Sequence[_Version], mode: str, small: bool, step: int, seed: int
 ) -> Iterator[tuple[int, int, list[np.ndarray]]]:
-    """Number of a version, place of the first picture, and so many pictures, (H, W) or (H, W, 3); decoded once."""
+    """Number of a version, place of the first image, and so many images, (H, W) or (H, W, 3); decoded once."""
     from ngd_timm.core.images import decode_each, open_image, to_mode
 
     def decoded(record: dict[str, Any]) -> np.ndarray:
@@ -295,56 +301,51 @@ def _versions_of_blocks(
             return np.asarray(to_mode(image, mode))
 
     for first in range(0, len(dataset), step):
-        rows = range(first, min(first + step, len(dataset)))
-        pictures = list(decode_each(dataset.select(rows), decoded))
-        parts = [np.stack(pictures)] if small else [picture[None] for picture in pictures]
+        clean = list(decode_each(dataset.select(range(first, min(first + step, len(dataset)))), decoded))
+        parts = [np.stack(clean)] if small else [image[None] for image in clean]
         for number, (name, severity) in enumerate(versions):
-            if name is None:
-                yield number, first, pictures
-                continue
-            changed: list[np.ndarray] = []
-            for part in parts:
-                changed += list(corrupt(part, name, severity, seed, first + len(changed)))
-            yield number, first, changed
+            images = clean
+            if name is not None:
+                images = []
+                for part in parts:
+                    images += list(corrupt(part, name, severity, seed, first + len(images)))
+            yield number, first, images
 
 
-def _by_version(versions: Sequence[_Version], figures: Mapping[str, np.ndarray], n: int) -> dict[str, Any]:
-    entries = [{"n": n, **{m: float(values[place]) for m, values in figures.items()}} for place in range(len(versions))]
-    corrupted: dict[str, dict[str, Any]] = {}
-    for (name, severity), entry in zip(versions, entries, strict=True):
-        if name is not None:
-            corrupted.setdefault(name, {})[str(severity)] = entry
-    return {"clean": entries[0], "corrupted": corrupted}
+def _by_version(versions: Sequence[_Version], scores: Mapping[str, np.ndarray], n: int) -> dict[str, Any]:
+    """One student's entries, clean and by corruption and severity."""
+    clean, *entries = ({"n": n, **{m: float(v[place]) for m, v in scores.items()}} for place in range(len(versions)))
+    corrupted: dict[str, dict[str, Any]] = {name: {} for name in CORRUPTIONS}
+    for (name, severity), entry in zip(versions[1:], entries, strict=True):
+        corrupted[str(name)][str(severity)] = entry
+    return {"clean": clean, "corrupted": corrupted}
 
 
-def _compared(
+def _compare(
     recipes: Mapping[str, list[int]],
     students: Sequence[_Student],
     versions: Sequence[_Version],
-    whole: Mapping[str, np.ndarray],
+    scores: Mapping[str, np.ndarray],
     redrawn: Mapping[str, np.ndarray],
 ) -> dict[str, Any]:
-    """Each recipe's means over severities and seeds, and what the others have more than the first."""
+    """Each recipe's means over severities and seeds, and the others' differences to the first."""
     rows = {name: [i for i, v in enumerate(versions) if v.corruption == name] for name in CORRUPTIONS}
     rows |= {"mean": [i for i, v in enumerate(versions) if v.corruption], "clean": [0]}
-    means: dict[str, Any] = {name: {} for name in recipes}
     first, *others = recipes
-    seeds = {name: [students[i].seed for i in of] for name, of in recipes.items()}
-    differences: list[dict[str, Any]] = [{"a": name, "b": first} for name in others]
+    seeds = {name: [students[i].seed for i in places] for name, places in recipes.items()}
+    means: dict[str, Any] = {name: {row: {} for row in rows} for name in recipes}
+    differences: list[dict[str, Any]] = [{"a": name, "b": first, **{row: {} for row in rows}} for name in others]
     for row, places in rows.items():
-        per_seed = {name: {m: whole[m][places][:, of].mean(axis=0) for m in METRICS} for name, of in recipes.items()}
-        drawn = {
-            name: {m: redrawn[m][places][:, of].mean(axis=(0, 1)) for m in METRICS} for name, of in recipes.items()
-        }
-        for name in recipes:
-            means[name][row] = {m: summary(per_seed[name][m], drawn[name][m]) for m in METRICS}
-        for difference in differences:
-            a = difference["a"]
-            difference[row] = {}
-            for m in METRICS:
+        for m in METRICS:
+            per_seed = {name: scores[m][places][:, own].mean(axis=0) for name, own in recipes.items()}
+            resampled = {name: redrawn[m][places][:, own].mean(axis=(0, 1)) for name, own in recipes.items()}
+            for name in recipes:
+                means[name][row][m] = summary(per_seed[name], resampled[name])
+            for difference in differences:
+                a = difference["a"]
                 if seeds[a] == seeds[first]:
-                    values = per_seed[a][m] - per_seed[first][m]
+                    values = per_seed[a] - per_seed[first]
                 else:  # seeds that have no counterpart: the difference of the means, without a spread
-                    values = np.array([per_seed[a][m].mean() - per_seed[first][m].mean()])
-                difference[row][m] = summary(values, drawn[a][m] - drawn[first][m])
+                    values = np.array([per_seed[a].mean() - per_seed[first].mean()])
+                difference[row][m] = summary(values, resampled[a] - resampled[first])
     return {"recipes": means, "differences": differences}

@@ -28,7 +28,7 @@ def write_page(folder: str | Path, mistakes: int = 0) -> Path:
 
     Args:
         folder: The finished run or ablation.
-        mistakes: How many of a student's surest wrong predictions are shown; the page then holds faces.
+        mistakes: How many of a student's most confident wrong predictions are shown; the page then holds faces.
 
     Returns:
         The page.
@@ -37,19 +37,19 @@ def write_page(folder: str | Path, mistakes: int = 0) -> Path:
         InputError: Not a finished run, or mistakes of what has none.
     """
     folder = Path(folder)
-    for file, write, what in (
+    for file, write, reason in (
         ("ablation.json", write_ablation_report, "an ablation's report shows no mistakes; give one of its runs"),
         ("embeddings.safetensors", write_teacher_report, "an EEG teacher's report has no faces to show mistakes of"),
     ):
         if (folder / file).is_file():
             if mistakes:
-                raise InputError(what)
+                raise InputError(reason)
             return write(folder)
     return write_report(folder, mistakes)
 
 
 def try_page(folder: str | Path) -> None:
-    """`write_page` after hours of training or fitting: what is wrong with the page costs a logged line, not the run."""
+    """`write_page`; a failure is logged and does not end the training or fitting that came before."""
     try:
         logger.info("report: %s", write_page(folder))
     except Exception as error:

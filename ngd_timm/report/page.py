@@ -1,52 +1,62 @@
-"""What every report shares: the frame of the page, the prototype grid's part of it."""
+"""What all pages share: templates, the size limit, the prototype grid's part."""
 
 from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ngd_timm.core.commands import public_fingerprint
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import write_text
 from ngd_timm.core.paths import without_paths
-from ngd_timm.report import figures
+from ngd_timm.evaluate.metrics import METRIC_TITLES
+from ngd_timm.grid.verdict import WHO, decimal, span
+from ngd_timm.report.plots import plot_cosines, plot_plane
 
 if TYPE_CHECKING:
     from ngd_timm.grid.prototypes import PrototypeGrid
 
-__all__ = ["PROTOCOLS", "clock", "grid_context", "png_uri", "render", "write_page"]
+__all__ = ["PROTOCOLS", "clock", "fill", "grid_context", "pretty_fingerprint", "render", "to_png_uri"]
 
 PROTOCOLS = {"8way": "all classes", "present": "present classes only"}
+_EEG_SCORES = {"bacc": "high against low, balanced accuracy (bACC)", "ccc": "concordance with the rating (CCC)"}
 _MAX_BYTES = 3_000_000
 
 
-def render(template: str, context: Mapping[str, Any]) -> str:
-    """The page of a template; a name that the context lacks is an error, and text can't become markup."""
+def render(template: str, context: Mapping[str, Any], path: Path) -> Path:
+    """Write a template's page, atomically; see `fill`.
+
+    Raises:
+        InputError: The page would be larger than 3 MB.
+    """
+    page = fill(template, context)
+    size = len(page.encode())
+    if size > _MAX_BYTES:
+        raise InputError(f"the report would be {size:,} bytes, more than {_MAX_BYTES:,}; show fewer mistakes")
+    write_text(path, page)
+    return path
+
+
+def fill(template: str, context: Mapping[str, Any]) -> str:
+    """A template's text: in HTML no value can become markup, and a name that the context lacks is an error."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
     environment = Environment(
         loader=PackageLoader("ngd_timm.report"),
-        autoescape=True,
+        autoescape=lambda name: not str(name).endswith(".md.j2"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=_percent, interval=_interval, svg=Markup)
-    return environment.get_template(template).render(**context, protocols=PROTOCOLS)
-
-
-def write_page(path: Path, page: str) -> Path:
-    """Write a page, atomically, unless it has grown past 3 MB."""
-    if len(page.encode()) > _MAX_BYTES:
-        raise InputError(
-            f"the report would be {len(page.encode()):,} bytes and must stay under {_MAX_BYTES:,}; ask for fewer "
-            "mistakes"
-        )
-    write_text(path, page)
-    return path
+    environment.filters.update(percent="{:.1f}".format, count="{:,}".format, interval=_interval, svg=Markup)
+    environment.filters.update(decimal=decimal, span=span, p=_p, clock=clock, listed=_listed)
+    environment.globals.update(protocols=PROTOCOLS, metric_titles=METRIC_TITLES, eeg_scores=_EEG_SCORES, who=WHO)
+    return environment.get_template(template).render(context)
 
 
 def clock(seconds: float) -> str:
@@ -59,41 +69,46 @@ def clock(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 
-def png_uri(image: Any) -> str:
+def to_png_uri(image: Any) -> str:
     """A PIL image as a data URI."""
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def grid_context(grid: PrototypeGrid, name: str | None, classes: Sequence[str]) -> dict[str, Any]:
-    """What `parts.html.j2` says and shows of a grid."""
-    filled = int((grid.counts > 0).sum())
-    cells = grid.size * grid.size
-    total = int(grid.counts.sum())
+def pretty_fingerprint(value: dict[str, Any]) -> str:
+    """A fingerprint to be read by people, without folders of a disk."""
+    return json.dumps(public_fingerprint(value), indent=2, ensure_ascii=False)
+
+
+def grid_context(grid: PrototypeGrid, classes: Sequence[str]) -> dict[str, Any]:
+    """What `parts.html.j2` shows of a grid."""
+    cells, filled, total = grid.size**2, int((grid.counts > 0).sum()), int(grid.counts.sum())
     plane_alt = f"Valence/arousal plane of {cells} cells, {filled} filled by {total} EEG windows; class anchors marked."
     cosine_alt = f"Matrix of cosines between {cells} prototypes; mean off the diagonal {grid.mean_cosine:.3f}."
+    metadata = dict(sorted(without_paths(grid.metadata).items()))
     return {
-        "name": name,
         "size": grid.size,
-        "cells": cells,
         "filled": filled,
         "total": total,
-        "dim": int(grid.prototypes.shape[1]),
+        "dim": grid.dim,
         "mean_cosine": grid.mean_cosine,
         "sha256": grid.sha256,
-        "people_known": "subjects_per_cell" in grid.metadata,
-        "mantel": {k: grid.metadata.get(f"mantel_{k}_centered") for k in ("r", "p")},
-        "dataset": without_paths(grid.metadata.get("dataset", grid.metadata.get("provenance", "not recorded"))),
-        "metadata": dict(sorted(without_paths(grid.metadata).items())),
-        "plane": figures.grid_figure("plane", plane_alt, grid, classes),
-        "cosines": figures.cosine_figure("cosines", cosine_alt, grid),
+        "dataset": metadata.get("dataset", metadata.get("provenance", "not recorded")),
+        "metadata": metadata,
+        "plane": plot_plane("plane", plane_alt, grid, classes),
+        "cosines": plot_cosines("cosines", cosine_alt, grid),
     }
 
 
-def _percent(value: float) -> str:
-    return f"{value:.1f}"
-
-
 def _interval(pair: Sequence[float] | None) -> str:
-    return "" if not pair else f"{pair[0]:.1f}–{pair[1]:.1f}"
+    return "{:.1f}–{:.1f}".format(*pair) if pair else ""
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _listed(words: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -1,4 +1,4 @@
-"""What a report says of one data set: scores, confusion, each class, calibration, where the embeddings lie."""
+"""One data set on a page: scores, confusion, intervals of each class, calibration, map of the embeddings."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ngd_timm.core.errors import InputError
-from ngd_timm.evaluate.metrics import METRICS
+from ngd_timm.evaluate.metrics import METRICS, resampled
 from ngd_timm.evaluate.predictions import Predictions
-from ngd_timm.report.figures_sets import embedding_figure, reliability_figure
 from ngd_timm.report.page import PROTOCOLS
-from ngd_timm.report.predictions import class_intervals, embedding_map, stratified
+from ngd_timm.report.plots import plot_embeddings, plot_reliability
 
 if TYPE_CHECKING:
     from ngd_timm.grid.prototypes import PrototypeGrid
 
-__all__ = ["set_context"]
+__all__ = ["class_intervals", "embedding_map", "set_context", "stratified"]
 
 _MAP_POINTS = 1500
+_MIN_MAP_POINTS = 12  # below that t-SNE has no neighbourhoods to keep
 
 
 def set_context(
@@ -31,16 +31,10 @@ def set_context(
     sigma: float = 0.4,
     name: str = "set",
 ) -> dict[str, Any]:
-    """What the templates say and show of one entry of metrics.json.
+    """What the templates show of an entry of metrics.json, `key` being its `<name>:<split>`.
 
-    Args:
-        key: Of the entry, `<name>:<split>`.
-        entry: As `fer_metrics` makes it.
-        classes: The run's.
-        predictions: Of that set; without them there are no intervals of a class and no map of the embeddings.
-        grid: The run's grid, in whose space the embeddings lie.
-        sigma: How wide a class's place on that grid is, as the run's loss had it.
-        name: Prefix of the element ids, unique on a page.
+    Without predictions there are no intervals of a class and no map of the embeddings; `grid` and `sigma` are those of
+    the run's loss; `name` is the prefix of the element ids, unique on a page.
 
     Raises:
         InputError: The entry lacks something; it is named.
@@ -53,97 +47,126 @@ def set_context(
         raise InputError(f"metrics.json: the entry '{key}' lacks {error}; evaluate the run again") from None
     except (TypeError, ValueError):
         raise InputError(f"metrics.json: the entry '{key}' is not an evaluation's; evaluate the run again") from None
-    support = [sum(row) for row in confusion]
-    absent = [c for c, s in zip(classes, support, strict=True) if s == 0]
-    commonest = max(range(len(classes)), key=support.__getitem__)
-    masked = entry.get("confusion_present") if absent else None
+    support = dict(zip(classes, map(sum, confusion), strict=True))
+    present = [i for i, c in enumerate(classes) if support[c]]
+    masked = entry.get("confusion_present") if len(present) < len(classes) else None
+    intervals = [None] * len(classes) if predictions is None else _class_intervals(predictions)
+    for scores_of_class, interval in zip(per_class.values(), intervals, strict=True):
+        scores_of_class["ci95"] = interval
+    commonest = max(support, key=lambda c: support[c])
     return {
         "key": key,
         "n": n,
         "scores": scores,
         "intervals": {p: entry.get("ci95", {}).get(p, {}) for p in PROTOCOLS},
         "ece": entry.get("ece"),
-        "absent": absent,
-        "smallest": sorted(((s, c) for c, s in zip(classes, support, strict=True) if s > 0))[:2],
-        "commonest": (classes[commonest], 100 * support[commonest] / n if n else 0.0),
-        "per_class": _with_intervals(per_class, predictions),
-        "matrix": _matrix(confusion, classes),
-        "masked": None if masked is None else _matrix(masked, classes, [s > 0 for s in support]),
+        "absent": [c for c in classes if not support[c]],
+        "smallest": sorted((support[classes[i]], classes[i]) for i in present)[:2],
+        "commonest": (commonest, 100 * support[commonest] / n if n else 0.0),
+        "per_class": per_class,
+        "matrix": _matrix(confusion, classes, range(len(classes))),
+        "masked": masked and _matrix(masked, classes, present),
         "reliability": _reliability(name, key, entry),
         "map": None if predictions is None else _map(name, key, classes, predictions, grid, sigma),
     }
 
 
-def _matrix(
-    confusion: Sequence[Sequence[int]], classes: Sequence[str], kept: Sequence[bool] | None = None
-) -> dict[str, Any]:
-    """Rows of a confusion matrix, of the kept classes only."""
-    chosen = [i for i in range(len(classes)) if kept is None or kept[i]]
-    names = [classes[i] for i in chosen]
-    rows = [[confusion[true][said] for said in chosen] for true in chosen]
-    return {"classes": names, "rows": [_matrix_row(i, row, names) for i, row in enumerate(rows)]}
+def class_intervals(
+    target: np.ndarray,
+    predicted: np.ndarray,
+    size: int,
+    subjects: np.ndarray | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> list[dict[str, list[float]] | None]:
+    """95 % percentile intervals of each class's precision, recall and F1, by bootstrap over images or over subjects.
+
+    `target` and `predicted` are (N,) indices of `size` classes, `subjects` (N,) who is on each image. Returns [low,
+    high] in percent by class and score, None for a class without images.
+
+    Example:
+        >>> class_intervals(np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1]), size=3)[1:]
+        [{'precision': [100.0, 100.0], 'recall': [100.0, 100.0], 'f1': [100.0, 100.0]}, None]
+    """
+    matrix = resampled((target * size + predicted)[None], size, subjects, resamples, seed)[:, 0]
+    hits, true, positive = np.diagonal(matrix, axis1=1, axis2=2), matrix.sum(axis=2), matrix.sum(axis=1)
+    intervals: list[dict[str, list[float]] | None] = []
+    for c in range(size):
+        present = true[:, c] > 0  # a resample without the class says nothing about it
+        if not present.any():
+            intervals.append(None)
+            continue
+        h, t, p = hits[present, c], true[present, c], positive[present, c]
+        scores = {"precision": h / np.maximum(p, 1), "recall": h / t, "f1": 2 * h / (t + p)}
+        intervals.append({k: (100 * np.percentile(v, [2.5, 97.5])).tolist() for k, v in scores.items()})
+    return intervals
 
 
-def _matrix_row(true: int, counts: Sequence[int], classes: Sequence[str]) -> dict[str, Any]:
-    n = sum(counts)
-    shares = [count / n if n else None for count in counts]
-    looks = [
-        " ".join(["dark"] * (share is not None and share > 0.5) + ["right"] * (said == true))
-        for said, share in enumerate(shares)
-    ]
-    cells = [
-        {"said": said, "count": count, "share": share, "look": look}
-        for said, count, share, look in zip(classes, counts, shares, looks, strict=True)
-    ]
-    return {"name": classes[true], "n": n, "cells": cells}
+def stratified(target: np.ndarray, limit: int, seed: int = 0) -> np.ndarray:
+    """Indices of at most `limit` rows, as equally many of each class as there are: rare classes stay whole.
+
+    Example:
+        >>> target = np.array([0] * 90 + [1] * 3 + [2] * 50)
+        >>> np.bincount(target[stratified(target, limit=23)]).tolist()
+        [10, 3, 10]
+    """
+    rng = np.random.default_rng(seed)
+    groups = sorted((np.flatnonzero(target == c) for c in np.unique(target)), key=len)
+    parts: list[np.ndarray] = []
+    for done, group in enumerate(groups):
+        quota = (limit - sum(map(len, parts))) // (len(groups) - done)
+        parts.append(rng.permutation(group)[:quota])
+    return np.sort(np.concatenate(parts)) if parts else np.zeros(0, dtype=np.int64)
 
 
-def _with_intervals(per_class: dict[str, dict[str, Any]], predictions: Predictions | None) -> dict[str, dict[str, Any]]:
-    """Each class's figures with `ci95` from the predictions, None where there are none."""
-    found: Sequence[dict[str, list[float]] | None] = [None] * len(per_class)
-    if predictions is not None:
-        subject = None if predictions.subject is None else predictions.subject.numpy()
-        said = predictions.logits.numpy().argmax(axis=1)
-        found = class_intervals(predictions.target.numpy(), said, len(per_class), subject)
-    return {c: {**figures, "ci95": interval} for (c, figures), interval in zip(per_class.items(), found, strict=True)}
+def embedding_map(rows: np.ndarray, seed: int = 0) -> np.ndarray | None:
+    """t-SNE of the directions of (N, D) rows: (N, 2), or None for too few different rows."""
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
+
+    unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    if len(np.unique(unit.round(6), axis=0)) < _MIN_MAP_POINTS:
+        return None
+    perplexity = min(30.0, (len(unit) - 1) / 3)
+    # two threads are hardly faster, many times slower on a busy machine, and add up in no fixed order
+    with threadpool_limits(1):
+        places: Any = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(unit)
+    return np.asarray(places, dtype=np.float64)
 
 
-def _reliability(name: str, key: str, entry: Mapping[str, Any]) -> dict[str, str] | None:
+def _class_intervals(predictions: Predictions) -> list[dict[str, list[float]] | None]:
+    subject = None if predictions.subject is None else predictions.subject.numpy()
+    logits = predictions.logits.numpy()
+    return class_intervals(predictions.target.numpy(), logits.argmax(axis=1), logits.shape[1], subject)
+
+
+def _matrix(confusion: Sequence[Sequence[int]], classes: Sequence[str], kept: Sequence[int]) -> dict[str, Any]:
+    return {"classes": [classes[i] for i in kept], "counts": [[confusion[i][j] for j in kept] for i in kept]}
+
+
+def _reliability(name: str, key: str, entry: Mapping[str, Any]) -> dict[str, Any] | None:
     bins = [b for b in entry.get("calibration", ()) if b["n"]]
     if not bins:
         return None
-    n = sum(b["n"] for b in bins)
-    sure = sum(b["n"] * b["confidence"] for b in bins) / n
-    right = sum(b["n"] * b["accuracy"] for b in bins) / n
-    gap = sure - right
-    verdict = "about as sure as it is right" if abs(gap) < 1 else "too sure" if gap > 0 else "not sure enough"
-    ece = f" Expected calibration error: {entry['ece']:.1f} points." if entry.get("ece") is not None else ""
+    weights = [b["n"] for b in bins]
+    sure, right = (np.average([b[k] for b in bins], weights=weights) for k in ("confidence", "accuracy"))
     alt = (
-        f"Reliability diagram of {key}: in {len(bins)} bins of confidence, the share of right answers; on average "
+        f"Reliability diagram of {key}: in {len(bins)} bins of confidence, the percentage right; on average "
         f"{sure:.1f} % sure and {right:.1f} % right."
     )
-    caption = (
-        "A dot on the dashed diagonal is as often right as it claims, a dot below it claims too much; lines are 95 % "
-        "intervals, bars say how many of the pictures are answered that surely. On average the student is "
-        f"{sure:.1f} % sure and {right:.1f} % right: {verdict}.{ece}"
-    )
-    return {
-        "title": "Is it as sure as it is right?",
-        "svg": reliability_figure(f"{name}-sure", alt, bins),
-        "caption": caption,
-    }
+    return {"svg": plot_reliability(f"{name}-sure", alt, bins), "sure": sure, "right": right}
 
 
 def _map(
     name: str, key: str, classes: Sequence[str], predictions: Predictions, grid: PrototypeGrid | None, sigma: float
-) -> dict[str, str] | None:
+) -> dict[str, Any] | None:
     if predictions.embedding is None:
         return None
     target = predictions.target.numpy()
-    chosen = stratified(target, _MAP_POINTS)
-    label, rows = target[chosen], predictions.embedding.numpy()[chosen].astype(np.float64)
+    sample = stratified(target, _MAP_POINTS)
+    rows = predictions.embedding.numpy()[sample].astype(np.float64)
     in_grid = grid is not None and grid.dim == rows.shape[1]
-    cells, places = np.zeros((0, rows.shape[1])), np.zeros((0, rows.shape[1]))
+    cells = places = np.zeros((0, rows.shape[1]))
     if grid is not None and in_grid:
         cells = np.asarray(grid.prototypes, dtype=np.float64)
         places = _class_places(grid, classes, sigma)
@@ -151,26 +174,10 @@ def _map(
     if points is None:
         return None
     dots, cells, places = np.split(points, [len(rows), len(rows) + len(cells)])
-    everything = len(target)
-    shown = f"all {everything:,}"
-    if len(rows) < everything:
-        shown = f"{len(rows):,} of {everything:,}, of every class equally many where it has so many"
-    alt = f"Map of the embeddings of {len(rows)} pictures of {key} by t-SNE, coloured and marked by true class"
-    caption = (
-        f"Every mark is a picture ({shown}), placed by t-SNE so that pictures with similar embeddings lie close: a "
-        "class that forms an island of its own is told apart, marks mixed together are confused; distances between "
-        "islands, and sizes, mean nothing."
-    )
-    if in_grid:
-        alt += "; the grid's prototypes and the classes' places on the grid are marked"
-        caption += (
-            " Rimmed marks are the places on the EEG grid to which Proto-KD pulls each class, crosses the grid's "
-            "prototypes: in a clump apart from all pictures, the pull has not got there."
-        )
-    elif grid is None:
-        caption += " The embeddings are the backbone's own features; this run has no grid."
-    svg = embedding_figure(f"{name}-map", alt + ".", dots, label, classes, places, cells)
-    return {"title": "Which pictures look alike to it", "svg": svg, "caption": caption}
+    alt = f"Map of the embeddings of {len(rows)} images of {key} by t-SNE, coloured and marked by true class"
+    alt += "; the grid's prototypes and the classes' places on the grid are marked." if in_grid else "."
+    svg = plot_embeddings(f"{name}-map", alt, dots, target[sample], classes, places, cells)
+    return {"svg": svg, "shown": len(rows), "total": len(target), "in_grid": in_grid}
 
 
 def _class_places(grid: PrototypeGrid, classes: Sequence[str], sigma: float) -> np.ndarray:
