@@ -1,7 +1,7 @@
-"""Every code block of README.md and docs/ runs, page by page, in a folder with drawn faces under the names that the pages use.
+"""Every code block of README.md, CONTRIBUTING.md and docs/ runs, page by page, in a folder with drawn faces.
 
-`ngd` runs in this process, with keys appended that make training short; other shell lines run in bash. What is not run says why
-in a comment above the block, `<!-- skip: next "needs the network" -->`, and `pytest -rs` lists it.
+`ngd` runs in this process, with keys appended that make training short; other shell lines run in bash. What is not run
+says why in a comment above the block, `<!-- skip: next "needs the network" -->`, and `pytest -rs` lists it.
 """
 
 from __future__ import annotations

@@ -84,11 +84,9 @@ def grid() -> None:
     )
     for name, (valence, arousal) in ngd_timm.ANCHORS.items():
         plane.plot(valence, arousal, "o", color=ORANGE, ms=4)
-        right = valence < 0.5
-        offset = (5 if right else -5, 5 if name in ("fear", "surprise", "neutral") else -10)
-        place = {"fear": (-26, 5), "anger": (5, 4), "disgust": (5, 3), "contempt": (5, -9)}.get(name, offset)
-        label = plane.annotate(name, (valence, arousal), place, textcoords="offset points", fontsize=8, color=INK)
-        label.set(ha="left" if right else "right", bbox={"fc": "white", "ec": "none", "alpha": 0.75, "pad": 0.6})
+        x, y = {"fear": (-26, 5), "contempt": (5, -9), "sadness": (5, -9), "happiness": (-46, -9)}.get(name, (5, 4))
+        box = {"fc": "white", "ec": "none", "alpha": 0.75, "pad": 0.6}
+        plane.annotate(name, (valence, arousal), (x, y), textcoords="offset points", fontsize=8, color=INK, bbox=box)
     drawn = cosines.imshow(bundled.prototypes @ bundled.prototypes.T, cmap="viridis")
     cosines.set(title="cosines between the 25 prototypes", xlabel="cell", ylabel="cell")
     figure.colorbar(drawn, ax=cosines, shrink=0.8)
@@ -145,7 +143,7 @@ def report(demo: Path, chromium: str) -> None:
             "--window-size=1280,1500",
         ]
         shot = f"--screenshot={IMAGES / 'report.png'}"
-        subprocess.run([chromium, *options, shot, (demo / "report.html").resolve().as_uri()], check=True)
+        subprocess.run([chromium, *options, *shot, (demo / "report.html").resolve().as_uri()], check=True)
     Image.open(IMAGES / "report.png").convert("P", palette=Image.Palette.ADAPTIVE).save(IMAGES / "report.png")
 
 
