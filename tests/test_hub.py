@@ -164,13 +164,13 @@ def test_a_run_comes_back_whole_and_trains_on(hub: HubServer, run: Path, faces: 
     assert evaluate("ann/student", [f"schematic={faces}:test"])["schematic:test"] == local.metrics["schematic:test"]
 
 
-def test_the_readmes_lines_about_the_hub_run_when_pasted(hub: HubServer, run: Path) -> None:
-    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    (block,) = [code for code in re.findall(r"```python\n(.*?)```", readme, flags=re.S) if '"user/' in code]
+def test_the_docs_lines_about_the_hub_run_when_pasted(hub: HubServer, run: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "hub.md").read_text(encoding="utf-8")
+    (block,) = [code for code in re.findall(r"```python\n(.*?)```", page, flags=re.S) if '"user/' in code]
     PrototypeGrid.default().push_to_hub("user/my-grid", revision="v1", token="hf_user")
     push_run(load_run(run), "user/my-student", token="hf_user")
     names: dict[str, Any] = {"ngd_timm": ngd_timm, "timm": timm}
-    exec(compile(block, "README.md", "exec"), names)
+    exec(compile(block, "hub.md", "exec"), names)
     assert torch.equal(names["student"].fc.weight, names["run"].student.fc.weight)
 
 

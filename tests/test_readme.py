@@ -1,4 +1,4 @@
-"""What the README shows runs when pasted, and what it names exists."""
+"""What the docs list exists. (That their code blocks run is tested by conftest.py at the root.)"""
 
 from __future__ import annotations
 
@@ -8,32 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import faults
-import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from ngd_timm.cli import app
 from ngd_timm.core.recipe import recipe_names
-from ngd_timm.data.synthetic.schematic import draw_face
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-
-
-def test_the_python_blocks_run_one_after_the_other_when_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    # the one about the Hub is pasted in test_hub.py, where there is one
-    blocks = [block for block in re.findall(r"```python\n(.*?)```", README, flags=re.S) if '"user/' not in block]
-    assert len(blocks) == 5
-    draw_face("happiness", seed=0).save("face.png")
-    names: dict[str, object] = {}
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), names)
-    assert (tmp_path / "student" / "model.safetensors").is_file()
-    assert (tmp_path / "mine.npz").is_file()
+DOCS = Path(__file__).parent.parent / "docs"
 
 
-def test_the_recipe_table_lists_the_recipes_in_the_wheel_and_no_others() -> None:
-    table = README.split("## Recipes")[1].split("##")[0]
+def test_the_recipe_table_lists_the_bundled_recipes_and_no_others() -> None:
+    table = (DOCS / "training.md").read_text(encoding="utf-8").split("## The bundled recipes")[1].split("##")[0]
     assert sorted(re.findall(r"^\| `(\w+)` \|", table, flags=re.M)) == recipe_names()
 
 
@@ -43,7 +28,7 @@ def commands(group: Any, before: str = "") -> Iterator[str]:
 
 
 def test_the_commands_it_lists_are_those_of_the_command_line() -> None:
-    listing = README.split("## Commands")[1].split("Each has `--help`")[0]
+    listing = (DOCS / "commands.md").read_text(encoding="utf-8")
     listed = re.findall(r"^    ngd ((?:teacher|prototypes) \w+|\w+)(.*)", listing, flags=re.M)
     assert {words for words, _ in listed} == set(commands(get_command(app)))
     for words, rest in listed:
@@ -53,5 +38,4 @@ def test_the_commands_it_lists_are_those_of_the_command_line() -> None:
 
 
 def test_the_page_of_faults_is_up_to_date() -> None:
-    page = Path(__file__).parent.parent / "docs" / "faults.md"
-    assert page.read_text(encoding="utf-8") == faults.page(), "python tests/faults.py > docs/faults.md"
+    assert (DOCS / "faults.md").read_text(encoding="utf-8") == faults.page(), "python tests/faults.py > docs/faults.md"

@@ -123,7 +123,7 @@ def test_the_command_writes_a_page_with_the_papers_row_differences_runs_beside_a
         "- labels: majority, without flip; mean over seeds",
         "- longer-0: labels: majority, without flip",
         "    ngd results ablation --data ferplus=",
-        "`ngd train ",
+        "`ngd ablate ",
     ):
         assert part in text
     assert str(tmp_path) not in text
@@ -278,20 +278,18 @@ def test_two_runs_of_one_name_and_runs_without_scores_are_refused_first(
         score_ablation(tmp_path, specs)
 
 
-def test_the_bundled_page_and_the_readmes_table_follow_from_results_json() -> None:
+def test_the_page_of_results_and_the_differences_in_readme_and_docs_follow_from_results_json() -> None:
     root = Path(__file__).parents[1]
     results = json.loads((root / "docs" / "results.json").read_text(encoding="utf-8"))
     assert results_markdown(results) == (root / "docs" / "results.md").read_text(encoding="utf-8")
     (teacher,) = results["teachers"]
     assert f" teacher={teacher} " in results["commands"]["ablate"]
     assert teacher_terms([load_recipe(Recipe, "b1_kd", [f"teacher={teacher}"])]) == results["teachers"]
-    section = (root / "README.md").read_text(encoding="utf-8").partition("\n## Results\n")[2].partition("\n## ")[0]
-    sets = [results["sets"][f"ferplus:{split}, majority"] for split in ("valid", "test")]
-    rows = {name: [found["recipes"][name]["8way"] for found in sets] for name in results["recipes"]}
-    rows |= {run.rpartition("-")[0]: [found["beside"][run]["8way"] for found in sets] for run in results["beside"]}
-    for name, by_set in rows.items():
-        (line,) = [line for line in section.splitlines() if line.startswith(f"| `{name}`")]
-        for cell, scores in zip(line.split(" | ")[1:], by_set, strict=True):
-            values = [scores[metric] for metric in ("acc", "macro_f1", "bacc")]
-            means = [value["mean"] if isinstance(value, dict) else value for value in values]
-            assert cell.strip(" |") == " / ".join(f"{mean:.2f}" for mean in means), name
+    differences = {(d["a"], d["b"]): d["8way"] for d in results["sets"]["ferplus:test, majority"]["differences"]}
+    for page in ("README.md", "docs/method.md"):
+        text = (root / page).read_text(encoding="utf-8")
+        for pair in (("b1_kd", "b0_ce"), ("b2_share", "b1_kd"), ("b3_share", "b2_share"), ("b2_share", "c_random")):
+            for metric in ("acc", "macro_f1"):
+                found = differences[pair][metric]
+                low, high = (f"{bound:+.1f}".replace("-", "−") for bound in found["ci95"])
+                assert f"{found['mean']:+.2f}".replace("-", "−") + f" [{low}, {high}]" in text, (page, pair, metric)

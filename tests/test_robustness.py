@@ -277,7 +277,7 @@ def test_the_command_writes_scores_tables_and_a_plot(
         (["{runs}/one-0", "--severities", "1,6"], "severities must be different ones of 1, 2, 3, 4, 5, got 1, 6"),
         (["{runs}/one-0", "--severities", "1,1"], "got 1, 1"),
         (["{runs}/one-0", "--severities", "two"], "such as 1,3,5; got 'two'"),
-        (["{runs}/one-0", "--severities", ""], "got none"),
+        (["{runs}/one-0", "--severities", ""], "such as 1,3,5; got ''"),
         (["{runs}/one-0", "--amp", "bf8"], "precision 'bf8'"),
         (["{runs}/none"], "neither a run directory"),
         (["{runs}/one-0", "{runs}/one-0"], "are both seed 0 of the recipe one"),
