@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,3 +40,10 @@ def test_the_commands_it_lists_are_those_of_the_command_line() -> None:
 
 def test_the_page_of_faults_is_up_to_date() -> None:
     assert (DOCS / "faults.md").read_text(encoding="utf-8") == faults.page(), "python tests/faults.py > docs/faults.md"
+
+
+def test_every_call_on_the_page_of_the_design_is_in_the_file_that_it_names() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| `([\w/]+)\.py` \|", (DOCS / "design.md").read_text(encoding="utf-8"), flags=re.M)
+    assert len(rows) > 20
+    for name, file in rows:
+        assert hasattr(importlib.import_module(f"ngd_timm.{file.replace('/', '.')}"), name), (name, file)
