@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import faults
+import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -47,3 +48,12 @@ def test_every_call_on_the_page_of_the_design_is_in_the_file_that_it_names() -> 
     assert len(rows) > 20
     for name, file in rows:
         assert hasattr(importlib.import_module(f"ngd_timm.{file.replace('/', '.')}"), name), (name, file)
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_every_link_to_a_file_leads_to_one(page: str) -> None:
+    text = (DOCS.parent / page).read_text(encoding="utf-8")
+    links = [link for pair in re.findall(r'\]\(([^)#]+)[^)]*\)|src="([^"]+)"', text) for link in pair if link]
+    files = [link for link in links if "://" not in link]
+    assert files
+    assert [link for link in files if not (DOCS.parent / link).exists()] == []
