@@ -27,21 +27,6 @@ from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.files import packaged
 from ngd_timm.core.safe_yaml import printable, read_yaml, write_yaml
 
-__all__ = [
-    "AugmentConfig",
-    "DataConfig",
-    "LossConfig",
-    "OptimConfig",
-    "Recipe",
-    "StrictModel",
-    "StudentConfig",
-    "TeacherRun",
-    "load_recipe",
-    "ramp_shares",
-    "recipe_names",
-    "to_yaml",
-]
-
 _MAX_BYTES = 1 << 20
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -141,15 +126,7 @@ class DataConfig(StrictModel):
 
 
 def ramp_shares(ramp: Sequence[float]) -> tuple[float, float]:
-    """D-Geo's ramp as two shares of the run, checked.
-
-    Raises:
-        InputError: Anything but 0 <= start <= end <= 1.
-
-    Example:
-        >>> ramp_shares([0, 0.6])
-        (0.0, 0.6)
-    """
+    """D-Geo's ramp as two shares of the run, checked."""
     try:
         start, end = (float(share) for share in ramp)
     except (TypeError, ValueError):
@@ -234,12 +211,7 @@ class TeacherRun(StrictModel):
 
 
 class Recipe(StrictModel):
-    """A training run. See `recipes/` for the packaged ones.
-
-    Example:
-        >>> Recipe(name="mine", optim={"epochs": 3}).optim.epochs
-        3
-    """
+    """A training run. See `recipes/` for the packaged ones."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -352,11 +324,7 @@ class Recipe(StrictModel):
 
     @property
     def teacher_sources(self) -> tuple[str, ...]:
-        """The teachers of logit KD, of which several are an ensemble; none where the term is off.
-
-        Raises:
-            InputError: `{run: RECIPE}`, which only an ablation can resolve.
-        """
+        """The teachers of logit KD, of which several are an ensemble; none where the term is off."""
         if self.loss.kd == 0 or self.teacher is None:
             return ()
         if isinstance(self.teacher, TeacherRun):
@@ -383,19 +351,7 @@ def to_yaml(recipe: StrictModel) -> str:
 
 
 def load_recipe(model: type[ModelT], name: str | Path, overrides: Sequence[str] = ()) -> ModelT:
-    """Read a recipe by packaged name or path, apply `key.sub=value` overrides, and validate all of it.
-
-    A recipe may begin with `base: NAME`, another recipe by packaged name or by a path relative to its own file: it is
-    that one but for the keys it sets, of sections key by key.
-
-    Args:
-        model: `Recipe`, or the teacher's.
-        name: A name from `recipes/` or a path to a YAML file.
-        overrides: Strings `key=value`; the value is read as YAML, so `loss.ramp=[0.2,0.6]` works.
-
-    Raises:
-        InputError: One line that names the file, the key, and what is allowed.
-    """
+    """Read a recipe by packaged name or path over its `base`, apply `key.sub=value` overrides, and validate it."""
     path = _find(name)
     data = _with_base(path)
     for override in overrides:

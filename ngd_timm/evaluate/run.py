@@ -18,8 +18,6 @@ from ngd_timm.grid.prototypes import GRID_FILE, PrototypeGrid
 from ngd_timm.models.ngd_models import TimmModel
 from ngd_timm.models.student import STUDENT_FILES, check_published, read_student, student_folder, weights_sha256
 
-__all__ = ["RUN_FILES", "Run", "check_student", "load_run", "read_metrics", "read_run"]
-
 RUN_FILES = ("fingerprint.json", "recipe.yaml", "metrics.json")
 _SUMMARY = "summary.csv"
 
@@ -102,21 +100,13 @@ def load_run(
 
 
 def read_run(folder: str | Path) -> Run:
-    """Read a run directory; the student is opened when it is first used.
-
-    Raises:
-        InputError: A file is missing or can't be read; it is named.
-    """
+    """Read a run directory; the student is opened when it is first used."""
     folder = Path(folder)
     return _read(folder, folder / "student", str(folder), (*RUN_FILES, _SUMMARY))
 
 
 def read_metrics(files: Sequence[str | Path], run: Run) -> dict[str, Any]:
-    """The entries of several files of `ngd evaluate RUN --out FILE` as one.
-
-    Raises:
-        InputError: A file that can't be read, or of another student than the run's, or a set that is in two.
-    """
+    """The entries of several files of `ngd evaluate RUN --out FILE` as one."""
     together: dict[str, Any] = {}
     for file in map(Path, files):
         if not file.is_file():

@@ -23,8 +23,6 @@ from ngd_timm.core.hub import Published, fetch, hub_id
 from ngd_timm.grid.averages import cell_sums, checked_rows, checked_size, fill_empty, unit
 from ngd_timm.grid.mantel import mantel_r
 
-__all__ = ["FORMAT_VERSION", "GRID_FILE", "PrototypeGrid", "grid_versions"]
-
 logger = logging.getLogger("ngd_timm.grid")
 
 FORMAT_VERSION = "1"

@@ -13,8 +13,6 @@ from ngd_timm.core.paths import without_paths
 from ngd_timm.grid.card import grid_card, grid_licence
 from ngd_timm.grid.prototypes import GRID_FILE, PrototypeGrid
 
-__all__ = ["PICTURE", "push_grid", "stage_grid", "unfit_to_publish"]
-
 _MIN_SUBJECTS = 3
 PICTURE = "grid.png"
 
@@ -25,11 +23,7 @@ def push_grid(grid: PrototypeGrid, repo_id: str, **options: Any) -> Published:
 
 
 def stage_grid(grid: PrototypeGrid, folder: str | Path, repo_id: str) -> None:
-    """Write what goes to the Hub of a grid: grid.safetensors, README.md, LICENSE and grid.png.
-
-    Raises:
-        InputError: A grid that is not fit to publish.
-    """
+    """Write what goes to the Hub of a grid: grid.safetensors, README.md, LICENSE and grid.png."""
     target(repo_id)
     if reason := unfit_to_publish(grid):
         raise InputError(f"this grid is not fit to publish: {reason}")

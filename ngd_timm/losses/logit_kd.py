@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.losses.functional import at_least_float32, mean_by
 
-__all__ = ["LogitKDLoss", "logit_kd_loss"]
-
 
 def logit_kd_loss(
     student: Tensor,

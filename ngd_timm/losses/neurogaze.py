@@ -23,7 +23,6 @@ from ngd_timm.losses.proto_kd import ProtoKDLoss
 if TYPE_CHECKING:
     from ngd_timm.grid.prototypes import PrototypeGrid
 
-__all__ = ["COMPONENTS", "NeuroGazeLoss", "ramp_weight"]
 
 COMPONENTS = ("ce", "kd", "proto_kd", "d_geo")
 

@@ -15,19 +15,6 @@ from ngd_timm.core.errors import InputError
 from ngd_timm.models.ngd_models import TimmModel, input_channels
 from ngd_timm.models.student import held, temperature_of
 
-__all__ = [
-    "CITATION",
-    "TEMPERATURES",
-    "calibrate",
-    "calibrated",
-    "can_calibrate",
-    "classifier_parameters",
-    "divided_classifier",
-    "fit_temperature",
-    "temperature_line",
-    "uncalibrate",
-]
-
 CITATION = (
     'C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, "On calibration of modern neural networks", ICML 2017, '
     "arXiv 1706.04599."
@@ -93,12 +80,7 @@ def uncalibrate(model: TimmModel) -> TimmModel:
 
 
 def fit_temperature(logits: Any, targets: Any) -> float:
-    """The T within `TEMPERATURES` at which softmax(logits / T) has the least negative log-likelihood, to four places.
-
-    Example:
-        >>> fit_temperature([[2.0, 0.0]] * 4, [0, 0, 0, 1])  # 2 / log(3 / 1)
-        1.8205
-    """
+    """The T within `TEMPERATURES` at which softmax(logits / T) has the least negative log-likelihood."""
     from scipy.optimize import brentq
 
     z = np.asarray(logits.detach().cpu() if isinstance(logits, Tensor) else logits, dtype=np.float64)

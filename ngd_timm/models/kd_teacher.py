@@ -19,8 +19,6 @@ from ngd_timm.models.ngd_models import TimmModel, input_channels, normalisation
 from ngd_timm.models.student import open_student, run_folder, temperature_of
 from ngd_timm.models.timm_folder import label_names
 
-__all__ = ["KDTeacher", "TeacherEnsemble", "open_teacher"]
-
 _LUMINANCE = (0.299, 0.587, 0.114)
 
 
@@ -140,21 +138,7 @@ class KDTeacher(_Frozen):
 
 
 class TeacherEnsemble(_Frozen):
-    """The mean of several teachers' logits.
-
-    Args:
-        teachers: At least one, each made for the same student.
-
-    Shape:
-        images (B, C, H, W) as the student sees them; output: (B, classes) logits.
-
-    Example:
-        >>> import timm
-        >>> models = [timm.create_model("test_resnet", num_classes=8, in_chans=1) for _ in range(2)]
-        >>> ensemble = TeacherEnsemble([KDTeacher(m, range(8), range(8), (0.5,), (0.25,)) for m in models])
-        >>> tuple(ensemble(torch.zeros(4, 1, 32, 32)).shape)
-        (4, 8)
-    """
+    """The mean of several teachers' logits."""
 
     def __init__(self, teachers: Sequence[KDTeacher]) -> None:
         super().__init__(*teachers)

@@ -13,8 +13,6 @@ from ngd_timm.core.errors import InputError
 from ngd_timm.models.ngd_models import TimmModel
 from ngd_timm.models.student import held
 
-__all__ = ["CITATION", "adjust_logits", "adjusted", "classifier_bias", "logit_shift"]
-
 CITATION = (
     "A. K. Menon, S. Jayasumana, A. S. Rawat, H. Jain, A. Veit, S. Kumar, "
     '"Long-tail learning via logit adjustment", ICLR 2021, arXiv 2007.07314.'

@@ -24,28 +24,6 @@ from ngd_timm.core.recipe import StudentConfig
 from ngd_timm.models.ngd_models import TimmModel, for_channels, input_channels, normalisation, similar_models
 from ngd_timm.models.timm_folder import TIMM_ERRORS, check_input, label_names, read_model
 
-__all__ = [
-    "PUBLISHED_FORMAT",
-    "STUDENT_FILES",
-    "check_published",
-    "create_student",
-    "held",
-    "load_student",
-    "matrices",
-    "open_student",
-    "read_student",
-    "rounded",
-    "run_folder",
-    "save_student",
-    "set_input",
-    "shipped_student",
-    "student_files",
-    "student_folder",
-    "student_versions",
-    "temperature_of",
-    "weights_sha256",
-]
-
 STUDENT_FILES = ("config.json", "model.safetensors")
 RUN_RECORD = ("recipe.yaml", "fingerprint.json")
 PUBLISHED_FORMAT = "1"
@@ -59,13 +37,7 @@ _SCRATCH_MEAN, _SCRATCH_STD = (0.5,), (0.25,)
 
 
 def create_student(config: StudentConfig, num_classes: int) -> TimmModel:
-    """The timm model of a recipe, its size, channels and normalisation written into its own `pretrained_cfg`.
-
-    Example:
-        >>> student = create_student(StudentConfig(backbone="resnet10t", image_size=48), 8)
-        >>> student.pretrained_cfg["input_size"]
-        (1, 48, 48)
-    """
+    """The timm model of a recipe, its size, channels and normalisation written into its own `pretrained_cfg`."""
     is_name = ":" not in config.backbone
     if is_name and not timm.is_model(config.backbone):
         raise choices("timm backbone", config.backbone, similar_models(config.backbone))
@@ -299,13 +271,7 @@ def weights_sha256(folder: str | Path) -> str:
 
 
 def run_folder(source: str | Path) -> Path | None:
-    """The folder of recipe.yaml and fingerprint.json of a student's run; None where there is none.
-
-    Example:
-        >>> by_name = run_folder("student-ferplus-v1")
-        >>> by_name.name, run_folder(by_name) == by_name
-        ('student-ferplus-v1', True)
-    """
+    """The folder of recipe.yaml and fingerprint.json of a student's run; None where there is none."""
     repository = hub_id(source)
     if repository is None:
         student = student_folder(source).resolve()

@@ -24,37 +24,16 @@ from ngd_timm.grid.push import PICTURE, stage_grid, unfit_to_publish
 from ngd_timm.models.student import PUBLISHED_FORMAT, STUDENT_FILES, student_versions
 from ngd_timm.publish.card import last_share, student_card, student_licence
 
-__all__ = ["listing", "namespace", "packaged_artifacts", "push_run", "stage_run"]
-
 logger = logging.getLogger("ngd_timm.publish")
 
 
 def push_run(run: Run, repo_id: str, metrics: Mapping[str, Any] | None = None, **options: Any) -> Published:
-    """Publish a run's student with card, licence, recipe, fingerprint and metrics, in one commit.
-
-    `timm.create_model("hf-hub:user/repo", pretrained=True)` loads it without this package, `load_run` all of it.
-
-    Args:
-        run: From `load_run`.
-        repo_id: `user/repo`; created if it is missing.
-        metrics: Further entries in metrics.json's form, of a test set say.
-        **options: `private`, `revision`, `commit_message`, `create_pr`, `token`, as in `ngd_timm.core.hub.upload`.
-
-    Raises:
-        InputError: One line that says what can't be published or what went wrong.
-    """
+    """Publish a run's student with card, licence, recipe, fingerprint and metrics, in one commit."""
     return upload(lambda folder: stage_run(run, folder, repo_id, metrics), repo_id, **options)
 
 
 def stage_run(run: Run, folder: str | Path, repo_id: str, metrics: Mapping[str, Any] | None = None) -> None:
-    """Write the files of a run that are published.
-
-    config.json and model.safetensors in timm's form; recipe.yaml, metrics.json and fingerprint.json (with each
-    file's sha256) without paths; README.md and LICENSE; the grid where it may be published.
-
-    Raises:
-        InputError: Metrics that name a set twice or are of another student, or an incomplete run.
-    """
+    """Write the files of a run that are published, without paths; the grid where it may be."""
     target(repo_id)
     metrics = metrics or {}
     unnamed = check_student(run.metrics, run, "metrics.json") + check_student(metrics, run, "the further metrics")

@@ -21,16 +21,6 @@ from ngd_timm.core.recipe import Recipe, to_yaml
 from ngd_timm.grid.prototypes import GRID_FILE, PrototypeGrid
 from ngd_timm.models.student import STUDENT_FILES, student_files, weights_sha256
 
-__all__ = [
-    "fingerprint_of",
-    "pinned",
-    "refuse_changes",
-    "resume_command",
-    "student_hash",
-    "teacher_config_hash",
-    "teacher_hash",
-]
-
 _PACKAGES = ("ngd-timm", "torch", "torchvision", "timm", "numpy", "datasets", "safetensors", "pillow")
 _PINNED = {"grid": GRID_FILE, "teacher": STUDENT_FILES[0], "init": STUDENT_FILES[0]}
 

@@ -32,33 +32,13 @@ from ngd_timm.train.fingerprint import pinned, refuse_changes, resume_command
 from ngd_timm.train.interruption import Interruption, Stopped
 from ngd_timm.train.setup import Setup, prepare
 
-__all__ = ["prepare", "resume", "train"]
-
 logger = logging.getLogger("ngd_timm.train")
 
 _CHECK_EVERY = 50  # steps on a GPU, which a look at a loss makes wait
 
 
 def train(recipe: Recipe, command: Sequence[str] | None = None) -> Path:
-    """Run a recipe to its end; several processes that torchrun started share every batch.
-
-    Args:
-        recipe: Validated, see `load_recipe`.
-        command: The command line that started the run, for its fingerprint.
-
-    Returns:
-        The run directory: recipe.yaml, fingerprint.json, summary.csv, student/ (last epoch), student_best/ (best
-        on validation by `best_metric`), last/ (checkpoint), predictions/ (logits and embeddings of validation and of
-        `eval`), metrics.json, and lock (empty; held while a process trains the run). `ngd_timm.report` writes its page.
-
-    Raises:
-        InputError: Anything in the recipe or the data that can't be used; nothing is written then. A loss that is not
-            finite; the last good checkpoint is kept then.
-        Stopped: After SIGINT or SIGTERM, with a checkpoint saved.
-
-    Example:
-        See `recipes/` and the README: `train(load_recipe(Recipe, "b0_ce", ["data.root=ferplus/"]))`.
-    """
+    """Run a recipe to its end; several processes that torchrun started share every batch."""
     join()
     out = Path(recipe.out or f"runs/{recipe.name}-{recipe.seed}")
     _require_unused(out)
@@ -73,13 +53,7 @@ def train(recipe: Recipe, command: Sequence[str] | None = None) -> Path:
 
 
 def resume(run: str | Path) -> Path:
-    """Continue a run from its last checkpoint, mid-epoch too; it ends in the same student, to the last bit.
-
-    Raises:
-        InputError: No checkpoint there, or code, data, grid or the number of processes are no longer those that the
-            run began with. Or another process trains it.
-        Stopped: As `train`.
-    """
+    """Continue a run from its last checkpoint, mid-epoch too; it ends in the same student, to the last bit."""
     join()
     out = Path(run)
     if not (out / "recipe.yaml").is_file():

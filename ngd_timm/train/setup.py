@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
     from ngd_timm.data import FaceBatches, FaceStream
 
-__all__ = ["Setup", "data_hashes", "open_grid", "prepare"]
 
 logger = logging.getLogger("ngd_timm.train")
 
@@ -81,11 +80,7 @@ class Setup:
 
 
 def prepare(recipe: Recipe) -> Setup:
-    """Load and check data, grid, teacher and student of a recipe; nothing is written.
-
-    Raises:
-        InputError: The first thing that can't be used.
-    """
+    """Load and check data, grid, teacher and student of a recipe; nothing is written."""
     if recipe.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise InputError("tensorboard=true needs the package tensorboard: pip install 'ngd-timm[tensorboard]'")
     torch.manual_seed(recipe.seed)
@@ -152,11 +147,7 @@ def open_training_device(recipe: Recipe) -> torch.device:
 
 
 def open_grid(recipe: Recipe) -> PrototypeGrid | None:
-    """The grid that a recipe names, of the size that it requires, or the control made of it.
-
-    Raises:
-        InputError: Nothing of that name, or another size.
-    """
+    """The grid that a recipe names, of the size that it requires, or the control made of it."""
     if recipe.grid is None:
         return None
     grid = PrototypeGrid.from_spec(recipe.grid)

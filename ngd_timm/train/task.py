@@ -16,8 +16,6 @@ from ngd_timm.losses import COMPONENTS, NeuroGazeLoss
 from ngd_timm.models.kd_teacher import KDTeacher, TeacherEnsemble, open_teacher
 from ngd_timm.models.ngd_models import DistillationWrapper, TimmModel, batch_norm_statistics_kept, normalisation
 
-__all__ = ["NeuroGazeTask"]
-
 
 class NeuroGazeTask(TrainingTask):
     """timm task of the whole objective: `task.set_epoch(e)`, then `task(images, target)["loss"]`.
