@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,7 +11,7 @@ from torch import Tensor, nn
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.models.ngd_models import TimmModel, input_channels
-from ngd_timm.models.student import held, temperature_of
+from ngd_timm.models.student import temperature_of
 
 CITATION = (
     'C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, "On calibration of modern neural networks", ICML 2017, '
@@ -63,20 +61,17 @@ def calibrate(model: TimmModel, logits: Any, targets: Any) -> TimmModel:
             f"{type(model).__name__}'s logits are not linear in its classifier, so no temperature can be folded in; "
             "divide its logits instead"
         )
-    with torch.no_grad():
-        for parameter, value in divided_classifier(model, temperature):
-            parameter.copy_(value)
+    divide_logits(model, temperature)
+    return model
+
+
+@torch.no_grad()
+def divide_logits(model: TimmModel, temperature: float) -> None:
+    """Divide a model's classifier by a temperature, in place, and note it."""
+    for parameter in classifier_parameters(model):
+        # times the inverse: a division by a number rounds otherwise on a GPU than on a CPU
+        parameter.mul_(1 / temperature)
     model.ngd_timm = {**getattr(model, "ngd_timm", {}), "temperature": temperature_of(model) * temperature}
-    return model
-
-
-def uncalibrate(model: TimmModel) -> TimmModel:
-    """Divide a model's temperature out of its classifier, in place; as before `calibrate`, but for rounding."""
-    with torch.no_grad():
-        for parameter, value in divided_classifier(model, 1 / temperature_of(model)):
-            parameter.copy_(value)
-    model.ngd_timm = {key: note for key, note in getattr(model, "ngd_timm", {}).items() if key != "temperature"}
-    return model
 
 
 def fit_temperature(logits: Any, targets: Any) -> float:
@@ -111,24 +106,6 @@ def temperature_line(temperature: float, images: int) -> str:
     return line
 
 
-@contextmanager
-def calibrated(model: TimmModel, temperature: float | None) -> Iterator[None]:
-    """Hold a model at logits / temperature, with that in its notes, within the block; None changes nothing."""
-    notes = getattr(model, "ngd_timm", {})
-    with held([] if temperature is None else divided_classifier(model, temperature)):
-        model.ngd_timm = notes if temperature is None else {**notes, "temperature": temperature}
-        try:
-            yield
-        finally:
-            model.ngd_timm = notes
-
-
-def divided_classifier(model: TimmModel, temperature: float) -> list[tuple[nn.Parameter, Tensor]]:
-    """Each parameter of the classifier with its value over the temperature."""
-    # times the inverse: a division by a number rounds otherwise on a GPU than on a CPU
-    return [(parameter, parameter.detach() * (1 / temperature)) for parameter in classifier_parameters(model)]
-
-
 def classifier_parameters(model: TimmModel) -> list[nn.Parameter]:
     """Weights and biases of the layers that give a timm model's logits: one, or one for each of its heads."""
     heads = model.get_classifier()
@@ -154,7 +131,6 @@ def can_calibrate(model: TimmModel) -> bool:
     for p in classifier_parameters(probe):  # a classifier of zeros would agree with any
         p.add_(0.1 * torch.randn(p.shape, generator=generator).to(p))
     before = probe(images)
-    for p, half in divided_classifier(probe, 2.0):  # a power of two rounds nothing
-        p.copy_(half)
+    divide_logits(probe, 2.0)  # a power of two rounds nothing
     error = (probe(images) * 2 - before).abs().max()
     return bool(error <= _TOLERANCE * before.abs().max())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -11,7 +10,6 @@ from torch import Tensor, nn
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.models.ngd_models import TimmModel
-from ngd_timm.models.student import held
 
 CITATION = (
     "A. K. Menon, S. Jayasumana, A. S. Rawat, H. Jain, A. Veit, S. Kumar, "
@@ -64,14 +62,6 @@ def logit_shift(counts: np.ndarray | Sequence[float], tau: float) -> Tensor:
         raise InputError(f"counts must be one number a class, from 0, and tau at least 0; got {n.tolist()} and {tau}")
     n = np.where(n > 0, n, 1)
     return torch.tensor(tau * np.log(n / n.sum()), dtype=torch.float32)
-
-
-def adjusted(model: TimmModel, shift: Tensor | None) -> AbstractContextManager[None]:
-    """Hold a model at its adjusted logits, see `held`; None changes nothing."""
-    if shift is None:
-        return nullcontext()
-    bias = classifier_bias(model)
-    return held([(bias, bias.detach() - shift.to(bias))])
 
 
 def classifier_bias(model: TimmModel) -> nn.Parameter:

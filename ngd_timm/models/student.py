@@ -6,8 +6,7 @@ import copy
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +121,7 @@ def save_student(
         folder: Where to.
         classes: Class names in the order of the logits.
         weights: "float16" stores matrices (weights of convolutions and linear layers) in half the bytes; norms and
-            biases stay. timm reads them back as float32, see `rounded`.
+            biases stay. timm reads them back as float32.
 
     Returns:
         The folder, which `timm.create_model("local-dir:<folder>", pretrained=True)` loads without this package.
@@ -168,38 +167,20 @@ def save_student(
     return folder
 
 
-@contextmanager
-def held(changes: Sequence[tuple[torch.nn.Parameter, torch.Tensor]]) -> Iterator[None]:
-    """Hold parameters at other values within the block; afterwards they are the same to the bit."""
-    exact = [parameter.detach().clone() for parameter, _ in changes]
-    try:
-        with torch.no_grad():
-            for parameter, value in changes:
-                parameter.copy_(value)
-        yield
-    finally:
-        with torch.no_grad():
-            for (parameter, _), value in zip(changes, exact, strict=True):
-                parameter.copy_(value)
-
-
-def rounded(model: torch.nn.Module, weights: str) -> AbstractContextManager[None]:
-    """Hold a model's matrices at what a file in `weights` ("float32" or "float16") can store, see `held`."""
-    return held([(model.get_parameter(name), half) for name, half in _halves(model, weights).items()])
-
-
-def matrices(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The parameters of two dimensions or more, by name: what "float16" stores in half the bytes."""
-    return {name: p.detach() for name, p in model.named_parameters() if p.ndim > 1}
+@torch.no_grad()
+def round_matrices(model: torch.nn.Module, weights: str) -> None:
+    """Round a model's matrices, in place, to what a file in `weights` ("float32" or "float16") can store."""
+    for name, half in _halves(model, weights).items():
+        model.get_parameter(name).copy_(half)
 
 
 def _halves(model: torch.nn.Module, weights: str) -> dict[str, torch.Tensor]:
-    """What `weights` stores in half the bytes; nothing for float32."""
+    """The parameters of two dimensions or more in half the bytes; nothing for float32."""
     if weights == "float32":
         return {}
     if weights != "float16":
         raise choices("dtype of the weights", weights, ("float32", "float16"))
-    halves = {name: p.half() for name, p in matrices(model).items()}
+    halves = {name: p.detach().half() for name, p in model.named_parameters() if p.ndim > 1}
     for name, half in halves.items():
         if not half.isfinite().all():
             raise InputError(

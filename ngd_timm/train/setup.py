@@ -22,13 +22,13 @@ from ngd_timm.core.version import __version__
 from ngd_timm.evaluate.student import face_batches
 from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.losses import NeuroGazeLoss
-from ngd_timm.models.calibration import can_calibrate, uncalibrate
+from ngd_timm.models.calibration import can_calibrate, divide_logits
 from ngd_timm.models.kd_cache import LogitCache
 from ngd_timm.models.kd_teacher import KDTeacher, TeacherEnsemble, open_teacher
 from ngd_timm.models.logit_adjustment import classifier_bias, logit_shift
 from ngd_timm.models.ngd_models import DistillationWrapper
 from ngd_timm.models.small_maps import small_maps_as_products
-from ngd_timm.models.student import create_student, open_student
+from ngd_timm.models.student import create_student, open_student, temperature_of
 from ngd_timm.train.batches import TrainingBatch, on_device, with_teacher_logits
 from ngd_timm.train.fingerprint import fingerprint_of, teacher_config_hash, teacher_hash
 from ngd_timm.train.gradient_share import GradientShare
@@ -172,8 +172,9 @@ def build_model(recipe: Recipe, grid: PrototypeGrid | None) -> DistillationWrapp
     start, names = open_student(recipe.init)
     if names != classes:
         raise InputError(f"init={recipe.init} has the classes {', '.join(names)}, the recipe {', '.join(classes)}")
+    divide_logits(start, 1 / temperature_of(start))
     try:
-        model.student.load_state_dict(uncalibrate(start).state_dict())
+        model.student.load_state_dict(start.state_dict())
     except RuntimeError as error:
         raise InputError(
             f"init={recipe.init} is another backbone than the recipe's ({str(error).splitlines()[0]})"
