@@ -8,18 +8,6 @@ import numpy as np
 
 from ngd_timm.core.errors import InputError, choices
 
-CLASSES: tuple[str, ...] = (
-    "neutral",
-    "happiness",
-    "surprise",
-    "sadness",
-    "anger",
-    "disgust",
-    "fear",
-    "contempt",
-)
-"""FER+'s order. Every data set is mapped onto these by name."""
-
 ANCHORS: Mapping[str, tuple[float, float]] = {
     "neutral": (0.0, 0.0),
     "happiness": (0.76, 0.48),
@@ -31,6 +19,9 @@ ANCHORS: Mapping[str, tuple[float, float]] = {
     "contempt": (-0.588, 0.270),
 }
 """(valence, arousal) of each class, in [-1, 1]: see `anchors` for the sources."""
+
+CLASSES: tuple[str, ...] = tuple(ANCHORS)
+"""FER+'s order. Every data set is mapped onto these by name."""
 
 
 def anchors(classes: Sequence[str] = CLASSES, overrides: Mapping[str, tuple[float, float]] | None = None) -> np.ndarray:

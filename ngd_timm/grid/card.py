@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from ngd_timm.core.citations import EEG, FORBIDDEN, METHOD, dataset_name
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.files import packaged, write_text
+from ngd_timm.core.files import packaged
 from ngd_timm.core.paths import without_paths
 from ngd_timm.grid.prototypes import PrototypeGrid, grid_versions
 from ngd_timm.grid.verdict import (
@@ -141,11 +140,6 @@ def grid_licence(grid: PrototypeGrid, name: str) -> str:
     if "dataset" not in grid.metadata:
         raise InputError("this grid's metadata lack dataset; a licence has to say whose data are in the grid")
     return render_card("grid_licence.txt", name=name, **_sources(without_paths(grid.metadata)))
-
-
-def write_grid_card(grid: PrototypeGrid, path: str | Path, name: str) -> None:
-    """Write `grid_card` to a file, atomically."""
-    write_text(path, grid_card(grid, name))
 
 
 def _sources(notes: Mapping[str, str]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from ngd_timm.core.affect import cell_distances, cell_of, centers
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.files import atomic_path, packaged, packaged_versions
-from ngd_timm.core.hub import Published, fetch, hub_id
+from ngd_timm.core.hub import Published, fetch, hub_id, upload
 from ngd_timm.grid.averages import cell_sums, checked_rows, checked_size, fill_empty, unit
 from ngd_timm.grid.mantel import mantel_r
 
@@ -326,9 +326,9 @@ class PrototypeGrid:
             InputError: A grid that is not fit to publish (a cell may be one subject's, or it doesn't say whose data it
                 holds), or the Hub's refusal in one line.
         """
-        from ngd_timm.grid.push import push_grid
+        from ngd_timm.grid.push import stage_grid
 
-        return push_grid(self, repo_id, **options)
+        return upload(lambda folder: stage_grid(self, folder, repo_id), repo_id, **options)
 
     @classmethod
     def from_spec(cls, spec: str) -> PrototypeGrid:

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import write_text
-from ngd_timm.core.hub import Published, target, upload
+from ngd_timm.core.hub import target
 from ngd_timm.core.paths import without_paths
 from ngd_timm.grid.card import grid_card, grid_licence
 from ngd_timm.grid.prototypes import GRID_FILE, PrototypeGrid
 
 _MIN_SUBJECTS = 3
 PICTURE = "grid.png"
-
-
-def push_grid(grid: PrototypeGrid, repo_id: str, **options: Any) -> Published:
-    """Publish a grid; see `PrototypeGrid.push_to_hub`."""
-    return upload(lambda folder: stage_grid(grid, folder, repo_id), repo_id, **options)
 
 
 def stage_grid(grid: PrototypeGrid, folder: str | Path, repo_id: str) -> None:

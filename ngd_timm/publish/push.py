@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -94,13 +93,6 @@ def namespace() -> str:
         if label == "Hub":
             return url.rstrip("/").rpartition("/")[2]
     raise InputError("the installed ngd-timm names no Hub in its project URLs; install it again, or name the namespace")
-
-
-def listing(stage: Callable[[Path], None]) -> list[tuple[str, int, str]]:
-    """Name, bytes and sha256 of every file that would be pushed."""
-    with tempfile.TemporaryDirectory() as folder:
-        stage(Path(folder))
-        return [(p.name, p.stat().st_size, sha256_file(p)) for p in sorted(Path(folder).iterdir())]
 
 
 def _named(spec: str | None) -> bool:

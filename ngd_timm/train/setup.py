@@ -102,12 +102,22 @@ def prepare(recipe: Recipe) -> Setup:
     if teacher is not None and recipe.kd_cache is not None:
         key = _logits_key(recipe, teacher, data, precision, device)
         cache = LogitCache(recipe.kd_cache, key, len(data.batches))
-    task = build_task(recipe, model, build_loss(recipe, grid, data.class_counts), device)
+    criterion = NeuroGazeLoss.from_config(
+        recipe.loss,
+        grid,
+        classes=classes,
+        epochs=recipe.optim.epochs,
+        class_counts=data.class_counts,
+        gather_distributed=True,
+    )
+    task = build_task(recipe, model, criterion, device)
     optimizer = build_optimizer(recipe.optim, model)
     scheduler = build_scheduler(recipe.optim, optimizer, len(data.batches))
     # the images of validation last: decoding them is the slow check
     valid = face_batches(model.student, data.valid, workers=recipe.data.workers, part=(rank(), world_size()))
-    distribute(task, recipe.seed, device)
+    if world_size() > 1:  # all start from one student, and each process has random numbers of its own
+        task.prepare_distributed([device.index] if device.type == "cuda" else None)
+        torch.manual_seed(recipe.seed + rank() * 2**32)
     fingerprint = fingerprint_of(recipe, data.reports, grid, precision, device)
     fingerprint["labels_drawn"] = dict(zip(classes, data.labels_drawn.tolist(), strict=True))
     return Setup(
@@ -251,14 +261,6 @@ def calibration_rows(recipe: Recipe, model: DistillationWrapper, valid: Dataset)
     return row, label
 
 
-def build_loss(recipe: Recipe, grid: PrototypeGrid | None, class_counts: np.ndarray) -> NeuroGazeLoss:
-    """The recipe's objective, which communicates where several processes train."""
-    classes, epochs = recipe.data.classes, recipe.optim.epochs
-    return NeuroGazeLoss.from_config(
-        recipe.loss, grid, classes=classes, epochs=epochs, class_counts=class_counts, gather_distributed=True
-    )
-
-
 def build_task(
     recipe: Recipe, model: DistillationWrapper, criterion: NeuroGazeLoss, device: torch.device
 ) -> NeuroGazeTask:
@@ -296,13 +298,6 @@ def build_scheduler(optim: OptimConfig, optimizer: torch.optim.Optimizer, steps:
         updates_per_epoch=1,
     )
     return scheduler
-
-
-def distribute(task: NeuroGazeTask, seed: int, device: torch.device) -> None:
-    """Train with the other processes, if any: all start from one student, and each has random numbers of its own."""
-    if world_size() > 1:
-        task.prepare_distributed([device.index] if device.type == "cuda" else None)
-        torch.manual_seed(seed + rank() * 2**32)
 
 
 def data_hashes(recipe: Recipe) -> dict[str, str]:
