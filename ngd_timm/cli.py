@@ -299,7 +299,7 @@ def publish(
 
 def _push(
     repo: str,
-    stage: Callable[[Path], None],
+    stage: Callable[[Path], object],
     dry_run: bool,
     folder: Path | None,
     options: dict[str, Any],

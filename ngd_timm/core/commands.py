@@ -22,7 +22,7 @@ RecipeT = TypeVar("RecipeT", bound=StrictModel)
 
 
 def shown_command(fingerprint: Mapping[str, Any], otherwise: str) -> str:
-    """The shell line that started a run, from the "command" in its fingerprint."""
+    """The shell line that started a run, from the "command" in its fingerprint; `otherwise` where that has none."""
     command = _public_command(fingerprint.get("command"))
     return otherwise if command is None else shlex.join(command)
 
@@ -35,7 +35,6 @@ def _public_command(command: Any) -> list[str] | None:
 
 
 def public_fingerprint(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
-    """A fingerprint without paths."""
     return {**without_paths(fingerprint), "command": _public_command(fingerprint.get("command"))}
 
 

@@ -85,7 +85,6 @@ def join() -> None:
 
 
 def leave() -> None:
-    """Destroy the process group."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 

@@ -102,7 +102,7 @@ def pin(source: str, filename: str) -> str:
 
 
 def fetch(repository: HubId, needed: Sequence[str], optional: Sequence[str] = (), **options: Any) -> Snapshot:
-    """Download files of one commit into the local cache; those that the Hub knows by sha256 are checked against it."""
+    """Download files of one commit (that of the first) into the local cache, checked by sha256 where the Hub has it."""
     files: dict[str, Path] = {}
     revision = repository.revision
     with _one_line(repository):
@@ -136,7 +136,7 @@ def _content(repository: HubId, options: Mapping[str, Any]) -> str:
 
 
 def upload(
-    stage: Callable[[Path], None],
+    stage: Callable[[Path], object],
     repo_id: str,
     *,
     private: bool | None = None,

@@ -33,7 +33,6 @@ def with_bar(batches: Iterator[Any], total: int, title: str) -> Iterator[Any]:
 
 
 def epoch_line(row: dict[str, Any], epochs: int) -> str:
-    """The log line of an epoch."""
     parts = [f"{name} {row[name]:.4g}" for name in ("loss", *COMPONENTS) if row.get(name) is not None]
     shares = [f"{name} {row[f'share_{name}']:.2g}%" for name in COMPONENTS[1:] if row.get(f"share_{name}") is not None]
     valid = [f"{name} {row[f'valid_{metric}']:.2f}" for metric, name in METRIC_NAMES.items()]

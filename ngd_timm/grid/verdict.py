@@ -122,7 +122,10 @@ def grid_verdict(
 def exploratory_tests(
     grids: Mapping[str, Any], declared: str | None = None, own_plain_p: float | None = None
 ) -> dict[Test, float]:
-    """p of every test of a grid but the declared one, with Holm's correction for their number."""
+    """p of every test of a grid but the declared one, with Holm's correction for their number.
+
+    At the size `declared` the centred Mantel test of `grids` is the declared one; `own_plain_p` is of the grid itself.
+    """
     raw: dict[Test, float] = {} if own_plain_p is None else {("own", "mantel"): own_plain_p}
     for size, grid in grids.items():
         raw[size, "mantel"] = grid["mantel"]["p"]

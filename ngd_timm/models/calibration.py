@@ -35,9 +35,6 @@ def calibrate(model: TimmModel, logits: Any, targets: Any) -> TimmModel:
             not), numpy or torch.
         targets: (N,) class indices of these images.
 
-    Returns:
-        The model.
-
     Raises:
         InputError: Shapes that don't fit, logits that are not finite, or another classifier.
 

@@ -28,9 +28,6 @@ def adjust_logits(model: TimmModel, counts: np.ndarray | Sequence[float], tau: f
         counts: (C,) training examples a class, or sums of soft labels; a class without any counts as one example.
         tau: From 0, which changes nothing.
 
-    Returns:
-        The model.
-
     Raises:
         InputError: Another classifier, other counts, or a tau below 0.
 

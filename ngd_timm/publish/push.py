@@ -68,22 +68,18 @@ def stage_run(run: Run, folder: str | Path, repo_id: str, metrics: Mapping[str, 
     write_text(folder / "LICENSE", student_licence(run, name))
 
 
-def packaged_artifacts(space: str) -> dict[str, Callable[[Path], None]]:
+def packaged_artifacts(space: str) -> dict[str, Callable[[Path], object]]:
     """The packaged grids and students: repository name under `space`, and a function that stages its folder."""
-    grids: dict[str, Callable[[Path], None]] = {
-        f"{space}/{version}": partial(_stage_packaged_grid, version, f"{space}/{version}")
-        for version in grid_versions()
-    }
-    # students were staged from their runs when they were packaged
-    return grids | {f"{space}/{version}": partial(_copy_packaged, version) for version in student_versions()}
+    artifacts: dict[str, Callable[[Path], object]] = {}
+    for version in grid_versions():
+        artifacts[f"{space}/{version}"] = partial(_stage_packaged_grid, version, f"{space}/{version}")
+    for version in student_versions():  # staged from their runs when they were packaged
+        artifacts[f"{space}/{version}"] = partial(shutil.copytree, packaged("hub") / version, dirs_exist_ok=True)
+    return artifacts
 
 
 def _stage_packaged_grid(version: str, repo_id: str, folder: Path) -> None:
     stage_grid(PrototypeGrid.default(version), folder, repo_id)
-
-
-def _copy_packaged(version: str, folder: Path) -> None:
-    shutil.copytree(packaged("hub") / version, folder, dirs_exist_ok=True)
 
 
 def namespace() -> str:

@@ -72,7 +72,6 @@ def refuse_changes(out: Path, fingerprint: Mapping[str, Any]) -> None:
 
 
 def resume_command(out: Path, processes: int | None = None) -> str:
-    """The command that continues a run."""
     count = processes or world_size()
     launcher = f"torchrun --nproc-per-node {count} -m ngd_timm.cli" if count > 1 else "ngd"
     return f"{launcher} train --resume {out}"
