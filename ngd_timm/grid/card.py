@@ -137,8 +137,6 @@ def render_card(template: str, **context: Any) -> str:
 
 def grid_licence(grid: PrototypeGrid, name: str) -> str:
     """The terms of a grid, as the text of its LICENSE file."""
-    if "dataset" not in grid.metadata:
-        raise InputError("this grid's metadata lack dataset; a licence has to say whose data are in the grid")
     return render_card("grid_licence.txt", name=name, **_sources(without_paths(grid.metadata)))
 
 

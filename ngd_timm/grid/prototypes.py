@@ -106,11 +106,7 @@ class PrototypeGrid:
 
     @property
     def mantel_r(self) -> float:
-        """Pearson r between 1 - cosine and cell distance over pairs of filled cells (copies would flatter it).
-
-        Raises:
-            InputError: Fewer than three filled cells.
-        """
+        """Pearson r between 1 - cosine and cell distance over pairs of filled cells (copies would flatter it)."""
         filled = self._filled_cells()
         distances = cell_distances(self.size)[np.ix_(filled, filled)]
         return mantel_r(self.prototypes.double().numpy()[filled], distances)
@@ -183,9 +179,6 @@ class PrototypeGrid:
         """The same grid with the mean of its filled rows taken out and every row normalised again.
 
         Prototypes of a weak teacher crowd round their mean; what is left without it is what differs between cells.
-
-        Raises:
-            InputError: Fewer than two different filled rows.
         """
         filled = self._filled_cells()
         rows = self.prototypes.double().numpy()
@@ -197,11 +190,7 @@ class PrototypeGrid:
 
     @classmethod
     def random(cls, dim: int, size: int = 5, seed: int = 0) -> PrototypeGrid:
-        """A control without EEG: random rows, orthonormal where `dim` >= S*S; counts are 0.
-
-        Raises:
-            InputError: `dim` below 1 or a size out of range.
-        """
+        """A control without EEG: random rows, orthonormal where `dim` >= S*S; counts are 0."""
         size = checked_size(size)
         if dim < 1:
             raise InputError(f"dim must be at least 1, got {dim}")
@@ -227,11 +216,7 @@ class PrototypeGrid:
 
     @classmethod
     def load(cls, path: str | Path) -> PrototypeGrid:
-        """Read a grid file and check all of it.
-
-        Raises:
-            InputError: Names the file and what is wrong with it.
-        """
+        """Read a grid file and check all of it."""
         if not Path(path).is_file():
             raise InputError(f"no grid file {path}; build one with: ngd prototypes build RUN --out {path}")
         return cls._read(Path(path), str(path))
@@ -272,9 +257,6 @@ class PrototypeGrid:
     @classmethod
     def default(cls, version: str | None = None) -> PrototypeGrid:
         """A bundled grid: the newest, or one by version. It is GAMEEMO's, not the paper's, and a log line says so.
-
-        Raises:
-            InputError: A version that isn't there; the message lists those that are.
 
         Example:
             >>> PrototypeGrid.default("gameemo-v2").size
@@ -333,9 +315,6 @@ class PrototypeGrid:
     @classmethod
     def from_spec(cls, spec: str) -> PrototypeGrid:
         """The grid that a recipe names: a bundled version, a path, or a Hub id (`user/repo[@revision]`).
-
-        Raises:
-            InputError: Nothing of that name.
 
         Example:
             >>> PrototypeGrid.from_spec("gameemo-v2").dim

@@ -24,9 +24,6 @@ def logit_kd_loss(
     An empty batch gives 0, attached to the graph. With `gather_distributed` the mean is over the rows of all ranks,
     which must then all call it.
 
-    Raises:
-        InputError: Logits of two shapes, an unknown mode, or a temperature that is not above 0.
-
     Example:
         >>> float(logit_kd_loss(torch.tensor([[1.0, 3.0]]), torch.tensor([[1.0, 1.0]])))
         2.0

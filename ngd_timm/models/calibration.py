@@ -26,13 +26,11 @@ _TOLERANCE = 1e-5
 def calibrate(model: TimmModel, logits: Any, targets: Any) -> TimmModel:
     """Fit a temperature T on validation images and fold it into a trained classifier, in place: softmax(logits / T).
 
-    No prediction changes, and the forward costs what it did. `save_student` writes T into config.json, and a
-    `KDTeacher` of the model divides it out again.
+    No prediction changes. `save_student` writes T into config.json, and a `KDTeacher` of the model divides it out.
 
     Args:
         model: A timm model whose logits are linear in its classifier.
-        logits: (N, C) of images that it was not trained on, as it will be used (averaged with the mirror image or
-            not), numpy or torch.
+        logits: (N, C) of images that it was not trained on, numpy or torch.
         targets: (N,) class indices of these images.
 
     Raises:
@@ -41,11 +39,9 @@ def calibrate(model: TimmModel, logits: Any, targets: Any) -> TimmModel:
     Example:
         >>> import timm
         >>> model = timm.create_model("test_resnet", num_classes=2).eval()
-        >>> logits, targets = torch.tensor([[9.0, 0.0], [0.0, 9.0], [9.0, 0.0], [0.0, 9.0]]), torch.tensor([0, 1, 0, 0])
-        >>> images = torch.ones(1, 3, 32, 32)
-        >>> before, after = model(images), calibrate(model, logits, targets)(images)
-        >>> model.ngd_timm["temperature"], torch.allclose(before, after * model.ngd_timm["temperature"])
-        (8.1922, True)
+        >>> logits = torch.tensor([[9.0, 0.0], [0.0, 9.0], [9.0, 0.0], [0.0, 9.0]])
+        >>> calibrate(model, logits, torch.tensor([0, 1, 0, 0])).ngd_timm["temperature"]
+        8.1922
 
     Reference:
         Guo et al., "On calibration of modern neural networks", ICML 2017.

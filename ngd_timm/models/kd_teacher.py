@@ -102,8 +102,7 @@ class KDTeacher(_Frozen):
     ) -> KDTeacher:
         """Open a run directory, a student folder, a Hub id, a bundled student, or a timm model with label names.
 
-        Where its run subtracted tau · log prior from the saved bias (`student.logit_adjustment`), that is reverted; a
-        model, or a student without its recipe.yaml and fingerprint.json, keeps it.
+        Where its run subtracted tau · log prior from the saved bias (`student.logit_adjustment`), that is reverted.
         """
         if isinstance(source, nn.Module):
             return cls(source, label_names(source, "teacher"), classes, student_mean, student_std)

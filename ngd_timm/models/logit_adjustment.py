@@ -18,10 +18,10 @@ CITATION = (
 
 
 def adjust_logits(model: TimmModel, counts: np.ndarray | Sequence[float], tau: float = 1.0) -> TimmModel:
-    """Subtract tau · log prior from the bias of a trained classifier, in place; the forward costs what it did.
+    """Subtract tau · log prior from the bias of a trained classifier, in place.
 
-    With tau = 1 the prediction is the best one for balanced accuracy, as far as the softmax is right; smaller values
-    lose less accuracy. Choose tau on validation.
+    With tau = 1 the prediction is the best one for balanced accuracy; smaller values lose less accuracy. Choose tau on
+    validation.
 
     Args:
         model: A timm model whose classifier is one layer with a bias.

@@ -72,14 +72,12 @@ def set_input(
 ) -> None:
     """Describe the images that a student of your own loop is trained on, where they differ from the backbone's.
 
-    `Predictor`, `ngd evaluate`, exports and a KD teacher prepare images so, as `config.json` carries it. Of an image
-    that is not square the largest central square is taken, as in training by a recipe.
+    `Predictor`, `ngd evaluate`, exports and a KD teacher prepare images so, from the largest central square.
 
     Args:
         model: The timm model, for a wrapped one `model.student`; its `pretrained_cfg` is changed.
         image_size: Side in pixels.
-        mean: Subtracted from pixels in [0, 1], one number or one a channel; None keeps the model's.
-        std: By which they are divided then, as `mean`.
+        mean, std: Of pixels in [0, 1], one number or one a channel; None keeps the model's.
 
     Raises:
         InputError: Not one number, or one a channel, or a std or size that is not above 0.
@@ -120,8 +118,7 @@ def save_student(
         model: The timm model, for a wrapped one `model.student`, with its input described by `set_input`.
         folder: Where to.
         classes: Class names in the order of the logits.
-        weights: "float16" stores matrices (weights of convolutions and linear layers) in half the bytes; norms and
-            biases stay. timm reads them back as float32.
+        weights: "float16" stores parameters of two dimensions or more in half the bytes; timm reads them as float32.
 
     Returns:
         The folder, which `timm.create_model("local-dir:<folder>", pretrained=True)` loads without this package.
@@ -200,9 +197,7 @@ def shipped_student() -> str:
 
 
 def load_student(version: str | None = None) -> TimmModel:
-    """A bundled student in eval mode: the newest, or one by version. Works offline.
-
-    Its `pretrained_cfg` describes its input and has its `label_names`; `ngd_timm.Predictor()` does all of that.
+    """A bundled student in eval mode: the newest, or one by version. `ngd_timm.Predictor()` prepares its images too.
 
     Raises:
         InputError: An unknown version; the message lists the known ones.
