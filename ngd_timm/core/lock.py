@@ -36,9 +36,7 @@ def locked(run: Path) -> Iterator[None]:
             # the soft lock would outlive a killed process
             held.enter_context(FileLock(file, timeout=0, fallback_to_soft=False))
         except Timeout:
-            raise InputError(
-                f"{run} is being written by another process; wait until that has ended, or stop it first"
-            ) from None
+            raise InputError(f"{run} is being written by another process; wait for its end, or stop it") from None
         except OSError as error:
             logger.warning(f"{run} can't be locked ({error.strerror}); let no other process continue it meanwhile")
         yield

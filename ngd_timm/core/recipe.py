@@ -193,9 +193,7 @@ class OptimConfig(StrictModel):
     def _warmup_fits(self) -> OptimConfig:
         limit = self.epochs if isinstance(self.warmup, int) else 1
         if not 0 <= self.warmup < limit:
-            raise ValueError(
-                f"warmup must be epochs (an integer) or a fraction of the run below 1.0, got {self.warmup}"
-            )
+            raise ValueError(f"warmup must be epochs (an integer) or a fraction of the run below 1, got {self.warmup}")
         return self
 
     @property
@@ -273,10 +271,7 @@ class Recipe(StrictModel):
     @model_validator(mode="after")
     def _control_fits(self) -> Recipe:
         if self.grid_control != "none" and self.grid is None:
-            raise ValueError(
-                f"grid_control={self.grid_control} needs a grid to be made of, and grid is null; give grid=gameemo-v2 "
-                "or a grid file"
-            )
+            raise ValueError(f"grid_control={self.grid_control} needs a grid; give grid=gameemo-v2 or a grid file")
         if self.grid_control == "va" and self.loss.target != "va":
             raise ValueError(
                 f"grid_control=va is aimed at the plane and loss.target={self.loss.target} is not; leave loss.target "
@@ -306,8 +301,7 @@ class Recipe(StrictModel):
     def _terms_have_what_they_need(self) -> Recipe:
         if self.loss.kd > 0 and self.teacher is None:
             raise ValueError(
-                "loss.kd is above 0 but there is no teacher; give teacher=RUN_DIRECTORY (for example a finished b0_ce) "
-                "or set loss.kd=0"
+                "loss.kd is above 0 but there is no teacher; give teacher=RUN_DIRECTORY (a finished b0_ce) or loss.kd=0"
             )
         if (self.loss.proto_kd > 0 or self.loss.proto_share is not None) and self.grid is None:
             if (size := self.grid_size) is None:

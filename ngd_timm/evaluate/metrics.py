@@ -230,13 +230,10 @@ def _checked(logits: Any, target: Any, classes: Sequence[str]) -> tuple[np.ndarr
     if label.ndim == 2:
         label = label.argmax(axis=1)
     if scores.ndim != 2 or scores.shape[1] != len(classes) or len(label) != len(scores) or not len(scores):
-        raise InputError(
-            f"logits {scores.shape} and target {label.shape} don't fit {len(classes)} classes (or are empty)"
-        )
+        raise InputError(f"logits {scores.shape} and target {label.shape} don't fit {len(classes)} classes")
     if not np.isfinite(scores).all():
-        raise InputError(
-            f"{int((~np.isfinite(scores)).any(axis=1).sum())} of {len(scores)} rows of logits are not finite"
-        )
+        bad = int((~np.isfinite(scores)).any(axis=1).sum())
+        raise InputError(f"{bad} of {len(scores)} rows of logits are not finite")
     if label.min() < 0 or label.max() >= len(classes):
         raise InputError(f"target must lie in 0..{len(classes) - 1}, got {label.min()}..{label.max()}")
     return scores, label

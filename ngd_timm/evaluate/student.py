@@ -148,16 +148,11 @@ def _wrapped(student: TimmModel, run: Path) -> DistillationWrapper:
     """The student with the projection of the run's last checkpoint, so that embeddings lie in the grid's space."""
     file = run / "last" / "state.pt"
     if not file.is_file():
-        raise InputError(
-            f"{run} has no {file.name} in last/, where the projection of its embeddings is; train it again"
-        )
+        raise InputError(f"{run} has no {file.name} in last/, where the projection of embeddings is; train it again")
     state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     # summary.csv is written after the student, which is written after the checkpoint
     if state["epoch"] != len(read_rows(run / "summary.csv")):
-        raise InputError(
-            f"{run}: student/ and last/ are of different epochs, the run was stopped between writing them; fix it "
-            f"with: ngd train --resume {run}"
-        )
+        raise InputError(f"{run}: student/ and last/ are of different epochs; fix it with: ngd train --resume {run}")
     ema = state["checkpoint_ema"]
     projection = (ema["task_state_ema"] if ema else state["checkpoint"]["task_state"])["projection"]
     model = DistillationWrapper(student, None if projection is None else projection["weight"].shape[0])

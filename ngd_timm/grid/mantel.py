@@ -61,9 +61,7 @@ def mantel_test(
     if not np.array_equal(va, va[first][trial]):
         raise InputError("a trial has more than one valence/arousal rating; permuting trials needs exactly one")
     if np.bincount(owner).max() < 2:
-        raise InputError(
-            "no subject has two trials, so there is nothing to permute; give subject and trial of each row"
-        )
+        raise InputError("no subject has two trials: nothing to permute; give subject and trial of each row")
     sums = np.zeros((len(first), rows.shape[1]))
     np.add.at(sums, trial, rows)
     windows = np.bincount(trial).astype(np.float64)

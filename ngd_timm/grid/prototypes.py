@@ -240,7 +240,7 @@ class PrototypeGrid:
             raise InputError(f"{path}: not a readable safetensors file ({' '.join(str(error).split())})") from None
         if notes.get("format_version") != FORMAT_VERSION:
             raise InputError(
-                f"{path}: grid format version {notes.get('format_version')!r}, this package reads {FORMAT_VERSION!r}"
+                f"{path}: format version {notes.get('format_version')!r}, this package reads {FORMAT_VERSION!r}"
             )
         if notes.pop("metadata_sha256", None) != _metadata_sha256(notes):
             raise InputError(f"{path}: the metadata do not match their sha256; the file is damaged, fetch it again")

@@ -41,8 +41,7 @@ def class_weight_matrix(target: Tensor, num_classes: int, like: Tensor) -> Tenso
     if target.ndim == 2 and target.shape[1] == num_classes:
         return target.to(like.dtype)
     raise InputError(
-        f"target must be class indices (B,) or class weights (B, {num_classes}), got {tuple(target.shape)} of "
-        f"{target.dtype}"
+        f"target must be class indices (B,) or weights (B, {num_classes}), got {target.dtype} {tuple(target.shape)}"
     )
 
 

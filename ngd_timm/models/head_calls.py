@@ -76,9 +76,7 @@ def head_calls(model: Any) -> HeadCalls:
         )
     for what, shape in shapes.items():
         if len(shape) != 2:
-            raise InputError(
-                f"{name} gives {what} of shape {shape} for 2 images, not (2, …); leave global_pool at its default"
-            )
+            raise InputError(f"{name} gives {what} of shape {shape}, not (2, …); leave global_pool at its default")
     # CLIP's ResNets compute logits at every place and pool them then, which rounds otherwise
     pooled = any(isinstance(module, (AttentionPool2d, RotAttentionPool2d)) for module in model.modules())
     is_last = classifier_is_last and not pooled and not (seen and family in TWO_CALLS)

@@ -66,7 +66,6 @@ def classifier_bias(model: TimmModel) -> nn.Parameter:
     bias = getattr(model.get_classifier(), "bias", None)
     if not isinstance(bias, nn.Parameter) or bias.shape != (model.num_classes,):
         raise InputError(
-            f"{type(model).__name__}'s classifier is not one layer with a bias, so its logits can't be adjusted; leave "
-            "student.logit_adjustment out"
+            f"{type(model).__name__}'s classifier is no layer with a bias; leave student.logit_adjustment out"
         )
     return bias

@@ -136,9 +136,7 @@ def save_student(
     if hasattr(model, "student"):
         raise InputError("save_student takes the bare student: pass model.student")
     if len(classes) != model.num_classes:
-        raise InputError(
-            f"the model has {model.num_classes} classes, classes names {len(classes)}: {', '.join(classes)}"
-        )
+        raise InputError(f"the model has {model.num_classes} classes, not {len(classes)}: {', '.join(classes)}")
     folder = Path(folder)
     if folder.exists():
         there = [path.name for path in folder.iterdir() if not is_leftover(path)]
@@ -180,9 +178,7 @@ def _halves(model: torch.nn.Module, weights: str) -> dict[str, torch.Tensor]:
     halves = {name: p.detach().half() for name, p in model.named_parameters() if p.ndim > 1}
     for name, half in halves.items():
         if not half.isfinite().all():
-            raise InputError(
-                f"{name} has values that float16 can't hold; store the student with student.weights=float32"
-            )
+            raise InputError(f"{name} has values that float16 can't hold; store it with student.weights=float32")
     return halves
 
 
@@ -272,18 +268,12 @@ def check_published(snapshot: Snapshot) -> None:
         fingerprint = json.loads((snapshot.folder / "fingerprint.json").read_text(encoding="utf-8"))
         version, hashes = fingerprint["format_version"], dict(fingerprint["sha256"])
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise InputError(
-            f"{snapshot.id}: fingerprint.json is not one that ngd push wrote; push the run again"
-        ) from None
+        raise InputError(f"{snapshot.id}: fingerprint.json is not as ngd push wrote it; push the run again") from None
     if version != PUBLISHED_FORMAT:
-        raise InputError(
-            f"{snapshot.id}: run format {version!r}, this package reads {PUBLISHED_FORMAT!r}; upgrade ngd-timm"
-        )
+        raise InputError(f"{snapshot.id}: run format {version!r}, this reads {PUBLISHED_FORMAT!r}; upgrade ngd-timm")
     for name in snapshot.names:
         if name != "fingerprint.json" and sha256_file(snapshot.folder / name) != hashes.get(name):
-            raise InputError(
-                f"{snapshot.id}: {name} is not the file that was pushed (sha256 differs); push the run again"
-            )
+            raise InputError(f"{snapshot.id}: {name} is not the file that was pushed (sha256 differs); push it again")
 
 
 def read_student(folder: str | Path, shown: str) -> tuple[TimmModel, tuple[str, ...]]:

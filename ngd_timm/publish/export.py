@@ -90,8 +90,7 @@ def _check(model: TimmModel, run: Callable[[Tensor], Tensor], out: Path) -> None
             worst = float((run(images) - expected).abs().max())
         if not worst <= _TOLERANCE * max(1.0, float(expected.abs().max())):
             raise InputError(
-                f"{out}: its logits differ from PyTorch's by {worst:.2g} on a batch of {batch}, so it was not written; "
-                "use another format"
+                f"{out}: its logits differ from PyTorch's by {worst:.2g} on a batch of {batch}; use another format"
             )
 
 

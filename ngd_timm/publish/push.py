@@ -39,9 +39,7 @@ def stage_run(run: Run, folder: str | Path, repo_id: str, metrics: Mapping[str, 
     if unnamed:
         logger.warning(f"the metrics of {', '.join(unnamed)} don't name their student; they are taken for this one's")
     if twice := sorted(set(run.metrics) & set(metrics)):
-        raise InputError(
-            f"{', '.join(twice)} is in the run's metrics.json already; leave it out of the further metrics"
-        )
+        raise InputError(f"{', '.join(twice)} is in the run's metrics.json already; leave it out of further metrics")
     run = replace(run, recipe=without_folders(run.recipe), metrics={**run.metrics, **metrics})
     folder, name = Path(folder), repo_id.partition("/")[2]
     folder.mkdir(parents=True, exist_ok=True)

@@ -146,9 +146,7 @@ def open_training_device(recipe: Recipe) -> torch.device:
     if count > 1 and device.type == "cuda":
         device = torch.device("cuda", torch.cuda.current_device())
     if recipe.optim.batch_size < count:
-        raise InputError(
-            f"optim.batch_size={recipe.optim.batch_size} is the batch of all {count} processes; give at least {count}"
-        )
+        raise InputError(f"optim.batch_size={recipe.optim.batch_size} is of all processes; give at least {count}")
     if recipe.data.streaming and count > 1:
         raise InputError(f"data.streaming=true feeds one process, and there are {count}; leave it out, or use one")
     if recipe.optim.sync_bn and count > 1 and device.type != "cuda":
