@@ -65,20 +65,13 @@ class Run:
         return {key: _predictions(file, self.recipe, self.metrics[key]) for key, file in kept.items()}
 
 
-def load_run(
-    source: str | Path,
-    revision: str | None = None,
-    *,
-    cache_dir: str | Path | None = None,
-    token: str | bool | None = None,
-    local_files_only: bool = False,
-) -> Run:
+def load_run(source: str | Path, revision: str | None = None, **options: Any) -> Run:
     """Read a finished run, its student too.
 
     Args:
         source: A run directory, or `user/repo[@revision]` on the Hub that `ngd push` filled.
         revision: A branch, tag or commit on the Hub.
-        cache_dir, token, local_files_only: As in `huggingface_hub.snapshot_download`.
+        options: `cache_dir`, `token` and `local_files_only`, as `huggingface_hub.hf_hub_download` takes them.
 
     Raises:
         InputError: Something is missing, damaged or not what fingerprint.json says; it is named.
@@ -91,7 +84,6 @@ def load_run(
     if repository is None:
         run = _read(Path(source), student_folder(source), str(source), RUN_FILES)
     else:
-        options: dict[str, Any] = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
         snapshot = fetch(repository, [*RUN_FILES, *STUDENT_FILES], [GRID_FILE], **options)
         check_published(snapshot)
         run = _read(snapshot.folder, snapshot.folder, str(snapshot.id), RUN_FILES)

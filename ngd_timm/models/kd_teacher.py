@@ -75,7 +75,7 @@ class KDTeacher(_Frozen):
         missing = [c for c in classes if c not in teacher_classes]
         if missing:
             raise InputError(
-                f"the teacher knows {', '.join(teacher_classes)} and not {', '.join(missing)}; train another"
+                f"the teacher does not know {', '.join(missing)}, but {', '.join(teacher_classes)}; train another"
             )
         self.temperature = temperature_of(model)
         self.in_chans, self.size = input_channels(model), tuple(model.pretrained_cfg["input_size"][1:])

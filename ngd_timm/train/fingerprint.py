@@ -107,5 +107,5 @@ def teacher_config_hash(recipe: Recipe) -> list[str]:
 
 def _hub_ids(recipe: Recipe) -> dict[str, Any]:
     sources = {key: getattr(recipe, key) for key in _PINNED}
-    lists = {key: [s] if isinstance(s, str) else list(s) for key, s in sources.items() if isinstance(s, (str, tuple))}
-    return {key: s[0] if isinstance(sources[key], str) else s for key, s in lists.items() if any(map(hub_id, s))}
+    named = {key: source for key, source in sources.items() if isinstance(source, (str, tuple))}
+    return {key: s for key, s in named.items() if any(map(hub_id, [s] if isinstance(s, str) else s))}
