@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -274,16 +275,12 @@ def push(
 ) -> None:
     """Publish a run's student on the Hugging Face Hub, with card, licence, recipe, fingerprint and metrics."""
     from ngd_timm.evaluate.run import load_run, read_metrics
-    from ngd_timm.publish.push import push_run, stage_run
+    from ngd_timm.publish.push import stage_run
 
     opened = load_run(run)
     more = read_metrics(metrics or [], opened)
-    if dry_run or folder is not None:
-        _show_staged(repo, lambda at: stage_run(opened, at, repo, more), folder)
-    else:
-        options = {"private": private, "revision": revision, "commit_message": message, "create_pr": create_pr}
-        done = push_run(opened, repo, more, **options)
-        typer.echo(f"{done.url}\nhf-hub:{done.repo}@{done.commit}")
+    options = {"private": private, "revision": revision, "commit_message": message, "create_pr": create_pr}
+    _push(repo, lambda at: stage_run(opened, at, repo, more), dry_run, folder, options)
 
 
 @app.command(epilog="Example: ngd publish --dry-run")
@@ -293,20 +290,24 @@ def publish(
     dry_run: DryRun = False,
 ) -> None:
     """Publish everything that ships in hub/: every version of the grid and of the student, each under its own name."""
-    from ngd_timm.core.hub import upload
     from ngd_timm.publish.push import namespace as own_namespace
     from ngd_timm.publish.push import packaged_artifacts
 
     for repo, stage in packaged_artifacts(namespace or own_namespace()).items():
-        if dry_run:
-            _show_staged(repo, stage, None)
-        else:
-            typer.echo(upload(stage, repo, private=private).url)
+        _push(repo, stage, dry_run, None, {"private": private})
 
 
-def _show_staged(repo: str, stage: Callable[[Path], None], folder: Path | None) -> None:
-    from ngd_timm.core.files import atomic_folder
-    from ngd_timm.publish.push import listing
+def _push(
+    repo: str,
+    stage: Callable[[Path], object],
+    dry_run: bool,
+    folder: Path | None,
+    options: dict[str, Any],
+    note: str = "",
+) -> None:
+    """Push what `stage` writes, or keep it in a folder, or only list it."""
+    from ngd_timm.core.files import atomic_folder, sha256_file
+    from ngd_timm.core.hub import upload
 
     if folder is not None:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -314,11 +315,15 @@ def _show_staged(repo: str, stage: Callable[[Path], None], folder: Path | None) 
         with atomic_folder(folder) as temporary:
             stage(temporary)
         typer.echo(f"{folder} holds what would go to {repo}")
-        return
-    listed = listing(stage)
-    typer.echo(f"{repo} would get:")
-    for name, size, sha256 in listed:
-        typer.echo(f"  {size:>10,} bytes  sha256 {sha256}  {name}")
+    elif dry_run:
+        with tempfile.TemporaryDirectory() as name:
+            stage(Path(name))
+            typer.echo(f"{repo} would get:")
+            for file in sorted(Path(name).iterdir()):
+                typer.echo(f"  {file.stat().st_size:>10,} bytes  sha256 {sha256_file(file)}  {file.name}")
+    else:
+        done = upload(stage, repo, **options)
+        typer.echo(f"{done.url}\nhf-hub:{done.repo}@{done.commit}{note}")
 
 
 @app.command(epilog="Example: ngd results ablation --data ferplus=ferplus/:test --out RESULTS.md")
@@ -402,13 +407,14 @@ def prototypes_build(
     card: Annotated[Path | None, typer.Option(help="Also write the grid's card here, with its figure.")] = None,
 ) -> None:
     """Average a teacher's held-out embeddings into a frozen grid."""
+    from ngd_timm.core.files import write_text
     from ngd_timm.eeg.teacher.consolidate import build_grid
-    from ngd_timm.grid.card import describe, write_grid_card
+    from ngd_timm.grid.card import describe, grid_card
 
     grid = build_grid(run, size=size, center=center, min_subjects=min_subjects)
     grid.save(out)
     if card is not None:
-        write_grid_card(grid, card, out.stem)
+        write_text(card, grid_card(grid, out.stem))
         grid.picture(card.with_name("grid.png"))
     typer.echo(describe(grid, str(out)))
 
@@ -429,12 +435,9 @@ def prototypes_push(
     from ngd_timm.grid.push import stage_grid
 
     opened = PrototypeGrid.from_spec(grid)
-    if dry_run or folder is not None:
-        _show_staged(repo, lambda at: stage_grid(opened, at, repo), folder)
-    else:
-        options = {"private": private, "revision": revision, "commit_message": message, "create_pr": create_pr}
-        done = opened.push_to_hub(repo, **options)
-        typer.echo(f"{done.url}\nhf-hub:{done.repo}@{done.commit}, sha256 of the grid {opened.sha256}")
+    options = {"private": private, "revision": revision, "commit_message": message, "create_pr": create_pr}
+    note = f", sha256 of the grid {opened.sha256}"
+    _push(repo, lambda at: stage_grid(opened, at, repo), dry_run, folder, options, note)
 
 
 @prototypes_app.command("pull", epilog="Example: ngd prototypes pull user/my-grid@v1 --out grid.safetensors")

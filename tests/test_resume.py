@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from ngd_timm.core.lock import locked
 from ngd_timm.core.recipe import Recipe, to_yaml
 from ngd_timm.evaluate.student import evaluate
 from ngd_timm.train.checkpoint import Checkpoints
-from ngd_timm.train.interruption import Stopped
 from ngd_timm.train.loop import resume, train
 
 TIMINGS = ("seconds", "images_per_second")
@@ -227,29 +225,6 @@ def test_a_signal_stops_it_with_a_state_and_one_line_that_says_how_to_go_on(
     assert done.stderr.strip().splitlines()[-1] == expected
     assert ngd("train", "--resume", str(run)).returncode == 0
     assert_same_end(run, plain)
-
-
-def test_a_signal_while_a_student_is_altered_for_validation_saves_it_as_it_was(
-    faces: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Altered(AbstractContextManager[None]):
-        def __init__(self, model: torch.nn.Module, shift: object) -> None:
-            self.bias = model.get_parameter("fc.bias")
-
-        def __enter__(self) -> None:
-            self.exact = self.bias.detach().clone()
-            self.bias.data.fill_(7)
-            signal.raise_signal(signal.SIGTERM)
-
-        def __exit__(self, *_: object) -> None:
-            self.bias.data.copy_(self.exact)
-
-    monkeypatch.setattr(training, "adjusted", Altered)
-    with pytest.raises(Stopped, match="ngd train --resume"):
-        train(recipe(faces, tmp_path / "run", save_every=0))
-    monkeypatch.undo()
-    resume(tmp_path / "run")
-    assert_same_end(tmp_path / "run", plain)
 
 
 def test_checkpoints_within_an_epoch_cost_their_share_of_the_time(

@@ -8,20 +8,6 @@ import numpy as np
 
 from ngd_timm.core.errors import InputError, choices
 
-__all__ = ["ANCHORS", "CLASSES", "anchors", "cell_distances", "cell_of", "centers", "rating_to_va", "va_to_rating"]
-
-CLASSES: tuple[str, ...] = (
-    "neutral",
-    "happiness",
-    "surprise",
-    "sadness",
-    "anger",
-    "disgust",
-    "fear",
-    "contempt",
-)
-"""FER+'s order. Every data set is mapped onto these by name."""
-
 ANCHORS: Mapping[str, tuple[float, float]] = {
     "neutral": (0.0, 0.0),
     "happiness": (0.76, 0.48),
@@ -34,6 +20,9 @@ ANCHORS: Mapping[str, tuple[float, float]] = {
 }
 """(valence, arousal) of each class, in [-1, 1]: see `anchors` for the sources."""
 
+CLASSES: tuple[str, ...] = tuple(ANCHORS)
+"""FER+'s order. Every data set is mapped onto these by name."""
+
 
 def anchors(classes: Sequence[str] = CLASSES, overrides: Mapping[str, tuple[float, float]] | None = None) -> np.ndarray:
     """Valence and arousal of each class.
@@ -41,20 +30,6 @@ def anchors(classes: Sequence[str] = CLASSES, overrides: Mapping[str, tuple[floa
     Six values are Russell and Mehrabian's mean ratings of pleasure and arousal (happiness is their "joyful"); neutral
     is the origin by definition. Their table lacks contempt: its values are those of the word in the NRC VAD lexicon,
     .206 and .635 on 0..1, mapped to [-1, 1]. Warriner et al. (2013) have a lower arousal, -.10: override it to compare.
-
-    Args:
-        classes: Class names, in the order of the rows.
-        overrides: Own (valence, arousal) for some classes, each in [-1, 1]; may name classes outside `CLASSES`.
-
-    Returns:
-        (C, 2) float32.
-
-    Raises:
-        InputError: A class without an anchor, or an override outside [-1, 1].
-
-    Example:
-        >>> anchors(["happiness"]).round(2).tolist()
-        [[0.7599999904632568, 0.47999998927116394]]
 
     Reference:
         Russell and Mehrabian, "Evidence for a three-factor theory of emotions", J. Res. Pers. 11 (1977), 273-294.
@@ -71,12 +46,7 @@ def anchors(classes: Sequence[str] = CLASSES, overrides: Mapping[str, tuple[floa
 
 
 def rating_to_va(rating: np.ndarray | float, low: float, high: float) -> np.ndarray:
-    """Map a rating scale linearly onto [-1, 1]: 1-5 gives (r-3)/2, 1-9 gives (r-5)/4.
-
-    Example:
-        >>> rating_to_va(np.array([1, 5, 9]), 1, 9).tolist()
-        [-1.0, 0.0, 1.0]
-    """
+    """Map a rating scale linearly onto [-1, 1]: 1-5 gives (r-3)/2, 1-9 gives (r-5)/4."""
     values = np.asarray(rating, dtype=np.float64)
     if not (np.isfinite(values).all() and (values >= low).all() and (values <= high).all()):
         raise InputError(f"ratings must lie in [{low}, {high}], got {values.min()} to {values.max()}")
@@ -84,34 +54,19 @@ def rating_to_va(rating: np.ndarray | float, low: float, high: float) -> np.ndar
 
 
 def va_to_rating(valence_arousal: np.ndarray, low: float, high: float) -> np.ndarray:
-    """The inverse of `rating_to_va`.
-
-    Example:
-        >>> va_to_rating(np.array([-1.0, 0.0, 1.0]), 1, 9).tolist()
-        [1.0, 5.0, 9.0]
-    """
+    """The inverse of `rating_to_va`."""
     return (low + high) / 2 + (high - low) / 2 * np.asarray(valence_arousal, dtype=np.float64)
 
 
 def centers(size: int) -> np.ndarray:
-    """Cell centres of a grid, (S*S, 2) float32 as (valence, arousal); cell k = i_valence * S + i_arousal.
-
-    Example:
-        >>> centers(5)[0].round(2).tolist(), centers(5)[1].round(2).tolist()
-        ([-0.800000011920929, -0.800000011920929], [-0.800000011920929, -0.4000000059604645])
-    """
+    """Cell centres of a grid, (S*S, 2) float32 as (valence, arousal); cell k = i_valence * S + i_arousal."""
     axis = (-1 + (2 * np.arange(size) + 1) / size).astype(np.float32)
     valence, arousal = np.meshgrid(axis, axis, indexing="ij")
     return np.stack([valence.ravel(), arousal.ravel()], axis=1)
 
 
 def cell_of(valence_arousal: np.ndarray, size: int) -> np.ndarray:
-    """Index of the cell that holds each point of (N, 2); the upper edge 1.0 belongs to the last cell.
-
-    Example:
-        >>> cell_of(np.array([[-1.0, -1.0], [0.0, 0.0], [1.0, 1.0]]), 5).tolist()
-        [0, 12, 24]
-    """
+    """Index of the cell that holds each point of (N, 2); the upper edge 1.0 belongs to the last cell."""
     va = np.asarray(valence_arousal, dtype=np.float64)
     if va.ndim != 2 or va.shape[1] != 2:
         raise InputError(f"valence_arousal must have shape (N, 2), got {va.shape}")

@@ -16,24 +16,13 @@ from ngd_timm.core.paths import last_part, without_paths
 from ngd_timm.core.recipe import StrictModel
 from ngd_timm.core.safe_yaml import read_yaml
 
-__all__ = ["public_fingerprint", "shown_command", "without_folders"]
-
 _LOCAL = re.compile(r"(\w[\w.-]*:)?(out|device|kd_cache|data\.cache)=")
 
 RecipeT = TypeVar("RecipeT", bound=StrictModel)
 
 
 def shown_command(fingerprint: Mapping[str, Any], otherwise: str) -> str:
-    """The shell line that started a run, from the "command" in its fingerprint.
-
-    Args:
-        fingerprint: Its `command` is None where the run was started from Python, and absent in older runs.
-        otherwise: The line for these.
-
-    Example:
-        >>> shown_command({"command": ["ngd", "train", "b0_ce", "data.root=/home/anna/my faces", "out=/tmp/x"]}, "")
-        "ngd train b0_ce 'data.root=my faces'"
-    """
+    """The shell line that started a run, from the "command" in its fingerprint; `otherwise` where that has none."""
     command = _public_command(fingerprint.get("command"))
     return otherwise if command is None else shlex.join(command)
 
@@ -46,7 +35,6 @@ def _public_command(command: Any) -> list[str] | None:
 
 
 def public_fingerprint(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
-    """A fingerprint without paths."""
     return {**without_paths(fingerprint), "command": _public_command(fingerprint.get("command"))}
 
 
@@ -69,12 +57,7 @@ def _public_leaves(value: Any) -> Any:
 
 
 def _public_value(source: str) -> str:
-    """A root with options (`ROOT,key=value`), a recipe, a student or a backbone without folders.
-
-    Example:
-        >>> [_public_value(s) for s in ("/a/faces,labels=b/c.csv", "hf-hub:user/repo", "local-dir:/a/b")]
-        ['faces,labels=c.csv', 'hf-hub:user/repo', 'local-dir:b']
-    """
+    """A root with options (`ROOT,key=value`), a recipe, a student or a backbone without folders."""
     if source.startswith(PREFIX):
         return source
     root, *options = re.split(r",(?=\w+=)", source)
@@ -84,15 +67,7 @@ def _public_value(source: str) -> str:
 
 
 def without_folders(recipe: RecipeT) -> RecipeT:
-    """The same recipe with paths cut to their last part and without what holds for one machine only.
-
-    Example:
-        >>> from ngd_timm.core.recipe import Recipe
-        >>> mine = Recipe(name="mine", out="/home/anna/run", data={"root": "/home/anna/ferplus"}, init="hf-hub:a/b")
-        >>> shown = without_folders(mine)
-        >>> shown.out, shown.data.root, shown.init
-        (None, 'ferplus', 'hf-hub:a/b')
-    """
+    """The same recipe with paths cut to their last part and without what holds for one machine only."""
     values = recipe.model_dump(mode="json")
     values.update(out=None, device="auto")
     if "kd_cache" in values:

@@ -6,17 +6,11 @@ import torch
 
 from ngd_timm.core.errors import InputError, choices
 
-__all__ = ["autocast_type", "open_device", "precision_name"]
-
 _PRECISIONS = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def open_device(name: str) -> torch.device:
-    """The torch device of a name; `auto` is a GPU where there is one.
-
-    Raises:
-        InputError: A name that torch doesn't know, or a device that this machine lacks.
-    """
+    """The torch device of a name; `auto` is a GPU where there is one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -28,11 +22,7 @@ def open_device(name: str) -> torch.device:
 
 
 def autocast_type(amp: str, device: torch.device) -> torch.dtype | None:
-    """The autocast type of a recipe's `optim.amp`; None is float32. `auto` depends on the processor alone.
-
-    Raises:
-        InputError: None of off, bf16, fp16, auto.
-    """
+    """The autocast type of a recipe's `optim.amp`; None is float32. `auto` depends on the processor alone."""
     if amp in _PRECISIONS:
         return _PRECISIONS[amp]
     if amp != "auto":

@@ -11,19 +11,6 @@ from torch import Tensor
 
 from ngd_timm.core.errors import InputError
 
-__all__ = [
-    "agree",
-    "average",
-    "distributed",
-    "gather_bytes",
-    "is_first",
-    "join",
-    "leave",
-    "part_of",
-    "rank",
-    "world_size",
-]
-
 
 def distributed() -> bool:
     """Whether this process is one of several."""
@@ -31,12 +18,7 @@ def distributed() -> bool:
 
 
 def world_size() -> int:
-    """How many processes train together; 1 without torchrun.
-
-    Example:
-        >>> world_size(), rank(), is_first()
-        (1, 0, True)
-    """
+    """How many processes train together; 1 without torchrun."""
     return dist.get_world_size() if distributed() else 1
 
 
@@ -51,24 +33,14 @@ def is_first() -> bool:
 
 
 def part_of(size: int, number: int, count: int) -> slice:
-    """The rows of a global batch that process `number` of `count` takes: contiguous, of equal size up to one.
-
-    Example:
-        >>> [part_of(5, number, 2) for number in (0, 1)]
-        [slice(0, 3, None), slice(3, 5, None)]
-    """
+    """The rows of a global batch that process `number` of `count` takes: contiguous, of equal size up to one."""
     base, more = divmod(size, count)
     start = number * base + min(number, more)
     return slice(start, start + base + (number < more))
 
 
 def agree(*values: int) -> tuple[int, ...]:
-    """The largest of each value over all processes.
-
-    Example:
-        >>> agree(0, 15)
-        (0, 15)
-    """
+    """The largest of each value over all processes."""
     if not distributed():
         return values
     # on the CPU: a GPU would be stalled at every step
@@ -95,11 +67,7 @@ def gather_bytes(values: Tensor) -> list[Tensor]:
 
 
 def join() -> None:
-    """Initialise torch.distributed under torchrun, once: gloo for CPU tensors, NCCL for those of a GPU.
-
-    Raises:
-        InputError: More processes than GPUs, or a process group without gloo that was initialised elsewhere.
-    """
+    """Initialise torch.distributed under torchrun, once: gloo for CPU tensors, NCCL for those of a GPU."""
     if dist.is_available() and dist.is_initialized():
         if distributed() and "gloo" not in str(dist.get_backend_config()):
             raise InputError(
@@ -117,7 +85,6 @@ def join() -> None:
 
 
 def leave() -> None:
-    """Destroy the process group."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 

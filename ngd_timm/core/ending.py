@@ -16,8 +16,6 @@ from rich.console import Console
 from ngd_timm.core.distributed import is_first
 from ngd_timm.core.errors import InputError
 
-__all__ = ["leave_with", "one_line_errors", "start_logging"]
-
 _GRACE_SECONDS = 5.0
 
 
@@ -50,11 +48,7 @@ def one_line_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _one_report() -> Iterator[None]:
-    """Let only one of torchrun's processes report an error.
-
-    The first reports wrong input at once. The others, and any other error, wait: torchrun ends all processes once one
-    has failed, and the end of one breaks the collectives of the rest.
-    """
+    """Let only one of torchrun's processes report an error: wrong input at once by the first, others after a wait."""
     try:
         yield
     except Exception as error:

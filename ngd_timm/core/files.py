@@ -18,39 +18,12 @@ from safetensors import SafetensorError
 
 from ngd_timm.core.errors import InputError
 
-__all__ = [
-    "atomic_files",
-    "atomic_folder",
-    "atomic_path",
-    "check_place",
-    "is_leftover",
-    "packaged",
-    "packaged_versions",
-    "read_json",
-    "remove_leftovers",
-    "sha256_file",
-    "write_json",
-    "write_refusals",
-    "write_text",
-]
-
 _LARGEST_JSON = 16 << 20
 
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary sibling of `path`; it takes the name `path` when the block ends well, and is removed if not.
-
-    Raises:
-        InputError: The system refuses: no space, no permission, no such place.
-
-    Example:
-        >>> target = Path(tempfile.mkdtemp()) / "a.txt"
-        >>> with atomic_path(target) as temporary:
-        ...     _ = temporary.write_text("whole")
-        >>> target.read_text()
-        'whole'
-    """
+    """Yield a temporary sibling of `path`; it takes the name `path` when the block ends well, and is removed if not."""
     path = Path(path)
     with write_refusals(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,16 +60,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_files(folder: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder within `folder`; its files move up together when the block ends well, others stay.
-
-    Example:
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> write_text(folder / "notes.txt", "mine")
-        >>> with atomic_files(folder) as temporary:
-        ...     write_text(temporary / "a.txt", "a")
-        >>> sorted(path.name for path in folder.iterdir())
-        ['a.txt', 'notes.txt']
-    """
+    """Yield a temporary folder within `folder`; its files move up together when the block ends well, others stay."""
     folder = Path(folder)
     with write_refusals(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -107,11 +71,7 @@ def atomic_files(folder: str | Path) -> Iterator[Path]:
 
 
 def check_place(path: str | Path) -> None:
-    """Refuse a path that can't be written, before hours of work; nothing stays there.
-
-    Example:
-        >>> check_place(Path(tempfile.mkdtemp()) / "new" / "metrics.json")
-    """
+    """Refuse a path that can't be written, before hours of work; nothing stays there."""
     above = next(folder for folder in Path(path).absolute().parents if folder.exists())
     with write_refusals(Path(path)), tempfile.TemporaryFile(dir=above):
         pass
@@ -142,12 +102,7 @@ def _settle(file: Path) -> None:
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether a path has the temporary name of a killed write.
-
-    Example:
-        >>> [is_leftover(Path(name)) for name in (".last.pt.k2_x81ab.pt", ".student.old.abcdefgh", ".git", "last.pt")]
-        [True, True, False, False]
-    """
+    """Whether a path has the temporary name of a killed write."""
     return re.fullmatch(r"\..+\.[a-z0-9_]{8}(\.\w+)?", path.name) is not None
 
 
@@ -159,7 +114,6 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -171,11 +125,7 @@ def write_json(path: str | Path, value: Any, indent: int | None = 2) -> None:
 
 
 def read_json(path: str | Path, shown: str | None = None) -> dict[str, Any]:
-    """A JSON object from a file; messages call its folder `shown` where that is given.
-
-    Raises:
-        InputError: The file is missing, too large, not JSON, or no object.
-    """
+    """A JSON object from a file; messages call its folder `shown` where that is given."""
     path = Path(path)
     name = str(path) if shown is None else f"{shown}: {path.name}"
     if not path.is_file():

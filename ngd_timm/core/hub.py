@@ -19,8 +19,6 @@ from huggingface_hub.errors import EntryNotFoundError, HTTPError
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import sha256_file
 
-__all__ = ["PREFIX", "REQUEST_ERRORS", "HubId", "Published", "Snapshot", "fetch", "hub_id", "pin", "target", "upload"]
-
 PREFIX = "hf-hub:"
 REQUEST_ERRORS = (HTTPError, OSError, ValueError, RuntimeError)
 """What a request may raise: the Hub's errors, those of the client's HTTP library, and the disk's."""
@@ -44,12 +42,7 @@ _REASONS: Mapping[str | int, str] = {
 
 @dataclass(frozen=True)
 class HubId:
-    """A repository on the Hub at a branch, tag or commit (None: the main branch).
-
-    Example:
-        >>> str(HubId("user/grid", "v1"))
-        'hf-hub:user/grid@v1'
-    """
+    """A repository on the Hub at a branch, tag or commit (None: the main branch)."""
 
     repo: str
     revision: str | None = None
@@ -77,18 +70,7 @@ class Published:
 
 
 def hub_id(source: str | Path, revision: str | None = None) -> HubId | None:
-    """The repository that a text names, or None where it names a file, a folder or a packaged version.
-
-    `hf-hub:user/repo[@revision]` always is one; a bare `user/repo[@revision]` is one unless a path of that name or a
-    folder `user` exists.
-
-    Raises:
-        InputError: The prefix before something that is no repository, or two revisions.
-
-    Example:
-        >>> hub_id("user/grid@v1"), hub_id("grids/mine.safetensors"), hub_id("gameemo-v2")
-        (HubId(repo='user/grid', revision='v1'), None, None)
-    """
+    """The repository that a text names; None for a path, a packaged version, or where a folder `user` exists."""
     text = str(source)
     match = _ID.match(text.removeprefix(PREFIX))
     if not text.startswith(PREFIX) and (text.endswith(_FILES) or Path(text).exists() or Path(text).parent.is_dir()):
@@ -114,28 +96,13 @@ def target(repo_id: str) -> HubId:
 
 
 def pin(source: str, filename: str) -> str:
-    """A source as a recipe keeps it: a repository that holds `filename` at its present commit, all else unchanged.
-
-    Example:
-        >>> pin("gameemo-v2", "grid.safetensors")
-        'gameemo-v2'
-    """
+    """A source as a recipe keeps it: a repository that holds `filename` at its present commit, all else unchanged."""
     repository = hub_id(source)
     return source if repository is None else str(fetch(repository, [filename]).id)
 
 
 def fetch(repository: HubId, needed: Sequence[str], optional: Sequence[str] = (), **options: Any) -> Snapshot:
-    """Download files of one commit into the local cache; those that the Hub knows by sha256 are checked against it.
-
-    Args:
-        repository: The repository and its revision.
-        needed: Files without which the repository is refused; the first one fixes the commit.
-        optional: Files that it may lack.
-        **options: `cache_dir`, `token` and `local_files_only` of `hf_hub_download`.
-
-    Raises:
-        InputError: One line that names the repository and what went wrong.
-    """
+    """Download files of one commit (that of the first) into the local cache, checked by sha256 where the Hub has it."""
     files: dict[str, Path] = {}
     revision = repository.revision
     with _one_line(repository):
@@ -169,7 +136,7 @@ def _content(repository: HubId, options: Mapping[str, Any]) -> str:
 
 
 def upload(
-    stage: Callable[[Path], None],
+    stage: Callable[[Path], object],
     repo_id: str,
     *,
     private: bool | None = None,
@@ -178,11 +145,7 @@ def upload(
     create_pr: bool = False,
     token: str | bool | None = None,
 ) -> Published:
-    """Push what `stage` writes into an empty folder as one commit; a missing repository or branch is created.
-
-    Raises:
-        InputError: One line that names the repository and what went wrong; no commit is there then.
-    """
+    """Push what `stage` writes into an empty folder as one commit; a missing repository or branch is created."""
     repository, api = target(repo_id), HfApi(token=token, library_name="ngd_timm")
     if create_pr and revision is not None:
         raise InputError(f"{repository}: a pull request is against the main branch; leave out revision={revision}")

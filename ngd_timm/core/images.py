@@ -21,25 +21,6 @@ from ngd_timm.core.errors import InputError
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = [
-    "DAMAGE",
-    "FORMATS",
-    "InputTransform",
-    "check_image",
-    "check_pixels",
-    "damage_reason",
-    "decode_each",
-    "image_limit",
-    "image_records",
-    "image_size_and_grey",
-    "open_image",
-    "per_channel",
-    "raise_image_limit",
-    "row_name",
-    "size_and_grey",
-    "square_pixels",
-    "to_mode",
-]
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 """The formats that are opened, by PIL's names. Others, such as EPS, may run a program."""
@@ -83,12 +64,7 @@ def row_name(dataset: Dataset, index: int) -> str:
 
 
 def open_image(source: Mapping[str, Any] | str | Path) -> Image.Image:
-    """Open an image lazily, from a path or a record `{"bytes": …, "path": …}`; the only place that opens one.
-
-    Raises:
-        OSError: No such file, or not one of `FORMATS`.
-        PIL.Image.DecompressionBombError: More pixels than the limit, see `raise_image_limit`.
-    """
+    """Open an image lazily, from a path or a record `{"bytes": …, "path": …}`; the only place that opens one."""
     file: Any = source
     if isinstance(source, Mapping):
         file = source["path"] if source["bytes"] is None else io.BytesIO(source["bytes"])
@@ -137,10 +113,7 @@ def size_and_grey(image: Image.Image) -> tuple[int, int, bool]:
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
-    """Upright 8-bit pixels in "L" or "RGB".
-
-    A 16-bit image is scaled (PIL's own conversion clips it to white), a transparent one is laid on white.
-    """
+    """Upright 8-bit pixels in "L" or "RGB"; 16 bits are scaled (PIL clips them), transparency is laid on white."""
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I;16") or image.mode == "I":
         image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
@@ -153,22 +126,7 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
 
 
 class InputTransform:
-    """Bring images of any size, grey or RGB, to a model's input as timm's own transform for evaluation does.
-
-    Evaluation, prediction and robustness all use it, so that an image gives the same input everywhere. Down-scaling is
-    antialiased. A call prepares one image as uint8, `normalize` a batch of those as float32.
-
-    Args:
-        cfg: A timm model's `pretrained_cfg`; of it `input_size` (C, H, W), `mean`, `std`, `interpolation`, `crop_pct`
-            and `crop_mode`.
-
-    Example:
-        >>> cfg = {"input_size": (1, 32, 32), "mean": [0.5], "std": [0.25], "crop_pct": 1.0}
-        >>> transform = InputTransform({**cfg, "interpolation": "bilinear", "crop_mode": "center"})
-        >>> pixels = transform(Image.new("RGB", (50, 40), "white"))
-        >>> tuple(pixels.shape), pixels.dtype, transform.normalize(pixels[None]).unique().tolist()
-        ((1, 32, 32), torch.uint8, [2.0])
-    """
+    """Bring images of any size, grey or RGB, to a model's input as timm's own transform for evaluation does."""
 
     def __init__(self, cfg: Mapping[str, Any]) -> None:
         from timm.data import create_transform
@@ -216,15 +174,7 @@ def per_channel(what: str, value: float | Sequence[float], channels: int) -> tup
 
 
 def square_pixels(image: Image.Image, mode: str, side: int) -> np.ndarray:
-    """The largest central square of an image, resized by area-aware bilinear filtering, as uint8.
-
-    A JPEG of twice the side or more is decoded at a half, a quarter or an eighth of its size, never below `side`, where
-    `image` is opened and not yet loaded.
-
-    Example:
-        >>> square_pixels(Image.new("RGB", (40, 20), "white"), "L", 8).shape
-        (1, 8, 8)
-    """
+    """The largest central square of an image as (C, side, side) uint8; a large JPEG is decoded smaller."""
     # a JPEG's luma plane is its grey image, but only where the file says that it holds colour as such
     image.draft("L" if mode == "L" and image.mode == "RGB" else image.mode, (side, side))
     image = to_mode(image, mode)
@@ -258,10 +208,7 @@ def damage_reason(error: BaseException) -> str:
 
 
 def decode_each(dataset: Dataset, function: Callable[[dict[str, Any]], R], what: str = "decoded") -> Iterator[R]:
-    """Apply `function` to every record of the `image` column in parallel; results come in row order.
-
-    PIL's decoders release the interpreter lock. The first damaged image is an `InputError` that names its row and file.
-    """
+    """Apply `function` to every record of the `image` column in parallel (PIL releases the interpreter lock)."""
 
     def decode(block: list[dict[str, Any]]) -> tuple[list[R], str | None]:
         results: list[R] = []

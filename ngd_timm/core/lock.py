@@ -12,20 +12,13 @@ from filelock import FileLock, Timeout
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import is_leftover, write_refusals
 
-__all__ = ["LOCK_FILE", "is_unused", "locked"]
-
 logger = logging.getLogger("ngd_timm.core")
 
 LOCK_FILE = "lock"
 
 
 def is_unused(run: Path) -> bool:
-    """Whether a run may begin there: no such path, or a folder of nothing but a lock and leftovers of killed writes.
-
-    Example:
-        >>> is_unused(Path("runs/new")), is_unused(Path(__file__))
-        (True, False)
-    """
+    """Whether a run may begin there: no such path, or a folder of nothing but a lock and leftovers of killed writes."""
     if not run.exists():
         return True
     return run.is_dir() and all(path.name == LOCK_FILE or is_leftover(path) for path in run.iterdir())
@@ -33,20 +26,7 @@ def is_unused(run: Path) -> bool:
 
 @contextlib.contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """Keep other processes from writing this run within the block; a missing folder is created.
-
-    Forked processes don't inherit the lock (filelock 3.30 or later): a loader that outlives a killed run by some
-    seconds does not hold it.
-
-    Raises:
-        InputError: Another process writes it, or nothing can be written there.
-
-    Example:
-        >>> import tempfile
-        >>> with locked(Path(tempfile.mkdtemp())):
-        ...     print("alone")
-        alone
-    """
+    """Keep other processes from writing this run within the block; forked ones don't inherit the lock."""
     file = run / LOCK_FILE
     with write_refusals(file):
         run.mkdir(parents=True, exist_ok=True)
@@ -56,9 +36,7 @@ def locked(run: Path) -> Iterator[None]:
             # the soft lock would outlive a killed process
             held.enter_context(FileLock(file, timeout=0, fallback_to_soft=False))
         except Timeout:
-            raise InputError(
-                f"{run} is being written by another process; wait until that has ended, or stop it first"
-            ) from None
+            raise InputError(f"{run} is being written by another process; wait for its end, or stop it") from None
         except OSError as error:
             logger.warning(f"{run} can't be locked ({error.strerror}); let no other process continue it meanwhile")
         yield

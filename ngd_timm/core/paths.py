@@ -6,8 +6,6 @@ import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-__all__ = ["last_part", "without_paths"]
-
 ValueT = TypeVar("ValueT")
 
 _BEFORE = r"(?<![^\s=:\"'(\[{<>,;|`])"
@@ -25,24 +23,12 @@ _PATH = re.compile(
 
 
 def last_part(path: str) -> str:
-    """The last part of a path of any system.
-
-    Example:
-        >>> last_part("/home/anna/DREAMER.mat"), last_part("C:\\\\eeg\\\\MAHNOB\\\\")
-        ('DREAMER.mat', 'MAHNOB')
-    """
+    """The last part of a path of any system."""
     return re.split(r"[\\/]", path.rstrip("\\/"))[-1]
 
 
 def without_paths(value: ValueT) -> ValueT:
-    """The same value with every path in its texts, keys included, cut to its last part; URLs stay.
-
-    Where a folder's name might go on past a space, too much is cut rather than too little.
-
-    Example:
-        >>> without_paths({"source": "from /home/anna/private eeg/x.bdf, in dB/Hz"})
-        {'source': 'from x.bdf, in dB/Hz'}
-    """
+    """The same value with every path in its texts, keys included, cut to its last part; URLs stay."""
     cleaned: Any = value
     if isinstance(value, Mapping):
         cleaned = {without_paths(key): without_paths(entry) for key, entry in value.items()}

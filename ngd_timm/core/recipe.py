@@ -27,21 +27,6 @@ from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.files import packaged
 from ngd_timm.core.safe_yaml import printable, read_yaml, write_yaml
 
-__all__ = [
-    "AugmentConfig",
-    "DataConfig",
-    "LossConfig",
-    "OptimConfig",
-    "Recipe",
-    "StrictModel",
-    "StudentConfig",
-    "TeacherRun",
-    "load_recipe",
-    "ramp_shares",
-    "recipe_names",
-    "to_yaml",
-]
-
 _MAX_BYTES = 1 << 20
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -141,15 +126,7 @@ class DataConfig(StrictModel):
 
 
 def ramp_shares(ramp: Sequence[float]) -> tuple[float, float]:
-    """D-Geo's ramp as two shares of the run, checked.
-
-    Raises:
-        InputError: Anything but 0 <= start <= end <= 1.
-
-    Example:
-        >>> ramp_shares([0, 0.6])
-        (0.0, 0.6)
-    """
+    """D-Geo's ramp as two shares of the run, checked."""
     try:
         start, end = (float(share) for share in ramp)
     except (TypeError, ValueError):
@@ -216,9 +193,7 @@ class OptimConfig(StrictModel):
     def _warmup_fits(self) -> OptimConfig:
         limit = self.epochs if isinstance(self.warmup, int) else 1
         if not 0 <= self.warmup < limit:
-            raise ValueError(
-                f"warmup must be epochs (an integer) or a fraction of the run below 1.0, got {self.warmup}"
-            )
+            raise ValueError(f"warmup must be epochs (an integer) or a fraction of the run below 1, got {self.warmup}")
         return self
 
     @property
@@ -234,12 +209,7 @@ class TeacherRun(StrictModel):
 
 
 class Recipe(StrictModel):
-    """A training run. See `recipes/` for the packaged ones.
-
-    Example:
-        >>> Recipe(name="mine", optim={"epochs": 3}).optim.epochs
-        3
-    """
+    """A training run. See `recipes/` for the packaged ones."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -301,10 +271,7 @@ class Recipe(StrictModel):
     @model_validator(mode="after")
     def _control_fits(self) -> Recipe:
         if self.grid_control != "none" and self.grid is None:
-            raise ValueError(
-                f"grid_control={self.grid_control} needs a grid to be made of, and grid is null; give grid=gameemo-v2 "
-                "or a grid file"
-            )
+            raise ValueError(f"grid_control={self.grid_control} needs a grid; give grid=gameemo-v2 or a grid file")
         if self.grid_control == "va" and self.loss.target != "va":
             raise ValueError(
                 f"grid_control=va is aimed at the plane and loss.target={self.loss.target} is not; leave loss.target "
@@ -334,8 +301,7 @@ class Recipe(StrictModel):
     def _terms_have_what_they_need(self) -> Recipe:
         if self.loss.kd > 0 and self.teacher is None:
             raise ValueError(
-                "loss.kd is above 0 but there is no teacher; give teacher=RUN_DIRECTORY (for example a finished b0_ce) "
-                "or set loss.kd=0"
+                "loss.kd is above 0 but there is no teacher; give teacher=RUN_DIRECTORY (a finished b0_ce) or loss.kd=0"
             )
         if (self.loss.proto_kd > 0 or self.loss.proto_share is not None) and self.grid is None:
             if (size := self.grid_size) is None:
@@ -352,11 +318,7 @@ class Recipe(StrictModel):
 
     @property
     def teacher_sources(self) -> tuple[str, ...]:
-        """The teachers of logit KD, of which several are an ensemble; none where the term is off.
-
-        Raises:
-            InputError: `{run: RECIPE}`, which only an ablation can resolve.
-        """
+        """The teachers of logit KD, of which several are an ensemble; none where the term is off."""
         if self.loss.kd == 0 or self.teacher is None:
             return ()
         if isinstance(self.teacher, TeacherRun):
@@ -383,19 +345,7 @@ def to_yaml(recipe: StrictModel) -> str:
 
 
 def load_recipe(model: type[ModelT], name: str | Path, overrides: Sequence[str] = ()) -> ModelT:
-    """Read a recipe by packaged name or path, apply `key.sub=value` overrides, and validate all of it.
-
-    A recipe may begin with `base: NAME`, another recipe by packaged name or by a path relative to its own file: it is
-    that one but for the keys it sets, of sections key by key.
-
-    Args:
-        model: `Recipe`, or the teacher's.
-        name: A name from `recipes/` or a path to a YAML file.
-        overrides: Strings `key=value`; the value is read as YAML, so `loss.ramp=[0.2,0.6]` works.
-
-    Raises:
-        InputError: One line that names the file, the key, and what is allowed.
-    """
+    """Read a recipe by packaged name or path over its `base`, apply `key.sub=value` overrides, and validate it."""
     path = _find(name)
     data = _with_base(path)
     for override in overrides:

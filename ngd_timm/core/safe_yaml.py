@@ -8,8 +8,6 @@ from typing import Any
 
 import yaml
 
-__all__ = ["printable", "read_yaml", "write_yaml"]
-
 _DEEPEST = 20
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 # what PyYAML's constructors raise where a tag and its text don't fit: 2024-13-45, !!int "", !!bool x, 5000 digits
@@ -17,11 +15,7 @@ _CONSTRUCTOR_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeErr
 
 
 def read_yaml(text: str) -> Any:
-    """Plain data from YAML, with the floats of YAML 1.2 (2e-4 is a number).
-
-    Raises:
-        yaml.YAMLError: Not YAML, or more than plain data.
-    """
+    """Plain data from YAML, with the floats of YAML 1.2 (2e-4 is a number)."""
     try:
         return yaml.load(text, Loader=_Loader)
     except _CONSTRUCTOR_ERRORS as error:
@@ -34,12 +28,7 @@ def write_yaml(value: Any) -> str:
 
 
 def printable(value: object) -> str:
-    """A value as a message shows it: one line of at most 80 characters.
-
-    Example:
-        >>> printable("two\\nlines")
-        'two\\\\nlines'
-    """
+    """A value as a message shows it: one line of at most 80 characters."""
     text = str(value)
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:80])
     return shown if len(text) <= 80 else f"{shown[:77]}..."

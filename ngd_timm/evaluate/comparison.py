@@ -15,8 +15,6 @@ from ngd_timm.evaluate.predictions import Predictions, prediction_file, read_pre
 from ngd_timm.evaluate.run_log import read_rows
 from ngd_timm.losses import COMPONENTS
 
-__all__ = ["RecipePredictions", "compare", "compare_predictions", "difference_pairs"]
-
 RecipePredictions = Mapping[str, Sequence[tuple[str, Predictions]]]
 """By recipe, the name and predictions of each seed's run."""
 
@@ -42,12 +40,7 @@ _TWINS = (
 
 
 def difference_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
-    """The differences that a table shows: each recipe to the first, then those that differ in one thing.
-
-    Example:
-        >>> difference_pairs(["b0_ce", "b1_kd", "b3_full"])
-        [('b1_kd', 'b0_ce'), ('b3_full', 'b0_ce'), ('b3_full', 'b1_kd')]
-    """
+    """The differences that a table shows: each recipe to the first, then those that differ in one thing."""
     pairs = [(name, names[0]) for name in names[1:]]
     pairs += [pair for pair in _TWINS if set(pair) <= set(names) and pair not in pairs and pair[::-1] not in pairs]
     return pairs
@@ -59,24 +52,7 @@ def compare(
     start: Sequence[Path] = (),
     resamples: int = 2000,
 ) -> dict[str, Any]:
-    """The content of an ablation's table, from the predictions that the runs kept.
-
-    Args:
-        runs: Recipe name → run directories, a seed each; the first recipe is the reference.
-        seeds: Their seeds, in that order.
-        start: The runs that all others started from, a seed each: a row of their own, without differences.
-        resamples: Of each bootstrap.
-
-    Returns:
-        "recipes", "seeds", "warm_start", "runs" (names of the directories); "sets": `compare_predictions` by
-        `name:split`; "training": `{name: {"share": percent by term, "lambda_proto_kd", "epochs", "minutes"}}`, means
-        over epochs and seeds, minutes of one run.
-
-    Raises:
-        InputError: A run without metrics or predictions, or runs that were scored on different images.
-    """
-    if not runs or any(len(folders) != len(seeds) for folders in runs.values()):
-        raise InputError(f"a comparison needs each recipe's runs of the seeds {', '.join(map(str, seeds))}")
+    """The content of an ablation's table, from the predictions that the runs kept."""
     rows = {**runs, **({"warm_start": start} if start else {})}
     pairs = difference_pairs(list(runs))
     sets = {}
@@ -112,15 +88,7 @@ def _shared_keys(runs: Mapping[str, Sequence[Path]]) -> list[str]:
 def compare_predictions(
     key: str, predictions: RecipePredictions, pairs: Sequence[tuple[str, str]], resamples: int = 2000
 ) -> dict[str, Any]:
-    """Recipes on the set `key`: means over seeds, and paired differences of `pairs`.
-
-    Returns:
-        "n", "classes", "present_classes", "label_rule", "flip", "recipes": `{name: mean_over_seeds}`, "differences":
-        `[{"a", "b", **paired_difference}]`.
-
-    Raises:
-        InputError: Predictions on different images, labels or classes.
-    """
+    """Recipes on the set `key`: means over seeds, and paired differences of `pairs`."""
     first, *others = (run for runs in predictions.values() for run in runs)
     for other in others:
         _refuse_other_images(key, first, other)

@@ -11,22 +11,6 @@ import numpy as np
 from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.errors import InputError
 
-__all__ = [
-    "METRICS",
-    "METRIC_NAMES",
-    "METRIC_TITLES",
-    "PROTOCOLS",
-    "fer_metrics",
-    "mean_over_seeds",
-    "metrics_of_versions",
-    "paired_difference",
-    "protocol_name",
-    "resampled",
-    "scoring_name",
-    "shown_protocols",
-    "summary",
-]
-
 METRICS = ("acc", "macro_f1", "bacc")
 METRIC_NAMES = dict(zip(METRICS, ("acc", "macro-F1", "bACC"), strict=True))  # in tables
 METRIC_TITLES = dict(zip(METRICS, ("accuracy", "macro-F1", "balanced accuracy"), strict=True))  # in prose
@@ -107,15 +91,9 @@ def mean_over_seeds(
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """The metrics of one recipe as means over its seeds, with the two intervals of `paired_difference`.
+    """Metrics as means over seeds: `{"n", "seeds", "bootstrap", protocol: {metric: summary}}`, see `summary`.
 
-    `logits` are S of (N, C), a seed each, on the same images; the other arguments are as in `fer_metrics`. Returns
-    `{"n", "seeds", "bootstrap", protocol: {metric: summary}}`, see `summary`.
-
-    Example:
-        >>> logits = np.eye(8)[[0, 1, 1]] * 5
-        >>> mean_over_seeds([logits, logits], np.array([0, 1, 2]))["8way"]["acc"]["seed_sd"]
-        0.0
+    `logits` are S of (N, C), a seed each, on the same images; the other arguments are as in `fer_metrics`.
     """
     return _over_seeds([_seeds(logits)], target, classes, subjects, resamples, seed, lambda values: values[0])
 
@@ -129,23 +107,13 @@ def paired_difference(
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Recipe a minus recipe b on the same images and seeds, with two intervals that answer two questions.
+    """Recipe a minus recipe b on the same images and seeds, as `mean_over_seeds`, with two intervals.
 
-    - "ci95", a paired percentile bootstrap: every resample draws one set of images (or subjects) and scores all 2S
-      students on it. It covers **other images of this kind, for these trained students**. Seeds are not resampled:
-      from 2 to 5 of them a bootstrap would understate their spread by (S - 1)/S.
-    - "seed_ci95", Student's t over the S per-seed differences. It covers **other seeds of the same recipes, on these
-      images**, for differences that are about normal. With two seeds it is 12.7 standard errors wide on either side.
+    - "ci95", a paired bootstrap over images (or subjects): covers other images, for these trained students. Seeds are
+      not resampled: from 2 to 5 of them a bootstrap would understate their spread by (S - 1)/S.
+    - "seed_ci95", Student's t over the S per-seed differences: covers other seeds, on these images.
 
     Neither covers both sources of chance: call it a difference of the recipes where both exclude zero.
-
-    Arguments and result are as in `mean_over_seeds`; both recipes have the same seeds in the same order.
-
-    Example:
-        >>> target = np.array([0, 1, 2, 2])
-        >>> a, b = np.eye(8)[target], np.eye(8)[[0, 1, 1, 1]]
-        >>> paired_difference(a, b, target)["8way"]["acc"]["mean"]
-        50.0
 
     Reference:
         Koehn, "Statistical significance tests for machine translation evaluation", EMNLP 2004 (the paired bootstrap);
@@ -205,11 +173,7 @@ def _over_seeds(
 
 
 def summary(per_seed: np.ndarray, redrawn: np.ndarray) -> dict[str, Any]:
-    """The mean of a metric or difference over seeds (S,), with the intervals of `paired_difference`.
-
-    "ci95" is that of the means on resampled images, (resamples,); "seed_sd", the standard deviation between seeds, and
-    "seed_ci95" are None for one seed.
-    """
+    """The mean of a metric or difference over seeds (S,), with the intervals of `paired_difference`."""
     mean = float(per_seed.mean())
     sd = float(per_seed.std(ddof=1)) if len(per_seed) > 1 else None
     return {
@@ -224,17 +188,9 @@ def summary(per_seed: np.ndarray, redrawn: np.ndarray) -> dict[str, Any]:
 def metrics_of_versions(
     predicted: np.ndarray, target: np.ndarray, size: int, subjects: Any = None, resamples: int = 2000, seed: int = 0
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """8-way metrics of S students on K versions of the same images, and on resamples of those images.
+    """8-way metrics in percent of S students on K versions of the same images, (K, S), and (K, S, resamples).
 
-    A resample is one set of images (or subjects) for all versions and students, so any mean or difference of metrics
-    may be taken resample by resample. `predicted` (K, S, N) and `target` (N,) are indices of `size` classes. Returns
-    percent by metric, (K, S), and the same of the resamples, (K, S, resamples).
-
-    Example:
-        >>> target = np.array([0, 1, 1, 0])
-        >>> whole, redrawn = metrics_of_versions(np.array([[target], [1 - target]]), target, 2, resamples=3)
-        >>> whole["acc"].tolist(), redrawn["acc"][:, 0].tolist()
-        ([[100.0], [0.0]], [[100.0, 100.0, 100.0], [0.0, 0.0, 0.0]])
+    A resample is one set of images (or subjects) for all. `predicted` (K, S, N) and `target` (N,) are class indices.
     """
     versions, students, n = predicted.shape
     counted = np.ones(size, dtype=bool)
@@ -274,13 +230,10 @@ def _checked(logits: Any, target: Any, classes: Sequence[str]) -> tuple[np.ndarr
     if label.ndim == 2:
         label = label.argmax(axis=1)
     if scores.ndim != 2 or scores.shape[1] != len(classes) or len(label) != len(scores) or not len(scores):
-        raise InputError(
-            f"logits {scores.shape} and target {label.shape} don't fit {len(classes)} classes (or are empty)"
-        )
+        raise InputError(f"logits {scores.shape} and target {label.shape} don't fit {len(classes)} classes")
     if not np.isfinite(scores).all():
-        raise InputError(
-            f"{int((~np.isfinite(scores)).any(axis=1).sum())} of {len(scores)} rows of logits are not finite"
-        )
+        bad = int((~np.isfinite(scores)).any(axis=1).sum())
+        raise InputError(f"{bad} of {len(scores)} rows of logits are not finite")
     if label.min() < 0 or label.max() >= len(classes):
         raise InputError(f"target must lie in 0..{len(classes) - 1}, got {label.min()}..{label.max()}")
     return scores, label
@@ -318,15 +271,9 @@ def _metrics(confusion: np.ndarray, counted: np.ndarray) -> dict[str, np.ndarray
 
 
 def resampled(cells: np.ndarray, size: int, subjects: Any, resamples: int, seed: int) -> np.ndarray:
-    """Confusion matrices (R, S, C, C) of the bootstrap, rows the truth: images, or whole subjects, are resampled.
+    """Confusion matrices (R, S, C, C) of the bootstrap over images or subjects, one set of them for all S students.
 
-    In each of the R resamples all students are scored on the same images. `cells` (S, N) are truth * C + prediction of
-    S students on N images, `size` is C.
-
-    Example:
-        >>> bootstrap = resampled(np.array([[0, 3, 3, 1]]), 2, None, resamples=50, seed=0)
-        >>> bootstrap.shape, set(bootstrap.sum(axis=(1, 2, 3)).tolist())
-        ((50, 1, 2, 2), {4.0})
+    `cells` (S, N) are truth * C + prediction, `size` is C.
     """
     students, flat = len(cells), size * size
     if subjects is None:
@@ -399,12 +346,7 @@ def protocol_name(protocol: str, entry: Mapping[str, Any]) -> str:
 
 
 def scoring_name(entry: Mapping[str, Any]) -> str:
-    """How a result was scored: the label rule, and whether logits are averaged with the mirror image's.
-
-    Example:
-        >>> scoring_name({"label_rule": "votes", "flip": True})
-        'labels: votes, with flip'
-    """
+    """How a result was scored: the label rule, and whether logits are averaged with the mirror image's."""
     return f"labels: {entry['label_rule']}, {'with' if entry['flip'] else 'without'} flip"
 
 

@@ -21,16 +21,6 @@ from ngd_timm.core.files import atomic_path
 from ngd_timm.evaluate.metrics import fer_metrics
 from ngd_timm.models.ngd_models import DistillationWrapper, TimmModel
 
-__all__ = [
-    "Predictions",
-    "gather_rows",
-    "predict",
-    "prediction_file",
-    "read_predictions",
-    "subject_codes",
-    "write_predictions",
-]
-
 _NOTES = ("classes", "label_rule", "flip", "data_sha256")
 _TENSORS = {
     "logits": (torch.float32, 2),
@@ -83,16 +73,7 @@ def predict(
     flip: bool = False,
     between_batches: Callable[[], object] | None = None,
 ) -> Predictions:
-    """Predict every image once (twice with `flip`); a wrapped student gives its embeddings too.
-
-    Args:
-        model: A timm model, or its wrapper.
-        batches: Of `face_batches`, or anything that yields `Batch`es and has a `dataset`. Where they are one process's
-            `part`, every process gets the predictions of all.
-        device: Where the model is.
-        flip: Average logits and embedding with those of the mirror image.
-        between_batches: Called before each batch; what it raises ends the prediction.
-    """
+    """Predict every image once (twice with `flip`); a wrapped student gives its embeddings too."""
     wrapped = isinstance(model, DistillationWrapper)
     model.eval()
     collected: dict[str, list[Tensor]] = {"index": [], "target": [], "logits": [], "embedding": []}
@@ -117,14 +98,7 @@ def predict(
 
 
 def gather_rows(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Join the rows (n, …) of all processes by their "index" (n,) in the data set, each row once.
-
-    Rows are copied and nothing is summed, so metrics of several processes equal those of one to the last bit.
-
-    Example:
-        >>> gather_rows({"index": torch.tensor([1, 0, 1]), "target": torch.tensor([5, 4, 5])})["target"]
-        tensor([4, 5])
-    """
+    """Join the rows (n, …) of all processes by their "index" (n,) in the data set, each row once."""
     parts = [dict(rows)]
     if distributed():
         parts = [{} for _ in range(dist.get_world_size())]
@@ -150,12 +124,7 @@ def subject_codes(dataset: Any) -> Tensor | None:
 
 
 def prediction_file(run: str | Path, key: str) -> Path:
-    """Where a run keeps its predictions on the data set `name:split` of metrics.json.
-
-    Example:
-        >>> prediction_file("runs/b0_ce-0", "ferplus:valid").as_posix()
-        'runs/b0_ce-0/predictions/ferplus-valid.safetensors'
-    """
+    """Where a run keeps its predictions on the data set `name:split` of metrics.json."""
     return Path(run) / "predictions" / f"{key.replace(':', '-')}.safetensors"
 
 

@@ -18,8 +18,6 @@ from ngd_timm.grid.prototypes import GRID_FILE, PrototypeGrid
 from ngd_timm.models.ngd_models import TimmModel
 from ngd_timm.models.student import STUDENT_FILES, check_published, read_student, student_folder, weights_sha256
 
-__all__ = ["RUN_FILES", "Run", "check_student", "load_run", "read_metrics", "read_run"]
-
 RUN_FILES = ("fingerprint.json", "recipe.yaml", "metrics.json")
 _SUMMARY = "summary.csv"
 
@@ -67,20 +65,13 @@ class Run:
         return {key: _predictions(file, self.recipe, self.metrics[key]) for key, file in kept.items()}
 
 
-def load_run(
-    source: str | Path,
-    revision: str | None = None,
-    *,
-    cache_dir: str | Path | None = None,
-    token: str | bool | None = None,
-    local_files_only: bool = False,
-) -> Run:
+def load_run(source: str | Path, revision: str | None = None, **options: Any) -> Run:
     """Read a finished run, its student too.
 
     Args:
         source: A run directory, or `user/repo[@revision]` on the Hub that `ngd push` filled.
         revision: A branch, tag or commit on the Hub.
-        cache_dir, token, local_files_only: As in `huggingface_hub.snapshot_download`.
+        options: `cache_dir`, `token` and `local_files_only`, as `huggingface_hub.hf_hub_download` takes them.
 
     Raises:
         InputError: Something is missing, damaged or not what fingerprint.json says; it is named.
@@ -93,7 +84,6 @@ def load_run(
     if repository is None:
         run = _read(Path(source), student_folder(source), str(source), RUN_FILES)
     else:
-        options: dict[str, Any] = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
         snapshot = fetch(repository, [*RUN_FILES, *STUDENT_FILES], [GRID_FILE], **options)
         check_published(snapshot)
         run = _read(snapshot.folder, snapshot.folder, str(snapshot.id), RUN_FILES)
@@ -102,21 +92,13 @@ def load_run(
 
 
 def read_run(folder: str | Path) -> Run:
-    """Read a run directory; the student is opened when it is first used.
-
-    Raises:
-        InputError: A file is missing or can't be read; it is named.
-    """
+    """Read a run directory; the student is opened when it is first used."""
     folder = Path(folder)
     return _read(folder, folder / "student", str(folder), (*RUN_FILES, _SUMMARY))
 
 
 def read_metrics(files: Sequence[str | Path], run: Run) -> dict[str, Any]:
-    """The entries of several files of `ngd evaluate RUN --out FILE` as one.
-
-    Raises:
-        InputError: A file that can't be read, or of another student than the run's, or a set that is in two.
-    """
+    """The entries of several files of `ngd evaluate RUN --out FILE` as one."""
     together: dict[str, Any] = {}
     for file in map(Path, files):
         if not file.is_file():

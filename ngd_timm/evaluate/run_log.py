@@ -13,8 +13,6 @@ from ngd_timm.core.errors import InputError
 from ngd_timm.evaluate.metrics import METRIC_NAMES
 from ngd_timm.losses import COMPONENTS
 
-__all__ = ["COLUMNS", "epoch_line", "read_rows", "summary_csv", "with_bar", "write_tensorboard"]
-
 COLUMNS = (
     *("epoch", "lr", "loss", *COMPONENTS, "geo_ramp"),
     *(f"share_{name}" for name in COMPONENTS),
@@ -35,7 +33,6 @@ def with_bar(batches: Iterator[Any], total: int, title: str) -> Iterator[Any]:
 
 
 def epoch_line(row: dict[str, Any], epochs: int) -> str:
-    """The log line of an epoch."""
     parts = [f"{name} {row[name]:.4g}" for name in ("loss", *COMPONENTS) if row.get(name) is not None]
     shares = [f"{name} {row[f'share_{name}']:.2g}%" for name in COMPONENTS[1:] if row.get(f"share_{name}") is not None]
     valid = [f"{name} {row[f'valid_{metric}']:.2f}" for metric, name in METRIC_NAMES.items()]
@@ -68,11 +65,7 @@ def summary_csv(rows: list[dict[str, Any]]) -> str:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of summary.csv, one an epoch.
-
-    Raises:
-        InputError: No such file, no epochs in it, or a row that is cut short.
-    """
+    """The rows of summary.csv, one an epoch."""
     if not path.is_file():
         raise InputError(f"{path} is missing; it lies in the directory that the run was trained into")
     with open(path, newline="", encoding="utf-8") as handle:

@@ -19,8 +19,6 @@ from ngd_timm.evaluate.run_log import read_rows
 from ngd_timm.models.ngd_models import DistillationWrapper, TimmModel
 from ngd_timm.models.student import read_student, run_folder, student_files, temperature_of, weights_sha256
 
-__all__ = ["check_specs", "evaluate", "face_batches", "open_scored", "summary_line"]
-
 
 def face_batches(
     model: TimmModel, dataset: Any, batch_size: int = 256, workers: int = 0, part: tuple[int, int] = (0, 1)
@@ -56,27 +54,7 @@ def evaluate(
     flip: bool | None = None,
     between_batches: Callable[[], object] | None = None,
 ) -> dict[str, Any]:
-    """Score a run's student (or any saved student) on data sets given as `name=root[:split]`.
-
-    Label rule, duplicates and flip are those of the recipe that the student was trained by; a bare student gets the
-    defaults.
-
-    Args:
-        source: Run directory, student folder, the name of a bundled student, or a Hub id (`user/repo[@revision]`).
-        specs: `name=root[:split]`; without a split all rows count, under the key `name:all`.
-        out: A file for the metrics as JSON, besides being returned.
-        temperature: Of the softmax behind ECE and the reliability bins; no other metric depends on it.
-        predictions: Keep logits and embeddings in the run's `predictions/`, see `read_predictions`.
-        label_rule, drop_duplicates, flip: Instead of the recipe's.
-        between_batches: As in `predict`.
-
-    Returns:
-        metrics.json's form: `{"name:split": entry}`; each entry names its student by the sha256 of its weights.
-
-    Raises:
-        InputError: No student there, a data set that can't be read, the same key twice, predictions of what is not a
-            run.
-    """
+    """Score a saved student on data sets `name=root[:split]`, by default as its recipe says; in metrics.json's form."""
     from ngd_timm.data import load_split, parse_spec
 
     if not specs:
@@ -138,11 +116,7 @@ def open_scored(source: str | Path) -> Scored:
 
 
 def check_specs(specs: Sequence[str]) -> None:
-    """Refuse data sets that are missing, before hours of training rather than after; no image is read.
-
-    Raises:
-        InputError: An unknown name or split, nothing at a root.
-    """
+    """Refuse data sets that are missing, before hours of training rather than after; no image is read."""
     from ngd_timm.data import parse_spec
     from ngd_timm.data.fer import choose
     from ngd_timm.data.layouts import look_at
@@ -174,16 +148,11 @@ def _wrapped(student: TimmModel, run: Path) -> DistillationWrapper:
     """The student with the projection of the run's last checkpoint, so that embeddings lie in the grid's space."""
     file = run / "last" / "state.pt"
     if not file.is_file():
-        raise InputError(
-            f"{run} has no {file.name} in last/, where the projection of its embeddings is; train it again"
-        )
+        raise InputError(f"{run} has no {file.name} in last/, where the projection of embeddings is; train it again")
     state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     # summary.csv is written after the student, which is written after the checkpoint
     if state["epoch"] != len(read_rows(run / "summary.csv")):
-        raise InputError(
-            f"{run}: student/ and last/ are of different epochs, the run was stopped between writing them; fix it "
-            f"with: ngd train --resume {run}"
-        )
+        raise InputError(f"{run}: student/ and last/ are of different epochs; fix it with: ngd train --resume {run}")
     ema = state["checkpoint_ema"]
     projection = (ema["task_state_ema"] if ema else state["checkpoint"]["task_state"])["projection"]
     model = DistillationWrapper(student, None if projection is None else projection["weight"].shape[0])

@@ -8,8 +8,6 @@ import torch
 from ngd_timm.core.affect import cell_distances
 from ngd_timm.core.errors import InputError
 
-__all__ = ["MAX_SIZE", "cell_sums", "checked_rows", "checked_size", "fill_empty", "unit"]
-
 MAX_SIZE = 64
 
 
@@ -58,10 +56,7 @@ def _float64(values: np.ndarray | torch.Tensor) -> np.ndarray:
 def cell_sums(
     rows: np.ndarray, cells: np.ndarray, subjects: np.ndarray, size: int, weights: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For each cell the sum of its subjects' means (S*S, D), so that long recordings don't dominate, and their number.
-
-    `rows` (N, D) are each the sum of `weights` embeddings (None: one), of `subjects` numbered from 0.
-    """
+    """For each cell the sum of its subjects' means (S*S, D) and their number; rows are sums of `weights` embeddings."""
     people = int(subjects.max()) + 1
     groups, group = np.unique(cells * people + subjects, return_inverse=True)
     means = np.zeros((len(groups), rows.shape[1]))

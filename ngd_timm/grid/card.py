@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from ngd_timm.core.citations import EEG, FORBIDDEN, METHOD, dataset_name
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.files import packaged, write_text
+from ngd_timm.core.files import packaged
 from ngd_timm.core.paths import without_paths
 from ngd_timm.grid.prototypes import PrototypeGrid, grid_versions
 from ngd_timm.grid.verdict import (
@@ -24,27 +23,12 @@ from ngd_timm.grid.verdict import (
     teacher_verdict,
 )
 
-__all__ = [
-    "as_dict",
-    "card_header",
-    "describe",
-    "grid_card",
-    "grid_findings",
-    "grid_licence",
-    "render_card",
-    "write_grid_card",
-]
-
 _NEEDED = ("dataset", "subjects_per_cell", "min_subjects")
 _JSON = ("scores", "grids", "preprocessing")  # metadata whose text is an object
 
 
 def grid_card(grid: PrototypeGrid, name: str, repo_id: str | None = None) -> str:
-    """The card of a grid, as Markdown with a YAML header, made of the grid and its metadata alone.
-
-    Raises:
-        InputError: A grid that doesn't say whose data it holds (a control, say): there is nothing to put on a card.
-    """
+    """The card of a grid, as Markdown with a YAML header, made of the grid and its metadata alone."""
     notes = {key: value if key in _JSON else without_paths(value) for key, value in grid.metadata.items()}
     missing = [key for key in _NEEDED if key not in notes]
     if missing:
@@ -86,12 +70,7 @@ def grid_card(grid: PrototypeGrid, name: str, repo_id: str | None = None) -> str
 
 
 def grid_findings(grid: PrototypeGrid) -> list[str]:
-    """What the tests in a grid's metadata say of it, the declared one first; nothing where none is recorded.
-
-    Example:
-        >>> grid_findings(PrototypeGrid.default("gameemo-v2"))[0][:74]
-        'By the declared test (Mantel of the centred grid at its own size, 5 x 5; p'
-    """
+    """What the tests in a grid's metadata say of it, the declared one first; nothing where none is recorded."""
     notes = grid.metadata
     if "mantel_p_centered" not in notes:
         return []
@@ -157,19 +136,8 @@ def render_card(template: str, **context: Any) -> str:
 
 
 def grid_licence(grid: PrototypeGrid, name: str) -> str:
-    """The terms of a grid, as the text of its LICENSE file.
-
-    Raises:
-        InputError: As `grid_card`.
-    """
-    if "dataset" not in grid.metadata:
-        raise InputError("this grid's metadata lack dataset; a licence has to say whose data are in the grid")
+    """The terms of a grid, as the text of its LICENSE file."""
     return render_card("grid_licence.txt", name=name, **_sources(without_paths(grid.metadata)))
-
-
-def write_grid_card(grid: PrototypeGrid, path: str | Path, name: str) -> None:
-    """Write `grid_card` to a file, atomically."""
-    write_text(path, grid_card(grid, name))
 
 
 def _sources(notes: Mapping[str, str]) -> dict[str, Any]:

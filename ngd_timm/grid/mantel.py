@@ -12,8 +12,6 @@ from ngd_timm.core.affect import cell_distances, cell_of
 from ngd_timm.core.errors import InputError
 from ngd_timm.grid.averages import cell_sums, checked_rows, checked_size, unit
 
-__all__ = ["Mantel", "mantel_r", "mantel_test", "permute_within"]
-
 
 class Mantel(NamedTuple):
     """Correlation between prototype dissimilarity and cell distance, with its one-sided permutation p."""
@@ -24,11 +22,7 @@ class Mantel(NamedTuple):
 
 
 def mantel_r(rows: np.ndarray, distances: np.ndarray) -> float:
-    """Pearson r between 1 - cosine of unit rows (F, D) and the distances (F, F) of their cells, over pairs of cells.
-
-    Raises:
-        InputError: Fewer than three rows.
-    """
+    """Pearson r between 1 - cosine of unit rows (F, D) and the distances (F, F) of their cells, over pairs of cells."""
     if len(rows) < 3:
         raise InputError(f"a Mantel correlation needs at least three filled cells, got {len(rows)}")
     upper = np.triu_indices(len(rows), 1)
@@ -53,19 +47,7 @@ def mantel_test(
     """Test whether the grid of these embeddings follows the plane more than grids of permuted ratings do.
 
     Ratings are permuted among a subject's trials, all windows of a trial together, and the grid is rebuilt each time;
-    which cells are filled and by whom never changes. One test is declared beforehand for every grid: `center=True`, at
-    the grid's own size. Any other is exploratory, and its p is corrected for their number (`grid.verdict.holm`).
-
-    Args:
-        embeddings: (N, D).
-        valence_arousal: (N, 2) in [-1, 1], one value a trial.
-        subjects: (N,).
-        trials: (N,), names of trials within a subject.
-        size: S, as `min_subjects` and `center` in `PrototypeGrid.build`.
-        permutations: One-sided p = (1 + #{r_permuted >= r}) / (1 + permutations).
-
-    Raises:
-        InputError: A trial with two ratings, nobody with two trials, or fewer than three filled cells.
+    which cells are filled and by whom never changes. The declared test is that of `center=True` at the grid's own size.
 
     Reference:
         Mantel, "The detection of disease clustering and a generalized regression approach", Cancer Res. 27 (1967).
@@ -79,9 +61,7 @@ def mantel_test(
     if not np.array_equal(va, va[first][trial]):
         raise InputError("a trial has more than one valence/arousal rating; permuting trials needs exactly one")
     if np.bincount(owner).max() < 2:
-        raise InputError(
-            "no subject has two trials, so there is nothing to permute; give subject and trial of each row"
-        )
+        raise InputError("no subject has two trials: nothing to permute; give subject and trial of each row")
     sums = np.zeros((len(first), rows.shape[1]))
     np.add.at(sums, trial, rows)
     windows = np.bincount(trial).astype(np.float64)
@@ -111,12 +91,7 @@ def _trials(names: np.ndarray, subjects: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def permute_within(values: np.ndarray, groups: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """A copy of (N, …) values, permuted among the rows of each group.
-
-    Example:
-        >>> permute_within(np.array([1, 2, 3]), [np.array([0]), np.array([1, 2])], np.random.default_rng(1)).tolist()
-        [1, 2, 3]
-    """
+    """A copy of (N, …) values, permuted among the rows of each group."""
     out = values.copy()
     for rows in groups:
         out[rows] = values[rng.permutation(rows)]

@@ -19,11 +19,9 @@ from safetensors.torch import save_file
 from ngd_timm.core.affect import cell_distances, cell_of, centers
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.files import atomic_path, packaged, packaged_versions
-from ngd_timm.core.hub import Published, fetch, hub_id
+from ngd_timm.core.hub import Published, fetch, hub_id, upload
 from ngd_timm.grid.averages import cell_sums, checked_rows, checked_size, fill_empty, unit
 from ngd_timm.grid.mantel import mantel_r
-
-__all__ = ["FORMAT_VERSION", "GRID_FILE", "PrototypeGrid", "grid_versions"]
 
 logger = logging.getLogger("ngd_timm.grid")
 
@@ -108,11 +106,7 @@ class PrototypeGrid:
 
     @property
     def mantel_r(self) -> float:
-        """Pearson r between 1 - cosine and cell distance over pairs of filled cells (copies would flatter it).
-
-        Raises:
-            InputError: Fewer than three filled cells.
-        """
+        """Pearson r between 1 - cosine and cell distance over pairs of filled cells (copies would flatter it)."""
         filled = self._filled_cells()
         distances = cell_distances(self.size)[np.ix_(filled, filled)]
         return mantel_r(self.prototypes.double().numpy()[filled], distances)
@@ -185,9 +179,6 @@ class PrototypeGrid:
         """The same grid with the mean of its filled rows taken out and every row normalised again.
 
         Prototypes of a weak teacher crowd round their mean; what is left without it is what differs between cells.
-
-        Raises:
-            InputError: Fewer than two different filled rows.
         """
         filled = self._filled_cells()
         rows = self.prototypes.double().numpy()
@@ -199,11 +190,7 @@ class PrototypeGrid:
 
     @classmethod
     def random(cls, dim: int, size: int = 5, seed: int = 0) -> PrototypeGrid:
-        """A control without EEG: random rows, orthonormal where `dim` >= S*S; counts are 0.
-
-        Raises:
-            InputError: `dim` below 1 or a size out of range.
-        """
+        """A control without EEG: random rows, orthonormal where `dim` >= S*S; counts are 0."""
         size = checked_size(size)
         if dim < 1:
             raise InputError(f"dim must be at least 1, got {dim}")
@@ -229,11 +216,7 @@ class PrototypeGrid:
 
     @classmethod
     def load(cls, path: str | Path) -> PrototypeGrid:
-        """Read a grid file and check all of it.
-
-        Raises:
-            InputError: Names the file and what is wrong with it.
-        """
+        """Read a grid file and check all of it."""
         if not Path(path).is_file():
             raise InputError(f"no grid file {path}; build one with: ngd prototypes build RUN --out {path}")
         return cls._read(Path(path), str(path))
@@ -257,7 +240,7 @@ class PrototypeGrid:
             raise InputError(f"{path}: not a readable safetensors file ({' '.join(str(error).split())})") from None
         if notes.get("format_version") != FORMAT_VERSION:
             raise InputError(
-                f"{path}: grid format version {notes.get('format_version')!r}, this package reads {FORMAT_VERSION!r}"
+                f"{path}: format version {notes.get('format_version')!r}, this package reads {FORMAT_VERSION!r}"
             )
         if notes.pop("metadata_sha256", None) != _metadata_sha256(notes):
             raise InputError(f"{path}: the metadata do not match their sha256; the file is damaged, fetch it again")
@@ -274,9 +257,6 @@ class PrototypeGrid:
     @classmethod
     def default(cls, version: str | None = None) -> PrototypeGrid:
         """A bundled grid: the newest, or one by version. It is GAMEEMO's, not the paper's, and a log line says so.
-
-        Raises:
-            InputError: A version that isn't there; the message lists those that are.
 
         Example:
             >>> PrototypeGrid.default("gameemo-v2").size
@@ -328,16 +308,13 @@ class PrototypeGrid:
             InputError: A grid that is not fit to publish (a cell may be one subject's, or it doesn't say whose data it
                 holds), or the Hub's refusal in one line.
         """
-        from ngd_timm.grid.push import push_grid
+        from ngd_timm.grid.push import stage_grid
 
-        return push_grid(self, repo_id, **options)
+        return upload(lambda folder: stage_grid(self, folder, repo_id), repo_id, **options)
 
     @classmethod
     def from_spec(cls, spec: str) -> PrototypeGrid:
         """The grid that a recipe names: a bundled version, a path, or a Hub id (`user/repo[@revision]`).
-
-        Raises:
-            InputError: Nothing of that name.
 
         Example:
             >>> PrototypeGrid.from_spec("gameemo-v2").dim

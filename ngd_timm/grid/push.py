@@ -4,32 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import write_text
-from ngd_timm.core.hub import Published, target, upload
+from ngd_timm.core.hub import target
 from ngd_timm.core.paths import without_paths
 from ngd_timm.grid.card import grid_card, grid_licence
 from ngd_timm.grid.prototypes import GRID_FILE, PrototypeGrid
-
-__all__ = ["PICTURE", "push_grid", "stage_grid", "unfit_to_publish"]
 
 _MIN_SUBJECTS = 3
 PICTURE = "grid.png"
 
 
-def push_grid(grid: PrototypeGrid, repo_id: str, **options: Any) -> Published:
-    """Publish a grid; see `PrototypeGrid.push_to_hub`."""
-    return upload(lambda folder: stage_grid(grid, folder, repo_id), repo_id, **options)
-
-
 def stage_grid(grid: PrototypeGrid, folder: str | Path, repo_id: str) -> None:
-    """Write what goes to the Hub of a grid: grid.safetensors, README.md, LICENSE and grid.png.
-
-    Raises:
-        InputError: A grid that is not fit to publish.
-    """
+    """Write what goes to the Hub of a grid: grid.safetensors, README.md, LICENSE and grid.png."""
     target(repo_id)
     if reason := unfit_to_publish(grid):
         raise InputError(f"this grid is not fit to publish: {reason}")

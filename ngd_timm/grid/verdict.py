@@ -5,20 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-__all__ = [
-    "METRICS",
-    "WHO",
-    "decimal",
-    "Test",
-    "difference_verdict",
-    "exploratory_tests",
-    "grid_verdict",
-    "holm",
-    "score_rows",
-    "span",
-    "teacher_verdict",
-]
-
 WHO: Mapping[str, str] = {
     "teacher": "teacher",
     "ridge": "ridge regression, same folds",
@@ -42,12 +28,7 @@ def score_rows(scores: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def decimal(value: float, digits: int = 2) -> str:
-    """A number to so many digits, and never -0.00.
-
-    Example:
-        >>> decimal(-0.001), decimal(0.5125, 3)
-        ('0.00', '0.512')
-    """
+    """A number to so many digits, and never -0.00."""
     return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
@@ -85,16 +66,7 @@ _TEACHER = {
 
 
 def teacher_verdict(scores: Mapping[str, Any]) -> list[str]:
-    """Sentences about the teacher: does it beat chance, the linear models, and the number of the trial alone?
-
-    Example:
-        >>> good, number = ({"value": v, "ci95": [0.55, 0.7], "chance": 0.5, "p": 0.01} for v in (0.6, 0.65))
-        >>> scores = {"teacher": {"valence": {"bacc": good, "ccc": good}}, "logistic_regression": {}}
-        >>> teacher_verdict(scores)
-        ['On people it has not seen, the teacher tells high from low valence.']
-        >>> teacher_verdict({**scores, "trial_number": {"valence": {"bacc": number}}})[1][:55]
-        "The trial's number alone, without any EEG, does as well"
-    """
+    """Sentences about the teacher: does it beat chance, the linear models, and the number of the trial alone?"""
     teacher = scores["teacher"]
     above = [axis for axis in teacher if _shown(teacher[axis]["bacc"])]
     weak = all(teacher[axis]["ccc"]["value"] < 0.5 for axis in above)
@@ -131,21 +103,7 @@ _GRID = {
 def grid_verdict(
     size: int, p: float, exploratory: Mapping[Test, float], stability: Mapping[str, Any] | None = None
 ) -> list[str]:
-    """Sentences about a grid: one test, declared beforehand, says whether it follows the plane; the rest explores.
-
-    Args:
-        size: S, cells along an axis.
-        p: Of the declared test, the Mantel correlation of the centred grid at its own size.
-        exploratory: From `exploratory_tests`.
-        stability: `value` and `chance` of the split-half cosine, centred, at this size.
-
-    Example:
-        >>> for sentence in grid_verdict(5, 0.004, {("5", "mantel"): 0.01}):
-        ...     print(sentence)
-        By the declared test (Mantel of the centred grid at its own size, 5 x 5; p 0.0040) the grid follows the
-        valence/arousal plane more than permuted ratings do.
-        Exploratory, with Holm's correction for 1 test: p is below .05 for Mantel as it is (5 x 5).
-    """
+    """Sentences about a grid: one test, declared beforehand, says whether it follows the plane; the rest explores."""
     declared = f"By the declared test (Mantel of the centred grid at its own size, {size} x {size}; p {p:.4f})"
     lines = [f"{declared} {_GRID[p < _ALPHA]}"]
     if stability is not None and exploratory.get((str(size), "stability"), 0) >= _ALPHA:
@@ -166,15 +124,7 @@ def exploratory_tests(
 ) -> dict[Test, float]:
     """p of every test of a grid but the declared one, with Holm's correction for their number.
 
-    Args:
-        grids: By size, what a run's scores.json says of that grid.
-        declared: The size at which the centred Mantel test of `grids` is the declared one.
-        own_plain_p: Of the Mantel test of a built grid as it is (`own`), where `grids` doesn't have that.
-
-    Example:
-        >>> entry = {"mantel": {"p": 0.01}, "mantel_centered": {"p": 0.2}, "stability": {"centered": {"p": 0.03}}}
-        >>> exploratory_tests({"5": entry}, declared="5")
-        {('5', 'mantel'): 0.02, ('5', 'stability'): 0.03}
+    At the size `declared` the centred Mantel test of `grids` is the declared one; `own_plain_p` is of the grid itself.
     """
     raw: dict[Test, float] = {} if own_plain_p is None else {("own", "mantel"): own_plain_p}
     for size, grid in grids.items():
@@ -202,15 +152,7 @@ def holm(p_values: Mapping[Test, float]) -> dict[Test, float]:
 
 
 def difference_verdict(name: str, metrics: Mapping[str, Any], titles: Mapping[str, str]) -> str:
-    """One sentence on a paired difference: which metrics it shows in, and whether other seeds might not show it.
-
-    `metrics` holds for each metric `ci95` (over images) and `seed_ci95` (over seeds; None with one seed).
-
-    Example:
-        >>> up, held = ({"ci95": [0.5, 2.0], "seed_ci95": s} for s in ([0.1, 2.4], [-4.0, 6.0]))
-        >>> difference_verdict("b − a", {"acc": up, "bacc": held}, {"acc": "accuracy", "bacc": "balanced accuracy"})
-        'b − a: above 0 in accuracy; above 0 for these students in balanced accuracy, which other seeds might not show.'
-    """
+    """One sentence on a paired difference: which metrics it shows in, and whether other seeds might not show it."""
     groups: dict[str, list[str]] = {}
     for metric, title in titles.items():
         (low, high), seeds = metrics[metric]["ci95"], metrics[metric]["seed_ci95"]

@@ -11,8 +11,6 @@ from torch import Tensor
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.losses.functional import at_least_float32, class_weight_matrix, mean_by
 
-__all__ = ["class_weights", "cross_entropy"]
-
 EFFECTIVE_NUMBER_BETA = 0.999
 CITATIONS = {
     "label_smoothing": (

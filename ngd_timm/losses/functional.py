@@ -9,8 +9,6 @@ from torch import Tensor
 from ngd_timm.core.distributed import distributed
 from ngd_timm.core.errors import InputError
 
-__all__ = ["IGNORED", "at_least_float32", "class_weight_matrix", "gather_with_gradient", "mean_by", "unit"]
-
 IGNORED = -100  # the class index of a row that counts nothing, as in torch's cross_entropy
 _ZERO = 1e-3
 
@@ -21,13 +19,9 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def unit(x: Tensor) -> Tensor:
-    """Rows of `x` (..., D) scaled to length 1, in at least float32; a row without an entry above 1e-3 becomes 0.
+    """Rows of `x` (..., D) scaled to length 1, in at least float32; one without an entry above 1e-3 becomes 0.
 
-    Such a row gets no gradient: it grows as 1/length, would overflow in fp16 and wreck the whole batch's step.
-
-    Example:
-        >>> unit(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).tolist()
-        [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
+    Such a row gets no gradient, which grows as 1/length and would overflow in fp16.
     """
     x = at_least_float32(x)
     scale = x.detach().abs().amax(dim=-1, keepdim=True)
@@ -38,10 +32,7 @@ def unit(x: Tensor) -> Tensor:
 
 
 def class_weight_matrix(target: Tensor, num_classes: int, like: Tensor) -> Tensor:
-    """Targets as a (B, C) matrix of weights in the dtype of `like`: one-hot for (B,) indices, as they are for (B, C).
-
-    The index -100 gives a row of zeros, which counts nothing. Any other index that is no class is torch's error.
-    """
+    """Targets (B,) or (B, C) as a (B, C) matrix of weights in the dtype of `like`; -100 gives a row of zeros."""
     if target.ndim == 1 and not target.is_floating_point():
         index = target.long()
         counted = index != IGNORED
@@ -50,20 +41,14 @@ def class_weight_matrix(target: Tensor, num_classes: int, like: Tensor) -> Tenso
     if target.ndim == 2 and target.shape[1] == num_classes:
         return target.to(like.dtype)
     raise InputError(
-        f"target must be class indices (B,) or class weights (B, {num_classes}), got {tuple(target.shape)} of "
-        f"{target.dtype}"
+        f"target must be class indices (B,) or weights (B, {num_classes}), got {target.dtype} {tuple(target.shape)}"
     )
 
 
 def mean_by(total: Tensor, weight: Tensor, gather_distributed: bool = False) -> Tensor:
-    """A sum over the batch divided by its weight; 0, attached to the graph, where that is 0.
+    """A sum over the batch divided by its weight (0 where that is 0), or by the mean weight of all ranks.
 
-    With `gather_distributed` it is divided by the mean weight of all ranks: their losses and gradients, averaged as
-    DistributedDataParallel does, are then those of the joined batch. All ranks must call it.
-
-    Example:
-        >>> mean_by(torch.tensor(6.0), torch.tensor(3.0)), mean_by(torch.tensor(0.0), torch.tensor(0.0))
-        (tensor(2.), tensor(0.))
+    Losses and gradients, averaged over the ranks as DistributedDataParallel does, are then those of the joined batch.
     """
     weight = weight.detach()
     if gather_distributed and distributed():
@@ -74,10 +59,7 @@ def mean_by(total: Tensor, weight: Tensor, gather_distributed: bool = False) -> 
 
 
 def gather_with_gradient(x: Tensor) -> Tensor:
-    """Concatenate `x` (B_r, ...) of all ranks along dimension 0; B_r may differ.
-
-    The plain `all_gather` would cut the graph between the loss and the other ranks' embeddings.
-    """
+    """Concatenate `x` (B_r, ...) of all ranks; the plain `all_gather` would cut the graph to the other ranks."""
     from torch.distributed.nn.functional import all_gather
 
     sizes = [torch.zeros(1, dtype=torch.long, device=x.device) for _ in range(dist.get_world_size())]

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.losses.functional import at_least_float32, mean_by
 
-__all__ = ["LogitKDLoss", "logit_kd_loss"]
-
 
 def logit_kd_loss(
     student: Tensor,
@@ -25,9 +23,6 @@ def logit_kd_loss(
     mse: the mean of (s - t)^2 over batch and classes. kl: T^2 KL(softmax(t/T) || softmax(s/T)), mean over the batch.
     An empty batch gives 0, attached to the graph. With `gather_distributed` the mean is over the rows of all ranks,
     which must then all call it.
-
-    Raises:
-        InputError: Logits of two shapes, an unknown mode, or a temperature that is not above 0.
 
     Example:
         >>> float(logit_kd_loss(torch.tensor([[1.0, 3.0]]), torch.tensor([[1.0, 1.0]])))

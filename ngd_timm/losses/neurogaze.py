@@ -23,7 +23,6 @@ from ngd_timm.losses.proto_kd import ProtoKDLoss
 if TYPE_CHECKING:
     from ngd_timm.grid.prototypes import PrototypeGrid
 
-__all__ = ["COMPONENTS", "NeuroGazeLoss", "ramp_weight"]
 
 COMPONENTS = ("ce", "kd", "proto_kd", "d_geo")
 
@@ -65,18 +64,14 @@ class NeuroGazeLoss(nn.Module):
         label_smoothing: Of the cross-entropy.
         class_weights: Of the cross-entropy: (C,), or a rule with the training set's counts a class, as in
             `class_weights=("effective_number", counts)` (see `losses.class_weights`); None weighs all alike.
-        gather_distributed: For a loop of several processes (DistributedDataParallel): in training the terms are those
-            of the joined batch, averaged over the ranks as DDP averages gradients, so every rank must make every call.
-            By default, and always in evaluation (`criterion.eval()`), a rank computes the loss of its own batch and
-            waits for no other. `ngd train` and `NeuroGazeTask.prepare_distributed` set it.
+        gather_distributed: For DistributedDataParallel: in training the terms are those of the joined batch, so every
+            rank must make every call. In evaluation (`criterion.eval()`) a rank waits for no other.
 
     Shape:
         logits (B, C); embedding (B, D), None where no term needs it; target (B,) or (B, C); teacher_logits (B, C) or
         None; valence_arousal (B, 2) or None. Output: dict of scalars: "loss", each active component unweighted, and
-        "positive_variance", the mean spread of the positive classes of the batch (NaN where unknown).
-
-        A row whose target is -100, or all zeros, counts in no term but KD, which needs no label. A term without a row
-        that counts, as of an empty batch, is 0 and attached to the graph.
+        "positive_variance", the mean spread of the positive classes of the batch (NaN where unknown). A row whose
+        target is -100, or all zeros, counts in no term but KD.
 
     Raises:
         InputError: Classes or class weights that don't match, Proto-KD without a grid, a ramp that is not two shares.
@@ -146,10 +141,7 @@ class NeuroGazeLoss(nn.Module):
         class_counts: np.ndarray | Sequence[float],
         gather_distributed: bool = False,
     ) -> NeuroGazeLoss:
-        """The objective of a recipe's loss section.
-
-        `class_counts` (C,), the examples a class in the training set, are for the recipe's rule of class weights. The λ
-        of a `proto_share` is set as training goes. The other arguments are as in the constructor.
+        """The objective of a recipe's loss section; `class_counts` (C,) are for its rule of class weights.
 
         Example:
             >>> config = LossConfig(ce=1.0, class_weights="balanced")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,20 +11,7 @@ from torch import Tensor, nn
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.models.ngd_models import TimmModel, input_channels
-from ngd_timm.models.student import held, temperature_of
-
-__all__ = [
-    "CITATION",
-    "TEMPERATURES",
-    "calibrate",
-    "calibrated",
-    "can_calibrate",
-    "classifier_parameters",
-    "divided_classifier",
-    "fit_temperature",
-    "temperature_line",
-    "uncalibrate",
-]
+from ngd_timm.models.student import temperature_of
 
 CITATION = (
     'C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, "On calibration of modern neural networks", ICML 2017, '
@@ -41,17 +26,12 @@ _TOLERANCE = 1e-5
 def calibrate(model: TimmModel, logits: Any, targets: Any) -> TimmModel:
     """Fit a temperature T on validation images and fold it into a trained classifier, in place: softmax(logits / T).
 
-    No prediction changes, and the forward costs what it did. `save_student` writes T into config.json, and a
-    `KDTeacher` of the model divides it out again.
+    No prediction changes. `save_student` writes T into config.json, and a `KDTeacher` of the model divides it out.
 
     Args:
         model: A timm model whose logits are linear in its classifier.
-        logits: (N, C) of images that it was not trained on, as it will be used (averaged with the mirror image or
-            not), numpy or torch.
+        logits: (N, C) of images that it was not trained on, numpy or torch.
         targets: (N,) class indices of these images.
-
-    Returns:
-        The model.
 
     Raises:
         InputError: Shapes that don't fit, logits that are not finite, or another classifier.
@@ -59,11 +39,9 @@ def calibrate(model: TimmModel, logits: Any, targets: Any) -> TimmModel:
     Example:
         >>> import timm
         >>> model = timm.create_model("test_resnet", num_classes=2).eval()
-        >>> logits, targets = torch.tensor([[9.0, 0.0], [0.0, 9.0], [9.0, 0.0], [0.0, 9.0]]), torch.tensor([0, 1, 0, 0])
-        >>> images = torch.ones(1, 3, 32, 32)
-        >>> before, after = model(images), calibrate(model, logits, targets)(images)
-        >>> model.ngd_timm["temperature"], torch.allclose(before, after * model.ngd_timm["temperature"])
-        (8.1922, True)
+        >>> logits = torch.tensor([[9.0, 0.0], [0.0, 9.0], [9.0, 0.0], [0.0, 9.0]])
+        >>> calibrate(model, logits, torch.tensor([0, 1, 0, 0])).ngd_timm["temperature"]
+        8.1922
 
     Reference:
         Guo et al., "On calibration of modern neural networks", ICML 2017.
@@ -76,29 +54,21 @@ def calibrate(model: TimmModel, logits: Any, targets: Any) -> TimmModel:
             f"{type(model).__name__}'s logits are not linear in its classifier, so no temperature can be folded in; "
             "divide its logits instead"
         )
-    with torch.no_grad():
-        for parameter, value in divided_classifier(model, temperature):
-            parameter.copy_(value)
+    divide_logits(model, temperature)
+    return model
+
+
+@torch.no_grad()
+def divide_logits(model: TimmModel, temperature: float) -> None:
+    """Divide a model's classifier by a temperature, in place, and note it."""
+    for parameter in classifier_parameters(model):
+        # times the inverse: a division by a number rounds otherwise on a GPU than on a CPU
+        parameter.mul_(1 / temperature)
     model.ngd_timm = {**getattr(model, "ngd_timm", {}), "temperature": temperature_of(model) * temperature}
-    return model
-
-
-def uncalibrate(model: TimmModel) -> TimmModel:
-    """Divide a model's temperature out of its classifier, in place; as before `calibrate`, but for rounding."""
-    with torch.no_grad():
-        for parameter, value in divided_classifier(model, 1 / temperature_of(model)):
-            parameter.copy_(value)
-    model.ngd_timm = {key: note for key, note in getattr(model, "ngd_timm", {}).items() if key != "temperature"}
-    return model
 
 
 def fit_temperature(logits: Any, targets: Any) -> float:
-    """The T within `TEMPERATURES` at which softmax(logits / T) has the least negative log-likelihood, to four places.
-
-    Example:
-        >>> fit_temperature([[2.0, 0.0]] * 4, [0, 0, 0, 1])  # 2 / log(3 / 1)
-        1.8205
-    """
+    """The T within `TEMPERATURES` at which softmax(logits / T) has the least negative log-likelihood."""
     from scipy.optimize import brentq
 
     z = np.asarray(logits.detach().cpu() if isinstance(logits, Tensor) else logits, dtype=np.float64)
@@ -129,24 +99,6 @@ def temperature_line(temperature: float, images: int) -> str:
     return line
 
 
-@contextmanager
-def calibrated(model: TimmModel, temperature: float | None) -> Iterator[None]:
-    """Hold a model at logits / temperature, with that in its notes, within the block; None changes nothing."""
-    notes = getattr(model, "ngd_timm", {})
-    with held([] if temperature is None else divided_classifier(model, temperature)):
-        model.ngd_timm = notes if temperature is None else {**notes, "temperature": temperature}
-        try:
-            yield
-        finally:
-            model.ngd_timm = notes
-
-
-def divided_classifier(model: TimmModel, temperature: float) -> list[tuple[nn.Parameter, Tensor]]:
-    """Each parameter of the classifier with its value over the temperature."""
-    # times the inverse: a division by a number rounds otherwise on a GPU than on a CPU
-    return [(parameter, parameter.detach() * (1 / temperature)) for parameter in classifier_parameters(model)]
-
-
 def classifier_parameters(model: TimmModel) -> list[nn.Parameter]:
     """Weights and biases of the layers that give a timm model's logits: one, or one for each of its heads."""
     heads = model.get_classifier()
@@ -172,7 +124,6 @@ def can_calibrate(model: TimmModel) -> bool:
     for p in classifier_parameters(probe):  # a classifier of zeros would agree with any
         p.add_(0.1 * torch.randn(p.shape, generator=generator).to(p))
     before = probe(images)
-    for p, half in divided_classifier(probe, 2.0):  # a power of two rounds nothing
-        p.copy_(half)
+    divide_logits(probe, 2.0)  # a power of two rounds nothing
     error = (probe(images) * 2 - before).abs().max()
     return bool(error <= _TOLERANCE * before.abs().max())

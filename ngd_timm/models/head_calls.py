@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from ngd_timm.core.errors import InputError
 from ngd_timm.models.timm_folder import TIMM_ERRORS
 
-__all__ = ["ONE_CALL", "TWO_CALLS", "HeadCalls", "head_calls"]
-
 _ONE_CALL = """
     beit byoanet byobnet cait coat convit convmixer convnext cpubone csatv2 cspnet cspnext davit deepseek_vit deit
     densenet edgenext efficientnet efficientvit_mit eva fasternet fastvit focalnet gcvit gemma4_vit ghostnet hardcorenas
@@ -52,13 +50,7 @@ class HeadCalls(NamedTuple):
 def head_calls(model: Any) -> HeadCalls:
     """Check that `forward_head(forward_features(x))` is a model's forward, and find how its head is to be called.
 
-    Classes of timm are looked up in the two sets above, and run on the meta device to see that shapes are as usual.
-    Any other class is run by numbers, with perturbed weights: a classifier of zeros would make any two logits equal.
-
-    Example:
-        >>> import timm
-        >>> head_calls(timm.create_model("test_resnet", num_classes=8))
-        HeadCalls(classifier_is_last=True, norms=(), width=96)
+    Classes of timm are looked up in the sets above and run on the meta device for their shapes, others by numbers.
     """
     name, size = type(model).__name__, tuple(get_model_input_config(model)["input_size"])
     if model.num_classes == 0:
@@ -84,9 +76,7 @@ def head_calls(model: Any) -> HeadCalls:
         )
     for what, shape in shapes.items():
         if len(shape) != 2:
-            raise InputError(
-                f"{name} gives {what} of shape {shape} for 2 images, not (2, …); leave global_pool at its default"
-            )
+            raise InputError(f"{name} gives {what} of shape {shape}, not (2, …); leave global_pool at its default")
     # CLIP's ResNets compute logits at every place and pool them then, which rounds otherwise
     pooled = any(isinstance(module, (AttentionPool2d, RotAttentionPool2d)) for module in model.modules())
     is_last = classifier_is_last and not pooled and not (seen and family in TWO_CALLS)
@@ -103,7 +93,7 @@ def _without_data(model: nn.Module) -> Any:
 
 @torch.no_grad()
 def _perturbed(model: nn.Module) -> Any:
-    """A copy on the CPU with noise on its weights."""
+    """A copy on the CPU with noise on its weights: a classifier of zeros would make any two logits equal."""
     probe = copy.deepcopy(model).cpu().float()
     generator = torch.Generator().manual_seed(0)
     for p in probe.parameters():

@@ -16,28 +16,11 @@ from torch import Tensor
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import atomic_path, sha256_file, write_json
 
-__all__ = ["LogitCache"]
-
 logger = logging.getLogger("ngd_timm.models")
 
 
 class LogitCache:
-    """A folder of teacher logits, one file an epoch.
-
-    Batches are a function of data, augmentation, sampler and seed alone, so all recipes of one seed draw the same ones.
-
-    Args:
-        folder: The cache; runs with other batches or another teacher get a folder of their own in it.
-        key: Everything that the logits depend on; its hash names that folder.
-        steps: Batches in an epoch.
-
-    Example:
-        >>> import tempfile
-        >>> cache = LogitCache(tempfile.mkdtemp(), {"teacher": "b0_ce", "seed": 0}, steps=2)
-        >>> cache.write(0, [torch.zeros(4, 8), torch.ones(4, 8)])
-        >>> [logits.mean().item() for logits in cache.read(0)]
-        [0.0, 1.0]
-    """
+    """A folder of teacher logits, one file an epoch; the hash of `key`, all that they depend on, names the folder."""
 
     def __init__(self, folder: str | Path, key: Mapping[str, Any], steps: int) -> None:
         text = json.dumps(key, sort_keys=True)
@@ -45,11 +28,7 @@ class LogitCache:
         self.key, self.steps = json.loads(text), steps
 
     def read(self, epoch: int) -> tuple[Tensor, ...] | None:
-        """An epoch's logits, batch by batch; None where no run has left them.
-
-        Raises:
-            InputError: A file that is damaged, or was changed since it was written.
-        """
+        """An epoch's logits, batch by batch; None where no run has left them."""
         file = self._file(epoch)
         if not file.is_file():
             return None
@@ -57,9 +36,7 @@ class LogitCache:
             rows = np.load(file, allow_pickle=False)
             expected = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))["sha256"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{file} can't be read ({' '.join(str(error).split())[:100]}); remove {self.folder}"
-            ) from None
+            raise InputError(f"{file} can't be read ({' '.join(str(error).split())}); remove {self.folder}") from None
         if rows.ndim != 2 or rows.dtype != np.float32 or len(rows) % self.steps or sha256_file(file) != expected:
             raise InputError(f"{file} is not the one that was written; remove {self.folder}")
         return torch.from_numpy(rows).split(len(rows) // self.steps)

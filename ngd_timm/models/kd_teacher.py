@@ -19,8 +19,6 @@ from ngd_timm.models.ngd_models import TimmModel, input_channels, normalisation
 from ngd_timm.models.student import open_student, run_folder, temperature_of
 from ngd_timm.models.timm_folder import label_names
 
-__all__ = ["KDTeacher", "TeacherEnsemble", "open_teacher"]
-
 _LUMINANCE = (0.299, 0.587, 0.114)
 
 
@@ -77,8 +75,7 @@ class KDTeacher(_Frozen):
         missing = [c for c in classes if c not in teacher_classes]
         if missing:
             raise InputError(
-                f"the teacher does not know {', '.join(missing)}; it knows {', '.join(teacher_classes)}. Train "
-                "one on the student's classes"
+                f"the teacher does not know {', '.join(missing)}, but {', '.join(teacher_classes)}; train another"
             )
         self.temperature = temperature_of(model)
         self.in_chans, self.size = input_channels(model), tuple(model.pretrained_cfg["input_size"][1:])
@@ -104,8 +101,7 @@ class KDTeacher(_Frozen):
     ) -> KDTeacher:
         """Open a run directory, a student folder, a Hub id, a bundled student, or a timm model with label names.
 
-        Where its run subtracted tau · log prior from the saved bias (`student.logit_adjustment`), that is reverted; a
-        model, or a student without its recipe.yaml and fingerprint.json, keeps it.
+        Where its run subtracted tau · log prior from the saved bias (`student.logit_adjustment`), that is reverted.
         """
         if isinstance(source, nn.Module):
             return cls(source, label_names(source, "teacher"), classes, student_mean, student_std)
@@ -140,21 +136,7 @@ class KDTeacher(_Frozen):
 
 
 class TeacherEnsemble(_Frozen):
-    """The mean of several teachers' logits.
-
-    Args:
-        teachers: At least one, each made for the same student.
-
-    Shape:
-        images (B, C, H, W) as the student sees them; output: (B, classes) logits.
-
-    Example:
-        >>> import timm
-        >>> models = [timm.create_model("test_resnet", num_classes=8, in_chans=1) for _ in range(2)]
-        >>> ensemble = TeacherEnsemble([KDTeacher(m, range(8), range(8), (0.5,), (0.25,)) for m in models])
-        >>> tuple(ensemble(torch.zeros(4, 1, 32, 32)).shape)
-        (4, 8)
-    """
+    """The mean of several teachers' logits."""
 
     def __init__(self, teachers: Sequence[KDTeacher]) -> None:
         super().__init__(*teachers)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -11,9 +10,6 @@ from torch import Tensor, nn
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.models.ngd_models import TimmModel
-from ngd_timm.models.student import held
-
-__all__ = ["CITATION", "adjust_logits", "adjusted", "classifier_bias", "logit_shift"]
 
 CITATION = (
     "A. K. Menon, S. Jayasumana, A. S. Rawat, H. Jain, A. Veit, S. Kumar, "
@@ -22,18 +18,15 @@ CITATION = (
 
 
 def adjust_logits(model: TimmModel, counts: np.ndarray | Sequence[float], tau: float = 1.0) -> TimmModel:
-    """Subtract tau · log prior from the bias of a trained classifier, in place; the forward costs what it did.
+    """Subtract tau · log prior from the bias of a trained classifier, in place.
 
-    With tau = 1 the prediction is the best one for balanced accuracy, as far as the softmax is right; smaller values
-    lose less accuracy. Choose tau on validation.
+    With tau = 1 the prediction is the best one for balanced accuracy; smaller values lose less accuracy. Choose tau on
+    validation.
 
     Args:
         model: A timm model whose classifier is one layer with a bias.
         counts: (C,) training examples a class, or sums of soft labels; a class without any counts as one example.
         tau: From 0, which changes nothing.
-
-    Returns:
-        The model.
 
     Raises:
         InputError: Another classifier, other counts, or a tau below 0.
@@ -68,20 +61,11 @@ def logit_shift(counts: np.ndarray | Sequence[float], tau: float) -> Tensor:
     return torch.tensor(tau * np.log(n / n.sum()), dtype=torch.float32)
 
 
-def adjusted(model: TimmModel, shift: Tensor | None) -> AbstractContextManager[None]:
-    """Hold a model at its adjusted logits, see `held`; None changes nothing."""
-    if shift is None:
-        return nullcontext()
-    bias = classifier_bias(model)
-    return held([(bias, bias.detach() - shift.to(bias))])
-
-
 def classifier_bias(model: TimmModel) -> nn.Parameter:
     """The bias that an adjustment changes, (C,)."""
     bias = getattr(model.get_classifier(), "bias", None)
     if not isinstance(bias, nn.Parameter) or bias.shape != (model.num_classes,):
         raise InputError(
-            f"{type(model).__name__}'s classifier is not one layer with a bias, so its logits can't be adjusted; leave "
-            "student.logit_adjustment out"
+            f"{type(model).__name__}'s classifier is no layer with a bias; leave student.logit_adjustment out"
         )
     return bias

@@ -33,10 +33,8 @@ class DistillationWrapper(nn.Module):
     """A timm model (`.student`) and, where there is a grid, a linear projection of its pre-logits (`.projection`).
 
     Called plainly it is the student, bit for bit. With `return_embedding=True` the same single pass of the backbone
-    also gives the embedding. Only the student is saved, exported and deployed.
-
-    A projection that no loss uses gets a gradient of zero, so DistributedDataParallel needs no
-    `find_unused_parameters`.
+    also gives the embedding. Only the student is saved, exported and deployed. A projection that no loss uses gets a
+    gradient of zero, so DistributedDataParallel needs no `find_unused_parameters`.
 
     Args:
         student: A timm classification model.
@@ -117,11 +115,7 @@ class DistillationWrapper(nn.Module):
         return self.student.get_classifier()
 
     def reset_classifier(self, num_classes: int, *args: Any, **kwargs: Any) -> None:
-        """Give the student a new classifier; the projection stays.
-
-        Raises:
-            InputError: `num_classes=0`, or a head that gives no single vector an image.
-        """
+        """Give the student a new classifier; the projection stays."""
         if num_classes == 0:
             raise InputError("num_classes=0 would leave no logits to distil into; give num_classes")
         self.student.reset_classifier(num_classes, *args, **kwargs)
@@ -163,8 +157,7 @@ def wrap(
         **kwargs: For `timm.create_model`, where `model` is a name.
 
     Raises:
-        InputError: An unknown name, a grid and an `embedding_dim` that disagree, options given along with a model, a
-            `local-dir:` whose weights and config.json disagree.
+        InputError: An unknown name, or arguments that disagree.
 
     Example:
         >>> model = wrap("resnet10t", num_classes=8, embedding_dim=64, in_chans=1)

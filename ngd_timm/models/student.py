@@ -6,8 +6,7 @@ import copy
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,28 +23,6 @@ from ngd_timm.core.recipe import StudentConfig
 from ngd_timm.models.ngd_models import TimmModel, for_channels, input_channels, normalisation, similar_models
 from ngd_timm.models.timm_folder import TIMM_ERRORS, check_input, label_names, read_model
 
-__all__ = [
-    "PUBLISHED_FORMAT",
-    "STUDENT_FILES",
-    "check_published",
-    "create_student",
-    "held",
-    "load_student",
-    "matrices",
-    "open_student",
-    "read_student",
-    "rounded",
-    "run_folder",
-    "save_student",
-    "set_input",
-    "shipped_student",
-    "student_files",
-    "student_folder",
-    "student_versions",
-    "temperature_of",
-    "weights_sha256",
-]
-
 STUDENT_FILES = ("config.json", "model.safetensors")
 RUN_RECORD = ("recipe.yaml", "fingerprint.json")
 PUBLISHED_FORMAT = "1"
@@ -59,13 +36,7 @@ _SCRATCH_MEAN, _SCRATCH_STD = (0.5,), (0.25,)
 
 
 def create_student(config: StudentConfig, num_classes: int) -> TimmModel:
-    """The timm model of a recipe, its size, channels and normalisation written into its own `pretrained_cfg`.
-
-    Example:
-        >>> student = create_student(StudentConfig(backbone="resnet10t", image_size=48), 8)
-        >>> student.pretrained_cfg["input_size"]
-        (1, 48, 48)
-    """
+    """The timm model of a recipe, its size, channels and normalisation written into its own `pretrained_cfg`."""
     is_name = ":" not in config.backbone
     if is_name and not timm.is_model(config.backbone):
         raise choices("timm backbone", config.backbone, similar_models(config.backbone))
@@ -101,14 +72,12 @@ def set_input(
 ) -> None:
     """Describe the images that a student of your own loop is trained on, where they differ from the backbone's.
 
-    `Predictor`, `ngd evaluate`, exports and a KD teacher prepare images so, as `config.json` carries it. Of an image
-    that is not square the largest central square is taken, as in training by a recipe.
+    `Predictor`, `ngd evaluate`, exports and a KD teacher prepare images so, from the largest central square.
 
     Args:
         model: The timm model, for a wrapped one `model.student`; its `pretrained_cfg` is changed.
         image_size: Side in pixels.
-        mean: Subtracted from pixels in [0, 1], one number or one a channel; None keeps the model's.
-        std: By which they are divided then, as `mean`.
+        mean, std: Of pixels in [0, 1], one number or one a channel; None keeps the model's.
 
     Raises:
         InputError: Not one number, or one a channel, or a std or size that is not above 0.
@@ -149,8 +118,7 @@ def save_student(
         model: The timm model, for a wrapped one `model.student`, with its input described by `set_input`.
         folder: Where to.
         classes: Class names in the order of the logits.
-        weights: "float16" stores matrices (weights of convolutions and linear layers) in half the bytes; norms and
-            biases stay. timm reads them back as float32, see `rounded`.
+        weights: "float16" stores parameters of two dimensions or more in half the bytes; timm reads them as float32.
 
     Returns:
         The folder, which `timm.create_model("local-dir:<folder>", pretrained=True)` loads without this package.
@@ -168,9 +136,7 @@ def save_student(
     if hasattr(model, "student"):
         raise InputError("save_student takes the bare student: pass model.student")
     if len(classes) != model.num_classes:
-        raise InputError(
-            f"the model has {model.num_classes} classes, classes names {len(classes)}: {', '.join(classes)}"
-        )
+        raise InputError(f"the model has {model.num_classes} classes, not {len(classes)}: {', '.join(classes)}")
     folder = Path(folder)
     if folder.exists():
         there = [path.name for path in folder.iterdir() if not is_leftover(path)]
@@ -196,43 +162,23 @@ def save_student(
     return folder
 
 
-@contextmanager
-def held(changes: Sequence[tuple[torch.nn.Parameter, torch.Tensor]]) -> Iterator[None]:
-    """Hold parameters at other values within the block; afterwards they are the same to the bit."""
-    exact = [parameter.detach().clone() for parameter, _ in changes]
-    try:
-        with torch.no_grad():
-            for parameter, value in changes:
-                parameter.copy_(value)
-        yield
-    finally:
-        with torch.no_grad():
-            for (parameter, _), value in zip(changes, exact, strict=True):
-                parameter.copy_(value)
-
-
-def rounded(model: torch.nn.Module, weights: str) -> AbstractContextManager[None]:
-    """Hold a model's matrices at what a file in `weights` ("float32" or "float16") can store, see `held`."""
-    return held([(model.get_parameter(name), half) for name, half in _halves(model, weights).items()])
-
-
-def matrices(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The parameters of two dimensions or more, by name: what "float16" stores in half the bytes."""
-    return {name: p.detach() for name, p in model.named_parameters() if p.ndim > 1}
+@torch.no_grad()
+def round_matrices(model: torch.nn.Module, weights: str) -> None:
+    """Round a model's matrices, in place, to what a file in `weights` ("float32" or "float16") can store."""
+    for name, half in _halves(model, weights).items():
+        model.get_parameter(name).copy_(half)
 
 
 def _halves(model: torch.nn.Module, weights: str) -> dict[str, torch.Tensor]:
-    """What `weights` stores in half the bytes; nothing for float32."""
+    """The parameters of two dimensions or more in half the bytes; nothing for float32."""
     if weights == "float32":
         return {}
     if weights != "float16":
         raise choices("dtype of the weights", weights, ("float32", "float16"))
-    halves = {name: p.half() for name, p in matrices(model).items()}
+    halves = {name: p.detach().half() for name, p in model.named_parameters() if p.ndim > 1}
     for name, half in halves.items():
         if not half.isfinite().all():
-            raise InputError(
-                f"{name} has values that float16 can't hold; store the student with student.weights=float32"
-            )
+            raise InputError(f"{name} has values that float16 can't hold; store it with student.weights=float32")
     return halves
 
 
@@ -247,9 +193,7 @@ def shipped_student() -> str:
 
 
 def load_student(version: str | None = None) -> TimmModel:
-    """A bundled student in eval mode: the newest, or one by version. Works offline.
-
-    Its `pretrained_cfg` describes its input and has its `label_names`; `ngd_timm.Predictor()` does all of that.
+    """A bundled student in eval mode: the newest, or one by version. `ngd_timm.Predictor()` prepares its images too.
 
     Raises:
         InputError: An unknown version; the message lists the known ones.
@@ -299,13 +243,7 @@ def weights_sha256(folder: str | Path) -> str:
 
 
 def run_folder(source: str | Path) -> Path | None:
-    """The folder of recipe.yaml and fingerprint.json of a student's run; None where there is none.
-
-    Example:
-        >>> by_name = run_folder("student-ferplus-v1")
-        >>> by_name.name, run_folder(by_name) == by_name
-        ('student-ferplus-v1', True)
-    """
+    """The folder of recipe.yaml and fingerprint.json of a student's run; None where there is none."""
     repository = hub_id(source)
     if repository is None:
         student = student_folder(source).resolve()
@@ -330,18 +268,12 @@ def check_published(snapshot: Snapshot) -> None:
         fingerprint = json.loads((snapshot.folder / "fingerprint.json").read_text(encoding="utf-8"))
         version, hashes = fingerprint["format_version"], dict(fingerprint["sha256"])
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise InputError(
-            f"{snapshot.id}: fingerprint.json is not one that ngd push wrote; push the run again"
-        ) from None
+        raise InputError(f"{snapshot.id}: fingerprint.json is not as ngd push wrote it; push the run again") from None
     if version != PUBLISHED_FORMAT:
-        raise InputError(
-            f"{snapshot.id}: run format {version!r}, this package reads {PUBLISHED_FORMAT!r}; upgrade ngd-timm"
-        )
+        raise InputError(f"{snapshot.id}: run format {version!r}, this reads {PUBLISHED_FORMAT!r}; upgrade ngd-timm")
     for name in snapshot.names:
         if name != "fingerprint.json" and sha256_file(snapshot.folder / name) != hashes.get(name):
-            raise InputError(
-                f"{snapshot.id}: {name} is not the file that was pushed (sha256 differs); push the run again"
-            )
+            raise InputError(f"{snapshot.id}: {name} is not the file that was pushed (sha256 differs); push it again")
 
 
 def read_student(folder: str | Path, shown: str) -> tuple[TimmModel, tuple[str, ...]]:

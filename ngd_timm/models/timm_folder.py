@@ -13,8 +13,6 @@ from safetensors.torch import load_file
 
 from ngd_timm.core.errors import InputError
 
-__all__ = ["TIMM_ERRORS", "check_input", "label_names", "read_model"]
-
 TIMM_ERRORS = (
     RuntimeError,
     ValueError,
@@ -29,10 +27,7 @@ TIMM_ERRORS = (
 
 
 def read_model(folder: str | Path, shown: str) -> Any:
-    """The timm model of config.json with all weights of model.safetensors; messages call the folder `shown`.
-
-    timm alone takes much that doesn't fit: with another `num_classes` it drops the classifier and loads the rest.
-    """
+    """The timm model of config.json with all weights of model.safetensors (timm alone takes what doesn't fit)."""
     config, weights = (Path(folder) / name for name in ("config.json", "model.safetensors"))
     try:
         model = timm.create_model(f"local-dir:{folder}", pretrained=False)

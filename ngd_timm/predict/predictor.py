@@ -19,8 +19,6 @@ from ngd_timm.core.hub import hub_id
 from ngd_timm.core.images import DAMAGE, InputTransform, damage_reason, open_image, raise_image_limit, to_mode
 from ngd_timm.models.student import STUDENT_FILES, open_student, shipped_student, student_versions
 
-__all__ = ["Prediction", "Predictor", "annotate_all", "image_files", "student_and_images"]
-
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pgm", ".ppm")
 _SMALLEST, _SQUARE = 24, 1.4  # px, longer side over shorter
 
@@ -105,15 +103,7 @@ class Predictor:
     @overload
     def __call__(self, images: Iterable[ImageLike]) -> list[Prediction]: ...
     def __call__(self, images: ImageLike | Iterable[ImageLike]) -> Prediction | list[Prediction]:
-        """The prediction of one image, or a list of those of several.
-
-        Args:
-            images: One image or an iterable of them. An image is a file, a PIL image, or a uint8 or uint16 array of
-                shape (H, W), (H, W, 3) or (H, W, 4), the last RGBA.
-
-        Raises:
-            InputError: What is no image, or one that can't be read; it is named.
-        """
+        """The prediction of one image, or a list of those of several."""
         if isinstance(images, _SINGLE):
             return next(self.stream([images]))
         return list(self.stream(images))
@@ -138,16 +128,7 @@ class Predictor:
 
 
 def student_and_images(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
-    """Split the arguments of `ngd predict [STUDENT] IMAGE…`: the first is a student if it names one.
-
-    A student is a folder with files of a run or a student, a bundled name, or a Hub id where no such path exists.
-
-    Example:
-        >>> student_and_images(["user/student", "face.png"])
-        ('user/student', ['face.png'])
-        >>> student_and_images(["face.png", "other.png"])
-        (None, ['face.png', 'other.png'])
-    """
+    """Split the arguments of `ngd predict [STUDENT] IMAGE…`: the first is a student if it names one."""
     first, *rest = arguments
     path = Path(first)
     if path.is_dir():

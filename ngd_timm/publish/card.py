@@ -21,24 +21,13 @@ from ngd_timm.models.logit_adjustment import CITATION
 from ngd_timm.models.ngd_models import input_channels
 from ngd_timm.models.student import temperature_of
 
-__all__ = ["last_share", "student_card", "student_licence"]
-
 # as the Hub knows them
 _METRIC_IDS = {"acc": "accuracy", "macro_f1": "f1", "bacc": "balanced_accuracy"}
 _TAGS = ["timm", "image-classification", "facial-expression-recognition"]
 
 
 def student_card(run: Run, repo_id: str, plot: bool = False) -> str:
-    """The card of a run's student, as Markdown with a YAML header that holds its metrics in both protocols.
-
-    Args:
-        run: From `load_run`.
-        repo_id: Its repository on the Hub.
-        plot: Whether the grid's plot lies beside the card as grid.png.
-
-    Raises:
-        InputError: No metrics, those of other classes, or a metrics.json or fingerprint.json that is not complete.
-    """
+    """The card of a run's student, as Markdown with a YAML header that holds its metrics in both protocols."""
     if not run.metrics:
         raise InputError(f"{run.source}: metrics.json is empty; evaluate the run first")
     try:

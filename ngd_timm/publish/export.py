@@ -20,8 +20,6 @@ from ngd_timm.core.files import atomic_folder, atomic_path
 from ngd_timm.models.ngd_models import TimmModel, input_channels
 from ngd_timm.models.student import STUDENT_FILES, read_student, student_files
 
-__all__ = ["FORMATS", "export_student", "preprocessing"]
-
 FORMATS = ("timm", "onnx", "pt2")
 _BATCHES = (1, 2, 5)
 _TOLERANCE = 1e-4
@@ -30,28 +28,7 @@ _TOLERANCE = 1e-4
 def export_student(source: str | Path, form: str, out: str | Path) -> Path:
     """Write a student as a timm folder, an ONNX file or a torch.export program, for batches of any size.
 
-    ONNX and pt2 files carry `preprocessing` as metadata `ngd` (ONNX) and as the extra file `ngd.json` (pt2). Both are
-    compared with PyTorch on batches of 1, 2 and 5 before they get their name.
-
-    Args:
-        source: A run directory, a student folder, or a Hub id.
-        form: One of `FORMATS`.
-        out: A folder for "timm", else a file.
-
-    Returns:
-        `out`.
-
-    Raises:
-        InputError: No student, an unknown format, a missing package, a model that the exporter can't take, or logits
-            that differ from PyTorch's.
-
-    Example:
-        >>> import tempfile, timm
-        >>> from ngd_timm import save_student
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> student = timm.create_model("test_resnet", num_classes=8, in_chans=1)
-        >>> export_student(save_student(student, folder / "student"), "pt2", folder / "student.pt2").name
-        'student.pt2'
+    The files carry `preprocessing` as metadata `ngd` (ONNX) or the extra file `ngd.json` (pt2).
     """
     if form not in FORMATS:
         raise choices("export format", form, FORMATS)
@@ -86,13 +63,7 @@ def export_student(source: str | Path, form: str, out: str | Path) -> Path:
 
 
 def preprocessing(model: TimmModel) -> dict[str, Any]:
-    """The metadata of an export: how an image becomes the model's input, and the names of its logits.
-
-    Returns:
-        `label_names`, `input_size` (C, H, W), `mode` ("L" or "RGB"), `mean` and `std` (of pixels in [0, 1]),
-        `interpolation`, `crop_pct` and `crop_mode`. For "center", an 8-bit image in `mode` is resized, antialiased,
-        until its shorter side is `H / crop_pct`, and the central H x W of it is taken.
-    """
+    """The metadata of an export: how an image becomes the model's input, and the names of its logits."""
     cfg = model.pretrained_cfg
     return {
         "label_names": list(cfg["label_names"]),
@@ -119,8 +90,7 @@ def _check(model: TimmModel, run: Callable[[Tensor], Tensor], out: Path) -> None
             worst = float((run(images) - expected).abs().max())
         if not worst <= _TOLERANCE * max(1.0, float(expected.abs().max())):
             raise InputError(
-                f"{out}: its logits differ from PyTorch's by {worst:.2g} on a batch of {batch}, so it was not written; "
-                "use another format"
+                f"{out}: its logits differ from PyTorch's by {worst:.2g} on a batch of {batch}; use another format"
             )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -24,46 +23,23 @@ from ngd_timm.grid.push import PICTURE, stage_grid, unfit_to_publish
 from ngd_timm.models.student import PUBLISHED_FORMAT, STUDENT_FILES, student_versions
 from ngd_timm.publish.card import last_share, student_card, student_licence
 
-__all__ = ["listing", "namespace", "packaged_artifacts", "push_run", "stage_run"]
-
 logger = logging.getLogger("ngd_timm.publish")
 
 
 def push_run(run: Run, repo_id: str, metrics: Mapping[str, Any] | None = None, **options: Any) -> Published:
-    """Publish a run's student with card, licence, recipe, fingerprint and metrics, in one commit.
-
-    `timm.create_model("hf-hub:user/repo", pretrained=True)` loads it without this package, `load_run` all of it.
-
-    Args:
-        run: From `load_run`.
-        repo_id: `user/repo`; created if it is missing.
-        metrics: Further entries in metrics.json's form, of a test set say.
-        **options: `private`, `revision`, `commit_message`, `create_pr`, `token`, as in `ngd_timm.core.hub.upload`.
-
-    Raises:
-        InputError: One line that says what can't be published or what went wrong.
-    """
+    """Publish a run's student with card, licence, recipe, fingerprint and metrics, in one commit."""
     return upload(lambda folder: stage_run(run, folder, repo_id, metrics), repo_id, **options)
 
 
 def stage_run(run: Run, folder: str | Path, repo_id: str, metrics: Mapping[str, Any] | None = None) -> None:
-    """Write the files of a run that are published.
-
-    config.json and model.safetensors in timm's form; recipe.yaml, metrics.json and fingerprint.json (with each
-    file's sha256) without paths; README.md and LICENSE; the grid where it may be published.
-
-    Raises:
-        InputError: Metrics that name a set twice or are of another student, or an incomplete run.
-    """
+    """Write the files of a run that are published, without paths; the grid where it may be."""
     target(repo_id)
     metrics = metrics or {}
     unnamed = check_student(run.metrics, run, "metrics.json") + check_student(metrics, run, "the further metrics")
     if unnamed:
         logger.warning(f"the metrics of {', '.join(unnamed)} don't name their student; they are taken for this one's")
     if twice := sorted(set(run.metrics) & set(metrics)):
-        raise InputError(
-            f"{', '.join(twice)} is in the run's metrics.json already; leave it out of the further metrics"
-        )
+        raise InputError(f"{', '.join(twice)} is in the run's metrics.json already; leave it out of further metrics")
     run = replace(run, recipe=without_folders(run.recipe), metrics={**run.metrics, **metrics})
     folder, name = Path(folder), repo_id.partition("/")[2]
     folder.mkdir(parents=True, exist_ok=True)
@@ -90,22 +66,18 @@ def stage_run(run: Run, folder: str | Path, repo_id: str, metrics: Mapping[str, 
     write_text(folder / "LICENSE", student_licence(run, name))
 
 
-def packaged_artifacts(space: str) -> dict[str, Callable[[Path], None]]:
+def packaged_artifacts(space: str) -> dict[str, Callable[[Path], object]]:
     """The packaged grids and students: repository name under `space`, and a function that stages its folder."""
-    grids: dict[str, Callable[[Path], None]] = {
-        f"{space}/{version}": partial(_stage_packaged_grid, version, f"{space}/{version}")
-        for version in grid_versions()
-    }
-    # students were staged from their runs when they were packaged
-    return grids | {f"{space}/{version}": partial(_copy_packaged, version) for version in student_versions()}
+    artifacts: dict[str, Callable[[Path], object]] = {}
+    for version in grid_versions():
+        artifacts[f"{space}/{version}"] = partial(_stage_packaged_grid, version, f"{space}/{version}")
+    for version in student_versions():  # staged from their runs when they were packaged
+        artifacts[f"{space}/{version}"] = partial(shutil.copytree, packaged("hub") / version, dirs_exist_ok=True)
+    return artifacts
 
 
 def _stage_packaged_grid(version: str, repo_id: str, folder: Path) -> None:
     stage_grid(PrototypeGrid.default(version), folder, repo_id)
-
-
-def _copy_packaged(version: str, folder: Path) -> None:
-    shutil.copytree(packaged("hub") / version, folder, dirs_exist_ok=True)
 
 
 def namespace() -> str:
@@ -115,13 +87,6 @@ def namespace() -> str:
         if label == "Hub":
             return url.rstrip("/").rpartition("/")[2]
     raise InputError("the installed ngd-timm names no Hub in its project URLs; install it again, or name the namespace")
-
-
-def listing(stage: Callable[[Path], None]) -> list[tuple[str, int, str]]:
-    """Name, bytes and sha256 of every file that would be pushed."""
-    with tempfile.TemporaryDirectory() as folder:
-        stage(Path(folder))
-        return [(p.name, p.stat().st_size, sha256_file(p)) for p in sorted(Path(folder).iterdir())]
 
 
 def _named(spec: str | None) -> bool:

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from ngd_timm.models.kd_cache import LogitCache
 
-__all__ = ["TrainingBatch", "on_device", "with_teacher_logits"]
-
 
 class TrainingBatch(NamedTuple):
     """What a training step needs, in the order of the arguments of `NeuroGazeTask`."""
@@ -37,10 +35,7 @@ def with_teacher_logits(
     epoch: int = 0,
     first: int = 0,
 ) -> Iterator[TrainingBatch]:
-    """Add the teacher's logits to each batch: read from the cache, or queried, and then cached once the epoch is whole.
-
-    `batches` are those of one epoch from number `first` on; an epoch that is entered midway is not cached.
-    """
+    """Add the teacher's logits to an epoch's batches from number `first` on; a whole epoch's are cached."""
     stored = None if cache is None else cache.read(epoch)
     queried: list[Tensor] = []
     for step, batch in enumerate(batches, first):

@@ -18,7 +18,6 @@ from ngd_timm.core.files import atomic_path
 if TYPE_CHECKING:
     from ngd_timm.train.setup import Setup
 
-__all__ = ["Checkpoints", "Progress", "RunningMeans", "weights_are_finite"]
 
 _NEVER = 2**62
 _AUTO_SHARE = 0.01
@@ -26,10 +25,9 @@ _FIRST_GUESS_SECONDS = 0.6  # the cost assumed before one is written: the first 
 
 
 class RunningMeans:
-    """Means over the batches of an epoch and over all processes, on the device until they are read.
+    """Means of finite values over the batches of an epoch and over all processes, on the device until they are read.
 
-    A batch counts in a mean only where the value is finite: the spread of a class may be unknown, and the fp16 scaler
-    skips steps whose gradient overflows. The first batch with a value that is not finite is remembered.
+    The spread of a class may be unknown, and the fp16 scaler skips steps whose gradient overflows.
     """
 
     def __init__(self) -> None:
@@ -89,13 +87,7 @@ class Progress:
 
 
 class Checkpoints:
-    """A run's two checkpoints: `state.pt` after its last whole epoch, and `step.pt` within the next.
-
-    Args:
-        folder: `last/` of the run.
-        every: The recipe's `save_every`.
-        kept: Epochs and batches of the latest checkpoint.
-    """
+    """A run's two checkpoints: `state.pt` after its last whole epoch, and `step.pt` within the next."""
 
     def __init__(self, folder: Path, every: float | str, kept: tuple[int, int] = (0, 0)) -> None:
         self.epoch_file, self.step_file = folder / "state.pt", folder / "step.pt"
@@ -123,11 +115,7 @@ class Checkpoints:
         self.cost = self.saved_at - began
 
     def load(self, setup: Setup) -> Progress:
-        """Load the latest checkpoint, if there is one, into a new set-up.
-
-        Raises:
-            InputError: A damaged file, by name.
-        """
+        """Load the latest checkpoint, if there is one, into a new set-up."""
         states = [self._read(file) for file in (self.epoch_file, self.step_file) if file.is_file()]
         if not states:
             return Progress()

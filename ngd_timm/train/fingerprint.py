@@ -21,16 +21,6 @@ from ngd_timm.core.recipe import Recipe, to_yaml
 from ngd_timm.grid.prototypes import GRID_FILE, PrototypeGrid
 from ngd_timm.models.student import STUDENT_FILES, student_files, weights_sha256
 
-__all__ = [
-    "fingerprint_of",
-    "pinned",
-    "refuse_changes",
-    "resume_command",
-    "student_hash",
-    "teacher_config_hash",
-    "teacher_hash",
-]
-
 _PACKAGES = ("ngd-timm", "torch", "torchvision", "timm", "numpy", "datasets", "safetensors", "pillow")
 _PINNED = {"grid": GRID_FILE, "teacher": STUDENT_FILES[0], "init": STUDENT_FILES[0]}
 
@@ -82,7 +72,6 @@ def refuse_changes(out: Path, fingerprint: Mapping[str, Any]) -> None:
 
 
 def resume_command(out: Path, processes: int | None = None) -> str:
-    """The command that continues a run."""
     count = processes or world_size()
     launcher = f"torchrun --nproc-per-node {count} -m ngd_timm.cli" if count > 1 else "ngd"
     return f"{launcher} train --resume {out}"
@@ -118,5 +107,5 @@ def teacher_config_hash(recipe: Recipe) -> list[str]:
 
 def _hub_ids(recipe: Recipe) -> dict[str, Any]:
     sources = {key: getattr(recipe, key) for key in _PINNED}
-    lists = {key: [s] if isinstance(s, str) else list(s) for key, s in sources.items() if isinstance(s, (str, tuple))}
-    return {key: s[0] if isinstance(sources[key], str) else s for key, s in lists.items() if any(map(hub_id, s))}
+    named = {key: source for key, source in sources.items() if isinstance(source, (str, tuple))}
+    return {key: s for key, s in named.items() if any(map(hub_id, [s] if isinstance(s, str) else s))}

@@ -9,8 +9,6 @@ from typing import Any
 from ngd_timm.train.batches import TrainingBatch
 from ngd_timm.train.task import NeuroGazeTask
 
-__all__ = ["GradientShare"]
-
 # updates between settings of the weight: more often at first, when the ratio of the gradients moves fast
 _EARLY, _EVERY_EARLY, _EVERY_LATER, _MEASUREMENTS_KEPT = 200, 5, 20, 3
 
@@ -18,12 +16,7 @@ _EARLY, _EVERY_EARLY, _EVERY_LATER, _MEASUREMENTS_KEPT = 200, 5, 20, 3
 class GradientShare:
     """Measures each term's share of the gradient every few updates, and sets Proto-KD's λ to hold a share.
 
-    A λ fixed at step 0 drifts from 5 % to 1 % within some epochs, and is another share on another grid.
-
-    Args:
-        task: Its gradients are measured, and its criterion's `weights["proto_kd"]` is set.
-        share: Proto-KD's part of the summed gradient norms, between 0 and 1; None leaves λ as it is.
-        every: Updates between measurements that are only logged; 0 for none.
+    A λ fixed at step 0 drifts from 5 % to 1 % within some epochs. With a share of None, λ stays as it is.
     """
 
     def __init__(self, task: NeuroGazeTask, share: float | None, every: int) -> None:

@@ -6,15 +6,9 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
-__all__ = ["Interruption", "Stopped"]
-
 
 class Stopped(BaseException):
-    """A signal ended a run, which has saved a checkpoint; the message says how to continue it.
-
-    Not an `Exception`, which `except` clauses on the way would catch; not a `KeyboardInterrupt`, which typer swallows.
-    `exit_code` is 128 + the signal's number: 130 after SIGINT, 143 after SIGTERM.
-    """
+    """A signal ended a run, which has saved a checkpoint (typer would swallow a `KeyboardInterrupt`)."""
 
     def __init__(self, number: int, message: str = "") -> None:
         super().__init__(message)
@@ -22,16 +16,7 @@ class Stopped(BaseException):
 
 
 class Interruption:
-    """Within the block the first SIGINT or SIGTERM only sets `number`; a second SIGINT interrupts at once.
-
-    `number` is 0 without a signal. In a thread other than the main one Python takes no signals, and nothing changes.
-
-    Example:
-        >>> with Interruption() as stop:
-        ...     signal.raise_signal(signal.SIGTERM)
-        ...     stop.number
-        15
-    """
+    """Within the block the first SIGINT or SIGTERM only sets `number` from 0; a second SIGINT interrupts at once."""
 
     number = 0
 

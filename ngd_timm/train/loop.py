@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import math
 import time
@@ -23,16 +24,14 @@ from ngd_timm.evaluate.predictions import Predictions, predict, prediction_file,
 from ngd_timm.evaluate.run_log import epoch_line, summary_csv, with_bar, write_tensorboard
 from ngd_timm.evaluate.student import check_specs, evaluate, summary_line
 from ngd_timm.losses import COMPONENTS
-from ngd_timm.models.calibration import calibrated, fit_temperature, temperature_line
-from ngd_timm.models.logit_adjustment import adjusted
+from ngd_timm.models.calibration import divide_logits, fit_temperature, temperature_line
+from ngd_timm.models.logit_adjustment import classifier_bias
 from ngd_timm.models.ngd_models import DistillationWrapper
-from ngd_timm.models.student import rounded, save_student, weights_sha256
+from ngd_timm.models.student import round_matrices, save_student, weights_sha256
 from ngd_timm.train.checkpoint import Checkpoints, Progress, weights_are_finite
 from ngd_timm.train.fingerprint import pinned, refuse_changes, resume_command
 from ngd_timm.train.interruption import Interruption, Stopped
 from ngd_timm.train.setup import Setup, prepare
-
-__all__ = ["prepare", "resume", "train"]
 
 logger = logging.getLogger("ngd_timm.train")
 
@@ -40,25 +39,7 @@ _CHECK_EVERY = 50  # steps on a GPU, which a look at a loss makes wait
 
 
 def train(recipe: Recipe, command: Sequence[str] | None = None) -> Path:
-    """Run a recipe to its end; several processes that torchrun started share every batch.
-
-    Args:
-        recipe: Validated, see `load_recipe`.
-        command: The command line that started the run, for its fingerprint.
-
-    Returns:
-        The run directory: recipe.yaml, fingerprint.json, summary.csv, student/ (last epoch), student_best/ (best
-        on validation by `best_metric`), last/ (checkpoint), predictions/ (logits and embeddings of validation and of
-        `eval`), metrics.json, and lock (empty; held while a process trains the run). `ngd_timm.report` writes its page.
-
-    Raises:
-        InputError: Anything in the recipe or the data that can't be used; nothing is written then. A loss that is not
-            finite; the last good checkpoint is kept then.
-        Stopped: After SIGINT or SIGTERM, with a checkpoint saved.
-
-    Example:
-        See `recipes/` and the README: `train(load_recipe(Recipe, "b0_ce", ["data.root=ferplus/"]))`.
-    """
+    """Run a recipe to its end; several processes that torchrun started share every batch."""
     join()
     out = Path(recipe.out or f"runs/{recipe.name}-{recipe.seed}")
     _require_unused(out)
@@ -73,13 +54,7 @@ def train(recipe: Recipe, command: Sequence[str] | None = None) -> Path:
 
 
 def resume(run: str | Path) -> Path:
-    """Continue a run from its last checkpoint, mid-epoch too; it ends in the same student, to the last bit.
-
-    Raises:
-        InputError: No checkpoint there, or code, data, grid or the number of processes are no longer those that the
-            run began with. Or another process trains it.
-        Stopped: As `train`.
-    """
+    """Continue a run from its last checkpoint, mid-epoch too; it ends in the same student, to the last bit."""
     join()
     out = Path(run)
     if not (out / "recipe.yaml").is_file():
@@ -208,18 +183,13 @@ def _refuse_nonfinite(setup: Setup, progress: Progress, checkpoints: Checkpoints
 
 def _predict_validation(setup: Setup, stop: Interruption, temperature: float | None = None) -> Predictions:
     """Predictions of the student as it would be saved, uncalibrated without a temperature; processes share the set."""
-    model = _scored_model(setup)
     if world_size() > 1:
         # each process's batch norm has seen other images; the first one's statistics count, as at every step
-        distribute_bn(model, world_size(), reduce=False)
-    with (
-        adjusted(model.student, setup.shift),
-        calibrated(model.student, temperature),
-        rounded(model.student, setup.recipe.student.weights),
-    ):
-        # several processes have different numbers of batches, so they stop together at the next step
-        between_batches = stop.check if world_size() == 1 else None
-        return predict(model, setup.valid, setup.device, setup.recipe.eval_flip, between_batches)
+        distribute_bn(_trained_model(setup), world_size(), reduce=False)
+    # several processes have different numbers of batches, so they stop together at the next step
+    between_batches = stop.check if world_size() == 1 else None
+    model = _deployed_copy(setup, temperature)
+    return predict(model, setup.valid, setup.device, setup.recipe.eval_flip, between_batches)
 
 
 def _begin(setup: Setup, out: Path) -> None:
@@ -240,12 +210,11 @@ def _write_epoch(setup: Setup, out: Path, progress: Progress) -> None:
     """Write what follows from the checkpoint of a finished epoch: students, summary.csv, TensorBoard."""
     if not is_first():
         return
-    recipe, student = setup.recipe, _scored_model(setup).student
+    recipe, student = setup.recipe, _deployed_copy(setup, progress.rows[-1].get("temperature")).student
     *earlier, latest = [row[f"valid_{recipe.best_metric}"] for row in progress.rows]
-    with adjusted(student, setup.shift), calibrated(student, progress.rows[-1].get("temperature")):
-        save_student(student, out / "student", recipe.data.classes, recipe.student.weights)
-        if latest > max(earlier, default=-math.inf):
-            save_student(student, out / "student_best", recipe.data.classes, recipe.student.weights)
+    save_student(student, out / "student", recipe.data.classes, recipe.student.weights)
+    if latest > max(earlier, default=-math.inf):
+        save_student(student, out / "student_best", recipe.data.classes, recipe.student.weights)
     write_text(out / "summary.csv", summary_csv(progress.rows))
     if recipe.tensorboard:
         write_tensorboard(out / "tensorboard", progress.rows[-1])
@@ -286,8 +255,20 @@ def _require_unused(out: Path) -> None:
         raise InputError(f"{out} is not empty; choose another out=DIR, or continue it with: {resume_command(out)}")
 
 
-def _scored_model(setup: Setup) -> DistillationWrapper:
-    """The model that is scored and saved: the moving average where there is one."""
+def _trained_model(setup: Setup) -> DistillationWrapper:
+    """The trained model, or its moving average where there is one."""
     task = setup.task
     model: DistillationWrapper = unwrap_model(task.get_trainable_module(ema=task.has_ema()))
+    return model
+
+
+def _deployed_copy(setup: Setup, temperature: float | None) -> DistillationWrapper:
+    """A copy of the trained model as it is scored and saved: adjusted, calibrated and rounded."""
+    model = copy.deepcopy(_trained_model(setup))
+    if setup.shift is not None:
+        bias = classifier_bias(model.student)
+        bias.data.sub_(setup.shift.to(bias))
+    if temperature is not None:
+        divide_logits(model.student, temperature)
+    round_matrices(model.student, setup.recipe.student.weights)
     return model

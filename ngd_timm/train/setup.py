@@ -22,13 +22,13 @@ from ngd_timm.core.version import __version__
 from ngd_timm.evaluate.student import face_batches
 from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.losses import NeuroGazeLoss
-from ngd_timm.models.calibration import can_calibrate, uncalibrate
+from ngd_timm.models.calibration import can_calibrate, divide_logits
 from ngd_timm.models.kd_cache import LogitCache
 from ngd_timm.models.kd_teacher import KDTeacher, TeacherEnsemble, open_teacher
 from ngd_timm.models.logit_adjustment import classifier_bias, logit_shift
 from ngd_timm.models.ngd_models import DistillationWrapper
 from ngd_timm.models.small_maps import small_maps_as_products
-from ngd_timm.models.student import create_student, open_student
+from ngd_timm.models.student import create_student, open_student, temperature_of
 from ngd_timm.train.batches import TrainingBatch, on_device, with_teacher_logits
 from ngd_timm.train.fingerprint import fingerprint_of, teacher_config_hash, teacher_hash
 from ngd_timm.train.gradient_share import GradientShare
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
     from ngd_timm.data import FaceBatches, FaceStream
 
-__all__ = ["Setup", "data_hashes", "open_grid", "prepare"]
 
 logger = logging.getLogger("ngd_timm.train")
 
@@ -81,11 +80,7 @@ class Setup:
 
 
 def prepare(recipe: Recipe) -> Setup:
-    """Load and check data, grid, teacher and student of a recipe; nothing is written.
-
-    Raises:
-        InputError: The first thing that can't be used.
-    """
+    """Load and check data, grid, teacher and student of a recipe; nothing is written."""
     if recipe.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise InputError("tensorboard=true needs the package tensorboard: pip install 'ngd-timm[tensorboard]'")
     torch.manual_seed(recipe.seed)
@@ -107,12 +102,22 @@ def prepare(recipe: Recipe) -> Setup:
     if teacher is not None and recipe.kd_cache is not None:
         key = _logits_key(recipe, teacher, data, precision, device)
         cache = LogitCache(recipe.kd_cache, key, len(data.batches))
-    task = build_task(recipe, model, build_loss(recipe, grid, data.class_counts), device)
+    criterion = NeuroGazeLoss.from_config(
+        recipe.loss,
+        grid,
+        classes=classes,
+        epochs=recipe.optim.epochs,
+        class_counts=data.class_counts,
+        gather_distributed=True,
+    )
+    task = build_task(recipe, model, criterion, device)
     optimizer = build_optimizer(recipe.optim, model)
     scheduler = build_scheduler(recipe.optim, optimizer, len(data.batches))
     # the images of validation last: decoding them is the slow check
     valid = face_batches(model.student, data.valid, workers=recipe.data.workers, part=(rank(), world_size()))
-    distribute(task, recipe.seed, device)
+    if world_size() > 1:  # all start from one student, and each process has random numbers of its own
+        task.prepare_distributed([device.index] if device.type == "cuda" else None)
+        torch.manual_seed(recipe.seed + rank() * 2**32)
     fingerprint = fingerprint_of(recipe, data.reports, grid, precision, device)
     fingerprint["labels_drawn"] = dict(zip(classes, data.labels_drawn.tolist(), strict=True))
     return Setup(
@@ -141,9 +146,7 @@ def open_training_device(recipe: Recipe) -> torch.device:
     if count > 1 and device.type == "cuda":
         device = torch.device("cuda", torch.cuda.current_device())
     if recipe.optim.batch_size < count:
-        raise InputError(
-            f"optim.batch_size={recipe.optim.batch_size} is the batch of all {count} processes; give at least {count}"
-        )
+        raise InputError(f"optim.batch_size={recipe.optim.batch_size} is of all processes; give at least {count}")
     if recipe.data.streaming and count > 1:
         raise InputError(f"data.streaming=true feeds one process, and there are {count}; leave it out, or use one")
     if recipe.optim.sync_bn and count > 1 and device.type != "cuda":
@@ -152,11 +155,7 @@ def open_training_device(recipe: Recipe) -> torch.device:
 
 
 def open_grid(recipe: Recipe) -> PrototypeGrid | None:
-    """The grid that a recipe names, of the size that it requires, or the control made of it.
-
-    Raises:
-        InputError: Nothing of that name, or another size.
-    """
+    """The grid that a recipe names, of the size that it requires, or the control made of it."""
     if recipe.grid is None:
         return None
     grid = PrototypeGrid.from_spec(recipe.grid)
@@ -181,8 +180,9 @@ def build_model(recipe: Recipe, grid: PrototypeGrid | None) -> DistillationWrapp
     start, names = open_student(recipe.init)
     if names != classes:
         raise InputError(f"init={recipe.init} has the classes {', '.join(names)}, the recipe {', '.join(classes)}")
+    divide_logits(start, 1 / temperature_of(start))
     try:
-        model.student.load_state_dict(uncalibrate(start).state_dict())
+        model.student.load_state_dict(start.state_dict())
     except RuntimeError as error:
         raise InputError(
             f"init={recipe.init} is another backbone than the recipe's ({str(error).splitlines()[0]})"
@@ -259,14 +259,6 @@ def calibration_rows(recipe: Recipe, model: DistillationWrapper, valid: Dataset)
     return row, label
 
 
-def build_loss(recipe: Recipe, grid: PrototypeGrid | None, class_counts: np.ndarray) -> NeuroGazeLoss:
-    """The recipe's objective, which communicates where several processes train."""
-    classes, epochs = recipe.data.classes, recipe.optim.epochs
-    return NeuroGazeLoss.from_config(
-        recipe.loss, grid, classes=classes, epochs=epochs, class_counts=class_counts, gather_distributed=True
-    )
-
-
 def build_task(
     recipe: Recipe, model: DistillationWrapper, criterion: NeuroGazeLoss, device: torch.device
 ) -> NeuroGazeTask:
@@ -304,13 +296,6 @@ def build_scheduler(optim: OptimConfig, optimizer: torch.optim.Optimizer, steps:
         updates_per_epoch=1,
     )
     return scheduler
-
-
-def distribute(task: NeuroGazeTask, seed: int, device: torch.device) -> None:
-    """Train with the other processes, if any: all start from one student, and each has random numbers of its own."""
-    if world_size() > 1:
-        task.prepare_distributed([device.index] if device.type == "cuda" else None)
-        torch.manual_seed(seed + rank() * 2**32)
 
 
 def data_hashes(recipe: Recipe) -> dict[str, str]:

@@ -16,8 +16,6 @@ from ngd_timm.losses import COMPONENTS, NeuroGazeLoss
 from ngd_timm.models.kd_teacher import KDTeacher, TeacherEnsemble, open_teacher
 from ngd_timm.models.ngd_models import DistillationWrapper, TimmModel, batch_norm_statistics_kept, normalisation
 
-__all__ = ["NeuroGazeTask"]
-
 
 class NeuroGazeTask(TrainingTask):
     """timm task of the whole objective: `task.set_epoch(e)`, then `task(images, target)["loss"]`.
@@ -29,9 +27,8 @@ class NeuroGazeTask(TrainingTask):
         model: A `DistillationWrapper`.
         criterion: The objective.
         teacher: For logit KD: a timm classifier with label names, a run directory, a bundled student by version, a Hub
-            id (`user/repo`), a list of them (an ensemble), or a `KDTeacher`. It is queried for every batch that comes
-            without `teacher_logits`, and takes the student's images, normalised anew from the input that
-            `model.student.pretrained_cfg` describes: see `set_input`.
+            id, a list of them (an ensemble), or a `KDTeacher`. It takes the student's images, normalised anew from the
+            input that `model.student.pretrained_cfg` describes: see `set_input`.
         device, dtype, verbose: As timm's tasks.
 
     Example:
