@@ -24,31 +24,52 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
+# the groups of options in --help
+INPUT, OUTPUT, TRAINING, HUB, ADVANCED = "Input", "Output", "Training", "Hub", "Advanced"
+GRID, SIMULATION = "Grid", "Simulation"
+
 teacher_app = typer.Typer(help="The EEG teacher.", no_args_is_help=True)
 prototypes_app = typer.Typer(help="The prototype grid.", no_args_is_help=True)
-app.add_typer(teacher_app, name="teacher")
-app.add_typer(prototypes_app, name="prototypes")
+app.add_typer(teacher_app, name="teacher", rich_help_panel="From EEG to a grid")
+app.add_typer(prototypes_app, name="prototypes", rich_help_panel="From EEG to a grid")
 
 StudentSource = Annotated[str, typer.Argument(help="A run directory, a student folder, or user/repo on the Hub.")]
 DataSets = Annotated[
-    list[str], typer.Option("--data", metavar="NAME=ROOT[:SPLIT]", help="Without :SPLIT all rows; repeatable.")
+    list[str],
+    typer.Option(
+        "--data", metavar="NAME=ROOT[:SPLIT]", help="Without :SPLIT all rows; repeatable.", rich_help_panel=INPUT
+    ),
 ]
-LabelRule = Annotated[str | None, typer.Option(help="majority, argmax or votes; default: as the run.")]
-Flip = Annotated[bool | None, typer.Option("--flip/--no-flip", help="Average with the mirror image.")]
-KeepDuplicates = Annotated[bool, typer.Option(help="Keep duplicates of training images.")]
+LabelRule = Annotated[
+    str | None, typer.Option(help="majority, argmax or votes; default: as the run.", rich_help_panel=INPUT)
+]
+Flip = Annotated[
+    bool | None, typer.Option("--flip/--no-flip", help="Average with the mirror image.", rich_help_panel=ADVANCED)
+]
+KeepDuplicates = Annotated[
+    bool, typer.Option("--keep-duplicates", help="Keep duplicates of training images.", rich_help_panel=INPUT)
+]
 RecipeName = Annotated[str | None, typer.Argument(help="The name of a bundled recipe, or a YAML file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the recipe to change.")]
 RepoId = Annotated[str, typer.Argument(metavar="USER/REPO", help="The repository on the Hub; made if it is missing.")]
-Private = Annotated[bool | None, typer.Option("--private/--public", help="Of a repository that is made now.")]
-Branch = Annotated[str | None, typer.Option("--revision", help="A branch, made if it is missing; default: main.")]
-Message = Annotated[str | None, typer.Option("--message", help="Title of the commit.")]
-CreatePr = Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead of committing.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list what would go up.")]
-Folder = Annotated[Path | None, typer.Option(help="Write what would go up into this new folder, and push nothing.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+Private = Annotated[
+    bool | None, typer.Option("--private/--public", help="Of a repository that is made now.", rich_help_panel=HUB)
+]
+Branch = Annotated[
+    str | None, typer.Option("--revision", help="A branch, made if it is missing; default: main.", rich_help_panel=HUB)
+]
+Message = Annotated[str | None, typer.Option("--message", help="Title of the commit.", rich_help_panel=HUB)]
+CreatePr = Annotated[
+    bool, typer.Option("--create-pr", help="Open a pull request instead of committing.", rich_help_panel=HUB)
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list what would go up.", rich_help_panel=OUTPUT)]
+Folder = Annotated[
+    Path | None,
+    typer.Option(help="Write what would go up into this new folder, and push nothing.", rich_help_panel=OUTPUT),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.", rich_help_panel=OUTPUT)]
 
 
 def _json(value: object) -> str:
@@ -73,10 +94,10 @@ def _options(
     """NeuroGaze-Distill for timm: from EEG to a frozen valence/arousal grid, from faces to a plain timm model."""
 
 
-@app.command(epilog="Example: ngd demo --out ngd_demo")
+@app.command(epilog="Example: ngd demo --out ngd_demo", rich_help_panel="Start")
 def demo(
-    out: Annotated[Path, typer.Option(help="A new or empty folder.")] = Path("ngd_demo"),
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    out: Annotated[Path, typer.Option(help="A new or empty folder.", rich_help_panel=OUTPUT)] = Path("ngd_demo"),
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.", rich_help_panel=ADVANCED)] = 0,
 ) -> None:
     """Run the whole flow on simulated EEG and drawn faces: minutes on two cores, no data, no network."""
     from ngd_timm.experiments.demo import run_demo
@@ -84,11 +105,16 @@ def demo(
     typer.echo(f"open {run_demo(out, seed=seed)}")
 
 
-@app.command(epilog="Example: ngd train b0_ce data.root=ferplus/ optim.epochs=12; then ngd train --resume runs/b0_ce-0")
+@app.command(
+    epilog="Example: ngd train b0_ce data.root=ferplus/ optim.epochs=12; then ngd train --resume runs/b0_ce-0",
+    rich_help_panel="Train and score",
+)
 def train(
     recipe: RecipeName = None,
     overrides: Overrides = None,
-    resume: Annotated[Path | None, typer.Option(help="A run directory to continue instead.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="A run directory to continue instead.", rich_help_panel=TRAINING)
+    ] = None,
 ) -> None:
     """Train a student by a recipe into a run directory."""
     from ngd_timm.core.distributed import is_first, leave
@@ -109,17 +135,31 @@ def train(
     leave()
 
 
-@app.command(epilog="Example: ngd evaluate runs/b0_ce-0 --data ferplus=ferplus/:test --data ckplus=ckplus/")
+@app.command(
+    epilog="Example: ngd evaluate runs/b0_ce-0 --data ferplus=ferplus/:test --data ckplus=ckplus/",
+    rich_help_panel="Train and score",
+)
 def evaluate(
     student: StudentSource,
     data: DataSets,
-    out: Annotated[Path | None, typer.Option(help="Write the metrics here, in metrics.json's form.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the metrics here, in metrics.json's form.", rich_help_panel=OUTPUT)
+    ] = None,
     label_rule: LabelRule = None,
     flip: Flip = None,
     keep_duplicates: KeepDuplicates = False,
-    temperature: Annotated[float, typer.Option(help="Of the softmax, for the calibration error alone.")] = 1.0,
-    predictions: Annotated[bool, typer.Option(help="Keep logits and embeddings in the run's predictions/.")] = False,
-    form: Annotated[str, typer.Option("--format", help="text, markdown, latex or json.")] = "text",
+    temperature: Annotated[
+        float, typer.Option(help="Of the softmax, for the calibration error alone.", rich_help_panel=ADVANCED)
+    ] = 1.0,
+    predictions: Annotated[
+        bool,
+        typer.Option(
+            "--predictions", help="Keep logits and embeddings in the run's predictions/.", rich_help_panel=OUTPUT
+        ),
+    ] = False,
+    form: Annotated[
+        str, typer.Option("--format", help="text, markdown, latex or json.", rich_help_panel=OUTPUT)
+    ] = "text",
     as_json: AsJson = False,
 ) -> None:
     """Score a student on any number of data sets, 8-way and present-only, with 95 % intervals."""
@@ -150,7 +190,10 @@ def evaluate(
         typer.echo(table.markdown() if form == "markdown" else table.latex())
 
 
-@app.command(epilog="Example: ngd robustness runs/b0_ce-* runs/b3_full-* --data ferplus=ferplus/:test --out robustness")
+@app.command(
+    epilog="Example: ngd robustness runs/b0_ce-* runs/b3_full-* --data ferplus=ferplus/:test --out robustness",
+    rich_help_panel="Train and score",
+)
 def robustness(
     students: Annotated[
         list[str],
@@ -160,15 +203,26 @@ def robustness(
         ),
     ],
     data: Annotated[
-        str, typer.Option(metavar="NAME=ROOT[:SPLIT]", help="The images to corrupt; without :SPLIT all rows.")
+        str,
+        typer.Option(
+            metavar="NAME=ROOT[:SPLIT]", help="The images to corrupt; without :SPLIT all rows.", rich_help_panel=INPUT
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="robustness.json, table.md and robustness.png go here.")],
-    severities: Annotated[str, typer.Option(metavar="1,2,...", help="Which of 1 to 5, with commas.")] = "1,2,3,4,5",
+    out: Annotated[
+        Path, typer.Option(help="robustness.json, table.md and robustness.png go here.", rich_help_panel=OUTPUT)
+    ],
+    severities: Annotated[
+        str, typer.Option(metavar="1,2,...", help="Which of 1 to 5, with commas.", rich_help_panel=INPUT)
+    ] = "1,2,3,4,5",
     label_rule: LabelRule = None,
     flip: Flip = None,
-    amp: Annotated[str, typer.Option(help="Precision: off (float32), bf16, fp16 or auto.")] = "off",
+    amp: Annotated[
+        str, typer.Option(help="Precision: off (float32), bf16, fp16 or auto.", rich_help_panel=ADVANCED)
+    ] = "off",
     keep_duplicates: KeepDuplicates = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of the corruptions and of the bootstrap.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of the corruptions and of the bootstrap.", rich_help_panel=ADVANCED)
+    ] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Score students under fifteen common corruptions of the same images, with paired differences."""
@@ -192,7 +246,10 @@ def robustness(
     typer.echo(_json(results) if as_json else "\n\n".join(table.text() for table in tables))
 
 
-@app.command(epilog="Example: ngd ablate b0_ce b1_kd b2_proto b3_full data.root=ferplus/ --seeds 3 --out ablation")
+@app.command(
+    epilog="Example: ngd ablate b0_ce b1_kd b2_proto b3_full data.root=ferplus/ --seeds 3 --out ablation",
+    rich_help_panel="Train and score",
+)
 def ablate(
     arguments: Annotated[
         list[str],
@@ -201,9 +258,16 @@ def ablate(
             help="Recipes, the first is the reference; keys to change in all of them, or in one: RECIPE:KEY=VALUE.",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Runs, ablation.json, table.md, table.tex and ablation.png go here.")],
-    seeds: Annotated[int, typer.Option(min=1, help="How many, each trained by every recipe.")] = 3,
-    warm_start: Annotated[int | None, typer.Option(min=1, help="Epochs of cross-entropy that all start from.")] = None,
+    out: Annotated[
+        Path,
+        typer.Option(help="Runs, ablation.json, table.md, table.tex and ablation.png go here.", rich_help_panel=OUTPUT),
+    ],
+    seeds: Annotated[
+        int, typer.Option(min=1, help="How many, each trained by every recipe.", rich_help_panel=TRAINING)
+    ] = 3,
+    warm_start: Annotated[
+        int | None, typer.Option(min=1, help="Epochs of cross-entropy that all start from.", rich_help_panel=TRAINING)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train several recipes on several seeds and print means and paired differences; run again, it goes on."""
@@ -214,11 +278,15 @@ def ablate(
     typer.echo(_json(results) if as_json else "\n\n".join(table.text() for table in tables))
 
 
-@app.command(epilog="Example: ngd export runs/b3_full-0 --format onnx --out student.onnx")
+@app.command(
+    epilog="Example: ngd export runs/b3_full-0 --format onnx --out student.onnx", rich_help_panel="Publish and deploy"
+)
 def export(
     student: StudentSource,
-    out: Annotated[Path, typer.Option(help="The file to write; for timm a new folder.")],
-    form: Annotated[str, typer.Option("--format", help="timm, onnx or pt2 (torch.export).")] = "timm",
+    out: Annotated[Path, typer.Option(help="The file to write; for timm a new folder.", rich_help_panel=OUTPUT)],
+    form: Annotated[
+        str, typer.Option("--format", help="timm, onnx or pt2 (torch.export).", rich_help_panel=OUTPUT)
+    ] = "timm",
 ) -> None:
     """Write a student for deployment without this package; checked against PyTorch before it gets its name."""
     from ngd_timm.publish.export import export_student
@@ -226,7 +294,10 @@ def export(
     typer.echo(export_student(student, form, out))
 
 
-@app.command(epilog="Example: ngd predict face.png; or: ngd predict runs/b3_full-0 face.png faces/ --annotate answers/")
+@app.command(
+    epilog="Example: ngd predict face.png; or: ngd predict runs/b3_full-0 face.png faces/ --annotate answers/",
+    rich_help_panel="Start",
+)
 def predict(
     arguments: Annotated[
         list[str],
@@ -236,9 +307,13 @@ def predict(
             "cropped to one face, or folders of them.",
         ),
     ],
-    annotate: Annotated[Path | None, typer.Option(help="A new folder for the images with their predictions.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    max_megapixels: Annotated[float, typer.Option(help="Open images of up to so many megapixels, beyond 100.")] = 100,
+    annotate: Annotated[
+        Path | None, typer.Option(help="A new folder for the images with their predictions.", rich_help_panel=OUTPUT)
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=ADVANCED)] = "auto",
+    max_megapixels: Annotated[
+        float, typer.Option(help="Open images of up to so many megapixels, beyond 100.", rich_help_panel=ADVANCED)
+    ] = 100,
     as_json: AsJson = False,
 ) -> None:
     """Predict the expression of each face, and report an image that does not look like a face crop."""
@@ -261,11 +336,16 @@ def predict(
         typer.echo(f"{file!s:{width}}  {first} {100 * p:.0f} %, {second} {100 * q:.0f} %{notes}")
 
 
-@app.command(epilog="Example: ngd push runs/b3_full-0 user/my-student --metrics test.json --dry-run")
+@app.command(
+    epilog="Example: ngd push runs/b3_full-0 user/my-student --metrics test.json --dry-run",
+    rich_help_panel="Publish and deploy",
+)
 def push(
     run: Annotated[Path, typer.Argument(help="A finished run directory.")],
     repo: RepoId,
-    metrics: Annotated[list[Path] | None, typer.Option(help="More for the card, from ngd evaluate --out.")] = None,
+    metrics: Annotated[
+        list[Path] | None, typer.Option(help="More for the card, from ngd evaluate --out.", rich_help_panel=INPUT)
+    ] = None,
     private: Private = None,
     revision: Branch = None,
     message: Message = None,
@@ -283,9 +363,11 @@ def push(
     _push(repo, lambda at: stage_run(opened, at, repo, more), dry_run, folder, options)
 
 
-@app.command(epilog="Example: ngd publish --dry-run")
+@app.command(epilog="Example: ngd publish --dry-run", rich_help_panel="Publish and deploy")
 def publish(
-    namespace: Annotated[str | None, typer.Option(help="Whose repositories; default: pyproject.toml's Hub.")] = None,
+    namespace: Annotated[
+        str | None, typer.Option(help="Whose repositories; default: pyproject.toml's Hub.", rich_help_panel=HUB)
+    ] = None,
     private: Private = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -326,20 +408,30 @@ def _push(
         typer.echo(f"{done.url}\nhf-hub:{done.repo}@{done.commit}{note}")
 
 
-@app.command(epilog="Example: ngd results ablation --data ferplus=ferplus/:test --out RESULTS.md")
+@app.command(
+    epilog="Example: ngd results ablation --data ferplus=ferplus/:test --out RESULTS.md",
+    rich_help_panel="Train and score",
+)
 def results(
     ablation: Annotated[Path, typer.Argument(help="The folder that ngd ablate filled.")],
     data: DataSets,
-    out: Annotated[Path, typer.Option(help="The page, Markdown; its scores go beside it as .json.")],
-    label_rule: Annotated[list[str] | None, typer.Option(help="Repeatable; default: majority and argmax.")] = None,
+    out: Annotated[
+        Path, typer.Option(help="The page, Markdown; its scores go beside it as .json.", rich_help_panel=OUTPUT)
+    ],
+    label_rule: Annotated[
+        list[str] | None, typer.Option(help="Repeatable; default: majority and argmax.", rich_help_panel=INPUT)
+    ] = None,
     beside: Annotated[
-        list[Path] | None, typer.Option(metavar="RUN", help="A run beside the table; repeatable.")
+        list[Path] | None,
+        typer.Option(metavar="RUN", help="A run beside the table; repeatable.", rich_help_panel=INPUT),
     ] = None,
     tried: Annotated[
-        list[Path] | None, typer.Option(metavar="RUN", help="A run that settings were chosen by; repeatable.")
+        list[Path] | None,
+        typer.Option(metavar="RUN", help="A run that settings were chosen by; repeatable.", rich_help_panel=INPUT),
     ] = None,
     earlier: Annotated[
-        Path | None, typer.Option(metavar="JSON", help="Of an earlier page: keeps its --beside and --tried.")
+        Path | None,
+        typer.Option(metavar="JSON", help="Of an earlier page: keeps its --beside and --tried.", rich_help_panel=INPUT),
     ] = None,
 ) -> None:
     """Score the runs of an ablation on any data sets by any label rules, and write what each loss term adds."""
@@ -352,10 +444,12 @@ def results(
     typer.echo(out)
 
 
-@app.command(epilog="Example: ngd report runs/b3_full-0 --mistakes 12")
+@app.command(epilog="Example: ngd report runs/b3_full-0 --mistakes 12", rich_help_panel="Train and score")
 def report(
     folder: Annotated[Path, typer.Argument(help="A finished run directory, a teacher's, or an ablation's.")],
-    mistakes: Annotated[int, typer.Option(min=0, help="Show the faces of so many wrong predictions.")] = 0,
+    mistakes: Annotated[
+        int, typer.Option(min=0, help="Show the faces of so many wrong predictions.", rich_help_panel=OUTPUT)
+    ] = 0,
 ) -> None:
     """Write report.html again, from the files that are there."""
     from ngd_timm.report import write_page
@@ -383,12 +477,25 @@ def teacher_fit(
 def teacher_simulate(
     layout: Annotated[str, typer.Argument(help="dreamer, mahnob or deap: whose file layout.")],
     out: Annotated[Path, typer.Argument(help="The file (dreamer) or folder to write; it must not exist.")],
-    subjects: Annotated[int, typer.Option(min=1)] = 16,
-    trials: Annotated[int | None, typer.Option(min=1, help="Per subject; default: as in the real data set.")] = None,
-    seconds: Annotated[float | None, typer.Option(min=1, help="Per trial; default: 60.")] = None,
-    effect: Annotated[float, typer.Option(min=0, help="Of valence and arousal on alpha and beta; 0: none.")] = 1.0,
-    shuffled: Annotated[bool, typer.Option(help="Permute each subject's ratings: nothing left to find.")] = False,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    subjects: Annotated[int, typer.Option(min=1, help="How many.", rich_help_panel=SIMULATION)] = 16,
+    trials: Annotated[
+        int | None,
+        typer.Option(min=1, help="Per subject; default: as in the real data set.", rich_help_panel=SIMULATION),
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=1, help="Per trial; default: 60.", rich_help_panel=SIMULATION)
+    ] = None,
+    effect: Annotated[
+        float,
+        typer.Option(min=0, help="Of valence and arousal on alpha and beta; 0: none.", rich_help_panel=SIMULATION),
+    ] = 1.0,
+    shuffled: Annotated[
+        bool,
+        typer.Option(
+            "--shuffled", help="Permute each subject's ratings: nothing left to find.", rich_help_panel=SIMULATION
+        ),
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.", rich_help_panel=ADVANCED)] = 0,
 ) -> None:
     """Write simulated EEG in a licensed data set's layout, to try the flow before the data come."""
     from ngd_timm.eeg.simulate.sets import write_simulated
@@ -400,11 +507,15 @@ def teacher_simulate(
 @prototypes_app.command("build", epilog="Example: ngd prototypes build runs/teacher_gameemo-0 --out grid.safetensors")
 def prototypes_build(
     run: Annotated[Path, typer.Argument(help="A teacher run.")],
-    out: Annotated[Path, typer.Option(help="The grid's file.")],
-    size: Annotated[int, typer.Option(min=2, max=15, help="Cells a side.")] = 5,
-    min_subjects: Annotated[int, typer.Option(min=1, help="Cells of fewer subjects count as empty.")] = 1,
-    center: Annotated[bool, typer.Option(help="Subtract the grand mean.")] = False,
-    card: Annotated[Path | None, typer.Option(help="Also write the grid's card here, with its figure.")] = None,
+    out: Annotated[Path, typer.Option(help="The grid's file.", rich_help_panel=OUTPUT)],
+    size: Annotated[int, typer.Option(min=2, max=15, help="Cells a side.", rich_help_panel=GRID)] = 5,
+    min_subjects: Annotated[
+        int, typer.Option(min=1, help="Cells of fewer subjects count as empty.", rich_help_panel=GRID)
+    ] = 1,
+    center: Annotated[bool, typer.Option("--center", help="Subtract the grand mean.", rich_help_panel=GRID)] = False,
+    card: Annotated[
+        Path | None, typer.Option(help="Also write the grid's card here, with its figure.", rich_help_panel=OUTPUT)
+    ] = None,
 ) -> None:
     """Average a teacher's held-out embeddings into a frozen grid."""
     from ngd_timm.core.files import write_text
@@ -443,7 +554,7 @@ def prototypes_push(
 @prototypes_app.command("pull", epilog="Example: ngd prototypes pull user/my-grid@v1 --out grid.safetensors")
 def prototypes_pull(
     source: Annotated[str, typer.Argument(metavar="USER/REPO[@REVISION]", help="A repository on the Hub.")],
-    out: Annotated[Path, typer.Option(help="The grid's file; an earlier one is replaced.")],
+    out: Annotated[Path, typer.Option(help="The grid's file; an earlier one is replaced.", rich_help_panel=OUTPUT)],
 ) -> None:
     """Download a grid, check all of it, and write it to a file."""
     from ngd_timm.core.hub import pin
@@ -459,7 +570,9 @@ def prototypes_pull(
 @prototypes_app.command("show", epilog="Example: ngd prototypes show gameemo-v2 --picture grid.png")
 def prototypes_show(
     grid: Annotated[str, typer.Argument(help="A bundled version or a file; default: the newest that is bundled.")] = "",
-    picture: Annotated[Path | None, typer.Option(help="Draw counts and the cosine matrix into this PNG.")] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Draw counts and the cosine matrix into this PNG.", rich_help_panel=OUTPUT)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Print what a grid is made of and what its tests say."""
