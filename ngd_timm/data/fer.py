@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 import numpy as np
 
+from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.images import image_records
 from ngd_timm.data.hold_out import HELD_OUT, TRAINED_ON, held_out
@@ -125,12 +126,21 @@ def load_fer(
 
 @overload
 def load_fer(
-    name: str, root: str | Path, split: str | None = None, *, streaming: Literal[True], **options: Unpack[Options]
+    name: str, root: str | Path, split: str | None = ..., *, streaming: Literal[True], **options: Unpack[Options]
 ) -> IterableDataset: ...
 
 
 def load_fer(
-    name: str, root: str | Path, split: str | None = None, *, streaming: bool = False, **options: Unpack[Options]
+    name: str,
+    root: str | Path,
+    split: str | None = None,
+    *,
+    label_rule: str = "majority",
+    drop_duplicates: bool = True,
+    classes: Sequence[str] = CLASSES,
+    limit: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    streaming: bool = False,
 ) -> Dataset | IterableDataset:
     """Load a facial-expression data set by name and root; `load_split` without the report.
 
@@ -138,9 +148,13 @@ def load_fer(
         name: As `load_split`, as are the others.
         root: File, folder or Hub id.
         split: "train", "valid", "test"; "all" or None for every row.
+        label_rule: How votes become labels.
+        drop_duplicates: Drop validation and test rows whose pixels equal a training image's.
+        classes: Class names, in the order of the labels.
+        limit: Keep the first N remaining rows of each split.
+        options: What a layout leaves open.
         streaming: Return an `IterableDataset` with the same columns and the same rows, read lazily: from parquet files
             and Hub ids.
-        **options: `label_rule`, `drop_duplicates`, `classes`, `limit` and `options`.
 
     Raises:
         InputError: As `load_split`, or a layout that can't be streamed.
@@ -155,7 +169,16 @@ def load_fer(
         'valid.parquet row 0'
     """
     load = load_stream if streaming else load_split
-    return load(name, root, split, **options)[0]
+    return load(
+        name,
+        root,
+        split,
+        label_rule=label_rule,
+        drop_duplicates=drop_duplicates,
+        classes=classes,
+        limit=limit,
+        options=options,
+    )[0]
 
 
 def load_stream(
