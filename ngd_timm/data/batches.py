@@ -35,8 +35,6 @@ from ngd_timm.data.samplers import SAMPLERS, epoch_order, generator_for
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["Batch", "Batches", "FaceBatches", "class_counts", "held_in_memory", "targets"]
-
 log = logging.getLogger("ngd_timm.data")
 
 _MEMORY_SIDE = 96

@@ -19,15 +19,13 @@ from ngd_timm.data.hold_out import HELD_OUT, TRAINED_ON, held_out
 from ngd_timm.data.labels import DATASETS, SPLITS
 from ngd_timm.data.layouts import NOT_LISTED, Found, Piece, Rows, look_at
 from ngd_timm.data.layouts.rows import read_image_file
-from ngd_timm.data.parts import DUPLICATE, Part, Selection, dropped_counts
+from ngd_timm.data.parts import Part, Selection, dropped_counts
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
     from typing_extensions import Unpack
 
     from ngd_timm.data.streaming import Tally
-
-__all__ = ["DUPLICATE", "LoadReport", "choose", "load_fer", "load_split", "load_splits", "load_stream", "parse_spec"]
 
 log = logging.getLogger("ngd_timm.data")
 
@@ -82,7 +80,7 @@ class LoadReport:
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain data that JSON can hold."""
-        return {**asdict(self), "dropped": dict(self.dropped), "counts": dict(self.counts)}
+        return asdict(self)
 
 
 def parse_spec(spec: str) -> tuple[str, str, str | None, str]:

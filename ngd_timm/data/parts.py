@@ -23,15 +23,7 @@ DUPLICATE = "a copy of a training image"
 
 @dataclass(frozen=True)
 class Selection:
-    """Which rows of a data set are kept, and as which class.
-
-    Attributes:
-        name: One of `DATASETS`.
-        label_rule: How votes become labels.
-        classes: Class names, in the order of the labels.
-        drop_duplicates: Drop validation and test rows whose image is a training image.
-        limit: Keep the first N remaining rows of each split.
-    """
+    """Which rows of a data set are kept, and as which class: the options of `load_split`."""
 
     name: str
     label_rule: str = "majority"
@@ -53,11 +45,7 @@ class Selection:
 class Part:
     """The rows of a piece, or some of them, under a label rule.
 
-    Attributes:
-        label: (N,) int64 index into the classes, `NOT_A_CLASS` where the row is dropped.
-        labels: The rule's name, or "given" where the set names one class an image.
-        dropped: Reason → (N,) bool.
-        kept: (N,) bool.
+    `label` is (N,) int64, `NOT_A_CLASS` on dropped rows; `labels` the rule's name, or "given"; `kept` (N,) bool.
     """
 
     def __init__(self, piece: Piece, rows: Rows, selection: Selection) -> None:
@@ -115,11 +103,9 @@ class Part:
         """The `datasets` features of `dataset()`."""
         from datasets import ClassLabel, Features, List, Value
 
-        features = self.rows.features()
-        features["label"] = ClassLabel(names=list(self.classes))
-        return Features(
-            {**features, **{c: List(Value("float32"), length=len(self.classes)) for c, _ in self._class_columns()}}
-        )
+        classwise = List(Value("float32"), length=len(self.classes))
+        features = {**self.rows.features(), "label": ClassLabel(names=list(self.classes))}
+        return Features({**features, **{c: classwise for c, _ in self._class_columns()}})
 
     def _class_columns(self) -> Iterator[tuple[str, np.ndarray]]:
         for name, values in (("votes", self.counts), ("soft_label", self.soft)):

@@ -23,15 +23,7 @@ log = logging.getLogger("ngd_timm.data")
 
 @dataclass
 class Tally:
-    """What the last whole pass over a stream read, dropped and kept.
-
-    Attributes:
-        read: Rows read.
-        kept: Rows kept.
-        dropped: Reason → rows.
-        labels: The label rule, or "given" where the set names one class an image.
-        layout: The layout that was found.
-    """
+    """What the last whole pass over a stream read, dropped and kept; the fields are those of `LoadReport`."""
 
     read: int = 0
     kept: int = 0

@@ -1,4 +1,4 @@
-"""Parquet files, and any table with an image and its label: votes, a name, or a ClassLabel with names."""
+"""Parquet files and data sets on the Hub: tables of images and labels (votes, names, or a ClassLabel with names)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ngd_timm.core.errors import InputError
+from ngd_timm.core.hub import PREFIX, REQUEST_ERRORS, HubId
 from ngd_timm.data.labels import VOTE_COLUMNS, split_of
 from ngd_timm.data.layouts.csv_file import first_column
 from ngd_timm.data.layouts.options import Source
@@ -50,16 +51,10 @@ def _split_of_file(path: Path, root: Path) -> str | None:
 
 
 def rows_of_table(table: pa.Table, shown: str, where: str, folder: Path | None = None, start: int = 0) -> Rows:
-    """The rows of a table whose schema may carry `datasets` features.
+    """The rows of a table whose schema may carry `datasets` features; the first row has the number `start`.
 
-    Args:
-        table: Its columns: `image` (bytes, or a struct of bytes and path); FER+'s ten counts, or a label that is a name
-            or a ClassLabel with names; and where known `file_name`, `subject`, `valence` and `arousal`,
-            `dup_of_train`.
-        shown: Its name in messages and in `source`.
-        where: The same with its whole path.
-        folder: What relative image paths are relative to.
-        start: The number of the first row.
+    Its columns are `image` (bytes, or a struct of bytes and path, relative to `folder`); FER+'s ten counts, or a label
+    that is a name or a ClassLabel; and where known `file_name`, `subject`, `valence` and `arousal`, `dup_of_train`.
     """
     import pyarrow as pa
 
@@ -159,6 +154,49 @@ def _damaged(path: Path, error: Exception) -> InputError:
     known = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
     reason = " ".join(known.split())[:160]
     return InputError(f"{path} is not a whole parquet file ({reason}); copy or write it again")
+
+
+def find_hub(repository: HubId, streaming: bool = False) -> list[Piece]:
+    """The splits of a Hub data set, by their usual names."""
+    import datasets
+
+    root = str(repository).removeprefix(PREFIX)
+    try:
+        splits = datasets.load_dataset(repository.repo, revision=repository.revision, streaming=streaming)
+    except REQUEST_ERRORS as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"'{root}' is no path here, and as a dataset on the Hub it can't be loaded ({reason}); check path, id, "
+            "revision, network and access (hf auth login)"
+        ) from None
+    return [
+        Piece(
+            "Hub data set",
+            Path(root),
+            split_of(name),
+            f"{root} {name}",
+            partial(_read_hub, data, root, name),
+            partial(_stream_hub, data, root, name),
+        )
+        for name, data in splits.items()
+    ]
+
+
+def _read_hub(data: Any, root: str, name: str) -> Rows:
+    return _hub_rows(data.with_format("arrow")[:], data, root, name)
+
+
+def _stream_hub(data: Any, root: str, name: str) -> Iterator[Rows]:
+    start = 0
+    for table in data.with_format("arrow").iter(batch_size=_STREAM_ROWS):
+        yield _hub_rows(table, data, root, name, start)
+        start += table.num_rows
+
+
+def _hub_rows(table: Any, data: Any, root: str, name: str, start: int = 0) -> Rows:
+    if data.features is not None:  # names of a ClassLabel are in the schema's metadata
+        table = table.replace_schema_metadata(data.features.arrow_schema.metadata)
+    return rows_of_table(table, f"{root} {name}", f"{root} ({name})", None, start)
 
 
 def _cast(table: pa.Table, column: str, kind: pa.DataType, where: str) -> pa.ChunkedArray:

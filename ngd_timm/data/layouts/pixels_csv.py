@@ -43,8 +43,7 @@ def usage_splits(path: Path, usage: Sequence[str]) -> list[str | None]:
 def find_pixels_csv(source: Source) -> list[Piece] | None:
     """`fer2013.csv`, `icml_face_data.csv` or `ckextended.csv`, at `root` or as `root`.
 
-    The numbers in `emotion` are classes by the publishers' tables, `labels.FER2013_IDS` and `labels.CKPLUS_48_IDS`; for
-    any other data set they mean nothing.
+    The numbers in `emotion` are classes by the publishers' tables; for any other data set they mean nothing.
     """
     root, dataset = source.root, source.dataset
     if root.is_file():
@@ -73,13 +72,7 @@ def _read(file: PixelFile, published: Mapping[int, str], rows: np.ndarray) -> Ro
 
 
 class PixelFile:
-    """One such CSV, read once for all its splits.
-
-    Attributes:
-        path: The file.
-        usage: Each row's `Usage` as written, or None where the file has none (Kaggle's train.csv).
-        splits: Each row's split.
-    """
+    """One such CSV, read once for all its splits; Kaggle's train.csv has no `Usage`."""
 
     def __init__(self, path: Path) -> None:
         self.path, self._table = path, read_csv(path, required=("emotion", "pixels"))

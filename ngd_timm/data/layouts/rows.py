@@ -31,22 +31,16 @@ _HELD_BYTES = 1 << 30
 class Rows:
     """The rows of one piece.
 
-    Attributes:
-        table: `image` (struct of bytes and path), `file_name`, `source`, and where known `subject`, `valence`,
-            `arousal` (null where a row has none).
-        votes: (N, 10) counts in the order of `VOTE_COLUMNS`, or None.
-        names: The piece's own label names, or None where it has votes.
-        label: (N,) index into `names`; -1 on rows of `dropped`.
-        dup_of_train: (N,) bool, or None where the piece doesn't say.
-        dropped: Reason → (N,) bool: rows that the layout itself drops, at most one reason a row.
+    The columns of `table` are `image` (struct of bytes and path), `file_name`, `source`, and where known `subject`,
+    `valence`, `arousal` (null where a row has none).
     """
 
     table: pa.Table
-    votes: np.ndarray | None
-    names: tuple[str, ...] | None
-    label: np.ndarray | None
-    dup_of_train: np.ndarray | None = None
-    dropped: Mapping[str, np.ndarray] = field(default_factory=dict)
+    votes: np.ndarray | None  # (N, 10) counts in the order of VOTE_COLUMNS
+    names: tuple[str, ...] | None  # the piece's own label names, where it has no votes
+    label: np.ndarray | None  # (N,) index into names; -1 on rows of dropped
+    dup_of_train: np.ndarray | None = None  # (N,) bool, or None where the piece doesn't say
+    dropped: Mapping[str, np.ndarray] = field(default_factory=dict)  # by the layout: reason → (N,) bool, one a row
     _files: dict[str, bytes] = field(default_factory=dict, repr=False, compare=False)
 
     def features(self) -> dict[str, Any]:
@@ -59,10 +53,7 @@ class Rows:
 
     def usable(self) -> np.ndarray:
         """(N,) bool: rows that the layout doesn't drop; only their images need exist."""
-        keep = np.ones(self.table.num_rows, dtype=bool)
-        for mask in self.dropped.values():
-            keep &= ~mask
-        return keep
+        return ~np.logical_or.reduce([np.zeros(self.table.num_rows, dtype=bool), *self.dropped.values()])
 
     @cached_property
     def pixel_hashes(self) -> list[bytes]:
@@ -119,23 +110,14 @@ def _pixel_hash(record: dict[str, Any]) -> bytes:
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a data set with one split: a file, a folder, or the rows of one split within a file.
+    """A part of a data set with one split: a file, a folder, or the rows of one split within a file."""
 
-    Attributes:
-        kind: The layout, in words.
-        path: Where it is.
-        split: "train", "valid", "test", or None where nothing says.
-        shown: Its name in messages and in the `source` column.
-        read: Reads all its rows.
-        stream: Reads them a few at a time, or None where the layout can't.
-    """
-
-    kind: str
+    kind: str  # the layout, in words
     path: Path
-    split: str | None
-    shown: str
+    split: str | None  # None where nothing says
+    shown: str  # in messages and in the column `source`
     read: Callable[[], Rows] = field(repr=False, compare=False)
-    stream: Callable[[], Iterator[Rows]] | None = field(default=None, repr=False, compare=False)
+    stream: Callable[[], Iterator[Rows]] | None = field(default=None, repr=False, compare=False)  # a few at a time
 
 
 def pieces_by_split(

@@ -25,8 +25,6 @@ from ngd_timm.data.labels import (
 from ngd_timm.data.layouts.rows import encode_png
 from ngd_timm.data.synthetic.schematic import draw_face
 
-__all__ = ["TINY_LAYOUTS", "tiny_face", "write_tiny"]
-
 _SIDE = 48
 _SEVEN = tuple(c for c in CLASSES if c != "contempt")
 _USAGE = {"train": "Training", "valid": "PublicTest", "test": "PrivateTest"}
@@ -48,14 +46,7 @@ TINY_LAYOUTS: dict[str, TinyLayout] = {}
 
 
 def tiny_face(expression: str, number: int, seed: int = 0, strength: float = 1.0) -> Image.Image:
-    """The image `number` of an expression that `write_tiny` draws: 48x48, grey.
-
-    Args:
-        expression: One of `ngd_timm.CLASSES`.
-        number: Which one, from 0.
-        seed: The seed of the whole set.
-        strength: How far from neutral, 0 to 1.
-    """
+    """The image `number` of an expression that `write_tiny` draws: 48x48, grey; `strength` 0 is neutral."""
     va = anchors([expression])[0] * strength
     subject = 1000 * seed + 10 * number + CLASSES.index(expression)
     return draw_face(expression, va, domain="pencil", seed=subject, image_size=_SIDE)
