@@ -31,7 +31,7 @@ log = logging.getLogger("ngd_timm.data")
 
 
 class Options(TypedDict, total=False):
-    """The keyword arguments of `load_split`; their defaults are those of `parts.Selection`."""
+    """The keyword arguments of `load_fer`; their defaults are those of `parts.Selection`."""
 
     label_rule: str
     drop_duplicates: bool
@@ -140,22 +140,43 @@ def load_fer(
     options: Mapping[str, Any] | None = None,
     streaming: bool = False,
 ) -> Dataset | IterableDataset:
-    """Load a facial-expression data set by name and root; `load_split` without the report.
+    """Load one split, or all rows, of a facial-expression data set by name and root.
+
+    The layouts that are read are those of `ngd_timm.data.layouts`, which is found by what lies at the root:
+
+    - any data set: parquet (image as bytes or `{bytes, path}`; vote counts, or a label that is a name), a Hub id
+      (`user/dataset[@revision]`), a CSV manifest, an NPZ, class-named folders `root/class/*` or `root/split/class/*`;
+    - FER+: Microsoft's export with `fer2013new.csv`, and `fer2013.csv` with `fer2013new.csv`;
+    - FER2013: `fer2013.csv`, `icml_face_data.csv`; CK+: the distribution's sequences, `ckextended.csv`;
+    - AffectNet: folders with annotations, `training.csv` and `validation.csv`; RAF-DB: its list, folders 1 to 7;
+      JAFFE: its file names; SFEW: its folders.
+
+    Splits are known by file or folder name, with the usual aliases (val, PublicTest, …). A class is known by a name
+    that `name` understands; by number only where a layout's publishers fixed the numbers.
 
     Args:
-        name: As `load_split`, as are the others.
-        root: File, folder or Hub id.
-        split: "train", "valid", "test"; "all" or None for every row.
-        label_rule: How votes become labels.
-        drop_duplicates: Drop validation and test rows whose pixels equal a training image's.
-        classes: Class names, in the order of the labels.
+        name: One of `DATASETS`; fixes the label names understood.
+        root: File, folder or Hub id; options may follow it, `root,key=value,…`.
+        split: "train", "valid", "test"; "all" or None for every row under `root`.
+        label_rule: How votes become labels, see `labels.apply_rule`; without effect where a set names one class an
+            image.
+        drop_duplicates: Drop validation and test rows whose pixels equal a training image's: by the column
+            `dup_of_train` where there is one, else by comparing the decoded pixels.
+        classes: Class names, in the order of the labels; rows of other classes are dropped and counted.
         limit: Keep the first N remaining rows of each split.
-        options: What a layout leaves open.
+        options: What a layout leaves open, the keys of `layouts.options.LayoutOptions`. They win over those in `root`.
         streaming: Return an `IterableDataset` with the same columns and the same rows, read lazily: from parquet files
             and Hub ids.
 
+    Returns:
+        A `datasets.Dataset` with `image` (encoded, decoded on access), `label` (ClassLabel of `classes`), `file_name`,
+        `source` (file and row, for messages), and where the set has them `votes` (C counts), `soft_label` (C, rule
+        `votes` only), `valence`, `arousal` (null on rows without), `subject`. Image files of up to 1 GiB in all are
+        read once, here.
+
     Raises:
-        InputError: As `load_split`, or a layout that can't be streamed.
+        InputError: A missing root or split, a damaged file, an unknown name, nothing left, or a layout that can't be
+            streamed.
 
     Example:
         >>> import tempfile
@@ -195,40 +216,7 @@ def load_stream(
 def load_split(
     name: str, root: str | Path, split: str | None = None, **options: Unpack[Options]
 ) -> tuple[Dataset, LoadReport]:
-    """Load one split, or all rows, of a data set, and report what was dropped.
-
-    The layouts that are read are those of `ngd_timm.data.layouts`, which is found by what lies at the root:
-
-    - any data set: parquet (image as bytes or `{bytes, path}`; vote counts, or a label that is a name), a Hub id
-      (`user/dataset[@revision]`), a CSV manifest, an NPZ, class-named folders `root/class/*` or `root/split/class/*`;
-    - FER+: Microsoft's export with `fer2013new.csv`, and `fer2013.csv` with `fer2013new.csv`;
-    - FER2013: `fer2013.csv`, `icml_face_data.csv`; CK+: the distribution's sequences, `ckextended.csv`;
-    - AffectNet: folders with annotations, `training.csv` and `validation.csv`; RAF-DB: its list, folders 1 to 7;
-      JAFFE: its file names; SFEW: its folders.
-
-    Splits are known by file or folder name, with the usual aliases (val, PublicTest, …). A class is known by a name
-    that `name` understands; by number only where a layout's publishers fixed the numbers.
-
-    Args:
-        name: One of `DATASETS`; fixes the label names understood.
-        root: File, folder or Hub id; options may follow it, `root,key=value,…`.
-        split: "train", "valid", "test"; "all" or None for every row under `root`.
-        label_rule: How votes become labels, see `labels.apply_rule`; without effect where a set names one class an
-            image.
-        drop_duplicates: Drop validation and test rows whose pixels equal a training image's: by the column
-            `dup_of_train` where there is one, else by comparing the decoded pixels.
-        classes: Class names, in the order of the labels; rows of other classes are dropped and counted.
-        limit: Keep the first N remaining rows of each split.
-        options: What a layout leaves open, the keys of `layouts.options.LayoutOptions`. They win over those in `root`.
-
-    Returns:
-        A `datasets.Dataset` with `image` (encoded, decoded on access), `label` (ClassLabel of `classes`), `file_name`,
-        `source` (file and row, for messages), and where the set has them `votes` (C counts), `soft_label` (C, rule
-        `votes` only), `valence`, `arousal` (null on rows without), `subject`; and the report, whose lines are also
-        logged. Image files of up to 1 GiB in all are read once, here.
-
-    Raises:
-        InputError: A missing root or split, a damaged file, an unknown name, or nothing left.
+    """Load one split, or all rows, of a data set as `load_fer` does, and report what was read and dropped.
 
     Example:
         >>> import tempfile
@@ -238,42 +226,24 @@ def load_split(
         >>> len(dataset), report.kept, report.labels, report.layout
         (16, 16, 'given', 'parquet')
     """
-    return _load(name, root, [split], options)[0]
+    return load_splits(name, root, [split], **options)[split]
 
 
 def load_splits(
-    name: str, root: str | Path, splits: Sequence[str], **options: Unpack[Options]
-) -> dict[str, tuple[Dataset, LoadReport]]:
-    """Load several splits as `load_split` does, reading each file once for all of them.
-
-    Example:
-        >>> import tempfile
-        >>> from ngd_timm.data.synthetic.schematic import write_schematic
-        >>> folder = write_schematic(tempfile.mkdtemp(), "paint", n_train=16, n_valid=8, n_test=8, seed=0)
-        >>> loaded = load_splits("schematic", folder, ["train", "valid"])
-        >>> [len(dataset) for dataset, report in loaded.values()]
-        [16, 8]
-    """
-    return dict(zip(splits, _load(name, root, splits, options), strict=True))
+    name: str, root: str | Path, splits: Sequence[str | None], **options: Unpack[Options]
+) -> dict[str | None, tuple[Dataset, LoadReport]]:
+    """Load several splits as `load_split` does, reading each file once for all of them."""
+    layout, selection = _parsed(name, options)
+    found = look_at(root, name, layout)
+    pieces = {split: choose(found, split, root) for split in splits}
+    read = cache(lambda piece: piece.read())
+    return {split: _load_pieces(selection, found, pieces[split], split or "all", root, read) for split in splits}
 
 
 def _parsed(name: str, options: Options) -> tuple[Mapping[str, Any] | None, Selection]:
     """What a layout leaves open, and the rows to keep."""
     selection: dict[str, Any] = {key: value for key, value in options.items() if key != "options"}
     return options.get("options"), Selection(name, **selection)
-
-
-def _load(
-    name: str, root: str | Path, splits: Sequence[str | None], options: Options
-) -> list[tuple[Dataset, LoadReport]]:
-    layout, selection = _parsed(name, options)
-    found = look_at(root, name, layout)
-    pieces = [choose(found, split, root) for split in splits]
-    read = cache(lambda piece: piece.read())
-    return [
-        _load_pieces(selection, found, some, split or "all", root, read)
-        for some, split in zip(pieces, splits, strict=True)
-    ]
 
 
 def _load_pieces(

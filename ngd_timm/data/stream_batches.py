@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from ngd_timm.data.streaming import Tally
 
-__all__ = ["FaceStream"]
-
 
 class FaceStream(Batches):
     """`FaceBatches` for training from `load_fer(..., streaming=True)`: no copy on disk, a buffer of images in memory.

@@ -33,11 +33,7 @@ class Tally:
 
 
 def stream(pieces: Sequence[Piece], training: Sequence[Piece], selection: Selection) -> tuple[IterableDataset, Tally]:
-    """The rows of `pieces` as `load_fer` would keep them, read lazily.
-
-    Unmarked copies of training images are found by going through the training split once, before the first held-out
-    row. What was dropped is logged at the end of each pass.
-    """
+    """The rows of `pieces` as `load_fer` would keep them, read lazily."""
     from datasets import IterableDataset
 
     for piece in pieces:
@@ -70,7 +66,7 @@ class _StreamedRows:
     def examples(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         left: dict[str | None, int] = {}
         tally, dropped, labels = Tally(), Counter[str](), dict[str, None]()
-        hashes = cache(self._training_hashes)
+        hashes = cache(self._training_hashes)  # one pass over the training split, before the first held-out row
         for piece in self.pieces:
             for part in self._parts(piece):
                 if self.selection.drop_duplicates and piece.split in ("valid", "test"):

@@ -324,7 +324,7 @@ def data_hashes(recipe: Recipe) -> dict[str, str]:
         stream = FaceStream(training, image_size=recipe.student.image_size, batch_size=recipe.optim.batch_size)
         return {"train": stream.sha256, "valid": valid}
     loaded = load_splits(*place, ["train", "valid"], **rows)
-    return {split: report.sha256 for split, (_, report) in loaded.items()}
+    return {split: loaded[split][1].sha256 for split in ("train", "valid")}
 
 
 def _source(recipe: Recipe) -> tuple[tuple[str, str], dict[str, Any]]:

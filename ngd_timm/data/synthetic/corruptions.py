@@ -14,8 +14,6 @@ from scipy import ndimage
 
 from ngd_timm.core.errors import InputError, choices
 
-__all__ = ["CORRUPTIONS", "SEVERITIES", "SMALLEST", "corrupt"]
-
 SEVERITIES = (1, 2, 3, 4, 5)
 SMALLEST = 8  # px a side that an image must have
 _SIDE = 48  # px for which the strengths are given

@@ -53,19 +53,9 @@ def tiny_face(expression: str, number: int, seed: int = 0, strength: float = 1.0
 
 
 def write_tiny(layout: str, folder: str | Path, n: int = 2, seed: int = 0) -> Path:
-    """Write a data set of drawn faces in the exact layout of a published one.
+    """Write a data set of drawn faces in the exact layout of a published one, `n` of each class in each split.
 
-    Args:
-        layout: One of `TINY_LAYOUTS`.
-        folder: Where; replaced if there.
-        n: Images of each class in each split.
-        seed: Of the faces.
-
-    Returns:
-        The folder, to be read as `load_fer(TINY_LAYOUTS[layout].dataset, folder)`.
-
-    Raises:
-        InputError: Unknown layout, or n below 1.
+    It is to be read as `load_fer(TINY_LAYOUTS[layout].dataset, folder)`; a folder that is there is replaced.
 
     Example:
         >>> import tempfile
