@@ -230,18 +230,9 @@ class FaceBatches(Batches):
             raise choices("sampler", sampler, SAMPLERS)
         if workers < 0:
             raise InputError(f"workers must be at least 0, got {workers}")
+        augment, shared = (augment, part) if train else (None, (0, 1))
         super().__init__(
-            dataset.features,
-            image_size,
-            in_chans,
-            mean,
-            std,
-            batch_size,
-            augment if train else None,
-            seed,
-            ahead,
-            transform,
-            part if train else (0, 1),
+            dataset.features, image_size, in_chans, mean, std, batch_size, augment, seed, ahead, transform, shared
         )
         self.dataset, self.train, self.sampler, self.workers, self.part = dataset, train, sampler, workers, part
         self.drop_last = train if drop_last is None else drop_last
@@ -272,8 +263,7 @@ class FaceBatches(Batches):
             order = np.arange(len(self.dataset))
         numbers = [i for i in range(start, len(self)) if self.train or i % self.part[1] == self.part[0]]
         keys = [(epoch, i, order[i * self.batch_size : (i + 1) * self.batch_size]) for i in numbers]
-        images = self._render(keys) if self.in_memory else _named_failures(self._load(keys))
-        with closing(images):
+        with closing(_named_failures(self._load(keys))) as images:
             for (_, _, rows), rendered in zip(keys, images, strict=True):
                 index = torch.from_numpy(rows[self.renderer.rows(len(rows))])
                 va = None if self._va is None else self._va[index]
@@ -312,15 +302,9 @@ class FaceBatches(Batches):
             renderer.side = min(first)
         return None if pixels is None else torch.from_numpy(pixels)
 
-    def _render(self, keys: Sequence[_Key]) -> Generator[torch.Tensor, None, None]:
-        assert self._pixels is not None
-        for epoch, number, rows in keys:
-            pixels = self._pixels[torch.from_numpy(rows[self.renderer.rows(len(rows))])]
-            yield self.renderer.render(pixels, epoch, number, len(rows))
-
     def _load(self, keys: list[_Key]) -> Generator[torch.Tensor, None, None]:
-        images = _Images(self.dataset, self.renderer)
-        if self.workers == 0 or not keys:
+        images = _Images(self.dataset, self.renderer, self._pixels)
+        if self.workers == 0 or self.in_memory or not keys:
             yield from (images[key] for key in keys)
         elif not self.train:
             yield from _Loader(images, min(self.workers, len(keys)), keep=False).run(keys)
@@ -409,17 +393,20 @@ _Key = tuple[int, int, np.ndarray]
 
 
 class _Images(torch.utils.data.Dataset[torch.Tensor]):
-    """The per-image path: an item is a whole batch, so that workers return finished ones."""
+    """An item is a whole batch, so that workers return finished ones."""
 
-    def __init__(self, dataset: Dataset, renderer: Renderer) -> None:
+    def __init__(self, dataset: Dataset, renderer: Renderer, pixels: torch.Tensor | None) -> None:
         self.encoded = dataset.select_columns(["image"]).with_format("arrow")
-        self.renderer, self.max_megapixels = renderer, image_limit()
+        self.renderer, self.pixels, self.max_megapixels = renderer, pixels, image_limit()
 
     def __getitem__(self, key: _Key) -> torch.Tensor:
         epoch, number, rows = key
+        own = torch.from_numpy(rows[self.renderer.rows(len(rows))])
+        if self.pixels is not None:
+            return self.renderer.render(self.pixels[own], epoch, number, len(rows))
         raise_image_limit(self.max_megapixels)  # a worker that was spawned has the default
         # all at once: a look-up in an Arrow table costs as much as decoding a small JPEG
-        records = self.encoded[rows[self.renderer.rows(len(rows))].tolist()]["image"].to_pylist()
+        records = self.encoded[own.tolist()]["image"].to_pylist()
         pixels = torch.from_numpy(np.stack([self.renderer.decode(record) for record in records]))
         return self.renderer.render(pixels, epoch, number, len(rows))
 
@@ -443,7 +430,6 @@ class _Loader:
         )
 
     def run(self, keys: list[_Key]) -> Generator[torch.Tensor, None, None]:
-        """The batches of `keys`, in order."""
         self.keys[:] = keys
         self.busy = True
         try:
