@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.errors import InputError, choices
@@ -137,8 +138,6 @@ def dropped_counts(parts: Iterable[Part]) -> dict[str, int]:
 
 
 def _arrow(values: np.ndarray) -> Any:
-    import pyarrow as pa
-
     if values.ndim == 1:
         return pa.array(values)
     return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])

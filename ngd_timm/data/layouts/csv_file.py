@@ -7,14 +7,13 @@ import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv as pacsv
 
 from ngd_timm.core.errors import InputError
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 log = logging.getLogger("ngd_timm.data")
 
@@ -55,10 +54,6 @@ def first_column(names: Sequence[str], candidates: Sequence[str]) -> str | None:
 
 def read_csv(path: Path, columns: Sequence[str] | None = None, required: Sequence[str] = ()) -> pa.Table:
     """Read a CSV; every value is a string without surrounding space."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    from pyarrow import csv as pacsv
-
     names = list(columns) if columns is not None else header_of(path)
     missing = [w for w in required if w not in names]
     if missing:
@@ -82,9 +77,6 @@ def read_csv(path: Path, columns: Sequence[str] | None = None, required: Sequenc
 
 def whole_numbers(path: Path, column: pa.ChunkedArray, name: str) -> np.ndarray:
     """A column of whole numbers, (N,) int64; the first other value is named by its row."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     try:
         return pc.cast(column, pa.int64()).to_numpy()
     except pa.ArrowException:

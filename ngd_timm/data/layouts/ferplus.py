@@ -12,9 +12,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.data.labels import VOTE_COLUMNS
@@ -30,9 +30,6 @@ from ngd_timm.data.layouts.rows import (
     table_of_files,
     table_of_pixels,
 )
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 log = logging.getLogger("ngd_timm.data")
 

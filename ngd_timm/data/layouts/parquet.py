@@ -8,9 +8,12 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.hub import PREFIX, REQUEST_ERRORS, HubId
@@ -18,10 +21,6 @@ from ngd_timm.data.labels import VOTE_COLUMNS, split_of
 from ngd_timm.data.layouts.csv_file import first_column
 from ngd_timm.data.layouts.options import Source
 from ngd_timm.data.layouts.rows import Piece, Rows, affect_column, files_below, image_array
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
 LABEL_COLUMNS = ("label_name", "class_name", "label_str", "label")
 
@@ -56,8 +55,6 @@ def rows_of_table(table: pa.Table, shown: str, where: str, folder: Path | None =
     Its columns are `image` (bytes, or a struct of bytes and path, relative to `folder`); FER+'s ten counts, or a label
     that is a name or a ClassLabel; and where known `file_name`, `subject`, `valence` and `arousal`, `dup_of_train`.
     """
-    import pyarrow as pa
-
     if "image" not in table.column_names:
         raise InputError(f"{where} has no column 'image'; it has: {', '.join(table.column_names)}")
     try:
@@ -67,8 +64,6 @@ def rows_of_table(table: pa.Table, shown: str, where: str, folder: Path | None =
 
 
 def _rows_of_table(table: pa.Table, shown: str, where: str, folder: Path | None, start: int) -> Rows:
-    import pyarrow as pa
-
     columns: dict[str, Any] = {
         "image": _image_column(table["image"], shown, where, folder, start),
         "file_name": _file_names(table, where),
@@ -90,9 +85,6 @@ def _rows_of_table(table: pa.Table, shown: str, where: str, folder: Path | None,
 
 
 def _read_parquet(path: Path, shown: str) -> Rows:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
         # A memory map would turn a file cut short under us into a crash; pages are checked as they are read.
         large = path.stat().st_size > _LARGE
@@ -108,8 +100,6 @@ def _mapped_copy(path: Path) -> pa.Table:
     The copy lies in the cache folder of `datasets`, since a temporary folder may itself be memory. It has no name once
     it is mapped, so it goes when the last reader does.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
     from datasets import config
 
     config.HF_DATASETS_CACHE.mkdir(parents=True, exist_ok=True)
@@ -130,9 +120,6 @@ def _mapped_copy(path: Path) -> pa.Table:
 
 
 def _stream_parquet(path: Path, shown: str) -> Iterator[Rows]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     start = 0
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
@@ -200,8 +187,6 @@ def _hub_rows(table: Any, data: Any, root: str, name: str, start: int = 0) -> Ro
 
 
 def _cast(table: pa.Table, column: str, kind: pa.DataType, where: str) -> pa.ChunkedArray:
-    import pyarrow as pa
-
     try:
         return table[column].cast(kind)
     except pa.ArrowException:
@@ -209,9 +194,6 @@ def _cast(table: pa.Table, column: str, kind: pa.DataType, where: str) -> pa.Chu
 
 
 def _image_column(column: pa.ChunkedArray, shown: str, where: str, folder: Path | None, start: int) -> pa.ChunkedArray:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     if pa.types.is_struct(column.type) and "bytes" in (fields := [f.name for f in column.type]):
         chunks = [_resolved(chunk, fields, folder) for chunk in column.chunks]
@@ -228,8 +210,6 @@ def _image_column(column: pa.ChunkedArray, shown: str, where: str, folder: Path 
 
 def _resolved(chunk: pa.StructArray, fields: Sequence[str], folder: Path | None) -> pa.StructArray:
     """Bytes as they are; where there are none, the path is taken relative to the parquet file."""
-    import pyarrow as pa
-
     # flatten, unlike field, takes the struct's own nulls along
     field = dict(zip(fields, chunk.flatten(), strict=True))
     data = field["bytes"].cast(pa.binary())
@@ -244,9 +224,6 @@ def _resolved(chunk: pa.StructArray, fields: Sequence[str], folder: Path | None)
 
 
 def _file_names(table: pa.Table, where: str) -> pa.ChunkedArray | pa.Array:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     if "file_name" in table.column_names:
         return _cast(table, "file_name", pa.string(), where)
     image = table["image"]
@@ -256,8 +233,6 @@ def _file_names(table: pa.Table, where: str) -> pa.ChunkedArray | pa.Array:
 
 
 def _vote_columns(table: pa.Table, where: str) -> np.ndarray:
-    import pyarrow as pa
-
     for c in VOTE_COLUMNS:
         if table[c].null_count or not (pa.types.is_integer(table[c].type) or pa.types.is_floating(table[c].type)):
             raise InputError(f"{where}: vote column '{c}' must hold a whole number in every row")
@@ -265,8 +240,6 @@ def _vote_columns(table: pa.Table, where: str) -> np.ndarray:
 
 
 def _label_column(table: pa.Table, shown: str, where: str, start: int) -> tuple[tuple[str, ...], np.ndarray]:
-    import pyarrow as pa
-
     column = first_column(table.column_names, LABEL_COLUMNS)
     if column is None:
         raise InputError(

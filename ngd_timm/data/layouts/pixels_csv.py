@@ -6,18 +6,16 @@ import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.data.labels import CKPLUS_48_IDS, FER2013_IDS, split_of
 from ngd_timm.data.layouts.csv_file import header_of, read_csv, whole_numbers
 from ngd_timm.data.layouts.options import Source
 from ngd_timm.data.layouts.rows import Piece, Rows, labels_of_ids, named_splits, pieces_by_split, table_of_pixels
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 log = logging.getLogger("ngd_timm.data")
 
@@ -100,9 +98,6 @@ class PixelFile:
         return out
 
     def _parse(self, block: pa.StringArray, begin: int) -> np.ndarray:
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
         words = pc.ascii_split_whitespace(block)
         counts = pc.list_value_length(words).to_numpy(zero_copy_only=False)
         wrong = counts != _SIDE * _SIDE

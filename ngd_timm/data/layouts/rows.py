@@ -9,17 +9,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.images import decode_each, open_image, to_mode
 from ngd_timm.data.labels import SPLITS, split_of, subject_of
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pgm", ".ppm")
 
@@ -66,8 +65,6 @@ class Rows:
 
     def held(self, index: np.ndarray) -> pa.Table | None:
         """Some rows with their image files read into memory, each once; None where no image or too much is on disk."""
-        import pyarrow.compute as pc
-
         if not len(index) or not pc.struct_field(self.table["image"], "bytes").null_count:
             return None
         table = self.table.take(index)
@@ -188,15 +185,11 @@ def require_files(paths: Sequence[Path], listed_in: str, hint: str) -> None:
 
 def image_array(data: Any, paths: Any) -> pa.StructArray:
     """Encoded images, or None, and their paths, or None, as the column `image`."""
-    import pyarrow as pa
-
     return pa.StructArray.from_arrays([pa.array(data, pa.binary()), pa.array(paths, pa.string())], ["bytes", "path"])
 
 
 def table_of_files(paths: Sequence[Path], root: Path, **columns: Any) -> pa.Table:
     """Rows whose images are files; `source` is the path relative to `root`, or the path where it lies elsewhere."""
-    import pyarrow as pa
-
     for path in paths:
         try:
             str(path).encode()
@@ -212,8 +205,6 @@ def table_of_pixels(
     pixels: np.ndarray, rows: np.ndarray, shown: str, file_names: Sequence[str] | None = None, **columns: Any
 ) -> pa.Table:
     """Rows whose images are numbers in a file, encoded as PNG; `source` is the file and the row."""
-    import pyarrow as pa
-
     image = image_array([encode_png(pixels[i]) for i in rows], [None] * len(rows))
     names = pa.array([None] * len(rows) if file_names is None else list(file_names), pa.string())
     source = pa.array([f"{shown} row {i}" for i in rows], pa.string())
@@ -222,9 +213,6 @@ def table_of_pixels(
 
 def with_subjects(rows: Rows, dataset: str) -> Rows:
     """The same rows with a column `subject`: the table's own, else from file names, null where they name none."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     table = rows.table
     if "subject" in table.column_names:
         if any(table["subject"].to_pylist()):
@@ -249,8 +237,6 @@ def encode_png(pixels: np.ndarray) -> bytes:
 
 def affect_column(values: Any, name: str, shown: str, start: int = 0) -> pa.Array:
     """A valence or arousal column as float32, null where a row has none; values outside [-1, 1] are refused."""
-    import pyarrow as pa
-
     column = values if isinstance(values, (pa.Array, pa.ChunkedArray)) else pa.array(values, pa.float32())
     try:
         column = column.cast(pa.float32())
