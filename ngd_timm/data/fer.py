@@ -20,12 +20,11 @@ from ngd_timm.data.labels import DATASETS, SPLITS
 from ngd_timm.data.layouts import NOT_LISTED, Found, Piece, Rows, look_at
 from ngd_timm.data.layouts.rows import read_image_file
 from ngd_timm.data.parts import Part, Selection, dropped_counts
+from ngd_timm.data.streaming import StreamedRows, Tally
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
     from typing_extensions import Unpack
-
-    from ngd_timm.data.streaming import Tally
 
 log = logging.getLogger("ngd_timm.data")
 
@@ -42,30 +41,17 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What loading read, dropped and kept.
-
-    Attributes:
-        name: Data set.
-        split: "train", "valid", "test" or "all".
-        labels: The label rule used, or "given" where the set names one class an image.
-        read: Rows read.
-        dropped: Reason → rows.
-        kept: Rows kept.
-        counts: Class → rows; summed soft targets under the rule `votes`.
-        duplicates: How copies of training images were searched.
-        sha256: Of the kept rows' encoded images, targets, and where there are any valence and arousal, in order.
-        layout: The layout that was found.
-    """
+    """What loading read, dropped and kept: numbers of rows, and the hash of the rows that were kept."""
 
     name: str
-    split: str
-    labels: str
+    split: str  # "train", "valid", "test" or "all"
+    labels: str  # the label rule used, or "given" where the set names one class an image
     read: int
-    dropped: Mapping[str, int]
+    dropped: Mapping[str, int]  # by reason
     kept: int
-    counts: Mapping[str, float]
-    duplicates: str
-    sha256: str
+    counts: Mapping[str, float]  # by class; summed soft targets under the rule `votes`
+    duplicates: str  # how copies of training images were searched
+    sha256: str  # of encoded images, targets, and where there are any valence and arousal, in order
     layout: str = ""
 
     def lines(self) -> list[str]:
@@ -204,13 +190,12 @@ def load_stream(
     name: str, root: str | Path, split: str | None = None, **options: Unpack[Options]
 ) -> tuple[IterableDataset, Tally]:
     """`load_fer(..., streaming=True)`, and a tally of what was read and dropped, filled in by each whole pass."""
-    from ngd_timm.data.streaming import stream
-
     layout, selection = _parsed(name, options)
     found = look_at(root, name, layout, streaming=True)
     if found.hold_out is not None:
         raise InputError(f"{root}: a stream can't hold images out; leave streaming or hold_out out")
-    return stream(choose(found, split, root), [p for p in found.pieces if p.split == "train"], selection)
+    stream = StreamedRows(choose(found, split, root), [p for p in found.pieces if p.split == "train"], selection)
+    return stream.dataset(), stream.tally
 
 
 def load_split(

@@ -14,11 +14,10 @@ from ngd_timm.core.images import DAMAGE, damage_reason
 from ngd_timm.core.recipe import AugmentConfig
 from ngd_timm.data.batches import Batch, Batches
 from ngd_timm.data.fer import LoadReport
+from ngd_timm.data.streaming import Tally
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
-
-    from ngd_timm.data.streaming import Tally
 
 
 class FaceStream(Batches):

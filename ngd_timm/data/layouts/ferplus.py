@@ -95,9 +95,7 @@ def _folder_labels(path: Path) -> pa.Table:
 
 
 def _label_file(path: Path) -> pa.Table:
-    table = read_csv(path, required=("Usage", _NAME, *VOTE_COLUMNS))
-    usage_splits(path, table["Usage"].to_pylist())
-    return table
+    return read_csv(path, required=("Usage", _NAME, *VOTE_COLUMNS))
 
 
 def _votes(table: pa.Table, path: Path) -> np.ndarray:

@@ -43,25 +43,20 @@ class Source:
     options: LayoutOptions = LayoutOptions()
 
 
-def make_options(options: Mapping[str, Any]) -> LayoutOptions:
-    """Options from plain values or their text, checked."""
-    values: dict[str, Any] = {}
-    for key, value in options.items():
-        if key not in _OPTIONS:
-            raise choices("layout option", key, tuple(_OPTIONS))
-        pattern, convert, allowed = _OPTIONS[key]
-        text = str(value).strip()
-        if not re.fullmatch(pattern, text, re.IGNORECASE):
-            raise InputError(f"{key} must be {allowed}, got '{text[:80]}'")
-        values[key] = convert(text)
-    return LayoutOptions(**values)
-
-
 def parse_root(root: str | Path, further: Mapping[str, Any] | None = None) -> tuple[str, LayoutOptions]:
     """Split `PATH,key=value,…` into the path (or Hub id) and its options; a path that exists is never split."""
-    text, options = str(root), {}
+    text, written = str(root), dict[str, Any]()
     if not Path(text).exists():
         while (found := re.fullmatch(r"(.+),(\w+)=([^,]*)", text)) is not None:
             text, key, value = found.groups()
-            options[key] = value
-    return text, make_options({**options, **(further or {})})
+            written[key] = value
+    options: dict[str, Any] = {}
+    for key, value in {**written, **(further or {})}.items():
+        if key not in _OPTIONS:
+            raise choices("layout option", key, tuple(_OPTIONS))
+        pattern, convert, allowed = _OPTIONS[key]
+        value = str(value).strip()
+        if not re.fullmatch(pattern, value, re.IGNORECASE):
+            raise InputError(f"{key} must be {allowed}, got '{value[:80]}'")
+        options[key] = convert(value)
+    return text, LayoutOptions(**options)

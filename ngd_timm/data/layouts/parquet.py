@@ -240,6 +240,8 @@ def _vote_columns(table: pa.Table, where: str) -> np.ndarray:
 
 
 def _label_column(table: pa.Table, shown: str, where: str, start: int) -> tuple[tuple[str, ...], np.ndarray]:
+    from datasets import ClassLabel, Features
+
     column = first_column(table.column_names, LABEL_COLUMNS)
     if column is None:
         raise InputError(
@@ -251,13 +253,13 @@ def _label_column(table: pa.Table, shown: str, where: str, start: int) -> tuple[
         row = values.is_null().to_pylist().index(True)
         raise InputError(f"{shown} row {start + row}: column '{column}' is empty; label or remove the row")
     if pa.types.is_integer(values.type):
-        names = _class_label_names(table.schema, column)
-        if names is None:
+        feature = Features.from_arrow_schema(table.schema).get(column)
+        if not isinstance(feature, ClassLabel) or not feature.names:
             raise InputError(
                 f"{where}: column '{column}' holds plain integers, and class numbers mean different things in "
                 "different data sets; store names, or a datasets.ClassLabel with names"
             )
-        index = values.to_numpy().astype(np.int64)
+        names, index = tuple(feature.names), values.to_numpy().astype(np.int64)
         if len(index) and not (index.min() >= 0 and index.max() < len(names)):
             raise InputError(
                 f"{where}: column '{column}' holds {index.min()} to {index.max()}, but names {len(names)} classes"
@@ -269,10 +271,3 @@ def _label_column(table: pa.Table, shown: str, where: str, start: int) -> tuple[
         raise InputError(f"{where}: column '{column}' must hold class names, got {values.type}")
     encoded = values.dictionary_encode()
     return tuple(encoded.dictionary.to_pylist()), encoded.indices.to_numpy().astype(np.int64)
-
-
-def _class_label_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
-    from datasets import ClassLabel, Features
-
-    feature = Features.from_arrow_schema(schema).get(column)
-    return tuple(feature.names) if isinstance(feature, ClassLabel) and feature.names else None
