@@ -45,19 +45,12 @@ _NATIVE = 1.25
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch.
+    """One batch."""
 
-    Attributes:
-        images: (B, C, H, W) float32, normalised.
-        target: (B,) int64 class indices, or (B, classes) float32 soft targets.
-        valence_arousal: (B, 2) float32 in [-1, 1], or None where the set has none.
-        index: (B,) int64 row numbers in the data set.
-    """
-
-    images: torch.Tensor
-    target: torch.Tensor
-    valence_arousal: torch.Tensor | None
-    index: torch.Tensor
+    images: torch.Tensor  # (B, C, H, W) float32, normalised
+    target: torch.Tensor  # (B,) int64 class indices, or (B, classes) float32 soft targets
+    valence_arousal: torch.Tensor | None  # (B, 2) float32 in [-1, 1], or None where the set has none
+    index: torch.Tensor  # (B,) int64 row numbers in the data set
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device."""
@@ -74,17 +67,13 @@ class Batch:
 
 @dataclass
 class Renderer:
-    """Prepares images for a model, the same in memory, in a worker process and in a stream.
-
-    A large image is decoded to a square of `side` before it is augmented; `part` is (number, count) of the processes
-    that share every batch.
-    """
+    """Prepares images for a model, the same in memory, in a worker process and in a stream."""
 
     transform: InputTransform
     augment: AugmentConfig | None
     seed: int
-    side: int
-    part: tuple[int, int] = (0, 1)
+    side: int  # a large image is decoded to a square of it before it is augmented
+    part: tuple[int, int] = (0, 1)  # (number, count) of the processes that share every batch
 
     def rows(self, size: int) -> slice:
         """This process's rows of a batch."""
@@ -186,12 +175,11 @@ class FaceBatches(Batches):
         in_memory: Force or forbid the in-memory path; None decides by size.
         workers: Processes of the per-image path; 0 makes its batches in this one.
         drop_last: Leave out a last, smaller batch; None means as `train`.
-        transform: What prepares an image where nothing is augmented; None is a bilinear resize of the largest central
-            square. It has to agree with the size, channels, mean and std given here.
+        transform: What prepares an image where nothing is augmented, of the size, channels, mean and std given here;
+            None is a bilinear resize of the largest central square.
         part: (number, count) of several processes. In training each takes its rows of every batch, drawn as for one; in
             evaluation they take turns at whole batches.
-        ahead: Make batches in a thread while the caller works with the last one. Worth it where an accelerator does
-            that work; on a processor alone the thread and the step want the same cores.
+        ahead: Make batches in a thread while the caller works with the last one, for use with an accelerator.
 
     Raises:
         InputError: A damaged image, an empty data set, or settings outside what is allowed.
@@ -238,7 +226,10 @@ class FaceBatches(Batches):
         self.drop_last = train if drop_last is None else drop_last
         self.labels = _column(dataset, "label").astype(np.int64)
         self._target = torch.from_numpy(targets(dataset))
-        self._va = _valence_arousal(dataset)
+        self._va: torch.Tensor | None = None
+        if {"valence", "arousal"} <= set(dataset.column_names):
+            places = np.stack([_column(dataset, c) for c in ("valence", "arousal")], axis=1)
+            self._va = torch.from_numpy(places.astype(np.float32))
         if not len(dataset):
             raise InputError("the data set is empty, there is nothing to make batches of")
         if self.drop_last:
@@ -316,13 +307,7 @@ class FaceBatches(Batches):
 
 
 def class_counts(data: Dataset | FaceBatches) -> np.ndarray:
-    """Images of each class, for class weights; sums of the soft targets where the set has them.
-
-    Args:
-        data: A data set of `load_fer`, or its batches.
-
-    Returns:
-        (C,) float64.
+    """Images of each class, (C,) float64, for class weights; sums of the soft targets where the set has them.
 
     Example:
         >>> from datasets import ClassLabel, Dataset, Features
@@ -460,9 +445,3 @@ def targets(dataset: Dataset) -> np.ndarray:
     if "soft_label" in dataset.column_names:
         return _column(dataset, "soft_label").astype(np.float32).reshape(len(dataset), -1)
     return _column(dataset, "label").astype(np.int64)
-
-
-def _valence_arousal(dataset: Dataset) -> torch.Tensor | None:
-    if not {"valence", "arousal"} <= set(dataset.column_names):
-        return None
-    return torch.from_numpy(np.stack([_column(dataset, c) for c in ("valence", "arousal")], axis=1).astype(np.float32))

@@ -39,11 +39,8 @@ LISTED_AGAIN = "listed again with the same label, of which the first row counts"
 def find_manifests(source: Source) -> list[Piece] | None:
     """A CSV with a path column and a label column, or all such in a folder.
 
-    The label is a name (`label_name`, `class_name`, `label_str`, `label`). A number (`label_id`, `class_id`,
-    `label_idx`, or a `label` of numbers) needs a class map beside the CSV: `<its name>.classes.json` or
-    `class_map.json`, `{"0": "neutral", …}`. Optional columns: `split`, `subject`, `file_name` (default: the path's last
-    part), `valence` with `arousal`. Paths are relative to the CSV's folder, or absolute. Without `split` the file's
-    name gives the split. An image that a split lists twice is kept once; the same image in two splits is a copy, which
+    The label is a name; a number needs a class map beside the CSV. Without a column `split` the file's name gives the
+    split. An image that a split lists twice is kept once; the same image in two splits is a copy, which
     `drop_duplicates` handles.
     """
     root = source.root
