@@ -102,10 +102,12 @@ class Part:
 
     def features(self) -> Features:
         """The `datasets` features of `dataset()`."""
-        from datasets import ClassLabel, Features, List, Value
+        from datasets import ClassLabel, Features, Image, List, Value
 
-        classwise = List(Value("float32"), length=len(self.classes))
-        features = {**self.rows.features(), "label": ClassLabel(names=list(self.classes))}
+        number, classwise = Value("float32"), List(Value("float32"), length=len(self.classes))
+        known = {"image": Image(), "valence": number, "arousal": number}
+        features = {c: known.get(c, Value("string")) for c in self.rows.table.column_names}
+        features["label"] = ClassLabel(names=list(self.classes))
         return Features({**features, **{c: classwise for c, _ in self._class_columns()}})
 
     def _class_columns(self) -> Iterator[tuple[str, np.ndarray]]:

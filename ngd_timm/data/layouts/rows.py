@@ -42,14 +42,6 @@ class Rows:
     dropped: Mapping[str, np.ndarray] = field(default_factory=dict)  # by the layout: reason → (N,) bool, one a row
     _files: dict[str, bytes] = field(default_factory=dict, repr=False, compare=False)
 
-    def features(self) -> dict[str, Any]:
-        """The `datasets` feature of each column of `table`."""
-        from datasets import Image as ImageFeature
-        from datasets import Value
-
-        known = {"image": ImageFeature(), "valence": Value("float32"), "arousal": Value("float32")}
-        return {c: known.get(c, Value("string")) for c in self.table.column_names}
-
     def usable(self) -> np.ndarray:
         """(N,) bool: rows that the layout doesn't drop; only their images need exist."""
         return ~np.logical_or.reduce([np.zeros(self.table.num_rows, dtype=bool), *self.dropped.values()])

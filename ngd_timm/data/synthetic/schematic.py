@@ -68,23 +68,8 @@ def draw_face(
     from neutral to the class's anchor. What deviates from that way shows too: valence in the mouth's corners, arousal
     in the eyes. The seed gives the person, the pose, the light and the noise.
 
-    Args:
-        expression: One of `ngd_timm.CLASSES`.
-        valence_arousal: Valence and arousal in [-1, 1]; None means the class's anchor.
-        domain: "pencil" (dark strokes and hatching on light paper) or "paint" (dim filled colours, soft edges, a
-            mottled background).
-        seed: Of everything random.
-        image_size: Side in pixels.
-
-    Returns:
-        A square image, grey ("L") for pencil and "RGB" for paint.
-
-    Raises:
-        InputError: Unknown expression or domain.
-
-    Example:
-        >>> draw_face("happiness", domain="paint", seed=3).size
-        (48, 48)
+    The domain "pencil" is dark strokes and hatching on light paper, grey ("L"); "paint" is dim filled colours, soft
+    edges and a mottled background ("RGB").
     """
     if expression not in _ACTIONS:
         raise choices("expression", expression, CLASSES)
