@@ -3,6 +3,8 @@
 May import core.
 """
 
+# ruff: noqa: F401
+
 from __future__ import annotations
 
 import importlib
@@ -14,53 +16,22 @@ if TYPE_CHECKING:
     from ngd_timm.data.labels import DATASETS, LABEL_RULES, SPLITS
     from ngd_timm.data.layouts.image_list import write_list
     from ngd_timm.data.stream_batches import FaceStream
-    from ngd_timm.data.synthetic import schematic as schematic
     from ngd_timm.data.synthetic.tiny import TINY_LAYOUTS, write_tiny
 
-__all__ = [
-    "Batch",
-    "DATASETS",
-    "FaceBatches",
-    "FaceStream",
-    "LABEL_RULES",
-    "LoadReport",
-    "SPLITS",
-    "TINY_LAYOUTS",
-    "class_counts",
-    "load_fer",
-    "load_split",
-    "load_splits",
-    "load_stream",
-    "parse_spec",
-    "schematic",
-    "write_list",
-    "write_tiny",
-]
-
-_HOME = {
-    "Batch": "batches",
-    "DATASETS": "labels",
-    "FaceBatches": "batches",
-    "FaceStream": "stream_batches",
-    "LABEL_RULES": "labels",
-    "LoadReport": "fer",
-    "SPLITS": "labels",
-    "TINY_LAYOUTS": "synthetic.tiny",
-    "class_counts": "batches",
-    "load_fer": "fer",
-    "load_split": "fer",
-    "load_splits": "fer",
-    "load_stream": "fer",
-    "parse_spec": "fer",
-    "write_list": "layouts.image_list",
-    "write_tiny": "synthetic.tiny",
+_NAMES = {
+    "batches": ("Batch", "FaceBatches", "class_counts"),
+    "fer": ("LoadReport", "load_fer", "load_split", "load_splits", "load_stream", "parse_spec"),
+    "labels": ("DATASETS", "LABEL_RULES", "SPLITS"),
+    "layouts.image_list": ("write_list",),
+    "stream_batches": ("FaceStream",),
+    "synthetic.tiny": ("TINY_LAYOUTS", "write_tiny"),
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
+__all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> Any:
     # `datasets` takes seconds to import, so it is not imported until it is used.
-    if name == "schematic":
-        return importlib.import_module("ngd_timm.data.synthetic.schematic")
     if name not in _HOME:
         raise AttributeError(f"module 'ngd_timm.data' has no attribute '{name}'")
     return getattr(importlib.import_module(f"ngd_timm.data.{_HOME[name]}"), name)

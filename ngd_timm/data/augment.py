@@ -11,8 +11,6 @@ import torch.nn.functional as F
 
 from ngd_timm.core.recipe import AugmentConfig
 
-__all__ = ["AugmentDraw", "draw_augment", "render_batch"]
-
 _ERASE_AREA = (0.02, 1 / 3)
 _ERASE_ASPECT = 0.3
 # Output numbers made at once on a CPU: large images a few at a time, since a whole batch doesn't stay in the caches.
@@ -21,19 +19,12 @@ _IN_CACHE = 1 << 19
 
 @dataclass(frozen=True)
 class AugmentDraw:
-    """The random numbers of one batch, drawn on the CPU so that a device or a thread count can't change them.
+    """The random numbers of one batch, drawn on the CPU so that a device or a thread count can't change them."""
 
-    Attributes:
-        theta: (B, 2, 3) affine maps from output to source, both in [-1, 1] coordinates.
-        brightness: (B,) factors.
-        contrast: (B,) factors.
-        box: (B, 4) left, top, right, bottom of the erased box as shares of the side; empty (0, 0, 0, 0) where none.
-    """
-
-    theta: torch.Tensor
-    brightness: torch.Tensor
-    contrast: torch.Tensor
-    box: torch.Tensor
+    theta: torch.Tensor  # (B, 2, 3) affine maps from output to source, both in [-1, 1] coordinates
+    brightness: torch.Tensor  # (B,) factors
+    contrast: torch.Tensor  # (B,) factors
+    box: torch.Tensor  # (B, 4) left, top, right, bottom of the erased box as shares of the side, 0 where none is
 
     def __getitem__(self, rows: slice) -> AugmentDraw:
         """The parameters of some rows."""
@@ -44,14 +35,6 @@ def draw_augment(config: AugmentConfig, batch: int, generator: torch.Generator) 
     """Draw flips, affine maps, light and erased boxes for a batch.
 
     Every number is drawn whether its part is on or off, so switching one part off leaves the others as they were.
-
-    Args:
-        config: Strengths; angles in radians, shifts as a share of the side.
-        batch: Number of images.
-        generator: Source of the numbers.
-
-    Returns:
-        The parameters; identity maps, factors of one and empty boxes where everything in `config` is 0.
     """
     chance = torch.rand(batch, 2, generator=generator)
     spread = torch.rand(batch, 6, generator=generator) * 2 - 1
@@ -86,20 +69,11 @@ def draw_augment(config: AugmentConfig, batch: int, generator: torch.Generator) 
 def render_batch(
     images: torch.Tensor, image_size: int, mean: Sequence[float], std: Sequence[float], draw: AugmentDraw
 ) -> torch.Tensor:
-    """Resize, augment and normalise a batch; affine map and resize are one bilinear resampling.
+    """Resize, augment and normalise (B, 1 or C, H, W) uint8 to (B, C, image_size, image_size) float32.
 
-    Where an image is scaled down, as many samples a pixel are averaged as its scale needs (antialiasing). An oblong
-    image gives its largest central square. What the affine map brings in from outside mirrors the image.
-
-    Args:
-        images: (B, 1 or C, H, W) uint8; a grey image fills all C channels.
-        image_size: Output side in pixels.
-        mean: C means on the scale 0-1.
-        std: C standard deviations on the scale 0-1.
-        draw: The batch's random parameters.
-
-    Returns:
-        (B, C, image_size, image_size) float32.
+    Affine map and resize are one bilinear resampling. Where an image is scaled down, as many samples a pixel are
+    averaged as its scale needs (antialiasing). An oblong image gives its largest central square. What the affine map
+    brings in from outside mirrors the image.
     """
     channels = len(mean)
     part = max(1, _IN_CACHE // (channels * image_size * image_size))

@@ -35,8 +35,6 @@ from ngd_timm.data.samplers import SAMPLERS, epoch_order, generator_for
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["Batch", "Batches", "FaceBatches", "class_counts", "held_in_memory", "targets"]
-
 log = logging.getLogger("ngd_timm.data")
 
 _MEMORY_SIDE = 96
@@ -47,19 +45,12 @@ _NATIVE = 1.25
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch.
+    """One batch."""
 
-    Attributes:
-        images: (B, C, H, W) float32, normalised.
-        target: (B,) int64 class indices, or (B, classes) float32 soft targets.
-        valence_arousal: (B, 2) float32 in [-1, 1], or None where the set has none.
-        index: (B,) int64 row numbers in the data set.
-    """
-
-    images: torch.Tensor
-    target: torch.Tensor
-    valence_arousal: torch.Tensor | None
-    index: torch.Tensor
+    images: torch.Tensor  # (B, C, H, W) float32, normalised
+    target: torch.Tensor  # (B,) int64 class indices, or (B, classes) float32 soft targets
+    valence_arousal: torch.Tensor | None  # (B, 2) float32 in [-1, 1], or None where the set has none
+    index: torch.Tensor  # (B,) int64 row numbers in the data set
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device."""
@@ -76,17 +67,13 @@ class Batch:
 
 @dataclass
 class Renderer:
-    """Prepares images for a model, the same in memory, in a worker process and in a stream.
-
-    A large image is decoded to a square of `side` before it is augmented; `part` is (number, count) of the processes
-    that share every batch.
-    """
+    """Prepares images for a model, the same in memory, in a worker process and in a stream."""
 
     transform: InputTransform
     augment: AugmentConfig | None
     seed: int
-    side: int
-    part: tuple[int, int] = (0, 1)
+    side: int  # a large image is decoded to a square of it before it is augmented
+    part: tuple[int, int] = (0, 1)  # (number, count) of the processes that share every batch
 
     def rows(self, size: int) -> slice:
         """This process's rows of a batch."""
@@ -188,12 +175,11 @@ class FaceBatches(Batches):
         in_memory: Force or forbid the in-memory path; None decides by size.
         workers: Processes of the per-image path; 0 makes its batches in this one.
         drop_last: Leave out a last, smaller batch; None means as `train`.
-        transform: What prepares an image where nothing is augmented; None is a bilinear resize of the largest central
-            square. It has to agree with the size, channels, mean and std given here.
+        transform: What prepares an image where nothing is augmented, of the size, channels, mean and std given here;
+            None is a bilinear resize of the largest central square.
         part: (number, count) of several processes. In training each takes its rows of every batch, drawn as for one; in
             evaluation they take turns at whole batches.
-        ahead: Make batches in a thread while the caller works with the last one. Worth it where an accelerator does
-            that work; on a processor alone the thread and the step want the same cores.
+        ahead: Make batches in a thread while the caller works with the last one, for use with an accelerator.
 
     Raises:
         InputError: A damaged image, an empty data set, or settings outside what is allowed.
@@ -232,24 +218,18 @@ class FaceBatches(Batches):
             raise choices("sampler", sampler, SAMPLERS)
         if workers < 0:
             raise InputError(f"workers must be at least 0, got {workers}")
+        augment, shared = (augment, part) if train else (None, (0, 1))
         super().__init__(
-            dataset.features,
-            image_size,
-            in_chans,
-            mean,
-            std,
-            batch_size,
-            augment if train else None,
-            seed,
-            ahead,
-            transform,
-            part if train else (0, 1),
+            dataset.features, image_size, in_chans, mean, std, batch_size, augment, seed, ahead, transform, shared
         )
         self.dataset, self.train, self.sampler, self.workers, self.part = dataset, train, sampler, workers, part
         self.drop_last = train if drop_last is None else drop_last
         self.labels = _column(dataset, "label").astype(np.int64)
         self._target = torch.from_numpy(targets(dataset))
-        self._va = _valence_arousal(dataset)
+        self._va: torch.Tensor | None = None
+        if {"valence", "arousal"} <= set(dataset.column_names):
+            places = np.stack([_column(dataset, c) for c in ("valence", "arousal")], axis=1)
+            self._va = torch.from_numpy(places.astype(np.float32))
         if not len(dataset):
             raise InputError("the data set is empty, there is nothing to make batches of")
         if self.drop_last:
@@ -274,8 +254,7 @@ class FaceBatches(Batches):
             order = np.arange(len(self.dataset))
         numbers = [i for i in range(start, len(self)) if self.train or i % self.part[1] == self.part[0]]
         keys = [(epoch, i, order[i * self.batch_size : (i + 1) * self.batch_size]) for i in numbers]
-        images = self._render(keys) if self.in_memory else _named_failures(self._load(keys))
-        with closing(images):
+        with closing(_named_failures(self._load(keys))) as images:
             for (_, _, rows), rendered in zip(keys, images, strict=True):
                 index = torch.from_numpy(rows[self.renderer.rows(len(rows))])
                 va = None if self._va is None else self._va[index]
@@ -314,15 +293,9 @@ class FaceBatches(Batches):
             renderer.side = min(first)
         return None if pixels is None else torch.from_numpy(pixels)
 
-    def _render(self, keys: Sequence[_Key]) -> Generator[torch.Tensor, None, None]:
-        assert self._pixels is not None
-        for epoch, number, rows in keys:
-            pixels = self._pixels[torch.from_numpy(rows[self.renderer.rows(len(rows))])]
-            yield self.renderer.render(pixels, epoch, number, len(rows))
-
     def _load(self, keys: list[_Key]) -> Generator[torch.Tensor, None, None]:
-        images = _Images(self.dataset, self.renderer)
-        if self.workers == 0 or not keys:
+        images = _Images(self.dataset, self.renderer, self._pixels)
+        if self.workers == 0 or self.in_memory or not keys:
             yield from (images[key] for key in keys)
         elif not self.train:
             yield from _Loader(images, min(self.workers, len(keys)), keep=False).run(keys)
@@ -334,13 +307,7 @@ class FaceBatches(Batches):
 
 
 def class_counts(data: Dataset | FaceBatches) -> np.ndarray:
-    """Images of each class, for class weights; sums of the soft targets where the set has them.
-
-    Args:
-        data: A data set of `load_fer`, or its batches.
-
-    Returns:
-        (C,) float64.
+    """Images of each class, (C,) float64, for class weights; sums of the soft targets where the set has them.
 
     Example:
         >>> from datasets import ClassLabel, Dataset, Features
@@ -411,17 +378,20 @@ _Key = tuple[int, int, np.ndarray]
 
 
 class _Images(torch.utils.data.Dataset[torch.Tensor]):
-    """The per-image path: an item is a whole batch, so that workers return finished ones."""
+    """An item is a whole batch, so that workers return finished ones."""
 
-    def __init__(self, dataset: Dataset, renderer: Renderer) -> None:
+    def __init__(self, dataset: Dataset, renderer: Renderer, pixels: torch.Tensor | None) -> None:
         self.encoded = dataset.select_columns(["image"]).with_format("arrow")
-        self.renderer, self.max_megapixels = renderer, image_limit()
+        self.renderer, self.pixels, self.max_megapixels = renderer, pixels, image_limit()
 
     def __getitem__(self, key: _Key) -> torch.Tensor:
         epoch, number, rows = key
+        own = torch.from_numpy(rows[self.renderer.rows(len(rows))])
+        if self.pixels is not None:
+            return self.renderer.render(self.pixels[own], epoch, number, len(rows))
         raise_image_limit(self.max_megapixels)  # a worker that was spawned has the default
         # all at once: a look-up in an Arrow table costs as much as decoding a small JPEG
-        records = self.encoded[rows[self.renderer.rows(len(rows))].tolist()]["image"].to_pylist()
+        records = self.encoded[own.tolist()]["image"].to_pylist()
         pixels = torch.from_numpy(np.stack([self.renderer.decode(record) for record in records]))
         return self.renderer.render(pixels, epoch, number, len(rows))
 
@@ -445,7 +415,6 @@ class _Loader:
         )
 
     def run(self, keys: list[_Key]) -> Generator[torch.Tensor, None, None]:
-        """The batches of `keys`, in order."""
         self.keys[:] = keys
         self.busy = True
         try:
@@ -476,9 +445,3 @@ def targets(dataset: Dataset) -> np.ndarray:
     if "soft_label" in dataset.column_names:
         return _column(dataset, "soft_label").astype(np.float32).reshape(len(dataset), -1)
     return _column(dataset, "label").astype(np.int64)
-
-
-def _valence_arousal(dataset: Dataset) -> torch.Tensor | None:
-    if not {"valence", "arousal"} <= set(dataset.column_names):
-        return None
-    return torch.from_numpy(np.stack([_column(dataset, c) for c in ("valence", "arousal")], axis=1).astype(np.float32))

@@ -12,27 +12,25 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 import numpy as np
 
+from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.images import image_records
 from ngd_timm.data.hold_out import HELD_OUT, TRAINED_ON, held_out
 from ngd_timm.data.labels import DATASETS, SPLITS
 from ngd_timm.data.layouts import NOT_LISTED, Found, Piece, Rows, look_at
 from ngd_timm.data.layouts.rows import read_image_file
-from ngd_timm.data.parts import DUPLICATE, Part, Selection, dropped_counts
+from ngd_timm.data.parts import Part, Selection, dropped_counts
+from ngd_timm.data.streaming import StreamedRows, Tally
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
     from typing_extensions import Unpack
 
-    from ngd_timm.data.streaming import Tally
-
-__all__ = ["DUPLICATE", "LoadReport", "choose", "load_fer", "load_split", "load_splits", "load_stream", "parse_spec"]
-
 log = logging.getLogger("ngd_timm.data")
 
 
 class Options(TypedDict, total=False):
-    """The keyword arguments of `load_split`; their defaults are those of `parts.Selection`."""
+    """The keyword arguments of `load_fer`; their defaults are those of `parts.Selection`."""
 
     label_rule: str
     drop_duplicates: bool
@@ -43,30 +41,17 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What loading read, dropped and kept.
-
-    Attributes:
-        name: Data set.
-        split: "train", "valid", "test" or "all".
-        labels: The label rule used, or "given" where the set names one class an image.
-        read: Rows read.
-        dropped: Reason → rows.
-        kept: Rows kept.
-        counts: Class → rows; summed soft targets under the rule `votes`.
-        duplicates: How copies of training images were searched.
-        sha256: Of the kept rows' encoded images, targets, and where there are any valence and arousal, in order.
-        layout: The layout that was found.
-    """
+    """What loading read, dropped and kept: numbers of rows, and the hash of the rows that were kept."""
 
     name: str
-    split: str
-    labels: str
+    split: str  # "train", "valid", "test" or "all"
+    labels: str  # the label rule used, or "given" where the set names one class an image
     read: int
-    dropped: Mapping[str, int]
+    dropped: Mapping[str, int]  # by reason
     kept: int
-    counts: Mapping[str, float]
-    duplicates: str
-    sha256: str
+    counts: Mapping[str, float]  # by class; summed soft targets under the rule `votes`
+    duplicates: str  # how copies of training images were searched
+    sha256: str  # of encoded images, targets, and where there are any valence and arousal, in order
     layout: str = ""
 
     def lines(self) -> list[str]:
@@ -81,7 +66,7 @@ class LoadReport:
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain data that JSON can hold."""
-        return {**asdict(self), "dropped": dict(self.dropped), "counts": dict(self.counts)}
+        return asdict(self)
 
 
 def parse_spec(spec: str) -> tuple[str, str, str | None, str]:
@@ -125,56 +110,23 @@ def load_fer(
 
 @overload
 def load_fer(
-    name: str, root: str | Path, split: str | None = None, *, streaming: Literal[True], **options: Unpack[Options]
+    name: str, root: str | Path, split: str | None = ..., *, streaming: Literal[True], **options: Unpack[Options]
 ) -> IterableDataset: ...
 
 
 def load_fer(
-    name: str, root: str | Path, split: str | None = None, *, streaming: bool = False, **options: Unpack[Options]
+    name: str,
+    root: str | Path,
+    split: str | None = None,
+    *,
+    label_rule: str = "majority",
+    drop_duplicates: bool = True,
+    classes: Sequence[str] = CLASSES,
+    limit: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    streaming: bool = False,
 ) -> Dataset | IterableDataset:
-    """Load a facial-expression data set by name and root; `load_split` without the report.
-
-    Args:
-        name: As `load_split`, as are the others.
-        root: File, folder or Hub id.
-        split: "train", "valid", "test"; "all" or None for every row.
-        streaming: Return an `IterableDataset` with the same columns and the same rows, read lazily: from parquet files
-            and Hub ids.
-        **options: `label_rule`, `drop_duplicates`, `classes`, `limit` and `options`.
-
-    Raises:
-        InputError: As `load_split`, or a layout that can't be streamed.
-
-    Example:
-        >>> import tempfile
-        >>> from ngd_timm.data.synthetic.schematic import write_schematic
-        >>> folder = write_schematic(tempfile.mkdtemp(), "pencil", n_train=8, n_valid=8, n_test=8, seed=0)
-        >>> load_fer("schematic", folder, "valid").features["label"].names[:2]
-        ['neutral', 'happiness']
-        >>> next(iter(load_fer("schematic", folder, "valid", streaming=True)))["source"]
-        'valid.parquet row 0'
-    """
-    load = load_stream if streaming else load_split
-    return load(name, root, split, **options)[0]
-
-
-def load_stream(
-    name: str, root: str | Path, split: str | None = None, **options: Unpack[Options]
-) -> tuple[IterableDataset, Tally]:
-    """`load_fer(..., streaming=True)`, and a tally of what was read and dropped, filled in by each whole pass."""
-    from ngd_timm.data.streaming import stream
-
-    layout, selection = _parsed(name, options)
-    found = look_at(root, name, layout, streaming=True)
-    if found.hold_out is not None:
-        raise InputError(f"{root}: a stream can't hold images out; leave streaming or hold_out out")
-    return stream(choose(found, split, root), [p for p in found.pieces if p.split == "train"], selection)
-
-
-def load_split(
-    name: str, root: str | Path, split: str | None = None, **options: Unpack[Options]
-) -> tuple[Dataset, LoadReport]:
-    """Load one split, or all rows, of a data set, and report what was dropped.
+    """Load one split, or all rows, of a facial-expression data set by name and root.
 
     The layouts that are read are those of `ngd_timm.data.layouts`, which is found by what lies at the root:
 
@@ -199,15 +151,57 @@ def load_split(
         classes: Class names, in the order of the labels; rows of other classes are dropped and counted.
         limit: Keep the first N remaining rows of each split.
         options: What a layout leaves open, the keys of `layouts.options.LayoutOptions`. They win over those in `root`.
+        streaming: Return an `IterableDataset` with the same columns and the same rows, read lazily: from parquet files
+            and Hub ids.
 
     Returns:
         A `datasets.Dataset` with `image` (encoded, decoded on access), `label` (ClassLabel of `classes`), `file_name`,
         `source` (file and row, for messages), and where the set has them `votes` (C counts), `soft_label` (C, rule
-        `votes` only), `valence`, `arousal` (null on rows without), `subject`; and the report, whose lines are also
-        logged. Image files of up to 1 GiB in all are read once, here.
+        `votes` only), `valence`, `arousal` (null on rows without), `subject`. Image files of up to 1 GiB in all are
+        read once, here.
 
     Raises:
-        InputError: A missing root or split, a damaged file, an unknown name, or nothing left.
+        InputError: A missing root or split, a damaged file, an unknown name, nothing left, or a layout that can't be
+            streamed.
+
+    Example:
+        >>> import tempfile
+        >>> from ngd_timm.data.synthetic.schematic import write_schematic
+        >>> folder = write_schematic(tempfile.mkdtemp(), "pencil", n_train=8, n_valid=8, n_test=8, seed=0)
+        >>> load_fer("schematic", folder, "valid").features["label"].names[:2]
+        ['neutral', 'happiness']
+        >>> next(iter(load_fer("schematic", folder, "valid", streaming=True)))["source"]
+        'valid.parquet row 0'
+    """
+    load = load_stream if streaming else load_split
+    return load(
+        name,
+        root,
+        split,
+        label_rule=label_rule,
+        drop_duplicates=drop_duplicates,
+        classes=classes,
+        limit=limit,
+        options=options,
+    )[0]
+
+
+def load_stream(
+    name: str, root: str | Path, split: str | None = None, **options: Unpack[Options]
+) -> tuple[IterableDataset, Tally]:
+    """`load_fer(..., streaming=True)`, and a tally of what was read and dropped, filled in by each whole pass."""
+    layout, selection = _parsed(name, options)
+    found = look_at(root, name, layout, streaming=True)
+    if found.hold_out is not None:
+        raise InputError(f"{root}: a stream can't hold images out; leave streaming or hold_out out")
+    stream = StreamedRows(choose(found, split, root), [p for p in found.pieces if p.split == "train"], selection)
+    return stream.dataset(), stream.tally
+
+
+def load_split(
+    name: str, root: str | Path, split: str | None = None, **options: Unpack[Options]
+) -> tuple[Dataset, LoadReport]:
+    """Load one split, or all rows, of a data set as `load_fer` does, and report what was read and dropped.
 
     Example:
         >>> import tempfile
@@ -217,42 +211,24 @@ def load_split(
         >>> len(dataset), report.kept, report.labels, report.layout
         (16, 16, 'given', 'parquet')
     """
-    return _load(name, root, [split], options)[0]
+    return load_splits(name, root, [split], **options)[split]
 
 
 def load_splits(
-    name: str, root: str | Path, splits: Sequence[str], **options: Unpack[Options]
-) -> dict[str, tuple[Dataset, LoadReport]]:
-    """Load several splits as `load_split` does, reading each file once for all of them.
-
-    Example:
-        >>> import tempfile
-        >>> from ngd_timm.data.synthetic.schematic import write_schematic
-        >>> folder = write_schematic(tempfile.mkdtemp(), "paint", n_train=16, n_valid=8, n_test=8, seed=0)
-        >>> loaded = load_splits("schematic", folder, ["train", "valid"])
-        >>> [len(dataset) for dataset, report in loaded.values()]
-        [16, 8]
-    """
-    return dict(zip(splits, _load(name, root, splits, options), strict=True))
+    name: str, root: str | Path, splits: Sequence[str | None], **options: Unpack[Options]
+) -> dict[str | None, tuple[Dataset, LoadReport]]:
+    """Load several splits as `load_split` does, reading each file once for all of them."""
+    layout, selection = _parsed(name, options)
+    found = look_at(root, name, layout)
+    pieces = {split: choose(found, split, root) for split in splits}
+    read = cache(lambda piece: piece.read())
+    return {split: _load_pieces(selection, found, pieces[split], split or "all", root, read) for split in splits}
 
 
 def _parsed(name: str, options: Options) -> tuple[Mapping[str, Any] | None, Selection]:
     """What a layout leaves open, and the rows to keep."""
     selection: dict[str, Any] = {key: value for key, value in options.items() if key != "options"}
     return options.get("options"), Selection(name, **selection)
-
-
-def _load(
-    name: str, root: str | Path, splits: Sequence[str | None], options: Options
-) -> list[tuple[Dataset, LoadReport]]:
-    layout, selection = _parsed(name, options)
-    found = look_at(root, name, layout)
-    pieces = [choose(found, split, root) for split in splits]
-    read = cache(lambda piece: piece.read())
-    return [
-        _load_pieces(selection, found, some, split or "all", root, read)
-        for some, split in zip(pieces, splits, strict=True)
-    ]
 
 
 def _load_pieces(

@@ -11,28 +11,15 @@ from ngd_timm.core.errors import InputError
 from ngd_timm.data.labels import SUBJECT_IN_NAME
 from ngd_timm.data.layouts import Rows
 
-__all__ = ["HELD_OUT", "TRAINED_ON", "held_out"]
-
 HELD_OUT, TRAINED_ON = "held out for validation", "trained on"
 
 
 def held_out(pieces: Sequence[Rows], share: float, dataset: str) -> list[np.ndarray]:
-    """Which training rows are held out.
+    """Which training rows are held out, (N,) bool for each piece.
 
     Neither label rule, classes, the order of files nor a seed has a part in it, so that what one run trains on is never
     what another command scores. Where the set names subjects, whole subjects are held out, the first `share` of them by
     the hashes of their names; else the images whose own hash lies in the first `share` of all hashes, copies with them.
-
-    Args:
-        pieces: All training rows.
-        share: Between 0 and 1.
-        dataset: One of `DATASETS`.
-
-    Returns:
-        For each piece (N,) bool, False on rows that the layout drops.
-
-    Raises:
-        InputError: One subject alone; rows without a subject where others have one, or in a set of `SUBJECT_IN_NAME`.
     """
     subjects = [_subjects(rows) for rows in pieces]
     known = sorted({name for names in subjects for name in names if name is not None})

@@ -11,34 +11,9 @@ import numpy as np
 from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.errors import InputError, choices
 
-__all__ = [
-    "DATASETS",
-    "FER2013_IDS",
-    "AFFECTNET_IDS",
-    "CKPLUS_48_IDS",
-    "CKPLUS_IDS",
-    "JAFFE_LETTERS",
-    "LABEL_RULES",
-    "NO_MAJORITY",
-    "NO_VOTE",
-    "NOT_A_CLASS",
-    "NOT_A_FACE",
-    "OTHER_CLASS",
-    "RAFDB_IDS",
-    "Ruled",
-    "SPLITS",
-    "SUBJECT_IN_NAME",
-    "VOTE_COLUMNS",
-    "apply_rule",
-    "class_of",
-    "split_of",
-    "subject_of",
-]
-
 SPLITS = ("train", "valid", "test")
 LABEL_RULES = ("majority", "argmax", "votes")
-VOTE_COLUMNS = (*CLASSES, "unknown", "NF")
-"""FER+'s ten counts, in the file's order: the eight classes, "unknown", and "not a face"."""
+VOTE_COLUMNS = (*CLASSES, "unknown", "NF")  # FER+'s, in the file's order
 
 NO_VOTE = "no vote for any of the classes"
 NOT_A_FACE = "led by unknown or NF"
@@ -98,31 +73,17 @@ JAFFE_LETTERS: Mapping[str, str] = {names[-1].upper(): c for c, names in _NAMES.
 """The letters in JAFFE's file names (KA.AN1.39.tiff): its read-me, Lyons et al. (1998)."""
 
 SUBJECT_IN_NAME: Mapping[str, str] = {"ckplus": r"(S\d{3})_", "jaffe": r"([A-Z]{2})\.[A-Z]{2}\d"}
-"""The sets that show a subject on several images, and how their file names begin: CK+'s S005_001_00000011.png, JAFFE's
-KA.AN1.39.tiff."""
+"""The sets that show a subject on several images, and how their file names begin (S005_001_…, KA.AN1.…)."""
 
 
 def subject_of(dataset: str, path: str) -> str | None:
-    """The subject that a file name of one of the sets of `SUBJECT_IN_NAME` begins with, None where it names none.
-
-    Example:
-        >>> subject_of("ckplus", "anger/S010_004_00000019.png"), subject_of("jaffe", "1.png")
-        ('S010', None)
-    """
+    """The subject that a file name of one of the sets of `SUBJECT_IN_NAME` begins with, None where it names none."""
     found = re.match(SUBJECT_IN_NAME[dataset], re.split(r"[/\\]", path)[-1])
     return found.group(1) if found else None
 
 
 def class_of(dataset: str, label: str) -> str:
-    """The class, by FER+'s name, that a data set's own label name means.
-
-    Raises:
-        InputError: Unknown data set, or a name this data set doesn't have; the nearest known one is named.
-
-    Example:
-        >>> class_of("fer2013", "Angry")
-        'anger'
-    """
+    """The class, by FER+'s name, that a data set's own label name means."""
     if dataset not in DATASETS:
         raise choices("data set", dataset, DATASETS)
     known = {alias: c for c, aliases in _NAMES.items() for alias in aliases}
@@ -135,12 +96,7 @@ def class_of(dataset: str, label: str) -> str:
 
 
 def split_of(name: str) -> str | None:
-    """The split that a file or folder name speaks of, None where it names none or several.
-
-    Example:
-        >>> split_of("PublicTest"), split_of("ferplus_train-00000-of-00002.parquet"), split_of("faces.parquet")
-        ('valid', 'train', None)
-    """
+    """The split that a file or folder name speaks of, None where it names none or several."""
     words = name.lower().replace("-", " ").replace("_", " ").replace(".", " ").split()
     found = {_SPLIT_OF[w] for w in words if w in _SPLIT_OF}
     return found.pop() if len(found) == 1 else None
@@ -148,21 +104,15 @@ def split_of(name: str) -> str | None:
 
 @dataclass(frozen=True)
 class Ruled:
-    """The labels that a rule gives.
+    """The labels that a rule gives."""
 
-    Attributes:
-        label: (N,) int64 index into the selected classes, `NOT_A_CLASS` where the row is dropped.
-        soft: (N, C) float32 targets that sum to 1 on kept rows, for the rule `votes` only.
-        dropped: Reason → (N,) bool; a row has at most one reason.
-    """
-
-    label: np.ndarray
-    soft: np.ndarray | None
-    dropped: Mapping[str, np.ndarray]
+    label: np.ndarray  # (N,) int64 index into the selected classes, NOT_A_CLASS where the row is dropped
+    soft: np.ndarray | None  # (N, C) float32, sums of 1, for the rule `votes` only
+    dropped: Mapping[str, np.ndarray]  # reason → (N,) bool; a row has at most one reason
 
 
 def apply_rule(votes: np.ndarray, rule: str, classes: Sequence[str] = CLASSES) -> Ruled:
-    """Turn FER+ vote counts into labels.
+    """Turn FER+ vote counts, (N, 10) in the order of `VOTE_COLUMNS`, into labels.
 
     - `majority`: votes of one are dropped (counts of 1 become 0); the leading class must hold more than half of
       what is left, unknown and NF included; rows led by unknown or NF (or tied with them) fall out.
@@ -171,22 +121,6 @@ def apply_rule(votes: np.ndarray, rule: str, classes: Sequence[str] = CLASSES) -
 
     Every rule drops rows without a vote for the eight. `majority` and `argmax` decide among the eight and then drop
     rows of a class outside `classes`; `votes` drops rows without a vote for `classes`.
-
-    Args:
-        votes: (N, 10) counts in the order of `VOTE_COLUMNS`.
-        rule: One of `LABEL_RULES`.
-        classes: Class names, in the order of the targets.
-
-    Returns:
-        Labels, soft targets for `votes`, and why each dropped row was dropped.
-
-    Raises:
-        InputError: Unknown rule, negative counts, or a wrong shape.
-
-    Example:
-        >>> counts = np.array([[1, 0, 0, 5, 4, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 0, 9, 1]])
-        >>> apply_rule(counts, "majority").label.tolist(), apply_rule(counts, "argmax").label.tolist()
-        ([3, -1], [3, -1])
 
     Reference:
         Barsoum et al., "Training deep networks for facial expression recognition with crowd-sourced label

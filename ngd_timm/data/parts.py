@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.errors import InputError, choices
@@ -23,15 +24,7 @@ DUPLICATE = "a copy of a training image"
 
 @dataclass(frozen=True)
 class Selection:
-    """Which rows of a data set are kept, and as which class.
-
-    Attributes:
-        name: One of `DATASETS`.
-        label_rule: How votes become labels.
-        classes: Class names, in the order of the labels.
-        drop_duplicates: Drop validation and test rows whose image is a training image.
-        limit: Keep the first N remaining rows of each split.
-    """
+    """Which rows of a data set are kept, and as which class: the options of `load_split`."""
 
     name: str
     label_rule: str = "majority"
@@ -53,11 +46,7 @@ class Selection:
 class Part:
     """The rows of a piece, or some of them, under a label rule.
 
-    Attributes:
-        label: (N,) int64 index into the classes, `NOT_A_CLASS` where the row is dropped.
-        labels: The rule's name, or "given" where the set names one class an image.
-        dropped: Reason → (N,) bool.
-        kept: (N,) bool.
+    `label` is (N,) int64, `NOT_A_CLASS` on dropped rows; `labels` the rule's name, or "given"; `kept` (N,) bool.
     """
 
     def __init__(self, piece: Piece, rows: Rows, selection: Selection) -> None:
@@ -113,13 +102,13 @@ class Part:
 
     def features(self) -> Features:
         """The `datasets` features of `dataset()`."""
-        from datasets import ClassLabel, Features, List, Value
+        from datasets import ClassLabel, Features, Image, List, Value
 
-        features = self.rows.features()
+        number, classwise = Value("float32"), List(Value("float32"), length=len(self.classes))
+        known = {"image": Image(), "valence": number, "arousal": number}
+        features = {c: known.get(c, Value("string")) for c in self.rows.table.column_names}
         features["label"] = ClassLabel(names=list(self.classes))
-        return Features(
-            {**features, **{c: List(Value("float32"), length=len(self.classes)) for c, _ in self._class_columns()}}
-        )
+        return Features({**features, **{c: classwise for c, _ in self._class_columns()}})
 
     def _class_columns(self) -> Iterator[tuple[str, np.ndarray]]:
         for name, values in (("votes", self.counts), ("soft_label", self.soft)):
@@ -151,8 +140,6 @@ def dropped_counts(parts: Iterable[Part]) -> dict[str, int]:
 
 
 def _arrow(values: np.ndarray) -> Any:
-    import pyarrow as pa
-
     if values.ndim == 1:
         return pa.array(values)
     return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])

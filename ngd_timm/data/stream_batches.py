@@ -14,13 +14,10 @@ from ngd_timm.core.images import DAMAGE, damage_reason
 from ngd_timm.core.recipe import AugmentConfig
 from ngd_timm.data.batches import Batch, Batches
 from ngd_timm.data.fer import LoadReport
+from ngd_timm.data.streaming import Tally
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
-
-    from ngd_timm.data.streaming import Tally
-
-__all__ = ["FaceStream"]
 
 
 class FaceStream(Batches):
@@ -35,12 +32,10 @@ class FaceStream(Batches):
 
     Args:
         stream: With `image`, `label` (ClassLabel), and where the set has them `soft_label`, `valence`, `arousal`.
-        image_size: As in `FaceBatches`, like the others.
-        batch_size: Images a batch; a last, smaller one is left out.
+        image_size: As in `FaceBatches`, like the others; a last, smaller batch is left out.
         buffer: Encoded images that are held.
 
     Attributes:
-        classes: Class names.
         counts: (C,) float64 rows a class, sums of the soft targets where there are any: for class weights.
         sha256: Of images, targets, and where there are any valence and arousal, in the stream's order.
 

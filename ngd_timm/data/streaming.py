@@ -23,15 +23,7 @@ log = logging.getLogger("ngd_timm.data")
 
 @dataclass
 class Tally:
-    """What the last whole pass over a stream read, dropped and kept.
-
-    Attributes:
-        read: Rows read.
-        kept: Rows kept.
-        dropped: Reason → rows.
-        labels: The label rule, or "given" where the set names one class an image.
-        layout: The layout that was found.
-    """
+    """What the last whole pass over a stream read, dropped and kept; the fields are those of `LoadReport`."""
 
     read: int = 0
     kept: int = 0
@@ -40,33 +32,29 @@ class Tally:
     layout: str = ""
 
 
-def stream(pieces: Sequence[Piece], training: Sequence[Piece], selection: Selection) -> tuple[IterableDataset, Tally]:
-    """The rows of `pieces` as `load_fer` would keep them, read lazily.
-
-    Unmarked copies of training images are found by going through the training split once, before the first held-out
-    row. What was dropped is logged at the end of each pass.
-    """
-    from datasets import IterableDataset
-
-    for piece in pieces:
-        if piece.stream is None:
-            raise InputError(
-                f"{piece.shown}: {piece.kind} can't be streamed, only parquet files and Hub ids; leave streaming out"
-            )
-    rows = _StreamedRows(pieces, training, selection)
-    features = rows.first_features()
-    # bound, not in gen_kwargs: a list there would be divided among the workers of a loader, and rows repeated
-    return IterableDataset.from_generator(partial(rows.examples, list(features)), features=features), rows.tally
-
-
 @dataclass(frozen=True)
-class _StreamedRows:
+class StreamedRows:
+    """The rows of `pieces` as `load_fer` would keep them, read lazily."""
+
     pieces: Sequence[Piece]
     training: Sequence[Piece]
     selection: Selection
     tally: Tally = field(default_factory=Tally)
 
-    def first_features(self) -> Any:
+    def dataset(self) -> IterableDataset:
+        from datasets import IterableDataset
+
+        for piece in self.pieces:
+            if piece.stream is None:
+                raise InputError(
+                    f"{piece.shown}: {piece.kind} can't be streamed, only parquet files and Hub ids; leave streaming "
+                    "out"
+                )
+        features = self._features()
+        # bound, not in gen_kwargs: a list there would be divided among the workers of a loader, and rows repeated
+        return IterableDataset.from_generator(partial(self._examples, list(features)), features=features)
+
+    def _features(self) -> Any:
         """The columns that all pieces have, from the first rows of each."""
         first = [part for piece in self.pieces if (part := next(self._parts(piece), None)) is not None]
         if not first:
@@ -75,10 +63,10 @@ class _StreamedRows:
         shared = set.intersection(*(set(f) for f in found))
         return type(found[0])({c: f for c, f in found[0].items() if c in shared})
 
-    def examples(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    def _examples(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         left: dict[str | None, int] = {}
         tally, dropped, labels = Tally(), Counter[str](), dict[str, None]()
-        hashes = cache(self._training_hashes)
+        hashes = cache(self._training_hashes)  # one pass over the training split, before the first held-out row
         for piece in self.pieces:
             for part in self._parts(piece):
                 if self.selection.drop_duplicates and piece.split in ("valid", "test"):

@@ -202,7 +202,7 @@ class TrainingData(NamedTuple):
 
 def open_data(recipe: Recipe, model: DistillationWrapper, device: torch.device) -> TrainingData:
     """Load the splits `train` and `valid`; every training image is decoded once."""
-    from ngd_timm.data import FaceBatches, FaceStream, class_counts, load_split, load_stream
+    from ngd_timm.data import FaceBatches, FaceStream, class_counts, load_split, load_splits, load_stream
     from ngd_timm.data.batches import targets
     from ngd_timm.data.samplers import drawn_counts
 
@@ -224,8 +224,8 @@ def open_data(recipe: Recipe, model: DistillationWrapper, device: torch.device) 
         stream = FaceStream(training, buffer=data.shuffle_buffer, **options)
         reports["train"] = stream.report(data.name, "train", tally)
         return TrainingData(stream, valid, stream.counts, stream.counts, reports)
-    training, reports["train"] = load_split(*place, "train", **rows)
-    valid, reports["valid"] = load_split(*place, "valid", **rows)
+    loaded = load_splits(*place, ["train", "valid"], **rows)
+    (training, reports["train"]), (valid, reports["valid"]) = loaded["train"], loaded["valid"]
     options |= {"sampler": data.sampler, "in_memory": data.in_memory, "workers": data.workers}
     batches = FaceBatches(training, train=True, part=(rank(), world_size()), **options)
     labels_drawn = drawn_counts(targets(training), batches.labels, data.sampler, len(data.classes))
@@ -300,15 +300,16 @@ def build_scheduler(optim: OptimConfig, optimizer: torch.optim.Optimizer, steps:
 
 def data_hashes(recipe: Recipe) -> dict[str, str]:
     """By split, the sha256 of the data that a run of this recipe would write into its fingerprint."""
-    from ngd_timm.data import FaceStream, load_split, load_stream
+    from ngd_timm.data import FaceStream, load_split, load_splits, load_stream
 
     place, rows = _source(recipe)
-    hashes = {"valid": load_split(*place, "valid", **rows)[1].sha256}
     if recipe.data.streaming:
+        valid = load_split(*place, "valid", **rows)[1].sha256
         training, _ = load_stream(*place, "train", **rows)
         stream = FaceStream(training, image_size=recipe.student.image_size, batch_size=recipe.optim.batch_size)
-        return {"train": stream.sha256, **hashes}
-    return {"train": load_split(*place, "train", **rows)[1].sha256, **hashes}
+        return {"train": stream.sha256, "valid": valid}
+    loaded = load_splits(*place, ["train", "valid"], **rows)
+    return {split: loaded[split][1].sha256 for split in ("train", "valid")}
 
 
 def _source(recipe: Recipe) -> tuple[tuple[str, str], dict[str, Any]]:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import png, write_parquet
 from PIL import Image
 
+from conftest import png, write_parquet
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.recipe import AugmentConfig
+from ngd_timm.core.recipe import AugmentConfig, Recipe, load_recipe
 from ngd_timm.data import FaceBatches, load_split, load_splits, write_tiny
 from ngd_timm.data.layouts import rows
+from ngd_timm.train.setup import data_hashes
 
 _watched: list[Path] = []
 _opened: Counter[str] = Counter()
@@ -95,6 +96,10 @@ def test_a_parquet_is_read_once_for_training_and_the_search_for_copies(
     original = pq.read_table
     monkeypatch.setattr(pq, "read_table", lambda path, **options: reads.append(path.name) or original(path, **options))
     loaded = load_splits("fer2013", tmp_path, ["train", "valid"])
+    assert sorted(reads) == ["train.parquet", "valid.parquet"]
+    reads.clear()
+    recipe = load_recipe(Recipe, "b0_ce", ["data.name=fer2013", f"data.root={tmp_path}"])
+    assert data_hashes(recipe) == {split: report.sha256 for split, (_, report) in loaded.items()}
     assert sorted(reads) == ["train.parquet", "valid.parquet"]
     assert [len(dataset) for dataset, _ in loaded.values()] == [4, 2]
     for split, (dataset, report) in loaded.items():

@@ -21,7 +21,7 @@ import numpy as np
 from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.errors import InputError
 from ngd_timm.data.labels import AFFECTNET_IDS, split_of
-from ngd_timm.data.layouts.csv_file import csv_headers, header_of, read_csv, whole_numbers
+from ngd_timm.data.layouts.csv_file import csv_headers, header_of, numbers, read_csv, whole_numbers
 from ngd_timm.data.layouts.folders import split_folders
 from ngd_timm.data.layouts.options import Source
 from ngd_timm.data.layouts.rows import (
@@ -105,21 +105,11 @@ def _read_list(path: Path, root: Path) -> Rows:
     paths = [base / n for n in names]
     faces = [p for p, i in zip(paths, ids, strict=True) if i < len(CLASSES)]
     require_files(faces, str(path), "unpack the images into Manually_Annotated_Images beside the lists")
-    valence, arousal = (_floats(path, table[name].to_pylist(), name) for name in ("valence", "arousal"))
+    valence, arousal = (numbers(path, table[name].to_pylist(), name) for name in ("valence", "arousal"))
     return _rows(paths, root if root.is_dir() else path.parent, ids, valence, arousal, path.name)
 
 
-def _floats(path: Path, values: Sequence[str], name: str) -> list[float]:
-    out = []
-    for row, value in enumerate(values):
-        try:
-            out.append(float(value))
-        except ValueError:
-            raise InputError(f"{path} row {row}: {name} must be a number, got '{value[:40]}'") from None
-    return out
-
-
-def _rows(paths: Sequence[Path], root: Path, ids: Any, valence: list[float], arousal: list[float], shown: str) -> Rows:
+def _rows(paths: Sequence[Path], root: Path, ids: Any, valence: Any, arousal: Any, shown: str) -> Rows:
     label = labels_of_ids(ids, AFFECTNET_IDS, shown, "expression")
     names = tuple(AFFECTNET_IDS.values())
     dropped = {
@@ -127,10 +117,11 @@ def _rows(paths: Sequence[Path], root: Path, ids: Any, valence: list[float], aro
     }
     label[label >= len(CLASSES)] = -1
     # a face without one of the two has no place in the plane
-    absent = (np.array([valence, arousal]).reshape(2, len(paths)) == _MISSING).any(axis=0) | (label < 0)
+    places = np.array([valence, arousal], dtype=np.float64)
+    absent = (places == _MISSING).any(axis=0) | (label < 0)
     va = {
         name: affect_column([None if gone else v for v, gone in zip(values, absent, strict=True)], name, shown)
-        for name, values in (("valence", valence), ("arousal", arousal))
+        for name, values in zip(("valence", "arousal"), places.tolist(), strict=True)
     }
     if missing := int((absent & (label >= 0)).sum()):
         log.info("%s: %d labelled faces have no valence and arousal", shown, missing)

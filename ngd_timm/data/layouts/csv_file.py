@@ -7,14 +7,13 @@ import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv as pacsv
 
 from ngd_timm.core.errors import InputError
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 log = logging.getLogger("ngd_timm.data")
 
@@ -55,12 +54,10 @@ def first_column(names: Sequence[str], candidates: Sequence[str]) -> str | None:
 
 def read_csv(path: Path, columns: Sequence[str] | None = None, required: Sequence[str] = ()) -> pa.Table:
     """Read a CSV; every value is a string without surrounding space."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    from pyarrow import csv as pacsv
-
     names = list(columns) if columns is not None else header_of(path)
-    require_columns(path, names, required)
+    missing = [w for w in required if w not in names]
+    if missing:
+        raise InputError(f"{path} has no column '{missing[0]}'; it has: {', '.join(names)}")
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
         raise InputError(f"{path}: column '{twice[0]}' stands twice in the header; rename or remove one")
@@ -78,21 +75,22 @@ def read_csv(path: Path, columns: Sequence[str] | None = None, required: Sequenc
     return pa.table({n: pc.utf8_trim_whitespace(table[n]) for n in names})
 
 
-def require_columns(path: Path, names: Sequence[str], required: Sequence[str]) -> None:
-    """Refuse a header that lacks a column, by name."""
-    missing = [w for w in required if w not in names]
-    if missing:
-        raise InputError(f"{path} has no column '{missing[0]}'; it has: {', '.join(names)}")
-
-
 def whole_numbers(path: Path, column: pa.ChunkedArray, name: str) -> np.ndarray:
     """A column of whole numbers, (N,) int64; the first other value is named by its row."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     try:
         return pc.cast(column, pa.int64()).to_numpy()
     except pa.ArrowException:
         values = column.to_pylist()
         row = next(i for i, v in enumerate(values) if not _WHOLE.fullmatch(v))
         raise InputError(f"{path} row {row}: {name} must be a whole number, got '{values[row][:40]}'") from None
+
+
+def numbers(path: Path, values: Sequence[str], name: str) -> list[float | None]:
+    """A column of numbers, None where it is empty."""
+    out: list[float | None] = []
+    for row, value in enumerate(values):
+        try:
+            out.append(float(value) if value else None)
+        except ValueError:
+            raise InputError(f"{path} row {row}: {name} must be a number or empty, got '{value[:40]}'") from None
+    return out

@@ -12,9 +12,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.data.labels import VOTE_COLUMNS
@@ -30,9 +30,6 @@ from ngd_timm.data.layouts.rows import (
     table_of_files,
     table_of_pixels,
 )
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 log = logging.getLogger("ngd_timm.data")
 
@@ -98,9 +95,7 @@ def _folder_labels(path: Path) -> pa.Table:
 
 
 def _label_file(path: Path) -> pa.Table:
-    table = read_csv(path, required=("Usage", _NAME, *VOTE_COLUMNS))
-    usage_splits(path, table["Usage"].to_pylist())
-    return table
+    return read_csv(path, required=("Usage", _NAME, *VOTE_COLUMNS))
 
 
 def _votes(table: pa.Table, path: Path) -> np.ndarray:

@@ -74,12 +74,8 @@ def on_list(rows: Rows, listed: frozenset[str]) -> np.ndarray:
 def write_list(path: str | Path, entries: Iterable[str]) -> str:
     """Write a list of images and, beside it, its hash; publish both, and none of the images.
 
-    Args:
-        path: A `.txt`; the hash goes to `<path>.sha256`, as `sha256sum` writes it.
-        entries: Paths relative to the data set's root.
-
-    Returns:
-        The hash.
+    `entries` are paths relative to the data set's root; the hash, which is returned, goes to `<path>.sha256`, as
+    `sha256sum` writes it.
 
     Example:
         >>> import tempfile

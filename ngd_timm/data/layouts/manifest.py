@@ -15,7 +15,7 @@ import numpy as np
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.data.labels import NOT_A_CLASS, class_of, split_of
-from ngd_timm.data.layouts.csv_file import csv_headers, first_column, header_of, read_csv
+from ngd_timm.data.layouts.csv_file import csv_headers, first_column, header_of, numbers, read_csv
 from ngd_timm.data.layouts.image_list import PATH_COLUMNS, check_sha256
 from ngd_timm.data.layouts.options import Source
 from ngd_timm.data.layouts.parquet import LABEL_COLUMNS
@@ -39,11 +39,8 @@ LISTED_AGAIN = "listed again with the same label, of which the first row counts"
 def find_manifests(source: Source) -> list[Piece] | None:
     """A CSV with a path column and a label column, or all such in a folder.
 
-    The label is a name (`label_name`, `class_name`, `label_str`, `label`). A number (`label_id`, `class_id`,
-    `label_idx`, or a `label` of numbers) needs a class map beside the CSV: `<its name>.classes.json` or
-    `class_map.json`, `{"0": "neutral", …}`. Optional columns: `split`, `subject`, `file_name` (default: the path's last
-    part), `valence` with `arousal`. Paths are relative to the CSV's folder, or absolute. Without `split` the file's
-    name gives the split. An image that a split lists twice is kept once; the same image in two splits is a copy, which
+    The label is a name; a number needs a class map beside the CSV. Without a column `split` the file's name gives the
+    split. An image that a split lists twice is kept once; the same image in two splits is a copy, which
     `drop_duplicates` handles.
     """
     root = source.root
@@ -84,6 +81,7 @@ class _Manifest:
         self.splits = [split_of(path.stem)] * table.num_rows
         if "split" in self.columns:
             self.splits = named_splits(path, self.columns["split"])
+        self.affect = {c: numbers(path, self.columns[c], c) for c in ("valence", "arousal") if c in self.columns}
         self.names, self.label = self._labels()
         self.again = self._listed_again(self._meanings(dataset))
 
@@ -103,9 +101,9 @@ class _Manifest:
             further["subject"] = [self.columns["subject"][row] or None for row in rows]
         if "file_name" in self.columns:
             further["file_name"] = [self.columns["file_name"][row] for row in rows]
-        if {"valence", "arousal"} <= set(self.columns):
-            for c in ("valence", "arousal"):
-                further[c] = affect_column([self._float(row, c) for row in rows], c, self.path.name)
+        if len(self.affect) == 2:
+            for c, values in self.affect.items():
+                further[c] = affect_column([values[row] for row in rows], c, self.path.name)
         repeated = self.again[rows]
         dropped = {LISTED_AGAIN: repeated} if repeated.any() else {}
         label = np.where(repeated, NOT_A_CLASS, self.label[rows])
@@ -157,20 +155,13 @@ class _Manifest:
         found: dict[str, Callable[[int], object]] = {self.label_column: partial(self._class, dataset)}
         if "subject" in self.columns:
             found["subject"] = self.columns["subject"].__getitem__
-        return found | {c: partial(self._float, column=c) for c in ("valence", "arousal") if c in self.columns}
+        return found | {c: values.__getitem__ for c, values in self.affect.items()}
 
     def _class(self, dataset: str, row: int) -> str:
         try:
             return class_of(dataset, self.names[self.label[row]])
         except InputError as error:
             raise InputError(f"{self.path}: {error}") from None
-
-    def _float(self, row: int, column: str) -> float | None:
-        value = self.columns[column][row]
-        try:
-            return float(value) if value else None
-        except ValueError:
-            raise InputError(f"{self.path}: {column} must be a number or empty, got '{value[:40]}'") from None
 
 
 def _lines(path: Path, rows: Sequence[int]) -> list[int]:

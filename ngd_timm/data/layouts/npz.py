@@ -7,12 +7,12 @@ They published none, so the arrays are named here: `X` or `images` (N, H, W), (N
 
 from __future__ import annotations
 
-import zipfile
 import zlib
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -32,17 +32,7 @@ from ngd_timm.data.layouts.rows import (
 Arrays = Mapping[str, np.ndarray]
 
 # What numpy raises on a damaged file, or on one of pickled objects.
-_DAMAGE = (
-    ValueError,
-    EOFError,
-    OSError,
-    KeyError,
-    MemoryError,
-    zipfile.BadZipFile,
-    zlib.error,
-    AttributeError,
-    TypeError,
-)
+_DAMAGE = (ValueError, EOFError, OSError, LookupError, MemoryError, AttributeError, TypeError, zlib.error, BadZipFile)
 
 
 def find_npz(source: Source) -> list[Piece] | None:
@@ -120,8 +110,7 @@ def _images(path: Path, arrays: Arrays) -> np.ndarray:
 def _labels(path: Path, arrays: Arrays) -> tuple[tuple[str, ...], np.ndarray]:
     labels = _one(path, arrays, ("y", "labels"), "its labels")
     if labels.dtype.kind in "US":
-        names, label = index_names(labels.astype(np.str_).ravel().tolist())
-        return names, label
+        return index_names(labels.astype(np.str_).ravel().tolist())
     if labels.dtype.kind not in "iu":
         raise InputError(f"{path}: labels must be names or whole numbers, got {labels.dtype}")
     classes = arrays.get("classes")

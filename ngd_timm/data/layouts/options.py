@@ -13,24 +13,14 @@ from ngd_timm.core.errors import InputError, choices
 
 @dataclass(frozen=True)
 class LayoutOptions:
-    """Choices that a layout leaves open.
+    """Choices that a layout leaves open."""
 
-    Attributes:
-        apex_frames: CK+ sequences: how many last frames of a sequence count as its emotion.
-        neutral_frame: CK+ sequences: whether the first frame of a sequence counts as neutral.
-        list: A file of relative image paths; the data set is these images and no others. Relative to the root.
-        sha256: The hash that the list must have, or where there is none, the file that is the root.
-        hold_out: Where there is no split "valid": the share of the training images that is, see
-            `ngd_timm.data.hold_out`.
-        max_megapixels: Open images of more than 100 megapixels too, up to this many.
-    """
-
-    apex_frames: int = 1
-    neutral_frame: bool = False
-    list: str | None = None
-    sha256: str | None = None
-    hold_out: float | None = None
-    max_megapixels: float | None = None
+    apex_frames: int = 1  # of a CK+ sequence: how many last frames count as its emotion
+    neutral_frame: bool = False  # whether the first frame of a CK+ sequence counts as neutral
+    list: str | None = None  # a file, relative to the root, of relative image paths: the set is these and no others
+    sha256: str | None = None  # of the list, or where there is none, of the file that is the root
+    hold_out: float | None = None  # the share of the training images that is the split "valid", where there is none
+    max_megapixels: float | None = None  # open images of more than 100 megapixels too, up to this many
 
 
 # Key → what its text must look like, what it becomes, and how a message describes it.
@@ -53,25 +43,20 @@ class Source:
     options: LayoutOptions = LayoutOptions()
 
 
-def make_options(options: Mapping[str, Any]) -> LayoutOptions:
-    """Options from plain values or their text, checked."""
-    values: dict[str, Any] = {}
-    for key, value in options.items():
-        if key not in _OPTIONS:
-            raise choices("layout option", key, tuple(_OPTIONS))
-        pattern, convert, allowed = _OPTIONS[key]
-        text = str(value).strip()
-        if not re.fullmatch(pattern, text, re.IGNORECASE):
-            raise InputError(f"{key} must be {allowed}, got '{text[:80]}'")
-        values[key] = convert(text)
-    return LayoutOptions(**values)
-
-
 def parse_root(root: str | Path, further: Mapping[str, Any] | None = None) -> tuple[str, LayoutOptions]:
     """Split `PATH,key=value,…` into the path (or Hub id) and its options; a path that exists is never split."""
-    text, options = str(root), {}
+    text, written = str(root), dict[str, Any]()
     if not Path(text).exists():
         while (found := re.fullmatch(r"(.+),(\w+)=([^,]*)", text)) is not None:
             text, key, value = found.groups()
-            options[key] = value
-    return text, make_options({**options, **(further or {})})
+            written[key] = value
+    options: dict[str, Any] = {}
+    for key, value in {**written, **(further or {})}.items():
+        if key not in _OPTIONS:
+            raise choices("layout option", key, tuple(_OPTIONS))
+        pattern, convert, allowed = _OPTIONS[key]
+        value = str(value).strip()
+        if not re.fullmatch(pattern, value, re.IGNORECASE):
+            raise InputError(f"{key} must be {allowed}, got '{value[:80]}'")
+        options[key] = convert(value)
+    return text, LayoutOptions(**options)

@@ -1,4 +1,4 @@
-"""Parquet files, and any table with an image and its label: votes, a name, or a ClassLabel with names."""
+"""Parquet files and data sets on the Hub: tables of images and labels (votes, names, or a ClassLabel with names)."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from ngd_timm.core.errors import InputError
+from ngd_timm.core.hub import PREFIX, REQUEST_ERRORS, HubId
 from ngd_timm.data.labels import VOTE_COLUMNS, split_of
 from ngd_timm.data.layouts.csv_file import first_column
 from ngd_timm.data.layouts.options import Source
 from ngd_timm.data.layouts.rows import Piece, Rows, affect_column, files_below, image_array
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
 LABEL_COLUMNS = ("label_name", "class_name", "label_str", "label")
 
@@ -50,19 +50,11 @@ def _split_of_file(path: Path, root: Path) -> str | None:
 
 
 def rows_of_table(table: pa.Table, shown: str, where: str, folder: Path | None = None, start: int = 0) -> Rows:
-    """The rows of a table whose schema may carry `datasets` features.
+    """The rows of a table whose schema may carry `datasets` features; the first row has the number `start`.
 
-    Args:
-        table: Its columns: `image` (bytes, or a struct of bytes and path); FER+'s ten counts, or a label that is a name
-            or a ClassLabel with names; and where known `file_name`, `subject`, `valence` and `arousal`,
-            `dup_of_train`.
-        shown: Its name in messages and in `source`.
-        where: The same with its whole path.
-        folder: What relative image paths are relative to.
-        start: The number of the first row.
+    Its columns are `image` (bytes, or a struct of bytes and path, relative to `folder`); FER+'s ten counts, or a label
+    that is a name or a ClassLabel; and where known `file_name`, `subject`, `valence` and `arousal`, `dup_of_train`.
     """
-    import pyarrow as pa
-
     if "image" not in table.column_names:
         raise InputError(f"{where} has no column 'image'; it has: {', '.join(table.column_names)}")
     try:
@@ -72,8 +64,6 @@ def rows_of_table(table: pa.Table, shown: str, where: str, folder: Path | None =
 
 
 def _rows_of_table(table: pa.Table, shown: str, where: str, folder: Path | None, start: int) -> Rows:
-    import pyarrow as pa
-
     columns: dict[str, Any] = {
         "image": _image_column(table["image"], shown, where, folder, start),
         "file_name": _file_names(table, where),
@@ -95,9 +85,6 @@ def _rows_of_table(table: pa.Table, shown: str, where: str, folder: Path | None,
 
 
 def _read_parquet(path: Path, shown: str) -> Rows:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
         # A memory map would turn a file cut short under us into a crash; pages are checked as they are read.
         large = path.stat().st_size > _LARGE
@@ -113,8 +100,6 @@ def _mapped_copy(path: Path) -> pa.Table:
     The copy lies in the cache folder of `datasets`, since a temporary folder may itself be memory. It has no name once
     it is mapped, so it goes when the last reader does.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
     from datasets import config
 
     config.HF_DATASETS_CACHE.mkdir(parents=True, exist_ok=True)
@@ -135,9 +120,6 @@ def _mapped_copy(path: Path) -> pa.Table:
 
 
 def _stream_parquet(path: Path, shown: str) -> Iterator[Rows]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     start = 0
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
@@ -161,9 +143,50 @@ def _damaged(path: Path, error: Exception) -> InputError:
     return InputError(f"{path} is not a whole parquet file ({reason}); copy or write it again")
 
 
-def _cast(table: pa.Table, column: str, kind: pa.DataType, where: str) -> pa.ChunkedArray:
-    import pyarrow as pa
+def find_hub(repository: HubId, streaming: bool = False) -> list[Piece]:
+    """The splits of a Hub data set, by their usual names."""
+    import datasets
 
+    root = str(repository).removeprefix(PREFIX)
+    try:
+        splits = datasets.load_dataset(repository.repo, revision=repository.revision, streaming=streaming)
+    except REQUEST_ERRORS as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"'{root}' is no path here, and as a dataset on the Hub it can't be loaded ({reason}); check path, id, "
+            "revision, network and access (hf auth login)"
+        ) from None
+    return [
+        Piece(
+            "Hub data set",
+            Path(root),
+            split_of(name),
+            f"{root} {name}",
+            partial(_read_hub, data, root, name),
+            partial(_stream_hub, data, root, name),
+        )
+        for name, data in splits.items()
+    ]
+
+
+def _read_hub(data: Any, root: str, name: str) -> Rows:
+    return _hub_rows(data.with_format("arrow")[:], data, root, name)
+
+
+def _stream_hub(data: Any, root: str, name: str) -> Iterator[Rows]:
+    start = 0
+    for table in data.with_format("arrow").iter(batch_size=_STREAM_ROWS):
+        yield _hub_rows(table, data, root, name, start)
+        start += table.num_rows
+
+
+def _hub_rows(table: Any, data: Any, root: str, name: str, start: int = 0) -> Rows:
+    if data.features is not None:  # names of a ClassLabel are in the schema's metadata
+        table = table.replace_schema_metadata(data.features.arrow_schema.metadata)
+    return rows_of_table(table, f"{root} {name}", f"{root} ({name})", None, start)
+
+
+def _cast(table: pa.Table, column: str, kind: pa.DataType, where: str) -> pa.ChunkedArray:
     try:
         return table[column].cast(kind)
     except pa.ArrowException:
@@ -171,9 +194,6 @@ def _cast(table: pa.Table, column: str, kind: pa.DataType, where: str) -> pa.Chu
 
 
 def _image_column(column: pa.ChunkedArray, shown: str, where: str, folder: Path | None, start: int) -> pa.ChunkedArray:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     if pa.types.is_struct(column.type) and "bytes" in (fields := [f.name for f in column.type]):
         chunks = [_resolved(chunk, fields, folder) for chunk in column.chunks]
@@ -190,8 +210,6 @@ def _image_column(column: pa.ChunkedArray, shown: str, where: str, folder: Path 
 
 def _resolved(chunk: pa.StructArray, fields: Sequence[str], folder: Path | None) -> pa.StructArray:
     """Bytes as they are; where there are none, the path is taken relative to the parquet file."""
-    import pyarrow as pa
-
     # flatten, unlike field, takes the struct's own nulls along
     field = dict(zip(fields, chunk.flatten(), strict=True))
     data = field["bytes"].cast(pa.binary())
@@ -206,9 +224,6 @@ def _resolved(chunk: pa.StructArray, fields: Sequence[str], folder: Path | None)
 
 
 def _file_names(table: pa.Table, where: str) -> pa.ChunkedArray | pa.Array:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     if "file_name" in table.column_names:
         return _cast(table, "file_name", pa.string(), where)
     image = table["image"]
@@ -218,8 +233,6 @@ def _file_names(table: pa.Table, where: str) -> pa.ChunkedArray | pa.Array:
 
 
 def _vote_columns(table: pa.Table, where: str) -> np.ndarray:
-    import pyarrow as pa
-
     for c in VOTE_COLUMNS:
         if table[c].null_count or not (pa.types.is_integer(table[c].type) or pa.types.is_floating(table[c].type)):
             raise InputError(f"{where}: vote column '{c}' must hold a whole number in every row")
@@ -227,7 +240,7 @@ def _vote_columns(table: pa.Table, where: str) -> np.ndarray:
 
 
 def _label_column(table: pa.Table, shown: str, where: str, start: int) -> tuple[tuple[str, ...], np.ndarray]:
-    import pyarrow as pa
+    from datasets import ClassLabel, Features
 
     column = first_column(table.column_names, LABEL_COLUMNS)
     if column is None:
@@ -240,13 +253,13 @@ def _label_column(table: pa.Table, shown: str, where: str, start: int) -> tuple[
         row = values.is_null().to_pylist().index(True)
         raise InputError(f"{shown} row {start + row}: column '{column}' is empty; label or remove the row")
     if pa.types.is_integer(values.type):
-        names = _class_label_names(table.schema, column)
-        if names is None:
+        feature = Features.from_arrow_schema(table.schema).get(column)
+        if not isinstance(feature, ClassLabel) or not feature.names:
             raise InputError(
                 f"{where}: column '{column}' holds plain integers, and class numbers mean different things in "
                 "different data sets; store names, or a datasets.ClassLabel with names"
             )
-        index = values.to_numpy().astype(np.int64)
+        names, index = tuple(feature.names), values.to_numpy().astype(np.int64)
         if len(index) and not (index.min() >= 0 and index.max() < len(names)):
             raise InputError(
                 f"{where}: column '{column}' holds {index.min()} to {index.max()}, but names {len(names)} classes"
@@ -258,10 +271,3 @@ def _label_column(table: pa.Table, shown: str, where: str, start: int) -> tuple[
         raise InputError(f"{where}: column '{column}' must hold class names, got {values.type}")
     encoded = values.dictionary_encode()
     return tuple(encoded.dictionary.to_pylist()), encoded.indices.to_numpy().astype(np.int64)
-
-
-def _class_label_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
-    from datasets import ClassLabel, Features
-
-    feature = Features.from_arrow_schema(schema).get(column)
-    return tuple(feature.names) if isinstance(feature, ClassLabel) and feature.names else None

@@ -6,18 +6,16 @@ import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.data.labels import CKPLUS_48_IDS, FER2013_IDS, split_of
 from ngd_timm.data.layouts.csv_file import header_of, read_csv, whole_numbers
 from ngd_timm.data.layouts.options import Source
 from ngd_timm.data.layouts.rows import Piece, Rows, labels_of_ids, named_splits, pieces_by_split, table_of_pixels
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 log = logging.getLogger("ngd_timm.data")
 
@@ -43,8 +41,7 @@ def usage_splits(path: Path, usage: Sequence[str]) -> list[str | None]:
 def find_pixels_csv(source: Source) -> list[Piece] | None:
     """`fer2013.csv`, `icml_face_data.csv` or `ckextended.csv`, at `root` or as `root`.
 
-    The numbers in `emotion` are classes by the publishers' tables, `labels.FER2013_IDS` and `labels.CKPLUS_48_IDS`; for
-    any other data set they mean nothing.
+    The numbers in `emotion` are classes by the publishers' tables; for any other data set they mean nothing.
     """
     root, dataset = source.root, source.dataset
     if root.is_file():
@@ -73,13 +70,7 @@ def _read(file: PixelFile, published: Mapping[int, str], rows: np.ndarray) -> Ro
 
 
 class PixelFile:
-    """One such CSV, read once for all its splits.
-
-    Attributes:
-        path: The file.
-        usage: Each row's `Usage` as written, or None where the file has none (Kaggle's train.csv).
-        splits: Each row's split.
-    """
+    """One such CSV, read once for all its splits; Kaggle's train.csv has no `Usage`."""
 
     def __init__(self, path: Path) -> None:
         self.path, self._table = path, read_csv(path, required=("emotion", "pixels"))
@@ -107,9 +98,6 @@ class PixelFile:
         return out
 
     def _parse(self, block: pa.StringArray, begin: int) -> np.ndarray:
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
         words = pc.ascii_split_whitespace(block)
         counts = pc.list_value_length(words).to_numpy(zero_copy_only=False)
         wrong = counts != _SIDE * _SIDE

@@ -17,12 +17,11 @@ from ngd_timm.data.layouts.affectnet import find_affectnet_csv, find_affectnet_f
 from ngd_timm.data.layouts.ckplus import find_ckplus
 from ngd_timm.data.layouts.ferplus import find_ferplus_export, find_ferplus_two_csv
 from ngd_timm.data.layouts.folders import find_folders, find_jaffe, find_sfew
-from ngd_timm.data.layouts.hub import find_hub
 from ngd_timm.data.layouts.image_list import check_sha256, on_list, read_list
 from ngd_timm.data.layouts.manifest import find_manifests
 from ngd_timm.data.layouts.npz import find_npz
 from ngd_timm.data.layouts.options import LayoutOptions, Source, parse_root
-from ngd_timm.data.layouts.parquet import find_parquet
+from ngd_timm.data.layouts.parquet import find_hub, find_parquet
 from ngd_timm.data.layouts.pixels_csv import find_pixels_csv
 from ngd_timm.data.layouts.rafdb import find_rafdb_kaggle, find_rafdb_list
 from ngd_timm.data.layouts.rows import Piece, Rows, with_subjects
@@ -34,19 +33,14 @@ NOT_LISTED = "not on the list of images"
 
 @dataclass(frozen=True)
 class Layout:
-    """One way in which files lie.
+    """One way in which files lie."""
 
-    Attributes:
-        find: Gives the pieces at a root, or None where this layout isn't there.
-        dataset: The data set that comes in it; None for a layout of any.
-        folder: Whether it is a folder, so that it isn't looked for where the root is a file.
-    """
-
-    find: Callable[[Source], list[Piece] | None]
-    dataset: str | None = None
-    folder: bool = False
+    find: Callable[[Source], list[Piece] | None]  # None where this layout isn't there
+    dataset: str | None = None  # the data set that comes in it; None for a layout of any
+    folder: bool = False  # not looked for where the root is a file
 
 
+# The first that is there is read.
 LAYOUTS: tuple[Layout, ...] = (
     # before parquet, which is looked for below every folder: these have hundreds of thousands of files
     Layout(find_affectnet_folders, "affectnet", folder=True),
@@ -64,22 +58,15 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(find_manifests),
     Layout(find_folders, folder=True),
 )
-"""In the order in which they are looked for; the first that is there is read."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What lies at a root.
+    """What lies at a root."""
 
-    Attributes:
-        pieces: In the order train, valid, test, unnamed, then by name.
-        listed: The images that a list names, or None without a list.
-        hold_out: The share of the training images that is the valid split, or None.
-    """
-
-    pieces: list[Piece]
-    listed: frozenset[str] | None = None
-    hold_out: float | None = None
+    pieces: list[Piece]  # train, valid, test, unnamed, then by name
+    listed: frozenset[str] | None = None  # the images that a list names
+    hold_out: float | None = None  # the share of the training images that is the valid split
 
 
 def look_at(root: str | Path, dataset: str, options: Mapping[str, Any] | None = None, streaming: bool = False) -> Found:

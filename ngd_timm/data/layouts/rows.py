@@ -9,17 +9,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.images import decode_each, open_image, to_mode
 from ngd_timm.data.labels import SPLITS, split_of, subject_of
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pgm", ".ppm")
 
@@ -31,38 +30,21 @@ _HELD_BYTES = 1 << 30
 class Rows:
     """The rows of one piece.
 
-    Attributes:
-        table: `image` (struct of bytes and path), `file_name`, `source`, and where known `subject`, `valence`,
-            `arousal` (null where a row has none).
-        votes: (N, 10) counts in the order of `VOTE_COLUMNS`, or None.
-        names: The piece's own label names, or None where it has votes.
-        label: (N,) index into `names`; -1 on rows of `dropped`.
-        dup_of_train: (N,) bool, or None where the piece doesn't say.
-        dropped: Reason → (N,) bool: rows that the layout itself drops, at most one reason a row.
+    The columns of `table` are `image` (struct of bytes and path), `file_name`, `source`, and where known `subject`,
+    `valence`, `arousal` (null where a row has none).
     """
 
     table: pa.Table
-    votes: np.ndarray | None
-    names: tuple[str, ...] | None
-    label: np.ndarray | None
-    dup_of_train: np.ndarray | None = None
-    dropped: Mapping[str, np.ndarray] = field(default_factory=dict)
+    votes: np.ndarray | None  # (N, 10) counts in the order of VOTE_COLUMNS
+    names: tuple[str, ...] | None  # the piece's own label names, where it has no votes
+    label: np.ndarray | None  # (N,) index into names; -1 on rows of dropped
+    dup_of_train: np.ndarray | None = None  # (N,) bool, or None where the piece doesn't say
+    dropped: Mapping[str, np.ndarray] = field(default_factory=dict)  # by the layout: reason → (N,) bool, one a row
     _files: dict[str, bytes] = field(default_factory=dict, repr=False, compare=False)
-
-    def features(self) -> dict[str, Any]:
-        """The `datasets` feature of each column of `table`."""
-        from datasets import Image as ImageFeature
-        from datasets import Value
-
-        known = {"image": ImageFeature(), "valence": Value("float32"), "arousal": Value("float32")}
-        return {c: known.get(c, Value("string")) for c in self.table.column_names}
 
     def usable(self) -> np.ndarray:
         """(N,) bool: rows that the layout doesn't drop; only their images need exist."""
-        keep = np.ones(self.table.num_rows, dtype=bool)
-        for mask in self.dropped.values():
-            keep &= ~mask
-        return keep
+        return ~np.logical_or.reduce([np.zeros(self.table.num_rows, dtype=bool), *self.dropped.values()])
 
     @cached_property
     def pixel_hashes(self) -> list[bytes]:
@@ -75,8 +57,6 @@ class Rows:
 
     def held(self, index: np.ndarray) -> pa.Table | None:
         """Some rows with their image files read into memory, each once; None where no image or too much is on disk."""
-        import pyarrow.compute as pc
-
         if not len(index) or not pc.struct_field(self.table["image"], "bytes").null_count:
             return None
         table = self.table.take(index)
@@ -119,23 +99,14 @@ def _pixel_hash(record: dict[str, Any]) -> bytes:
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a data set with one split: a file, a folder, or the rows of one split within a file.
+    """A part of a data set with one split: a file, a folder, or the rows of one split within a file."""
 
-    Attributes:
-        kind: The layout, in words.
-        path: Where it is.
-        split: "train", "valid", "test", or None where nothing says.
-        shown: Its name in messages and in the `source` column.
-        read: Reads all its rows.
-        stream: Reads them a few at a time, or None where the layout can't.
-    """
-
-    kind: str
+    kind: str  # the layout, in words
     path: Path
-    split: str | None
-    shown: str
+    split: str | None  # None where nothing says
+    shown: str  # in messages and in the column `source`
     read: Callable[[], Rows] = field(repr=False, compare=False)
-    stream: Callable[[], Iterator[Rows]] | None = field(default=None, repr=False, compare=False)
+    stream: Callable[[], Iterator[Rows]] | None = field(default=None, repr=False, compare=False)  # a few at a time
 
 
 def pieces_by_split(
@@ -206,15 +177,11 @@ def require_files(paths: Sequence[Path], listed_in: str, hint: str) -> None:
 
 def image_array(data: Any, paths: Any) -> pa.StructArray:
     """Encoded images, or None, and their paths, or None, as the column `image`."""
-    import pyarrow as pa
-
     return pa.StructArray.from_arrays([pa.array(data, pa.binary()), pa.array(paths, pa.string())], ["bytes", "path"])
 
 
 def table_of_files(paths: Sequence[Path], root: Path, **columns: Any) -> pa.Table:
     """Rows whose images are files; `source` is the path relative to `root`, or the path where it lies elsewhere."""
-    import pyarrow as pa
-
     for path in paths:
         try:
             str(path).encode()
@@ -230,8 +197,6 @@ def table_of_pixels(
     pixels: np.ndarray, rows: np.ndarray, shown: str, file_names: Sequence[str] | None = None, **columns: Any
 ) -> pa.Table:
     """Rows whose images are numbers in a file, encoded as PNG; `source` is the file and the row."""
-    import pyarrow as pa
-
     image = image_array([encode_png(pixels[i]) for i in rows], [None] * len(rows))
     names = pa.array([None] * len(rows) if file_names is None else list(file_names), pa.string())
     source = pa.array([f"{shown} row {i}" for i in rows], pa.string())
@@ -240,9 +205,6 @@ def table_of_pixels(
 
 def with_subjects(rows: Rows, dataset: str) -> Rows:
     """The same rows with a column `subject`: the table's own, else from file names, null where they name none."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     table = rows.table
     if "subject" in table.column_names:
         if any(table["subject"].to_pylist()):
@@ -267,8 +229,6 @@ def encode_png(pixels: np.ndarray) -> bytes:
 
 def affect_column(values: Any, name: str, shown: str, start: int = 0) -> pa.Array:
     """A valence or arousal column as float32, null where a row has none; values outside [-1, 1] are refused."""
-    import pyarrow as pa
-
     column = values if isinstance(values, (pa.Array, pa.ChunkedArray)) else pa.array(values, pa.float32())
     try:
         column = column.cast(pa.float32())

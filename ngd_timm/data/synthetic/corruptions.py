@@ -14,8 +14,6 @@ from scipy import ndimage
 
 from ngd_timm.core.errors import InputError, choices
 
-__all__ = ["CORRUPTIONS", "SEVERITIES", "SMALLEST", "corrupt"]
-
 SEVERITIES = (1, 2, 3, 4, 5)
 SMALLEST = 8  # px a side that an image must have
 _SIDE = 48  # px for which the strengths are given
@@ -38,24 +36,7 @@ def corrupt(images: np.ndarray, name: str, severity: int, seed: int = 0, first: 
     An image's random numbers come from (seed, name, its place in the set); over the severities they are the same and
     only the strength changes. So the result does not depend on how a set is divided into batches.
 
-    Args:
-        images: (N, H, W) or (N, H, W, C) uint8, C = 1 (grey) or 3 (RGB); sides of at least 8 pixels.
-        name: One of `CORRUPTIONS`.
-        severity: 1 to 5.
-        seed: Of everything random.
-        first: The place of `images[0]` in the set, where this is a part of it.
-
-    Returns:
-        New images, of the same shape and dtype.
-
-    Raises:
-        InputError: Another name, severity, dtype or shape.
-
-    Example:
-        >>> faces = np.full((2, 48, 48), 128, dtype=np.uint8)
-        >>> foggy = corrupt(faces, "fog", severity=3)
-        >>> foggy.shape, foggy.dtype, np.array_equal(foggy[1:], corrupt(faces[1:], "fog", 3, first=1))
-        ((2, 48, 48), dtype('uint8'), True)
+    Images are (N, H, W) or (N, H, W, 1 or 3) uint8, and `first` is the place of the first in the set.
 
     Reference:
         Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations",

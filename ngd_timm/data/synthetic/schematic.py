@@ -16,8 +16,6 @@ from ngd_timm.core.affect import CLASSES, anchors
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.files import atomic_path
 
-__all__ = ["DOMAINS", "draw_face", "write_schematic"]
-
 DOMAINS = ("pencil", "paint")
 
 _SUPERSAMPLE = 3
@@ -27,22 +25,18 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class _Action:
-    """Deviations from a face at rest, in the spirit of facial action units; 1 is a full movement.
+    """Movements away from a face at rest, in the spirit of facial action units; 1 is a full movement."""
 
-    Attributes: brows raised at the inner and outer end and drawn together; eyes opened; mouth corners up, mouth
-    opened, widened, one corner pulled up; upper lip and nose wrinkled; lower lids tightened over raised cheeks.
-    """
-
-    inner: float = 0.0
+    inner: float = 0.0  # brows raised at the inner end
     outer: float = 0.0
-    together: float = 0.0
-    eyes: float = 0.0
-    smile: float = 0.0
+    together: float = 0.0  # brows
+    eyes: float = 0.0  # opened
+    smile: float = 0.0  # corners of the mouth up
     open: float = 0.0
     wide: float = 0.0
-    one_side: float = 0.0
-    wrinkle: float = 0.0
-    cheek: float = 0.0
+    one_side: float = 0.0  # one corner of the mouth pulled up
+    wrinkle: float = 0.0  # upper lip and nose
+    cheek: float = 0.0  # raised, lower lids tightened
 
 
 # After the action units that Ekman and Friesen's Facial Action Coding System lists for the basic emotions.
@@ -74,23 +68,8 @@ def draw_face(
     from neutral to the class's anchor. What deviates from that way shows too: valence in the mouth's corners, arousal
     in the eyes. The seed gives the person, the pose, the light and the noise.
 
-    Args:
-        expression: One of `ngd_timm.CLASSES`.
-        valence_arousal: Valence and arousal in [-1, 1]; None means the class's anchor.
-        domain: "pencil" (dark strokes and hatching on light paper) or "paint" (dim filled colours, soft edges, a
-            mottled background).
-        seed: Of everything random.
-        image_size: Side in pixels.
-
-    Returns:
-        A square image, grey ("L") for pencil and "RGB" for paint.
-
-    Raises:
-        InputError: Unknown expression or domain.
-
-    Example:
-        >>> draw_face("happiness", domain="paint", seed=3).size
-        (48, 48)
+    The domain "pencil" is dark strokes and hatching on light paper, grey ("L"); "paint" is dim filled colours, soft
+    edges and a mottled background ("RGB").
     """
     if expression not in _ACTIONS:
         raise choices("expression", expression, CLASSES)
@@ -112,22 +91,7 @@ def write_schematic(
     Classes are equally frequent up to one image. An image's valence and arousal are its class's anchor times an
     intensity in [0.4, 1], plus a little noise.
 
-    Args:
-        folder: Where; made if absent.
-        domain: One of `DOMAINS`.
-        n_train: Training images.
-        n_valid: Validation images.
-        n_test: Test images.
-        seed: Of everything random; another seed draws other faces.
-        image_size: Side in pixels.
-
-    Returns:
-        The folder.
-
-    Example:
-        >>> import tempfile
-        >>> sorted(p.name for p in write_schematic(tempfile.mkdtemp(), "pencil", 8, 8, 8, seed=0).iterdir())
-        ['test.parquet', 'train.parquet', 'valid.parquet']
+    Another seed draws other faces. Returns the folder.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -216,9 +180,6 @@ class _Canvas:
         axis = np.linspace(-1, 1, self.size)
         return 1 + strength * (math.cos(self.light) * axis[None, :] + math.sin(self.light) * axis[:, None])
 
-    def small(self) -> np.ndarray:
-        return np.asarray(self.image.reduce(_SUPERSAMPLE), dtype=np.float32)
-
 
 class _Pencil(_Canvas):
     """Dark wavering strokes and hatching on light paper."""
@@ -277,7 +238,8 @@ class _Pencil(_Canvas):
 
     def finish(self) -> Image.Image:
         grain = self.rng.normal(0, self.rng.uniform(2, 7), (self.size, self.size))
-        return _to_image(self.small() * self.shade(0.06) + grain)
+        small = np.asarray(self.image.reduce(_SUPERSAMPLE), dtype=np.float32)
+        return _to_image(small * self.shade(0.06) + grain)
 
 
 class _Paint(_Canvas):

@@ -25,8 +25,6 @@ from ngd_timm.data.labels import (
 from ngd_timm.data.layouts.rows import encode_png
 from ngd_timm.data.synthetic.schematic import draw_face
 
-__all__ = ["TINY_LAYOUTS", "tiny_face", "write_tiny"]
-
 _SIDE = 48
 _SEVEN = tuple(c for c in CLASSES if c != "contempt")
 _USAGE = {"train": "Training", "valid": "PublicTest", "test": "PrivateTest"}
@@ -48,33 +46,16 @@ TINY_LAYOUTS: dict[str, TinyLayout] = {}
 
 
 def tiny_face(expression: str, number: int, seed: int = 0, strength: float = 1.0) -> Image.Image:
-    """The image `number` of an expression that `write_tiny` draws: 48x48, grey.
-
-    Args:
-        expression: One of `ngd_timm.CLASSES`.
-        number: Which one, from 0.
-        seed: The seed of the whole set.
-        strength: How far from neutral, 0 to 1.
-    """
+    """The image `number` of an expression that `write_tiny` draws: 48x48, grey; `strength` 0 is neutral."""
     va = anchors([expression])[0] * strength
     subject = 1000 * seed + 10 * number + CLASSES.index(expression)
     return draw_face(expression, va, domain="pencil", seed=subject, image_size=_SIDE)
 
 
 def write_tiny(layout: str, folder: str | Path, n: int = 2, seed: int = 0) -> Path:
-    """Write a data set of drawn faces in the exact layout of a published one.
+    """Write a data set of drawn faces in the exact layout of a published one, `n` of each class in each split.
 
-    Args:
-        layout: One of `TINY_LAYOUTS`.
-        folder: Where; replaced if there.
-        n: Images of each class in each split.
-        seed: Of the faces.
-
-    Returns:
-        The folder, to be read as `load_fer(TINY_LAYOUTS[layout].dataset, folder)`.
-
-    Raises:
-        InputError: Unknown layout, or n below 1.
+    It is to be read as `load_fer(TINY_LAYOUTS[layout].dataset, folder)`; a folder that is there is replaced.
 
     Example:
         >>> import tempfile
