@@ -22,8 +22,6 @@ from ngd_timm.train.interruption import Stopped
 from ngd_timm.train.loop import resume, train
 from ngd_timm.train.setup import data_hashes, open_grid
 
-__all__ = ["WARM_START", "ablate"]
-
 logger = logging.getLogger("ngd_timm.experiments")
 
 WARM_START = "warm_start"
@@ -41,23 +39,9 @@ def ablate(
 ) -> list[Table]:
     """Train recipes on the same seeds and compare them, or go on where an earlier call with this folder stopped.
 
-    A run that is finished is not touched; one that was interrupted goes on where it stopped. All runs are
-    trained in this process, one after the other, teachers before those that they teach, a seed after the other; the
-    tables are written after every seed.
-
-    Args:
-        arguments: Recipes by name or path, `key=value` for all of them, and `RECIPE:key=value` for one.
-        seeds: How many, counted up from the recipes' own `seed`.
-        out: Gets `runs/<recipe>-<seed>/`, `teacher_logits/` (computed once a seed), ablation.json, table.md, .tex,
-            ablation.png and report.html.
-        warm_start: Epochs of cross-entropy, one run a seed, from whose student every recipe starts; None: none.
-        command: The command line that started it, for ablation.json and the runs' fingerprints.
-
-    Returns:
-        The tables of all seeds. The first recipe is what differences are taken to.
-
-    Raises:
-        InputError: Recipes that can't be compared or trained; or runs in `out` that were trained otherwise.
+    `arguments` are recipes by name or path, `key=value` for all of them, and `RECIPE:key=value` for one; `warm_start`
+    is the epochs of cross-entropy, one run a seed, from whose student every recipe starts. Teachers are trained before
+    those that they teach, and the tables are written after every seed.
     """
     out = Path(out)
     recipes = _load(arguments)

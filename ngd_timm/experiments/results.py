@@ -29,8 +29,6 @@ from ngd_timm.report.page import fill
 from ngd_timm.report.run import TERMS
 from ngd_timm.report.tables import Table, ablation_tables, with_interval
 
-__all__ = ["PAPER", "PAPER_BEST", "check_out", "results_markdown", "score_ablation", "teacher_terms", "write_results"]
-
 PAPER: Mapping[str, tuple[float, float, float]] = {
     "b0_ce": (78.22, 51.29, 49.77),
     "b1_kd": (82.31, 63.56, 59.28),
@@ -103,26 +101,8 @@ def score_ablation(
 ) -> dict[str, Any]:
     """Score every run of an ablation on data sets, by each label rule, and compare the recipes on each.
 
-    A student predicts an image once, however many rules count it; duplicates of training images are left out.
-
-    Args:
-        folder: What `ngd ablate --out` filled.
-        specs: `name=root[:split]`.
-        label_rules: See `ngd_timm.data.labels.apply_rule`.
-        beside: Further runs, each on its own: rows without differences.
-        tried: Runs that settings were chosen by, described by their own metrics.json alone.
-        earlier: The JSON of an earlier page, from which runs beside the table and settings tried are kept as they are,
-            but for those that `beside` and `tried` name again: for runs whose folders are gone.
-        resamples: Of each bootstrap.
-        command: The command line that started it, for the page.
-
-    Returns:
-        ablation.json's form with "sets" keyed `name:split, rule`, and "teachers" (see `teacher_terms`), "beside",
-        "tried", "students" (sha256), "data" (sha256 of images and labels), "commands".
-
-    Raises:
-        InputError: Not an ablation, a data set that can't be read, students of different classes, an earlier page of
-            other images, labels or classes.
+    `beside` are further runs, rows without differences; `tried` are runs that settings were chosen by, described by
+    their own metrics.json alone; `earlier` is the JSON of an earlier page, from which runs of both kinds are kept.
     """
     folder = Path(folder)
     beside_names, tried_names = ([Path(run).name for run in runs] for runs in (beside, tried))
@@ -162,14 +142,7 @@ def score_ablation(
 
 
 def teacher_terms(recipes: Iterable[Recipe]) -> dict[str, list[str] | None]:
-    """The logit teachers of recipes, each with the terms of the loss that it was itself trained with.
-
-    None where no recipe.yaml of the teacher is at hand.
-
-    Example:
-        >>> teacher_terms([load_recipe(Recipe, "b1_kd", ["teacher=student-ferplus-v1"])])
-        {'student-ferplus-v1': ['ce', 'kd', 'proto_kd', 'd_geo']}
-    """
+    """The logit teachers of recipes, each with the terms of its own loss; None where no recipe.yaml is at hand."""
     sources = {
         name: source
         for recipe in recipes

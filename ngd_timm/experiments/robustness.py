@@ -31,8 +31,6 @@ from ngd_timm.report.tables import Table, robustness_tables
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["robustness"]
-
 logger = logging.getLogger("ngd_timm.experiments")
 
 _BATCH, _LARGE_BATCH = 256, 32  # images at once: small ones of one size as `ngd evaluate` takes them; others
@@ -90,28 +88,9 @@ def robustness(
 ) -> tuple[dict[str, Any], list[Table]]:
     """Score students on a data set, clean and under every corruption, and compare their recipes with the first one.
 
-    Each image is corrupted once per corruption and severity, at its own size and in its own colours, before it is
-    resized for a student; all students see the same. Runs whose recipes have one name are seeds of one
-    recipe; a student without a recipe stands for itself.
-
-    Args:
-        sources: Run directories, student folders or Hub ids.
-        spec: `name=root[:split]`; without a split all rows count.
-        out: Folder for robustness.json, table.md and robustness.png; earlier ones are replaced.
-        severities: Which of 1 to 5.
-        label_rule: Instead of the runs', as are `drop_duplicates` and `flip`.
-        drop_duplicates: Leave copies of training images out.
-        flip: Average with the mirror image.
-        amp: Precision, as a recipe's `optim.amp`; with "off" clean scores are those of `ngd evaluate`.
-        seed: Of the corruptions, and of the bootstrap.
-        resamples: Of the bootstrap over images (over subjects where the set names them), the same for all students.
-
-    Returns:
-        What robustness.json holds (percent over all classes), and the tables of table.md.
-
-    Raises:
-        InputError: No student there, students that can't be compared, a data set that can't be read, an unknown
-            precision.
+    Each image is corrupted once per corruption and severity, at its own size, before it is resized for a student; all
+    students see the same. Runs whose recipes have one name are seeds of one recipe. Returns what robustness.json holds
+    (percent over all classes), and the tables of table.md.
     """
     from ngd_timm.data import load_split, parse_spec
 

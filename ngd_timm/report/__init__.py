@@ -24,18 +24,7 @@ logger = logging.getLogger("ngd_timm.report")
 
 
 def write_page(folder: str | Path, mistakes: int = 0) -> Path:
-    """Write report.html of a student's run, an EEG teacher's run or an ablation, from the files that are there.
-
-    Args:
-        folder: The finished run or ablation.
-        mistakes: How many of a student's most confident wrong predictions are shown; the page then holds faces.
-
-    Returns:
-        The page.
-
-    Raises:
-        InputError: Not a finished run, or mistakes of what has none.
-    """
+    """Write report.html of a student's run, an EEG teacher's run or an ablation, from the files that are there."""
     folder = Path(folder)
     for file, write, reason in (
         ("ablation.json", write_ablation_report, "an ablation's report shows no mistakes; give one of its runs"),

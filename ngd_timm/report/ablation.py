@@ -16,18 +16,12 @@ from ngd_timm.report.plots import difference_side, plot_curves, plot_differences
 from ngd_timm.report.run import TERMS, column, known, valid_column
 from ngd_timm.report.tables import ablation_tables
 
-__all__ = ["write_ablation_report"]
-
 _CURVE = "macro_f1"
 _SIDES = {1: " (above 0)", -1: " (below 0)", 0: ""}
 
 
 def write_ablation_report(folder: str | Path) -> Path:
-    """Write `report.html` into the folder of an ablation; it links to the runs' own pages.
-
-    Raises:
-        InputError: A file is missing or can't be read; it is named.
-    """
+    """Write `report.html` into the folder of an ablation; it links to the runs' own pages."""
     folder = Path(folder)
     comparison = read_json(folder / "ablation.json")
     try:

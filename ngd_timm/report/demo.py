@@ -14,15 +14,9 @@ from ngd_timm.report.page import grid_context, render, to_png_uri
 from ngd_timm.report.run import mean_shares, run_context
 from ngd_timm.report.sets import set_context
 
-__all__ = ["write_demo_report"]
-
 
 def write_demo_report(folder: str | Path) -> Path:
-    """Write `report.html` into the folder that `ngd demo` filled.
-
-    Raises:
-        InputError: A file is missing or can't be read; it is named.
-    """
+    """Write `report.html` into the folder that `ngd demo` filled."""
     from ngd_timm.grid.prototypes import PrototypeGrid
 
     folder = Path(folder)

@@ -20,19 +20,13 @@ from ngd_timm.report.plots import plot_cosines, plot_plane
 if TYPE_CHECKING:
     from ngd_timm.grid.prototypes import PrototypeGrid
 
-__all__ = ["PROTOCOLS", "clock", "fill", "grid_context", "pretty_fingerprint", "render", "to_png_uri"]
-
 PROTOCOLS = {"8way": "all classes", "present": "present classes only"}
 _EEG_SCORES = {"bacc": "high against low, balanced accuracy (bACC)", "ccc": "concordance with the rating (CCC)"}
 _MAX_BYTES = 3_000_000
 
 
 def render(template: str, context: Mapping[str, Any], path: Path) -> Path:
-    """Write a template's page, atomically; see `fill`.
-
-    Raises:
-        InputError: The page would be larger than 3 MB.
-    """
+    """Write a template's page, atomically."""
     page = fill(template, context)
     size = len(page.encode())
     if size > _MAX_BYTES:
@@ -60,12 +54,7 @@ def fill(template: str, context: Mapping[str, Any]) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Seconds up to two minutes, minutes from there.
-
-    Example:
-        >>> clock(12.3), clock(150)
-        ('12 s', '2.5 min')
-    """
+    """Seconds up to two minutes, minutes from there."""
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 

@@ -22,24 +22,6 @@ if TYPE_CHECKING:
 
     from ngd_timm.grid.prototypes import PrototypeGrid
 
-__all__ = [
-    "difference_side",
-    "plot_cosines",
-    "plot_curves",
-    "plot_differences",
-    "plot_embeddings",
-    "plot_forest",
-    "plot_lines",
-    "plot_plane",
-    "plot_recipe_shares",
-    "plot_reliability",
-    "plot_scalps",
-    "plot_shares",
-    "plot_stability",
-    "write_difference_plot",
-    "write_robustness_plot",
-]
-
 Curve = tuple[Sequence[float], Sequence[float]]
 """Epochs and values."""
 

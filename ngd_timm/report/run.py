@@ -20,24 +20,13 @@ from ngd_timm.report.page import clock, grid_context, pretty_fingerprint, render
 from ngd_timm.report.plots import plot_lines, plot_shares
 from ngd_timm.report.sets import set_context
 
-__all__ = ["TERMS", "column", "known", "mean_shares", "run_context", "valid_column", "write_report"]
-
 TERMS = {"ce": "cross-entropy", "kd": "logit KD", "proto_kd": "Proto-KD", "d_geo": "D-Geo"}
 _MOST_MISTAKES = 60  # of a set
 _THUMBNAIL = (96, 96)
 
 
 def write_report(run: str | Path, mistakes: int = 0) -> Path:
-    """Write `report.html` into a finished run directory.
-
-    Args:
-        run: A run directory; parts that need predictions/ are left out where it has none.
-        mistakes: How many of each set's most confident wrong predictions are shown; the page then holds faces.
-
-    Raises:
-        InputError: A file is missing or can't be read; it is named. Or mistakes are to be shown, and the images are no
-            longer where the run found them.
-    """
+    """Write `report.html` into a finished run directory; with `mistakes` the page holds faces."""
     if not 0 <= mistakes <= _MOST_MISTAKES:
         raise InputError(f"mistakes={mistakes}; between 0 and {_MOST_MISTAKES} of each data set can be shown")
     files = read_run(run)

@@ -31,8 +31,6 @@ from ngd_timm.report.plots import plot_forest, plot_scalps, plot_stability
 if TYPE_CHECKING:
     from ngd_timm.core.teacher_recipe import TeacherRecipe
 
-__all__ = ["write_teacher_report"]
-
 _FILES = ("recipe.yaml", "fingerprint.json", "scores.json", "embeddings.safetensors", "cells.safetensors")
 _AXES = ("valence", "arousal")
 _SIZE = 5  # of the grid that the page shows, and of cells.safetensors
@@ -61,11 +59,7 @@ class _Teacher:
 
 
 def write_teacher_report(run: str | Path) -> Path:
-    """Write `report.html` into a teacher's run directory; it shows averages over subjects only, and no path of a disk.
-
-    Raises:
-        InputError: A file is missing or can't be read; it is named.
-    """
+    """Write `report.html` into a teacher's run directory: averages over subjects only, and no path of a disk."""
     from jinja2 import UndefinedError
 
     from ngd_timm.eeg.teacher.consolidate import preview_grid

@@ -16,8 +16,6 @@ from ngd_timm.core.files import atomic_path, write_text
 from ngd_timm.eeg.readers.limited import read_limited
 from ngd_timm.eeg.signal.recording import BIOSEMI_32, Recording, RecordingSet
 
-__all__ = ["CHANNELS", "read_deap", "write_deap"]
-
 CHANNELS = BIOSEMI_32
 """The EEG channels in the order of the files, which is Geneva's; eight peripheral signals follow."""
 
@@ -36,12 +34,7 @@ _NOTES = {
 def read_deap(root: str | Path) -> RecordingSet:
     """Open `data_preprocessed_python/sNN.dat`: 32 EEG channels at 128 Hz, 3 s of baseline and 60 s of music video.
 
-    The files are Python 2 pickles, which could run any code in whoever unpickles them. They are unpickled in a child
-    process, limited to 2 GiB of memory, which allows the names that float arrays need and no other. One subject is in
-    memory at a time.
-
-    Reference:
-        Koelstra et al., "DEAP: a database for emotion analysis using physiological signals", IEEE TAC 3 (2012).
+    The files are Python 2 pickles: a child process reads them, and allows only the names that float arrays need.
     """
     folder = Path(root) / _FOLDER if (Path(root) / _FOLDER).is_dir() else Path(root)
     files: dict[int, Path] = {}
@@ -66,11 +59,7 @@ def read_deap(root: str | Path) -> RecordingSet:
 
 
 def write_deap(root: str | Path, recordings: Iterable[Recording]) -> None:
-    """Write recordings in DEAP's layout, marked as simulated.
-
-    They have 128 Hz, all of `CHANNELS`, a rating and 3 s of baseline; a subject's trials are numbered from 1 and have
-    one length.
-    """
+    """Write recordings (128 Hz, 3 s of baseline, a rating, all `CHANNELS`) in DEAP's layout, marked as simulated."""
     subjects = defaultdict(list)
     for recording in recordings:
         subjects[recording.subject].append(recording)

@@ -15,8 +15,6 @@ from ngd_timm.core.files import atomic_path
 from ngd_timm.eeg.readers.limited import read_limited
 from ngd_timm.eeg.signal.recording import EMOTIV_14, Recording, RecordingSet
 
-__all__ = ["CHANNELS", "read_dreamer", "write_dreamer"]
-
 CHANNELS = EMOTIV_14
 
 _NAME = "DREAMER.mat"
@@ -28,26 +26,9 @@ _OFFSET, _STEP = 4200.0, 0.51  # µV, as Emotiv's converter gives them
 
 
 def read_dreamer(path: str | Path) -> RecordingSet:
-    """Open DREAMER.mat, or the folder that holds it.
+    """Open DREAMER.mat, or the folder that holds it; ECG and dominance are left out.
 
-    The file is read once, at once, with SciPy's `loadmat` in a child process that needs some 2 GB of memory (4 GiB at
-    most); its EEG then takes 0.8 GB as float32 until the result is dropped. Signals keep the headset's DC of about
-    4200 µV. Subjects and trials are numbered from 1 in the file's order, so that trial t is the same clip for everyone.
-    ECG and dominance are left out.
-
-    Example:
-        >>> import tempfile
-        >>> from ngd_timm.eeg.simulate.signals import simulate_recordings
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> simulated = simulate_recordings(2, 3, 2.0, channels=CHANNELS, baseline_s=1.0, levels=5)
-        >>> write_dreamer(folder / "DREAMER.mat", simulated)
-        >>> data = read_dreamer(folder)
-        >>> data.simulated, [str(recording) for recording in data][-1]
-        (True, 'subject 2, trial 3')
-
-    Reference:
-        Katsigiannis and Ramzan, "DREAMER: A database for emotion recognition through EEG and ECG signals from wireless
-        low-cost off-the-shelf devices", IEEE J. Biomed. Health Inform. 22 (2018), 98-107.
+    SciPy's `loadmat` needs some 2 GB in a child process; the EEG then takes 0.8 GB as float32.
     """
     path = Path(path)
     file = path / _NAME if path.is_dir() else path
@@ -73,9 +54,7 @@ def read_dreamer(path: str | Path) -> RecordingSet:
 def write_dreamer(path: str | Path, recordings: Iterable[Recording]) -> None:
     """Write recordings as DREAMER.mat, with all of its fields, marked as simulated by the provider's name.
 
-    They have DREAMER's electrodes (others are left out), 128 Hz, a baseline and a rating on a scale of 5; subjects and
-    trials are numbered from 1, in order, with equally many trials a subject. The headset's DC is added and its
-    resolution imposed; ECG is noise.
+    They have 128 Hz, a baseline, a rating on a scale of 5, and equally many trials a subject, in order.
     """
     from scipy.io import savemat
 

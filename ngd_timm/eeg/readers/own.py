@@ -20,8 +20,6 @@ from ngd_timm.eeg.signal.recording import Recording, RecordingSet
 if TYPE_CHECKING:
     import mne
 
-__all__ = ["read_recordings"]
-
 _REQUIRED = ("file", "subject", "annotation", "valence", "arousal")
 _OPTIONAL = ("trial", "baseline", "seconds", "low", "high")
 

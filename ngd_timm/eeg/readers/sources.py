@@ -17,8 +17,6 @@ from ngd_timm.eeg.signal.cache import cached
 from ngd_timm.eeg.signal.preprocess import FEATURES, band_power, check_bands, filter_bands
 from ngd_timm.eeg.signal.recording import RecordingSet
 
-__all__ = ["load_eeg", "open_recordings"]
-
 _READERS = {"dreamer": read_dreamer, "mahnob": read_mahnob, "deap": read_deap, "recordings": read_recordings}
 _EXAMPLES = {
     "gameemo": "data.root=gameemo_bandpower.npz",
@@ -39,10 +37,7 @@ def open_recordings(name: str, root: str | None) -> RecordingSet:
 
 
 def load_eeg(settings: TeacherData, name: str, root: str | None) -> BandPower:
-    """Band power of a data set, of signals or of a band-power file, with the settings' bands and channels.
-
-    The settings' own name and root are ignored, so that they serve a support set too.
-    """
+    """Band power of a data set, by name and root instead of the settings' own, with their bands and channels."""
     if name not in _EXAMPLES:
         raise choices("EEG data set", name, _EXAMPLES)
     root = _given(name, root)

@@ -13,8 +13,6 @@ from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import sha256_file
 from ngd_timm.eeg.signal.bandpower import BandPower, load_bandpower, save_bandpower
 
-__all__ = ["cache_folder", "cached"]
-
 logger = logging.getLogger("ngd_timm.eeg")
 
 
@@ -26,10 +24,7 @@ def cache_folder() -> Path:
 
 
 def cached(settings: Mapping[str, object], files: Sequence[Path], compute: Callable[[], BandPower]) -> BandPower:
-    """The band power of these files and settings: from the cache, or computed and cached.
-
-    A file counts by its bytes and its place relative to the others. Settings are anything that JSON can hold.
-    """
+    """The band power of these files (by bytes and relative place) and settings (any JSON): cached, or computed."""
     path = cache_folder() / f"{_key(settings, files)}.npz"
     if path.is_file():
         try:

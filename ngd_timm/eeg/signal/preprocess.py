@@ -16,8 +16,6 @@ from ngd_timm.core.teacher_recipe import BANDS, TeacherData
 from ngd_timm.eeg.signal.bandpower import BandPower
 from ngd_timm.eeg.signal.recording import Recording, RecordingSet
 
-__all__ = ["FEATURES", "band_power", "check_bands", "filter_bands"]
-
 FEATURES = 2
 """Raised when the steps here, or what a reader gives, change: cached band power of an older number is not used."""
 

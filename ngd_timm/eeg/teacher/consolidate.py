@@ -25,8 +25,6 @@ from ngd_timm.eeg.teacher.held_out import DECODERS
 from ngd_timm.grid.mantel import mantel_test
 from ngd_timm.grid.prototypes import PrototypeGrid
 
-__all__ = ["build_grid", "preview_grid"]
-
 _FILES = ("recipe.yaml", "fingerprint.json", "scores.json", "embeddings.safetensors")
 
 
@@ -53,11 +51,7 @@ def preview_grid(run: str | Path, min_subjects: int = 3) -> PrototypeGrid | None
 
 
 def build_grid(run: str | Path, size: int = 5, center: bool = False, min_subjects: int = 1) -> PrototypeGrid:
-    """The prototype grid of a teacher run: held-out embeddings in fold 0's frame, averaged over the plane.
-
-    A cell of fewer than `min_subjects` counts as empty; a grid that is published needs 3. The metadata say what the
-    grid was built from, how the teacher scored, and the Mantel tests.
-    """
+    """The prototype grid of a teacher run; its metadata say what it was built from, and the scores and Mantel tests."""
     teacher = _read_run(Path(run))
     try:
         notes = _provenance(teacher)

@@ -34,8 +34,6 @@ from ngd_timm.eeg.teacher.held_out import scalp_means, score_run, summary_lines
 from ngd_timm.eeg.teacher.training import Trials, create_teacher, infer, train_teacher
 from ngd_timm.eeg.topomap import TopomapOperator
 
-__all__ = ["fit_teacher"]
-
 logger = logging.getLogger("ngd_timm.eeg")
 
 _PACKAGES = ("torch", "timm", "mne", "numpy", "scipy", "scikit-learn", "safetensors")
@@ -44,10 +42,8 @@ _PACKAGES = ("torch", "timm", "mne", "numpy", "scipy", "scikit-learn", "safetens
 def fit_teacher(recipe: TeacherRecipe, out: Path | None = None, command: Sequence[str] | None = None) -> Path:
     """Fit one teacher a fold and write the run directory, whole or not at all.
 
-    The directory holds `recipe.yaml`, `fingerprint.json`, `scores.json`, `cells.safetensors` (means over subjects, for
-    plots), `embeddings.safetensors` (each teacher's embeddings of every rated window, with subjects: keep it where the
-    recordings may be kept) and `lock` (empty; held while a process fits). It is `out`, or the recipe's, or
-    `runs/<name>-<seed>`, and must be unused. Next: `ngd_timm.eeg.teacher.consolidate.build_grid`.
+    It holds `recipe.yaml`, `fingerprint.json`, `scores.json`, `cells.safetensors` (means over subjects),
+    `embeddings.safetensors` (of every rated window, with subjects) and `lock` (held while a process fits).
     """
     began = time.monotonic()
     run = Path(out or recipe.out or Path("runs") / f"{recipe.name}-{recipe.seed}")
@@ -90,10 +86,7 @@ def _fit_folds(
     support: BandPower | None,
     operator: TopomapOperator,
 ) -> tuple[np.ndarray, np.ndarray, list[float]]:
-    """Each fold's teacher on every rated window: embeddings (F, N, D), predictions (F, N, 2); and each fold's seconds.
-
-    `power`, `z` and `fold` are of all windows, rated or not.
-    """
+    """Each fold's teacher on every rated window: embeddings (F, N, D), predictions (F, N, 2); and each fold's seconds."""
     rated = power.rated
     everything, labels = torch.from_numpy(z), torch.from_numpy(power.valence_arousal)
     trials = group_trials(power.subject, power.trial)
@@ -132,7 +125,7 @@ def _check_settings(recipe: TeacherRecipe) -> None:
 
 
 def _assign_folds(recipe: TeacherRecipe, power: BandPower) -> np.ndarray:
-    """(M,) the fold in which each window's subject is held out, -1 for a subject without ratings; leaks are refused."""
+    """(M,) the fold in which each window's subject is held out, -1 for a subject without ratings."""
     rated = power.rated
     if not rated.any():
         raise InputError(f"{power.dataset}: nobody rated anything; a teacher needs rated trials (unrated ones support)")

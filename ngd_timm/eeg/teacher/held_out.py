@@ -20,8 +20,6 @@ from ngd_timm.eeg.teacher.stability import split_half
 from ngd_timm.grid.mantel import mantel_test
 from ngd_timm.grid.prototypes import PrototypeGrid
 
-__all__ = ["DECODERS", "scalp_means", "score_run", "summary_lines"]
-
 logger = logging.getLogger("ngd_timm.eeg")
 
 DECODERS = ("teacher", "ridge", "logistic_regression", "trial_number")
@@ -36,11 +34,7 @@ def score_run(
     embeddings: np.ndarray,
     predictions: np.ndarray,
 ) -> dict[str, Any]:
-    """The content of scores.json; a trial is the mean over its windows, by the teacher that has not seen it.
-
-    `data` are N rated windows, `z` (N, B, C) their z-scored log power, `held_out_fold` (N,) the fold in which each is
-    held out; `embeddings` (F, N, D) and `predictions` (F, N, 2) are each fold's teacher on every window.
-    """
+    """The content of scores.json; `embeddings` (F, N, D) and `predictions` (F, N, 2) are of N rated windows."""
     target, subject, first = trial_means(data.valence_arousal, data.subject, data.trial)
     prediction, decision = _held_out_trials(data, held_out_fold, predictions)
     by_number = trial_number(data, held_out_fold)
@@ -109,13 +103,10 @@ def _score_grid(recipe: TeacherRecipe, data: BandPower, aligned: np.ndarray, siz
 
 
 def scalp_means(data: BandPower, z: np.ndarray, size: int = 5, min_subjects: int = 3) -> dict[str, np.ndarray]:
-    """The grid's cells and the two axes on the scalp: averages over subjects, for plots.
+    """The grid's cells and the two axes on the scalp, averaged over subjects.
 
-    Returns:
-        `z_mean` (S*S, B, C) a cell's mean z-score, subjects weighing equally, 0 for fewer than `min_subjects`;
-        `windows` and `subjects` (S*S,) their counts; `slope` (2, B, C) the correlation of a trial's mean z-score with
-        its valence and its arousal within a subject, averaged over the subjects whose ratings vary; `slope_people` (2,)
-        their number.
+    `z_mean` (S*S, B, C) is a cell's mean z-score, 0 for fewer than `min_subjects`; `slope` (2, B, C) the correlation of
+    a trial's mean z-score with its rating within a subject.
     """
     by_trial, subject, first = trial_means(z, data.subject, data.trial)
     va = data.valence_arousal[first]

@@ -10,19 +10,9 @@ from torch import nn
 
 from ngd_timm.core.errors import InputError
 
-__all__ = ["AffectTeacher", "ccc_loss"]
-
 
 class AffectTeacher(nn.Module):
-    """Regress valence and arousal from maps; the grid is built from the embedding before the last layer.
-
-    `backbone` is any timm name that takes maps of `in_chans` bands and `image_size` pixels a side.
-
-    Example:
-        >>> teacher = AffectTeacher("resnet10t", in_chans=4, embedding_dim=16, image_size=32)
-        >>> [tuple(x.shape) for x in teacher(torch.zeros(2, 4, 32, 32))]
-        [(2, 2), (2, 16)]
-    """
+    """Regress valence and arousal from maps; the grid is built from the embedding before the last layer."""
 
     def __init__(self, backbone: str, in_chans: int, embedding_dim: int, image_size: int, drop_rate: float = 0.0):
         super().__init__()
@@ -52,18 +42,7 @@ class AffectTeacher(nn.Module):
 
 
 def ccc_loss(prediction: torch.Tensor, target: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
-    """1 - Lin's concordance correlation over the batch of (B, K), mean over the columns.
-
-    `eps` is added to the denominator, so that a batch of equal values has a gradient.
-
-    Example:
-        >>> x = torch.tensor([[0.0], [1.0], [2.0]])
-        >>> round(float(ccc_loss(x, x)), 4)
-        0.0
-
-    Reference:
-        Lin, "A concordance correlation coefficient to evaluate reproducibility", Biometrics 45 (1989).
-    """
+    """1 - Lin's concordance correlation (1989) over the batch of (B, K), mean over the columns."""
     mean_p, mean_t = prediction.mean(dim=0), target.mean(dim=0)
     covariance = ((prediction - mean_p) * (target - mean_t)).mean(dim=0)
     variances = prediction.var(dim=0, correction=0) + target.var(dim=0, correction=0)

@@ -11,8 +11,6 @@ from ngd_timm.core.errors import InputError
 from ngd_timm.eeg.signal.bandpower import trial_index
 from ngd_timm.grid.mantel import permute_within
 
-__all__ = ["split_half"]
-
 
 def split_half(
     embeddings: np.ndarray,
@@ -24,22 +22,10 @@ def split_half(
     permutations: int = 500,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Split the subjects into random halves, build a grid of `size` x `size` cells from each, and compare them.
+    """Grids of random halves of the subjects, compared cell by cell; `embeddings` (N, D) are held out, in one frame.
 
-    `embeddings` (N, D) are held out and in one frame. Reported are `cosine`, the mean over the splits of the mean
-    cosine between two halves' prototypes of the same cell, near 1 for any grid whose rows crowd together; `centered`,
-    the same after each half's mean prototype is subtracted, with its `chance` and one-sided `p` under ratings permuted
-    among a subject's trials; `cells`, the mean number that both halves fill. A coarse grid is stable and says little, a
-    fine one says much and isn't stable: the scores of 3, 5 and 7 cells a side are the argument for a size.
-
-    Example:
-        >>> rng = np.random.default_rng(0)
-        >>> va = rng.uniform(-1, 1, (240, 2))
-        >>> subject, trial = np.repeat(np.arange(12), 20), np.tile(np.arange(20), 12)
-        >>> rows = np.concatenate([va, 0.1 * rng.standard_normal((240, 6))], axis=1)
-        >>> stability = split_half(rows, va, subject, trial, size=3, splits=20, permutations=50)
-        >>> stability["centered"]["value"] > 0.7, stability["centered"]["p"] < 0.05
-        (True, True)
+    `cosine` is near 1 for any grid whose rows crowd together; `centered` subtracts each half's mean prototype, and has
+    `chance` and one-sided `p` under ratings permuted among a subject's trials.
     """
     unit = _unit(np.asarray(embeddings, dtype=np.float64))
     index = np.unique(subjects, return_inverse=True)[1].reshape(-1)

@@ -17,23 +17,21 @@ from ngd_timm.core.teacher_recipe import TeacherAugment, TeacherOptim, TeacherRe
 from ngd_timm.eeg.teacher.model import AffectTeacher, ccc_loss
 from ngd_timm.eeg.topomap import TopomapOperator
 
-__all__ = ["Trials", "create_teacher", "infer", "train_teacher"]
-
 
 @dataclass(frozen=True)
 class Trials:
-    """Windows grouped by trial: z-scored log power (N, B, C), the row indices of each trial, and ratings (N, 2)."""
+    """Windows grouped by trial."""
 
-    z: torch.Tensor
-    windows: Sequence[np.ndarray]
-    valence_arousal: torch.Tensor
+    z: torch.Tensor  # (N, B, C) z-scored log power
+    windows: Sequence[np.ndarray]  # the row indices of each trial
+    valence_arousal: torch.Tensor  # (N, 2)
 
     def __len__(self) -> int:
         return len(self.windows)
 
 
 def create_teacher(recipe: TeacherRecipe, bands: int) -> AffectTeacher:
-    """The recipe's model, untrained, for maps of so many bands."""
+    """The recipe's model, untrained."""
     model = recipe.teacher
     return AffectTeacher(model.backbone, bands, model.embedding_dim, model.image_size, model.drop_rate)
 
@@ -49,8 +47,7 @@ def train_teacher(
     """Train one teacher for the recipe's epochs; nothing is selected on the way.
 
     The loss is `optim.ccc` (1 - CCC) + `optim.mse` MSE on labelled trials, plus `optim.consistency` times the
-    disagreement on two views of the same unlabelled trial: MSE of the two predictions and 1 - cosine of the two
-    embeddings. A batch takes unlabelled trials from all pools alike. Returns the teacher in eval mode.
+    disagreement on two views of the same unlabelled trial: MSE of the predictions and 1 - cosine of the embeddings.
     """
     optim, augment = recipe.optim, recipe.augment
     device = open_device(recipe.device)
