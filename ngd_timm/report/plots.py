@@ -33,9 +33,6 @@ _SCALP_STEP, _SCALP_ROW = 2.2, 2.85  # from map to map and from row to row, in t
 _PANELS = 5  # of robustness, side by side
 
 
-# of a student's run
-
-
 def plot_lines(
     name: str, alt: str, epochs: Sequence[float], lines: Mapping[str, Sequence[float]], ylabel: str, log: bool = False
 ) -> str:
@@ -172,9 +169,6 @@ def plot_embeddings(
     return to_svg(name, alt, draw, size=(4.4, 4.4), dpi=180)
 
 
-# of an ablation and of robustness
-
-
 def difference_side(difference: Mapping[str, Any]) -> int:
     """1 where every interval of a difference lies above 0, -1 where every one lies below, else 0."""
     intervals = [i for i in (difference["ci95"], difference["seed_ci95"]) if i is not None]
@@ -265,9 +259,6 @@ def write_robustness_plot(results: Mapping[str, Any], path: str | Path) -> None:
         figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 6), frameon=False)
 
 
-# of an EEG teacher
-
-
 def plot_forest(name: str, alt: str, groups: Mapping[str, Mapping[str, Mapping[str, Any]]], xlabel: str) -> str:
     """Scores (`value`, `ci95`, `chance`) by group and label, as dots with their intervals and a tick at chance."""
     lines = [line for group, scores in groups.items() for line in ((group, None), *scores.items())]
@@ -348,9 +339,6 @@ def plot_scalps(
     height = _SCALP_WIDTH * (len(rows) * _SCALP_ROW + 0.5) / (len(columns) * _SCALP_STEP) + 0.6
     svg = to_svg(name, alt, draw, size=(_SCALP_WIDTH, height))
     return svg.replace("image-rendering:crisp-edges;image-rendering:pixelated", "")
-
-
-# what they share
 
 
 def _draw_differences(axes: Axes, differences: Sequence[Mapping[str, Any]], protocol: str, metric: str) -> None:

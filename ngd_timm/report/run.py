@@ -60,9 +60,6 @@ def run_context(run: Run) -> dict[str, Any]:
     }
 
 
-# how it was trained
-
-
 def column(rows: Sequence[Mapping[str, str]], name: str) -> list[float]:
     """The numbers of a column of summary.csv; a gap is NaN."""
     return [float(row[name]) if row.get(name) else math.nan for row in rows]
@@ -147,9 +144,6 @@ def _saved_with(student: StudentConfig, temperatures: Sequence[float]) -> str:
     if temperatures:
         changes.append(f"logits divided by {temperatures[-1]:g}, a temperature fitted on validation")
     return ", ".join(changes)
-
-
-# its mistakes
 
 
 def _mistakes(recipe: Recipe, key: str, predictions: Predictions, n: int) -> list[dict[str, Any]]:

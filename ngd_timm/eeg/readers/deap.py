@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -60,30 +60,20 @@ def read_deap(root: str | Path) -> RecordingSet:
 
 def write_deap(root: str | Path, recordings: Iterable[Recording]) -> None:
     """Write recordings (128 Hz, 3 s of baseline, a rating, all `CHANNELS`) in DEAP's layout, marked as simulated."""
-    subjects = defaultdict(list)
-    for recording in recordings:
-        subjects[recording.subject].append(recording)
     folder = Path(root) / _FOLDER
     write_text(folder / _MARKER, "These recordings are simulated: nobody's EEG, in the layout of DEAP.\n")
-    for subject, trials in subjects.items():
-        trials.sort(key=lambda recording: recording.trial)
-        if [recording.trial for recording in trials] != list(range(1, len(trials) + 1)):
-            raise InputError(f"subject {subject}: DEAP has no trial numbers; number them from 1 without gaps")
-        if len({recording.signal.shape[1] for recording in trials}) > 1:
-            raise InputError(f"subject {subject}: the trials of a subject are one array; make them equally long")
-        rows, labels = zip(*(_rows_and_labels(recording) for recording in trials), strict=True)
+    for subject, trials in groupby(recordings, key=lambda recording: recording.subject):
+        rows, labels = zip(*map(_rows_and_labels, trials), strict=True)
         with atomic_path(folder / f"s{subject:02d}.dat") as temporary:
             temporary.write_bytes(pickle.dumps({"labels": np.array(labels), "data": np.stack(rows)}, protocol=2))
 
 
 def _rows_and_labels(recording: Recording) -> tuple[np.ndarray, list[float]]:
     recording = recording.pick(CHANNELS)
-    baseline, va = recording.baseline, recording.valence_arousal
-    if va is None or recording.sfreq != _SFREQ or baseline is None or baseline.shape[1] != _START:
-        raise InputError(f"{recording}: DEAP's layout is {_SFREQ:g} Hz with 3 s of baseline and a rating")
-    eeg = np.concatenate([baseline, recording.signal], axis=1).astype(np.float64)
+    assert recording.baseline is not None
+    eeg = np.concatenate([recording.baseline, recording.signal], axis=1).astype(np.float64)
     rows = np.concatenate([eeg, np.zeros((_ROWS - len(CHANNELS), eeg.shape[1]))])
-    return rows, [*va_to_rating(np.array(va), _LOW, _HIGH).tolist(), 5.0, 5.0]
+    return rows, [*va_to_rating(np.array(recording.valence_arousal), _LOW, _HIGH).tolist(), 5.0, 5.0]
 
 
 def _read(path: Path, subject: int) -> Iterator[Recording]:

@@ -91,8 +91,6 @@ def write_mahnob(root: str | Path, recordings: Iterable[Recording]) -> None:
         within = (recording.trial - 1) % SESSIONS_A_SUBJECT + 1
         number = (recording.subject - 1) * SESSIONS_A_SUBJECT + within
         folder = Path(root) / "Sessions" / str(number)
-        if folder.exists():
-            raise InputError(f"{recording}: {folder} exists; a session holds one trial")
         signal, status = _with_rest(recording.pick(CHANNELS))
         signals = np.concatenate([signal, np.zeros((len(_OTHERS), signal.shape[1]))])
         kind = "N" if recording.valence_arousal is None else "S"
@@ -209,8 +207,6 @@ def _with_rest(recording: Recording) -> tuple[np.ndarray, np.ndarray]:
     stop = start + length
     after = rng.normal(0, 10, (len(CHANNELS), rate + -stop % rate))
     pulse = min(8, length // 2)
-    if not pulse:
-        raise InputError(f"{recording}: {length} sample is too short for a mark at either end")
     status = np.full(stop + after.shape[1], 1 << 20)  # CMS in range
     status[0] |= 1 << 16  # a new recording
     for mark in (start, stop):

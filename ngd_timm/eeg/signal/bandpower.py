@@ -20,7 +20,6 @@ DATASETS = {
 }
 NORMALISATION = "log power, per-subject z-score (transductive: uses the subject's own unlabelled recordings)"
 
-_RATING_LOW, _RATING_HIGH = 1.0, 9.0
 _NOTE = "note."  # prefix of the .npz keys that hold notes
 _DTYPES = {"power": "<f4", "valence_arousal": "<f4", "subject": "<i8", "trial": "<i8", "window": "<i8"}
 
@@ -84,8 +83,7 @@ class BandPower:
 
     def rows(self, index: np.ndarray) -> BandPower:
         """Only these windows: row indices or a mask."""
-        columns = {name: getattr(self, name)[index] for name in _DTYPES}
-        return replace(self, **columns)
+        return replace(self, **{name: getattr(self, name)[index] for name in _DTYPES})
 
     def pick(self, bands: Sequence[str] | None = None, channels: Sequence[str] | None = None) -> BandPower:
         """Only these bands and electrodes, by name and in this order; None keeps all."""
@@ -125,7 +123,7 @@ def load_bandpower(root: str | Path, name: str = "bandpower") -> BandPower:
         simulated = bool(arrays["simulated"].item()) if "simulated" in arrays else False
         va = np.asarray(arrays[rating_key], dtype=np.float32)
         if rating_key == "ratings":
-            va = rating_to_va(va, _RATING_LOW, _RATING_HIGH).astype(np.float32)
+            va = rating_to_va(va, 1.0, 9.0).astype(np.float32)
         return BandPower(
             power=np.asarray(arrays["X"], dtype=np.float32),
             bands=tuple(str(b) for b in np.atleast_1d(arrays["bands"])),

@@ -49,7 +49,9 @@ def fit_teacher(recipe: TeacherRecipe, out: Path | None = None, command: Sequenc
     run = Path(out or recipe.out or Path("runs") / f"{recipe.name}-{recipe.seed}")
     _check_unused(run)
     check_place(run / "scores.json")
-    _check_settings(recipe)
+    open_device(recipe.device)
+    if recipe.optim.opt not in list_optimizers():
+        raise choices("optim.opt", recipe.optim.opt, list_optimizers())
     power = load_eeg(recipe.data, recipe.data.name, recipe.data.root)
     operator = TopomapOperator(power.channels, size=recipe.teacher.image_size)
     z = log_power_z(power)
@@ -86,7 +88,7 @@ def _fit_folds(
     support: BandPower | None,
     operator: TopomapOperator,
 ) -> tuple[np.ndarray, np.ndarray, list[float]]:
-    """Each fold's teacher on every rated window: embeddings (F, N, D), predictions (F, N, 2); and each fold's seconds."""
+    """Each fold's teacher on every rated window: embeddings (F, N, D), predictions (F, N, 2), seconds (F)."""
     rated = power.rated
     everything, labels = torch.from_numpy(z), torch.from_numpy(power.valence_arousal)
     trials = group_trials(power.subject, power.trial)
@@ -116,12 +118,6 @@ def _fit_folds(
 def _check_unused(run: Path) -> None:
     if not is_unused(run):
         raise InputError(f"{run} exists and is not empty; choose another out= or remove it")
-
-
-def _check_settings(recipe: TeacherRecipe) -> None:
-    open_device(recipe.device)
-    if recipe.optim.opt not in list_optimizers():
-        raise choices("optim.opt", recipe.optim.opt, list_optimizers())
 
 
 def _assign_folds(recipe: TeacherRecipe, power: BandPower) -> np.ndarray:
@@ -196,10 +192,8 @@ def _embedding_tensors(
         "valence_arousal": rated.valence_arousal,
         "held_out_fold": fold,
     }
-    for number, (embedding, prediction) in enumerate(zip(embeddings, predictions, strict=True)):
-        tensors[f"fold{number}.embedding"] = embedding
-        tensors[f"fold{number}.valence_arousal"] = prediction
-    return tensors
+    tensors |= {f"fold{number}.embedding": rows for number, rows in enumerate(embeddings)}
+    return tensors | {f"fold{number}.valence_arousal": rows for number, rows in enumerate(predictions)}
 
 
 def _fingerprint(recipe: TeacherRecipe, rated: BandPower, support: BandPower | None, folder: Path) -> dict[str, Any]:
