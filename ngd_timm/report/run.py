@@ -70,11 +70,6 @@ def known(values: Sequence[float]) -> list[float]:
     return [v for v in values if not math.isnan(v)]
 
 
-def valid_column(row: Mapping[str, str], metric: str) -> str | None:
-    """The name of the column that holds a metric on the validation images, where there is one."""
-    return next((name for name in row if name.endswith(f"valid_{metric}")), None)
-
-
 def mean_shares(rows: Sequence[Mapping[str, str]]) -> str:
     """Each term's mean share of the gradient, in words; empty where it wasn't measured."""
     return ", ".join(
@@ -89,7 +84,7 @@ def _training_plots(rows: Sequence[Mapping[str, str]]) -> dict[str, str]:
     if losses := _filled(rows, {label: t for t, label in TERMS.items()}):
         alt = "Loss terms by epoch. " + _first_last(losses, "{:.3g}")
         plots["losses"] = plot_lines("losses", alt, epochs, losses, "loss, before its weight", log=True)
-    if valid := _filled(rows, {label: valid_column(rows[0], m) for m, label in METRIC_TITLES.items()}):
+    if valid := _filled(rows, {label: f"valid_{m}" for m, label in METRIC_TITLES.items()}):
         alt = "Validation metrics by epoch. " + _first_last(valid, "{:.1f} %")
         plots["validation"] = plot_lines("validation", alt, epochs, valid, "percent")
     if len(shares := _filled(rows, {label: f"share_{t}" for t, label in TERMS.items()})) > 1:
@@ -98,9 +93,9 @@ def _training_plots(rows: Sequence[Mapping[str, str]]) -> dict[str, str]:
     return plots
 
 
-def _filled(rows: Sequence[Mapping[str, str]], columns: Mapping[str, str | None]) -> dict[str, list[float]]:
+def _filled(rows: Sequence[Mapping[str, str]], columns: Mapping[str, str]) -> dict[str, list[float]]:
     """By label the columns that exist and hold at least one number."""
-    values = {label: column(rows, name) for label, name in columns.items() if name is not None}
+    values = {label: column(rows, name) for label, name in columns.items()}
     return {label: numbers for label, numbers in values.items() if known(numbers)}
 
 

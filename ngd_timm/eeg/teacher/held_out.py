@@ -19,10 +19,10 @@ from ngd_timm.eeg.teacher.baselines import logistic_regression, ridge_regression
 from ngd_timm.eeg.teacher.stability import split_half
 from ngd_timm.grid.mantel import mantel_test
 from ngd_timm.grid.prototypes import PrototypeGrid
+from ngd_timm.grid.verdict import score_rows
 
 logger = logging.getLogger("ngd_timm.eeg")
 
-DECODERS = ("teacher", "ridge", "logistic_regression", "trial_number")
 _GRID_SIZES = (3, 5, 7)
 
 
@@ -138,14 +138,11 @@ def scalp_means(data: BandPower, z: np.ndarray, size: int = 5, min_subjects: int
 
 def summary_lines(scores: dict[str, Any]) -> Iterator[str]:
     """One line a score, for the log."""
-    for decoder in DECODERS:
-        for axis, metrics in scores.get(decoder, {}).items():
-            for metric, score in metrics.items():
-                yield (
-                    f"{decoder.replace('_', ' ')}, {axis} {metric}: {score['value']:.3f} "
-                    f"[{score['ci95'][0]:.3f}, {score['ci95'][1]:.3f}], chance {score['chance']:.3f}, "
-                    f"p {score['p']:.4f}"
-                )
+    for row in score_rows(scores):
+        yield (
+            f"{row['who'].replace('_', ' ')}, {row['axis']} {row['metric']}: {row['value']:.3f} "
+            f"[{row['ci95'][0]:.3f}, {row['ci95'][1]:.3f}], chance {row['chance']:.3f}, p {row['p']:.4f}"
+        )
     for size, grid in scores["grids"].items():
         mantel, halves = grid["mantel_centered"], grid["stability"]["centered"]
         yield (
