@@ -16,7 +16,8 @@ from ngd_timm.core.devices import open_device
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.files import check_place, read_json, write_json, write_text
 from ngd_timm.core.recipe import Recipe, load_recipe
-from ngd_timm.data import parse_spec
+from ngd_timm.data import load_split, parse_spec
+from ngd_timm.data.labels import LABEL_RULES
 from ngd_timm.evaluate.comparison import RecipePredictions, compare_predictions, difference_pairs
 from ngd_timm.evaluate.metrics import METRIC_NAMES, METRIC_TITLES, METRICS, protocol_name, scoring_name
 from ngd_timm.evaluate.predictions import Predictions, predict
@@ -107,7 +108,9 @@ def score_ablation(
     folder = Path(folder)
     beside_names, tried_names = ([Path(run).name for run in runs] for runs in (beside, tried))
     kept = _read_earlier(earlier, beside_names, tried_names)
-    comparison = _read_ablation(folder / "ablation.json")
+    comparison = read_json(folder / "ablation.json")
+    if missing := [key for key in _KEPT if key not in comparison]:
+        raise InputError(f"{folder / 'ablation.json'} lacks {', '.join(missing)}; run the same ngd ablate again")
     row_names = comparison["runs"]
     _refuse_twice([*row_names, *(run for runs in row_names.values() for run in runs), *beside_names, *kept.beside])
     _refuse_twice([*tried_names, *kept.tried])
@@ -155,7 +158,7 @@ def _terms_of(student: str) -> list[str] | None:
     try:
         folder = run_folder(student)
     except InputError:  # its folder is gone, or its repository out of reach
-        folder = None
+        return None
     if folder is None:
         return None
     loss = load_recipe(Recipe, folder / "recipe.yaml").loss
@@ -244,9 +247,6 @@ def _predictions(
     runs: Mapping[str, Sequence[Run]], specs: Sequence[str], rules: Sequence[str], earlier: _Earlier
 ) -> Iterator[tuple[str, RecipePredictions]]:
     """Every run's predictions on each set, as each rule counts them, by `name:split, rule`."""
-    from ngd_timm.data import load_split
-    from ngd_timm.data.labels import LABEL_RULES
-
     for rule in rules:
         if rule not in LABEL_RULES:
             raise choices("label rule", rule, LABEL_RULES)
@@ -291,14 +291,6 @@ def _predictions(
 def _part(whole: Predictions, rows: Tensor, target: Tensor) -> Predictions:
     subject = None if whole.subject is None else whole.subject[rows]
     return replace(whole, logits=whole.logits[rows], target=target, embedding=None, subject=subject)
-
-
-def _read_ablation(file: Path) -> dict[str, Any]:
-    comparison = read_json(file)
-    missing = [key for key in _KEPT if key not in comparison]
-    if missing:
-        raise InputError(f"{file} lacks {', '.join(missing)}; run the same ngd ablate again")
-    return comparison
 
 
 def _read_earlier(path: str | Path | None, beside: Sequence[str], tried: Sequence[str]) -> _Earlier:

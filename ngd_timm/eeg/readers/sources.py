@@ -82,7 +82,11 @@ def cache_folder() -> Path:
 
 def cached(settings: Mapping[str, object], files: Sequence[Path], compute: Callable[[], BandPower]) -> BandPower:
     """The band power of these files (by bytes and relative place) and settings (any JSON): cached, or computed."""
-    path = cache_folder() / f"{_key(settings, files)}.npz"
+    resolved = [Path(file).resolve() for file in files]
+    root = Path(os.path.commonpath([file.parent for file in resolved])) if resolved else Path()
+    contents = sorted((file.relative_to(root).as_posix(), sha256_file(file)) for file in resolved)
+    key = hashlib.sha256(json.dumps([dict(settings), contents], sort_keys=True).encode()).hexdigest()
+    path = cache_folder() / f"{key}.npz"
     if path.is_file():
         try:
             data = load_bandpower(path)
@@ -99,10 +103,3 @@ def cached(settings: Mapping[str, object], files: Sequence[Path], compute: Calla
     except OSError as error:
         logger.warning("band power is not cached: %s; set NGD_CACHE to a folder that can be written", error)
     return data
-
-
-def _key(settings: Mapping[str, object], files: Sequence[Path]) -> str:
-    resolved = [Path(file).resolve() for file in files]
-    root = Path(os.path.commonpath([file.parent for file in resolved])) if resolved else Path()
-    contents = sorted((file.relative_to(root).as_posix(), sha256_file(file)) for file in resolved)
-    return hashlib.sha256(json.dumps([dict(settings), contents], sort_keys=True).encode()).hexdigest()
