@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -100,7 +100,12 @@ def _interval(
         if metric is balanced_accuracy and len(np.unique(target[rows] > 0)) < 2:
             continue  # a resample with one of the two sides only has no balanced accuracy
         resampled.append(metric(values[rows], target[rows]))
-    return [round(float(end), 4) for end in np.percentile(resampled, [2.5, 97.5])]
+    return middle(resampled)
+
+
+def middle(values: Sequence[float] | np.ndarray) -> list[float]:
+    """The interval that holds 95 % of the values."""
+    return [round(float(end), 4) for end in np.percentile(values, [2.5, 97.5])]
 
 
 def _chance(

@@ -9,7 +9,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.eeg.scores import balanced_accuracy, ccc, score_trials, trial_means
-from ngd_timm.eeg.teacher.model import ccc_loss
+from ngd_timm.eeg.teacher.training import ccc_loss
 
 
 def slow_ccc(x: np.ndarray, y: np.ndarray) -> float:

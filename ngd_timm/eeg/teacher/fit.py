@@ -31,7 +31,7 @@ from ngd_timm.eeg.readers.sources import load_eeg
 from ngd_timm.eeg.scores import AXES
 from ngd_timm.eeg.signal.bandpower import BandPower, group_trials, log_power_z
 from ngd_timm.eeg.teacher.held_out import scalp_means, score_run, summary_lines
-from ngd_timm.eeg.teacher.training import Trials, create_teacher, infer, train_teacher
+from ngd_timm.eeg.teacher.training import AffectTeacher, Trials, infer, train_teacher
 from ngd_timm.eeg.topomap import TopomapOperator
 
 logger = logging.getLogger("ngd_timm.eeg")
@@ -58,7 +58,7 @@ def fit_teacher(recipe: TeacherRecipe, out: Path | None = None, command: Sequenc
     fold = _assign_folds(recipe, power)
     support = _load_support(recipe, power, z)
     with torch.random.fork_rng(devices=[]):
-        create_teacher(recipe, len(power.bands))  # refuses a backbone that isn't known or can't take the maps
+        AffectTeacher(recipe.teacher, len(power.bands))  # refuses a backbone that isn't known or can't take the maps
     with locked(run):
         _check_unused(run)  # another process may have begun it since
         remove_leftovers(run)

@@ -8,6 +8,7 @@ import numpy as np
 
 from ngd_timm.core.affect import cell_of
 from ngd_timm.core.errors import InputError
+from ngd_timm.eeg.scores import middle
 from ngd_timm.eeg.signal.bandpower import trial_index
 from ngd_timm.grid.mantel import permute_within
 
@@ -57,10 +58,10 @@ def split_half(
     return {
         "splits": int(usable.sum()),
         "cells": round(float(common[usable].mean()), 1),
-        "cosine": {"value": round(float(plain[usable].mean()), 4), "ci95": _range(plain[usable])},
+        "cosine": {"value": round(float(plain[usable].mean()), 4), "ci95": middle(plain[usable])},
         "centered": {
             "value": round(value, 4),
-            "ci95": _range(centred[usable]),
+            "ci95": middle(centred[usable]),
             "chance": round(float(by_chance.mean()), 4),
             "p": round((1 + int((by_chance >= value - 1e-12).sum())) / (1 + permutations), 5),
         },
@@ -93,7 +94,3 @@ def _compare(
 def _unit(rows: np.ndarray) -> np.ndarray:
     # an empty cell stays 0 and is masked by the caller
     return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
-
-
-def _range(values: np.ndarray) -> list[float]:
-    return [round(float(end), 4) for end in np.percentile(values, [2.5, 97.5])]
