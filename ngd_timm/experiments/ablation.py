@@ -198,9 +198,6 @@ def _refuse_another_run(run: Recipe) -> None:
     folder = _run_folder(run)
     file = folder / "recipe.yaml"
     if not file.is_file():
-        strange = [n for n in ("fingerprint.json", "metrics.json") if (folder / n).is_file()]
-        if strange:
-            raise InputError(f"{folder} has {strange[0]} but no recipe.yaml; choose another --out, or remove it")
         return
     found = load_recipe(Recipe, file)
     # the folders may have moved since, all of them together
@@ -217,12 +214,11 @@ def _refuse_another_run(run: Recipe) -> None:
 
 def _same_names(a: Any, b: Any) -> bool:
     """Whether two values name folders, one or several, with the same last parts."""
-    names = [
-        [Path(part).name for part in ([v] if isinstance(v, str) else v)]
-        for v in (a, b)
-        if isinstance(v, (str, list, tuple))
-    ]
-    return len(names) == 2 and names[0] == names[1]
+    values = [[value] if isinstance(value, str) else value for value in (a, b)]
+    if not all(isinstance(value, (list, tuple)) for value in values):
+        return False
+    one, other = ([Path(part).name for part in value] for value in values)
+    return one == other
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -281,10 +277,7 @@ def _finish(run: Recipe, command: Sequence[str] | None, title: str) -> None:
 
 def _refuse_other_sources(run: Recipe) -> None:
     """A finished run is no longer the planned one where its teacher, start or grid has changed since."""
-    file = _run_folder(run) / "fingerprint.json"
-    if not file.is_file():
-        raise InputError(f"{_run_folder(run)} has scores but no {file.name}; remove that run, then it is trained again")
-    fingerprint, grid = read_json(file), open_grid(run)
+    fingerprint, grid = read_json(_run_folder(run) / "fingerprint.json"), open_grid(run)
     for key, name, now in (
         ("teacher", "teacher", teacher_hash(run)),
         ("teacher_config", "teacher's config.json", teacher_config_hash(run)),

@@ -27,7 +27,7 @@ from ngd_timm.report.page import grid_context, pretty_fingerprint, render
 from ngd_timm.report.plots import plot_forest, plot_scalps, plot_stability
 
 if TYPE_CHECKING:
-    from ngd_timm.eeg.teacher.consolidate import TeacherRun
+    from ngd_timm.eeg.teacher.consolidate import FittedTeacher
 
 _AXES = ("valence", "arousal")
 _SIZE = 5  # of the grid that the page shows, and of cells.safetensors
@@ -70,7 +70,7 @@ def _read_cells(file: Path, fingerprint: Mapping[str, Any]) -> dict[str, np.ndar
     return cells
 
 
-def _context(teacher: TeacherRun, cells: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _context(teacher: FittedTeacher, cells: Mapping[str, np.ndarray]) -> dict[str, Any]:
     recipe, scores, fingerprint = teacher.recipe, teacher.scores, without_paths(teacher.fingerprint)
     grids, support = scores["grids"], fingerprint.get("support")
     own, declared = grids.get(str(_SIZE)), str(_SIZE)

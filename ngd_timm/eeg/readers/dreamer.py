@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
@@ -55,20 +56,20 @@ def read_dreamer(path: str | Path) -> RecordingSet:
 def write_dreamer(path: str | Path, recordings: Iterable[Recording]) -> None:
     """Write recordings as DREAMER.mat, with all of its fields, marked as simulated by the provider's name.
 
-    They have 128 Hz, a baseline, a rating on a scale of 5, and equally many trials a subject, in order.
+    They have 128 Hz, a baseline, a rating on a scale of 5, and equally many trials a subject; ECG is noise.
     """
     from scipy.io import savemat
 
     path = Path(path)
     by_subject = groupby(recordings, key=lambda recording: recording.subject)
-    subjects = [[_trial(recording) for recording in trials] for _, trials in by_subject]
+    subjects = [_subject(trials) for _, trials in by_subject]
     database = {
-        "Data": _cells([_subject(trials) for trials in subjects], (1, -1)),
+        "Data": _cells(subjects, (1, -1)),
         "EEG_SamplingRate": _RATE,
         "ECG_SamplingRate": _ECG_RATE,
         "EEG_Electrodes": _cells(CHANNELS, (1, -1)),
         "noOfSubjects": float(len(subjects)),
-        "noOfVideoSequences": float(len(subjects[0])),
+        "noOfVideoSequences": float(len(subjects[0]["ScoreValence"])),
         "Disclaimer": "Simulated. Not the DREAMER database; only its layout.",
         "Provider": _PROVIDER,
         "Version": "1.0",
@@ -101,34 +102,24 @@ def _recordings(
             yield recording
 
 
-def _trial(recording: Recording) -> dict[str, Any]:
-    ratings = va_to_rating(np.array(recording.valence_arousal), _LOW, _HIGH)
-    picked = recording.pick(CHANNELS)
-    assert picked.baseline is not None
-    rng = np.random.default_rng([recording.subject, recording.trial])
-    eeg = {"baseline": _as_emotiv(picked.baseline), "stimuli": _as_emotiv(picked.signal)}
-    ratio = round(_ECG_RATE / _RATE)
-    ecg = {part: rng.integers(1800, 2200, (len(values) * ratio, 2)).astype(float) for part, values in eeg.items()}
-    return {"EEG": eeg, "ECG": ecg, "ratings": ratings.round()}
-
-
-def _as_emotiv(signal: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(np.round((signal.T.astype(np.float64) + _OFFSET) / _STEP) * _STEP)
-
-
-def _subject(trials: list[dict[str, Any]]) -> dict[str, Any]:
-    def parts(kind: str) -> dict[str, np.ndarray]:
-        return {part: _cells([trial[kind][part] for trial in trials], (-1, 1)) for part in ("baseline", "stimuli")}
-
-    ratings = np.array([trial["ratings"] for trial in trials])
+def _subject(recordings: Iterable[Recording]) -> dict[str, Any]:
+    eeg, ecg, ratings = defaultdict(list), defaultdict(list), []
+    for recording in recordings:
+        picked, rng = recording.pick(CHANNELS), np.random.default_rng([recording.subject, recording.trial])
+        assert picked.baseline is not None
+        for part, signal in (("baseline", picked.baseline), ("stimuli", picked.signal)):
+            steps = np.round((signal.T.astype(np.float64) + _OFFSET) / _STEP)
+            eeg[part].append(np.ascontiguousarray(steps * _STEP))
+            ecg[part].append(rng.integers(1800, 2200, (len(steps) * round(_ECG_RATE / _RATE), 2)).astype(float))
+        ratings.append(va_to_rating(np.array(recording.valence_arousal), _LOW, _HIGH).round())
     return {
         "Age": "n/a",
         "Gender": "n/a",
-        "EEG": parts("EEG"),
-        "ECG": parts("ECG"),
-        "ScoreValence": ratings[:, :1],
-        "ScoreArousal": ratings[:, 1:],
-        "ScoreDominance": np.full((len(trials), 1), 3.0),
+        "EEG": {part: _cells(values, (-1, 1)) for part, values in eeg.items()},
+        "ECG": {part: _cells(values, (-1, 1)) for part, values in ecg.items()},
+        "ScoreValence": np.array(ratings)[:, :1],
+        "ScoreArousal": np.array(ratings)[:, 1:],
+        "ScoreDominance": np.full((len(ratings), 1), 3.0),
     }
 
 

@@ -29,7 +29,7 @@ _FILES = ("recipe.yaml", "fingerprint.json", "scores.json", "embeddings.safetens
 
 
 @dataclass(frozen=True)
-class TeacherRun:
+class FittedTeacher:
     """The files of a teacher run."""
 
     recipe: TeacherRecipe
@@ -42,7 +42,7 @@ class TeacherRun:
     agreement: list[float]  # of each fold's frame
 
 
-def preview_grid(teacher: TeacherRun, min_subjects: int = 3) -> PrototypeGrid | None:
+def preview_grid(teacher: FittedTeacher, min_subjects: int = 3) -> PrototypeGrid | None:
     """The 5×5 grid of a teacher run without its Mantel test, for plots; None if it has fewer than two cells."""
     rows = (teacher.aligned, teacher.valence_arousal, teacher.subject)
     counts = PrototypeGrid.build(*rows).metadata["subjects_per_cell"].split(",")
@@ -69,7 +69,7 @@ def build_grid(run: str | Path, size: int = 5, center: bool = False, min_subject
     )
 
 
-def _provenance(teacher: TeacherRun) -> dict[str, str]:
+def _provenance(teacher: FittedTeacher) -> dict[str, str]:
     recipe, scores = teacher.recipe, teacher.scores
     fingerprint = public_fingerprint(teacher.fingerprint)  # the grid is published, folders are not
     notes = {
@@ -101,7 +101,7 @@ def _provenance(teacher: TeacherRun) -> dict[str, str]:
     return notes
 
 
-def _mantel_notes(teacher: TeacherRun, size: int, min_subjects: int) -> dict[str, str]:
+def _mantel_notes(teacher: FittedTeacher, size: int, min_subjects: int) -> dict[str, str]:
     permutations = teacher.recipe.scores.permutations
     rows = (teacher.aligned, teacher.valence_arousal, teacher.subject, teacher.trial)
     notes = {"mantel_permutations": str(permutations)}
@@ -111,14 +111,14 @@ def _mantel_notes(teacher: TeacherRun, size: int, min_subjects: int) -> dict[str
     return notes
 
 
-def _commands(teacher: TeacherRun, size: int, min_subjects: int, center: bool) -> str:
+def _commands(teacher: FittedTeacher, size: int, min_subjects: int, center: bool) -> str:
     fit = shown_command(public_fingerprint(teacher.fingerprint), "ngd teacher fit recipe.yaml data.root=…")
     build = f"ngd prototypes build runs/{teacher.recipe.name}-{teacher.recipe.seed} --out grid.safetensors"
     build += f" --size {size}" * (size != 5) + f" --min-subjects {min_subjects}" * (min_subjects != 1)
     return f"{fit}\n{build}{' --center' * center}"
 
 
-def read_teacher(run: Path, *others: str) -> TeacherRun:
+def read_teacher(run: Path, *others: str) -> FittedTeacher:
     """Read a teacher run, which must hold the other files too."""
     missing = [name for name in (*_FILES, *others) if not (run / name).is_file()]
     if missing:
@@ -135,4 +135,4 @@ def read_teacher(run: Path, *others: str) -> TeacherRun:
         aligned, agreement = align(embeddings, tensors["held_out_fold"])
     except (SafetensorError, KeyError, ValueError) as error:
         raise InputError(f"{path}: {' '.join(str(error).split())}") from None
-    return TeacherRun(recipe, fingerprint, scores, subject, trial, va, aligned, agreement)
+    return FittedTeacher(recipe, fingerprint, scores, subject, trial, va, aligned, agreement)
