@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from ngd_timm.core.errors import InputError
 from ngd_timm.eeg.signal.bandpower import trial_index
 from ngd_timm.grid.mantel import permute_within
 
@@ -25,11 +24,8 @@ def ccc(prediction: np.ndarray, target: np.ndarray) -> float:
 
 
 def balanced_accuracy(decision: np.ndarray, target: np.ndarray) -> float:
-    """Mean recall, in [0, 1], of high and low trials: a rating or decision above 0 is high, the middle is low."""
-    high = target > 0
-    if high.all() or not high.any():
-        raise InputError("high against low needs ratings on both sides of the middle")
-    predicted = decision > 0
+    """Mean recall, in [0, 1], of high and low trials: a rating or decision above 0 is high. Both must occur."""
+    high, predicted = target > 0, decision > 0
     return float((predicted[high].mean() + (~predicted[~high]).mean()) / 2)
 
 

@@ -41,7 +41,8 @@ def run_demo(out: str | Path, seed: int = 0, sizes: DemoSizes | None = None) -> 
     from ngd_timm.eeg.teacher.consolidate import build_grid
     from ngd_timm.eeg.teacher.fit import fit_teacher
     from ngd_timm.evaluate.student import evaluate
-    from ngd_timm.report import try_page, write_demo_report
+    from ngd_timm.report import try_page
+    from ngd_timm.report.demo import write_demo_report
     from ngd_timm.train.loop import train
 
     began, stages = time.monotonic(), itertools.count(1)

@@ -107,8 +107,8 @@ def robustness(
     students see the same. Runs whose recipes have one name are seeds of one recipe. Returns what robustness.json holds
     (percent over all classes), and the tables of table.md.
     """
-    if not severities or not {*severities} <= {*SEVERITIES} or len({*severities}) < len(severities):
-        allowed, got = (", ".join(map(str, levels)) or "none" for levels in (SEVERITIES, severities))
+    if not {*severities} <= {*SEVERITIES} or len({*severities}) < len(severities):
+        allowed, got = (", ".join(map(str, levels)) for levels in (SEVERITIES, severities))
         raise InputError(f"severities must be different ones of {allowed}, got {got}")
     levels = sorted(severities)
     device = open_device("auto")

@@ -7,18 +7,8 @@ from pathlib import Path
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.report.ablation import write_ablation_report
-from ngd_timm.report.demo import write_demo_report
 from ngd_timm.report.run import write_report
 from ngd_timm.report.teacher import write_teacher_report
-
-__all__ = [
-    "try_page",
-    "write_ablation_report",
-    "write_demo_report",
-    "write_page",
-    "write_report",
-    "write_teacher_report",
-]
 
 logger = logging.getLogger("ngd_timm.report")
 
