@@ -8,7 +8,7 @@ import json
 import logging
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from ngd_timm.eeg.folds import check_split, subject_folds
 from ngd_timm.eeg.readers.sources import load_eeg
 from ngd_timm.eeg.scores import AXES
 from ngd_timm.eeg.signal.bandpower import BandPower, group_trials, log_power_z
-from ngd_timm.eeg.teacher.held_out import scalp_means, score_run, summary_lines
+from ngd_timm.eeg.teacher.held_out import log_scores, scalp_means, score_run
 from ngd_timm.eeg.teacher.training import AffectTeacher, Trials, infer, train_teacher
 from ngd_timm.eeg.topomap import TopomapOperator
 
@@ -62,8 +62,7 @@ def fit_teacher(recipe: TeacherRecipe, out: Path | None = None, command: Sequenc
     with locked(run):
         _check_unused(run)  # another process may have begun it since
         remove_leftovers(run)
-        for line in _size_lines(recipe, power, support):
-            logger.info("%s", line)
+        _log_sizes(recipe, power, support)
         embeddings, predictions, seconds = _fit_folds(recipe, power, z, fold, support, operator)
         rated, z, fold = power.rows(power.rated), z[power.rated], fold[power.rated]
         scores = score_run(recipe, rated, z, fold, embeddings, predictions)
@@ -75,8 +74,7 @@ def fit_teacher(recipe: TeacherRecipe, out: Path | None = None, command: Sequenc
             save_file(scalp_means(rated, z), folder / "cells.safetensors")
             fingerprint = {**_fingerprint(recipe, rated, support, folder), "command": command}
             write_json(folder / "fingerprint.json", fingerprint)
-        for line in summary_lines(scores):
-            logger.info("%s", line)
+        log_scores(scores)
     return run
 
 
@@ -92,10 +90,10 @@ def _fit_folds(
     rated = power.rated
     everything, labels = torch.from_numpy(z), torch.from_numpy(power.valence_arousal)
     trials = group_trials(power.subject, power.trial)
-    pools = []
+    pool = []
     if support is not None:
-        windows = group_trials(support.subject, support.trial)
-        pools.append(Trials(torch.from_numpy(log_power_z(support)), windows, torch.empty(0, 2)))
+        unrated = torch.from_numpy(log_power_z(support))
+        pool = [(unrated, rows) for rows in group_trials(support.subject, support.trial)]
     embeddings, predictions, seconds = [], [], []
     with Progress(disable=not Console().is_terminal, transient=True) as progress:
         bar = progress.add_task("teacher", total=recipe.data.folds * recipe.optim.epochs)
@@ -103,10 +101,8 @@ def _fit_folds(
             began = time.monotonic()
             training = [rows for rows in trials if fold[rows[0]] != number]
             labelled = Trials(everything, [rows for rows in training if rated[rows[0]]], labels)
-            unlabelled = Trials(everything, [rows for rows in training if not rated[rows[0]]], labels)
-            teacher = train_teacher(
-                recipe, labelled, [*pools, unlabelled], operator, number, lambda: progress.advance(bar)
-            )
+            unlabelled = [*pool, *((everything, rows) for rows in training if not rated[rows[0]])]
+            teacher = train_teacher(recipe, labelled, unlabelled, operator, number, lambda: progress.advance(bar))
             embedding, prediction = infer(teacher, everything[torch.from_numpy(rated)], operator)
             embeddings.append(embedding)
             predictions.append(prediction)
@@ -167,19 +163,20 @@ def _row_keys(z: np.ndarray) -> np.ndarray:
     return rounded.view(f"V{rounded[0].nbytes}").ravel()
 
 
-def _size_lines(recipe: TeacherRecipe, power: BandPower, support: BandPower | None) -> Iterator[str]:
+def _log_sizes(recipe: TeacherRecipe, power: BandPower, support: BandPower | None) -> None:
     def size(power: BandPower) -> str:
         trials = len(group_trials(power.subject, power.trial))
         return f"{len(power)} windows, {trials} trials, {len(np.unique(power.subject))} subjects"
 
-    yield (
+    logger.info(
         f"{power.dataset}: {size(power.rows(power.rated))}, {len(power.bands)} bands, {len(power.channels)} channels, "
         f"{recipe.data.folds} folds by subject"
     )
     if unrated := int((~power.rated).sum()):
-        yield f"unrated: {unrated} windows" + ("" if recipe.optim.consistency else ", unused (optim.consistency is 0)")
+        unused = "" if recipe.optim.consistency else ", unused (optim.consistency is 0)"
+        logger.info(f"unrated: {unrated} windows{unused}")
     if support is not None:
-        yield f"support, without its ratings: {support.dataset}: {size(support)}"
+        logger.info(f"support, without its ratings: {support.dataset}: {size(support)}")
 
 
 def _embedding_tensors(

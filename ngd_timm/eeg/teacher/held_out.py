@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -136,16 +135,16 @@ def scalp_means(data: BandPower, z: np.ndarray, size: int = 5, min_subjects: int
     }
 
 
-def summary_lines(scores: dict[str, Any]) -> Iterator[str]:
-    """One line a score, for the log."""
+def log_scores(scores: dict[str, Any]) -> None:
+    """One line a score."""
     for row in score_rows(scores):
-        yield (
+        logger.info(
             f"{row['who'].replace('_', ' ')}, {row['axis']} {row['metric']}: {row['value']:.3f} "
             f"[{row['ci95'][0]:.3f}, {row['ci95'][1]:.3f}], chance {row['chance']:.3f}, p {row['p']:.4f}"
         )
     for size, grid in scores["grids"].items():
         mantel, halves = grid["mantel_centered"], grid["stability"]["centered"]
-        yield (
+        logger.info(
             f"grid {size}x{size}: {grid['filled']} cells filled, mean cosine {grid['mean_cosine']:.3f}, "
             f"Mantel r, centred, {mantel['r']:.3f} (p {mantel['p']:.4f}), halves agree {halves['value']:.3f} "
             f"(chance {halves['chance']:.3f}, p {halves['p']:.4f})"

@@ -54,7 +54,7 @@ class AffectTeacher(nn.Module):
 
 @dataclass(frozen=True)
 class Trials:
-    """Windows grouped by trial."""
+    """Rated windows, grouped by trial."""
 
     z: torch.Tensor  # (N, B, C) z-scored log power
     windows: Sequence[np.ndarray]  # the row indices of each trial
@@ -64,7 +64,7 @@ class Trials:
 def train_teacher(
     recipe: TeacherRecipe,
     labelled: Trials,
-    unlabelled: Sequence[Trials],
+    unlabelled: Sequence[tuple[torch.Tensor, np.ndarray]],
     operator: TopomapOperator,
     fold: int,
     after_epoch: Callable[[], None],
@@ -94,15 +94,14 @@ def train_teacher(
             step_on_epochs=False,
             updates_per_epoch=steps,
         )
-        pool = [(trials.z, rows) for trials in unlabelled for rows in trials.windows] if optim.consistency > 0 else []
         for epoch in range(optim.epochs):
             teacher.train()
             order = rng.permutation(np.repeat(np.arange(len(samples)), samples))
             for step in range(steps):
                 batch = order[step * optim.batch_size : (step + 1) * optim.batch_size]
                 views, target = _labelled_batch(augment, labelled, batch, rng)
-                if pool:
-                    pairs = [pool[i] for i in rng.integers(0, len(pool), len(batch))]
+                if unlabelled and optim.consistency > 0:
+                    pairs = [unlabelled[i] for i in rng.integers(0, len(unlabelled), len(batch))]
                     twice = [_disturb(augment, _view(augment, pairs, rng), rng) for _ in range(2)]
                     views = torch.cat([views, *twice])
                 prediction, embedding = teacher(operator(views.to(device)))
