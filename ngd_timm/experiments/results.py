@@ -74,16 +74,16 @@ class _Earlier(NamedTuple):
     file: Path
     beside: Mapping[str, Any]
     tried: Mapping[str, Any]
-    students: Mapping[str, str]
-    sets: Mapping[str, Any]
-    data: Mapping[str, str]
+    page: Mapping[str, Any]
 
     def refuse_others(self, name: str, sha256: str | None = None, classes: Sequence[str] = ()) -> None:
         """Rows of one table need the same images, labels and classes; without these only the name is compared."""
-        same = name in self.sets
-        if sha256 is not None:
-            same = same and self.data.get(name) == sha256 and self.sets[name]["classes"] == list(classes)
-        if self.beside and not same:
+        if not self.beside:
+            return
+        same = name in self.page["sets"]
+        if same and sha256 is not None:
+            same = self.page["data"].get(name) == sha256 and self.page["sets"][name]["classes"] == list(classes)
+        if not same:
             raise InputError(
                 f"{self.file} has no scores on the images, labels and classes of {name} as they are now; leave "
                 "--earlier or that set out"
@@ -126,7 +126,7 @@ def score_ablation(
         data[name] = next(iter(answers.values()))[0][1].data_sha256
         sets[name] = compare_predictions(name, {recipe: answers[recipe] for recipe in rows}, pairs, resamples)
         sets[name]["beside"] = {run: answers[run][0][1].entry() for run in others}
-        sets[name]["beside"] |= {run: kept.sets[name]["beside"][run] for run in kept.beside}
+        sets[name]["beside"] |= {run: kept.page["sets"][name]["beside"][run] for run in kept.beside}
     students = {run.folder.name: run.student_sha256 for runs in (*rows.values(), *others.values()) for run in runs}
     return {
         "kind": _KIND,
@@ -135,7 +135,7 @@ def score_ablation(
         "sets": sets,
         "beside": {**beside_notes, **kept.beside},
         "tried": {**kept.tried, **tried_notes},
-        "students": {**students, **{run: kept.students[run] for run in kept.beside}},
+        "students": {**students, **{run: kept.page["students"][run] for run in kept.beside}},
         "data": data,
         "commands": {
             "ablate": shown_command(comparison, f"ngd ablate {' '.join(recipes)} data.root=… --out ablation"),
@@ -296,7 +296,7 @@ def _part(whole: Predictions, rows: Tensor, target: Tensor) -> Predictions:
 def _read_earlier(path: str | Path | None, beside: Sequence[str], tried: Sequence[str]) -> _Earlier:
     """What an earlier page has of other runs than these."""
     if path is None:
-        return _Earlier(Path(), {}, {}, {}, {}, {})
+        return _Earlier(Path(), {}, {}, {})
     file = Path(path)
     page = read_json(file)
     if page.get("kind") != _KIND:
@@ -309,8 +309,9 @@ def _read_earlier(path: str | Path | None, beside: Sequence[str], tried: Sequenc
         for notes in (*others.values(), *settings.values()):
             _ = [notes[key] for key in ("command", "epochs", "minutes", "metrics")]
         for run in others:
-            _ = page["students"][run], [found["beside"][run]["ci95"]["8way"] for found in page["sets"].values()]
-        return _Earlier(file, others, settings, page["students"], page["sets"], page["data"])
+            _ = page["students"][run], page["data"].get
+            _ = [found["beside"][run]["ci95"]["8way"] for found in page["sets"].values()]
+        return _Earlier(file, others, settings, page)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{file} is not whole ({error}); bring back the JSON that was written with its page") from None
 

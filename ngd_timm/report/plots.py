@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
     from ngd_timm.grid.prototypes import PrototypeGrid
 
-Curve = tuple[Sequence[float], Sequence[float]]
-"""Epochs and values."""
+Curve = tuple[Sequence[float], Sequence[float]]  # epochs and values
 
 # Two more than Okabe and Ito give without their yellow, which can't be seen on white; both are legible in the dark too.
 _CLASS_STYLES = (*STYLES, ("#8C8C8C", "X"), ("#8A63D2", "*"))
