@@ -7,18 +7,16 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ngd_timm.core.commands import public_fingerprint
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import write_text
 from ngd_timm.core.paths import without_paths
 from ngd_timm.evaluate.metrics import METRIC_TITLES
+from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.grid.verdict import WHO, decimal, span
 from ngd_timm.report.plots import plot_cosines, plot_plane
-
-if TYPE_CHECKING:
-    from ngd_timm.grid.prototypes import PrototypeGrid
 
 PROTOCOLS = {"8way": "all classes", "present": "present classes only"}
 _EEG_SCORES = {"bacc": "high against low, balanced accuracy (bACC)", "ccc": "concordance with the rating (CCC)"}

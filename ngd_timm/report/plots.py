@@ -16,11 +16,10 @@ import numpy as np
 from ngd_timm.core.affect import anchors
 from ngd_timm.core.plots import ACCENT, INK, PAGE, RULE, STYLES, png_figure, to_svg
 from ngd_timm.evaluate.metrics import METRIC_NAMES, METRIC_TITLES, METRICS, protocol_name, shown_protocols
+from ngd_timm.grid.prototypes import PrototypeGrid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from ngd_timm.grid.prototypes import PrototypeGrid
 
 Curve = tuple[Sequence[float], Sequence[float]]  # epochs and values
 

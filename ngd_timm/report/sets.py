@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.evaluate.metrics import METRICS, resampled
 from ngd_timm.evaluate.predictions import Predictions
+from ngd_timm.grid.prototypes import PrototypeGrid
+from ngd_timm.losses import ProtoKDLoss
 from ngd_timm.report.page import PROTOCOLS
 from ngd_timm.report.plots import plot_embeddings, plot_reliability
-
-if TYPE_CHECKING:
-    from ngd_timm.grid.prototypes import PrototypeGrid
 
 _MAP_POINTS = 1500
 _MIN_MAP_POINTS = 12  # below that t-SNE has no neighbourhoods to keep
@@ -162,7 +161,5 @@ def _map(
 
 def _class_places(grid: PrototypeGrid, classes: Sequence[str], sigma: float) -> np.ndarray:
     """(C, D) where Proto-KD is 0 for each class: the prototypes, averaged by the class's soft place on the plane."""
-    from ngd_timm.losses import ProtoKDLoss
-
     weights = ProtoKDLoss(grid, target="va", sigma=sigma, classes=classes).class_targets
     return np.asarray(weights @ grid.prototypes, dtype=np.float64)
