@@ -10,8 +10,6 @@ import yaml
 
 from ngd_timm.core.files import packaged
 
-__all__ = ["EEG", "FACES", "FORBIDDEN", "METHOD", "Credit", "dataset_name", "eeg_credits"]
-
 METHOD = (
     'Z. Li, W. Xu, X. Zhao, Y. Zhu, "NeuroGaze-Distill: Brain-informed Distillation and Depression-Inspired Geometric '
     'Priors for Robust Facial Emotion Recognition", arXiv 2509.11916 (2025).'
@@ -45,12 +43,7 @@ FACES = _credits("faces")
 
 
 def dataset_name(dataset: str) -> str:
-    """The name at the head of a data set's description.
-
-    Example:
-        >>> dataset_name("DREAMER (Katsigiannis & Ramzan 2018), 14-channel Emotiv")
-        'DREAMER'
-    """
+    """The name at the head of a data set's description: "DREAMER (Katsigiannis …" is DREAMER."""
     return re.split(r" \(|[,;:]", dataset)[0].strip()
 
 

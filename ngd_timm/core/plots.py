@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["ACCENT", "INK", "PAGE", "RULE", "STYLES", "png_figure", "to_svg"]
-
 # The light page's colours, nearly; `to_svg` replaces exactly these by CSS, so that an SVG follows the dark page too.
 INK, RULE, ACCENT, PAGE = "#1c2129", "#d4d8df", "#1f66c2", "#fefeff"
 _CSS = {INK: "currentColor", RULE: "var(--rule)", ACCENT: "var(--accent)", PAGE: "var(--page)"}
@@ -56,12 +54,8 @@ def to_svg(
 ) -> str:
     """An `<svg>` element without date, fonts or colours of its own, the same bytes for the same input.
 
-    Args:
-        name: Prefix of the element ids, unique on a page.
-        alt: The text for those who can't see the plot.
-        draw: Draws into the axes.
-        size: In inches.
-        dpi: Of artists that `draw` marks as rasterized; those keep the colours they were given.
+    `name` is the prefix of the element ids, `alt` the text for those who can't see the plot, `size` in inches; `dpi` is
+    that of artists which `draw` marks as rasterized.
     """
     from xml.sax.saxutils import quoteattr
 

@@ -9,9 +9,6 @@ from pydantic import Field, model_validator
 
 from ngd_timm.core.recipe import StrictModel
 
-__all__ = ["BANDS", "BandPowerName", "RecordingName", "Support", "TeacherData", "TeacherRecipe"]
-
-
 BANDS: Mapping[str, tuple[float, float]] = {
     "delta": (1.0, 4.0),
     "theta": (4.0, 8.0),
@@ -33,10 +30,7 @@ class Support(StrictModel):
 
 
 class TeacherData(StrictModel):
-    """Which recordings, how their signal becomes band power, and in how many folds of subjects.
-
-    The keys after `channels` are about signals; a band-power file takes none of them.
-    """
+    """Which recordings, how their signal becomes band power, and in how many folds of subjects."""
 
     name: BandPowerName | RecordingName = "gameemo"
     root: str | None = None
@@ -44,6 +38,7 @@ class TeacherData(StrictModel):
     folds: Annotated[int, Field(ge=3, le=50)] = 5  # two folds share no training recordings to align them on
     bands: tuple[str, ...] | None = None  # of BANDS, or of the file; None: all
     channels: tuple[str, ...] | None = None  # None: all that the data have
+    # the keys from here on are about signals; a band-power file takes none of them
     window_s: Annotated[float, Field(ge=1, le=60)] = 4.0  # seconds, no overlap
     highpass: Annotated[float, Field(gt=0, lt=4)] = 1.0  # Hz
     lowpass: Annotated[float, Field(gt=4)] = 45.0  # Hz
@@ -108,12 +103,7 @@ class TeacherScores(StrictModel):
 
 
 class TeacherRecipe(StrictModel):
-    """A teacher run.
-
-    Example:
-        >>> TeacherRecipe(name="mine", data={"name": "bandpower", "root": "mine.npz"}).data.folds
-        5
-    """
+    """A teacher run."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from ngd_timm.core.errors import InputError
 from ngd_timm.eeg.signal.bandpower import trial_index
 from ngd_timm.grid.mantel import permute_within
-
-__all__ = ["AXES", "balanced_accuracy", "ccc", "score_trials", "trial_means"]
 
 AXES = ("valence", "arousal")
 Metric = Callable[[np.ndarray, np.ndarray], float]
 
 
 def ccc(prediction: np.ndarray, target: np.ndarray) -> float:
-    """Lin's concordance correlation of two (N,) series; 0 where neither varies.
-
-    Example:
-        >>> ccc(np.array([0.0, 1.0, 2.0]), np.array([0.0, 1.0, 2.0]))
-        1.0
-    """
+    """Lin's concordance correlation of two (N,) series; 0 where neither varies."""
     denominator = prediction.var() + target.var() + (prediction.mean() - target.mean()) ** 2
     if denominator == 0:
         return 0.0
@@ -32,15 +24,8 @@ def ccc(prediction: np.ndarray, target: np.ndarray) -> float:
 
 
 def balanced_accuracy(decision: np.ndarray, target: np.ndarray) -> float:
-    """Mean recall of high and of low trials, in [0, 1].
-
-    Decisions (N,) above 0 say high; ratings (N,) above 0 are high, so that the middle of the scale counts as low. Both
-    sides must occur.
-    """
-    high = target > 0
-    if high.all() or not high.any():
-        raise InputError("high against low needs ratings on both sides of the middle")
-    predicted = decision > 0
+    """Mean recall, in [0, 1], of high and low trials: a rating or decision above 0 is high. Both must occur."""
+    high, predicted = target > 0, decision > 0
     return float((predicted[high].mean() + (~predicted[~high]).mean()) / 2)
 
 
@@ -68,10 +53,8 @@ def score_trials(
 ) -> dict[str, Any]:
     """Scores of both axes over all held-out trials, from decisions (T, 2), above 0 for high, and predictions (T, 2).
 
-    For each axis and metric `value`, `ci95` by resampled subjects, `chance` (mean with ratings permuted within each
-    subject) and one-sided `p`. With `number` (T,), the trial's number where it means the same for all subjects, also
-    `given_number`: chance and p with ratings permuted among the subjects who had the trial of that number, which test
-    what a decoder knows beyond the stimulus or the place in the session.
+    `chance` and one-sided `p` are with ratings permuted within each subject; with `number` (T,), the trial's number
+    where it means the same for all subjects, `given_number` has them permuted among the trials of that number.
     """
     by_subject = _groups(subject)
     scores: dict[str, Any] = {axis: {} for axis in AXES}
@@ -113,7 +96,12 @@ def _interval(
         if metric is balanced_accuracy and len(np.unique(target[rows] > 0)) < 2:
             continue  # a resample with one of the two sides only has no balanced accuracy
         resampled.append(metric(values[rows], target[rows]))
-    return [round(float(end), 4) for end in np.percentile(resampled, [2.5, 97.5])]
+    return middle(resampled)
+
+
+def middle(values: Sequence[float] | np.ndarray) -> list[float]:
+    """The interval that holds 95 % of the values."""
+    return [round(float(end), 4) for end in np.percentile(values, [2.5, 97.5])]
 
 
 def _chance(

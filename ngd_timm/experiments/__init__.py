@@ -1,4 +1,1 @@
-"""Whole experiments: ablations, result pages, robustness, the demo.
-
-May import everything but the command line.
-"""
+"""Whole experiments: ablations, result pages, robustness, the demo. May import everything but the command line."""

@@ -22,8 +22,6 @@ from ngd_timm.train.interruption import Stopped
 from ngd_timm.train.loop import resume, train
 from ngd_timm.train.setup import data_hashes, open_grid
 
-__all__ = ["WARM_START", "ablate"]
-
 logger = logging.getLogger("ngd_timm.experiments")
 
 WARM_START = "warm_start"
@@ -41,23 +39,9 @@ def ablate(
 ) -> list[Table]:
     """Train recipes on the same seeds and compare them, or go on where an earlier call with this folder stopped.
 
-    A run that is finished is not touched; one that was interrupted goes on where it stopped. All runs are
-    trained in this process, one after the other, teachers before those that they teach, a seed after the other; the
-    tables are written after every seed.
-
-    Args:
-        arguments: Recipes by name or path, `key=value` for all of them, and `RECIPE:key=value` for one.
-        seeds: How many, counted up from the recipes' own `seed`.
-        out: Gets `runs/<recipe>-<seed>/`, `teacher_logits/` (computed once a seed), ablation.json, table.md, .tex,
-            ablation.png and report.html.
-        warm_start: Epochs of cross-entropy, one run a seed, from whose student every recipe starts; None: none.
-        command: The command line that started it, for ablation.json and the runs' fingerprints.
-
-    Returns:
-        The tables of all seeds. The first recipe is what differences are taken to.
-
-    Raises:
-        InputError: Recipes that can't be compared or trained; or runs in `out` that were trained otherwise.
+    `arguments` are recipes by name or path, `key=value` for all of them, and `RECIPE:key=value` for one; `warm_start`
+    is the epochs of cross-entropy, one run a seed, from whose student every recipe starts. Teachers are trained before
+    those that they teach, and the tables are written after every seed.
     """
     out = Path(out)
     recipes = _load(arguments)
@@ -214,9 +198,6 @@ def _refuse_another_run(run: Recipe) -> None:
     folder = _run_folder(run)
     file = folder / "recipe.yaml"
     if not file.is_file():
-        strange = [n for n in ("fingerprint.json", "metrics.json") if (folder / n).is_file()]
-        if strange:
-            raise InputError(f"{folder} has {strange[0]} but no recipe.yaml; choose another --out, or remove it")
         return
     found = load_recipe(Recipe, file)
     # the folders may have moved since, all of them together
@@ -233,12 +214,11 @@ def _refuse_another_run(run: Recipe) -> None:
 
 def _same_names(a: Any, b: Any) -> bool:
     """Whether two values name folders, one or several, with the same last parts."""
-    names = [
-        [Path(part).name for part in ([v] if isinstance(v, str) else v)]
-        for v in (a, b)
-        if isinstance(v, (str, list, tuple))
-    ]
-    return len(names) == 2 and names[0] == names[1]
+    values = [[value] if isinstance(value, str) else value for value in (a, b)]
+    if not all(isinstance(value, (list, tuple)) for value in values):
+        return False
+    one, other = ([Path(part).name for part in value] for value in values)
+    return one == other
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -297,10 +277,7 @@ def _finish(run: Recipe, command: Sequence[str] | None, title: str) -> None:
 
 def _refuse_other_sources(run: Recipe) -> None:
     """A finished run is no longer the planned one where its teacher, start or grid has changed since."""
-    file = _run_folder(run) / "fingerprint.json"
-    if not file.is_file():
-        raise InputError(f"{_run_folder(run)} has scores but no {file.name}; remove that run, then it is trained again")
-    fingerprint, grid = read_json(file), open_grid(run)
+    fingerprint, grid = read_json(_run_folder(run) / "fingerprint.json"), open_grid(run)
     for key, name, now in (
         ("teacher", "teacher", teacher_hash(run)),
         ("teacher_config", "teacher's config.json", teacher_config_hash(run)),

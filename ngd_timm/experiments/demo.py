@@ -11,8 +11,6 @@ from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import write_json
 from ngd_timm.core.recipe import Recipe, load_recipe
 
-__all__ = ["DemoSizes", "run_demo"]
-
 
 @dataclass(frozen=True)
 class DemoSizes:
@@ -31,19 +29,7 @@ class DemoSizes:
 
 
 def run_demo(out: str | Path, seed: int = 0, sizes: DemoSizes | None = None) -> Path:
-    """Run every stage once and write a page that a newcomer understands.
-
-    Args:
-        out: An empty or new folder; it gets eeg/, teacher/, grid.safetensors, faces/, baseline/, run/ and report.html.
-        seed: Of everything random.
-        sizes: Other than the demo's own.
-
-    Returns:
-        The path of report.html.
-
-    Raises:
-        InputError: The folder is not empty; nothing is written.
-    """
+    """Run every stage once, into a new folder, and write a page that a newcomer understands: report.html."""
     out, sizes = Path(out), sizes or DemoSizes()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not empty; choose a new folder with --out DIR")
@@ -55,7 +41,8 @@ def run_demo(out: str | Path, seed: int = 0, sizes: DemoSizes | None = None) -> 
     from ngd_timm.eeg.teacher.consolidate import build_grid
     from ngd_timm.eeg.teacher.fit import fit_teacher
     from ngd_timm.evaluate.student import evaluate
-    from ngd_timm.report import try_page, write_demo_report
+    from ngd_timm.report import try_page
+    from ngd_timm.report.demo import write_demo_report
     from ngd_timm.train.loop import train
 
     began, stages = time.monotonic(), itertools.count(1)

@@ -16,7 +16,8 @@ from ngd_timm.core.devices import open_device
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.files import check_place, read_json, write_json, write_text
 from ngd_timm.core.recipe import Recipe, load_recipe
-from ngd_timm.data import parse_spec
+from ngd_timm.data import load_split, parse_spec
+from ngd_timm.data.labels import LABEL_RULES
 from ngd_timm.evaluate.comparison import RecipePredictions, compare_predictions, difference_pairs
 from ngd_timm.evaluate.metrics import METRIC_NAMES, METRIC_TITLES, METRICS, protocol_name, scoring_name
 from ngd_timm.evaluate.predictions import Predictions, predict
@@ -28,8 +29,6 @@ from ngd_timm.models.student import run_folder
 from ngd_timm.report.page import fill
 from ngd_timm.report.run import TERMS
 from ngd_timm.report.tables import Table, ablation_tables, with_interval
-
-__all__ = ["PAPER", "PAPER_BEST", "check_out", "results_markdown", "score_ablation", "teacher_terms", "write_results"]
 
 PAPER: Mapping[str, tuple[float, float, float]] = {
     "b0_ce": (78.22, 51.29, 49.77),
@@ -75,16 +74,16 @@ class _Earlier(NamedTuple):
     file: Path
     beside: Mapping[str, Any]
     tried: Mapping[str, Any]
-    students: Mapping[str, str]
-    sets: Mapping[str, Any]
-    data: Mapping[str, str]
+    page: Mapping[str, Any]
 
     def refuse_others(self, name: str, sha256: str | None = None, classes: Sequence[str] = ()) -> None:
         """Rows of one table need the same images, labels and classes; without these only the name is compared."""
-        same = name in self.sets
-        if sha256 is not None:
-            same = same and self.data.get(name) == sha256 and self.sets[name]["classes"] == list(classes)
-        if self.beside and not same:
+        if not self.beside:
+            return
+        same = name in self.page["sets"]
+        if same and sha256 is not None:
+            same = self.page["data"].get(name) == sha256 and self.page["sets"][name]["classes"] == list(classes)
+        if not same:
             raise InputError(
                 f"{self.file} has no scores on the images, labels and classes of {name} as they are now; leave "
                 "--earlier or that set out"
@@ -103,31 +102,15 @@ def score_ablation(
 ) -> dict[str, Any]:
     """Score every run of an ablation on data sets, by each label rule, and compare the recipes on each.
 
-    A student predicts an image once, however many rules count it; duplicates of training images are left out.
-
-    Args:
-        folder: What `ngd ablate --out` filled.
-        specs: `name=root[:split]`.
-        label_rules: See `ngd_timm.data.labels.apply_rule`.
-        beside: Further runs, each on its own: rows without differences.
-        tried: Runs that settings were chosen by, described by their own metrics.json alone.
-        earlier: The JSON of an earlier page, from which runs beside the table and settings tried are kept as they are,
-            but for those that `beside` and `tried` name again: for runs whose folders are gone.
-        resamples: Of each bootstrap.
-        command: The command line that started it, for the page.
-
-    Returns:
-        ablation.json's form with "sets" keyed `name:split, rule`, and "teachers" (see `teacher_terms`), "beside",
-        "tried", "students" (sha256), "data" (sha256 of images and labels), "commands".
-
-    Raises:
-        InputError: Not an ablation, a data set that can't be read, students of different classes, an earlier page of
-            other images, labels or classes.
+    `beside` are further runs, rows without differences; `tried` are runs that settings were chosen by, described by
+    their own metrics.json alone; `earlier` is the JSON of an earlier page, from which runs of both kinds are kept.
     """
     folder = Path(folder)
     beside_names, tried_names = ([Path(run).name for run in runs] for runs in (beside, tried))
     kept = _read_earlier(earlier, beside_names, tried_names)
-    comparison = _read_ablation(folder / "ablation.json")
+    comparison = read_json(folder / "ablation.json")
+    if missing := [key for key in _KEPT if key not in comparison]:
+        raise InputError(f"{folder / 'ablation.json'} lacks {', '.join(missing)}; run the same ngd ablate again")
     row_names = comparison["runs"]
     _refuse_twice([*row_names, *(run for runs in row_names.values() for run in runs), *beside_names, *kept.beside])
     _refuse_twice([*tried_names, *kept.tried])
@@ -143,7 +126,7 @@ def score_ablation(
         data[name] = next(iter(answers.values()))[0][1].data_sha256
         sets[name] = compare_predictions(name, {recipe: answers[recipe] for recipe in rows}, pairs, resamples)
         sets[name]["beside"] = {run: answers[run][0][1].entry() for run in others}
-        sets[name]["beside"] |= {run: kept.sets[name]["beside"][run] for run in kept.beside}
+        sets[name]["beside"] |= {run: kept.page["sets"][name]["beside"][run] for run in kept.beside}
     students = {run.folder.name: run.student_sha256 for runs in (*rows.values(), *others.values()) for run in runs}
     return {
         "kind": _KIND,
@@ -152,7 +135,7 @@ def score_ablation(
         "sets": sets,
         "beside": {**beside_notes, **kept.beside},
         "tried": {**kept.tried, **tried_notes},
-        "students": {**students, **{run: kept.students[run] for run in kept.beside}},
+        "students": {**students, **{run: kept.page["students"][run] for run in kept.beside}},
         "data": data,
         "commands": {
             "ablate": shown_command(comparison, f"ngd ablate {' '.join(recipes)} data.root=… --out ablation"),
@@ -162,14 +145,7 @@ def score_ablation(
 
 
 def teacher_terms(recipes: Iterable[Recipe]) -> dict[str, list[str] | None]:
-    """The logit teachers of recipes, each with the terms of the loss that it was itself trained with.
-
-    None where no recipe.yaml of the teacher is at hand.
-
-    Example:
-        >>> teacher_terms([load_recipe(Recipe, "b1_kd", ["teacher=student-ferplus-v1"])])
-        {'student-ferplus-v1': ['ce', 'kd', 'proto_kd', 'd_geo']}
-    """
+    """The logit teachers of recipes, each with the terms of its own loss; None where no recipe.yaml is at hand."""
     sources = {
         name: source
         for recipe in recipes
@@ -182,7 +158,7 @@ def _terms_of(student: str) -> list[str] | None:
     try:
         folder = run_folder(student)
     except InputError:  # its folder is gone, or its repository out of reach
-        folder = None
+        return None
     if folder is None:
         return None
     loss = load_recipe(Recipe, folder / "recipe.yaml").loss
@@ -271,9 +247,6 @@ def _predictions(
     runs: Mapping[str, Sequence[Run]], specs: Sequence[str], rules: Sequence[str], earlier: _Earlier
 ) -> Iterator[tuple[str, RecipePredictions]]:
     """Every run's predictions on each set, as each rule counts them, by `name:split, rule`."""
-    from ngd_timm.data import load_split
-    from ngd_timm.data.labels import LABEL_RULES
-
     for rule in rules:
         if rule not in LABEL_RULES:
             raise choices("label rule", rule, LABEL_RULES)
@@ -320,18 +293,10 @@ def _part(whole: Predictions, rows: Tensor, target: Tensor) -> Predictions:
     return replace(whole, logits=whole.logits[rows], target=target, embedding=None, subject=subject)
 
 
-def _read_ablation(file: Path) -> dict[str, Any]:
-    comparison = read_json(file)
-    missing = [key for key in _KEPT if key not in comparison]
-    if missing:
-        raise InputError(f"{file} lacks {', '.join(missing)}; run the same ngd ablate again")
-    return comparison
-
-
 def _read_earlier(path: str | Path | None, beside: Sequence[str], tried: Sequence[str]) -> _Earlier:
     """What an earlier page has of other runs than these."""
     if path is None:
-        return _Earlier(Path(), {}, {}, {}, {}, {})
+        return _Earlier(Path(), {}, {}, {})
     file = Path(path)
     page = read_json(file)
     if page.get("kind") != _KIND:
@@ -344,8 +309,9 @@ def _read_earlier(path: str | Path | None, beside: Sequence[str], tried: Sequenc
         for notes in (*others.values(), *settings.values()):
             _ = [notes[key] for key in ("command", "epochs", "minutes", "metrics")]
         for run in others:
-            _ = page["students"][run], [found["beside"][run]["ci95"]["8way"] for found in page["sets"].values()]
-        return _Earlier(file, others, settings, page["students"], page["sets"], page["data"])
+            _ = page["students"][run], page["data"].get
+            _ = [found["beside"][run]["ci95"]["8way"] for found in page["sets"].values()]
+        return _Earlier(file, others, settings, page)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{file} is not whole ({error}); bring back the JSON that was written with its page") from None
 

@@ -17,8 +17,19 @@ from ngd_timm.core.devices import autocast_type, open_device, precision_name
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import check_place, write_json, write_text
 from ngd_timm.core.hub import hub_id
+from ngd_timm.core.images import (
+    InputTransform,
+    check_image,
+    decode_each,
+    image_size_and_grey,
+    open_image,
+    row_name,
+    to_mode,
+)
 from ngd_timm.core.paths import last_part
 from ngd_timm.core.recipe import DataConfig, Recipe
+from ngd_timm.data import load_split, parse_spec
+from ngd_timm.data.batches import held_in_memory, targets
 from ngd_timm.data.synthetic.corruptions import CORRUPTIONS, SEVERITIES, SMALLEST, corrupt
 from ngd_timm.evaluate.metrics import METRICS, metrics_of_versions, summary
 from ngd_timm.evaluate.predictions import subject_codes
@@ -30,8 +41,6 @@ from ngd_timm.report.tables import Table, robustness_tables
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-__all__ = ["robustness"]
 
 logger = logging.getLogger("ngd_timm.experiments")
 
@@ -67,6 +76,10 @@ class _Student:
         return self.recipe.seed if self.recipe is not None and self.is_seed else None
 
     @property
+    def seed_of(self) -> str | None:
+        return self.recipe.name if self.recipe is not None and self.is_seed else None
+
+    @property
     def scoring(self) -> dict[str, Any]:
         """How its run is evaluated; a bare student has the defaults."""
         data = self.recipe.data if self.recipe else DataConfig()
@@ -90,40 +103,20 @@ def robustness(
 ) -> tuple[dict[str, Any], list[Table]]:
     """Score students on a data set, clean and under every corruption, and compare their recipes with the first one.
 
-    Each image is corrupted once per corruption and severity, at its own size and in its own colours, before it is
-    resized for a student; all students see the same. Runs whose recipes have one name are seeds of one
-    recipe; a student without a recipe stands for itself.
-
-    Args:
-        sources: Run directories, student folders or Hub ids.
-        spec: `name=root[:split]`; without a split all rows count.
-        out: Folder for robustness.json, table.md and robustness.png; earlier ones are replaced.
-        severities: Which of 1 to 5.
-        label_rule: Instead of the runs', as are `drop_duplicates` and `flip`.
-        drop_duplicates: Leave copies of training images out.
-        flip: Average with the mirror image.
-        amp: Precision, as a recipe's `optim.amp`; with "off" clean scores are those of `ngd evaluate`.
-        seed: Of the corruptions, and of the bootstrap.
-        resamples: Of the bootstrap over images (over subjects where the set names them), the same for all students.
-
-    Returns:
-        What robustness.json holds (percent over all classes), and the tables of table.md.
-
-    Raises:
-        InputError: No student there, students that can't be compared, a data set that can't be read, an unknown
-            precision.
+    Each image is corrupted once per corruption and severity, at its own size, before it is resized for a student; all
+    students see the same. Runs whose recipes have one name are seeds of one recipe. Returns what robustness.json holds
+    (percent over all classes), and the tables of table.md.
     """
-    from ngd_timm.data import load_split, parse_spec
-
-    levels = _checked_severities(severities)
+    if not {*severities} <= {*SEVERITIES} or len({*severities}) < len(severities):
+        allowed, got = (", ".join(map(str, levels)) for levels in (SEVERITIES, severities))
+        raise InputError(f"severities must be different ones of {allowed}, got {got}")
+    levels = sorted(severities)
     device = open_device("auto")
     autocast = autocast_type(amp, device)
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; choose a folder with --out DIR")
     check_place(out / "robustness.json")
-    if not sources:
-        raise InputError("no student to score; give run directories or student folders")
     name, root, split, key = parse_spec(spec)
     students = [_open(source) for source in sources]
     recipes = _grouped(students)
@@ -150,7 +143,7 @@ def robustness(
         },
         "settings": {
             "corruptions": list(CORRUPTIONS),
-            "severities": list(levels),
+            "severities": levels,
             "seed": seed,
             "flip": flip,
             "precision": precision_name(autocast),
@@ -175,15 +168,6 @@ def robustness(
     return results, tables
 
 
-def _checked_severities(severities: Sequence[int]) -> tuple[int, ...]:
-    if not severities or any(level not in SEVERITIES for level in severities) or len({*severities}) < len(severities):
-        raise InputError(
-            f"severities must be different ones of {', '.join(map(str, SEVERITIES))}, got "
-            f"{', '.join(map(str, severities)) or 'none'}"
-        )
-    return tuple(sorted(severities))
-
-
 def _open(source: str | Path) -> _Student:
     source, model, classes, run, recipe, sha256 = open_scored(source)
     shown = source if hub_id(source) is not None else last_part(source)
@@ -193,15 +177,12 @@ def _open(source: str | Path) -> _Student:
 def _grouped(students: Sequence[_Student]) -> dict[str, list[int]]:
     """Recipe to the places of its students, by seed; in the order in which the recipes come."""
     groups: dict[str, list[int]] = {}
-    names = {student.recipe.name for student in students if student.recipe is not None and student.is_seed}
+    recipes = {student.seed_of for student in students}
     for place, student in enumerate(students):
-        name, number = student.shown, 1
-        if student.recipe is not None and student.is_seed:
-            name = student.recipe.name
-        else:
-            while name in groups or name in names:
-                number += 1
-                name = f"{student.shown} ({number})"
+        name, number = student.seed_of or student.shown, 1
+        while student.seed_of is None and (name in groups or name in recipes):
+            number += 1
+            name = f"{student.shown} ({number})"
         groups.setdefault(name, []).append(place)
     for name, places in groups.items():
         if len(places) > 1:
@@ -250,9 +231,6 @@ def _predict(
     autocast: torch.dtype | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(versions, students, N) class indices, and the (N,) true ones; a few images are held at a time."""
-    from ngd_timm.core.images import InputTransform, check_image, decode_each, image_size_and_grey, row_name
-    from ngd_timm.data.batches import held_in_memory, targets
-
     layout = torch.preserve_format if autocast is None else torch.channels_last
     for student in students:
         student.model.to(device, memory_format=layout).eval()
@@ -294,7 +272,6 @@ def _corrupted_blocks(
     dataset: Dataset, versions: Sequence[_Version], mode: str, small: bool, step: int, seed: int
 ) -> Iterator[tuple[int, int, list[np.ndarray]]]:
     """Number of a version, place of the first image, and so many images, (H, W) or (H, W, 3); decoded once."""
-    from ngd_timm.core.images import decode_each, open_image, to_mode
 
     def decoded(record: dict[str, Any]) -> np.ndarray:
         with open_image(record) as image:

@@ -7,35 +7,14 @@ from pathlib import Path
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.report.ablation import write_ablation_report
-from ngd_timm.report.demo import write_demo_report
 from ngd_timm.report.run import write_report
 from ngd_timm.report.teacher import write_teacher_report
-
-__all__ = [
-    "try_page",
-    "write_ablation_report",
-    "write_demo_report",
-    "write_page",
-    "write_report",
-    "write_teacher_report",
-]
 
 logger = logging.getLogger("ngd_timm.report")
 
 
 def write_page(folder: str | Path, mistakes: int = 0) -> Path:
-    """Write report.html of a student's run, an EEG teacher's run or an ablation, from the files that are there.
-
-    Args:
-        folder: The finished run or ablation.
-        mistakes: How many of a student's most confident wrong predictions are shown; the page then holds faces.
-
-    Returns:
-        The page.
-
-    Raises:
-        InputError: Not a finished run, or mistakes of what has none.
-    """
+    """Write report.html of a student's run, an EEG teacher's run or an ablation, from the files that are there."""
     folder = Path(folder)
     for file, write, reason in (
         ("ablation.json", write_ablation_report, "an ablation's report shows no mistakes; give one of its runs"),

@@ -13,21 +13,15 @@ from ngd_timm.evaluate.run_log import read_rows
 from ngd_timm.grid.verdict import difference_verdict
 from ngd_timm.report.page import render
 from ngd_timm.report.plots import difference_side, plot_curves, plot_differences, plot_recipe_shares
-from ngd_timm.report.run import TERMS, column, known, valid_column
+from ngd_timm.report.run import TERMS, column, known
 from ngd_timm.report.tables import ablation_tables
 
-__all__ = ["write_ablation_report"]
-
-_CURVE = "macro_f1"
+_CURVE = "valid_macro_f1"
 _SIDES = {1: " (above 0)", -1: " (below 0)", 0: ""}
 
 
 def write_ablation_report(folder: str | Path) -> Path:
-    """Write `report.html` into the folder of an ablation; it links to the runs' own pages.
-
-    Raises:
-        InputError: A file is missing or can't be read; it is named.
-    """
+    """Write `report.html` into the folder of an ablation; it links to the runs' own pages."""
     folder = Path(folder)
     comparison = read_json(folder / "ablation.json")
     try:
@@ -92,8 +86,8 @@ def _curves(comparison: Mapping[str, Any], folder: Path) -> dict[str, str]:
     for name in comparison["recipes"]:
         files = [folder / "runs" / run / "summary.csv" for run in comparison["runs"][name]]
         rows = [read_rows(file) for file in files if file.is_file()]
-        if rows and (metric := valid_column(rows[0][0], _CURVE)):
-            curves[name] = [(column(r, "epoch"), column(r, metric)) for r in rows]
+        if rows and _CURVE in rows[0][0]:
+            curves[name] = [(column(r, "epoch"), column(r, _CURVE)) for r in rows]
     values = [v for by_seed in curves.values() for _, ys in by_seed for v in known(ys)]
     if not values or max(len(xs) for by_seed in curves.values() for xs, _ in by_seed) < 2:
         return {}

@@ -9,22 +9,15 @@ from typing import Any
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import read_json
 from ngd_timm.evaluate.run import Run, read_run
+from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.grid.verdict import score_rows
 from ngd_timm.report.page import grid_context, render, to_png_uri
 from ngd_timm.report.run import mean_shares, run_context
 from ngd_timm.report.sets import set_context
 
-__all__ = ["write_demo_report"]
-
 
 def write_demo_report(folder: str | Path) -> Path:
-    """Write `report.html` into the folder that `ngd demo` filled.
-
-    Raises:
-        InputError: A file is missing or can't be read; it is named.
-    """
-    from ngd_timm.grid.prototypes import PrototypeGrid
-
+    """Write `report.html` into the folder that `ngd demo` filled."""
     folder = Path(folder)
     run, baseline = read_run(folder / "run"), read_run(folder / "baseline")
     classes, trained_on = run.recipe.data.classes, Path(run.recipe.data.root or "").name

@@ -7,20 +7,16 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ngd_timm.core.commands import public_fingerprint
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import write_text
 from ngd_timm.core.paths import without_paths
 from ngd_timm.evaluate.metrics import METRIC_TITLES
+from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.grid.verdict import WHO, decimal, span
 from ngd_timm.report.plots import plot_cosines, plot_plane
-
-if TYPE_CHECKING:
-    from ngd_timm.grid.prototypes import PrototypeGrid
-
-__all__ = ["PROTOCOLS", "clock", "fill", "grid_context", "pretty_fingerprint", "render", "to_png_uri"]
 
 PROTOCOLS = {"8way": "all classes", "present": "present classes only"}
 _EEG_SCORES = {"bacc": "high against low, balanced accuracy (bACC)", "ccc": "concordance with the rating (CCC)"}
@@ -28,11 +24,7 @@ _MAX_BYTES = 3_000_000
 
 
 def render(template: str, context: Mapping[str, Any], path: Path) -> Path:
-    """Write a template's page, atomically; see `fill`.
-
-    Raises:
-        InputError: The page would be larger than 3 MB.
-    """
+    """Write a template's page, atomically."""
     page = fill(template, context)
     size = len(page.encode())
     if size > _MAX_BYTES:
@@ -60,12 +52,7 @@ def fill(template: str, context: Mapping[str, Any]) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Seconds up to two minutes, minutes from there.
-
-    Example:
-        >>> clock(12.3), clock(150)
-        ('12 s', '2.5 min')
-    """
+    """Seconds up to two minutes, minutes from there."""
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 

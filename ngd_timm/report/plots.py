@@ -16,32 +16,12 @@ import numpy as np
 from ngd_timm.core.affect import anchors
 from ngd_timm.core.plots import ACCENT, INK, PAGE, RULE, STYLES, png_figure, to_svg
 from ngd_timm.evaluate.metrics import METRIC_NAMES, METRIC_TITLES, METRICS, protocol_name, shown_protocols
+from ngd_timm.grid.prototypes import PrototypeGrid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from ngd_timm.grid.prototypes import PrototypeGrid
-
-__all__ = [
-    "difference_side",
-    "plot_cosines",
-    "plot_curves",
-    "plot_differences",
-    "plot_embeddings",
-    "plot_forest",
-    "plot_lines",
-    "plot_plane",
-    "plot_recipe_shares",
-    "plot_reliability",
-    "plot_scalps",
-    "plot_shares",
-    "plot_stability",
-    "write_difference_plot",
-    "write_robustness_plot",
-]
-
-Curve = tuple[Sequence[float], Sequence[float]]
-"""Epochs and values."""
+Curve = tuple[Sequence[float], Sequence[float]]  # epochs and values
 
 # Two more than Okabe and Ito give without their yellow, which can't be seen on white; both are legible in the dark too.
 _CLASS_STYLES = (*STYLES, ("#8C8C8C", "X"), ("#8A63D2", "*"))
@@ -49,9 +29,6 @@ _SIDE_STYLES = {1: ("#009E73", "^"), -1: ("#D55E00", "v"), 0: ("#8C8C8C", "o")}
 _SCALP_WIDTH = 5.2  # inches; the page scales the plot to its column
 _SCALP_STEP, _SCALP_ROW = 2.2, 2.85  # from map to map and from row to row, in their radii
 _PANELS = 5  # of robustness, side by side
-
-
-# of a student's run
 
 
 def plot_lines(
@@ -190,9 +167,6 @@ def plot_embeddings(
     return to_svg(name, alt, draw, size=(4.4, 4.4), dpi=180)
 
 
-# of an ablation and of robustness
-
-
 def difference_side(difference: Mapping[str, Any]) -> int:
     """1 where every interval of a difference lies above 0, -1 where every one lies below, else 0."""
     intervals = [i for i in (difference["ci95"], difference["seed_ci95"]) if i is not None]
@@ -283,9 +257,6 @@ def write_robustness_plot(results: Mapping[str, Any], path: str | Path) -> None:
         figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 6), frameon=False)
 
 
-# of an EEG teacher
-
-
 def plot_forest(name: str, alt: str, groups: Mapping[str, Mapping[str, Mapping[str, Any]]], xlabel: str) -> str:
     """Scores (`value`, `ci95`, `chance`) by group and label, as dots with their intervals and a tick at chance."""
     lines = [line for group, scores in groups.items() for line in ((group, None), *scores.items())]
@@ -366,9 +337,6 @@ def plot_scalps(
     height = _SCALP_WIDTH * (len(rows) * _SCALP_ROW + 0.5) / (len(columns) * _SCALP_STEP) + 0.6
     svg = to_svg(name, alt, draw, size=(_SCALP_WIDTH, height))
     return svg.replace("image-rendering:crisp-edges;image-rendering:pixelated", "")
-
-
-# what they share
 
 
 def _draw_differences(axes: Axes, differences: Sequence[Mapping[str, Any]], protocol: str, metric: str) -> None:

@@ -20,24 +20,13 @@ from ngd_timm.report.page import clock, grid_context, pretty_fingerprint, render
 from ngd_timm.report.plots import plot_lines, plot_shares
 from ngd_timm.report.sets import set_context
 
-__all__ = ["TERMS", "column", "known", "mean_shares", "run_context", "valid_column", "write_report"]
-
 TERMS = {"ce": "cross-entropy", "kd": "logit KD", "proto_kd": "Proto-KD", "d_geo": "D-Geo"}
 _MOST_MISTAKES = 60  # of a set
 _THUMBNAIL = (96, 96)
 
 
 def write_report(run: str | Path, mistakes: int = 0) -> Path:
-    """Write `report.html` into a finished run directory.
-
-    Args:
-        run: A run directory; parts that need predictions/ are left out where it has none.
-        mistakes: How many of each set's most confident wrong predictions are shown; the page then holds faces.
-
-    Raises:
-        InputError: A file is missing or can't be read; it is named. Or mistakes are to be shown, and the images are no
-            longer where the run found them.
-    """
+    """Write `report.html` into a finished run directory; with `mistakes` the page holds faces."""
     if not 0 <= mistakes <= _MOST_MISTAKES:
         raise InputError(f"mistakes={mistakes}; between 0 and {_MOST_MISTAKES} of each data set can be shown")
     files = read_run(run)
@@ -71,9 +60,6 @@ def run_context(run: Run) -> dict[str, Any]:
     }
 
 
-# how it was trained
-
-
 def column(rows: Sequence[Mapping[str, str]], name: str) -> list[float]:
     """The numbers of a column of summary.csv; a gap is NaN."""
     return [float(row[name]) if row.get(name) else math.nan for row in rows]
@@ -82,11 +68,6 @@ def column(rows: Sequence[Mapping[str, str]], name: str) -> list[float]:
 def known(values: Sequence[float]) -> list[float]:
     """The values that are not gaps."""
     return [v for v in values if not math.isnan(v)]
-
-
-def valid_column(row: Mapping[str, str], metric: str) -> str | None:
-    """The name of the column that holds a metric on the validation images, where there is one."""
-    return next((name for name in row if name.endswith(f"valid_{metric}")), None)
 
 
 def mean_shares(rows: Sequence[Mapping[str, str]]) -> str:
@@ -103,7 +84,7 @@ def _training_plots(rows: Sequence[Mapping[str, str]]) -> dict[str, str]:
     if losses := _filled(rows, {label: t for t, label in TERMS.items()}):
         alt = "Loss terms by epoch. " + _first_last(losses, "{:.3g}")
         plots["losses"] = plot_lines("losses", alt, epochs, losses, "loss, before its weight", log=True)
-    if valid := _filled(rows, {label: valid_column(rows[0], m) for m, label in METRIC_TITLES.items()}):
+    if valid := _filled(rows, {label: f"valid_{m}" for m, label in METRIC_TITLES.items()}):
         alt = "Validation metrics by epoch. " + _first_last(valid, "{:.1f} %")
         plots["validation"] = plot_lines("validation", alt, epochs, valid, "percent")
     if len(shares := _filled(rows, {label: f"share_{t}" for t, label in TERMS.items()})) > 1:
@@ -112,9 +93,9 @@ def _training_plots(rows: Sequence[Mapping[str, str]]) -> dict[str, str]:
     return plots
 
 
-def _filled(rows: Sequence[Mapping[str, str]], columns: Mapping[str, str | None]) -> dict[str, list[float]]:
+def _filled(rows: Sequence[Mapping[str, str]], columns: Mapping[str, str]) -> dict[str, list[float]]:
     """By label the columns that exist and hold at least one number."""
-    values = {label: column(rows, name) for label, name in columns.items() if name is not None}
+    values = {label: column(rows, name) for label, name in columns.items()}
     return {label: numbers for label, numbers in values.items() if known(numbers)}
 
 
@@ -158,9 +139,6 @@ def _saved_with(student: StudentConfig, temperatures: Sequence[float]) -> str:
     if temperatures:
         changes.append(f"logits divided by {temperatures[-1]:g}, a temperature fitted on validation")
     return ", ".join(changes)
-
-
-# its mistakes
 
 
 def _mistakes(recipe: Recipe, key: str, predictions: Predictions, n: int) -> list[dict[str, Any]]:

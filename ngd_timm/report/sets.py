@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.evaluate.metrics import METRICS, resampled
 from ngd_timm.evaluate.predictions import Predictions
+from ngd_timm.grid.prototypes import PrototypeGrid
+from ngd_timm.losses import ProtoKDLoss
 from ngd_timm.report.page import PROTOCOLS
 from ngd_timm.report.plots import plot_embeddings, plot_reliability
-
-if TYPE_CHECKING:
-    from ngd_timm.grid.prototypes import PrototypeGrid
-
-__all__ = ["class_intervals", "embedding_map", "set_context", "stratified"]
 
 _MAP_POINTS = 1500
 _MIN_MAP_POINTS = 12  # below that t-SNE has no neighbourhoods to keep
@@ -31,14 +28,7 @@ def set_context(
     sigma: float = 0.4,
     name: str = "set",
 ) -> dict[str, Any]:
-    """What the templates show of an entry of metrics.json, `key` being its `<name>:<split>`.
-
-    Without predictions there are no intervals of a class and no map of the embeddings; `grid` and `sigma` are those of
-    the run's loss; `name` is the prefix of the element ids, unique on a page.
-
-    Raises:
-        InputError: The entry lacks something; it is named.
-    """
+    """What the templates show of an entry of metrics.json; `name` is the prefix of the element ids."""
     try:
         per_class = {c: dict(entry["per_class"][c]) for c in classes}
         confusion, n = entry["confusion"], int(entry["n"])
@@ -79,14 +69,9 @@ def class_intervals(
     resamples: int = 1000,
     seed: int = 0,
 ) -> list[dict[str, list[float]] | None]:
-    """95 % percentile intervals of each class's precision, recall and F1, by bootstrap over images or over subjects.
+    """95 % bootstrap intervals of each class's precision, recall and F1 in percent, None for a class without images.
 
-    `target` and `predicted` are (N,) indices of `size` classes, `subjects` (N,) who is on each image. Returns [low,
-    high] in percent by class and score, None for a class without images.
-
-    Example:
-        >>> class_intervals(np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1]), size=3)[1:]
-        [{'precision': [100.0, 100.0], 'recall': [100.0, 100.0], 'f1': [100.0, 100.0]}, None]
+    `target` and `predicted` are (N,) indices of `size` classes, `subjects` (N,) who is on each image.
     """
     matrix = resampled((target * size + predicted)[None], size, subjects, resamples, seed)[:, 0]
     hits, true, positive = np.diagonal(matrix, axis1=1, axis2=2), matrix.sum(axis=2), matrix.sum(axis=1)
@@ -103,13 +88,7 @@ def class_intervals(
 
 
 def stratified(target: np.ndarray, limit: int, seed: int = 0) -> np.ndarray:
-    """Indices of at most `limit` rows, as equally many of each class as there are: rare classes stay whole.
-
-    Example:
-        >>> target = np.array([0] * 90 + [1] * 3 + [2] * 50)
-        >>> np.bincount(target[stratified(target, limit=23)]).tolist()
-        [10, 3, 10]
-    """
+    """Indices of at most `limit` rows, as equally many of each class as there are: rare classes stay whole."""
     rng = np.random.default_rng(seed)
     groups = sorted((np.flatnonzero(target == c) for c in np.unique(target)), key=len)
     parts: list[np.ndarray] = []
@@ -182,7 +161,5 @@ def _map(
 
 def _class_places(grid: PrototypeGrid, classes: Sequence[str], sigma: float) -> np.ndarray:
     """(C, D) where Proto-KD is 0 for each class: the prototypes, averaged by the class's soft place on the plane."""
-    from ngd_timm.losses import ProtoKDLoss
-
     weights = ProtoKDLoss(grid, target="va", sigma=sigma, classes=classes).class_targets
     return np.asarray(weights @ grid.prototypes, dtype=np.float64)

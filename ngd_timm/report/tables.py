@@ -8,8 +8,6 @@ from typing import Any
 
 from ngd_timm.evaluate.metrics import METRIC_NAMES, METRICS, protocol_name, scoring_name, shown_protocols
 
-__all__ = ["FORMATS", "Table", "ablation_tables", "robustness_tables", "score_table", "with_interval"]
-
 FORMATS = ("text", "markdown", "latex", "json")
 _LATEX = str.maketrans(
     {
@@ -30,16 +28,7 @@ _LATEX = str.maketrans(
 
 @dataclass(frozen=True)
 class Table:
-    """A title, one header line, rows of texts, and notes that say how to read them.
-
-    Example:
-        >>> print(Table("t", ("recipe", "acc"), (("b0_ce", "78.2"),)).markdown())
-        **t**
-        <BLANKLINE>
-        | recipe | acc |
-        |---|---:|
-        | b0_ce | 78.2 |
-    """
+    """A title, one header line, rows of texts, and notes that say how to read them."""
 
     title: str
     header: tuple[str, ...]
@@ -71,20 +60,7 @@ class Table:
 def score_table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
     """A row a student; accuracy, macro-F1 and balanced accuracy of each data set in both protocols, with intervals.
 
-    Where a set has every class, both protocols are one, and it is shown once. `results` are entries of metrics.json,
-    by set, by student.
-
-    Example:
-        >>> from ngd_timm.evaluate.metrics import fer_metrics
-        >>> target = np.arange(800) % 8
-        >>> print(score_table({"mine": {"ferplus:valid": fer_metrics(np.eye(8)[target], target)}}).markdown())
-        **percent, with 95 % bootstrap intervals**
-        <BLANKLINE>
-        |  | ferplus:valid 8-way acc | macro-F1 | bACC |
-        |---|---:|---:|---:|
-        | mine | 100.00 [100.0, 100.0] | 100.00 [100.0, 100.0] | 100.00 [100.0, 100.0] |
-        <BLANKLINE>
-        - ferplus:valid: n = 800, ECE 72.03 at T = 1
+    `results` are entries of metrics.json, by set, by student.
     """
     several = len(results) > 1
     sets: dict[str, Mapping[str, Any]] = {}
@@ -201,12 +177,7 @@ def _scoring(entry: Mapping[str, Any]) -> str:
 
 
 def with_interval(value: float, interval: Sequence[float] | None, signed: bool = False) -> str:
-    """A value and its interval, with a true minus.
-
-    Example:
-        >>> with_interval(-1.234, [-2, 0.5], signed=True), with_interval(83.0, None)
-        ('−1.23 [−2.0, +0.5]', '83.00')
-    """
+    """A value and its interval, with a true minus: −1.23 [−2.0, +0.5]."""
     sign = "+" if signed else ""
     text = f"{value:{sign}.2f}" + ("" if interval is None else f" [{interval[0]:{sign}.1f}, {interval[1]:{sign}.1f}]")
     return text.replace("-", "−")

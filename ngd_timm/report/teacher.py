@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +12,8 @@ from ngd_timm.core.affect import CLASSES, cell_distances, centers
 from ngd_timm.core.citations import dataset_name
 from ngd_timm.core.commands import without_folders
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.files import read_json
 from ngd_timm.core.paths import without_paths
-from ngd_timm.core.recipe import load_recipe, to_yaml
+from ngd_timm.core.recipe import to_yaml
 from ngd_timm.grid.verdict import (
     METRICS,
     WHO,
@@ -29,71 +27,36 @@ from ngd_timm.report.page import grid_context, pretty_fingerprint, render
 from ngd_timm.report.plots import plot_forest, plot_scalps, plot_stability
 
 if TYPE_CHECKING:
-    from ngd_timm.core.teacher_recipe import TeacherRecipe
+    from ngd_timm.eeg.teacher.consolidate import FittedTeacher
 
-__all__ = ["write_teacher_report"]
-
-_FILES = ("recipe.yaml", "fingerprint.json", "scores.json", "embeddings.safetensors", "cells.safetensors")
 _AXES = ("valence", "arousal")
 _SIZE = 5  # of the grid that the page shows, and of cells.safetensors
 _MIN_SUBJECTS = 3  # a map of fewer would show a person, not a cell
 _MAP_PIXELS = 64
 
 
-@dataclass(frozen=True)
-class _Teacher:
-    """The files of a teacher run."""
-
-    recipe: TeacherRecipe
-    fingerprint: dict[str, Any]
-    scores: dict[str, Any]
-    cells: dict[str, np.ndarray]
-
-    @property
-    def simulated(self) -> bool:
-        return bool(self.scores.get("simulated") or self.fingerprint["simulated"])
-
-    @property
-    def slope_axes(self) -> list[str]:
-        """The axes whose slope is an average over enough subjects."""
-        enough = self.cells["slope_people"] >= _MIN_SUBJECTS
-        return [axis for axis, shown in zip(_AXES, enough, strict=True) if shown]
-
-
 def write_teacher_report(run: str | Path) -> Path:
-    """Write `report.html` into a teacher's run directory; it shows averages over subjects only, and no path of a disk.
-
-    Raises:
-        InputError: A file is missing or can't be read; it is named.
-    """
+    """Write `report.html` into a teacher's run directory: averages over subjects only, and no path of a disk."""
     from jinja2 import UndefinedError
 
-    from ngd_timm.eeg.teacher.consolidate import preview_grid
+    from ngd_timm.eeg.teacher.consolidate import preview_grid, read_teacher
 
     folder = Path(run)
-    teacher = _read(folder)
+    teacher = read_teacher(folder, "cells.safetensors")
+    cells = _read_cells(folder / "cells.safetensors", teacher.fingerprint)
     try:
-        context = _context(teacher)
-        grid = preview_grid(folder, _MIN_SUBJECTS)
+        context = _context(teacher, cells)
+        grid = preview_grid(teacher, _MIN_SUBJECTS)
         context["grid"] = None if grid is None else grid_context(grid, CLASSES)
         return render("teacher.html.j2", context, folder / "report.html")
     except (KeyError, TypeError, UndefinedError) as error:
         raise InputError(f"{folder}: scores.json or fingerprint.json lacks {error}; fit the teacher again") from None
 
 
-def _read(folder: Path) -> _Teacher:
+def _read_cells(file: Path, fingerprint: Mapping[str, Any]) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    from ngd_timm.core.teacher_recipe import TeacherRecipe
-
-    missing = [name for name in _FILES if not (folder / name).is_file()]
-    if missing:
-        raise InputError(
-            f"{folder} is not a teacher run: no {', '.join(missing)}; make one with: ngd teacher fit RECIPE"
-        )
-    fingerprint = read_json(folder / "fingerprint.json")
-    file = folder / "cells.safetensors"
     try:
         cells = load_file(file)
         map_shape = (len(fingerprint["bands"]), len(fingerprint["channels"]))
@@ -104,16 +67,17 @@ def _read(folder: Path) -> _Teacher:
         raise InputError(f"{file}: {' '.join(str(error).split())}; fit again") from None
     if not fits:
         raise InputError(f"{file} doesn't fit fingerprint.json's bands and channels; fit again")
-    recipe = load_recipe(TeacherRecipe, folder / "recipe.yaml")
-    return _Teacher(recipe, fingerprint, read_json(folder / "scores.json"), cells)
+    return cells
 
 
-def _context(teacher: _Teacher) -> dict[str, Any]:
+def _context(teacher: FittedTeacher, cells: Mapping[str, np.ndarray]) -> dict[str, Any]:
     recipe, scores, fingerprint = teacher.recipe, teacher.scores, without_paths(teacher.fingerprint)
     grids, support = scores["grids"], fingerprint.get("support")
     own, declared = grids.get(str(_SIZE)), str(_SIZE)
     exploratory = exploratory_tests(grids, declared)
     about_grid = own and grid_verdict(_SIZE, own["mantel_centered"]["p"], exploratory, own["stability"]["centered"])
+    simulated = scores.get("simulated") or teacher.fingerprint["simulated"]
+    shown = [axis for axis, n in zip(_AXES, cells["slope_people"], strict=True) if n >= _MIN_SUBJECTS]
     rows = list(score_rows(scores))
     groups = {
         (axis, metric): [row for row in rows if (row["axis"], row["metric"]) == (axis, metric)]
@@ -122,7 +86,7 @@ def _context(teacher: _Teacher) -> dict[str, Any]:
     }
     return {
         "title": f"EEG teacher {recipe.name}, seed {recipe.seed}",
-        "simulated": ["the EEG was made up by a program, from a known valence and arousal"] * teacher.simulated,
+        "simulated": ["the EEG was made up by a program, from a known valence and arousal"] if simulated else [],
         "recipe": recipe,
         "scores": scores,
         "fingerprint": fingerprint,
@@ -135,9 +99,9 @@ def _context(teacher: _Teacher) -> dict[str, Any]:
         "exploratory": exploratory,
         "declared": _SIZE if own else None,
         "stability": plot_stability("stability", _stability_alt(grids), grids) if grids else None,
-        "slopes": _slopes(teacher),
-        "slopes_hidden": [axis for axis in _AXES if axis not in teacher.slope_axes],
-        "patterns": _patterns(teacher),
+        "slopes": _slopes(fingerprint, cells, shown),
+        "slopes_hidden": [axis for axis in _AXES if axis not in shown],
+        "patterns": _patterns(fingerprint, cells),
         "recipe_text": to_yaml(without_folders(recipe)),
         "fingerprint_text": pretty_fingerprint(teacher.fingerprint),
     }
@@ -163,32 +127,32 @@ def _stability_alt(grids: Mapping[str, Any]) -> str:
     return f"Cosine between grids of two halves of the subjects, by size. {'; '.join(parts)}."
 
 
-def _slopes(teacher: _Teacher) -> str | None:
-    axes = teacher.slope_axes
+def _slopes(fingerprint: Mapping[str, Any], cells: Mapping[str, np.ndarray], axes: Sequence[str]) -> str | None:
+    """The axes whose slope is an average over enough subjects."""
     if not axes:
         return None
-    rows = {axis: teacher.cells["slope"][_AXES.index(axis)] for axis in axes}
+    rows = {axis: cells["slope"][_AXES.index(axis)] for axis in axes}
     what = f"the correlation of band power with {' and with '.join(axes)}"
-    return _scalps(teacher, "slopes", what, rows, "correlation")
+    return _scalps(fingerprint, "slopes", what, rows, "correlation")
 
 
-def _patterns(teacher: _Teacher) -> str | None:
-    place, subjects = centers(_SIZE), teacher.cells["subjects"]
-    cells = _telling_cells(subjects)
-    if not cells:
+def _patterns(fingerprint: Mapping[str, Any], cells: Mapping[str, np.ndarray]) -> str | None:
+    place, subjects = centers(_SIZE), cells["subjects"]
+    shown = _telling_cells(subjects)
+    if not shown:
         return None
-    titles = [f"valence {place[c][0]:+.1f}, arousal {place[c][1]:+.1f} ({subjects[c]} people)" for c in cells]
-    rows = dict(zip(titles, teacher.cells["z_mean"][cells], strict=True))
+    titles = [f"valence {place[c][0]:+.1f}, arousal {place[c][1]:+.1f} ({subjects[c]} people)" for c in shown]
+    rows = dict(zip(titles, cells["z_mean"][shown], strict=True))
     what = f"mean band power in {len(rows)} cells of the plane"
-    return _scalps(teacher, "patterns", what, rows, "mean z-scored log power (SD)")
+    return _scalps(fingerprint, "patterns", what, rows, "mean z-scored log power (SD)")
 
 
-def _scalps(teacher: _Teacher, name: str, what: str, rows: Mapping[str, np.ndarray], unit: str) -> str:
+def _scalps(fingerprint: Mapping[str, Any], name: str, what: str, rows: Mapping[str, np.ndarray], unit: str) -> str:
     """Maps of the (B, C) values of each row."""
     from ngd_timm.eeg.topomap import TopomapOperator
 
-    bands = teacher.fingerprint["bands"]
-    operator = TopomapOperator(teacher.fingerprint["channels"], size=_MAP_PIXELS)
+    bands = fingerprint["bands"]
+    operator = TopomapOperator(fingerprint["channels"], size=_MAP_PIXELS)
     maps = {title: operator(values) for title, values in rows.items()}
     alt = f"Scalp maps of {what}, from left to right {', '.join(bands)}."
     return plot_scalps(name, alt, maps, bands, operator.positions, unit)

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import pytest
 
-from ngd_timm.core.errors import InputError
 from ngd_timm.eeg.folds import subject_folds
 from ngd_timm.eeg.scores import balanced_accuracy, ccc, trial_means
 from ngd_timm.eeg.signal.bandpower import log_power_z
@@ -64,10 +62,3 @@ def test_a_number_that_no_other_subject_has_gives_nothing_and_takes_nothing_from
     kept = (data.subject != data.subject[0]) & (data.trial != data.trial[0])  # one window a trial: rows are trials
     np.testing.assert_array_equal(np.sign(apart[kept]), np.sign(whole[kept]))
     assert trial_number(replace(data, trial=data.trial + 100 * data.subject), folds) is None
-
-
-def test_training_subjects_who_are_all_on_one_side_are_refused() -> None:
-    data = simulate_bandpower(subjects=6, trials=4, windows=2)
-    low = replace(data, valence_arousal=np.full_like(data.valence_arousal, -0.5))
-    with pytest.raises(InputError, match="one side of the middle in valence"):
-        logistic_regression(low, log_power_z(low), subject_folds(low.subject, 3))

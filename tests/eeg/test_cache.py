@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from ngd_timm.eeg.readers.sources import cache_folder, cached
 from ngd_timm.eeg.signal.bandpower import BandPower
-from ngd_timm.eeg.signal.cache import cache_folder, cached
 from ngd_timm.eeg.simulate.power import simulate_bandpower
 
 

@@ -221,27 +221,3 @@ def test_a_small_file_that_grows_when_it_is_read_is_refused(file: Path, tmp_path
     assert (tmp_path / "a.mat").stat().st_size < 1e6
     with pytest.raises(InputError, match=r"a\.mat: .*more than 0.25 GiB"):
         list(read_limited("dreamer", tmp_path / "a.mat", gibibytes=0.25, cpu_seconds=60))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"baseline": None}, "subject 1, trial 1: DREAMER has a rating, a baseline"),
-        ({"valence_arousal": None}, "subject 1, trial 1: DREAMER has a rating"),
-        ({"sfreq": 256.0}, "128 Hz in every trial"),
-        ({"valence_arousal": (0.25, 0.0)}, "whole numbers on a scale of 5"),
-        ({"trial": 2}, "numbered from 1, in order"),
-        ({"subject": 2}, "numbered from 1, in order"),
-    ],
-)
-def test_recordings_that_do_not_fit_the_layout_are_not_written(
-    tmp_path: Path, change: dict[str, Any], message: str
-) -> None:
-    recordings = simulated(1, 2)
-    recordings[0] = replace(recordings[0], **change)
-    with pytest.raises(InputError, match=message):
-        write_dreamer(tmp_path / "a.mat", recordings)
-    for unequal in ([], simulated()[:-1]):
-        with pytest.raises(InputError, match="as many trials"):
-            write_dreamer(tmp_path / "a.mat", unequal)
-    assert not list(tmp_path.iterdir())

@@ -7,9 +7,8 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score
 
-from ngd_timm.core.errors import InputError
 from ngd_timm.eeg.scores import balanced_accuracy, ccc, score_trials, trial_means
-from ngd_timm.eeg.teacher.model import ccc_loss
+from ngd_timm.eeg.teacher.training import ccc_loss
 
 
 def slow_ccc(x: np.ndarray, y: np.ndarray) -> float:
@@ -38,12 +37,10 @@ def test_the_ccc_loss_has_a_gradient_and_stays_finite_for_a_batch_of_equal_value
     assert torch.autograd.gradcheck(lambda p: ccc_loss(p, y), x)
 
 
-def test_balanced_accuracy_equals_scikit_learns_and_needs_both_sides() -> None:
+def test_balanced_accuracy_equals_scikit_learns() -> None:
     rng = np.random.default_rng(0)
     decision, target = rng.standard_normal(50), rng.uniform(-1, 0.4, 50)
     assert balanced_accuracy(decision, target) == pytest.approx(balanced_accuracy_score(target > 0, decision > 0))
-    with pytest.raises(InputError, match="both sides"):
-        balanced_accuracy(decision, -np.abs(target))
 
 
 def test_trial_means_average_the_windows_of_a_trial_and_of_nobody_else() -> None:

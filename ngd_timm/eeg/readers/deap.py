@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,6 @@ from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import atomic_path, write_text
 from ngd_timm.eeg.readers.limited import read_limited
 from ngd_timm.eeg.signal.recording import BIOSEMI_32, Recording, RecordingSet
-
-__all__ = ["CHANNELS", "read_deap", "write_deap"]
 
 CHANNELS = BIOSEMI_32
 """The EEG channels in the order of the files, which is Geneva's; eight peripheral signals follow."""
@@ -36,12 +34,7 @@ _NOTES = {
 def read_deap(root: str | Path) -> RecordingSet:
     """Open `data_preprocessed_python/sNN.dat`: 32 EEG channels at 128 Hz, 3 s of baseline and 60 s of music video.
 
-    The files are Python 2 pickles, which could run any code in whoever unpickles them. They are unpickled in a child
-    process, limited to 2 GiB of memory, which allows the names that float arrays need and no other. One subject is in
-    memory at a time.
-
-    Reference:
-        Koelstra et al., "DEAP: a database for emotion analysis using physiological signals", IEEE TAC 3 (2012).
+    The files are Python 2 pickles: a child process reads them, and allows only the names that float arrays need.
     """
     folder = Path(root) / _FOLDER if (Path(root) / _FOLDER).is_dir() else Path(root)
     files: dict[int, Path] = {}
@@ -66,35 +59,21 @@ def read_deap(root: str | Path) -> RecordingSet:
 
 
 def write_deap(root: str | Path, recordings: Iterable[Recording]) -> None:
-    """Write recordings in DEAP's layout, marked as simulated.
-
-    They have 128 Hz, all of `CHANNELS`, a rating and 3 s of baseline; a subject's trials are numbered from 1 and have
-    one length.
-    """
-    subjects = defaultdict(list)
-    for recording in recordings:
-        subjects[recording.subject].append(recording)
+    """Write recordings (128 Hz, 3 s of baseline, a rating, all `CHANNELS`) in DEAP's layout, marked as simulated."""
     folder = Path(root) / _FOLDER
     write_text(folder / _MARKER, "These recordings are simulated: nobody's EEG, in the layout of DEAP.\n")
-    for subject, trials in subjects.items():
-        trials.sort(key=lambda recording: recording.trial)
-        if [recording.trial for recording in trials] != list(range(1, len(trials) + 1)):
-            raise InputError(f"subject {subject}: DEAP has no trial numbers; number them from 1 without gaps")
-        if len({recording.signal.shape[1] for recording in trials}) > 1:
-            raise InputError(f"subject {subject}: the trials of a subject are one array; make them equally long")
-        rows, labels = zip(*(_rows_and_labels(recording) for recording in trials), strict=True)
+    for subject, trials in groupby(recordings, key=lambda recording: recording.subject):
+        rows, labels = zip(*map(_rows_and_labels, trials), strict=True)
         with atomic_path(folder / f"s{subject:02d}.dat") as temporary:
             temporary.write_bytes(pickle.dumps({"labels": np.array(labels), "data": np.stack(rows)}, protocol=2))
 
 
 def _rows_and_labels(recording: Recording) -> tuple[np.ndarray, list[float]]:
     recording = recording.pick(CHANNELS)
-    baseline, va = recording.baseline, recording.valence_arousal
-    if va is None or recording.sfreq != _SFREQ or baseline is None or baseline.shape[1] != _START:
-        raise InputError(f"{recording}: DEAP's layout is {_SFREQ:g} Hz with 3 s of baseline and a rating")
-    eeg = np.concatenate([baseline, recording.signal], axis=1).astype(np.float64)
+    assert recording.baseline is not None
+    eeg = np.concatenate([recording.baseline, recording.signal], axis=1).astype(np.float64)
     rows = np.concatenate([eeg, np.zeros((_ROWS - len(CHANNELS), eeg.shape[1]))])
-    return rows, [*va_to_rating(np.array(va), _LOW, _HIGH).tolist(), 5.0, 5.0]
+    return rows, [*va_to_rating(np.array(recording.valence_arousal), _LOW, _HIGH).tolist(), 5.0, 5.0]
 
 
 def _read(path: Path, subject: int) -> Iterator[Recording]:

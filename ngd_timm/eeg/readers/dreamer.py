@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,6 @@ from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import atomic_path
 from ngd_timm.eeg.readers.limited import read_limited
 from ngd_timm.eeg.signal.recording import EMOTIV_14, Recording, RecordingSet
-
-__all__ = ["CHANNELS", "read_dreamer", "write_dreamer"]
 
 CHANNELS = EMOTIV_14
 
@@ -28,26 +28,9 @@ _OFFSET, _STEP = 4200.0, 0.51  # µV, as Emotiv's converter gives them
 
 
 def read_dreamer(path: str | Path) -> RecordingSet:
-    """Open DREAMER.mat, or the folder that holds it.
+    """Open DREAMER.mat, or the folder that holds it; ECG and dominance are left out.
 
-    The file is read once, at once, with SciPy's `loadmat` in a child process that needs some 2 GB of memory (4 GiB at
-    most); its EEG then takes 0.8 GB as float32 until the result is dropped. Signals keep the headset's DC of about
-    4200 µV. Subjects and trials are numbered from 1 in the file's order, so that trial t is the same clip for everyone.
-    ECG and dominance are left out.
-
-    Example:
-        >>> import tempfile
-        >>> from ngd_timm.eeg.simulate.signals import simulate_recordings
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> simulated = simulate_recordings(2, 3, 2.0, channels=CHANNELS, baseline_s=1.0, levels=5)
-        >>> write_dreamer(folder / "DREAMER.mat", simulated)
-        >>> data = read_dreamer(folder)
-        >>> data.simulated, [str(recording) for recording in data][-1]
-        (True, 'subject 2, trial 3')
-
-    Reference:
-        Katsigiannis and Ramzan, "DREAMER: A database for emotion recognition through EEG and ECG signals from wireless
-        low-cost off-the-shelf devices", IEEE J. Biomed. Health Inform. 22 (2018), 98-107.
+    SciPy's `loadmat` needs some 2 GB in a child process; the EEG then takes 0.8 GB as float32.
     """
     path = Path(path)
     file = path / _NAME if path.is_dir() else path
@@ -73,30 +56,20 @@ def read_dreamer(path: str | Path) -> RecordingSet:
 def write_dreamer(path: str | Path, recordings: Iterable[Recording]) -> None:
     """Write recordings as DREAMER.mat, with all of its fields, marked as simulated by the provider's name.
 
-    They have DREAMER's electrodes (others are left out), 128 Hz, a baseline and a rating on a scale of 5; subjects and
-    trials are numbered from 1, in order, with equally many trials a subject. The headset's DC is added and its
-    resolution imposed; ECG is noise.
+    They have 128 Hz, a baseline, a rating on a scale of 5, and equally many trials a subject; ECG is noise.
     """
     from scipy.io import savemat
 
     path = Path(path)
-    subjects: list[list[dict[str, Any]]] = []
-    for recording in recordings:
-        if recording.subject == len(subjects) + 1:
-            subjects.append([])
-        if recording.subject != len(subjects) or recording.trial != len(subjects[-1]) + 1:
-            raise InputError(f"{recording}: subjects and trials must be numbered from 1, in order")
-        subjects[-1].append(_trial(recording))
-    counts = sorted({len(trials) for trials in subjects})
-    if len(counts) != 1:
-        raise InputError(f"every subject must have as many trials, got {counts or 'no recordings'}")
+    by_subject = groupby(recordings, key=lambda recording: recording.subject)
+    subjects = [_subject(trials) for _, trials in by_subject]
     database = {
-        "Data": _cells([_subject(trials) for trials in subjects], (1, -1)),
+        "Data": _cells(subjects, (1, -1)),
         "EEG_SamplingRate": _RATE,
         "ECG_SamplingRate": _ECG_RATE,
         "EEG_Electrodes": _cells(CHANNELS, (1, -1)),
         "noOfSubjects": float(len(subjects)),
-        "noOfVideoSequences": float(counts[0]),
+        "noOfVideoSequences": float(len(subjects[0]["ScoreValence"])),
         "Disclaimer": "Simulated. Not the DREAMER database; only its layout.",
         "Provider": _PROVIDER,
         "Version": "1.0",
@@ -129,38 +102,24 @@ def _recordings(
             yield recording
 
 
-def _trial(recording: Recording) -> dict[str, Any]:
-    if recording.valence_arousal is None or recording.baseline is None or recording.sfreq != _RATE:
-        raise InputError(f"{recording}: DREAMER has a rating, a baseline and {_RATE:g} Hz in every trial")
-    ratings = va_to_rating(np.array(recording.valence_arousal), _LOW, _HIGH)
-    if np.abs(ratings - ratings.round()).max() > 1e-6:
-        raise InputError(f"{recording}: ratings must be whole numbers on a scale of 5, got {ratings.tolist()}")
-    picked = recording.pick(CHANNELS)
-    assert picked.baseline is not None
-    rng = np.random.default_rng([recording.subject, recording.trial])
-    eeg = {"baseline": _as_emotiv(picked.baseline), "stimuli": _as_emotiv(picked.signal)}
-    ratio = round(_ECG_RATE / _RATE)
-    ecg = {part: rng.integers(1800, 2200, (len(values) * ratio, 2)).astype(float) for part, values in eeg.items()}
-    return {"EEG": eeg, "ECG": ecg, "ratings": ratings.round()}
-
-
-def _as_emotiv(signal: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(np.round((signal.T.astype(np.float64) + _OFFSET) / _STEP) * _STEP)
-
-
-def _subject(trials: list[dict[str, Any]]) -> dict[str, Any]:
-    def parts(kind: str) -> dict[str, np.ndarray]:
-        return {part: _cells([trial[kind][part] for trial in trials], (-1, 1)) for part in ("baseline", "stimuli")}
-
-    ratings = np.array([trial["ratings"] for trial in trials])
+def _subject(recordings: Iterable[Recording]) -> dict[str, Any]:
+    eeg, ecg, ratings = defaultdict(list), defaultdict(list), []
+    for recording in recordings:
+        picked, rng = recording.pick(CHANNELS), np.random.default_rng([recording.subject, recording.trial])
+        assert picked.baseline is not None
+        for part, signal in (("baseline", picked.baseline), ("stimuli", picked.signal)):
+            steps = np.round((signal.T.astype(np.float64) + _OFFSET) / _STEP)
+            eeg[part].append(np.ascontiguousarray(steps * _STEP))
+            ecg[part].append(rng.integers(1800, 2200, (len(steps) * round(_ECG_RATE / _RATE), 2)).astype(float))
+        ratings.append(va_to_rating(np.array(recording.valence_arousal), _LOW, _HIGH).round())
     return {
         "Age": "n/a",
         "Gender": "n/a",
-        "EEG": parts("EEG"),
-        "ECG": parts("ECG"),
-        "ScoreValence": ratings[:, :1],
-        "ScoreArousal": ratings[:, 1:],
-        "ScoreDominance": np.full((len(trials), 1), 3.0),
+        "EEG": {part: _cells(values, (-1, 1)) for part, values in eeg.items()},
+        "ECG": {part: _cells(values, (-1, 1)) for part, values in ecg.items()},
+        "ScoreValence": np.array(ratings)[:, :1],
+        "ScoreArousal": np.array(ratings)[:, 1:],
+        "ScoreDominance": np.full((len(ratings), 1), 3.0),
     }
 
 

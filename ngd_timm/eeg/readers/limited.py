@@ -15,8 +15,6 @@ import numpy as np
 
 from ngd_timm.core.errors import InputError
 
-__all__ = ["read_limited"]
-
 _SCRIPT = Path(__file__).with_name("untrusted.py")
 # A plain child rather than `multiprocessing`: it neither imports torch, nor runs the caller's `__main__` again.
 _START = """
@@ -30,13 +28,9 @@ _THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_TH
 def read_limited(
     reader: Literal["dreamer", "deap"], path: Path, gibibytes: float, cpu_seconds: int
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Iterate over the arrays that a parser of `untrusted.py` finds in a file.
+    """Iterate over the arrays that a parser of `untrusted.py` finds in a file, in a child process with limits.
 
-    The parser runs in a child process with limits on its address space, and on all that it sends, and on its processor
-    time. Where the system has no `resource.setrlimit` (Windows) or refuses a limit (macOS, memory), it runs without.
-
-    Raises:
-        InputError: The file was refused, needs more than the limits, or crashed its parser; names the file.
+    Where the system refuses a limit (Windows; macOS for memory), the parser runs without.
     """
     try:
         open(path, "rb").close()

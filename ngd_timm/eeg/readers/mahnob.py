@@ -17,8 +17,6 @@ from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import atomic_path
 from ngd_timm.eeg.signal.recording import BIOSEMI_32, Recording, RecordingSet, name_indices
 
-__all__ = ["CHANNELS", "SESSIONS_A_SUBJECT", "read_mahnob", "write_bdf", "write_mahnob"]
-
 logger = logging.getLogger("ngd_timm.eeg")
 
 CHANNELS = BIOSEMI_32
@@ -51,13 +49,6 @@ def read_mahnob(root: str | Path) -> RecordingSet:
     The signal lies between the two marks of the Status channel, the rest before the first is the baseline. Both are
     referenced to the average of the 32 electrodes: BioSemi's files hold the electrodes against CMS, with all that is
     common to them (www.biosemi.com/faq/cms&drl.htm). A trial's number is its session's.
-
-    Sessions without an EEG file of this experiment are left out; so is, with a warning, a session without two marks,
-    which shows only while reading: each iteration counts them anew in the set's notes.
-
-    Reference:
-        Soleymani, Lichtenauer, Pun and Pantic, "A multimodal database for affect recognition and implicit tagging",
-        IEEE Trans. Affective Computing 3 (2012), 42-55.
     """
     folder = Path(root) / "Sessions" if (Path(root) / "Sessions").is_dir() else Path(root)
     if not folder.is_dir():
@@ -94,16 +85,12 @@ def read_mahnob(root: str | Path) -> RecordingSet:
 def write_mahnob(root: str | Path, recordings: Iterable[Recording]) -> None:
     """Write recordings of the 32 electrodes in MAHNOB-HCI's layout, marked as simulated.
 
-    Session numbers are the original's, 130 set aside a subject; a trial's number counts within them. Unrated recordings
-    become neutral clips. A file always has rest before the clip: noise, where a recording has no baseline. After the
-    clip there is at least a second of it.
+    Unrated recordings become neutral clips; a file always has rest before and after the clip.
     """
     for recording in recordings:
         within = (recording.trial - 1) % SESSIONS_A_SUBJECT + 1
         number = (recording.subject - 1) * SESSIONS_A_SUBJECT + within
         folder = Path(root) / "Sessions" / str(number)
-        if folder.exists():
-            raise InputError(f"{recording}: {folder} exists; a session holds one trial")
         signal, status = _with_rest(recording.pick(CHANNELS))
         signals = np.concatenate([signal, np.zeros((len(_OTHERS), signal.shape[1]))])
         kind = "N" if recording.valence_arousal is None else "S"
@@ -220,8 +207,6 @@ def _with_rest(recording: Recording) -> tuple[np.ndarray, np.ndarray]:
     stop = start + length
     after = rng.normal(0, 10, (len(CHANNELS), rate + -stop % rate))
     pulse = min(8, length // 2)
-    if not pulse:
-        raise InputError(f"{recording}: {length} sample is too short for a mark at either end")
     status = np.full(stop + after.shape[1], 1 << 20)  # CMS in range
     status[0] |= 1 << 16  # a new recording
     for mark in (start, stop):

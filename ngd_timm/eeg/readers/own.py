@@ -20,8 +20,6 @@ from ngd_timm.eeg.signal.recording import Recording, RecordingSet
 if TYPE_CHECKING:
     import mne
 
-__all__ = ["read_recordings"]
-
 _REQUIRED = ("file", "subject", "annotation", "valence", "arousal")
 _OPTIONAL = ("trial", "baseline", "seconds", "low", "high")
 
@@ -56,19 +54,14 @@ class _Row(StrictModel):
 
 
 def read_recordings(table: str | Path) -> RecordingSet:
-    """Recordings of your own, described by a CSV with a row a trial.
+    """Recordings of your own, described by a CSV (UTF-8, with commas) with a row a trial.
 
     Columns: `file` (any format that MNE opens, relative to the CSV), `subject` (a number), `annotation` (its
     description; it has to occur once in the file), `valence` and `arousal` (both empty where nobody rated). And
     where needed: `trial` (a number; else rows are numbered within a subject), `baseline` (the description of the rest
     before the trial), `seconds` (for annotations that only mark a begin), `low` and `high` (the rating scale's ends,
-    -1 and 1 if not given). Triggers in a channel become annotations by `mne.annotations_from_events`.
-
-    Args:
-        table: The CSV; UTF-8, with commas.
-
-    Raises:
-        InputError: Names the row and what is wrong with it.
+    -1 and 1 if not given). Triggers in a channel become annotations by `mne.annotations_from_events`. An `InputError`
+    names the row and what is wrong with it.
 
     Example:
         >>> import tempfile

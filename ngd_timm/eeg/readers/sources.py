@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import get_args
 
 from ngd_timm.core.errors import InputError, choices
+from ngd_timm.core.files import sha256_file
 from ngd_timm.core.teacher_recipe import BandPowerName, TeacherData
 from ngd_timm.core.version import __version__
 from ngd_timm.eeg.readers.deap import read_deap
 from ngd_timm.eeg.readers.dreamer import read_dreamer
 from ngd_timm.eeg.readers.mahnob import read_mahnob
 from ngd_timm.eeg.readers.own import read_recordings
-from ngd_timm.eeg.signal.bandpower import BandPower, load_bandpower
-from ngd_timm.eeg.signal.cache import cached
+from ngd_timm.eeg.signal.bandpower import BandPower, load_bandpower, save_bandpower
 from ngd_timm.eeg.signal.preprocess import FEATURES, band_power, check_bands, filter_bands
 from ngd_timm.eeg.signal.recording import RecordingSet
 
-__all__ = ["load_eeg", "open_recordings"]
+logger = logging.getLogger("ngd_timm.eeg")
 
 _READERS = {"dreamer": read_dreamer, "mahnob": read_mahnob, "deap": read_deap, "recordings": read_recordings}
 _EXAMPLES = {
@@ -39,10 +45,7 @@ def open_recordings(name: str, root: str | None) -> RecordingSet:
 
 
 def load_eeg(settings: TeacherData, name: str, root: str | None) -> BandPower:
-    """Band power of a data set, of signals or of a band-power file, with the settings' bands and channels.
-
-    The settings' own name and root are ignored, so that they serve a support set too.
-    """
+    """Band power of a data set, by name and root instead of the settings' own, with their bands and channels."""
     if name not in _EXAMPLES:
         raise choices("EEG data set", name, _EXAMPLES)
     root = _given(name, root)
@@ -68,3 +71,35 @@ def _given(name: str, root: str | None) -> str:
     if root is None:
         raise InputError(f"data.root is not set; give the recordings of {name}, for example {_EXAMPLES[name]}")
     return root
+
+
+def cache_folder() -> Path:
+    """`$NGD_CACHE`, else `$XDG_CACHE_HOME/ngd_timm`, else `~/.cache/ngd_timm`."""
+    if own := os.environ.get("NGD_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ngd_timm"
+
+
+def cached(settings: Mapping[str, object], files: Sequence[Path], compute: Callable[[], BandPower]) -> BandPower:
+    """The band power of these files (by bytes and relative place) and settings (any JSON): cached, or computed."""
+    resolved = [Path(file).resolve() for file in files]
+    root = Path(os.path.commonpath([file.parent for file in resolved])) if resolved else Path()
+    contents = sorted((file.relative_to(root).as_posix(), sha256_file(file)) for file in resolved)
+    key = hashlib.sha256(json.dumps([dict(settings), contents], sort_keys=True).encode()).hexdigest()
+    path = cache_folder() / f"{key}.npz"
+    if path.is_file():
+        try:
+            data = load_bandpower(path)
+        except InputError as error:
+            logger.warning("a damaged cache entry is made again: %s", error)
+        else:
+            logger.info("%s: band power from the cache, %s; data.cache=false computes it again", data.dataset, path)
+            return data
+    data = compute()
+    try:
+        # EEG of single subjects: a new folder is for its owner alone.
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        save_bandpower(path, data)
+    except OSError as error:
+        logger.warning("band power is not cached: %s; set NGD_CACHE to a folder that can be written", error)
+    return data

@@ -108,10 +108,6 @@ class _Array:
         self.values = values.reshape(shape, order="F" if fortran else "C")
 
 
-def _reconstruct(*_: object) -> _Array:
-    return _Array()
-
-
 def _encode(text: str, encoding: str) -> bytes:
     if encoding not in ("latin1", "latin-1"):
         raise Refused(f"text in {encoding!r:.40}")
@@ -119,8 +115,8 @@ def _encode(text: str, encoding: str) -> bytes:
 
 
 _ALLOWED: dict[tuple[str, str], Callable[..., object]] = {
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy.core.multiarray", "_reconstruct"): lambda *_: _Array(),
+    ("numpy._core.multiarray", "_reconstruct"): lambda *_: _Array(),
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _DType,
     ("_codecs", "encode"): _encode,

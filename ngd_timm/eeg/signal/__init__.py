@@ -1,4 +1,1 @@
-"""From recordings to band power: filters, Welch, baselines, a cache.
-
-May import core.
-"""
+"""From recordings to band power: filters, Welch, baselines. May import core."""

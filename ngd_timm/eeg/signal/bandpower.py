@@ -14,45 +14,29 @@ from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.files import atomic_path
 from ngd_timm.eeg.signal.recording import name_indices
 
-__all__ = ["BandPower", "group_trials", "load_bandpower", "log_power_z", "save_bandpower", "trial_index"]
-
 DATASETS = {
     "gameemo": "GAMEEMO (Alakus et al. 2020), 14-channel Emotiv EPOC+ at 128 Hz, four games a person, 12 s windows",
     "bandpower": "a band-power file",
 }
 NORMALISATION = "log power, per-subject z-score (transductive: uses the subject's own unlabelled recordings)"
 
-_RATING_LOW, _RATING_HIGH = 1.0, 9.0
 _NOTE = "note."  # prefix of the .npz keys that hold notes
 _DTYPES = {"power": "<f4", "valence_arousal": "<f4", "subject": "<i8", "trial": "<i8", "window": "<i8"}
 
 
 @dataclass(frozen=True, eq=False)
 class BandPower:
-    """Windows of EEG as band power.
+    """Windows of EEG as band power."""
 
-    Attributes:
-        power: (N, B, C) float32, above 0; µV² or relative, since it is only used after log and z-score.
-        bands: B names.
-        channels: C electrode names.
-        valence_arousal: (N, 2) float32 in [-1, 1], one pair a trial; both NaN in unrated trials.
-        subject: (N,) integers, as the next two.
-        trial: Numbered within a subject.
-        window: Numbered within a trial.
-        dataset: A description of the data set.
-        notes: How it was made (filters, windows, what was dropped), for fingerprints and cards.
-        simulated: True for made-up data with a known answer.
-    """
-
-    power: np.ndarray
+    power: np.ndarray  # (N, B, C) float32, above 0; µV² or relative
     bands: tuple[str, ...]
     channels: tuple[str, ...]
-    valence_arousal: np.ndarray
-    subject: np.ndarray
-    trial: np.ndarray
-    window: np.ndarray
-    dataset: str
-    notes: Mapping[str, str] = field(default_factory=dict)
+    valence_arousal: np.ndarray  # (N, 2) float32 in [-1, 1], one pair a trial; both NaN in unrated trials
+    subject: np.ndarray  # (N,) integers, as the next two
+    trial: np.ndarray  # numbered within a subject
+    window: np.ndarray  # numbered within a trial
+    dataset: str  # a description
+    notes: Mapping[str, str] = field(default_factory=dict)  # how it was made, for fingerprints and cards
     simulated: bool = False
 
     def __post_init__(self) -> None:
@@ -99,8 +83,7 @@ class BandPower:
 
     def rows(self, index: np.ndarray) -> BandPower:
         """Only these windows: row indices or a mask."""
-        columns = {name: getattr(self, name)[index] for name in _DTYPES}
-        return replace(self, **columns)
+        return replace(self, **{name: getattr(self, name)[index] for name in _DTYPES})
 
     def pick(self, bands: Sequence[str] | None = None, channels: Sequence[str] | None = None) -> BandPower:
         """Only these bands and electrodes, by name and in this order; None keeps all."""
@@ -115,9 +98,8 @@ class BandPower:
 def load_bandpower(root: str | Path, name: str = "bandpower") -> BandPower:
     """Read a band-power `.npz`: `X` (N, B, C), `ch`, `bands`, ratings (N, 2), `subject`, `trial` or `game`.
 
-    Ratings are either `ratings` from 1 to 9 or `valence_arousal` in [-1, 1] with NaN for unrated trials. `window` is
-    optional; `simulated` marks made-up data, `note.*` say how it was made. Pickled arrays are refused. A folder stands
-    for the one `.npz` in it; `name` decides how the data set is described.
+    Ratings are `ratings` from 1 to 9 or `valence_arousal` in [-1, 1] with NaN for unrated trials. A folder stands for
+    the one `.npz` in it; `name` decides how the data set is described.
     """
     if name not in DATASETS:
         raise choices("EEG data set", name, DATASETS)
@@ -141,7 +123,7 @@ def load_bandpower(root: str | Path, name: str = "bandpower") -> BandPower:
         simulated = bool(arrays["simulated"].item()) if "simulated" in arrays else False
         va = np.asarray(arrays[rating_key], dtype=np.float32)
         if rating_key == "ratings":
-            va = rating_to_va(va, _RATING_LOW, _RATING_HIGH).astype(np.float32)
+            va = rating_to_va(va, 1.0, 9.0).astype(np.float32)
         return BandPower(
             power=np.asarray(arrays["X"], dtype=np.float32),
             bands=tuple(str(b) for b in np.atleast_1d(arrays["bands"])),
@@ -179,14 +161,7 @@ def save_bandpower(path: str | Path, data: BandPower) -> None:
 def log_power_z(data: BandPower) -> np.ndarray:
     """Log power (N, B, C) float32, z-scored for each subject, band and channel over all windows of that subject.
 
-    Transductive: a new subject's own unlabelled recordings are needed before the first prediction. Ratings have no
-    part in it. A subject with one window, or whose power doesn't vary, is refused.
-
-    Example:
-        >>> from ngd_timm.eeg.simulate.power import simulate_bandpower
-        >>> z = log_power_z(simulate_bandpower(subjects=2, trials=3, windows=2))
-        >>> bool(abs(z[:6].mean(axis=0)).max() < 1e-5)
-        True
+    Transductive: a new subject's own unlabelled recordings are needed before the first prediction.
     """
     log = np.log(data.power.astype(np.float64))
     out = np.empty_like(log)
@@ -208,12 +183,7 @@ def log_power_z(data: BandPower) -> np.ndarray:
 
 
 def trial_index(subject: np.ndarray, trial: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Trials in order of subject and trial: the first row of each, (T,), and the trial of each row, (N,).
-
-    Example:
-        >>> [x.tolist() for x in trial_index(np.array([2, 1, 2]), np.array([1, 1, 1]))]
-        [[1, 0], [1, 0, 1]]
-    """
+    """Trials in order of subject and trial: the first row of each, (T,), and the trial of each row, (N,)."""
     keys = np.stack([subject, trial], axis=1)
     _, first, index = np.unique(keys, axis=0, return_index=True, return_inverse=True)
     return first, index.reshape(-1)

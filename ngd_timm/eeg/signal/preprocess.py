@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,8 +15,6 @@ from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.teacher_recipe import BANDS, TeacherData
 from ngd_timm.eeg.signal.bandpower import BandPower
 from ngd_timm.eeg.signal.recording import Recording, RecordingSet
-
-__all__ = ["FEATURES", "band_power", "check_bands", "filter_bands"]
 
 FEATURES = 2
 """Raised when the steps here, or what a reader gives, change: cached band power of an older number is not used."""
@@ -33,13 +31,9 @@ def band_power(recordings: RecordingSet, settings: TeacherData) -> BandPower:
 
     A recording loses its mean, is filtered (zero-phase FIR) and notched, and cut into windows without overlap. Dropped
     are windows that swing wider than `artefact_uv` in some channel or in which a channel stands still, trials with a
-    dead channel, and subjects left with one window, who have no z-score. Power is Welch's over Hann segments of 2 s (or
-    the window, if shorter), half overlapped. With `baseline`, it is divided by the geometric mean of the power in the
-    clean baseline windows of the same trial; a baseline shorter than a window is one window, if it holds a segment.
-
-    Args:
-        recordings: Read once, in order.
-        settings: The keys about signals, `channels` and `bands` count; `bands` None means all of `BANDS`.
+    dead channel, and subjects left with one window. Power is Welch's over Hann segments of 2 s (or the window, if
+    shorter), half overlapped. With `baseline`, it is divided by the geometric mean of the power in the clean baseline
+    windows of the same trial.
 
     Returns:
         Rows in the order read; power in µV² (a ratio where corrected); `window` is numbered from 1 by its place in the
@@ -71,8 +65,13 @@ def band_power(recordings: RecordingSet, settings: TeacherData) -> BandPower:
     for recording in track(recordings, f"{recordings.dataset}: band power", disable=hidden, transient=True):
         recording = _in_order(recording, settings.channels, channels)
         channels = recording.channels
-        if settings.baseline:
-            corrected = _same_baseline(recording, corrected)
+        present = recording.baseline is not None
+        if settings.baseline and present != (present if corrected is None else corrected):
+            raise InputError(
+                f"{recording} has {'a' if present else 'no'} baseline, unlike the recordings before it; "
+                "switch the correction off with data.baseline=false"
+            )
+        corrected = settings.baseline and present
         trial = (recording.subject, recording.trial)
         before = tally.windows[trial]
         power, places = _recording_power(recording, limits, settings, tally)
@@ -90,7 +89,11 @@ def band_power(recordings: RecordingSet, settings: TeacherData) -> BandPower:
             "data.channels"
         )
     notes = {**recordings.notes, **_notes(settings, bool(corrected), tally, len(np.unique(subject[enough])))}
-    _log(recordings.dataset, notes, tally)
+    dropped = "; ".join(f"{key}: {notes[key]}" for key in ("artefacts", "trials dropped", "subjects dropped"))
+    logger.info("%s: %s", recordings.dataset, dropped)
+    if 2 * tally.dropped > sum(tally.windows.values()):
+        warning = "%s: more than half of the windows are dropped; look at the signal, or raise data.artefact_uv"
+        logger.warning(warning, recordings.dataset)
     return BandPower(
         power=np.concatenate(rows),
         bands=bands,
@@ -150,16 +153,6 @@ def _in_order(recording: Recording, channels: Sequence[str] | None, first: Seque
         )
     names = tuple(channels or first or recording.channels)
     return recording if names == recording.channels else recording.pick(names)
-
-
-def _same_baseline(recording: Recording, before: bool | None) -> bool:
-    present = recording.baseline is not None
-    if before is not None and present != before:
-        raise InputError(
-            f"{recording} has {'a' if present else 'no'} baseline, unlike the recordings before it; "
-            "switch the correction off with data.baseline=false"
-        )
-    return present
 
 
 def _recording_power(
@@ -272,15 +265,6 @@ def _have_z_scores(subject: np.ndarray, trial: np.ndarray, tally: _Tally) -> np.
         if not pair:
             tally.lost[key] = "of a subject with one window"
     return enough
-
-
-def _log(dataset: str, notes: Mapping[str, str], tally: _Tally) -> None:
-    dropped = "; ".join(f"{key}: {notes[key]}" for key in ("artefacts", "trials dropped", "subjects dropped"))
-    logger.info("%s: %s", dataset, dropped)
-    if 2 * tally.dropped > sum(tally.windows.values()):
-        logger.warning(
-            "%s: more than half of the windows are dropped; look at the signal, or raise data.artefact_uv", dataset
-        )
 
 
 def _notes(settings: TeacherData, corrected: bool, tally: _Tally, subjects: int) -> dict[str, str]:

@@ -10,8 +10,6 @@ import numpy as np
 
 from ngd_timm.core.errors import InputError
 
-__all__ = ["BIOSEMI_32", "EMOTIV_14", "Recording", "RecordingSet", "name_indices"]
-
 EMOTIV_14 = ("AF3", "F7", "F3", "FC5", "T7", "P7", "O1", "O2", "P8", "T8", "FC6", "F4", "F8", "AF4")
 """Emotiv EPOC and EPOC+, in the files' order: DREAMER, GAMEEMO."""
 

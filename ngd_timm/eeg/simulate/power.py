@@ -8,8 +8,6 @@ from ngd_timm.core.errors import InputError
 from ngd_timm.eeg.signal.bandpower import BandPower
 from ngd_timm.eeg.signal.recording import EMOTIV_14
 
-__all__ = ["CHANNELS", "simulate_bandpower"]
-
 CHANNELS = EMOTIV_14
 BANDS = ("delta", "theta", "alpha", "beta")
 
@@ -22,14 +20,7 @@ def simulate_bandpower(
 ) -> BandPower:
     """Band power in which valence tips frontal alpha to one side and arousal trades posterior alpha for beta.
 
-    Every subject has a scalp pattern of its own, every trial and window its own noise; ratings are integers from 1 to
-    9. `effect` is the change of log power from the middle to the end of the scale, in stds of a window's noise. The
-    result is marked as simulated, and so is all that is made of it.
-
-    Example:
-        >>> data = simulate_bandpower(subjects=3, trials=4, windows=2)
-        >>> data.power.shape, data.simulated
-        ((24, 4, 14), True)
+    `effect` is the change of log power from the middle to the end of the scale, in stds of a window's noise.
     """
     if min(subjects, trials, windows) < 1:
         raise InputError(f"subjects, trials and windows must be at least 1, got {subjects}, {trials}, {windows}")

@@ -12,8 +12,6 @@ from ngd_timm.eeg.readers import deap, dreamer, mahnob
 from ngd_timm.eeg.signal.recording import Recording
 from ngd_timm.eeg.simulate.signals import simulate_recordings
 
-__all__ = ["LAYOUTS", "write_simulated"]
-
 
 @dataclass(frozen=True)
 class _Layout:
@@ -43,11 +41,7 @@ def write_simulated(
     shuffled: bool = False,
     seed: int = 0,
 ) -> None:
-    """Write simulated EEG in a data set's own layout, marked as simulated; what is written is whole or absent.
-
-    `out` becomes a DREAMER.mat or, for the other layouts, a folder. None takes as many trials a subject as the real
-    data set has, and 60 s. For `effect` and `shuffled` see `simulate_recordings`.
-    """
+    """Write simulated EEG in a data set's layout, marked as simulated: a DREAMER.mat, or else a folder."""
     if name not in LAYOUTS:
         raise choices("layout", name, LAYOUTS)
     out, layout = Path(out), LAYOUTS[name]

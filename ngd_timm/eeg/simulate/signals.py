@@ -11,8 +11,6 @@ from ngd_timm.core.affect import rating_to_va
 from ngd_timm.core.errors import InputError
 from ngd_timm.eeg.signal.recording import Recording
 
-__all__ = ["scalp_pattern", "simulate_recordings"]
-
 # rows of the 10-05 system from the face to the neck, by the letters that electrode names begin with
 _ROWS = (
     *("NZ/N", "FP", "AFP", "AF", "AFF", "F", "FFC/FFT", "FC/FT", "FCC/FTT", "C/T"),
@@ -29,15 +27,7 @@ _SUBJECT, _DRIFT, _TRIAL = 0.5, 0.25, 0.4  # std of log power: subject, trial wi
 
 
 def scalp_pattern(channels: Sequence[str]) -> np.ndarray:
-    """How much each axis moves the rhythms at each electrode: (2, 2, C), valence or arousal, alpha or beta.
-
-    Valence raises frontal alpha on the left and lowers it on the right; arousal lowers alpha and raises beta, the more
-    so the further back. Places are read from the names of the 10-05 system.
-
-    Example:
-        >>> scalp_pattern(["F3", "F4", "Oz"])[:, 0].round(2).tolist()
-        [[0.74, -0.74, 0.0], [-0.26, -0.26, -0.89]]
-    """
+    """How much each axis moves the rhythms at each electrode: (2, 2, C), valence or arousal, alpha or beta."""
     out = np.zeros((2, 2, len(channels)))
     for i, name in enumerate(channels):
         match = re.fullmatch(r"([A-Z]+?)(Z|\d+)H?", name.upper())
@@ -65,14 +55,9 @@ def simulate_recordings(
 ) -> Iterator[Recording]:
     """Simulated signals: a 1/f background, and alpha and beta rhythms whose power follows valence and arousal.
 
-    Every subject has a scalp pattern and a ratio of rhythms of its own, every trial its own noise. A score on it says
-    that the code works, and nothing about emotion. Recordings are generated one at a time, in order of subject and
-    trial. Subject s of one seed is the same for any number of subjects.
-
-    Trials last `seconds`, after `baseline_s` of rest without any effect. Ratings are the integers 1 to `levels`, mapped
-    to [-1, 1]; `shuffled` permutes them within each subject after planting. `effect` is the size of what is planted
-    (see `scalp_pattern`): at 1, a ridge regression on z-scored log band power of 16 subjects, 18 trials and 60 s
-    reaches a CCC of about .7 on held-out subjects.
+    Trials last `seconds`, after `baseline_s` of rest; ratings are the integers 1 to `levels`, mapped to [-1, 1], and
+    `shuffled` permutes them within each subject after planting. At an `effect` of 1, a ridge regression on z-scored log
+    power of 16 subjects, 18 trials and 60 s reaches a CCC of about .7 on held-out subjects.
     """
     if min(subjects, trials) < 1 or levels < 2:
         raise InputError(

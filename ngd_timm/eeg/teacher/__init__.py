@@ -1,4 +1,1 @@
-"""The EEG teacher: folds, fitting, held-out scores, embeddings brought into a grid.
-
-May import the rest of eeg, grid and core.
-"""
+"""The EEG teacher: folds, fitting, held-out scores, and the grid. May import the rest of eeg, grid and core."""

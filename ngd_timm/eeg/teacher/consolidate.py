@@ -21,17 +21,17 @@ from ngd_timm.core.teacher_recipe import TeacherRecipe
 from ngd_timm.core.version import __version__
 from ngd_timm.eeg.folds import align
 from ngd_timm.eeg.signal.bandpower import NORMALISATION
-from ngd_timm.eeg.teacher.held_out import DECODERS
 from ngd_timm.grid.mantel import mantel_test
 from ngd_timm.grid.prototypes import PrototypeGrid
-
-__all__ = ["build_grid", "preview_grid"]
+from ngd_timm.grid.verdict import WHO
 
 _FILES = ("recipe.yaml", "fingerprint.json", "scores.json", "embeddings.safetensors")
 
 
 @dataclass(frozen=True)
-class _Run:
+class FittedTeacher:
+    """The files of a teacher run."""
+
     recipe: TeacherRecipe
     fingerprint: dict[str, Any]
     scores: dict[str, Any]
@@ -42,9 +42,8 @@ class _Run:
     agreement: list[float]  # of each fold's frame
 
 
-def preview_grid(run: str | Path, min_subjects: int = 3) -> PrototypeGrid | None:
+def preview_grid(teacher: FittedTeacher, min_subjects: int = 3) -> PrototypeGrid | None:
     """The 5×5 grid of a teacher run without its Mantel test, for plots; None if it has fewer than two cells."""
-    teacher = _read_run(Path(run))
     rows = (teacher.aligned, teacher.valence_arousal, teacher.subject)
     counts = PrototypeGrid.build(*rows).metadata["subjects_per_cell"].split(",")
     if sum(int(count) >= min_subjects for count in counts) < 2:
@@ -53,12 +52,8 @@ def preview_grid(run: str | Path, min_subjects: int = 3) -> PrototypeGrid | None
 
 
 def build_grid(run: str | Path, size: int = 5, center: bool = False, min_subjects: int = 1) -> PrototypeGrid:
-    """The prototype grid of a teacher run: held-out embeddings in fold 0's frame, averaged over the plane.
-
-    A cell of fewer than `min_subjects` counts as empty; a grid that is published needs 3. The metadata say what the
-    grid was built from, how the teacher scored, and the Mantel tests.
-    """
-    teacher = _read_run(Path(run))
+    """The prototype grid of a teacher run; its metadata say what it was built from, and the scores and Mantel tests."""
+    teacher = read_teacher(Path(run))
     try:
         notes = _provenance(teacher)
     except KeyError as error:
@@ -74,7 +69,7 @@ def build_grid(run: str | Path, size: int = 5, center: bool = False, min_subject
     )
 
 
-def _provenance(teacher: _Run) -> dict[str, str]:
+def _provenance(teacher: FittedTeacher) -> dict[str, str]:
     recipe, scores = teacher.recipe, teacher.scores
     fingerprint = public_fingerprint(teacher.fingerprint)  # the grid is published, folders are not
     notes = {
@@ -94,7 +89,7 @@ def _provenance(teacher: _Run) -> dict[str, str]:
             f"{recipe.teacher.embedding_dim}-d embedding"
         ),
         "teacher_recipe_sha256": fingerprint["recipe_sha256"],
-        "scores": json.dumps({key: scores[key] for key in DECODERS if key in scores}),
+        "scores": json.dumps({key: scores[key] for key in WHO if key in scores}),
         "grids": json.dumps(scores["grids"]),
         "preprocessing": json.dumps(fingerprint["notes"]),
     }
@@ -106,7 +101,7 @@ def _provenance(teacher: _Run) -> dict[str, str]:
     return notes
 
 
-def _mantel_notes(teacher: _Run, size: int, min_subjects: int) -> dict[str, str]:
+def _mantel_notes(teacher: FittedTeacher, size: int, min_subjects: int) -> dict[str, str]:
     permutations = teacher.recipe.scores.permutations
     rows = (teacher.aligned, teacher.valence_arousal, teacher.subject, teacher.trial)
     notes = {"mantel_permutations": str(permutations)}
@@ -116,15 +111,16 @@ def _mantel_notes(teacher: _Run, size: int, min_subjects: int) -> dict[str, str]
     return notes
 
 
-def _commands(teacher: _Run, size: int, min_subjects: int, center: bool) -> str:
+def _commands(teacher: FittedTeacher, size: int, min_subjects: int, center: bool) -> str:
     fit = shown_command(public_fingerprint(teacher.fingerprint), "ngd teacher fit recipe.yaml data.root=…")
     build = f"ngd prototypes build runs/{teacher.recipe.name}-{teacher.recipe.seed} --out grid.safetensors"
     build += f" --size {size}" * (size != 5) + f" --min-subjects {min_subjects}" * (min_subjects != 1)
     return f"{fit}\n{build}{' --center' * center}"
 
 
-def _read_run(run: Path) -> _Run:
-    missing = [name for name in _FILES if not (run / name).is_file()]
+def read_teacher(run: Path, *others: str) -> FittedTeacher:
+    """Read a teacher run, which must hold the other files too."""
+    missing = [name for name in (*_FILES, *others) if not (run / name).is_file()]
     if missing:
         raise InputError(f"{run} is not a teacher run: no {', '.join(missing)}; make one with: ngd teacher fit RECIPE")
     recipe = load_recipe(TeacherRecipe, run / "recipe.yaml")
@@ -139,4 +135,4 @@ def _read_run(run: Path) -> _Run:
         aligned, agreement = align(embeddings, tensors["held_out_fold"])
     except (SafetensorError, KeyError, ValueError) as error:
         raise InputError(f"{path}: {' '.join(str(error).split())}") from None
-    return _Run(recipe, fingerprint, scores, subject, trial, va, aligned, agreement)
+    return FittedTeacher(recipe, fingerprint, scores, subject, trial, va, aligned, agreement)

@@ -8,7 +8,7 @@ import json
 import logging
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,9 @@ from ngd_timm.eeg.folds import check_split, subject_folds
 from ngd_timm.eeg.readers.sources import load_eeg
 from ngd_timm.eeg.scores import AXES
 from ngd_timm.eeg.signal.bandpower import BandPower, group_trials, log_power_z
-from ngd_timm.eeg.teacher.held_out import scalp_means, score_run, summary_lines
-from ngd_timm.eeg.teacher.training import Trials, create_teacher, infer, train_teacher
+from ngd_timm.eeg.teacher.held_out import log_scores, scalp_means, score_run
+from ngd_timm.eeg.teacher.training import AffectTeacher, Trials, infer, train_teacher
 from ngd_timm.eeg.topomap import TopomapOperator
-
-__all__ = ["fit_teacher"]
 
 logger = logging.getLogger("ngd_timm.eeg")
 
@@ -44,28 +42,27 @@ _PACKAGES = ("torch", "timm", "mne", "numpy", "scipy", "scikit-learn", "safetens
 def fit_teacher(recipe: TeacherRecipe, out: Path | None = None, command: Sequence[str] | None = None) -> Path:
     """Fit one teacher a fold and write the run directory, whole or not at all.
 
-    The directory holds `recipe.yaml`, `fingerprint.json`, `scores.json`, `cells.safetensors` (means over subjects, for
-    plots), `embeddings.safetensors` (each teacher's embeddings of every rated window, with subjects: keep it where the
-    recordings may be kept) and `lock` (empty; held while a process fits). It is `out`, or the recipe's, or
-    `runs/<name>-<seed>`, and must be unused. Next: `ngd_timm.eeg.teacher.consolidate.build_grid`.
+    It holds `recipe.yaml`, `fingerprint.json`, `scores.json`, `cells.safetensors` (means over subjects),
+    `embeddings.safetensors` (of every rated window, with subjects) and `lock` (held while a process fits).
     """
     began = time.monotonic()
     run = Path(out or recipe.out or Path("runs") / f"{recipe.name}-{recipe.seed}")
     _check_unused(run)
     check_place(run / "scores.json")
-    _check_settings(recipe)
+    open_device(recipe.device)
+    if recipe.optim.opt not in list_optimizers():
+        raise choices("optim.opt", recipe.optim.opt, list_optimizers())
     power = load_eeg(recipe.data, recipe.data.name, recipe.data.root)
     operator = TopomapOperator(power.channels, size=recipe.teacher.image_size)
     z = log_power_z(power)
     fold = _assign_folds(recipe, power)
     support = _load_support(recipe, power, z)
     with torch.random.fork_rng(devices=[]):
-        create_teacher(recipe, len(power.bands))  # refuses a backbone that isn't known or can't take the maps
+        AffectTeacher(recipe.teacher, len(power.bands))  # refuses a backbone that isn't known or can't take the maps
     with locked(run):
         _check_unused(run)  # another process may have begun it since
         remove_leftovers(run)
-        for line in _size_lines(recipe, power, support):
-            logger.info("%s", line)
+        _log_sizes(recipe, power, support)
         embeddings, predictions, seconds = _fit_folds(recipe, power, z, fold, support, operator)
         rated, z, fold = power.rows(power.rated), z[power.rated], fold[power.rated]
         scores = score_run(recipe, rated, z, fold, embeddings, predictions)
@@ -77,8 +74,7 @@ def fit_teacher(recipe: TeacherRecipe, out: Path | None = None, command: Sequenc
             save_file(scalp_means(rated, z), folder / "cells.safetensors")
             fingerprint = {**_fingerprint(recipe, rated, support, folder), "command": command}
             write_json(folder / "fingerprint.json", fingerprint)
-        for line in summary_lines(scores):
-            logger.info("%s", line)
+        log_scores(scores)
     return run
 
 
@@ -90,17 +86,14 @@ def _fit_folds(
     support: BandPower | None,
     operator: TopomapOperator,
 ) -> tuple[np.ndarray, np.ndarray, list[float]]:
-    """Each fold's teacher on every rated window: embeddings (F, N, D), predictions (F, N, 2); and each fold's seconds.
-
-    `power`, `z` and `fold` are of all windows, rated or not.
-    """
+    """Each fold's teacher on every rated window: embeddings (F, N, D), predictions (F, N, 2), seconds (F)."""
     rated = power.rated
     everything, labels = torch.from_numpy(z), torch.from_numpy(power.valence_arousal)
     trials = group_trials(power.subject, power.trial)
-    pools = []
+    pool = []
     if support is not None:
-        windows = group_trials(support.subject, support.trial)
-        pools.append(Trials(torch.from_numpy(log_power_z(support)), windows, torch.empty(0, 2)))
+        unrated = torch.from_numpy(log_power_z(support))
+        pool = [(unrated, rows) for rows in group_trials(support.subject, support.trial)]
     embeddings, predictions, seconds = [], [], []
     with Progress(disable=not Console().is_terminal, transient=True) as progress:
         bar = progress.add_task("teacher", total=recipe.data.folds * recipe.optim.epochs)
@@ -108,10 +101,8 @@ def _fit_folds(
             began = time.monotonic()
             training = [rows for rows in trials if fold[rows[0]] != number]
             labelled = Trials(everything, [rows for rows in training if rated[rows[0]]], labels)
-            unlabelled = Trials(everything, [rows for rows in training if not rated[rows[0]]], labels)
-            teacher = train_teacher(
-                recipe, labelled, [*pools, unlabelled], operator, number, lambda: progress.advance(bar)
-            )
+            unlabelled = [*pool, *((everything, rows) for rows in training if not rated[rows[0]])]
+            teacher = train_teacher(recipe, labelled, unlabelled, operator, number, lambda: progress.advance(bar))
             embedding, prediction = infer(teacher, everything[torch.from_numpy(rated)], operator)
             embeddings.append(embedding)
             predictions.append(prediction)
@@ -125,14 +116,8 @@ def _check_unused(run: Path) -> None:
         raise InputError(f"{run} exists and is not empty; choose another out= or remove it")
 
 
-def _check_settings(recipe: TeacherRecipe) -> None:
-    open_device(recipe.device)
-    if recipe.optim.opt not in list_optimizers():
-        raise choices("optim.opt", recipe.optim.opt, list_optimizers())
-
-
 def _assign_folds(recipe: TeacherRecipe, power: BandPower) -> np.ndarray:
-    """(M,) the fold in which each window's subject is held out, -1 for a subject without ratings; leaks are refused."""
+    """(M,) the fold in which each window's subject is held out, -1 for a subject without ratings."""
     rated = power.rated
     if not rated.any():
         raise InputError(f"{power.dataset}: nobody rated anything; a teacher needs rated trials (unrated ones support)")
@@ -178,19 +163,20 @@ def _row_keys(z: np.ndarray) -> np.ndarray:
     return rounded.view(f"V{rounded[0].nbytes}").ravel()
 
 
-def _size_lines(recipe: TeacherRecipe, power: BandPower, support: BandPower | None) -> Iterator[str]:
+def _log_sizes(recipe: TeacherRecipe, power: BandPower, support: BandPower | None) -> None:
     def size(power: BandPower) -> str:
         trials = len(group_trials(power.subject, power.trial))
         return f"{len(power)} windows, {trials} trials, {len(np.unique(power.subject))} subjects"
 
-    yield (
+    logger.info(
         f"{power.dataset}: {size(power.rows(power.rated))}, {len(power.bands)} bands, {len(power.channels)} channels, "
         f"{recipe.data.folds} folds by subject"
     )
     if unrated := int((~power.rated).sum()):
-        yield f"unrated: {unrated} windows" + ("" if recipe.optim.consistency else ", unused (optim.consistency is 0)")
+        unused = "" if recipe.optim.consistency else ", unused (optim.consistency is 0)"
+        logger.info(f"unrated: {unrated} windows{unused}")
     if support is not None:
-        yield f"support, without its ratings: {support.dataset}: {size(support)}"
+        logger.info(f"support, without its ratings: {support.dataset}: {size(support)}")
 
 
 def _embedding_tensors(
@@ -203,10 +189,8 @@ def _embedding_tensors(
         "valence_arousal": rated.valence_arousal,
         "held_out_fold": fold,
     }
-    for number, (embedding, prediction) in enumerate(zip(embeddings, predictions, strict=True)):
-        tensors[f"fold{number}.embedding"] = embedding
-        tensors[f"fold{number}.valence_arousal"] = prediction
-    return tensors
+    tensors |= {f"fold{number}.embedding": rows for number, rows in enumerate(embeddings)}
+    return tensors | {f"fold{number}.valence_arousal": rows for number, rows in enumerate(predictions)}
 
 
 def _fingerprint(recipe: TeacherRecipe, rated: BandPower, support: BandPower | None, folder: Path) -> dict[str, Any]:

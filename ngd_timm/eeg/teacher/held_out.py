@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -19,12 +18,10 @@ from ngd_timm.eeg.teacher.baselines import logistic_regression, ridge_regression
 from ngd_timm.eeg.teacher.stability import split_half
 from ngd_timm.grid.mantel import mantel_test
 from ngd_timm.grid.prototypes import PrototypeGrid
-
-__all__ = ["DECODERS", "scalp_means", "score_run", "summary_lines"]
+from ngd_timm.grid.verdict import score_rows
 
 logger = logging.getLogger("ngd_timm.eeg")
 
-DECODERS = ("teacher", "ridge", "logistic_regression", "trial_number")
 _GRID_SIZES = (3, 5, 7)
 
 
@@ -36,11 +33,7 @@ def score_run(
     embeddings: np.ndarray,
     predictions: np.ndarray,
 ) -> dict[str, Any]:
-    """The content of scores.json; a trial is the mean over its windows, by the teacher that has not seen it.
-
-    `data` are N rated windows, `z` (N, B, C) their z-scored log power, `held_out_fold` (N,) the fold in which each is
-    held out; `embeddings` (F, N, D) and `predictions` (F, N, 2) are each fold's teacher on every window.
-    """
+    """The content of scores.json; `embeddings` (F, N, D) and `predictions` (F, N, 2) are of N rated windows."""
     target, subject, first = trial_means(data.valence_arousal, data.subject, data.trial)
     prediction, decision = _held_out_trials(data, held_out_fold, predictions)
     by_number = trial_number(data, held_out_fold)
@@ -109,13 +102,10 @@ def _score_grid(recipe: TeacherRecipe, data: BandPower, aligned: np.ndarray, siz
 
 
 def scalp_means(data: BandPower, z: np.ndarray, size: int = 5, min_subjects: int = 3) -> dict[str, np.ndarray]:
-    """The grid's cells and the two axes on the scalp: averages over subjects, for plots.
+    """The grid's cells and the two axes on the scalp, averaged over subjects.
 
-    Returns:
-        `z_mean` (S*S, B, C) a cell's mean z-score, subjects weighing equally, 0 for fewer than `min_subjects`;
-        `windows` and `subjects` (S*S,) their counts; `slope` (2, B, C) the correlation of a trial's mean z-score with
-        its valence and its arousal within a subject, averaged over the subjects whose ratings vary; `slope_people` (2,)
-        their number.
+    `z_mean` (S*S, B, C) is a cell's mean z-score, 0 for fewer than `min_subjects`; `slope` (2, B, C) the correlation of
+    a trial's mean z-score with its rating within a subject.
     """
     by_trial, subject, first = trial_means(z, data.subject, data.trial)
     va = data.valence_arousal[first]
@@ -145,19 +135,16 @@ def scalp_means(data: BandPower, z: np.ndarray, size: int = 5, min_subjects: int
     }
 
 
-def summary_lines(scores: dict[str, Any]) -> Iterator[str]:
-    """One line a score, for the log."""
-    for decoder in DECODERS:
-        for axis, metrics in scores.get(decoder, {}).items():
-            for metric, score in metrics.items():
-                yield (
-                    f"{decoder.replace('_', ' ')}, {axis} {metric}: {score['value']:.3f} "
-                    f"[{score['ci95'][0]:.3f}, {score['ci95'][1]:.3f}], chance {score['chance']:.3f}, "
-                    f"p {score['p']:.4f}"
-                )
+def log_scores(scores: dict[str, Any]) -> None:
+    """One line a score."""
+    for row in score_rows(scores):
+        logger.info(
+            f"{row['who'].replace('_', ' ')}, {row['axis']} {row['metric']}: {row['value']:.3f} "
+            f"[{row['ci95'][0]:.3f}, {row['ci95'][1]:.3f}], chance {row['chance']:.3f}, p {row['p']:.4f}"
+        )
     for size, grid in scores["grids"].items():
         mantel, halves = grid["mantel_centered"], grid["stability"]["centered"]
-        yield (
+        logger.info(
             f"grid {size}x{size}: {grid['filled']} cells filled, mean cosine {grid['mean_cosine']:.3f}, "
             f"Mantel r, centred, {mantel['r']:.3f} (p {mantel['p']:.4f}), halves agree {halves['value']:.3f} "
             f"(chance {halves['chance']:.3f}, p {halves['p']:.4f})"

@@ -8,10 +8,9 @@ import numpy as np
 
 from ngd_timm.core.affect import cell_of
 from ngd_timm.core.errors import InputError
+from ngd_timm.eeg.scores import middle
 from ngd_timm.eeg.signal.bandpower import trial_index
 from ngd_timm.grid.mantel import permute_within
-
-__all__ = ["split_half"]
 
 
 def split_half(
@@ -24,22 +23,10 @@ def split_half(
     permutations: int = 500,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Split the subjects into random halves, build a grid of `size` x `size` cells from each, and compare them.
+    """Grids of random halves of the subjects, compared cell by cell; `embeddings` (N, D) are held out, in one frame.
 
-    `embeddings` (N, D) are held out and in one frame. Reported are `cosine`, the mean over the splits of the mean
-    cosine between two halves' prototypes of the same cell, near 1 for any grid whose rows crowd together; `centered`,
-    the same after each half's mean prototype is subtracted, with its `chance` and one-sided `p` under ratings permuted
-    among a subject's trials; `cells`, the mean number that both halves fill. A coarse grid is stable and says little, a
-    fine one says much and isn't stable: the scores of 3, 5 and 7 cells a side are the argument for a size.
-
-    Example:
-        >>> rng = np.random.default_rng(0)
-        >>> va = rng.uniform(-1, 1, (240, 2))
-        >>> subject, trial = np.repeat(np.arange(12), 20), np.tile(np.arange(20), 12)
-        >>> rows = np.concatenate([va, 0.1 * rng.standard_normal((240, 6))], axis=1)
-        >>> stability = split_half(rows, va, subject, trial, size=3, splits=20, permutations=50)
-        >>> stability["centered"]["value"] > 0.7, stability["centered"]["p"] < 0.05
-        (True, True)
+    `cosine` is near 1 for any grid whose rows crowd together; `centered` subtracts each half's mean prototype, and has
+    `chance` and one-sided `p` under ratings permuted among a subject's trials.
     """
     unit = _unit(np.asarray(embeddings, dtype=np.float64))
     index = np.unique(subjects, return_inverse=True)[1].reshape(-1)
@@ -71,10 +58,10 @@ def split_half(
     return {
         "splits": int(usable.sum()),
         "cells": round(float(common[usable].mean()), 1),
-        "cosine": {"value": round(float(plain[usable].mean()), 4), "ci95": _range(plain[usable])},
+        "cosine": {"value": round(float(plain[usable].mean()), 4), "ci95": middle(plain[usable])},
         "centered": {
             "value": round(value, 4),
-            "ci95": _range(centred[usable]),
+            "ci95": middle(centred[usable]),
             "chance": round(float(by_chance.mean()), 4),
             "p": round((1 + int((by_chance >= value - 1e-12).sum())) / (1 + permutations), 5),
         },
@@ -107,7 +94,3 @@ def _compare(
 def _unit(rows: np.ndarray) -> np.ndarray:
     # an empty cell stays 0 and is masked by the caller
     return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
-
-
-def _range(values: np.ndarray) -> list[float]:
-    return [round(float(end), 4) for end in np.percentile(values, [2.5, 97.5])]

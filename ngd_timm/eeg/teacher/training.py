@@ -1,47 +1,70 @@
-"""Train one teacher: augmented maps in, valence and arousal out, consistency on unlabelled trials."""
+"""One teacher, a timm backbone on topographic maps, and how it is trained."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import timm
 import torch
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
+from torch import nn
 from torch.nn.functional import cosine_similarity, mse_loss
 
 from ngd_timm.core.devices import open_device
-from ngd_timm.core.teacher_recipe import TeacherAugment, TeacherOptim, TeacherRecipe
-from ngd_timm.eeg.teacher.model import AffectTeacher, ccc_loss
+from ngd_timm.core.errors import InputError
+from ngd_timm.core.teacher_recipe import TeacherAugment, TeacherModel, TeacherOptim, TeacherRecipe
 from ngd_timm.eeg.topomap import TopomapOperator
 
-__all__ = ["Trials", "create_teacher", "infer", "train_teacher"]
+
+class AffectTeacher(nn.Module):
+    """Regress valence and arousal from maps; the grid is built from the embedding before the last layer."""
+
+    def __init__(self, settings: TeacherModel, bands: int):
+        super().__init__()
+        backbone, size = settings.backbone, settings.image_size
+        if not timm.is_model(backbone):
+            near = timm.list_models(f"*{backbone.split('_')[0]}*")[:5]
+            raise InputError(f"timm has no model '{backbone}'; try for example {', '.join(near) or 'resnet10t'}")
+        # Any: nn.Module types every attribute as a tensor or a module.
+        model: Any = timm.create_model(backbone, in_chans=bands, num_classes=0)
+        self.backbone = model
+        self.dropout = nn.Dropout(settings.drop_rate)
+        self.embedding = nn.Linear(int(model.head_hidden_size), settings.embedding_dim)
+        self.head = nn.Linear(settings.embedding_dim, 2)
+        try:
+            with torch.no_grad():
+                self.eval()(torch.zeros(1, bands, size, size))
+        except (RuntimeError, AssertionError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise InputError(f"'{backbone}' can't take maps of {size} x {size} ({reason})") from None
+        self.train()
+
+    def forward(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, bands, H, W) to valence and arousal (B, 2) in (-1, 1) and embeddings (B, D)."""
+        backbone: Any = self.backbone
+        features = backbone.forward_head(backbone.forward_features(maps), pre_logits=True)
+        embedding = self.embedding(self.dropout(features))
+        return torch.tanh(self.head(embedding)), embedding
 
 
 @dataclass(frozen=True)
 class Trials:
-    """Windows grouped by trial: z-scored log power (N, B, C), the row indices of each trial, and ratings (N, 2)."""
+    """Rated windows, grouped by trial."""
 
-    z: torch.Tensor
-    windows: Sequence[np.ndarray]
-    valence_arousal: torch.Tensor
-
-    def __len__(self) -> int:
-        return len(self.windows)
-
-
-def create_teacher(recipe: TeacherRecipe, bands: int) -> AffectTeacher:
-    """The recipe's model, untrained, for maps of so many bands."""
-    model = recipe.teacher
-    return AffectTeacher(model.backbone, bands, model.embedding_dim, model.image_size, model.drop_rate)
+    z: torch.Tensor  # (N, B, C) z-scored log power
+    windows: Sequence[np.ndarray]  # the row indices of each trial
+    valence_arousal: torch.Tensor  # (N, 2)
 
 
 def train_teacher(
     recipe: TeacherRecipe,
     labelled: Trials,
-    unlabelled: Sequence[Trials],
+    unlabelled: Sequence[tuple[torch.Tensor, np.ndarray]],
     operator: TopomapOperator,
     fold: int,
     after_epoch: Callable[[], None],
@@ -49,8 +72,7 @@ def train_teacher(
     """Train one teacher for the recipe's epochs; nothing is selected on the way.
 
     The loss is `optim.ccc` (1 - CCC) + `optim.mse` MSE on labelled trials, plus `optim.consistency` times the
-    disagreement on two views of the same unlabelled trial: MSE of the two predictions and 1 - cosine of the two
-    embeddings. A batch takes unlabelled trials from all pools alike. Returns the teacher in eval mode.
+    disagreement on two views of the same unlabelled trial: MSE of the predictions and 1 - cosine of the embeddings.
     """
     optim, augment = recipe.optim, recipe.augment
     device = open_device(recipe.device)
@@ -58,7 +80,7 @@ def train_teacher(
         torch.manual_seed(recipe.seed * 1000 + fold)
         rng = np.random.default_rng([recipe.seed, fold])
         # a fifth faster than the default layout, for convolutions on a CPU too
-        teacher = create_teacher(recipe, labelled.z.shape[1]).to(memory_format=torch.channels_last).to(device)
+        teacher = AffectTeacher(recipe.teacher, labelled.z.shape[1]).to(memory_format=torch.channels_last).to(device)
         # more samples than windows would be the same ones again, at their full cost
         samples = np.minimum([len(rows) for rows in labelled.windows], optim.samples_per_trial)
         steps = max(1, int(samples.sum()) // optim.batch_size)
@@ -72,15 +94,14 @@ def train_teacher(
             step_on_epochs=False,
             updates_per_epoch=steps,
         )
-        pool = [(trials.z, rows) for trials in unlabelled for rows in trials.windows] if optim.consistency > 0 else []
         for epoch in range(optim.epochs):
             teacher.train()
-            order = rng.permutation(np.repeat(np.arange(len(labelled)), samples))
+            order = rng.permutation(np.repeat(np.arange(len(samples)), samples))
             for step in range(steps):
                 batch = order[step * optim.batch_size : (step + 1) * optim.batch_size]
                 views, target = _labelled_batch(augment, labelled, batch, rng)
-                if pool:
-                    pairs = [pool[i] for i in rng.integers(0, len(pool), len(batch))]
+                if unlabelled and optim.consistency > 0:
+                    pairs = [unlabelled[i] for i in rng.integers(0, len(unlabelled), len(batch))]
                     twice = [_disturb(augment, _view(augment, pairs, rng), rng) for _ in range(2)]
                     views = torch.cat([views, *twice])
                 prediction, embedding = teacher(operator(views.to(device)))
@@ -162,3 +183,11 @@ def _loss(optim: TeacherOptim, prediction: torch.Tensor, embedding: torch.Tensor
         disagreement = mse_loss(one, other) + (1 - cosine_similarity(left, right)).mean()
         loss = loss + optim.consistency * disagreement
     return loss
+
+
+def ccc_loss(prediction: torch.Tensor, target: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
+    """1 - Lin's concordance correlation (1989) over the batch of (B, K), mean over the columns."""
+    mean_p, mean_t = prediction.mean(dim=0), target.mean(dim=0)
+    covariance = ((prediction - mean_p) * (target - mean_t)).mean(dim=0)
+    variances = prediction.var(dim=0, correction=0) + target.var(dim=0, correction=0)
+    return (1 - 2 * covariance / (variances + (mean_p - mean_t) ** 2 + eps)).mean()
