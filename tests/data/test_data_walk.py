@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import png, write_parquet
 from PIL import Image
 
+from conftest import png, write_parquet
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.recipe import AugmentConfig
 from ngd_timm.data import FaceBatches, load_split, load_splits, write_tiny

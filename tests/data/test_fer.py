@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import png, random_votes, write_parquet
 from datasets import ClassLabel, Features
 from datasets import Image as ImageFeature
 
+from conftest import png, random_votes, write_parquet
 from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.errors import InputError
 from ngd_timm.data import load_fer, load_split, parse_spec

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import png, write_parquet
 from datasets import Dataset
 
+from conftest import png, write_parquet
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.images import image_records
 from ngd_timm.data import load_fer, load_split, write_tiny

@@ -9,10 +9,10 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
-from conftest import png
 from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDatasetDict, Value
 from datasets import Image as ImageFeature
 
+from conftest import png
 from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.errors import InputError
 from ngd_timm.data import load_fer, load_split
