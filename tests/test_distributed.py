@@ -373,8 +373,9 @@ def fail_on_the_second(folder: Path, *arguments: str) -> None:
             time.sleep(1)
         return measure(shares, update, *batch)
 
-    GradientShare.measure, sys.argv, sys.stderr = fail, ["ngd", *arguments], open(folder / f"stderr-{rank}", "w")
-    main()
+    GradientShare.measure, sys.argv = fail, ["ngd", *arguments]
+    with open(folder / f"stderr-{rank}", "w") as sys.stderr:
+        main()
 
 
 def test_an_error_in_one_process_ends_all_with_one_line_and_exit_code_2(faces: Path, tmp_path: Path) -> None:

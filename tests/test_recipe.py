@@ -211,13 +211,6 @@ def test_a_base_that_is_not_there_is_named_in_one_line(base: str, message: str, 
         load_recipe(Recipe, tmp_path / "mine.yaml")
 
 
-def test_an_unknown_recipe_names_the_nearest() -> None:
-    with pytest.raises(InputError, match="did you mean 'b3_full'"):
-        load_recipe(Recipe, "b3_ful")
-    with pytest.raises(InputError, match="no recipe file"):
-        load_recipe(Recipe, "somewhere/else.yaml")
-
-
 def test_a_text_that_looks_like_a_number_stays_a_text(tmp_path: Path) -> None:
     recipe = Recipe(name="mine", data={"root": "1e5"})  # type: ignore[arg-type]
     (tmp_path / "recipe.yaml").write_text(to_yaml(recipe), encoding="utf-8")

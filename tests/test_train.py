@@ -211,13 +211,6 @@ def test_one_student_is_scored_by_one_rule_whatever_it_is_called(faces: Path, tm
             evaluate(source, [f"schematic={faces}:test"], predictions=True)
 
 
-def test_a_directory_in_use_is_refused_and_left_alone(faces: Path, tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match="is not empty"):
-        train(recipe(faces, tmp_path))
-    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

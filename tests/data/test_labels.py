@@ -54,12 +54,6 @@ def test_every_dropped_row_has_exactly_one_reason(rule: str) -> None:
     np.testing.assert_array_equal(reasons, (ruled.label == -1).astype(int))
 
 
-def test_a_tie_for_the_lead_falls_out_under_majority_and_goes_to_the_first_under_argmax() -> None:
-    tie = np.array([[0, 5, 0, 0, 5, 0, 0, 0, 0, 0]])
-    assert apply_rule(tie, "majority").label.tolist() == [-1]
-    assert apply_rule(tie, "argmax").label.tolist() == [1]
-
-
 def test_classes_choose_the_order_of_the_labels() -> None:
     votes = np.array([[0, 0, 0, 0, 9, 1, 0, 0, 0, 0], [9, 0, 0, 0, 1, 0, 0, 0, 0, 0]])
     ruled = apply_rule(votes, "majority", classes=("disgust", "anger"))

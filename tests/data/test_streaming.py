@@ -88,11 +88,6 @@ def test_damage_further_on_is_refused_while_streaming(ferplus: Writer) -> None:
         load_fer("ferplus", path.parent, "valid", streaming=True)
 
 
-def test_wrong_arguments_are_refused_before_anything_is_streamed(ferplus: Writer) -> None:
-    with pytest.raises(InputError, match="did you mean 'majority'"):
-        load_fer("ferplus", ferplus(), label_rule="majorty", streaming=True)
-
-
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
     """`load_dataset` returns one id's data from memory; the queries that it got."""
