@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from tiny_runs import tiny_recipe
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -66,34 +67,25 @@ def score_a_part(rank: int, folder: Path) -> None:
 
 def vit(faces: str, out: Path) -> Recipe:
     """No batch norm, every term, parts of unequal size (8 and 7), 12 steps."""
-    return Recipe.model_validate(
-        {
-            "name": "tiny",
-            "out": str(out),
-            "student": {"backbone": "test_vit", "image_size": 32},
-            "data": {"name": "schematic", "root": faces, "workers": 0, "sampler": "class_aware"},
-            "allow_stacked_balancing": True,
-            "grid": "gameemo-v2",
-            "grid_control": "random",
-            "teacher": str(Path(faces) / "teacher"),
-            "loss": {"kd": 0.3, "proto_share": 0.2, "tau": 0.1, "d_geo": 0.5, "ramp": [0, 1], "variance_cap": 0.01},
-            "optim": {"epochs": 4, "batch_size": 15, "lr": 1e-3, "ema": 0.5, "amp": "off"},
-            "share_every": 2,
-        }
+    return tiny_recipe(
+        Path(faces),
+        out,
+        student={"backbone": "test_vit", "image_size": 32},
+        data={"name": "schematic", "root": faces, "workers": 0, "sampler": "class_aware"},
+        allow_stacked_balancing=True,
+        grid="gameemo-v2",
+        grid_control="random",
+        teacher=str(Path(faces) / "teacher"),
+        loss={"kd": 0.3, "proto_share": 0.2, "tau": 0.1, "d_geo": 0.5, "ramp": [0, 1], "variance_cap": 0.01},
+        optim={"epochs": 4, "batch_size": 15, "lr": 1e-3, "ema": 0.5, "amp": "off"},
     )
 
 
 def with_dropout(faces: str, out: Path) -> Recipe:
     """Batch norm, whose statistics differ between processes, and dropout, whose random numbers do."""
-    return Recipe.model_validate(
-        {
-            "name": "tiny",
-            "out": str(out),
-            "student": {"backbone": "test_resnet", "image_size": 32, "drop_rate": 0.2},
-            "data": {"name": "schematic", "root": faces, "workers": 0},
-            "optim": {"epochs": 2, "batch_size": 16, "lr": 1e-3, "ema": 0.5},
-        }
-    )
+    student = {"backbone": "test_resnet", "image_size": 32, "drop_rate": 0.2}
+    optim = {"epochs": 2, "batch_size": 16, "lr": 1e-3, "ema": 0.5}
+    return tiny_recipe(Path(faces), out, student=student, optim=optim)
 
 
 def uneven_counts(_: Any) -> np.ndarray:

@@ -83,15 +83,6 @@ def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
     assert (filled["n"], filled["confidence"], filled["accuracy"]) == (10, pytest.approx(80), 50)
 
 
-def test_the_reliability_bins_hold_every_image_and_make_up_accuracy_and_ece() -> None:
-    logits, target = random_set(3, 500, list(range(8)))
-    entry = fer_metrics(logits, target, resamples=0)
-    bins = [b for b in entry["calibration"] if b["n"]]
-    assert sum(b["n"] for b in bins) == 500
-    assert sum(b["n"] * b["accuracy"] for b in bins) / 500 == pytest.approx(entry["8way"]["acc"])
-    assert sum(b["n"] * abs(b["confidence"] - b["accuracy"]) for b in bins) / 500 == pytest.approx(entry["ece"])
-
-
 def test_a_temperature_changes_calibration_and_no_other_metric() -> None:
     logits, target = random_set(4, 300, list(range(8)))
     cold, warm = fer_metrics(logits, target), fer_metrics(logits, target, temperature=4.0)

@@ -15,6 +15,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file
+from tiny_runs import tiny_recipe
 from torch.nn import functional as F
 
 from ngd_timm import CLASSES, InputError, KDTeacher, adjust_logits, calibrate, load_run, save_student
@@ -147,15 +148,8 @@ def test_a_class_that_training_lacks_counts_as_one_image() -> None:
 
 
 def recipe(root: Path, out: Path, student: dict[str, Any] | None = None, **changes: Any) -> Recipe:
-    base: dict[str, Any] = {
-        "name": "tiny",
-        "out": str(out),
-        "student": {"backbone": "test_resnet", "image_size": 32, **(student or {})},
-        "data": {"name": "schematic", "root": str(root), "workers": 0},
-        "loss": {"class_weights": "none"},
-        "optim": {"epochs": 2, "batch_size": 16, "lr": 1e-3},
-    }
-    return Recipe.model_validate(base | changes)
+    student = {"backbone": "test_resnet", "image_size": 32, **(student or {})}
+    return tiny_recipe(root, out, student=student, loss={"class_weights": "none"}, **changes)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tiny_runs import tiny_recipe
 
 import ngd_timm.evaluate.predictions as module
 import ngd_timm.train.loop as training
@@ -32,19 +33,9 @@ from ngd_timm.train.loop import resume, train
 
 @pytest.fixture(scope="module")
 def run(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    recipe = {
-        "name": "tiny",
-        "out": str(tmp_path_factory.mktemp("runs") / "run"),
-        "student": {"backbone": "test_resnet", "image_size": 32},
-        "data": {"name": "schematic", "root": str(faces), "workers": 0},
-        "grid": "gameemo-v2",
-        "loss": {"proto_kd": 0.2},
-        "optim": {"epochs": 2, "batch_size": 16, "lr": 1e-3},
-        "eval": {"schematic": f"{faces}:test"},
-        "eval_flip": True,
-        "share_every": 0,
-    }
-    return train(Recipe.model_validate(recipe))
+    changes = {"grid": "gameemo-v2", "loss": {"proto_kd": 0.2}, "eval": {"schematic": f"{faces}:test"}}
+    out = tmp_path_factory.mktemp("runs") / "run"
+    return train(tiny_recipe(faces, out, **changes, eval_flip=True, share_every=0))
 
 
 def test_a_run_keeps_its_predictions_on_validation_and_on_every_further_set(run: Path) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ngd_timm.core.affect import CLASSES, anchors, cell_of
 from ngd_timm.core.errors import InputError
+from ngd_timm.core.files import packaged
 from ngd_timm.core.hub import hub_id
 from ngd_timm.core.paths import without_paths
 from ngd_timm.core.recipe import (
@@ -450,3 +451,47 @@ def test_every_recipe_survives_its_own_yaml(recipe: Recipe, tmp_path: Path) -> N
     file = tmp_path / "recipe.yaml"
     file.write_text(to_yaml(recipe), encoding="utf-8")
     assert load_recipe(Recipe, file) == recipe
+
+
+# ── damaged files ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+TOKENS = "name: a|seed: |optim:|\n  |lr: |- |? |[|]|{|}|, |&a |*a|<<: |!!set |!!bool |---\n|~|1e999|.nan|0xff|"
+TOKENS += "!!python/name:os.system |2024-13-45|\\ud800|'|\"|\t|# |% |顔|\ufeff"
+
+
+@st.composite
+def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
+    """A file with up to three pieces cut out, replaced or put in."""
+    changed = bytearray(whole)
+    for _ in range(draw(st.integers(1, 3))):
+        at = draw(st.integers(0, len(changed)))
+        changed[at : at + draw(st.integers(0, 64))] = draw(st.binary(max_size=12))
+    return bytes(changed)
+
+
+def assert_loads_or_is_refused(load: Any, file: Path, content: bytes) -> None:
+    file.write_bytes(content)
+    message = ""
+    try:
+        load(file)
+    except InputError as error:
+        message = str(error)
+    assert "\n" not in message
+    assert len(message) < 2000
+
+
+@settings(quick, max_examples=150)
+@given(data=st.data())
+def test_a_damaged_grid_loads_or_is_refused_in_one_line(data: st.DataObject, tmp_path: Path) -> None:
+    file = tmp_path / "grid.safetensors"
+    PrototypeGrid.random(4, size=3, seed=0).save(file)
+    assert_loads_or_is_refused(PrototypeGrid.load, file, data.draw(damaged(file.read_bytes())))
+
+
+@settings(quick, max_examples=300)
+@given(
+    content=st.lists(st.sampled_from(TOKENS.split("|"))).map(lambda parts: "".join(parts).encode())
+    | damaged((packaged("recipes") / "b3_full.yaml").read_bytes())
+)
+def test_a_damaged_or_invented_recipe_loads_or_is_refused_in_one_line(content: bytes, tmp_path: Path) -> None:
+    assert_loads_or_is_refused(lambda file: load_recipe(Recipe, file), tmp_path / "recipe.yaml", content)

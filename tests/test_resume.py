@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from killed_runs import killed_after, killed_at
+from tiny_runs import tiny_recipe
 
 import ngd_timm.train.loop as training
 from ngd_timm.core.errors import InputError
@@ -32,16 +33,13 @@ EVERY_STEP = 1e-9
 
 def recipe(faces: Path, out: Path, **changes: Any) -> Recipe:
     base: dict[str, Any] = {
-        "name": "tiny",
-        "out": str(out),
         # dropout, so that the random state matters
         "student": {"backbone": "test_resnet", "image_size": 32, "drop_rate": 0.2},
-        "data": {"name": "schematic", "root": str(faces), "workers": 0},
         "optim": {"epochs": 3, "batch_size": 12, "lr": 1e-3},
         "share_every": 3,
         "save_every": EVERY_STEP,
     }
-    return Recipe.model_validate(base | changes)
+    return tiny_recipe(faces, out, **base | changes)
 
 
 @pytest.fixture(scope="module")

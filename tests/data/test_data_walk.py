@@ -103,16 +103,6 @@ def test_a_parquet_is_read_once_for_training_and_the_search_for_copies(
         assert dataset["source"][:] == alone["source"][:]
 
 
-def test_evaluation_batches_are_decoded_once_for_all_epochs(tmp_path: Path, decoded: list[None]) -> None:
-    dataset, _ = load_split("fer2013", write_tiny("fer2013-folders", tmp_path / "set"), "test")
-    decoded.clear()
-    batches = FaceBatches(dataset, image_size=32, batch_size=4)
-    for epoch in range(3):
-        batches.set_epoch(epoch)
-        list(batches)
-    assert len(decoded) == len(dataset)
-
-
 def test_a_set_too_large_to_hold_stays_on_disk_with_the_same_hash(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
