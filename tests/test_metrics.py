@@ -165,12 +165,6 @@ def test_pairing_narrows_the_interval_of_students_that_err_on_the_same_images() 
     assert paired == pytest.approx(apart)
 
 
-def test_a_recipe_against_itself_differs_by_nothing() -> None:
-    a, _, target = seeds_of_two(2)
-    for found in paired_difference(a, a, target)["present"].values():
-        assert (found["mean"], found["ci95"], found["seed_ci95"]) == (0, [0, 0], [0, 0])
-
-
 def test_the_interval_over_seeds_is_students_t_and_is_absent_for_one_seed() -> None:
     a, _, target = seeds_of_two(2)
     found = mean_over_seeds(a, target)["8way"]["acc"]

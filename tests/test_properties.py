@@ -84,9 +84,12 @@ def test_proto_kd_and_d_geo_are_finite_with_finite_gradients_for_any_finite_embe
 ) -> None:
     z = data.draw(any_numbers(rows, DIM, dtype)).requires_grad_()
     target = labels(seed, rows)
-    loss = ProtoKDLoss(GRID, tau=0.1)(z, target) + DGeoLoss()(z, target)
+    losses = (ProtoKDLoss(GRID, tau=0.1), ProtoKDLoss(GRID, tau=0.1, target="va"), DGeoLoss())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = sum(one(z, target) for one in losses)
     loss.backward()
     assert loss.isfinite()
+    assert loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert z.grad is not None
     assert z.grad.isfinite().all()
 
