@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset
 from PIL import Image
+from writers import encoded, png, write_parquet
 
-from conftest import encoded, png, write_parquet
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.recipe import AugmentConfig
 from ngd_timm.data import Batch, FaceBatches, FaceStream, class_counts, load_fer

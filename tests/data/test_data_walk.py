@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from writers import png, write_parquet
 
-from conftest import png, write_parquet
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.recipe import AugmentConfig
 from ngd_timm.data import FaceBatches, load_split, load_splits, write_tiny

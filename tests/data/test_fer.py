@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 from datasets import ClassLabel, Features
 from datasets import Image as ImageFeature
+from writers import png, random_votes, write_parquet
 
-from conftest import png, random_votes, write_parquet
 from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.errors import InputError
 from ngd_timm.data import load_fer, load_split, parse_spec

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from writers import random_votes
 
-from conftest import random_votes
 from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.errors import InputError
 from ngd_timm.data.labels import DATASETS, VOTE_COLUMNS, apply_rule, class_of, split_of

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from writers import png
 
-from conftest import png
 from ngd_timm.core.errors import InputError
 from ngd_timm.data import load_fer, load_split
 from ngd_timm.data.synthetic.tiny import write_tiny
