@@ -90,8 +90,10 @@ def assert_same_end(run: Path, whole: Path) -> None:
 
 def test_killed_at_any_time_it_ends_in_the_same_bits(faces: Path, plain: Path, tmp_path: Path) -> None:
     planned = recipe(faces, tmp_path / "run")
-    for seconds in (0.02, 0.08, 0.14, 0.2):  # a whole run takes about 0.7 s
-        assert killed_after(planned, seconds) == -signal.SIGKILL
+    # a whole run takes about 0.7 s; a fast machine may finish before the last kill
+    ends = [killed_after(planned, seconds) for seconds in (0.02, 0.08, 0.14, 0.2)]
+    assert ends[0] == -signal.SIGKILL
+    assert set(ends) <= {-signal.SIGKILL, 0}
     resume(tmp_path / "run")
     assert_same_end(tmp_path / "run", plain)
 

@@ -62,11 +62,11 @@ def test_classes_choose_the_order_of_the_labels() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "wanted"),
+    ("name", "label"),
     [("Happy", "happiness"), ("angry", "anger"), (" sad ", "sadness"), ("surprised", "surprise"), ("fearful", "fear")],
 )
-def test_common_names_mean_their_class_in_every_data_set(given: str, wanted: str) -> None:
-    assert {class_of(name, given) for name in DATASETS} == {wanted}
+def test_common_names_mean_their_class_in_every_data_set(name: str, label: str) -> None:
+    assert {class_of(dataset, name) for dataset in DATASETS} == {label}
 
 
 def test_an_unknown_class_name_is_refused_and_the_nearest_named() -> None:
