@@ -33,7 +33,7 @@ Every line is a test. What is quoted is said in the one line on standard error w
 input; it ends with code 2, and nothing is written or lost. What is not quoted is handled as its line says.
 Not listed: runs that are killed at any moment (`tests/test_resume.py`), every flipped bit of a grid
 (`tests/test_prototypes.py`), images deleted while they are used (`tests/data/`), extremes of half precision
-(`tests/test_losses.py`), and files of EEG (`tests/eeg/`).
+(`tests/test_properties.py`), and files of EEG (`tests/eeg/`).
 Written by `python tests/faults.py > docs/faults.md`; a test says that it is up to date.
 """
 

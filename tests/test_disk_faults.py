@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import resource
 import signal
@@ -19,6 +20,7 @@ from ngd_timm.core.files import write_json
 
 EXPORT = "export student --out"
 DENIED = "can't be written (Permission denied)"
+MAY_NOT = 99  # no exit code of pytest
 
 
 @rows(
@@ -69,31 +71,37 @@ def test_a_write_that_a_quota_cuts_off(command: str, message: str, refused: Any,
         refused(command, message)
 
 
-MOUNT = """set -e
-for size in full:16k small:1m locked:16k,ro; do
-    mkdir "$0/${size%:*}"
-    mount -t tmpfs -o size=${size#*:} tmpfs "$0/${size%:*}"
-done
-exec "$@"
-"""
+DISKS = {"full": ["-o", "size=16k"], "small": ["-o", "size=1m"], "locked": ["-o", "size=16k,ro"]}
+NEW_USER, NEW_MOUNTS = 0x10000000, 0x00020000
+
+
+def run_small_disks(folder: Path) -> int:
+    """Run small_disks.py in a name space of this process's own, in which anybody may mount; pytest's exit code."""
+    user, group = os.getuid(), os.getgid()
+    if ctypes.CDLL(None).unshare(NEW_USER | NEW_MOUNTS):
+        return MAY_NOT
+    for name, line in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
+        Path(f"/proc/self/{name}").write_text(line)
+    for name, options in DISKS.items():
+        (folder / name).mkdir()
+        if subprocess.run(["mount", "-t", "tmpfs", *options, "tmpfs", folder / name], capture_output=True).returncode:
+            return MAY_NOT
+    os.environ["NGD_SMALL_DISKS"] = str(folder)
+    tests = Path(__file__).with_name("small_disks.py")
+    return pytest.main(["-n0", "-p", "no:cacheprovider", f"--basetemp={folder / 't'}", str(tests)])
 
 
 def test_full_and_read_only_file_systems(tmp_path: Path) -> None:
-    """Runs small_disks.py in a name space of its own, in which anybody may mount."""
-    if subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True).returncode:
-        pytest.skip("this machine lets nobody mount a small file system (unshare -rm)")
-    tests = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-n0",
-        "--basetemp",
-        tmp_path / "t",
-        Path(__file__).with_name("small_disks.py"),
-    ]
-    environment = {**os.environ, "NGD_SMALL_DISKS": str(tmp_path)}
-    done = subprocess.run(["unshare", "-rm", "sh", "-c", MOUNT, tmp_path, *tests], env=environment, capture_output=True)
-    assert done.returncode == 0, done.stdout.decode()
+    child = os.fork()
+    if not child:
+        code = 1
+        with contextlib.suppress(BaseException), open(tmp_path / "printed", "w") as sys.stdout:
+            code = run_small_disks(tmp_path)
+        os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code == MAY_NOT:
+        pytest.skip("this machine lets nobody mount a small file system")
+    assert code == 0, (tmp_path / "printed").read_text()
 
 
 def test_a_full_standard_output_ends_with_code_2(ngd: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,10 @@ def test_a_family_wraps_trains_a_step_and_is_reloaded_by_timm_bit_equal(name: st
             assert verdict(getattr(subject, check)) is True, check
 
 
+def test_a_family_without_layer_groups_of_its_own_gets_those_that_timm_finds() -> None:
+    assert verdict(Family("poolformerv2_s12", 64, {}).groups) is True
+
+
 def test_a_family_that_fails_a_check_is_reported_with_the_reason() -> None:
     subject = Family("test_resnet", 32, {})
     subject.wraps().student.pretrained_cfg["architecture"] = "test_resnet_that_is_not"

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_runs import tiny_recipe
 
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.recipe import Recipe
 from ngd_timm.models import kd_cache
 from ngd_timm.models.kd_cache import LogitCache
 from ngd_timm.train.batches import TrainingBatch, with_teacher_logits
@@ -99,18 +99,9 @@ def test_a_kill_before_the_file_has_its_name_leaves_no_epoch(tmp_path: Path, mon
 
 
 def test_runs_with_a_cold_a_warm_and_no_cache_end_in_the_same_student(faces: Path, tmp_path: Path) -> None:
-    recipe: dict[str, Any] = {
-        "name": "tiny",
-        "student": {"backbone": "test_resnet", "image_size": 32},
-        "data": {"name": "schematic", "root": str(faces), "workers": 0},
-        "optim": {"epochs": 2, "batch_size": 16, "lr": 1e-3},
-        "share_every": 2,
-    }
-    teacher = train(Recipe.model_validate(recipe | {"out": str(tmp_path / "ce")}))
-    recipe |= {"teacher": str(teacher), "loss": {"kd": 0.3}}
-    weights = []
+    teacher, weights = train(tiny_recipe(faces, tmp_path / "ce")), []
     for name, cache in (("none", None), ("cold", str(tmp_path / "cache")), ("warm", str(tmp_path / "cache"))):
-        run = train(Recipe.model_validate(recipe | {"out": str(tmp_path / name), "kd_cache": cache}))
+        run = train(tiny_recipe(faces, tmp_path / name, teacher=str(teacher), loss={"kd": 0.3}, kd_cache=cache))
         weights.append((run / "student" / "model.safetensors").read_bytes())
     assert weights[0] == weights[1] == weights[2]
     (folder,) = (tmp_path / "cache").iterdir()

@@ -83,15 +83,6 @@ def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
     assert (filled["n"], filled["confidence"], filled["accuracy"]) == (10, pytest.approx(80), 50)
 
 
-def test_the_reliability_bins_hold_every_image_and_make_up_accuracy_and_ece() -> None:
-    logits, target = random_set(3, 500, list(range(8)))
-    entry = fer_metrics(logits, target, resamples=0)
-    bins = [b for b in entry["calibration"] if b["n"]]
-    assert sum(b["n"] for b in bins) == 500
-    assert sum(b["n"] * b["accuracy"] for b in bins) / 500 == pytest.approx(entry["8way"]["acc"])
-    assert sum(b["n"] * abs(b["confidence"] - b["accuracy"]) for b in bins) / 500 == pytest.approx(entry["ece"])
-
-
 def test_a_temperature_changes_calibration_and_no_other_metric() -> None:
     logits, target = random_set(4, 300, list(range(8)))
     cold, warm = fer_metrics(logits, target), fer_metrics(logits, target, temperature=4.0)
@@ -172,12 +163,6 @@ def test_pairing_narrows_the_interval_of_students_that_err_on_the_same_images() 
     assert paired[1] - paired[0] < 0.7 * independent
     # the order of the seeds has no part in the mean
     assert paired == pytest.approx(apart)
-
-
-def test_a_recipe_against_itself_differs_by_nothing() -> None:
-    a, _, target = seeds_of_two(2)
-    for found in paired_difference(a, a, target)["present"].values():
-        assert (found["mean"], found["ci95"], found["seed_ci95"]) == (0, [0, 0], [0, 0])
 
 
 def test_the_interval_over_seeds_is_students_t_and_is_absent_for_one_seed() -> None:

@@ -13,38 +13,26 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tiny_runs import tiny_recipe
 
 import ngd_timm.evaluate.predictions as module
-import ngd_timm.train.loop as training
 from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import sha256_file
-from ngd_timm.core.recipe import Recipe
 from ngd_timm.data import FaceBatches, load_fer
 from ngd_timm.evaluate.metrics import fer_metrics
 from ngd_timm.evaluate.predictions import predict, prediction_file, read_predictions
 from ngd_timm.evaluate.student import evaluate, face_batches
-from ngd_timm.models.ngd_models import wrap
 from ngd_timm.models.student import open_student
 from ngd_timm.train.interruption import Interruption, Stopped
-from ngd_timm.train.loop import resume, train
+from ngd_timm.train.loop import train
 
 
 @pytest.fixture(scope="module")
 def run(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    recipe = {
-        "name": "tiny",
-        "out": str(tmp_path_factory.mktemp("runs") / "run"),
-        "student": {"backbone": "test_resnet", "image_size": 32},
-        "data": {"name": "schematic", "root": str(faces), "workers": 0},
-        "grid": "gameemo-v2",
-        "loss": {"proto_kd": 0.2},
-        "optim": {"epochs": 2, "batch_size": 16, "lr": 1e-3},
-        "eval": {"schematic": f"{faces}:test"},
-        "eval_flip": True,
-        "share_every": 0,
-    }
-    return train(Recipe.model_validate(recipe))
+    changes = {"grid": "gameemo-v2", "loss": {"proto_kd": 0.2}, "eval": {"schematic": f"{faces}:test"}}
+    out = tmp_path_factory.mktemp("runs") / "run"
+    return train(tiny_recipe(faces, out, **changes, eval_flip=True, share_every=0))
 
 
 def test_a_run_keeps_its_predictions_on_validation_and_on_every_further_set(run: Path) -> None:
@@ -110,39 +98,6 @@ def test_a_signal_ends_a_prediction_after_the_batch_under_way(run: Path, faces: 
     with pytest.raises(Stopped), Interruption() as stop:
         predict(student, batches, torch.device("cpu"), between_batches=stop.check)
     assert seen == [5]
-
-
-def test_validation_is_not_predicted_again_after_the_last_epoch(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[Any] = []
-
-    def counted(*arguments: Any) -> Any:
-        calls.append(arguments[1])
-        return predict(*arguments)
-
-    monkeypatch.setattr(training, "predict", counted)
-    recipe = training.load_recipe(Recipe, run / "recipe.yaml")
-    student = recipe.student.model_copy(update={"calibrate": False})  # a calibrated one is scored as it is saved
-    again = train(recipe.model_copy(update={"out": str(tmp_path / "run"), "eval": {}, "student": student}))
-    assert len(calls) == recipe.optim.epochs
-    # a run that lost its metrics after its last epoch predicts once more
-    before = json.loads((again / "metrics.json").read_text())
-    (again / "metrics.json").unlink()
-    resume(again)
-    assert len(calls) == recipe.optim.epochs + 1
-    assert json.loads((again / "metrics.json").read_text()) == before
-
-
-def test_a_wrapped_student_without_a_projection_gives_its_pre_logits(faces: Path) -> None:
-    model = wrap("test_resnet", in_chans=1)
-    model.pretrained_cfg.update(input_size=(1, 32, 32), mean=(0.5,), std=(0.25,))
-    batches = face_batches(model, load_fer("schematic", faces, "test"))
-    predicted = predict(model, batches, torch.device("cpu"))
-    assert predicted.embedding is not None
-    expected = model.student.forward_head(model.student.forward_features(next(iter(batches)).images), pre_logits=True)
-    torch.testing.assert_close(predicted.embedding, expected)
-    assert not torch.allclose(predicted.embedding.norm(dim=1), torch.ones(16))
 
 
 class _Faces:

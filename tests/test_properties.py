@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ngd_timm.core.affect import CLASSES, anchors, cell_of
 from ngd_timm.core.errors import InputError
+from ngd_timm.core.files import packaged
 from ngd_timm.core.hub import hub_id
 from ngd_timm.core.paths import without_paths
 from ngd_timm.core.recipe import (
@@ -28,7 +29,7 @@ from ngd_timm.core.recipe import (
 )
 from ngd_timm.data import parse_spec
 from ngd_timm.data.labels import DATASETS, SPLITS
-from ngd_timm.evaluate.metrics import METRICS, PROTOCOLS, fer_metrics
+from ngd_timm.evaluate.metrics import fer_metrics
 from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.losses import COMPONENTS, DGeoLoss, LogitKDLoss, NeuroGazeLoss, ProtoKDLoss, cross_entropy
 
@@ -83,9 +84,12 @@ def test_proto_kd_and_d_geo_are_finite_with_finite_gradients_for_any_finite_embe
 ) -> None:
     z = data.draw(any_numbers(rows, DIM, dtype)).requires_grad_()
     target = labels(seed, rows)
-    loss = ProtoKDLoss(GRID, tau=0.1)(z, target) + DGeoLoss()(z, target)
+    losses = (ProtoKDLoss(GRID, tau=0.1), ProtoKDLoss(GRID, tau=0.1, target="va"), DGeoLoss())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = sum(one(z, target) for one in losses)
     loss.backward()
     assert loss.isfinite()
+    assert loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert z.grad is not None
     assert z.grad.isfinite().all()
 
@@ -166,14 +170,6 @@ def test_d_geo_does_not_depend_on_the_order_of_the_classes(seed: int, rows: int,
     z, y = embeddings(seed, rows), labels(seed, rows)
     moved = DGeoLoss(classes=[CLASSES[i] for i in order])
     torch.testing.assert_close(moved(z, torch.tensor([order.index(int(label)) for label in y])), DGeoLoss()(z, y))
-
-
-@quick
-@given(seed=seeds, rows=st.integers(1, 16), cap=st.floats(0, 1), margin=st.floats(0, 1))
-def test_d_geo_lies_between_zero_and_its_settings(seed: int, rows: int, cap: float, margin: float) -> None:
-    terms = DGeoLoss(variance_cap=cap, margin=margin).terms(embeddings(seed, rows), labels(seed, rows))
-    assert 0 <= terms.cap <= max(1 - cap, 0) + 1e-6
-    assert 0 <= terms.separation <= margin + 1e-6
 
 
 @st.composite
@@ -269,21 +265,6 @@ def logits_and_target(seed: int, images: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @quick
-@given(seed=seeds, images=st.integers(1, 40))
-def test_metrics_lie_in_0_to_100_and_do_not_depend_on_the_order_of_the_images(seed: int, images: int) -> None:
-    logits, target = logits_and_target(seed, images)
-    order = np.random.default_rng(seed).permutation(images)
-    one, two = (fer_metrics(logits[i], target[i], resamples=0) for i in (np.arange(images), order))
-    for protocol in PROTOCOLS:
-        for metric in METRICS:
-            assert 0 <= one[protocol][metric] <= 100
-            assert one[protocol][metric] == pytest.approx(two[protocol][metric])
-    assert 0 <= one["ece"] <= 100
-    assert one["ece"] == pytest.approx(two["ece"])
-    assert np.sum(one["confusion"]) == np.sum(one["confusion_present"]) == images
-
-
-@quick
 @given(seed=seeds, images=st.integers(1, 40), present=st.integers(1, 8))
 def test_masking_absent_classes_never_costs_a_right_prediction(seed: int, images: int, present: int) -> None:
     logits, target = logits_and_target(seed, images)
@@ -353,15 +334,6 @@ def test_no_cell_of_fewer_subjects_than_required_counts_as_filled(recorded: Any,
     assert int(grid.counts.sum()) <= len(rows)
 
 
-@quick
-@given(recorded=recordings())
-def test_a_grid_survives_its_file(recorded: Any, tmp_path: Path) -> None:
-    rows, va, who, size = recorded
-    grid = PrototypeGrid.build(rows, va, who, size)
-    grid.save(tmp_path / "grid.safetensors")
-    assert PrototypeGrid.load(tmp_path / "grid.safetensors").sha256 == grid.sha256
-
-
 # ── names ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 words = st.text(string.ascii_letters + string.digits + "_-", min_size=1, max_size=8).filter(lambda w: w[0].isalnum())
@@ -425,12 +397,6 @@ def test_no_home_folder_survives_and_a_second_pass_changes_nothing(
     assert without_paths({text: [text]}) == {cut: [cut]}
 
 
-@settings(max_examples=200, deadline=None)
-@given(text=st.text(string.ascii_letters + " /.:,=\\~\n", max_size=40))
-def test_cutting_paths_out_of_any_text_is_done_after_one_pass(text: str) -> None:
-    assert without_paths(without_paths(text)) == without_paths(text)
-
-
 # ── recipes ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 shares = st.floats(0, 1)
@@ -488,3 +454,47 @@ def test_every_recipe_survives_its_own_yaml(recipe: Recipe, tmp_path: Path) -> N
     file = tmp_path / "recipe.yaml"
     file.write_text(to_yaml(recipe), encoding="utf-8")
     assert load_recipe(Recipe, file) == recipe
+
+
+# ── damaged files ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+TOKENS = "name: a|seed: |optim:|\n  |lr: |- |? |[|]|{|}|, |&a |*a|<<: |!!set |!!bool |---\n|~|1e999|.nan|0xff|"
+TOKENS += "!!python/name:os.system |2024-13-45|\\ud800|'|\"|\t|# |% |顔|\ufeff"
+
+
+@st.composite
+def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
+    """A file with up to three pieces cut out, replaced or put in."""
+    changed = bytearray(whole)
+    for _ in range(draw(st.integers(1, 3))):
+        at = draw(st.integers(0, len(changed)))
+        changed[at : at + draw(st.integers(0, 64))] = draw(st.binary(max_size=12))
+    return bytes(changed)
+
+
+def assert_loads_or_is_refused(load: Any, file: Path, content: bytes) -> None:
+    file.write_bytes(content)
+    message = ""
+    try:
+        load(file)
+    except InputError as error:
+        message = str(error)
+    assert "\n" not in message
+    assert len(message) < 2000
+
+
+@settings(quick, max_examples=150)
+@given(data=st.data())
+def test_a_damaged_grid_loads_or_is_refused_in_one_line(data: st.DataObject, tmp_path: Path) -> None:
+    file = tmp_path / "grid.safetensors"
+    PrototypeGrid.random(4, size=3, seed=0).save(file)
+    assert_loads_or_is_refused(PrototypeGrid.load, file, data.draw(damaged(file.read_bytes())))
+
+
+@settings(quick, max_examples=300)
+@given(
+    content=st.lists(st.sampled_from(TOKENS.split("|"))).map(lambda parts: "".join(parts).encode())
+    | damaged((packaged("recipes") / "b3_full.yaml").read_bytes())
+)
+def test_a_damaged_or_invented_recipe_loads_or_is_refused_in_one_line(content: bytes, tmp_path: Path) -> None:
+    assert_loads_or_is_refused(lambda file: load_recipe(Recipe, file), tmp_path / "recipe.yaml", content)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -56,44 +55,6 @@ def test_build_equals_a_slow_reference_with_subject_weights_and_filled_gaps(size
     grid = PrototypeGrid.build(embeddings, va, subjects, size=size, min_subjects=min_subjects)
     expected = slow_build(embeddings, va, subjects, size, min_subjects)
     np.testing.assert_allclose(grid.prototypes.numpy(), expected, atol=1e-6)
-
-
-def test_subjects_weigh_equally_however_many_rows_they_bring() -> None:
-    embeddings = np.array([[1.0, 0.0]] * 99 + [[0.0, 1.0]])
-    grid = PrototypeGrid.build(embeddings, np.zeros((100, 2)), np.array(["a"] * 99 + ["b"]), size=3)
-    np.testing.assert_allclose(grid.prototypes[4].numpy(), [np.sqrt(0.5)] * 2, atol=1e-6)
-    assert grid.counts[4] == 100
-
-
-def test_without_subjects_every_row_weighs_the_same() -> None:
-    embeddings = np.array([[1.0, 0.0]] * 3 + [[0.0, 1.0]])
-    grid = PrototypeGrid.build(embeddings, np.zeros((4, 2)), size=3)
-    np.testing.assert_allclose(grid.prototypes[4].numpy(), unit(np.array([3.0, 1.0])), atol=1e-6)
-
-
-def test_embedding_length_does_not_matter() -> None:
-    embeddings, va, subjects = sample()
-    scaled = embeddings * np.random.default_rng(1).uniform(0.1, 50, (len(embeddings), 1))
-    one = PrototypeGrid.build(embeddings, va, subjects)
-    two = PrototypeGrid.build(torch.from_numpy(scaled), torch.from_numpy(va), subjects)
-    torch.testing.assert_close(one.prototypes, two.prototypes)
-
-
-def test_an_empty_cell_takes_the_nearest_row_and_averages_equal_distances() -> None:
-    grid = PrototypeGrid.build(np.eye(2), np.array([[-0.9, -0.9], [0.9, 0.9]]), size=3)
-    assert grid.counts.tolist() == [1, 0, 0, 0, 0, 0, 0, 0, 1]
-    np.testing.assert_allclose(grid.prototypes[1].numpy(), [1, 0], atol=1e-7)
-    for tied in (2, 4, 6):
-        np.testing.assert_allclose(grid.prototypes[tied].numpy(), [np.sqrt(0.5)] * 2, atol=1e-7)
-
-
-def test_a_cell_below_min_subjects_counts_as_empty_and_publishes_no_subject() -> None:
-    embeddings = np.array([[0.0, 1.0], [1.0, 0.0], [1.0, 0.1], [1.0, -0.1]])
-    va = np.array([[0.9, 0.9], [-0.9, -0.9], [-0.9, -0.9], [-0.9, -0.9]])
-    grid = PrototypeGrid.build(embeddings, va, np.array([1, 1, 2, 3]), min_subjects=3)
-    assert grid.counts.tolist() == [3] + [0] * 24
-    assert (grid.prototypes - grid.prototypes[0]).abs().max() == 0
-    assert grid.metadata["subjects_per_cell"].startswith("3,0,")
 
 
 def test_a_point_on_the_upper_edge_belongs_to_the_last_cell() -> None:
@@ -187,21 +148,6 @@ def test_a_bit_flipped_anywhere_in_the_file_is_refused_with_the_name_of_the_file
         path.write_bytes(bytes(damaged))
         with pytest.raises(InputError, match=r"grid\.safetensors"):
             PrototypeGrid.load(path)
-
-
-def test_a_failed_save_leaves_the_earlier_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "grid.safetensors"
-    PrototypeGrid.random(8, seed=0).save(path)
-    before = path.read_bytes()
-
-    def fail(*_: object) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(InputError, match=r"can't be written \(disk full\)"):
-        PrototypeGrid.random(8, seed=1).save(path)
-    assert path.read_bytes() == before
-    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_metadata_must_be_strings_and_not_the_files_own_keys() -> None:

@@ -120,50 +120,24 @@ def test_overrides_are_read_as_yaml_and_keep_their_types() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("optim.lrr=1", "unknown key 'optim.lrr'; did you mean 'optim.lr'"),
         ("optim=3", "optim"),
-        ("optim.lr=fast", "optim.lr: .* got 'fast'"),
-        ("optim.lr=-1", "greater than 0"),
+        ("name=null", "name: "),
         ("optim.epochs=0", "optim.epochs"),
-        ("optim.lr=.nan", "optim.lr"),
         ("loss.kd=0.3", "there is no teacher"),
         ("teacher={runn: b0_ce}", "teacher: teacher must be a run directory"),
         ("teacher=3", "teacher must be a run directory"),
         ("loss.proto_kd=0.1", "there is no grid"),
         ("loss.ramp=[0.6, 0.2]", "loss.ramp: ramp must be two shares of the run"),
         ("loss.ramp=[20, 60]", r"got \[20, 60\]; .* epochs 20 to 60 of 100 are \(0.2, 0.6\)"),
-        ("loss.ramp=[0.2]", "ramp must be two shares of the run"),
-        ("loss.ramp=0.2", "ramp must be two shares of the run"),
         ("data.classes=[neutral, hapiness]", "did you mean 'happiness'"),
         ("data.label_rule=most", "'majority', 'argmax' or 'votes'"),
         ("student.in_chans=2", "in_chans"),
-        ("name=../up", "name"),
-        ("seed", "is not key=value"),
-        ("data.root=[", "not valid YAML"),
     ],
 )
 def test_a_mistake_is_named_in_one_line(override: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         load_recipe(Recipe, "b0_ce", [override])
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("- a list", "mapping of keys"),
-        ("name: [", "not valid YAML"),
-        ("name: a\nname: b", "stands twice"),
-        ("a: &a [x, x]\nb: [*a, *a]", "aliases"),
-        ("name: !!python/object/apply:os.system [true]", "not valid YAML"),
-        ("seed: 1", "name: Field required"),
-    ],
-)
-def test_a_hostile_or_broken_file_is_refused(text: str, message: str, tmp_path: Path) -> None:
-    file = tmp_path / "recipe.yaml"
-    file.write_text(text)
-    with pytest.raises(InputError, match=message):
-        load_recipe(Recipe, file)
 
 
 SAMPLER, WEIGHTS, ADJUSTMENT = "data.sampler=class_aware", "loss.class_weights=balanced", "student.logit_adjustment=0.3"
@@ -209,13 +183,6 @@ def test_a_base_that_is_not_there_is_named_in_one_line(base: str, message: str, 
     (tmp_path / "mine.yaml").write_text(f"name: mine\nbase: {base}\n")
     with pytest.raises(InputError, match=message):
         load_recipe(Recipe, tmp_path / "mine.yaml")
-
-
-def test_an_unknown_recipe_names_the_nearest() -> None:
-    with pytest.raises(InputError, match="did you mean 'b3_full'"):
-        load_recipe(Recipe, "b3_ful")
-    with pytest.raises(InputError, match="no recipe file"):
-        load_recipe(Recipe, "somewhere/else.yaml")
 
 
 def test_a_text_that_looks_like_a_number_stays_a_text(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-SCRIPTS = [HERE / name for name in ("families.py", "fuzz.py", "killed_runs.py")]
+SCRIPTS = [HERE / name for name in ("families.py",)]
 SCRIPTS += [path for path in sorted((HERE / "benchmarks").glob("*.py")) if path.name != "measuring.py"]
 
 

@@ -25,18 +25,6 @@ def test_values_and_gradients_are_the_convolutions(side: int, stride: int) -> No
         torch.testing.assert_close(a, b)
 
 
-def test_oblong_maps_and_strides_are_the_convolutions() -> None:
-    x, w = torch.randn(2, 3, 4, 1, dtype=torch.float64), torch.randn(4, 3, 3, 3, dtype=torch.float64)
-    torch.testing.assert_close(_Products.apply(x, w, (2, 1)), F.conv2d(x, w, stride=(2, 1), padding=1))
-
-
-def test_gradients_are_numerically_right() -> None:
-    x, w = torch.randn(2, 2, 2, 2, dtype=torch.float64), torch.randn(3, 2, 3, 3, dtype=torch.float64)
-    assert torch.autograd.gradcheck(
-        lambda a, b: _Products.apply(a, b, (1, 1)), (x.requires_grad_(), w.requires_grad_())
-    )
-
-
 @pytest.mark.parametrize("bf16", [False, True])
 def test_a_training_step_of_a_resnet_is_the_same_up_to_rounding(bf16: bool) -> None:
     torch.manual_seed(0)

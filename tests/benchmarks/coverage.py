@@ -9,10 +9,10 @@ another number (a mean of ratios). Where there are subjects, each has an own rat
 
 from __future__ import annotations
 
-import argparse
 import time
 
 import numpy as np
+from measuring import parser
 
 from ngd_timm.core.affect import CLASSES
 from ngd_timm.evaluate.metrics import METRICS, fer_metrics
@@ -56,10 +56,7 @@ def draw_set(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draws", type=int, default=1000)
-    parser.add_argument("--resamples", type=int, default=500)
-    options = parser.parse_args()
+    options = parser(__doc__, draws=1000, resamples=500).parse_args()
     print(f"{options.draws} sets each, {options.resamples} resamples; chance alone moves a 95 by", end=" ")
     print(f"{196 * np.sqrt(0.95 * 0.05 / options.draws):.1f}")
     print("set                               metric    truth  mean of sets  covers truth %  covers mean of sets %")

@@ -9,12 +9,13 @@ neither; the first pair warms the disk's cache and isn't counted.
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import subprocess
 import sys
 import time
+
+from measuring import parser
 
 MODULES = ("timm", "ngd_timm")
 
@@ -38,9 +39,7 @@ def report(what: str, taken: dict[str, list[float]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=40)
-    options = parser.parse_args()
+    options = parser(__doc__, pairs=40).parse_args()
 
     wall: dict[str, list[float]] = {module: [] for module in MODULES}
     processor: dict[str, list[float]] = {module: [] for module in MODULES}

@@ -12,7 +12,6 @@ Weights of ours, but for the bundled student, are random: speed does not depend 
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import statistics
 import tempfile
@@ -23,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
+from measuring import parser
 from PIL import Image
 
 from ngd_timm import CLASSES, Predictor, save_student
@@ -127,12 +127,7 @@ def timed(contenders: dict[str, Contender], batch_size: int, rounds: int) -> dic
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--size", type=int, default=64, help="side of our students' input, px")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=15)
-    options = parser.parse_args()
+    options = parser(__doc__, threads=1, size=64, batch=64, rounds=15).parse_args()
     torch.set_num_threads(options.threads)
 
     with tempfile.TemporaryDirectory() as folder:

@@ -10,7 +10,6 @@ run's own `images_per_second` (summary.csv: the training pass, without set-up an
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import statistics
@@ -18,6 +17,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from measuring import parser, spread
 
 from ngd_timm import CLASSES, save_student
 from ngd_timm.core.recipe import Recipe, StudentConfig, load_recipe
@@ -35,13 +35,7 @@ def speed(recipe: str, out: Path, overrides: list[str]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder of FER+ as parquet")
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--rows", type=int, default=5120)
-    parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
+    options = parser(__doc__, data=True, rounds=4, rows=5120, size=64, threads=2).parse_args()
     torch.set_num_threads(options.threads)
     logging.disable(logging.INFO)
 
@@ -71,10 +65,10 @@ def main() -> None:
         f"thread(s), {options.rounds} rounds, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}"
     )
     for contender, found in speeds.items():
-        costs = sorted(base / own for base, own in zip(speeds[BASE], found, strict=True))
         line = f"{contender:20}{statistics.median(found):6.0f} images/s"
         if contender != BASE:
-            line += f", {statistics.median(costs):.2f} times the time of {BASE} ({costs[0]:.2f} to {costs[-1]:.2f})"
+            costs = (base / own for base, own in zip(speeds[BASE], found, strict=True))
+            line += f"; against {BASE} it takes {spread(costs)} the time"
         print(line)
 
 

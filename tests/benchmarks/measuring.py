@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
+import statistics
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -133,3 +136,19 @@ def timm_loader(
         )
         loader.dataset.transform.transforms.insert(1, turn)
     return loader
+
+
+def parser(description: str | None, data: bool = False, **numbers: int) -> argparse.ArgumentParser:
+    """A parser with whole numbers as options, by their defaults, and `--data`."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if data:
+        made.add_argument("--data", help="folder of FER+ as parquet; without it faces are drawn")
+    for name, default in numbers.items():
+        made.add_argument(f"--{name}", type=int, default=default, help=f"{default} without it")
+    return made
+
+
+def spread(values: Iterable[float]) -> str:
+    """The median, the least and the most."""
+    ordered = sorted(values)
+    return f"{statistics.median(ordered):.2f} times ({ordered[0]:.2f} to {ordered[-1]:.2f})"

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from measuring import faces, family, memory
+from measuring import faces, family, memory, parser
 
 from ngd_timm.core.recipe import AugmentConfig
 from ngd_timm.data import FaceBatches, FaceStream, load_fer
@@ -95,14 +95,11 @@ def train_once(kind: str, folder: str, batches: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder of FER+ as parquet")
-    parser.add_argument("--rows", type=int, nargs=2, default=[30_000, 300_000])
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--batches", type=int, default=60)
-    parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    arguments = parser(__doc__, data=True, batches=60, repeats=1)
+    arguments.add_argument("--rows", type=int, nargs=2, default=[30_000, 300_000])
+    arguments.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    arguments.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    options = arguments.parse_args()
     if options.one:
         train_once(*options.one, options.batches)
         return

@@ -9,10 +9,10 @@ in which that share lies where the true rate is 5 %.
 
 from __future__ import annotations
 
-import argparse
 import logging
 
 import numpy as np
+from measuring import parser
 from scipy.stats import binom
 
 from ngd_timm.grid.mantel import mantel_test
@@ -40,13 +40,9 @@ def null_recordings(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--simulations", type=int, default=1000)
-    parser.add_argument("--permutations", type=int, default=499)
-    parser.add_argument("--size", type=int, default=5, help="the grid's own")
-    parser.add_argument("--sizes", type=int, nargs="*", default=[], help="further ones, of the rules before")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    arguments = parser(__doc__, simulations=1000, permutations=499, size=5, seed=0)
+    arguments.add_argument("--sizes", type=int, nargs="*", default=[], help="further ones, of the rules before")
+    options = arguments.parse_args()
 
     logging.disable()
     sizes = sorted({options.size, *options.sizes})

@@ -14,7 +14,6 @@ images by the seconds of the process and its workers. Ratios are of the same rou
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import tempfile
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import cpu_seconds, drawn_jpegs, faces, timm_dataset, timm_loader
+from measuring import cpu_seconds, drawn_jpegs, faces, parser, spread, timm_dataset, timm_loader
 
 from ngd_timm.core.recipe import AugmentConfig
 from ngd_timm.data import FaceBatches
@@ -41,26 +40,17 @@ def compare(title: str, ours: FaceBatches, theirs: Any, rounds: int) -> None:
     rates = [(epoch(ours), epoch(theirs)) for _ in range(rounds)]
     print(f"{title}, {rounds} rounds of {len(ours)} batches of {ours.batch_size}, load {os.getloadavg()[0]:.1f}")
     for column, kind in enumerate(("wall", "CPU")):
-        ratios = sorted(a[column] / b[column] for a, b in rates)
         a, b = (statistics.median(r[side][column] for r in rates) for side in (0, 1))
-        print(
-            f"  {kind}: ours {a:,.0f} images/s, timm {b:,.0f}; {statistics.median(ratios):.2f} times "
-            f"({ratios[0]:.2f} to {ratios[-1]:.2f})"
-        )
+        ratios = spread(one[column] / other[column] for one, other in rates)
+        print(f"  {kind}: ours {a:,.0f} images/s, timm {b:,.0f}; {ratios}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder of FER+ as parquet")
-    parser.add_argument("--sizes", type=int, nargs="*", default=[48, 64], help="of the small images' batches")
-    parser.add_argument("--rows", type=int, default=4000)
-    parser.add_argument("--jpeg", type=int, nargs="*", default=[256, 640], help="sides of the JPEGs")
-    parser.add_argument("--jpegs", type=int, default=384, help="their number")
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1, help="torch threads of the main process")
-    parser.add_argument("--options-only", action="store_true", help="timm without rotation and shift")
-    options = parser.parse_args()
+    arguments = parser(__doc__, data=True, rows=4000, jpegs=384, workers=2, rounds=5, threads=1)
+    arguments.add_argument("--sizes", type=int, nargs="*", default=[48, 64], help="of the small images' batches")
+    arguments.add_argument("--jpeg", type=int, nargs="*", default=[256, 640], help="sides of the JPEGs")
+    arguments.add_argument("--options-only", action="store_true", help="timm without rotation and shift")
+    options = arguments.parse_args()
     torch.set_num_threads(options.threads)
     augment = AugmentConfig()
     with tempfile.TemporaryDirectory() as name:

@@ -22,7 +22,6 @@ it; there should be no warning.
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import tempfile
@@ -35,7 +34,7 @@ from typing import Any
 
 import timm
 import torch
-from measuring import cpu_seconds, faces, timm_dataset, timm_loader
+from measuring import cpu_seconds, faces, parser, spread, timm_dataset, timm_loader
 from timm.optim import create_optimizer_v2
 from timm.task import ClassificationTask
 from torch import nn
@@ -87,18 +86,11 @@ def forever(batches: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder of FER+ as parquet")
-    parser.add_argument("--backbone", default="resnet18")
-    parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--workers", type=int, default=2, help="of timm's loader")
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--steps", type=int, default=6, help="timed steps of a contender in a round")
-    parser.add_argument("--amp", choices=["auto", "bf16", "off"], default="auto", help="of the full objective")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    options = parser.parse_args()
+    arguments = parser(__doc__, data=True, size=64, batch=128, threads=2, workers=2, rounds=6, steps=6)
+    arguments.add_argument("--backbone", default="resnet18")
+    arguments.add_argument("--amp", choices=["auto", "bf16", "off"], default="auto", help="of the full objective")
+    arguments.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    options = arguments.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         print("skipped: there is no GPU here that PyTorch can use")
         return
@@ -179,8 +171,7 @@ def main() -> None:
         for kind, rates in (("wall", wall), ("CPU", cpu)):
             line += f"{statistics.median(rates[name]):6.0f} images/s {kind}"
             if name != OURS:
-                ratios = sorted(a / b for a, b in zip(rates[OURS], rates[name], strict=True))
-                line += f", ours {statistics.median(ratios):.2f} times ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+                line += f", ours {spread(a / b for a, b in zip(rates[OURS], rates[name], strict=True))}"
             line += "; " if kind == "wall" else ""
         print(line)
 

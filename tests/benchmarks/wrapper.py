@@ -10,7 +10,6 @@ medians of pairwise ratios, with their quartiles; within a pair the order altern
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import statistics
 import time
@@ -18,6 +17,7 @@ from collections.abc import Callable
 
 import timm
 import torch
+from measuring import parser
 from torch import nn
 
 from ngd_timm import NeuroGazeLoss, NeuroGazeTask, PrototypeGrid, wrap
@@ -92,15 +92,13 @@ def compare(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=list(MODELS), metavar="NAME")
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--pairs", type=int, default=20)
-    parser.add_argument("--precision", nargs="+", default=["float32", "bf16"], choices=["float32", "bf16"])
-    parser.add_argument("--modes", nargs="+", default=["eager", "compile"], choices=["eager", "compile"])
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--clock", default="wall", choices=list(CLOCKS), help="processor time for a busy machine")
-    options = parser.parse_args()
+    arguments = parser(__doc__, batch=32, pairs=20)
+    arguments.add_argument("--models", nargs="+", default=list(MODELS), metavar="NAME")
+    arguments.add_argument("--precision", nargs="+", default=["float32", "bf16"], choices=["float32", "bf16"])
+    arguments.add_argument("--modes", nargs="+", default=["eager", "compile"], choices=["eager", "compile"])
+    arguments.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments.add_argument("--clock", default="wall", choices=list(CLOCKS), help="processor time for a busy machine")
+    options = arguments.parse_args()
 
     torch.set_num_threads(options.threads)
     cases = itertools.product(options.models, options.precision, options.modes)

@@ -1,46 +1,15 @@
-"""Writers of tiny data sets for the tests of reading."""
+"""What the tests of reading share."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from writers import png, random_votes, write_parquet
 
 from ngd_timm.data.labels import VOTE_COLUMNS
-
-
-def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format=form, **options)
-    return buffer.getvalue()
-
-
-def png(seed: int, size: tuple[int, int] = (12, 12), mode: str = "L") -> bytes:
-    shape = (size[1], size[0]) if mode == "L" else (size[1], size[0], 3)
-    return encoded(Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)))
-
-
-def random_votes(n: int, seed: int = 0) -> np.ndarray:
-    """Ten votes a row, from unanimous to scattered, some rows without a vote for the eight."""
-    rng = np.random.default_rng(seed)
-    shares = rng.dirichlet([0.25] * len(VOTE_COLUMNS), n)
-    votes = np.stack([rng.multinomial(10, p) for p in shares])
-    votes[::17, :8] = 0
-    votes[::17, 8:] = [7, 3]
-    return votes
-
-
-def write_parquet(path: Path, images: Sequence[object], **columns: object) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({"image": images, **columns}), path)
-    return path
 
 
 @pytest.fixture

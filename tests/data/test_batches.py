@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset
 from PIL import Image
+from writers import encoded, png, write_parquet
 
-from conftest import encoded, png, write_parquet
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.recipe import AugmentConfig
 from ngd_timm.data import Batch, FaceBatches, FaceStream, class_counts, load_fer
@@ -245,11 +245,6 @@ def test_a_stream_names_a_damaged_image_when_its_batch_is_made(tmp_path: Path) -
         list(result)
 
 
-def test_bytes_that_are_no_image_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"row 1: the \w+ can't be decoded \(not a PNG, JPEG, .* or PPM image\)"):
-        batches(faces(tmp_path, [png(0), b"hello"]), batch_size=1)
-
-
 def test_a_path_in_a_parquet_is_relative_to_the_parquet_and_a_missing_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "a.png").write_bytes(png(7))
@@ -266,21 +261,6 @@ def test_training_images_are_scaled_down_with_antialiasing_on_both_paths(tmp_pat
     for in_memory in (True, False):
         result = batches(faces(tmp_path, [stripes] * 4), image_size=24, augment=zoom, in_memory=in_memory, std=1.0)
         assert float(next(iter(result)).images.abs().max()) < 0.1
-
-
-def test_sixteen_bit_transparent_and_rotated_images_are_read_as_they_look(tmp_path: Path) -> None:
-    deep = encoded(Image.fromarray(np.full((12, 12), 32768, dtype=np.uint16)))
-    clear = encoded(Image.new("RGBA", (12, 12), (0, 0, 0, 0)))
-    half = Image.new("L", (12, 12), 0)
-    half.paste(255, (0, 0, 12, 6))
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    dataset = faces(tmp_path, [deep, clear, encoded(half, "JPEG", exif=exif, quality=100)])
-    out = next(iter(batches(dataset, train=False, image_size=12, mean=0.0, std=1.0))).images
-    assert abs(float(out[0].mean()) - 128 / 255) < 1e-5
-    assert float(out[1].min()) == 1.0
-    assert float(out[2, 0, :, 7:].min()) > 0.9  # the white upper half lies on the right once upright
-    assert float(out[2, 0, :, :5].max()) < 0.1
 
 
 def test_soft_labels_become_soft_targets_and_their_sums_the_counts(ferplus: Callable[..., Path]) -> None:

@@ -98,12 +98,6 @@ def test_noise_has_the_deviation_that_it_is_said_to_have() -> None:
     assert (corrupt(plain, "impulse_noise", 5) != 128).mean() == pytest.approx(0.15, abs=0.01)
 
 
-def test_a_uniform_image_is_left_as_it_is_by_what_only_moves_light() -> None:
-    plain = np.full((2, 48, 48), 77, dtype=np.uint8)
-    for name in ("defocus_blur", "glass_blur", "motion_blur", "contrast", "elastic_transform", "pixelate"):
-        assert np.array_equal(corrupt(plain, name, 5), plain), name
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from writers import png, write_parquet
 
-from conftest import png, write_parquet
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.recipe import AugmentConfig, Recipe, load_recipe
 from ngd_timm.data import FaceBatches, load_split, load_splits, write_tiny
@@ -106,16 +106,6 @@ def test_a_parquet_is_read_once_for_training_and_the_search_for_copies(
         alone, expected = load_split("fer2013", tmp_path, split)
         assert report == expected
         assert dataset["source"][:] == alone["source"][:]
-
-
-def test_evaluation_batches_are_decoded_once_for_all_epochs(tmp_path: Path, decoded: list[None]) -> None:
-    dataset, _ = load_split("fer2013", write_tiny("fer2013-folders", tmp_path / "set"), "test")
-    decoded.clear()
-    batches = FaceBatches(dataset, image_size=32, batch_size=4)
-    for epoch in range(3):
-        batches.set_epoch(epoch)
-        list(batches)
-    assert len(decoded) == len(dataset)
 
 
 def test_a_set_too_large_to_hold_stays_on_disk_with_the_same_hash(

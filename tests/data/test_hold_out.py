@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets import Dataset
+from writers import png, write_parquet
 
-from conftest import png, write_parquet
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.images import image_records
 from ngd_timm.data import load_fer, load_split, write_tiny

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from writers import png, write_parquet
 
-from conftest import png, write_parquet
 from ngd_timm.core.errors import InputError
 from ngd_timm.data import load_split
 

@@ -99,7 +99,7 @@ def test_images_without_a_label_row_are_left_out_aloud(tmp_path: Path, caplog: p
     assert "1 images have no row in fer2013new.csv" in caplog.text
 
 
-def test_ck_plus_sequences_give_as_many_apex_frames_as_asked(tmp_path: Path) -> None:
+def test_ck_plus_sequences_give_as_many_apex_frames_as_the_option_says(tmp_path: Path) -> None:
     root = write_tiny("ckplus-sequences", tmp_path / "set")
     one, report = load_split("ckplus", root)
     assert {n[-6:] for n in one["file_name"][:]} == {"05.png"}

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from writers import png, write_parquet
 
-from conftest import png, write_parquet
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.recipe import Recipe
 from ngd_timm.data import FaceBatches, FaceStream, class_counts, load_fer, load_split, load_stream

@@ -190,14 +190,6 @@ def test_a_file_that_would_take_forever_is_given_up(tmp_path: Path) -> None:
         list(read_limited("deap", tmp_path / "s01.dat", gibibytes=2, cpu_seconds=1))
 
 
-@pytest.mark.usefixtures("in_process")
-@pytest.mark.parametrize("keep", [0.001, 0.3, 0.999])
-def test_a_truncated_file_is_refused(tmp_path: Path, keep: float) -> None:
-    raw = python2(content())
-    with pytest.raises(InputError, match=r"s01\.dat"):
-        list(read_deap(put(tmp_path, raw[: int(keep * len(raw))])))
-
-
 @pytest.mark.parametrize("opcode", [b"\x8e", b"\x96", b"\x8b", b"B"])  # BINBYTES8, BYTEARRAY8, LONG4, BINBYTES
 def test_a_length_beyond_the_file_is_refused_and_costs_no_memory(tmp_path: Path, opcode: bytes) -> None:
     size = struct.pack("<Q", 2**62) if opcode in b"\x8e\x96" else struct.pack("<I", 2**31 - 1)

@@ -55,21 +55,6 @@ def test_recordings_come_back_with_dc_and_the_headsets_resolution(file: Path) ->
     assert [str(r) for r in data] == [str(r) for r in again]  # a set can be read again
 
 
-def test_scipy_shows_the_documented_layout(file: Path) -> None:
-    database = scipy.io.loadmat(file)["DREAMER"][0, 0]
-    names = "Data EEG_SamplingRate ECG_SamplingRate EEG_Electrodes noOfSubjects noOfVideoSequences Disclaimer Provider"
-    assert database.dtype.names == (*names.split(), "Version", "Acknowledgement")
-    assert database["Data"].shape == (1, 2)
-    assert (database["EEG_SamplingRate"].item(), database["ECG_SamplingRate"].item()) == (128, 256)
-    assert [e.item() for e in database["EEG_Electrodes"][0]] == list(CHANNELS)
-    fields = database["Data"][0, 1]
-    assert fields.dtype.names[:4] == ("Age", "Gender", "EEG", "ECG")
-    assert fields["ScoreValence"][0, 0].shape == fields["ScoreDominance"][0, 0].shape == (3, 1)
-    assert fields["EEG"][0, 0]["stimuli"][0, 0][2, 0].shape == (256, 14)
-    assert fields["ECG"][0, 0]["baseline"][0, 0][2, 0].shape == (256, 2)
-    assert fields["EEG"][0, 0]["stimuli"][0, 0][0, 0].dtype == np.float64
-
-
 @pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("compress", [False, True])
 def test_signals_and_ratings_are_those_that_scipy_reads(file: Path, tmp_path: Path, compress: bool) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import mne
 import numpy as np
 import pytest
 
@@ -70,31 +69,6 @@ def test_recordings_come_back_as_written_in_order_of_their_sessions(tmp_path: Pa
         np.testing.assert_allclose(now.baseline, referenced(was.baseline), atol=STEP_UV)
     assert [r.trial for r in opened] == [2, 12, 131, 135]
     assert read_mahnob(tmp_path / "Sessions").files == opened.files
-
-
-def test_the_files_are_named_and_laid_out_as_the_originals(tmp_path: Path) -> None:
-    write_mahnob(tmp_path, [recording(21, 18), recording(1, 1, None)])
-    names = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.*"))
-    assert names == [
-        "Sessions/1/Part_1_N_Trial1_emotion.bdf",
-        "Sessions/1/session.xml",
-        "Sessions/2618/Part_21_S_Trial9_emotion.bdf",
-        "Sessions/2618/session.xml",
-    ]
-    assert 'isStim="1"' in session_xml(tmp_path, 2618).read_text()
-    assert "felt" not in session_xml(tmp_path, 1).read_text()
-    raw = mne.io.read_raw_bdf(tmp_path / names[0], verbose="error")
-    assert len(raw.ch_names) == 47
-    assert (raw.ch_names[40], raw.ch_names[44], raw.ch_names[46]) == ("GSR1", "Resp", "Status")
-    assert mne.find_events(raw, "Status", mask=0xFFFF, mask_type="and", verbose="error")[:, 2].tolist() == [268, 268]
-
-
-def test_a_recording_without_rest_gets_noise_for_it(tmp_path: Path) -> None:
-    write_mahnob(tmp_path, [recording(rest=None)])
-    (read,) = read_mahnob(tmp_path)
-    np.testing.assert_allclose(read.signal, referenced(recording(rest=None).signal), atol=STEP_UV)
-    assert read.baseline is not None
-    assert read.baseline.shape == (32, 256)
 
 
 def test_a_neutral_clip_and_one_with_a_rating_missing_are_unrated_and_one_off_the_scale_is_refused(

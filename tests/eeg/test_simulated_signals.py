@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import islice
-
 import numpy as np
 import pytest
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.eeg.signal.recording import Recording
-from ngd_timm.eeg.simulate.signals import scalp_pattern, simulate_recordings
-from ngd_timm.eeg.topomap import standard_montage
+from ngd_timm.eeg.simulate.signals import simulate_recordings
 
 CHANNELS = ("F3", "F4", "Cz", "O1", "O2")
 
@@ -84,25 +81,6 @@ def test_baselines_and_ratings_are_as_given() -> None:
     assert recordings[0].baseline.shape == (5, 64)
     assert {va for r in recordings for va in r.valence_arousal or ()} == {-1.0, -0.5, 0.0, 0.5, 1.0}
     assert next(simulate_recordings(1, 1, 1.0, channels=CHANNELS)).baseline is None
-
-
-def test_recordings_are_generated_one_at_a_time() -> None:
-    endless = simulate_recordings(10**6, 10**3, 1.0, channels=CHANNELS)
-    assert [str(r) for r in islice(endless, 2)] == ["subject 1, trial 1", "subject 1, trial 2"]
-
-
-def test_the_pattern_is_mirrored_left_to_right_and_grows_towards_the_back() -> None:
-    pattern = scalp_pattern(["Fp1", "Fp2", "Fpz", "FC5", "FC6", "CP1", "Oz"])
-    assert (pattern[0, 0, [0, 3]] == -pattern[0, 0, [1, 4]]).all()
-    assert pattern[0, 0, 2] == pattern[0, 0, 6] == 0
-    assert not pattern[0, 1].any()
-    assert (np.diff(pattern[1, 1, [0, 3, 5, 6]]) > 0).all()
-    np.testing.assert_array_equal(pattern[1, 0], -pattern[1, 1])
-
-
-def test_every_name_of_the_1005_system_has_a_place() -> None:
-    names = [n for n in standard_montage("standard_1005").ch_names if n[0] not in "AM" or n[1] == "F"]
-    assert np.isfinite(scalp_pattern(names)).all()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +27,6 @@ from ngd_timm.eeg.teacher import fit as fit_module
 from ngd_timm.eeg.teacher import training
 from ngd_timm.eeg.teacher.consolidate import build_grid
 from ngd_timm.eeg.teacher.fit import fit_teacher
-from ngd_timm.eeg.topomap import TopomapOperator
 from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.report import try_page
 
@@ -187,20 +185,6 @@ def test_a_recipe_gives_the_same_embeddings_on_any_number_of_threads_and_another
     prints = [json.loads((run / "fingerprint.json").read_text()) for run in runs]
     assert prints[0] == prints[1]
     assert prints[0]["recipe_sha256"] != prints[2]["recipe_sha256"]
-
-
-def test_an_epoch_takes_no_more_samples_of_a_trial_than_it_has_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    sampled: list[np.ndarray] = []
-
-    def view(augment: Any, trials: Any, rng: Any) -> torch.Tensor:
-        sampled.extend(rows for _, rows in trials)
-        return torch.stack([z[rows].mean(dim=0) for z, rows in trials])
-
-    monkeypatch.setattr(training, "_view", view)
-    windows = [np.array([0]), np.array([1, 2]), np.array([3, 4, 5, 6, 7])] * 4
-    data = training.Trials(torch.randn(8, 4, 14), windows, torch.rand(8, 2) * 2 - 1)
-    training.train_teacher(recipe_for(Path()), data, [], TopomapOperator(CHANNELS, size=32), 0, lambda: None)
-    assert Counter(map(len, sampled)) == {1: 4, 2: 8, 5: 12}
 
 
 @pytest.mark.parametrize(
