@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 from ngd_timm.grid.prototypes import grid_versions
 from ngd_timm.models.student import student_versions
@@ -47,3 +53,12 @@ def test_the_wheel_holds_no_tests_no_data_and_stays_small(wheel: dict[str, int])
     assert not [n for n in wheel if n.startswith("tests/") or n.endswith((".parquet", ".npz", ".npy", ".csv", ".pkl"))]
     assert all(size < 4_000_000 for size in wheel.values())
     assert sum(wheel.values()) < 10_000_000
+
+
+def test_lowest_txt_pins_the_lowest_versions_that_pyproject_admits() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    pinned = [line for line in (ROOT / "lowest.txt").read_text(encoding="utf-8").splitlines() if line[:1] != "#"]
+    lowest = {name: version for name, _, version in (line.partition("==") for line in pinned)}
+    for name, _, version in (requirement.partition(">=") for requirement in declared):
+        release = version.split(".")
+        assert lowest[name].split(".")[: len(release)] == release, name

@@ -184,7 +184,7 @@ class FaceBatches(Batches):
     Raises:
         InputError: A damaged image, an empty data set, or settings outside what is allowed.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from ngd_timm.data import load_fer
         >>> from ngd_timm.data.synthetic.schematic import write_schematic
@@ -309,7 +309,7 @@ class FaceBatches(Batches):
 def class_counts(data: Dataset | FaceBatches) -> np.ndarray:
     """Images of each class, (C,) float64, for class weights; sums of the soft targets where the set has them.
 
-    Example:
+    Examples:
         >>> from datasets import ClassLabel, Dataset, Features
         >>> names = Features({"label": ClassLabel(names=["sadness", "fear"])})
         >>> class_counts(Dataset.from_dict({"label": [1, 1, 0]}, features=names)).tolist()

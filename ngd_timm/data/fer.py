@@ -83,7 +83,7 @@ def parse_spec(spec: str) -> tuple[str, str, str | None, str]:
     Raises:
         InputError: Not of that form, or an unknown data set or split.
 
-    Example:
+    Examples:
         >>> parse_spec("ferplus=faces/fer:valid")
         ('ferplus', 'faces/fer', 'valid', 'ferplus:valid')
         >>> parse_spec("ckplus=faces/ck")
@@ -164,7 +164,7 @@ def load_fer(
         InputError: A missing root or split, a damaged file, an unknown name, nothing left, or a layout that can't be
             streamed.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from ngd_timm.data.synthetic.schematic import write_schematic
         >>> folder = write_schematic(tempfile.mkdtemp(), "pencil", n_train=8, n_valid=8, n_test=8, seed=0)
@@ -203,7 +203,7 @@ def load_split(
 ) -> tuple[Dataset, LoadReport]:
     """Load one split, or all rows, of a data set as `load_fer` does, and report what was read and dropped.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from ngd_timm.data.synthetic.schematic import write_schematic
         >>> folder = write_schematic(tempfile.mkdtemp(), "paint", n_train=16, n_valid=8, n_test=8, seed=0)

@@ -15,7 +15,7 @@ SAMPLERS = ("random", "class_aware")
 def generator_for(*key: int) -> torch.Generator:
     """A CPU generator whose stream depends on every number of `key`, so that (1, 23) and (12, 3) differ.
 
-    Example:
+    Examples:
         >>> torch.rand(1, generator=generator_for(0, 1)) == torch.rand(1, generator=generator_for(0, 1))
         tensor([True])
     """
@@ -45,7 +45,7 @@ def epoch_order(labels: np.ndarray, sampler: str, seed: int, epoch: int) -> np.n
     Raises:
         InputError: Unknown sampler.
 
-    Example:
+    Examples:
         >>> order = epoch_order(np.array([0] * 9 + [1]), "class_aware", seed=0, epoch=0)
         >>> int((order == 9).sum())
         5
@@ -82,7 +82,7 @@ def drawn_counts(target: np.ndarray, labels: np.ndarray, sampler: str, classes: 
     Returns:
         (C,) float64, N in all.
 
-    Example:
+    Examples:
         >>> labels = np.array([0] * 9 + [1])
         >>> drawn_counts(labels, labels, "class_aware", classes=2).tolist()
         [5.0, 5.0]

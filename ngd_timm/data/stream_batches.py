@@ -42,7 +42,7 @@ class FaceStream(Batches):
     Raises:
         InputError: Fewer rows than a batch, or settings outside what is allowed.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from ngd_timm.data import load_fer
         >>> from ngd_timm.data.synthetic.schematic import write_schematic

@@ -23,7 +23,7 @@ def subject_folds(subjects: np.ndarray, folds: int, seed: int = 0) -> np.ndarray
     Raises:
         InputError: Fewer subjects than folds.
 
-    Example:
+    Examples:
         >>> subject_folds(np.array([1, 1, 2, 3]), 3).tolist()[0] == subject_folds(np.array([1, 1, 2, 3]), 3).tolist()[1]
         True
     """

@@ -46,7 +46,7 @@ class TopomapOperator:
     Raises:
         InputError: Unknown or repeated channels (all are listed), fewer than four, electrodes on one line.
 
-    Example:
+    Examples:
         >>> operator = TopomapOperator(["Fz", "Cz", "Pz", "C3", "C4"], size=16)
         >>> operator(torch.ones(2, 3, 5)).shape
         torch.Size([2, 3, 16, 16])

@@ -52,7 +52,7 @@ def fer_metrics(
     Raises:
         InputError: Shapes that don't fit, an empty set, logits that are not finite, a temperature of 0 or less.
 
-    Example:
+    Examples:
         >>> entry = fer_metrics(np.eye(8)[[0, 1, 1]] * 5, np.array([0, 1, 2]), resamples=0)
         >>> round(entry["8way"]["acc"], 1), entry["present_classes"]
         (66.7, ['neutral', 'happiness', 'surprise'])

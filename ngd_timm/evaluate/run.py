@@ -76,7 +76,7 @@ def load_run(source: str | Path, revision: str | None = None, **options: Any) ->
     Raises:
         InputError: Something is missing, damaged or not what fingerprint.json says; it is named.
 
-    Example:
+    Examples:
         `run = load_run("runs/b3_full-0")`, then `wrap(run.student, grid=run.grid)` and your own loop, or
         `init: runs/b3_full-0` in a recipe.
     """

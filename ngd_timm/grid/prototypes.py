@@ -50,7 +50,7 @@ class PrototypeGrid:
     Raises:
         InputError: Shapes that don't fit `size`, values that aren't finite, rows that aren't of unit length.
 
-    Example:
+    Examples:
         >>> grid = PrototypeGrid.random(dim=32, seed=1)
         >>> grid.prototypes.shape, round(grid.mean_cosine, 3) + 0.0
         (torch.Size([25, 32]), 0.0)
@@ -144,7 +144,7 @@ class PrototypeGrid:
         Raises:
             InputError: Rows that don't match, aren't finite or have no direction; no filled cell.
 
-        Example:
+        Examples:
             >>> grid = PrototypeGrid.build(np.eye(2), np.array([[-1, -1], [1, 1]]), size=3)
             >>> grid.counts.tolist()
             [1, 0, 0, 0, 0, 0, 0, 0, 1]
@@ -258,7 +258,7 @@ class PrototypeGrid:
     def default(cls, version: str | None = None) -> PrototypeGrid:
         """A bundled grid: the newest, or one by version. It is GAMEEMO's, not the paper's, and a log line says so.
 
-        Example:
+        Examples:
             >>> PrototypeGrid.default("gameemo-v2").size
             5
         """
@@ -282,7 +282,7 @@ class PrototypeGrid:
         Raises:
             InputError: One line that names the repository or the file, and what is wrong.
 
-        Example:
+        Examples:
             >>> import tempfile
             >>> folder = Path(tempfile.mkdtemp())
             >>> PrototypeGrid.random(32).save(folder / "grid.safetensors")
@@ -316,7 +316,7 @@ class PrototypeGrid:
     def from_spec(cls, spec: str) -> PrototypeGrid:
         """The grid that a recipe names: a bundled version, a path, or a Hub id (`user/repo[@revision]`).
 
-        Example:
+        Examples:
             >>> PrototypeGrid.from_spec("gameemo-v2").dim
             64
         """

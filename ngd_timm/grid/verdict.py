@@ -138,7 +138,7 @@ def exploratory_tests(
 def holm(p_values: Mapping[Test, float]) -> dict[Test, float]:
     """Holm's step-down correction: below α with a chance of at most α that any of them is so by chance.
 
-    Example:
+    Examples:
         >>> holm({("3", "mantel"): 0.01, ("5", "mantel"): 0.04, ("7", "mantel"): 0.03})
         {('3', 'mantel'): 0.03, ('5', 'mantel'): 0.06, ('7', 'mantel'): 0.06}
 

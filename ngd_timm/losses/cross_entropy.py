@@ -30,7 +30,7 @@ def class_weights(counts: np.ndarray | Sequence[float], rule: str) -> Tensor | N
 
     "none" gives None; "balanced" is 1/n; "effective_number" is (1 - b) / (1 - b^n) with b = .999.
 
-    Example:
+    Examples:
         >>> class_weights([1, 1, 4], "balanced").tolist()
         [1.3333333730697632, 1.3333333730697632, 0.3333333432674408]
 
@@ -70,7 +70,7 @@ def cross_entropy(
         label_smoothing: Share of each row's weight that is spread over all classes.
         gather_distributed: Divide by the weights of all ranks, which must then all call it.
 
-    Example:
+    Examples:
         >>> logits = torch.tensor([[2.0, 0.0], [0.0, 2.0]])
         >>> round(float(cross_entropy(logits, torch.tensor([0, -100]))), 3)
         0.127

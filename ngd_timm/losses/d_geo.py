@@ -78,7 +78,7 @@ class DGeoLoss(nn.Module):
         embedding (B, D); target (B,) indices or (B, C) weights, where -100 or a row of zeros is ignored; output:
         scalar, attached to the graph even at 0, which is what an empty batch gives.
 
-    Example:
+    Examples:
         >>> loss = DGeoLoss()
         >>> float(loss(torch.ones(4, 8), torch.tensor([1, 1, 1, 1])))
         0.0

@@ -24,7 +24,7 @@ def logit_kd_loss(
     An empty batch gives 0, attached to the graph. With `gather_distributed` the mean is over the rows of all ranks,
     which must then all call it.
 
-    Example:
+    Examples:
         >>> float(logit_kd_loss(torch.tensor([[1.0, 3.0]]), torch.tensor([[1.0, 1.0]])))
         2.0
     """
@@ -63,7 +63,7 @@ class LogitKDLoss(nn.Module):
     Shape:
         student logits (B, C), teacher logits (B, C); output: scalar, 0 for an empty batch.
 
-    Example:
+    Examples:
         >>> logits = torch.randn(2, 8)
         >>> float(LogitKDLoss("kl", temperature=4.0)(logits, logits))
         0.0

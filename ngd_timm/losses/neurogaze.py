@@ -30,7 +30,7 @@ COMPONENTS = ("ce", "kd", "proto_kd", "d_geo")
 def ramp_weight(epoch: float, start: float, end: float) -> float:
     """0 up to `start`, half a cosine up to 1 at `end`.
 
-    Example:
+    Examples:
         >>> [round(ramp_weight(e, 20, 60), 2) for e in (0, 20, 40, 60, 99)]
         [0.0, 0.0, 0.5, 1.0, 1.0]
     """
@@ -76,7 +76,7 @@ class NeuroGazeLoss(nn.Module):
     Raises:
         InputError: Classes or class weights that don't match, Proto-KD without a grid, a ramp that is not two shares.
 
-    Example:
+    Examples:
         >>> from ngd_timm import PrototypeGrid
         >>> criterion = NeuroGazeLoss(PrototypeGrid.random(64), epochs=10)
         >>> losses = criterion(torch.randn(4, 8), torch.randn(4, 64), torch.tensor([0, 1, 1, 2]), epoch=5)
@@ -143,7 +143,7 @@ class NeuroGazeLoss(nn.Module):
     ) -> NeuroGazeLoss:
         """The objective of a recipe's loss section; `class_counts` (C,) are for its rule of class weights.
 
-        Example:
+        Examples:
             >>> config = LossConfig(ce=1.0, class_weights="balanced")
             >>> loss = NeuroGazeLoss.from_config(config, None, classes=("fear", "anger"), epochs=5, class_counts=[1, 3])
             >>> loss.class_weights

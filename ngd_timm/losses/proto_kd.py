@@ -37,7 +37,7 @@ def proto_kd_loss(
     Returns:
         Scalar, 0 or more; 0, attached to the graph, where no row counts.
 
-    Example:
+    Examples:
         >>> p = torch.eye(3)
         >>> q = torch.softmax(p[:1] @ p.T / 0.9, dim=1)
         >>> float(proto_kd_loss(p[:1], p, q).abs() < 1e-6)
@@ -80,7 +80,7 @@ class ProtoKDLoss(nn.Module):
     Raises:
         InputError: A setting out of range, or an embedding whose width is not the grid's.
 
-    Example:
+    Examples:
         >>> from ngd_timm import PrototypeGrid
         >>> loss = ProtoKDLoss(PrototypeGrid.random(64), tau=0.1)
         >>> bool(loss(torch.randn(4, 64), torch.tensor([0, 1, 2, 3])) > 0)

@@ -36,7 +36,7 @@ def calibrate(model: TimmModel, logits: Any, targets: Any) -> TimmModel:
     Raises:
         InputError: Shapes that don't fit, logits that are not finite, or another classifier.
 
-    Example:
+    Examples:
         >>> import timm
         >>> model = timm.create_model("test_resnet", num_classes=2).eval()
         >>> logits = torch.tensor([[9.0, 0.0], [0.0, 9.0], [9.0, 0.0], [0.0, 9.0]])

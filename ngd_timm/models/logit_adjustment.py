@@ -31,7 +31,7 @@ def adjust_logits(model: TimmModel, counts: np.ndarray | Sequence[float], tau: f
     Raises:
         InputError: Another classifier, other counts, or a tau below 0.
 
-    Example:
+    Examples:
         >>> import timm
         >>> model = timm.create_model("test_resnet", num_classes=2).eval()
         >>> images = torch.zeros(1, 3, 32, 32)

@@ -46,7 +46,7 @@ class DistillationWrapper(nn.Module):
     Raises:
         InputError: A model without `forward_features` and `forward_head`, or whose parts don't reproduce its logits.
 
-    Example:
+    Examples:
         >>> model = DistillationWrapper(timm.create_model("resnet10t", num_classes=8), embedding_dim=64)
         >>> logits, embedding = model(torch.randn(2, 3, 32, 32), return_embedding=True)
         >>> tuple(logits.shape), tuple(embedding.shape)
@@ -159,7 +159,7 @@ def wrap(
     Raises:
         InputError: An unknown name, or arguments that disagree.
 
-    Example:
+    Examples:
         >>> model = wrap("resnet10t", num_classes=8, embedding_dim=64, in_chans=1)
         >>> model.student.__class__.__name__
         'ResNet'

@@ -26,7 +26,7 @@ def small_maps_as_products(model: nn.Module) -> nn.Module:
     Returns:
         The model.
 
-    Example:
+    Examples:
         >>> model = small_maps_as_products(nn.Sequential(nn.Conv2d(4, 8, 3, padding=1, bias=False)))
         >>> type(model[0]).__name__, tuple(model(torch.randn(2, 4, 2, 2)).shape)
         ('SmallMapConv2d', (2, 8, 2, 2))

@@ -82,7 +82,7 @@ def set_input(
     Raises:
         InputError: Not one number, or one a channel, or a std or size that is not above 0.
 
-    Example:
+    Examples:
         >>> student = timm.create_model("resnet10t", num_classes=8)
         >>> set_input(student, 64, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
         >>> student.pretrained_cfg["input_size"], student.pretrained_cfg["mean"]
@@ -126,7 +126,7 @@ def save_student(
     Raises:
         InputError: A wrapper instead of its student, names that don't fit the logits, or a weight beyond float16.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> student = timm.create_model("resnet10t", num_classes=8)
         >>> folder = save_student(student, Path(tempfile.mkdtemp()) / "student")
@@ -198,7 +198,7 @@ def load_student(version: str | None = None) -> TimmModel:
     Raises:
         InputError: An unknown version; the message lists the known ones.
 
-    Example:
+    Examples:
         >>> student = load_student()
         >>> tuple(student(torch.zeros(1, *student.pretrained_cfg["input_size"])).shape)
         (1, 8)

@@ -69,7 +69,7 @@ class Predictor:
     Raises:
         InputError: No student there, or one without label names.
 
-    Example:
+    Examples:
         >>> import tempfile, timm
         >>> from ngd_timm import save_student
         >>> from ngd_timm.data.synthetic.schematic import draw_face

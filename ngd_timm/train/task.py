@@ -31,7 +31,7 @@ class NeuroGazeTask(TrainingTask):
             input that `model.student.pretrained_cfg` describes: see `set_input`.
         device, dtype, verbose: As timm's tasks.
 
-    Example:
+    Examples:
         >>> from ngd_timm import NeuroGazeLoss, PrototypeGrid, wrap
         >>> grid = PrototypeGrid.random(64)
         >>> task = NeuroGazeTask(wrap("resnet10t", grid=grid), NeuroGazeLoss(grid, epochs=10), verbose=False)

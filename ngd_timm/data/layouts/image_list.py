@@ -77,7 +77,7 @@ def write_list(path: str | Path, entries: Iterable[str]) -> str:
     `entries` are paths relative to the data set's root; the hash, which is returned, goes to `<path>.sha256`, as
     `sha256sum` writes it.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "affectnet-mini.txt"
         >>> digest = write_list(path, ["val_set/images/7.jpg"])

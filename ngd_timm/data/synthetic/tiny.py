@@ -57,7 +57,7 @@ def write_tiny(layout: str, folder: str | Path, n: int = 2, seed: int = 0) -> Pa
 
     It is to be read as `load_fer(TINY_LAYOUTS[layout].dataset, folder)`; a folder that is there is replaced.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from ngd_timm.data import load_split
         >>> folder = write_tiny("rafdb-list", Path(tempfile.mkdtemp()) / "RAF-DB")

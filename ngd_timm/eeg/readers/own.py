@@ -63,7 +63,7 @@ def read_recordings(table: str | Path) -> RecordingSet:
     -1 and 1 if not given). Triggers in a channel become annotations by `mne.annotations_from_events`. An `InputError`
     names the row and what is wrong with it.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> import mne
         >>> folder = Path(tempfile.mkdtemp())

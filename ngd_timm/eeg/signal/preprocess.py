@@ -43,7 +43,7 @@ def band_power(recordings: RecordingSet, settings: TeacherData) -> BandPower:
         InputError: A channel that is lacking, a rate too low for the filter, a baseline in some recordings only, a band
             outside the filter, nothing left.
 
-    Example:
+    Examples:
         >>> time = np.arange(1024) / 128
         >>> signal = 4200 + np.outer([10, 20], np.sin(2 * np.pi * 10 * time))  # µV, on the offset of an Emotiv
         >>> read = lambda: iter([Recording(1, 1, signal, 128.0, ("O1", "O2"))])

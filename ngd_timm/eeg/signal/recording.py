@@ -36,7 +36,7 @@ class Recording:
     Raises:
         InputError: Names that don't fit the rows, values that aren't finite, a rating outside [-1, 1].
 
-    Example:
+    Examples:
         >>> signal = np.random.default_rng(0).normal(0, 10, (3, 512))
         >>> recording = Recording(1, 1, signal, 128.0, ("Fz", "Cz", "Pz"), (0.5, -0.5))
         >>> recording.seconds, recording.pick(["Pz", "Fz"]).channels
