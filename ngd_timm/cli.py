@@ -526,7 +526,7 @@ def prototypes_build(
     grid.save(out)
     if card is not None:
         write_text(card, grid_card(grid, out.stem))
-        grid.picture(card.with_name("grid.png"))
+        grid.plot(card.with_name("grid.png"))
     typer.echo(describe(grid, str(out)))
 
 
@@ -567,10 +567,10 @@ def prototypes_pull(
     typer.echo(describe(grid, f"{out} from {pinned}"))
 
 
-@prototypes_app.command("show", epilog="Example: ngd prototypes show gameemo-v2 --picture grid.png")
+@prototypes_app.command("show", epilog="Example: ngd prototypes show gameemo-v2 --plot grid.png")
 def prototypes_show(
     grid: Annotated[str, typer.Argument(help="A bundled version or a file; default: the newest that is bundled.")] = "",
-    picture: Annotated[
+    plot: Annotated[
         Path | None, typer.Option(help="Draw counts and the cosine matrix into this PNG.", rich_help_panel=OUTPUT)
     ] = None,
     as_json: AsJson = False,
@@ -580,8 +580,8 @@ def prototypes_show(
     from ngd_timm.grid.prototypes import PrototypeGrid
 
     opened = PrototypeGrid.from_spec(grid) if grid else PrototypeGrid.default()
-    if picture is not None:
-        opened.picture(picture)
+    if plot is not None:
+        opened.plot(plot)
     typer.echo(_json(as_dict(opened)) if as_json else describe(opened, grid or "bundled grid"))
 
 

@@ -41,7 +41,7 @@ def assert_untouched(full: Path) -> None:
     {
         "metrics onto a full disk": (f"{SCORE} --out full/test.json", NO_SPACE),
         "an export onto a full disk": ("export student --out full/student", NO_SPACE),
-        "a figure onto a full disk": ("prototypes show --picture full/grid.png", NO_SPACE),
+        "a figure onto a full disk": ("prototypes show --plot full/grid.png", NO_SPACE),
         "metrics onto a read-only disk": (f"{SCORE} --out locked/test.json", READ_ONLY),
         "a run onto a read-only disk": (f"{TRAIN} out=locked/run", READ_ONLY),
     },

@@ -57,7 +57,7 @@ def test_ablate_refuses_in_one_line_and_writes_nothing(tmp_path: Path, ngd: Call
 
 
 def test_show_prints_the_packaged_grid_for_people_and_for_programs(tmp_path: Path, ngd: Callable[..., Any]) -> None:
-    done = ngd("prototypes", "show", "--picture", str(tmp_path / "grid.png"))
+    done = ngd("prototypes", "show", "--plot", str(tmp_path / "grid.png"))
     assert done.returncode == 0, done.stderr
     assert "GAMEEMO" in done.stdout
     assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")

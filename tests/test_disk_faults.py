@@ -36,7 +36,7 @@ MAY_NOT = 99  # no exit code of pytest
         "a run into a folder of mode 555": (f"{TRAIN} out=locked/run", DENIED),
         "an export onto a file": (f"{EXPORT} file", "file"),
         "an export into a folder of mode 555": (f"{EXPORT} locked/student", DENIED),
-        "a figure below a file": ("prototypes show --picture file/grid.png", "can't be written"),
+        "a figure below a file": ("prototypes show --plot file/grid.png", "can't be written"),
     },
 )
 def test_a_place_that_cannot_be_written(command: str, message: str, refused: Any, tmp_path: Path) -> None:

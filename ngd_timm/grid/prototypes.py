@@ -327,7 +327,7 @@ class PrototypeGrid:
             return cls.from_pretrained(spec)
         raise choices("grid", spec, [*grid_versions(), "PATH.safetensors", "user/repo"])
 
-    def picture(self, path: str | Path) -> None:
+    def plot(self, path: str | Path) -> None:
         """Draw the counts on the valence/arousal plane beside the cosines between prototypes, as a PNG."""
         from ngd_timm.core.plots import png_figure
 

@@ -13,7 +13,7 @@ from ngd_timm.grid.card import grid_card, grid_licence
 from ngd_timm.grid.prototypes import GRID_FILE, PrototypeGrid
 
 _MIN_SUBJECTS = 3
-PICTURE = "grid.png"
+PLOT = "grid.png"
 
 
 def stage_grid(grid: PrototypeGrid, folder: str | Path, repo_id: str) -> None:
@@ -26,7 +26,7 @@ def stage_grid(grid: PrototypeGrid, folder: str | Path, repo_id: str) -> None:
     grid.save(folder / GRID_FILE)
     write_text(folder / "README.md", grid_card(grid, name, repo_id))
     write_text(folder / "LICENSE", grid_licence(grid, name))
-    grid.picture(folder / PICTURE)
+    grid.plot(folder / PLOT)
 
 
 def unfit_to_publish(grid: PrototypeGrid) -> str | None:

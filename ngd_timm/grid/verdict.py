@@ -41,7 +41,7 @@ _TEACHER = {
     "above": "On people it has not seen, the teacher tells high from low {}.",
     "weakly": "On people it has not seen, the teacher tells high from low {}, weakly.",
     "unsure": "The interval over people reaches chance for {}.",
-    "chance": "For {} it can't be told from chance on people it has not seen (p above .05).",
+    "chance": "For {} it is not distinct from chance on people it has not seen (p above .05).",
     "logistic_regression": "A logistic regression does no worse for {}.",
     "ridge": "A ridge regression does no worse for {}.",
     "number": (

@@ -19,7 +19,7 @@ from ngd_timm.core.paths import without_paths
 from ngd_timm.core.recipe import to_yaml
 from ngd_timm.evaluate.run import Run, check_student
 from ngd_timm.grid.prototypes import GRID_FILE, PrototypeGrid, grid_versions
-from ngd_timm.grid.push import PICTURE, stage_grid, unfit_to_publish
+from ngd_timm.grid.push import PLOT, stage_grid, unfit_to_publish
 from ngd_timm.models.student import PUBLISHED_FORMAT, STUDENT_FILES, student_versions
 from ngd_timm.publish.card import last_share, student_card, student_licence
 
@@ -48,12 +48,12 @@ def stage_run(run: Run, folder: str | Path, repo_id: str, metrics: Mapping[str, 
     with_grid = run.grid is not None and unfit_to_publish(run.grid) is None
     if run.grid is not None and with_grid:
         replace(run.grid, metadata=without_paths(run.grid.metadata)).save(folder / GRID_FILE)
-        run.grid.picture(folder / PICTURE)
+        run.grid.plot(folder / PLOT)
         if not _named(run.recipe.grid):
             run = replace(run, recipe=run.recipe.model_copy(update={"grid": GRID_FILE, "grid_center": False}))
     write_text(folder / "recipe.yaml", to_yaml(run.recipe))
     write_json(folder / "metrics.json", without_paths(run.metrics))
-    hashed = sorted(p.name for p in folder.iterdir() if p.name != PICTURE)
+    hashed = sorted(p.name for p in folder.iterdir() if p.name != PLOT)
     fingerprint = {
         **public_fingerprint(run.fingerprint),
         "format_version": PUBLISHED_FORMAT,
