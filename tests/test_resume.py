@@ -135,9 +135,8 @@ def test_while_one_process_trains_it_another_is_refused_until_the_first_is_gone_
     holder = os.fork()
     if not holder:
         with locked(run):
-            loader = os.fork()  # a process that loads images notices only later that its run is gone
-            if loader:
-                os.write(tell, str(loader).encode())
+            if not os.fork():  # a process that loads images notices only later that its run is gone
+                os.write(tell, str(os.getpid()).encode())
             signal.pause()
     loader = int(os.read(ready, 20))
     try:
