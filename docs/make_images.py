@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -24,7 +25,7 @@ from PIL import Image
 import ngd_timm
 from ngd_timm.eeg import TopomapOperator
 from ngd_timm.eeg.signal.bandpower import load_bandpower
-from ngd_timm.predict.predictor import annotate
+from ngd_timm.predict.predictor import annotate_all
 
 IMAGES = Path(__file__).parent / "images"
 INK, BLUE, ORANGE, GREEN = "#222222", "#0072B2", "#D55E00", "#009E73"
@@ -68,8 +69,12 @@ def flow() -> None:
 def prediction() -> None:
     from skimage import data
 
-    crop = Image.fromarray(data.astronaut()).crop((160, 60, 290, 190))
-    annotate(crop, ngd_timm.Predictor()(crop), IMAGES / "prediction.png")
+    with tempfile.TemporaryDirectory() as folder:
+        crop = Path(folder) / "face.png"
+        Image.fromarray(data.astronaut()).crop((160, 60, 290, 190)).save(crop)
+        annotate_all(ngd_timm.Predictor()([crop]), Path(folder) / "annotated")
+        (annotated,) = (Path(folder) / "annotated").iterdir()
+        shutil.copy(annotated, IMAGES / "prediction.png")
 
 
 def grid() -> None:
@@ -134,17 +139,12 @@ def ablation() -> None:
 
 
 def report(demo: Path, chromium: str) -> None:
+    shot = IMAGES / "report.png"
     with tempfile.TemporaryDirectory() as profile:
-        options = [
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            f"--user-data-dir={profile}",
-            "--window-size=1280,1500",
-        ]
-        shot = f"--screenshot={IMAGES / 'report.png'}"
-        subprocess.run([chromium, *options, *shot, (demo / "report.html").resolve().as_uri()], check=True)
-    Image.open(IMAGES / "report.png").convert("P", palette=Image.Palette.ADAPTIVE).save(IMAGES / "report.png")
+        options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={profile}"]
+        options += ["--window-size=1100,1150", f"--screenshot={shot}"]
+        subprocess.run([chromium, *options, (demo / "report.html").resolve().as_uri()], check=True)
+    Image.open(shot).convert("P", palette=Image.Palette.ADAPTIVE).save(shot)
 
 
 def main() -> None:
