@@ -114,7 +114,7 @@ def png_with_comment(size: int) -> bytes:
         "60 000 x 60 000 px": ("a.png", png_header(60000, 60000), "more than 100 megapixels; raise max_megapixels"),
         "2^31-1 x 2^31-1 px": ("a.png", png_header(2**31 - 1, 2**31 - 1), "can't be decoded"),
         "54 bytes that declare 9 000 x 9 000 px": ("a.bmp", bmp_header(9000, 9000), "can't be decoded (image file is"),
-        "a comment that unpacks to megabytes": ("a.png", png_with_comment(2 << 20), "(Decompressed data too large"),
+        "a comment that unpacks to megabytes": ("a.png", png_with_comment(2 << 20), "(Decompressed"),
     },
 )
 def test_a_damaged_image(name: str, content: Any, message: str, refused: Any, tmp_path: Path) -> None:
