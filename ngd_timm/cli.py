@@ -388,12 +388,11 @@ def _push(
     note: str = "",
 ) -> None:
     """Push what `stage` writes, or keep it in a folder, or only list it."""
-    from ngd_timm.core.files import atomic_folder, sha256_file
+    from ngd_timm.core.files import atomic_folder, require_new_folder, sha256_file
     from ngd_timm.core.hub import upload
 
     if folder is not None:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise InputError(f"{folder} is not empty; choose a new folder with --folder DIR")
+        require_new_folder(folder, "--folder")
         with atomic_folder(folder) as temporary:
             stage(temporary)
         typer.echo(f"{folder} holds what would go to {repo}")

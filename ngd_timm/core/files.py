@@ -77,6 +77,12 @@ def check_place(path: str | Path) -> None:
         pass
 
 
+def require_new_folder(folder: Path, option: str) -> None:
+    """Refuse a folder that holds something, or a file; the option is where another folder is given."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is not empty; choose a new folder with {option} DIR")
+
+
 @contextlib.contextmanager
 def write_refusals(path: Path) -> Iterator[None]:
     """Turn the system's refusal to write a path into an `InputError`; other errors pass."""

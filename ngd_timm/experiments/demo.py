@@ -7,8 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ngd_timm.core.errors import InputError
-from ngd_timm.core.files import write_json
+from ngd_timm.core.files import require_new_folder, write_json
 from ngd_timm.core.recipe import Recipe, load_recipe
 
 
@@ -31,8 +30,7 @@ class DemoSizes:
 def run_demo(out: str | Path, seed: int = 0, sizes: DemoSizes | None = None) -> Path:
     """Run every stage once, into a new folder, and write a page that a newcomer understands: report.html."""
     out, sizes = Path(out), sizes or DemoSizes()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} is not empty; choose a new folder with --out DIR")
+    require_new_folder(out, "--out")
     # heavy imports wait until the folder is known to be good
     from ngd_timm.core.teacher_recipe import TeacherRecipe
     from ngd_timm.data.synthetic.schematic import DOMAINS, write_schematic

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ngd_timm.core.devices import open_device
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.files import atomic_folder
+from ngd_timm.core.files import atomic_folder, require_new_folder
 from ngd_timm.core.hub import hub_id
 from ngd_timm.core.images import DAMAGE, InputTransform, damage_reason, open_image, raise_image_limit, to_mode
 from ngd_timm.models.student import STUDENT_FILES, open_student, shipped_student, student_versions
@@ -157,8 +157,7 @@ def image_files(paths: Sequence[str | Path]) -> list[Path]:
 def annotate_all(predictions: Sequence[Prediction], folder: str | Path) -> None:
     """Write a PNG for every prediction of a file, the image beside its probabilities, into a new folder, in order."""
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} is not empty; choose a new folder with --annotate DIR")
+    require_new_folder(folder, "--annotate")
     digits = len(str(len(predictions)))
     with atomic_folder(folder) as temporary:
         for number, prediction in enumerate(predictions, start=1):

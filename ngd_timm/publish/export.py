@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ngd_timm.core.errors import InputError, choices
-from ngd_timm.core.files import atomic_folder, atomic_path
+from ngd_timm.core.files import atomic_folder, atomic_path, require_new_folder
 from ngd_timm.models.ngd_models import TimmModel, input_channels
 from ngd_timm.models.student import STUDENT_FILES, read_student, student_files
 
@@ -36,8 +36,7 @@ def export_student(source: str | Path, form: str, out: str | Path) -> Path:
     folder = student_files(source)
     model, _ = read_student(folder, str(source))
     if form == "timm":
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise InputError(f"{out} is not empty; choose a new folder with --out DIR")
+        require_new_folder(out, "--out")
         with atomic_folder(out) as temporary:
             for name in STUDENT_FILES:
                 shutil.copyfile(folder / name, temporary / name)
