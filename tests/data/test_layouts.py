@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 
 from ngd_timm.core.affect import CLASSES, anchors
+from ngd_timm.core.errors import InputError
 from ngd_timm.data import load_fer, load_split, load_splits
+from ngd_timm.data.class_map import read_class_map
 from ngd_timm.data.layouts.ferplus import NAMED_TWICE, NO_NAME
 from ngd_timm.data.layouts.manifest import LISTED_AGAIN
 from ngd_timm.data.synthetic.tiny import TINY_LAYOUTS, tiny_face, write_tiny
@@ -44,6 +47,8 @@ SPLITS = {
     "sfew": {"train": 14, "valid": 14},
     "manifest": {"train": 16, "valid": 16, "test": 16},
     "npz": {"train": 16, "valid": 16, "test": 16},
+    "npz-numbered": {"train": 16, "valid": 16, "test": 16},
+    "manifest-numbered": {"all": 16},
 }
 
 
@@ -202,6 +207,42 @@ def test_a_manifest_may_name_absolute_paths_and_its_file_a_split(tmp_path: Path)
         tiny_face("fear", ord(name)).save(folder / f"{name}.png")
     (tmp_path / "val.csv").write_text(f"path,label\n{folder}/a.png,fear\n../{tmp_path.name}/elsewhere/b.png,fear\n")
     assert load_split("fer2013", tmp_path / "val.csv", "valid")[1].kept == 2
+
+
+@pytest.mark.parametrize("file", ["ferplus.npz", "labels_all.csv"])
+@pytest.mark.parametrize("form", ["number to name", "name to number", "list"])
+def test_numbers_mean_what_the_class_map_behind_the_root_says_in_any_form(file: str, form: str, tmp_path: Path) -> None:
+    layout = "npz-numbered" if file.endswith("npz") else "manifest-numbered"
+    root = write_tiny(layout, tmp_path / "set")
+    known = {int(k): v for k, v in read_class_map(root / "class_map.json").items()}
+    before = load_fer("ferplus", root / file)["label"][:]
+    (root / "class_map.json").unlink()
+    turned = {number: known[7 - number] for number in sorted(known)}
+    forms = {"number to name": turned, "name to number": {c: i for i, c in turned.items()}, "list": [*turned.values()]}
+    (tmp_path / "map.json").write_text(json.dumps(forms[form]))
+    after = load_fer("ferplus", f"{root / file},class_map=../map.json")["label"][:]
+    numbers = {c: i for i, c in known.items()}
+    assert [CLASSES[i] for i in after] == [turned[numbers[CLASSES[i]]] for i in before]
+    again = load_fer("ferplus", root / file, options={"class_map": tmp_path / "map.json"})["label"][:]
+    assert again == after != before
+
+
+@pytest.mark.parametrize("column", ["label_id", "LABEL", "cls", "Class", "target", "y"])
+def test_a_manifest_may_number_its_classes_under_any_usual_header(column: str, tmp_path: Path) -> None:
+    root = write_tiny("manifest-numbered", tmp_path / "set")
+    expected = load_fer("ckplus", root)["label"][:]
+    path = root / "labels_all.csv"
+    path.write_text(path.read_text().replace("Target", column))
+    assert load_fer("ckplus", root)["label"][:] == expected
+
+
+def test_a_class_map_of_eight_serves_a_set_of_seven_unless_the_eighth_occurs(tmp_path: Path) -> None:
+    np.savez(tmp_path / "faces.npz", x=np.zeros((2, 8, 8, 1), np.uint8), y=np.array([3, 5], np.uint8))
+    (tmp_path / "class_map.json").write_text(json.dumps(CLASSES))
+    assert [CLASSES[i] for i in load_fer("rafdb", tmp_path)["label"]] == ["sadness", "disgust"]
+    np.savez(tmp_path / "faces.npz", x=np.zeros((2, 8, 8, 1), np.uint8), y=np.array([3, 7]))
+    with pytest.raises(InputError, match="unknown rafdb class name 'contempt'"):
+        load_fer("rafdb", tmp_path)
 
 
 def test_an_image_that_a_manifest_lists_twice_with_one_label_is_kept_once_and_counted(tmp_path: Path) -> None:
