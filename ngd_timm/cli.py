@@ -529,6 +529,36 @@ def prototypes_build(
     typer.echo(describe(grid, str(out)))
 
 
+@prototypes_app.command(
+    "import", epilog="Example: ngd prototypes import prototypes_5x5.npz --order valence-major --out grid.safetensors"
+)
+def prototypes_import(
+    file: Annotated[Path, typer.Argument(help="An NPZ, or a .pt, .pth or .ckpt of tensors.")],
+    out: Annotated[Path, typer.Option(help="The grid's file.", rich_help_panel=OUTPUT)],
+    prototypes: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Array of (S*S, D) or (S, S, D).", rich_help_panel=INPUT)
+    ] = None,
+    counts: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Array of (S*S,) or (S, S).", rich_help_panel=INPUT)
+    ] = None,
+    order: Annotated[
+        str | None,
+        typer.Option(
+            help="valence-major (row = i_valence * S + i_arousal, as here) or arousal-major; needed unless the file "
+            "has an entry 'order'.",
+            rich_help_panel=INPUT,
+        ),
+    ] = None,
+) -> None:
+    """Write somebody else's prototypes as a grid file, with what was assumed in its metadata."""
+    from ngd_timm.grid.card import describe
+    from ngd_timm.grid.imported import import_grid
+
+    grid = import_grid(file, prototypes, counts, order)
+    grid.save(out)
+    typer.echo(describe(grid, str(out)))
+
+
 @prototypes_app.command("push", epilog="Example: ngd prototypes push grid.safetensors user/my-grid --private")
 def prototypes_push(
     grid: Annotated[str, typer.Argument(help="A file or a bundled version.")],

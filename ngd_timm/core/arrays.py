@@ -23,7 +23,10 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
     """The arrays of an NPZ; one with pickled objects is refused."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
+            arrays = {key: file[key] for key in file.files}
+        if strange := [key for key, array in arrays.items() if not isinstance(array, np.ndarray)]:
+            raise ValueError(f"{strange[0]} is no array")
+        return arrays
     except _DAMAGE as error:
         reason = " ".join(str(error).split())[:120]
         raise InputError(
