@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.errors import InputError
 from ngd_timm.data.labels import class_of
 
@@ -61,8 +62,17 @@ def names_of(ids: Iterable[int], known: Mapping[int, str], where: str) -> list[s
     return [known[number] for number in ids]
 
 
-def logit_classes(path: str | Path) -> tuple[str, ...]:
-    """The classes of a map by number, which must be 0, 1, …: the order of a model's logits."""
+def logit_classes(names: str | None, path: Path | None) -> tuple[str, ...]:
+    """The order of a model's logits: names with commas, or a map of 0, 1, … to them; else FER+'s."""
+    if names is not None and path is not None:
+        raise InputError("give --classes or --class-map, not both")
+    if names is not None:
+        classes = [class_of("ferplus", name) for name in names.split(",")]
+        if len(set(classes)) < len(classes):
+            raise InputError(f"--classes has a class twice: {', '.join(classes)}")
+        return tuple(classes)
+    if path is None:
+        return CLASSES
     known = read_class_map(path)
     if sorted(known) != list(range(len(known))):
         raise InputError(f"{path} numbers classes {', '.join(map(str, sorted(known)))}; logits are numbered from 0 on")

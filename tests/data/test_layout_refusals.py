@@ -230,11 +230,6 @@ def test_a_manifest_says_how_many_images_are_missing_and_shows_three(tmp_path: P
         ('{"3": "fear", "sad": 4}', "must map numbers to class names"),
         ('{"fear": true}', "must map numbers to class names"),
         ('{"4": "fear"}', "label 3 is not in the class map, which has 4 fear"),
-        ('{"3": "fera"}', r"class_map\.json: unknown .* 'fera'; did you mean 'fear'"),
-        ('{"3": "fear", "4": "scared"}', "has the class fear twice"),
-        ('["anger", "fear", "disgust", "fear"]', "has the class fear twice"),
-        ('{"3": "fear", "3": "anger"}', "has the number 3 twice"),
-        ('{"fear": 3, "anger": 3}', "has the number 3 twice"),
     ],
 )
 def test_a_class_map_that_maps_nothing_is_refused(tmp_path: Path, text: str, message: str) -> None:
