@@ -32,6 +32,8 @@ GRID, SIMULATION = "Grid", "Simulation"
 
 teacher_app = typer.Typer(help="The EEG teacher.", no_args_is_help=True)
 prototypes_app = typer.Typer(help="The prototype grid.", no_args_is_help=True)
+data_app = typer.Typer(help="Sets of faces.", no_args_is_help=True)
+app.add_typer(data_app, name="data", rich_help_panel="Train and score")
 app.add_typer(teacher_app, name="teacher", rich_help_panel="From EEG to a grid")
 app.add_typer(prototypes_app, name="prototypes", rich_help_panel="From EEG to a grid")
 
@@ -494,6 +496,22 @@ def report(
     from ngd_timm.report import write_page
 
     typer.echo(write_page(folder, mistakes))
+
+
+@data_app.command(
+    "subset", epilog="Example: ngd data subset affectnet=AffectNet:valid --per-class 100 --out affectnet-mini.txt"
+)
+def data_subset(
+    data: Annotated[str, typer.Argument(metavar="NAME=ROOT[:SPLIT]", help="Without :SPLIT every split.")],
+    per_class: Annotated[int, typer.Option(min=1, help="Images of each class in each split.", rich_help_panel=INPUT)],
+    out: Annotated[Path, typer.Option(help="The list; its sha256 goes beside it.", rich_help_panel=OUTPUT)],
+    seed: Annotated[int, typer.Option(min=0, help="Hashed with each file's name.", rich_help_panel=INPUT)] = 0,
+) -> None:
+    """Draw a part of a data set by hashes of file names, and write it as a list for NAME=ROOT,list=FILE."""
+    from ngd_timm.data import parse_spec, write_subset
+
+    name, root, split, _ = parse_spec(data)
+    typer.echo("\n".join([str(out), *(f"  {line}" for line in write_subset(name, root, out, per_class, seed, split))]))
 
 
 @teacher_app.command("fit", epilog="Example: ngd teacher fit teacher_gameemo data.root=gameemo_bandpower.npz")

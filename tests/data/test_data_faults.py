@@ -289,6 +289,25 @@ def test_a_class_map(text: str | None, message: str, refused: Any, tmp_path: Pat
         refused(f"{EVALUATE}/{file}" + ("" if text is None else ",class_map=map.json"), message)
 
 
+@rows(
+    "files, data, message",
+    {
+        "images without a name": ({"set/train.npz": npz(np.array(["fear", "sad", "fear"]))}, "set", "no file name"),
+        "images of one name": (
+            {"set/faces.csv": "path,label,split\na.png,fear,train\na.png,fear,test\n", "set/a.png": PNG},
+            "set",
+            "the name of another image, a.png",
+        ),
+        "a share held out": ({"set/fear/a.png": PNG}, "set,hold_out=0.1", "leave hold_out out"),
+        "a split that is missing": ({"set/fear/a.png": PNG}, "set:valid", "no split 'valid'"),
+    },
+)
+def test_no_list_can_be_drawn(files: dict[str, Any], data: str, message: str, refused: Any, tmp_path: Path) -> None:
+    write(tmp_path, files)
+    refused(f"data subset schematic={data} --per-class 1 --out list.txt", message)
+    refused(f"data subset schematic={data} --per-class 1 --out list.csv", "give it another suffix")
+
+
 CSV = {"a.png": PNG, "b.png": encoded(RAMP.T), "c.png": encoded(NOISE)}
 
 
