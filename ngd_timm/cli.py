@@ -591,19 +591,19 @@ def prototypes_build(
     "import", epilog="Example: ngd prototypes import prototypes_5x5.npz --order valence-major --out grid.safetensors"
 )
 def prototypes_import(
-    file: Annotated[Path, typer.Argument(help="An NPZ, or a .pt, .pth or .ckpt of tensors.")],
+    file: Annotated[Path, typer.Argument(help="An NPZ of plain arrays, or a torch file of tensors.")],
     out: Annotated[Path, typer.Option(help="The grid's file.", rich_help_panel=OUTPUT)],
     prototypes: Annotated[
-        str | None, typer.Option(metavar="KEY", help="Array of (S*S, D) or (S, S, D).", rich_help_panel=INPUT)
-    ] = None,
+        str, typer.Option(metavar="KEY", help="Its entry of (S*S, D) or (S, S, D).", rich_help_panel=INPUT)
+    ] = "prototypes",
     counts: Annotated[
-        str | None, typer.Option(metavar="KEY", help="Array of (S*S,) or (S, S).", rich_help_panel=INPUT)
-    ] = None,
+        str, typer.Option(metavar="KEY", help="Its entry of (S*S,) or (S, S), if any.", rich_help_panel=INPUT)
+    ] = "counts",
     order: Annotated[
         str | None,
         typer.Option(
-            help="valence-major (row = i_valence * S + i_arousal, as here) or arousal-major; needed unless the file "
-            "has an entry 'order'.",
+            help="valence-major (row = i_valence * S + i_arousal, as here) or arousal-major; default: as its entry "
+            "'order' says.",
             rich_help_panel=INPUT,
         ),
     ] = None,

@@ -304,7 +304,22 @@ def test_prototypes_of_others_become_the_grid_that_they_describe(
     else:
         torch.save({key: torch.tensor(value) for key, value in arrays.items()}, path)
     out = tmp_path / "grid.safetensors"
-    assert ngd("prototypes", "import", str(path), "--counts", "n", "--order", order, "--out", str(out)).returncode == 0
+    assert (
+        ngd(
+            "prototypes",
+            "import",
+            str(path),
+            "--prototypes",
+            "proto",
+            "--counts",
+            "n",
+            "--order",
+            order,
+            "--out",
+            str(out),
+        ).returncode
+        == 0
+    )
     assert "not_read: theta" in ngd("prototypes", "show", str(out)).stdout
     grid = PrototypeGrid.from_spec(str(out))
     for k, (v, a) in enumerate(cells):

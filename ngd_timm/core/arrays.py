@@ -13,8 +13,6 @@ import torch
 
 from ngd_timm.core.errors import InputError
 
-TORCH_SUFFIXES = (".pt", ".pth", ".ckpt")
-
 # What numpy raises on a damaged file, or on one of pickled objects.
 _DAMAGE = (ValueError, EOFError, OSError, LookupError, MemoryError, AttributeError, TypeError, zlib.error, BadZipFile)
 

@@ -3,40 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ngd_timm.core.affect import centers
-from ngd_timm.core.arrays import TORCH_SUFFIXES, read_npz, read_torch
-from ngd_timm.core.errors import InputError, choices
+from ngd_timm.core.arrays import read_npz, read_torch
+from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import sha256_file
 from ngd_timm.grid.averages import checked_size, fill_empty
 from ngd_timm.grid.prototypes import PrototypeGrid
 
 ORDERS = ("valence-major", "arousal-major")
-_PROTOTYPES, _COUNTS, _ORDER = ("prototypes", "prototype", "protos", "proto"), ("counts", "count"), "order"
+_COUNTS = "counts"
 
 
 def import_grid(
-    path: str | Path, prototypes: str | None = None, counts: str | None = None, order: str | None = None
+    path: str | Path, prototypes: str = "prototypes", counts: str = _COUNTS, order: str | None = None
 ) -> PrototypeGrid:
-    """Read a grid from an NPZ, or a torch file of tensors, (S*S, D) or (S, S, D), with what was assumed as metadata.
+    """Read a grid from an NPZ or a torch file, and keep what was assumed as metadata.
 
-    Index 0 is the lowest valence or arousal on both axes. Rows are brought to unit length. A row of zeros needs a count
-    of 0 and is filled from its nearest cells.
+    Index 0 of both axes is taken as the lowest. Rows are brought to unit length; one of zeros, an empty cell, needs a
+    count of 0 and is filled from its nearest cells.
 
     Args:
         path: The file; of its path only the name is kept, with its sha256.
-        prototypes: The array's name, where it is none of prototypes, prototype, protos, proto.
-        counts: Embeddings averaged a cell, where it is neither counts nor count; without any all are 0, for unknown.
-        order: "valence-major": row k = i_valence * S + i_arousal, as here, and the first axis of (S, S, D) is valence.
-            "arousal-major": the other way round. Needed unless the file says so in an entry `order`.
+        prototypes: The entry of (S*S, D) or (S, S, D).
+        counts: The entry of (S*S,) or (S, S), embeddings averaged in a cell; without it all are 0, for unknown.
+        order: "valence-major" (row k = i_valence * S + i_arousal, as here; the first axis of (S, S, D) is valence) or
+            "arousal-major"; needed unless the file has it in an entry `order`.
 
     Raises:
-        InputError: An array that is missing or doesn't fit, no order, objects in the file, a row without direction.
+        InputError: An entry that is missing or doesn't fit, no order, or objects in the file.
 
     Examples:
         >>> import tempfile
@@ -46,118 +44,69 @@ def import_grid(
         'not in the file; 0 stands for unknown'
     """
     path = Path(path)
-    arrays = _read(path)
-    key = _key(path, arrays, prototypes, _PROTOTYPES, "--prototypes")
-    if key is None:
-        raise InputError(f"{path} has none of {', '.join(_PROTOTYPES)}; it has {_held(arrays)}: give --prototypes NAME")
-    counts_key = _key(path, arrays, counts, _COUNTS, "--counts")
-    said, order = order, _order(path, arrays, order)
-    rows, size = _rows(path, key, arrays[key])
-    numbers = np.zeros(len(rows), dtype=np.int64)
-    if counts_key is not None:
-        numbers = _counts(path, counts_key, arrays[counts_key], size)
-    lengths = np.linalg.norm(rows, axis=1)
-    empty = lengths < 1e-9
-    if (strange := empty & ((numbers > 0) | (counts_key is None))).any():
-        raise InputError(
-            f"{path}: row {int(strange.argmax())} of '{key}' is zero; that is an empty cell, which needs a count of 0"
-        )
-    rows = rows / np.where(empty, 1, lengths)[:, None]
-    if order == "arousal-major":
-        rows, numbers, empty = (_transposed(values, size) for values in (rows, numbers, empty))
-    filled = fill_empty(rows, ~empty, size)
-    unread = [name for name in arrays if name not in (key, counts_key, _ORDER)]
+    arrays = read_npz(path) if path.suffix.lower() == ".npz" else _read_torch(path)
+    for key, option in ((prototypes, "--prototypes"), (counts, "--counts")):
+        if key not in arrays and key != _COUNTS:
+            held = ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in arrays.items())[:400]
+            raise InputError(f"{path} has no '{key}'; it has {held or 'nothing'}: name the right one with {option} KEY")
+    order, said = _order(path, arrays.get("order"), order)
+    rows, number = _cells(path, arrays, prototypes, counts)
+    size = len(rows)
+    if order == ORDERS[1]:
+        rows, number = rows.swapaxes(0, 1), number.T
+    rows, number = rows.reshape(size * size, -1), number.reshape(-1)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    filled = lengths[:, 0] > 1e-9
+    if not filled.any() or number[~filled].any() or not (filled.all() or counts in arrays):
+        raise InputError(f"{path}: '{prototypes}' has rows of zeros; an empty cell needs a count of 0")
+    shape = arrays[prototypes].shape
+    rows = fill_empty(rows / np.where(lengths > 0, lengths, 1), filled, size)
     notes = {
-        "provenance": f"imported from {path.name}",
+        "provenance": f"imported from {path.name}, '{prototypes}' of {shape}; assumed: both axes ascend",
         "source_sha256": sha256_file(path),
-        "prototypes": f"{key}, {'x'.join(map(str, arrays[key].shape))}, lengths {lengths.min():.4g} to "
-        f"{lengths.max():.4g} before they were made 1",
-        "counts": f"from {counts_key}" if counts_key else "not in the file; 0 stands for unknown",
-        "order": f"{order}, {'as the file says' if said is None else 'as given by hand'}; assumed: both axes ascend",
-        "empty_cells": f"{int(empty.sum())} filled from their nearest",
-        "not_read": ", ".join(unread)[:400] or "nothing",
+        "lengths": f"{lengths.min():.4g} to {lengths.max():.4g}, made 1; {int((~filled).sum())} cells filled",
+        "counts": f"from '{counts}'" if counts in arrays else "not in the file; 0 stands for unknown",
+        "order": f"{order}, {said}",
+        "not_read": ", ".join(name for name in arrays if name not in (prototypes, counts, "order"))[:400] or "nothing",
     }
-    return PrototypeGrid(
-        torch.from_numpy(filled.astype(np.float32)),
-        torch.from_numpy(numbers),
-        torch.from_numpy(centers(size)),
-        size,
-        notes,
-    )
+    return PrototypeGrid._of_rows(rows, number, size, notes)
 
 
-def _read(path: Path) -> Mapping[str, np.ndarray]:
-    if path.suffix.lower() not in (".npz", *TORCH_SUFFIXES):
-        raise choices("kind of file", path.name, (".npz", *TORCH_SUFFIXES))
-    if path.suffix.lower() == ".npz":
-        return read_npz(path)
+def _order(path: Path, entry: np.ndarray | None, given: str | None) -> tuple[str, str]:
+    """The order of cells, and who says so."""
+    own = None if entry is None else str(entry)[:80]
+    order = given or own
+    if order not in ORDERS or own not in (None, order):
+        raise InputError(
+            f"{path}: the order of cells is '{own or 'unknown'}' in the file and '{given or 'unknown'}' by --order; it "
+            f"must be {ORDERS[0]} (row = i_valence * S + i_arousal) or {ORDERS[1]}: ask the file's author"
+        )
+    return order, "by hand" if own is None else "as the file says"
+
+
+def _cells(path: Path, arrays: dict[str, np.ndarray], key: str, counts: str) -> tuple[np.ndarray, np.ndarray]:
+    """Prototypes (S, S, D) and counts (S, S), in the file's order."""
+    rows = arrays[key]
+    size = math.isqrt(math.prod(rows.shape[:-1]))
+    flat, square = (size * size,), (size, size)
+    if rows.dtype.kind != "f" or rows.shape[:-1] not in (flat, square) or not np.isfinite(rows).all():
+        raise InputError(
+            f"{path}: '{key}' must be finite floats of (S*S, D) or (S, S, D), got {rows.dtype} {rows.shape}"
+        )
+    checked_size(size)
+    number = arrays.get(counts, np.zeros(flat, dtype=np.int64))
+    if number.dtype.kind not in "iuf" or number.shape not in (flat, square) or (number != abs(number) // 1).any():
+        raise InputError(
+            f"{path}: '{counts}' must be whole numbers from 0 on, {flat} or {square}, got {number.dtype} {number.shape}"
+        )
+    return rows.astype(np.float64).reshape(*square, -1), number.astype(np.int64).reshape(square)
+
+
+def _read_torch(path: Path) -> dict[str, np.ndarray]:
+    """Tensors as floats; anything else as text, which is neither rows nor counts."""
     content = read_torch(path)
-    if isinstance(content, torch.Tensor):
-        content = {_PROTOTYPES[0]: content}
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds a {type(content).__name__}; a dict of tensors, or one tensor, was expected")
-    return {str(key): _array(value) for key, value in content.items()}
-
-
-def _array(value: object) -> np.ndarray:
-    """A tensor, number or text as an array; of anything else only what it is."""
-    if isinstance(value, torch.Tensor) and value.layout is torch.strided and not value.is_quantized:
-        value = value.detach()
-        return (value.float() if value.is_floating_point() else value).numpy()
-    return np.array(value if isinstance(value, (int, float, str)) else type(value).__name__)
-
-
-def _held(arrays: Mapping[str, np.ndarray]) -> str:
-    return ", ".join(f"{key} {a.dtype} {a.shape}" for key, a in arrays.items())[:400] or "nothing"
-
-
-def _key(
-    path: Path, arrays: Mapping[str, np.ndarray], given: str | None, names: Sequence[str], option: str
-) -> str | None:
-    """The name of an array: the one that is given, else the usual one that is there."""
-    if given is not None and given not in arrays:
-        raise InputError(f"{path} has no '{given}'; it has {_held(arrays)}: correct {option}")
-    found = [name for name in names if name in arrays]
-    if given is None and len(found) > 1:
-        raise InputError(f"{path} has {', '.join(found)}; say which is meant with {option} NAME")
-    return given or next(iter(found), None)
-
-
-def _order(path: Path, arrays: Mapping[str, np.ndarray], given: str | None) -> str:
-    if given is not None and given not in ORDERS:
-        raise choices("order", given, ORDERS)
-    own = str(arrays[_ORDER]) if _ORDER in arrays else None
-    if own is None and given is None:
-        raise InputError(
-            f"{path} does not say how its cells are ordered; ask its author, then give --order {ORDERS[0]} (row = "
-            f"i_valence * S + i_arousal) or --order {ORDERS[1]} (row = i_arousal * S + i_valence)"
-        )
-    if own is not None and (own not in ORDERS or given not in (None, own)):
-        raise InputError(f"{path} says order '{own[:80]}'; it must be one of {', '.join(ORDERS)}, and --order the same")
-    return own or str(given)
-
-
-def _rows(path: Path, key: str, array: np.ndarray) -> tuple[np.ndarray, int]:
-    """(S*S, D) float64 and S."""
-    cells = array.shape[:-1]
-    size = math.isqrt(math.prod(cells))
-    if array.dtype.kind != "f" or cells not in ((size * size,), (size, size)) or not array.size:
-        raise InputError(f"{path}: '{key}' must be floats of (S*S, D) or (S, S, D), got {array.dtype} of {array.shape}")
-    if not np.isfinite(array).all():
-        raise InputError(f"{path}: '{key}' is not all finite")
-    return array.astype(np.float64).reshape(-1, array.shape[-1]), checked_size(size)
-
-
-def _counts(path: Path, key: str, array: np.ndarray, size: int) -> np.ndarray:
-    fits = array.dtype.kind in "iuf" and array.shape in ((size * size,), (size, size))
-    if not fits or not ((array >= 0) & (array == np.floor(array)) & (array < 2**53)).all():
-        raise InputError(
-            f"{path}: '{key}' must be whole numbers from 0 on, ({size * size},) or ({size}, {size}), got "
-            f"{array.dtype} of {array.shape}"
-        )
-    return array.astype(np.int64).ravel()
-
-
-def _transposed(values: np.ndarray, size: int) -> np.ndarray:
-    """Cells of an arousal-major grid in valence-major order."""
-    return values.reshape(size, size, -1).swapaxes(0, 1).reshape(values.shape)
+    entries = content.items() if isinstance(content, dict) else [("prototypes", content)]
+    return {
+        str(key): np.array(value.detach().to_dense().float() if isinstance(value, torch.Tensor) else str(value)[:80])
+        for key, value in entries
+    }
