@@ -298,32 +298,28 @@ def export(
 
 @app.command(
     "import-checkpoint",
-    epilog="Example: ngd import-checkpoint student_best.ckpt --backbone resnet18 --class-map map.json --out student",
+    epilog="Example: ngd import-checkpoint student_best.ckpt --backbone resnet18 --classes map.json --out student",
     rich_help_panel="Publish and deploy",
 )
 def import_checkpoint(
-    file: Annotated[Path, typer.Argument(help="A .pt, .pth or .ckpt; nothing but tensors is unpickled.")],
+    file: Annotated[Path, typer.Argument(help="What torch.save wrote; nothing but tensors is unpickled.")],
     backbone: Annotated[str, typer.Option(help="The timm name of what it holds.", rich_help_panel=INPUT)],
     out: Annotated[Path, typer.Option(help="A new folder for the student.", rich_help_panel=OUTPUT)],
     classes: Annotated[
         str | None,
         typer.Option(
-            metavar="A,B,...", help="Names in the order of the logits; default: FER+'s.", rich_help_panel=INPUT
+            metavar="A,B,...|JSON",
+            help="The order of its logits: names, or a class map; default: FER+'s.",
+            rich_help_panel=INPUT,
         ),
-    ] = None,
-    class_map: Annotated[
-        Path | None, typer.Option(metavar="JSON", help="The same as a class map.", rich_help_panel=INPUT)
     ] = None,
     size: Annotated[int, typer.Option(min=16, max=1024, help="Of its images, px.", rich_help_panel=INPUT)] = 224,
     channels: Annotated[int, typer.Option(help="Of its images, 1 or 3.", rich_help_panel=INPUT)] = 3,
     mean: Annotated[
         list[float] | None,
-        typer.Option(help="Of pixels in [0, 1]; repeat a channel; default: timm's.", rich_help_panel=INPUT),
+        typer.Option(help="Of pixels in [0, 1], once or once a channel; default: timm's.", rich_help_panel=INPUT),
     ] = None,
     std: Annotated[list[float] | None, typer.Option(help="As --mean.", rich_help_panel=INPUT)] = None,
-    key: Annotated[
-        str | None, typer.Option(help="Where the weights are; default: a usual place.", rich_help_panel=ADVANCED)
-    ] = None,
 ) -> None:
     """Write a student from somebody else's checkpoint, and print what was found and assumed."""
     from ngd_timm.data.class_map import logit_classes
@@ -331,8 +327,8 @@ def import_checkpoint(
 
     if channels not in (1, 3):
         raise choices("number of channels", channels, (1, 3))
-    names = logit_classes(classes, class_map)
-    lines = imported.import_checkpoint(file, backbone, out, names, size, channels, mean or None, std or None, key)
+    names = logit_classes(classes)
+    lines = imported.import_checkpoint(file, backbone, out, names, size, channels, mean, std)
     typer.echo("\n  ".join([str(out), *lines]))
 
 

@@ -62,18 +62,16 @@ def names_of(ids: Iterable[int], known: Mapping[int, str], where: str) -> list[s
     return [known[number] for number in ids]
 
 
-def logit_classes(names: str | None, path: Path | None) -> tuple[str, ...]:
-    """The order of a model's logits: names with commas, or a map of 0, 1, … to them; else FER+'s."""
-    if names is not None and path is not None:
-        raise InputError("give --classes or --class-map, not both")
-    if names is not None:
-        classes = [class_of("ferplus", name) for name in names.split(",")]
+def logit_classes(text: str | None) -> tuple[str, ...]:
+    """The order of a model's logits: names with commas, or the JSON file of a class map from 0 on; None is FER+'s."""
+    if text is None:
+        return CLASSES
+    if not text.endswith(".json"):
+        classes = tuple(class_of("ferplus", name) for name in text.split(","))
         if len(set(classes)) < len(classes):
             raise InputError(f"--classes has a class twice: {', '.join(classes)}")
-        return tuple(classes)
-    if path is None:
-        return CLASSES
-    known = read_class_map(path)
+        return classes
+    known = read_class_map(text)
     if sorted(known) != list(range(len(known))):
-        raise InputError(f"{path} numbers classes {', '.join(map(str, sorted(known)))}; logits are numbered from 0 on")
+        raise InputError(f"{text} numbers classes {', '.join(map(str, sorted(known)))}; logits are numbered from 0 on")
     return tuple(known[number] for number in sorted(known))

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from writers import IDS, write_numbered
 
 from ngd_timm.core.affect import CLASSES, anchors
 from ngd_timm.core.errors import InputError
 from ngd_timm.data import load_fer, load_split, load_splits
-from ngd_timm.data.class_map import read_class_map
 from ngd_timm.data.layouts.ferplus import NAMED_TWICE, NO_NAME
 from ngd_timm.data.layouts.manifest import LISTED_AGAIN
 from ngd_timm.data.synthetic.tiny import TINY_LAYOUTS, tiny_face, write_tiny
@@ -47,8 +47,6 @@ SPLITS = {
     "sfew": {"train": 14, "valid": 14},
     "manifest": {"train": 16, "valid": 16, "test": 16},
     "npz": {"train": 16, "valid": 16, "test": 16},
-    "npz-numbered": {"train": 16, "valid": 16, "test": 16},
-    "manifest-numbered": {"all": 16},
 }
 
 
@@ -209,31 +207,33 @@ def test_a_manifest_may_name_absolute_paths_and_its_file_a_split(tmp_path: Path)
     assert load_split("fer2013", tmp_path / "val.csv", "valid")[1].kept == 2
 
 
+FORMS = {
+    "names to numbers": IDS,
+    "numbers to names": {str(i): c for c, i in IDS.items()},
+    "a list": sorted(IDS, key=IDS.__getitem__),
+}
+
+
 @pytest.mark.parametrize("file", ["ferplus.npz", "labels_all.csv"])
-@pytest.mark.parametrize("form", ["number to name", "name to number", "list"])
-def test_numbers_mean_what_the_class_map_behind_the_root_says_in_any_form(file: str, form: str, tmp_path: Path) -> None:
-    layout = "npz-numbered" if file.endswith("npz") else "manifest-numbered"
-    root = write_tiny(layout, tmp_path / "set")
-    known = {int(k): v for k, v in read_class_map(root / "class_map.json").items()}
-    before = load_fer("ferplus", root / file)["label"][:]
+@pytest.mark.parametrize("form", FORMS)
+def test_numbers_mean_what_the_class_map_says_in_any_form(file: str, form: str, tmp_path: Path) -> None:
+    root = write_numbered(tmp_path / "set")
     (root / "class_map.json").unlink()
-    turned = {number: known[7 - number] for number in sorted(known)}
-    forms = {"number to name": turned, "name to number": {c: i for i, c in turned.items()}, "list": [*turned.values()]}
-    (tmp_path / "map.json").write_text(json.dumps(forms[form]))
-    after = load_fer("ferplus", f"{root / file},class_map=../map.json")["label"][:]
-    numbers = {c: i for i, c in known.items()}
-    assert [CLASSES[i] for i in after] == [turned[numbers[CLASSES[i]]] for i in before]
-    again = load_fer("ferplus", root / file, options={"class_map": tmp_path / "map.json"})["label"][:]
-    assert again == after != before
+    (tmp_path / "map.json").write_text(json.dumps(FORMS[form]))
+    for number, split in enumerate(("train", "valid", "test")):
+        rows = load_fer("ferplus", f"{root / file},class_map=../map.json", split)
+        assert [CLASSES[i] for i in rows["label"]] == list(CLASSES)
+        for row, expression in zip(rows, CLASSES, strict=True):
+            np.testing.assert_array_equal(np.asarray(row["image"]), np.asarray(tiny_face(expression, number)))
+    again = load_fer("ferplus", root / file, "test", options={"class_map": tmp_path / "map.json"})
+    assert again["label"][:] == rows["label"][:]
 
 
 @pytest.mark.parametrize("column", ["label_id", "LABEL", "cls", "Class", "target", "y"])
 def test_a_manifest_may_number_its_classes_under_any_usual_header(column: str, tmp_path: Path) -> None:
-    root = write_tiny("manifest-numbered", tmp_path / "set")
-    expected = load_fer("ckplus", root)["label"][:]
-    path = root / "labels_all.csv"
+    path = write_numbered(tmp_path / "set") / "labels_all.csv"
     path.write_text(path.read_text().replace("Target", column))
-    assert load_fer("ckplus", root)["label"][:] == expected
+    assert load_fer("ckplus", path, "test")["label"][:] == [*range(8)]
 
 
 def test_a_class_map_of_eight_serves_a_set_of_seven_unless_the_eighth_occurs(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ngd_timm.core.affect import CLASSES, anchors
 from ngd_timm.core.errors import InputError, choices
-from ngd_timm.core.files import atomic_folder, write_json
+from ngd_timm.core.files import atomic_folder
 from ngd_timm.data.labels import (
     AFFECTNET_IDS,
     CKPLUS_48_IDS,
@@ -330,28 +330,3 @@ def _npz(root: Path, n: int, seed: int) -> None:
         classes=np.array(CLASSES),
         split=np.array([f.split for f in faces]),
     )
-
-
-_IDS = {number: c for c, number in zip(CLASSES, (6, 3, 5, 4, 0, 1, 2, 7), strict=True)}  # alphabetical but for two
-
-
-@_layout("npz-numbered", "ferplus")
-def _npz_numbered(root: Path, n: int, seed: int) -> None:
-    """A pair of arrays a split, channels first, and a class map, as the authors of arXiv 2509.11916 name them."""
-    faces, arrays = _faces(CLASSES, _USAGE, n, seed), dict[str, Any]()
-    for split, end in (("train", "train"), ("valid", "val"), ("test", "test")):
-        shown = [f for f in faces if f.split == split]
-        arrays[f"X_{end}"] = np.stack([np.asarray(f.image)[None] for f in shown])
-        arrays[f"y_{end}"] = np.array([f.number_in(_IDS) for f in shown])
-    np.savez(root / "ferplus.npz", **arrays)
-    write_json(root / "class_map.json", {c: number for number, c in _IDS.items()})
-
-
-@_layout("manifest-numbered", "ckplus")
-def _manifest_numbered(root: Path, n: int, seed: int) -> None:
-    table: list[tuple[object, ...]] = [("Filepath", "Target")]
-    for i, face in enumerate(_faces(CLASSES, ("all",), n, seed)):
-        face.save(root / "images" / f"{i}.png")
-        table.append((f"images/{i}.png", face.number_in(_IDS)))
-    _write_csv(root / "labels_all.csv", table)
-    write_json(root / "class_map.json", {str(number): c for number, c in _IDS.items()})
