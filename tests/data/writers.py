@@ -45,7 +45,7 @@ def write_parquet(path: Path, images: Sequence[object], **columns: object) -> Pa
     return path
 
 
-IDS = {c: number for c, number in zip(CLASSES, (6, 3, 5, 4, 0, 1, 2, 7), strict=True)}
+IDS = dict(zip(CLASSES, (6, 3, 5, 4, 0, 1, 2, 7), strict=True))
 
 
 def write_numbered(folder: Path) -> Path:
