@@ -9,7 +9,6 @@ import numpy as np
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.data.fer import choose
-from ngd_timm.data.labels import SPLITS
 from ngd_timm.data.layouts import look_at
 from ngd_timm.data.layouts.image_list import entries, write_list
 from ngd_timm.data.parts import Part, Selection
@@ -42,8 +41,8 @@ def write_subset(
     found = look_at(root, name)
     if found.hold_out is not None:
         raise InputError(f"{root}: a list is drawn from the splits that are there; leave hold_out out")
-    chosen: list[tuple[str, int, bytes, str]] = []
     selection, names = Selection(name), set[str]()
+    groups: dict[tuple[str, str], list[tuple[bytes, str]]] = {}
     for piece in choose(found, split, root):
         rows = piece.read()
         part = Part(piece, rows, selection)
@@ -53,20 +52,15 @@ def write_subset(
                 raise InputError(f"{piece.shown}: row {row} has {what}; a list needs a name of its own for each image")
             names.add(entry)
             digest = hashlib.sha256(f"{seed} {PurePosixPath(entry).name}".encode()).digest()
-            chosen.append((piece.split or "all", int(part.label[row]), digest, entry))
+            group = piece.split or "all", selection.classes[part.label[row]]
+            groups.setdefault(group, []).append((digest, entry))
+    if not groups:
+        raise InputError(f"{root} has no labelled image; check name, root and split")
+    chosen = {group: [entry for _, entry in sorted(images)[:per_class]] for group, images in groups.items()}
     header = [
         f'{name}, seed {seed}: of each class and split the {per_class} images with the smallest sha256 of "{seed} NAME"'
     ]
-    listed: list[str] = []
-    for where in (*SPLITS, "all"):
-        groups = [
-            sorted(row[2:] for row in chosen if row[:2] == (where, i))[:per_class]
-            for i in range(len(selection.classes))
-        ]
-        if any(groups):
-            numbers = ", ".join(f"{c} {len(g)}" for c, g in zip(selection.classes, groups, strict=True))
-            header.append(f"{where}: {numbers}")
-        listed += [entry for group in groups for _, entry in group]
-    if not listed:
-        raise InputError(f"{root} has no labelled image; check name, root and split")
+    for where in dict.fromkeys(where for where, _ in chosen):
+        header.append(f"{where}: {', '.join(f'{c} {len(chosen.get((where, c), []))}' for c in selection.classes)}")
+    listed = (entry for group in chosen.values() for entry in group)
     return [*header, f"sha256 {write_list(out, listed, header)}"]

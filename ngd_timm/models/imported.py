@@ -88,19 +88,15 @@ def import_checkpoint(
 def _weights(path: Path) -> tuple[str, dict[str, Tensor]]:
     """Where in a checkpoint the weights are, and the tensors there by name."""
     content, places = read_torch(path), list[str]()
-    while isinstance(content, Mapping) and (name := next((p for p in PLACES if _is_map(content.get(p))), None)):
-        content = content[name]
-        places.append(name)
+    while isinstance(content, Mapping) and (inner := [p for p in PLACES if isinstance(content.get(p), Mapping)]):
+        content = content[inner[0]]
+        places.append(inner[0])
     entries = dict(content) if isinstance(content, Mapping) else {}
     weights = {str(name): tensor for name, tensor in entries.items() if isinstance(tensor, Tensor)}
     if not weights:
         held = ", ".join(map(str, entries))[:200] or type(content).__name__
         raise InputError(f"{path} has no weights at its top or under {', '.join(PLACES)}; it has {held}")
     return f"'{'.'.join(places)}'" if places else "the top", weights
-
-
-def _is_map(value: object) -> bool:
-    return isinstance(value, Mapping)
 
 
 def _prefix(found: Iterable[str], expected: Mapping[str, Tensor]) -> str:
