@@ -64,7 +64,7 @@ def import_grid(
     notes = {
         "provenance": f"imported from {path.name}, '{prototypes}' of {shape}; assumed: both axes ascend",
         "source_sha256": sha256_file(path),
-        "lengths": f"{lengths.min():.4g} to {lengths.max():.4g}, made 1; {np.sum(~filled)} empty cells filled from others",
+        "lengths": f"{lengths.min():.4g} to {lengths.max():.4g}, made 1; {np.sum(~filled)} empty cells filled",
         "counts": f"from '{counts}'" if counts in arrays else "not in the file; 0 stands for unknown",
         "order": f"{order}, {said}",
         "not_read": ", ".join(name for name in arrays if name not in (prototypes, counts, "order"))[:400] or "nothing",
