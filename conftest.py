@@ -39,7 +39,8 @@ def data() -> Path:
     from ngd_timm.data.synthetic.tiny import write_tiny
 
     folder = Path(tempfile.mkdtemp(prefix="ngd-docs-"))
-    for layout, name in (("ferplus-export", "ferplus"), ("rafdb-list", "RAF-DB"), ("ckplus-sequences", "CK+")):
+    layouts = {"ferplus": "ferplus-export", "RAF-DB": "rafdb-list", "CK+": "ckplus-sequences"}
+    for name, layout in (layouts | {"AffectNet": "affectnet-lists"}).items():
         write_tiny(layout, folder / name, n=3)
     (folder / "faces").mkdir()
     for number, path in enumerate(("face.png", "faces/one.png", "faces/two.png")):

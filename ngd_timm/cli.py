@@ -32,6 +32,8 @@ GRID, SIMULATION = "Grid", "Simulation"
 
 teacher_app = typer.Typer(help="The EEG teacher.", no_args_is_help=True)
 prototypes_app = typer.Typer(help="The prototype grid.", no_args_is_help=True)
+data_app = typer.Typer(help="Sets of faces.", no_args_is_help=True)
+app.add_typer(data_app, name="data", rich_help_panel="Train and score")
 app.add_typer(teacher_app, name="teacher", rich_help_panel="From EEG to a grid")
 app.add_typer(prototypes_app, name="prototypes", rich_help_panel="From EEG to a grid")
 
@@ -295,6 +297,42 @@ def export(
 
 
 @app.command(
+    "import-checkpoint",
+    epilog="Example: ngd import-checkpoint student_best.ckpt --backbone resnet18 --classes map.json --out student",
+    rich_help_panel="Publish and deploy",
+)
+def import_checkpoint(
+    file: Annotated[Path, typer.Argument(help="What torch.save wrote; nothing but tensors is unpickled.")],
+    backbone: Annotated[str, typer.Option(help="The timm name of what it holds.", rich_help_panel=INPUT)],
+    out: Annotated[Path, typer.Option(help="A new folder for the student.", rich_help_panel=OUTPUT)],
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,...|JSON",
+            help="The order of its logits: names, or a class map; default: FER+'s.",
+            rich_help_panel=INPUT,
+        ),
+    ] = None,
+    size: Annotated[int, typer.Option(min=16, max=1024, help="Of its images, px.", rich_help_panel=INPUT)] = 224,
+    channels: Annotated[int, typer.Option(help="Of its images, 1 or 3.", rich_help_panel=INPUT)] = 3,
+    mean: Annotated[
+        list[float] | None,
+        typer.Option(help="Of pixels in [0, 1], once or once a channel; default: timm's.", rich_help_panel=INPUT),
+    ] = None,
+    std: Annotated[list[float] | None, typer.Option(help="As --mean.", rich_help_panel=INPUT)] = None,
+) -> None:
+    """Write a student from somebody else's checkpoint, and print what was found and assumed."""
+    from ngd_timm.data.class_map import logit_classes
+    from ngd_timm.models import imported
+
+    if channels not in (1, 3):
+        raise choices("number of channels", channels, (1, 3))
+    names = logit_classes(classes)
+    lines = imported.import_checkpoint(file, backbone, out, names, size, channels, mean, std)
+    typer.echo("\n  ".join([str(out), *lines]))
+
+
+@app.command(
     epilog="Example: ngd predict face.png; or: ngd predict runs/b3_full-0 face.png faces/ --annotate answers/",
     rich_help_panel="Start",
 )
@@ -456,6 +494,22 @@ def report(
     typer.echo(write_page(folder, mistakes))
 
 
+@data_app.command(
+    "subset", epilog="Example: ngd data subset affectnet=AffectNet:valid --per-class 100 --out affectnet-mini.txt"
+)
+def data_subset(
+    data: Annotated[str, typer.Argument(metavar="NAME=ROOT[:SPLIT]", help="Without :SPLIT every split.")],
+    per_class: Annotated[int, typer.Option(min=1, help="Images of each class in each split.", rich_help_panel=INPUT)],
+    out: Annotated[Path, typer.Option(help="The list; its sha256 goes beside it.", rich_help_panel=OUTPUT)],
+    seed: Annotated[int, typer.Option(min=0, help="Hashed with each file's name.", rich_help_panel=INPUT)] = 0,
+) -> None:
+    """Draw a part of a data set by hashes of file names, and write it as a list for NAME=ROOT,list=FILE."""
+    from ngd_timm.data import parse_spec, write_subset
+
+    name, root, split, _ = parse_spec(data)
+    typer.echo("\n".join([str(out), *(f"  {line}" for line in write_subset(name, root, out, per_class, seed, split))]))
+
+
 @teacher_app.command("fit", epilog="Example: ngd teacher fit teacher_gameemo data.root=gameemo_bandpower.npz")
 def teacher_fit(
     recipe: Annotated[str, typer.Argument(help="The name of a bundled teacher recipe, or a YAML file.")],
@@ -526,6 +580,36 @@ def prototypes_build(
     if card is not None:
         write_text(card, grid_card(grid, out.stem))
         grid.plot(card.with_name("grid.png"))
+    typer.echo(describe(grid, str(out)))
+
+
+@prototypes_app.command(
+    "import", epilog="Example: ngd prototypes import prototypes_5x5.npz --order valence-major --out grid.safetensors"
+)
+def prototypes_import(
+    file: Annotated[Path, typer.Argument(help="An NPZ of plain arrays, or a torch file of tensors.")],
+    out: Annotated[Path, typer.Option(help="The grid's file.", rich_help_panel=OUTPUT)],
+    prototypes: Annotated[
+        str, typer.Option(metavar="KEY", help="Its entry of (S*S, D) or (S, S, D).", rich_help_panel=INPUT)
+    ] = "prototypes",
+    counts: Annotated[
+        str, typer.Option(metavar="KEY", help="Its entry of (S*S,) or (S, S), if any.", rich_help_panel=INPUT)
+    ] = "counts",
+    order: Annotated[
+        str | None,
+        typer.Option(
+            help="valence-major (row = i_valence * S + i_arousal, as here) or arousal-major; default: as its entry "
+            "'order' says.",
+            rich_help_panel=INPUT,
+        ),
+    ] = None,
+) -> None:
+    """Write somebody else's prototypes as a grid file, with what was assumed in its metadata."""
+    from ngd_timm.grid.card import describe
+    from ngd_timm.grid.imported import import_grid
+
+    grid = import_grid(file, prototypes, counts, order)
+    grid.save(out)
     typer.echo(describe(grid, str(out)))
 
 

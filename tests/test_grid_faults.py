@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from faults import FOLDER, rows, write
 from safetensors.torch import save, save_file
@@ -95,3 +96,59 @@ def test_a_grid_that_may_not_be_read_is_refused(refused: Any, tmp_path: Path) ->
 def test_a_pickle_by_the_name_of_a_grid_is_refused(refused: Any, tmp_path: Path) -> None:
     torch.save(TENSORS, tmp_path / "grid.safetensors")
     refused("prototypes show grid.safetensors", "not a readable safetensors file")
+
+
+ROWS = GRID.prototypes.numpy()
+ZERO = np.where(np.arange(25)[:, None] == 3, 0, ROWS)
+
+
+@rows(
+    "arrays, options, message",
+    {
+        "arrays of objects": ({"prototypes": np.array([None, {}])}, "", "without objects"),
+        "no prototypes": ({"p": ROWS}, "", "has no 'prototypes'; it has p float32 (25, 30): name the right one with"),
+        "an array that is not there": ({"prototypes": ROWS}, "--counts n", "has no 'n'; it has prototypes float32"),
+        "no order": ({"prototypes": ROWS}, "", "is 'unknown' in the file and 'unknown' by --order"),
+        "an unknown order": ({"prototypes": ROWS}, "--order valence", "must be valence-major (row"),
+        "an order of the file's own": ({"prototypes": ROWS, "order": "C"}, "", "'C' in the file"),
+        "two orders": ({"prototypes": ROWS, "order": "arousal-major"}, "--order valence-major", "in the file and"),
+        "24 rows": (
+            {"prototypes": ROWS[1:]},
+            "--order valence-major",
+            "must be finite floats of (S*S, D) or (S, S, D)",
+        ),
+        "whole numbers": ({"prototypes": np.eye(9, dtype=int)}, "--order valence-major", "got int64 (9, 9)"),
+        "one cell": ({"prototypes": ROWS[:1]}, "--order valence-major", "a grid has 2 to 64 cells"),
+        "rows with NaN": ({"prototypes": ROWS * NAN}, "--order valence-major", "must be finite"),
+        "an empty cell uncounted": ({"prototypes": ZERO}, "--order valence-major", "has rows of zeros"),
+        "24 counts for 25": (
+            {"prototypes": ROWS, "counts": np.ones(24)},
+            "--order valence-major",
+            "must be whole numbers from 0 on, (25,) or (5, 5), got float64 (24,)",
+        ),
+        "half a count": (
+            {"prototypes": ROWS, "counts": np.full(25, 0.5)},
+            "--order valence-major",
+            "whole numbers from 0",
+        ),
+    },
+)
+def test_prototypes_of_others_that_are_no_grid(
+    arrays: dict[str, Any], options: str, message: str, refused: Any, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "theirs.npz", **arrays)
+    refused(f"prototypes import theirs.npz {options} --out grid.safetensors", message)
+
+
+@rows(
+    "content, name, message",
+    {
+        "an object beside the tensors": ({"a": Path("a")}, "theirs.pt", "it holds a pathlib"),
+        "a list of tensors": ([GRID.prototypes], "theirs.pt", "must be finite floats"),
+        "a dict in the place of a tensor": ({"prototypes": {}}, "theirs.pt", "got <U"),
+        "a torch file by the name of an NPZ": ({"prototypes": GRID.prototypes}, "theirs.npz", "without objects"),
+    },
+)
+def test_a_torch_file_that_is_no_grid(content: Any, name: str, message: str, refused: Any, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / name)
+    refused(f"prototypes import {name} --order valence-major --out grid.safetensors", message)

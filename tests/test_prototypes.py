@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from scipy.stats import binom
 
 from ngd_timm.core.affect import cell_of
 from ngd_timm.core.errors import InputError
+from ngd_timm.grid.imported import import_grid
 from ngd_timm.grid.mantel import mantel_test
 from ngd_timm.grid.prototypes import PrototypeGrid, grid_versions
 from ngd_timm.grid.verdict import grid_verdict
@@ -277,3 +281,59 @@ def test_a_spec_names_a_version_or_a_file(tmp_path: Path) -> None:
         PrototypeGrid.from_spec("gameemo-v0")
     with pytest.raises(InputError, match="no grid file"):
         PrototypeGrid.from_spec("absent/grid.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["npz", "pt"])
+@pytest.mark.parametrize("flat", [True, False])
+@pytest.mark.parametrize("order", ["valence-major", "arousal-major"])
+def test_prototypes_of_others_become_the_grid_that_they_describe(
+    kind: str, flat: bool, order: str, tmp_path: Path, ngd: Callable[..., Any]
+) -> None:
+    cells = [(v, a) for v in range(3) for a in range(3)]
+    theirs = np.random.default_rng(0).normal(size=(3, 3, 6))  # [valence, arousal]
+    counts = np.arange(9).reshape(3, 3)
+    arrays = {"proto": theirs, "n": counts}
+    if order == "arousal-major":
+        arrays = {key: value.swapaxes(0, 1) for key, value in arrays.items()}
+    if flat:
+        arrays = {key: value.reshape(9, *value.shape[2:]) for key, value in arrays.items()}
+    arrays["theta"] = np.zeros(2)
+    path = tmp_path / f"theirs.{kind}"
+    if kind == "npz":
+        np.savez(path, **arrays)
+    else:
+        torch.save({key: torch.tensor(value) for key, value in arrays.items()}, path)
+    out = tmp_path / "grid.safetensors"
+    assert (
+        ngd(
+            "prototypes",
+            "import",
+            str(path),
+            "--prototypes",
+            "proto",
+            "--counts",
+            "n",
+            "--order",
+            order,
+            "--out",
+            str(out),
+        ).returncode
+        == 0
+    )
+    assert "not_read: theta" in ngd("prototypes", "show", str(out)).stdout
+    grid = PrototypeGrid.from_spec(str(out))
+    for k, (v, a) in enumerate(cells):
+        np.testing.assert_allclose(grid.prototypes[k], theirs[v, a] / np.linalg.norm(theirs[v, a]), atol=1e-6)
+        assert grid.counts[k] == counts[v, a]
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == grid.metadata["source_sha256"]
+    assert str(tmp_path) not in str(grid.metadata)
+
+
+def test_an_empty_cell_of_others_is_filled_from_its_nearest_and_an_order_in_the_file_counts(tmp_path: Path) -> None:
+    rows = np.eye(4)
+    rows[1] = 0  # in arousal-major order: high valence, low arousal
+    np.savez(tmp_path / "theirs.npz", prototypes=rows, counts=[5, 0, 5, 5], order="arousal-major")
+    grid = import_grid(tmp_path / "theirs.npz")
+    assert grid.counts.tolist() == [5, 5, 0, 5]
+    np.testing.assert_allclose(grid.prototypes[2], (rows[0] + rows[3]) / np.sqrt(2), atol=1e-6)
+    assert grid.metadata["order"].startswith("arousal-major, as the file says")

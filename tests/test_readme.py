@@ -31,7 +31,7 @@ def commands(group: Any, before: str = "") -> Iterator[str]:
 
 def test_the_commands_it_lists_are_those_of_the_command_line() -> None:
     listing = (DOCS / "commands.md").read_text(encoding="utf-8")
-    listed = re.findall(r"^\| `ngd ((?:teacher|prototypes) \w+|\w+)(.*)", listing, flags=re.M)
+    listed = re.findall(r"^\| `ngd ((?:teacher|prototypes|data) \w+|[\w-]+)(.*)", listing, flags=re.M)
     assert {words for words, _ in listed} == set(commands(get_command(app)))
     for words, rest in listed:
         shown = CliRunner().invoke(app, [*words.split(), "--help"]).output

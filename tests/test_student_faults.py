@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from faults import FOLDER, RAMP, encoded, rows, write
 from safetensors.torch import load_file, save, save_file
+
+from ngd_timm.core.affect import CLASSES
 
 PREDICT = "predict damaged face.png"
 UNREADABLE = "not a readable student"
@@ -115,3 +118,53 @@ def test_nothing_to_predict_with(
 ) -> None:
     write(tmp_path, files)
     refused(command, message)
+
+
+IMPORT = "import-checkpoint best.ckpt --backbone test_resnet --size 32 --channels 1 --out new"
+WEIGHTS, OF_SEVEN = (
+    timm.create_model("test_resnet", num_classes=classes, in_chans=1).state_dict() for classes in (8, 7)
+)
+PROJECTION = {"proj.weight": torch.ones(64, 96)}
+
+
+@rows(
+    "content, options, message",
+    {
+        "another backbone": (
+            timm.create_model("test_vit", num_classes=8).state_dict(),
+            "",
+            "missing 77 (conv1.0.weight",
+        ),
+        "one layer too many": (WEIGHTS | {"layer4.1.conv1.weight": torch.ones(2)}, "", "unexpected 1 (layer4.1.conv1"),
+        "one layer too few": (
+            {n: t for n, t in WEIGHTS.items() if not n.startswith("layer4.0.bn2")},
+            "",
+            "missing 4 (layer4.0.bn2",
+        ),
+        "images of another channel": (WEIGHTS, "--channels 3", "of another shape 1 (conv1.0.weight (16, 1, 3, 3) for"),
+        "seven logits": (OF_SEVEN, "", "has 7 logits, not 8"),
+        "no classifier": (
+            {n: t for n, t in WEIGHTS.items() if not n.startswith("fc.")} | PROJECTION,
+            "",
+            "missing 2 (fc.weight, fc.bias); unexpected none; besides 1 (proj.weight)",
+        ),
+        "weights with NaN": (WEIGHTS | {"fc.bias": torch.full((8,), float("nan"))}, "", "not finite: 1 (fc.bias)"),
+        "no weights": ({"epoch": 3, "optimizer": {"lr": 1}}, "", "ema; it has epoch, optimizer"),
+        "a list": ([torch.ones(2)], "", "ema; it has list"),
+        "an object": ({"model": WEIGHTS, "args": Path("x")}, "", "it holds a pathlib"),
+        "a backbone that timm lacks": (WEIGHTS, "--backbone resnet81", "did you mean 'resnet18"),
+        "two channels": (WEIGHTS, "--channels 2", "unknown number of channels '2'"),
+        "a std of zero": (WEIGHTS, "--std 0", "std must be above 0"),
+        "an unknown class": (WEIGHTS, "--classes fera,happy", "did you mean 'fear'"),
+        "a class twice": (WEIGHTS, "--classes fear,scared", "has a class twice"),
+    },
+)
+def test_a_checkpoint_that_does_not_fit(content: Any, options: str, message: str, refused: Any, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "best.ckpt")
+    refused(f"{IMPORT} {options}", message)
+
+
+def test_a_map_that_does_not_begin_at_0_is_no_order_of_logits(refused: Any, tmp_path: Path) -> None:
+    torch.save(WEIGHTS, tmp_path / "best.ckpt")
+    write(tmp_path, {"map.json": json.dumps(dict(enumerate(CLASSES, start=1)))})
+    refused(f"{IMPORT} --classes map.json", "numbers classes 1, 2, 3, 4, 5, 6, 7, 8; logits are numbered from 0")

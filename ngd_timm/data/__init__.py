@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ngd_timm.data.labels import DATASETS, LABEL_RULES, SPLITS
     from ngd_timm.data.layouts.image_list import write_list
     from ngd_timm.data.stream_batches import FaceStream
+    from ngd_timm.data.subset import write_subset
     from ngd_timm.data.synthetic.tiny import TINY_LAYOUTS, write_tiny
 
 _NAMES = {
@@ -24,6 +25,7 @@ _NAMES = {
     "labels": ("DATASETS", "LABEL_RULES", "SPLITS"),
     "layouts.image_list": ("write_list",),
     "stream_batches": ("FaceStream",),
+    "subset": ("write_subset",),
     "synthetic.tiny": ("TINY_LAYOUTS", "write_tiny"),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}

@@ -265,6 +265,49 @@ def test_a_damaged_npz(content: bytes, message: str, refused: Any, tmp_path: Pat
     refused(EVALUATE, message)
 
 
+@rows(
+    "text, message",
+    {
+        "none for numbered labels": (None, "plain integers, and class numbers mean different things in different"),
+        "one that is not there": ("", "no class map at"),
+        "one that is no JSON": ("{", "is not JSON"),
+        "one that maps nothing": ('{"0": null}', "must map numbers to class names"),
+        "one that names an unknown class": ('["neutral", "fera"]', "'fera'; did you mean 'fear'"),
+        "one that names a class twice": ('{"0": "fear", "1": "scared"}', "has the class fear twice"),
+        "one that has a number twice": ('{"0": "fear", "0": "anger"}', "has the number 0 twice"),
+        "one that gives two classes a number": ('{"fear": 1, "anger": 1}', "has the number 1 twice"),
+        "one that lacks a number that occurs": (
+            '["neutral", "fear"]',
+            "2 is not in the class map, which has 0 neutral",
+        ),
+    },
+)
+def test_a_class_map(text: str | None, message: str, refused: Any, tmp_path: Path) -> None:
+    write(tmp_path, {"set/train.npz": npz(np.arange(3)), "set/a.png": PNG, "set/b.png": PNG, "set/c.png": PNG})
+    write(tmp_path, {"set/train.csv": "Path,Y\na.png,0\nb.png,1\nc.png,2\n"} | ({"set/map.json": text} if text else {}))
+    for file in ("train.npz", "train.csv"):
+        refused(f"{EVALUATE}/{file}" + ("" if text is None else ",class_map=map.json"), message)
+
+
+@rows(
+    "files, data, message",
+    {
+        "images without a name": ({"set/train.npz": npz(np.array(["fear", "sad", "fear"]))}, "set", "no file name"),
+        "images of one name": (
+            {"set/faces.csv": "path,label,split\na.png,fear,train\na.png,fear,test\n", "set/a.png": PNG},
+            "set",
+            "the name of another image, a.png",
+        ),
+        "a share held out": ({"set/fear/a.png": PNG}, "set,hold_out=0.1", "leave hold_out out"),
+        "a split that is missing": ({"set/fear/a.png": PNG}, "set:valid", "no split 'valid'"),
+    },
+)
+def test_no_list_can_be_drawn(files: dict[str, Any], data: str, message: str, refused: Any, tmp_path: Path) -> None:
+    write(tmp_path, files)
+    refused(f"data subset schematic={data} --per-class 1 --out list.txt", message)
+    refused(f"data subset schematic={data} --per-class 1 --out list.csv", "give it another suffix")
+
+
 CSV = {"a.png": PNG, "b.png": encoded(RAMP.T), "c.png": encoded(NOISE)}
 
 

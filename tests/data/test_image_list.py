@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ngd_timm.core.errors import InputError
-from ngd_timm.data import load_fer, load_split, parse_spec
+from ngd_timm.data import load_fer, load_split, parse_spec, write_subset
 from ngd_timm.data.layouts.image_list import write_list
 from ngd_timm.data.synthetic.tiny import write_tiny
 
@@ -104,3 +106,49 @@ def test_a_manifest_with_its_hash_beside_it_must_match(tmp_path: Path) -> None:
     (root / "manifest.csv.sha256").unlink()
     with pytest.raises(InputError, match=f"expected {digest}"):
         load_fer("affectnet", root / "manifest.csv", options={"sha256": digest})
+
+
+def smallest(names: list[str], seed: int, n: int) -> set[str]:
+    return set(sorted(names, key=lambda name: hashlib.sha256(f"{seed} {Path(name).name}".encode()).digest())[:n])
+
+
+@pytest.mark.parametrize("layout", ["affectnet-folders", "affectnet-lists"])
+def test_a_subset_holds_the_images_of_each_class_and_split_whose_names_hash_smallest(
+    layout: str, tmp_path: Path, ngd: Callable[..., Any]
+) -> None:
+    root = write_tiny(layout, tmp_path / "AffectNet", n=5)
+    out = tmp_path / "affectnet-mini.txt"
+    shown = ngd("data", "subset", f"affectnet={root}", "--per-class", "2", "--seed", "7", "--out", str(out))
+    assert shown.returncode == 0
+    assert hashlib.sha256(out.read_bytes()).hexdigest() in shown.stdout
+    assert out.read_text().startswith("# affectnet, seed 7: of each class and split the 2 images")
+    assert str(tmp_path) not in out.read_text()
+    for split in ("train", "valid"):
+        whole = load_fer("affectnet", root, split, drop_duplicates=False)
+        part, report = load_split("affectnet", f"{root},list={out}", split, drop_duplicates=False)
+        assert set(report.counts.values()) == {2}
+        for label in range(8):
+            every, drawn = (
+                [s for s, own in zip(d["source"][:], d["label"][:], strict=True) if own == label] for d in (whole, part)
+            )
+            assert set(drawn) == smallest(every, 7, 2)
+
+
+def test_a_subset_is_the_same_wherever_the_data_lie_and_another_by_another_seed(tmp_path: Path) -> None:
+    lists = []
+    for folder, seed in (("a", 0), ("b/c", 0), ("a", 1)):
+        root = write_tiny("affectnet-folders", tmp_path / folder, n=5)
+        write_subset("affectnet", root, tmp_path / "mini.txt", 2, seed, "valid")
+        lists.append((tmp_path / "mini.txt").read_bytes())
+    assert lists[0] == lists[1]
+    assert lists[2].splitlines()[2:] != lists[0].splitlines()[2:]
+
+
+def test_a_class_of_fewer_images_is_taken_whole(tmp_path: Path) -> None:
+    root = write_tiny("affectnet-folders", tmp_path / "set", n=3)
+    for what in ("exp", "val", "aro"):
+        (root / "val_set" / "annotations" / f"24_{what}.npy").unlink()
+    (root / "val_set" / "images" / "24.jpg").unlink()
+    lines = write_subset("affectnet", root, root / "mini.txt", 3, split="valid")
+    assert lines[1].startswith("valid: neutral 2, happiness 3, ")
+    assert load_split("affectnet", f"{root},list=mini.txt", "valid")[1].kept == 23

@@ -226,9 +226,10 @@ def test_a_manifest_says_how_many_images_are_missing_and_shows_three(tmp_path: P
     ("text", "message"),
     [
         ("{", "is not JSON"),
-        ('["fear"]', "must map numbers to class names"),
-        ('{"fear": 3}', "must map numbers to class names"),
-        ('{"4": "fear"}', "label 3 is not in the class map, which has 4"),
+        ("[]", "must map numbers to class names"),
+        ('{"3": "fear", "sad": 4}', "must map numbers to class names"),
+        ('{"fear": true}', "must map numbers to class names"),
+        ('{"4": "fear"}', "label 3 is not in the class map, which has 4 fear"),
     ],
 )
 def test_a_class_map_that_maps_nothing_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -240,10 +241,25 @@ def test_a_class_map_that_maps_nothing_is_refused(tmp_path: Path, text: str, mes
 PIXELS = np.zeros((2, 8, 8), np.uint8)
 
 
+def test_a_class_map_is_refused_where_it_is_missing_or_of_no_use(tmp_path: Path) -> None:
+    path = manifest(tmp_path, "path,label", "0.png,3")
+    refused("no class map at .*map.json; give a JSON", "ckplus", path, class_map="map.json")
+    np.savez(tmp_path / "own.npz", X=PIXELS, y=[0, 1], classes=["fear", "sad"])
+    refused(
+        "has 'classes' of its own, .* beside which no class_map=", "ckplus", tmp_path / "own.npz", class_map="map.json"
+    )
+    root = write_tiny("fer2013-csv", tmp_path / "pixels")
+    refused("read as .*, which takes no class map", "fer2013", root, class_map="map.json")
+
+
+def test_columns_that_differ_in_capitals_alone_are_refused(tmp_path: Path) -> None:
+    refused("twice but for capitals", "ckplus", manifest(tmp_path, "path,label,Label", "0.png,fear,fear"))
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"X": PIXELS, "y": np.array([0, 1])}, "plain integers as labels and no array 'classes'"),
+        ({"X": PIXELS, "y": np.array([0, 1])}, "no array 'classes' of names, and the labels are plain integers"),
         (
             {"X": PIXELS, "y": np.array([0, 2]), "classes": np.array(["fear", "sad"])},
             "0 to 2, but 'classes' names 2",
@@ -251,8 +267,13 @@ PIXELS = np.zeros((2, 8, 8), np.uint8)
         ({"X": PIXELS, "y": np.array([0.0, 1.0])}, "labels must be names or whole numbers, got float64"),
         ({"X": PIXELS.astype(float), "y": np.array(["sad", "fear"])}, "images must be uint8 of shape"),
         ({"X": PIXELS[0], "y": np.array(["sad", "fear"])}, r"got uint8 of \(8, 8\)"),
-        ({"X": PIXELS, "images": PIXELS, "y": np.array(["sad", "fear"])}, "its images under 'X' or 'images', one of"),
-        ({"y": np.array(["sad", "fear"])}, "must have its images under 'X' or 'images'"),
+        (
+            {"X": PIXELS, "images": PIXELS, "y": np.array(["sad", "fear"])},
+            "its images under 'X' or 'x' or 'images', one of",
+        ),
+        ({"y": np.array(["sad", "fear"])}, "must have its images under 'X' or 'x' or 'images'"),
+        ({"X_val": PIXELS, "Y": np.array(["sad", "fear"])}, "labels under 'y_val' or 'labels_val'.*it has: X_val, Y"),
+        ({"X_val": PIXELS, "X": PIXELS, "y": np.array([0, 1])}, "one pair of images and labels a split"),
         ({"X": PIXELS, "y": np.array(["sad", "fear"]), "split": np.array(["a", "b"])}, "row 0: split 'a' is unknown"),
     ],
 )

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from writers import IDS, write_numbered
 
 from ngd_timm.core.affect import CLASSES, anchors
+from ngd_timm.core.errors import InputError
 from ngd_timm.data import load_fer, load_split, load_splits
 from ngd_timm.data.layouts.ferplus import NAMED_TWICE, NO_NAME
 from ngd_timm.data.layouts.manifest import LISTED_AGAIN
@@ -202,6 +205,44 @@ def test_a_manifest_may_name_absolute_paths_and_its_file_a_split(tmp_path: Path)
         tiny_face("fear", ord(name)).save(folder / f"{name}.png")
     (tmp_path / "val.csv").write_text(f"path,label\n{folder}/a.png,fear\n../{tmp_path.name}/elsewhere/b.png,fear\n")
     assert load_split("fer2013", tmp_path / "val.csv", "valid")[1].kept == 2
+
+
+FORMS = {
+    "names to numbers": IDS,
+    "numbers to names": {str(i): c for c, i in IDS.items()},
+    "a list": sorted(IDS, key=IDS.__getitem__),
+}
+
+
+@pytest.mark.parametrize("file", ["ferplus.npz", "labels_all.csv"])
+@pytest.mark.parametrize("form", FORMS)
+def test_numbers_mean_what_the_class_map_says_in_any_form(file: str, form: str, tmp_path: Path) -> None:
+    root = write_numbered(tmp_path / "set")
+    (root / "class_map.json").unlink()
+    (tmp_path / "map.json").write_text(json.dumps(FORMS[form]))
+    for number, split in enumerate(("train", "valid", "test")):
+        rows = load_fer("ferplus", f"{root / file},class_map=../map.json", split)
+        assert [CLASSES[i] for i in rows["label"]] == list(CLASSES)
+        for row, expression in zip(rows, CLASSES, strict=True):
+            np.testing.assert_array_equal(np.asarray(row["image"]), np.asarray(tiny_face(expression, number)))
+    again = load_fer("ferplus", root / file, "test", options={"class_map": tmp_path / "map.json"})
+    assert again["label"][:] == rows["label"][:]
+
+
+@pytest.mark.parametrize("column", ["label_id", "LABEL", "cls", "Class", "target", "y"])
+def test_a_manifest_may_number_its_classes_under_any_usual_header(column: str, tmp_path: Path) -> None:
+    path = write_numbered(tmp_path / "set") / "labels_all.csv"
+    path.write_text(path.read_text().replace("Target", column))
+    assert load_fer("ckplus", path, "test")["label"][:] == [*range(8)]
+
+
+def test_a_class_map_of_eight_serves_a_set_of_seven_unless_the_eighth_occurs(tmp_path: Path) -> None:
+    np.savez(tmp_path / "faces.npz", x=np.zeros((2, 8, 8, 1), np.uint8), y=np.array([3, 5], np.uint8))
+    (tmp_path / "class_map.json").write_text(json.dumps(CLASSES))
+    assert [CLASSES[i] for i in load_fer("rafdb", tmp_path)["label"]] == ["sadness", "disgust"]
+    np.savez(tmp_path / "faces.npz", x=np.zeros((2, 8, 8, 1), np.uint8), y=np.array([3, 7]))
+    with pytest.raises(InputError, match="unknown rafdb class name 'contempt'"):
+        load_fer("rafdb", tmp_path)
 
 
 def test_an_image_that_a_manifest_lists_twice_with_one_label_is_kept_once_and_counted(tmp_path: Path) -> None:

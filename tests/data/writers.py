@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from ngd_timm.core.affect import CLASSES
 from ngd_timm.data.labels import VOTE_COLUMNS
+from ngd_timm.data.synthetic.tiny import tiny_face
 
 
 def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
@@ -40,3 +43,23 @@ def write_parquet(path: Path, images: Sequence[object], **columns: object) -> Pa
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table({"image": images, **columns}), path)
     return path
+
+
+IDS = dict(zip(CLASSES, (6, 3, 5, 4, 0, 1, 2, 7), strict=True))
+
+
+def write_numbered(folder: Path) -> Path:
+    """A face of each class a split as ferplus.npz, channels first, and as labels_all.csv, with a class map of IDS."""
+    arrays: dict[str, Any] = {}
+    table = ["Filepath,Target,Split"]
+    folder.mkdir()
+    for k, split in enumerate(("train", "val", "test")):
+        faces = [tiny_face(c, k) for c in CLASSES]
+        arrays[f"X_{split}"], arrays[f"y_{split}"] = np.stack(faces)[:, None], np.array([IDS[c] for c in CLASSES])
+        for c, face in zip(CLASSES, faces, strict=True):
+            face.save(folder / f"{split}{c}.png")
+            table.append(f"{split}{c}.png,{IDS[c]},{split}")
+    np.savez(folder / "ferplus.npz", **arrays)
+    (folder / "labels_all.csv").write_text("\n".join(table))
+    (folder / "class_map.json").write_text(json.dumps(IDS))
+    return folder

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+import pyarrow as pa
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import sha256_file, write_text
@@ -61,21 +62,25 @@ def read_list(path: Path, expected: str | None) -> frozenset[str]:
     return frozenset(entries)
 
 
-def on_list(rows: Rows, listed: frozenset[str]) -> np.ndarray:
-    """(N,) bool: whether a row's image is listed, by its path below the root, or by its name within a file."""
-    table = rows.table
-    names = [
+def entries(rows: Rows, mask: np.ndarray | None = None) -> list[str | None]:
+    """What a list calls the rows (of a mask): their paths below the root, or their names within a file."""
+    table = rows.table if mask is None else rows.table.filter(pa.array(mask))
+    return [
         source if image["path"] is not None and image["bytes"] is None else name
         for image, name, source in zip(*(table[c].to_pylist() for c in ("image", "file_name", "source")), strict=True)
     ]
-    return np.array([name in listed for name in names], dtype=bool)
 
 
-def write_list(path: str | Path, entries: Iterable[str]) -> str:
+def on_list(rows: Rows, listed: frozenset[str]) -> np.ndarray:
+    """(N,) bool: whether a row's image is listed."""
+    return np.array([name in listed for name in entries(rows)], dtype=bool)
+
+
+def write_list(path: str | Path, entries: Iterable[str], header: Iterable[str] = ()) -> str:
     """Write a list of images and, beside it, its hash; publish both, and none of the images.
 
     `entries` are paths relative to the data set's root; the hash, which is returned, goes to `<path>.sha256`, as
-    `sha256sum` writes it.
+    `sha256sum` writes it. Lines of `header` go before them behind a `#`.
 
     Examples:
         >>> import tempfile
@@ -85,7 +90,7 @@ def write_list(path: str | Path, entries: Iterable[str]) -> str:
         ['val_set/images/7.jpg']
     """
     path = Path(path)
-    write_text(path, "".join(f"{entry}\n" for entry in sorted(set(entries))))
+    write_text(path, "".join(f"{line}\n" for line in [*(f"# {h}" for h in header), *sorted(set(entries))]))
     digest = sha256_file(path)
     write_text(path.with_name(f"{path.name}.sha256"), f"{digest}  {path.name}\n")
     return digest

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -12,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from ngd_timm.core.errors import InputError
+from ngd_timm.data.class_map import names_of, read_class_map
 from ngd_timm.data.labels import NOT_A_CLASS, class_of, split_of
-from ngd_timm.data.layouts.csv_file import csv_headers, first_column, header_of, numbers, read_csv
+from ngd_timm.data.layouts.csv_file import csv_headers, first_column, header_of, numbers, read_csv, whole_numbers
 from ngd_timm.data.layouts.image_list import PATH_COLUMNS, check_sha256
 from ngd_timm.data.layouts.options import Source
 from ngd_timm.data.layouts.parquet import LABEL_COLUMNS
@@ -33,15 +34,16 @@ from ngd_timm.data.layouts.rows import (
 log = logging.getLogger("ngd_timm.data")
 
 ID_COLUMNS = ("label_id", "class_id", "label_idx")
+_LABELS = (*LABEL_COLUMNS, *ID_COLUMNS, "cls", "class", "target", "y")
 LISTED_AGAIN = "listed again with the same label, of which the first row counts"
 
 
 def find_manifests(source: Source) -> list[Piece] | None:
     """A CSV with a path column and a label column, or all such in a folder.
 
-    The label is a name; a number needs a class map beside the CSV. Without a column `split` the file's name gives the
-    split. An image that a split lists twice is kept once; the same image in two splits is a copy, which
-    `drop_duplicates` handles.
+    Names of columns may be in capitals. The label is a name; a number needs a class map. Without a column `split` the
+    file's name gives the split. An image that a split lists twice is kept once; the same image in two splits is a copy,
+    which `drop_duplicates` handles.
     """
     root = source.root
     if root.is_file():
@@ -51,30 +53,33 @@ def find_manifests(source: Source) -> list[Piece] | None:
         if _columns(names) is None:
             raise InputError(
                 f"{root} needs a path column ({', '.join(PATH_COLUMNS)}) and a label column "
-                f"({', '.join((*LABEL_COLUMNS, *ID_COLUMNS))}); it has: {', '.join(names)}"
+                f"({', '.join(_LABELS)}); it has: {', '.join(names)}"
             )
-        return _Manifest(root, source.dataset).pieces()
+        return _Manifest(root, source).pieces()
     files = csv_headers(root)
     manifests = [p for p, names in files.items() if _columns(names)]
     for path in files if manifests else ():
         if path not in manifests:
             log.warning("%s: %s has no path and label columns and is left out", root, path.name)
-    return [piece for path in manifests for piece in _Manifest(path, source.dataset).pieces()] or None
+    return [piece for path in manifests for piece in _Manifest(path, source).pieces()] or None
 
 
 def _columns(names: Sequence[str]) -> tuple[str, str] | None:
     """The path column and the label column, None where one is missing."""
-    path, label = first_column(names, PATH_COLUMNS), first_column(names, (*LABEL_COLUMNS, *ID_COLUMNS))
+    names = [name.lower() for name in names]
+    path, label = first_column(names, PATH_COLUMNS), first_column(names, _LABELS)
     return None if path is None or label is None else (path, label)
 
 
 class _Manifest:
     """One CSV, read once for all its splits."""
 
-    def __init__(self, path: Path, dataset: str) -> None:
+    def __init__(self, path: Path, source: Source) -> None:
         check_sha256(path, None)
         self.path, table = path, read_csv(path)
-        self.columns: dict[str, list[Any]] = {c: table[c].to_pylist() for c in table.column_names}
+        self.columns: dict[str, list[Any]] = {c.lower(): table[c].to_pylist() for c in table.column_names}
+        if len(self.columns) < table.num_columns:
+            raise InputError(f"{path} has a column twice but for capitals: {', '.join(table.column_names)}; rename one")
         columns = _columns(table.column_names)
         assert columns is not None
         self.path_column, self.label_column = columns
@@ -82,8 +87,8 @@ class _Manifest:
         if "split" in self.columns:
             self.splits = named_splits(path, self.columns["split"])
         self.affect = {c: numbers(path, self.columns[c], c) for c in ("valence", "arousal") if c in self.columns}
-        self.names, self.label = self._labels()
-        self.again = self._listed_again(self._meanings(dataset))
+        self.names, self.label = self._labels(source)
+        self.again = self._listed_again(self._meanings(source.dataset))
 
     def pieces(self) -> list[Piece]:
         return pieces_by_split("CSV manifest", self.path, self.splits, self.read)
@@ -109,7 +114,7 @@ class _Manifest:
         label = np.where(repeated, NOT_A_CLASS, self.label[rows])
         return Rows(table_of_files(paths, folder, **further), None, self.names, label, None, dropped)
 
-    def _labels(self) -> tuple[tuple[str, ...], np.ndarray]:
+    def _labels(self, source: Source) -> tuple[tuple[str, ...], np.ndarray]:
         """The names in the label column, and each row's place among them."""
         column, values = self.label_column, self.columns[self.label_column]
         if "" in values:
@@ -117,13 +122,9 @@ class _Manifest:
                 f"{self.path}: column '{column}' is empty in {values.count('')} rows; label or remove them"
             )
         if values and (column in ID_COLUMNS or all(v.lstrip("+-").isdecimal() for v in values)):
-            known = _class_map(self.path, column)
-            strange = next((v for v in values if v not in known), None)
-            if strange is not None:
-                raise InputError(
-                    f"{self.path}: {column} {strange} is not in the class map, which has {', '.join(known)}"
-                )
-            values = [known[v] for v in values]
+            ids = whole_numbers(self.path, pa.chunked_array([pa.array(values)]), column).tolist()
+            known = read_class_map(source.class_map(self.path, f"column '{column}' holds"))
+            values = names_of(ids, known, f"{self.path}: {column}")
         return index_names(values)
 
     def _listed_again(self, meanings: Mapping[str, Callable[[int], object]]) -> np.ndarray:
@@ -170,20 +171,3 @@ def _lines(path: Path, rows: Sequence[int]) -> list[int]:
         reader = csv.reader(handle)
         ends = [reader.line_num for fields in reader if fields]
     return [ends[row + 1] for row in rows]
-
-
-def _class_map(path: Path, column: str) -> Mapping[str, str]:
-    files = (path.with_name(f"{path.stem}.classes.json"), path.with_name("class_map.json"))
-    found = next((p for p in files if p.is_file()), None)
-    if found is None:
-        raise InputError(
-            f"{path}: column '{column}' holds plain integers, and class numbers mean different things in different "
-            f'data sets; write names, or a class map beside it, {files[0].name}: {{"0": "neutral", …}}'
-        )
-    try:
-        data = json.loads(found.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise InputError(f"{found} is not JSON ({' '.join(str(error).split())[:100]})") from None
-    if not isinstance(data, dict) or not data or not all(k.isdecimal() and isinstance(v, str) for k, v in data.items()):
-        raise InputError(f'{found} must map numbers to class names, as {{"0": "neutral", "1": "happiness"}}')
-    return data

@@ -1,22 +1,23 @@
-"""An NPZ file of pixels and names, the form in which the authors of arXiv 2509.11916 kept their data.
+"""An NPZ file of pixels and labels, the form in which the authors of arXiv 2509.11916 keep FER+.
 
-They published none, so the arrays are named here: `X` or `images` (N, H, W), (N, H, W, 1) or (N, H, W, 3) uint8; `y` or
-`labels` (N,) names, or numbers together with `classes` (C,) names; optional `split`, `subject`, `file_name` (N,) and
-`valence` with `arousal` (N,) in [-1, 1].
+Their README names the file and the class map, not the arrays, so these are read: images `X`, `x` or `images`, uint8 of
+(N, H, W), (N, H, W, 1 or 3) or (N, 1 or 3, H, W); labels `y` or `labels` (N,), names, or numbers with `classes` (C,)
+names or a class map; optional `split`, `subject`, `file_name` (N,) and `valence` with `arousal` (N,) in [-1, 1].
+Instead, a pair a split: `X_train`, `y_train`, `X_val`, `y_val`, ….
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
+from ngd_timm.core.arrays import read_npz
 from ngd_timm.core.errors import InputError
+from ngd_timm.data.class_map import names_of, read_class_map
 from ngd_timm.data.labels import split_of
 from ngd_timm.data.layouts.options import Source
 from ngd_timm.data.layouts.rows import (
@@ -31,8 +32,7 @@ from ngd_timm.data.layouts.rows import (
 
 Arrays = Mapping[str, np.ndarray]
 
-# What numpy raises on a damaged file, or on one of pickled objects.
-_DAMAGE = (ValueError, EOFError, OSError, LookupError, MemoryError, AttributeError, TypeError, zlib.error, BadZipFile)
+IMAGES, LABELS = ("X", "x", "images"), ("y", "labels")
 
 
 def find_npz(source: Source) -> list[Piece] | None:
@@ -42,19 +42,36 @@ def find_npz(source: Source) -> list[Piece] | None:
         files = [root] if root.suffix.lower() == ".npz" else []
     else:
         files = sorted(p for p in root.glob("*.npz") if not p.name.startswith("."))
-    return [piece for path in files for piece in _pieces(path)] or None
+    return [piece for path in files for piece in _pieces_of_file(path, source)] or None
 
 
-def _pieces(path: Path) -> list[Piece]:
-    arrays = _load(path)
-    images, (names, label) = _images(path, arrays), _labels(path, arrays)
+def _pieces_of_file(path: Path, source: Source) -> list[Piece]:
+    arrays = read_npz(path)
+    ends = {key.partition("_")[2] for key in arrays if key.partition("_")[0] in (*IMAGES, *LABELS)}
+    splits = {end: split for end in ends if (split := split_of(end)) is not None}
+    if not splits:
+        return _pieces(path, arrays, source, split_of(path.stem))
+    if len(set(splits.values())) < len(splits) or "" in ends:
+        raise InputError(f"{path} must have one pair of images and labels a split; it has: {', '.join(arrays)}")
+    pieces = []
+    for end, split in splits.items():
+        for names, what in ((IMAGES, "its images"), (LABELS, "its labels")):
+            _one(path, arrays, tuple(f"{name}_{end}" for name in names), what)
+        pair = {key.removesuffix(f"_{end}"): array for key, array in arrays.items() if key.endswith(f"_{end}")}
+        shared = {"classes": arrays["classes"]} if "classes" in arrays else {}
+        pieces += _pieces(path, pair | shared, source, split)
+    return pieces
+
+
+def _pieces(path: Path, arrays: Arrays, source: Source, named: str | None) -> list[Piece]:
+    images, (names, label) = _images(path, arrays), _labels(path, arrays, source)
     n = len(images)
-    for key in ("y", "labels", "split", "subject", "file_name", "valence", "arousal"):
+    for key in (*LABELS, "split", "subject", "file_name", "valence", "arousal"):
         if key in arrays and arrays[key].shape != (n,):
             raise InputError(
                 f"{path}: '{key}' has shape {arrays[key].shape}, but there are {n} images; expected ({n},)"
             )
-    splits = [split_of(path.stem)] * n
+    splits = [named] * n
     if "split" in arrays:
         splits = named_splits(path, [str(s) for s in arrays["split"]])
     return pieces_by_split("NPZ", path, splits, partial(_read, path, arrays, images, names, label))
@@ -75,49 +92,41 @@ def _read(
     return Rows(table_of_pixels(images, rows, path.name, file_names, **further), None, names, label[rows])
 
 
-def _load(path: Path) -> Arrays:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
-    except _DAMAGE as error:
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(
-            f"{path} can't be read as an NPZ of plain arrays ({reason}); write it again with numpy.savez, without "
-            "objects"
-        ) from None
-
-
-def _one(path: Path, arrays: Arrays, names: tuple[str, str], what: str) -> np.ndarray:
+def _one(path: Path, arrays: Arrays, names: tuple[str, ...], what: str) -> np.ndarray:
     found = [n for n in names if n in arrays]
     if len(found) != 1:
-        raise InputError(
-            f"{path} must have {what} under '{names[0]}' or '{names[1]}', one of them; it has: {', '.join(arrays)}"
-        )
+        under = " or ".join(f"'{n}'" for n in names)
+        raise InputError(f"{path} must have {what} under {under}, one of them; it has: {', '.join(arrays)}")
     return arrays[found[0]]
 
 
 def _images(path: Path, arrays: Arrays) -> np.ndarray:
-    images = _one(path, arrays, ("X", "images"), "its images")
+    images = _one(path, arrays, IMAGES, "its images")
+    if images.ndim == 4 and images.shape[3] not in (1, 3) and images.shape[1] in (1, 3):
+        images = np.moveaxis(images, 1, 3)
     grey, colour = images.ndim == 3, images.ndim == 4 and images.shape[3] in (1, 3)
     if images.dtype != np.uint8 or not (grey or colour) or 0 in images.shape:
         raise InputError(
-            f"{path}: images must be uint8 of shape (N, H, W), (N, H, W, 1) or (N, H, W, 3), got {images.dtype} of "
-            f"{images.shape}"
+            f"{path}: images must be uint8 of shape (N, H, W), (N, H, W, 1 or 3) or (N, 1 or 3, H, W), got "
+            f"{images.dtype} of {images.shape}"
         )
     return images
 
 
-def _labels(path: Path, arrays: Arrays) -> tuple[tuple[str, ...], np.ndarray]:
-    labels = _one(path, arrays, ("y", "labels"), "its labels")
+def _labels(path: Path, arrays: Arrays, source: Source) -> tuple[tuple[str, ...], np.ndarray]:
+    labels = _one(path, arrays, LABELS, "its labels")
     if labels.dtype.kind in "US":
         return index_names(labels.astype(np.str_).ravel().tolist())
     if labels.dtype.kind not in "iu":
         raise InputError(f"{path}: labels must be names or whole numbers, got {labels.dtype}")
-    classes = arrays.get("classes")
-    if classes is None or classes.dtype.kind not in "US" or classes.ndim != 1:
+    if "classes" not in arrays:
+        known = read_class_map(source.class_map(path, "there is no array 'classes' of names, and the labels are"))
+        return index_names(names_of(labels.ravel().tolist(), known, f"{path}: label"))
+    classes = arrays["classes"]
+    if source.options.class_map is not None or classes.dtype.kind not in "US" or classes.ndim != 1:
         raise InputError(
-            f"{path} has plain integers as labels and no array 'classes' of names; class numbers mean different things "
-            "in different data sets: store names, or 'classes' beside the numbers"
+            f"{path} has 'classes' of its own, {classes.dtype} of {classes.shape}, which must be (C,) names, beside "
+            "which no class_map=… is given"
         )
     class_names = tuple(classes.astype(np.str_).tolist())
     if labels.size and not (labels.min() >= 0 and labels.max() < len(class_names)):

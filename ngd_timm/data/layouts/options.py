@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ngd_timm.core.errors import InputError, choices
+from ngd_timm.data.class_map import FORMS
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class LayoutOptions:
     list: str | None = None  # a file, relative to the root, of relative image paths: the set is these and no others
     sha256: str | None = None  # of the list, or where there is none, of the file that is the root
     hold_out: float | None = None  # the share of the training images that is the split "valid", where there is none
+    class_map: str | None = None  # a JSON file, relative to the root: which number is which class
     max_megapixels: float | None = None  # open images of more than 100 megapixels too, up to this many
 
 
@@ -30,6 +32,7 @@ _OPTIONS: Mapping[str, tuple[str, Callable[[str], Any], str]] = {
     "list": (".*", str, "a path"),
     "sha256": ("[0-9a-f]{64}", str.lower, "64 hex digits"),
     "hold_out": (r"0?\.(?=0*[1-9])([0-4]\d*|50*)", float, "a share above 0 and at most 0.5, such as 0.1"),
+    "class_map": (".+", str, "a path"),
     "max_megapixels": (r"(?=.*[1-9])\d{1,9}(\.\d+)?", float, "a number above 0, such as 400"),
 }
 
@@ -41,6 +44,26 @@ class Source:
     root: Path
     dataset: str
     options: LayoutOptions = LayoutOptions()
+
+    def class_map(self, path: Path, numbers: str) -> Path:
+        """The class map for a file's `numbers`: what the option names, else the JSON beside the file."""
+        if self.options.class_map is not None:
+            return beside(self.root, self.options.class_map)
+        files = (path.with_name(f"{path.stem}.classes.json"), path.with_name("class_map.json"))
+        found = next((p for p in files if p.is_file()), None)
+        if found is None:
+            raise InputError(
+                f"{path}: {numbers} plain integers, and class numbers mean different things in different data sets; "
+                f"give a class map, {FORMS}, behind the path, PATH,class_map=FILE.json, or beside it, {files[0].name}; "
+                "or write names"
+            )
+        return found
+
+
+def beside(root: Path, name: str) -> Path:
+    """A file that an option names: relative to the data set's folder, else to where the command runs."""
+    path = (root if root.is_dir() else root.parent) / name
+    return path if path.exists() or not Path(name).exists() else Path(name)
 
 
 def parse_root(root: str | Path, further: Mapping[str, Any] | None = None) -> tuple[str, LayoutOptions]:

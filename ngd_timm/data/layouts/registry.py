@@ -20,7 +20,7 @@ from ngd_timm.data.layouts.folders import find_folders, find_jaffe, find_sfew
 from ngd_timm.data.layouts.image_list import check_sha256, on_list, read_list
 from ngd_timm.data.layouts.manifest import find_manifests
 from ngd_timm.data.layouts.npz import find_npz
-from ngd_timm.data.layouts.options import LayoutOptions, Source, parse_root
+from ngd_timm.data.layouts.options import LayoutOptions, Source, beside, parse_root
 from ngd_timm.data.layouts.parquet import find_hub, find_parquet
 from ngd_timm.data.layouts.pixels_csv import find_pixels_csv
 from ngd_timm.data.layouts.rafdb import find_rafdb_kaggle, find_rafdb_list
@@ -83,6 +83,8 @@ def look_at(root: str | Path, dataset: str, options: Mapping[str, Any] | None = 
         raise InputError(
             f"no data set at {text}: the path doesn't exist; give its folder or file, or a Hub id (user/dataset)"
         )
+    if parsed.class_map is not None and pieces[0].kind not in ("NPZ", "CSV manifest"):
+        raise InputError(f"{text} is read as {pieces[0].kind}, which takes no class map; leave class_map=… out")
     if dataset in SUBJECT_IN_NAME:
         pieces = [_changed(piece, partial(with_subjects, dataset=dataset)) for piece in pieces]
     order = (*SPLITS, None)
@@ -106,11 +108,11 @@ def _listed(root: Path, options: LayoutOptions) -> frozenset[str] | None:
             check_sha256(root, options.sha256)
         return None
     base = root if root.is_dir() else root.parent
-    listed = read_list(base / options.list, options.sha256)
+    listed = read_list(beside(root, options.list), options.sha256)
     missing = sorted(entry for entry in listed if not (base / entry).is_file())
     if 0 < len(missing) < len(listed):
         raise InputError(
-            f"{base / options.list}: {len(missing)} of {len(listed)} images aren't below {base} (first: "
+            f"{options.list}: {len(missing)} of {len(listed)} images aren't below {base} (first: "
             f"{', '.join(missing[:3])}); bring them, the set is only whole with all"
         )
     return listed

@@ -1,0 +1,77 @@
+"""A class map: the JSON beside a set of numbered labels that says which number is which class."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from ngd_timm.core.affect import CLASSES
+from ngd_timm.core.errors import InputError
+from ngd_timm.data.labels import class_of
+
+FORMS = '{"0": "neutral", …}, {"neutral": 0, …} or ["neutral", …]'
+
+
+def read_class_map(path: str | Path) -> Mapping[int, str]:
+    """Read which number is which class, by FER+'s name, from a JSON object in either direction or a list of names.
+
+    Raises:
+        InputError: Another form, an unknown class, or a class or number that stands twice.
+
+    Examples:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "class_map.json"
+        >>> _ = path.write_text('{"happy": 0, "sad": 1}')
+        >>> read_class_map(path)
+        {0: 'happiness', 1: 'sadness'}
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"no class map at {path}; give a JSON file of the form {FORMS}")
+    try:
+        # an object as its pairs: a dict would keep the last of two equal keys
+        data = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=tuple)
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON ({' '.join(str(error).split())[:100]}); a class map is {FORMS}") from None
+    pairs = list(enumerate(data)) if isinstance(data, list) else list(data) if isinstance(data, tuple) else []
+    if pairs and all(type(number) is int for _, number in pairs):
+        pairs = [(number, name) for name, number in pairs]
+    if not pairs or not all(str(number).isdecimal() and isinstance(name, str) for number, name in pairs):
+        raise InputError(f"{path} must map numbers to class names, as {FORMS}")
+    known: dict[int, str] = {}
+    for number, name in ((int(number), name) for number, name in pairs):
+        try:
+            expression = class_of("ferplus", name)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        if number in known or expression in known.values():
+            twice = f"number {number}" if number in known else f"class {expression}"
+            raise InputError(f"{path} has the {twice} twice; each number is one class, each class one number")
+        known[number] = expression
+    return known
+
+
+def names_of(ids: Iterable[int], known: Mapping[int, str], where: str) -> list[str]:
+    """The class of each number; one that the map lacks is refused."""
+    ids = list(ids)
+    strange = next((number for number in ids if number not in known), None)
+    if strange is not None:
+        has = ", ".join(f"{number} {name}" for number, name in known.items())
+        raise InputError(f"{where} {strange} is not in the class map, which has {has}")
+    return [known[number] for number in ids]
+
+
+def logit_classes(text: str | None) -> tuple[str, ...]:
+    """The order of a model's logits: names with commas, or the JSON file of a class map from 0 on; None is FER+'s."""
+    if text is None:
+        return CLASSES
+    if not text.endswith(".json"):
+        classes = tuple(class_of("ferplus", name) for name in text.split(","))
+        if len(set(classes)) < len(classes):
+            raise InputError(f"--classes has a class twice: {', '.join(classes)}")
+        return classes
+    known = read_class_map(text)
+    if sorted(known) != list(range(len(known))):
+        raise InputError(f"{text} numbers classes {', '.join(map(str, sorted(known)))}; logits are numbered from 0 on")
+    return tuple(known[number] for number in sorted(known))
