@@ -95,7 +95,7 @@ def test_a_band_power_file_is_taken_as_it_is(tmp_path: Path) -> None:
         ("mahnob", "data.root=PATH, the folder that holds Sessions/"),
         ("deap", "data.root=PATH, the folder that holds data_preprocessed_python/"),
         ("recordings", "data.root=recordings.csv"),
-        ("gameemo", "data.root=gameemo_bandpower.npz"),
+        ("gameemo", "data.root=gameemo_bandpower.npz, or the folder that holds (S01)/"),
         ("bandpower", "data.root=mine.npz"),
     ],
 )
@@ -108,5 +108,5 @@ def test_without_a_root_an_example_is_given(name: str, example: str) -> None:
 def test_an_unknown_name_gets_the_nearest() -> None:
     with pytest.raises(InputError, match="did you mean 'dreamer'"):
         load_eeg(TeacherData(), "dreamr", "x")
-    with pytest.raises(InputError, match="Allowed: dreamer, mahnob, deap, recordings"):
-        open_recordings("gameemo", "x")
+    with pytest.raises(InputError, match="Allowed: dreamer, mahnob, deap, gameemo, recordings"):
+        open_recordings("bandpower", "x")

@@ -20,6 +20,9 @@ DATASETS = {
 }
 NORMALISATION = "log power, per-subject z-score (transductive: uses the subject's own unlabelled recordings)"
 
+SET = 1_000_000
+"""In a pool, subject and trial n of the k-th set are k * SET + n, so that no two sets share a number."""
+
 _NOTE = "note."  # prefix of the .npz keys that hold notes
 _DTYPES = {"power": "<f4", "valence_arousal": "<f4", "subject": "<i8", "trial": "<i8", "window": "<i8"}
 
@@ -38,6 +41,7 @@ class BandPower:
     dataset: str  # a description
     notes: Mapping[str, str] = field(default_factory=dict)  # how it was made, for fingerprints and cards
     simulated: bool = False
+    sets: tuple[str, ...] = ()  # of a pool, a description of each
 
     def __post_init__(self) -> None:
         shape, va = self.power.shape, self.valence_arousal
@@ -74,6 +78,11 @@ class BandPower:
         return np.isfinite(self.valence_arousal).all(axis=1)
 
     @property
+    def members(self) -> dict[str, np.ndarray]:
+        """Of a pool, the (N,) mask of each set's windows, by its description."""
+        return {name: self.subject // SET == number for number, name in enumerate(self.sets, start=1)}
+
+    @property
     def sha256(self) -> str:
         """Hex sha256 of names and values in a fixed byte order."""
         digest = hashlib.sha256("\n".join([*self.bands, "", *self.channels, ""]).encode())
@@ -93,6 +102,51 @@ class BandPower:
         if channels is not None:
             power = power[:, :, name_indices(self.dataset, "channel", channels, self.channels)]
         return replace(self, power=power, bands=tuple(bands or self.bands), channels=tuple(channels or self.channels))
+
+
+def pool_sets(parts: Sequence[BandPower]) -> BandPower:
+    """Several rated sets of the same bands and channels as one, whose subjects and trials begin with the set's number.
+
+    Raises:
+        InputError: Other bands, a set given twice or without ratings, numbers that leave no room for the set's.
+    """
+    first = parts[0]
+    seen: dict[str, str] = {}
+    for part in parts:
+        if part.bands != first.bands:
+            common = [band for band in first.bands if all(band in other.bands for other in parts)]
+            remedy = f"name what all have: data.bands=[{', '.join(common)}]" if common else "they have none in common"
+            raise InputError(
+                f"{first.dataset} has the bands {', '.join(first.bands)} and {part.dataset} has "
+                f"{', '.join(part.bands)}; {remedy}"
+            )
+        if not part.rated.any():
+            raise InputError(f"{part.dataset}: nobody rated anything; recordings without ratings go to data.support")
+        if part.sha256 in seen:
+            raise InputError(f"{part.dataset} is in the pool twice; name each set once, in data.root or in data.also")
+        if part.simulated != first.simulated:
+            raise InputError(f"a pool of simulated and recorded EEG says nothing: {first.dataset}, {part.dataset}")
+        for what, numbers in (("subject", part.subject), ("trial", part.trial)):
+            if numbers.min() < 0 or numbers.max() >= SET:
+                raise InputError(f"{part.dataset}: to be pooled, {what}s have numbers from 0 to {SET - 1}")
+        seen[part.sha256] = part.dataset
+    names = [part.dataset for part in parts]
+    names = [f"{name}, set {k}" if names.count(name) > 1 else name for k, name in enumerate(names, start=1)]
+    return BandPower(
+        power=np.concatenate([part.power for part in parts]),
+        bands=first.bands,
+        channels=first.channels,
+        valence_arousal=np.concatenate([part.valence_arousal for part in parts]),
+        subject=np.concatenate([part.subject + k * SET for k, part in enumerate(parts, start=1)]),
+        trial=np.concatenate([part.trial + k * SET for k, part in enumerate(parts, start=1)]),
+        window=np.concatenate([part.window for part in parts]),
+        dataset=" + ".join(names),
+        notes={
+            f"{name}: {key}": note for name, part in zip(names, parts, strict=True) for key, note in part.notes.items()
+        },
+        simulated=first.simulated,
+        sets=tuple(names),
+    )
 
 
 def load_bandpower(root: str | Path, name: str = "bandpower") -> BandPower:

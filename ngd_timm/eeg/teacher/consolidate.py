@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from ngd_timm.core.affect import cell_of
 from ngd_timm.core.commands import public_fingerprint, shown_command
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import read_json, sha256_file
@@ -20,11 +22,12 @@ from ngd_timm.core.recipe import load_recipe
 from ngd_timm.core.teacher_recipe import TeacherRecipe
 from ngd_timm.core.version import __version__
 from ngd_timm.eeg.folds import align
-from ngd_timm.eeg.signal.bandpower import NORMALISATION
+from ngd_timm.eeg.signal.bandpower import NORMALISATION, SET
 from ngd_timm.grid.mantel import mantel_test
 from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.grid.verdict import WHO
 
+_OWN = ("dataset", "data_sha256", "subjects", "trials", "windows", "scores", "grids", "teacher_recipe_sha256")
 _FILES = ("recipe.yaml", "fingerprint.json", "scores.json", "embeddings.safetensors")
 
 
@@ -41,6 +44,23 @@ class FittedTeacher:
     aligned: np.ndarray  # (N, D) held-out embeddings in fold 0's frame
     agreement: list[float]  # of each fold's frame
 
+    @property
+    def set_names(self) -> list[str]:
+        """A description of each rated set."""
+        return self.fingerprint.get("sets") or [self.fingerprint["dataset"]]
+
+    @property
+    def set_number(self) -> np.ndarray:
+        """(N,) the place in `set_names` of each row's set."""
+        return self.subject // SET - 1 if self.fingerprint.get("sets") else np.zeros_like(self.subject)
+
+    @property
+    def ratings(self) -> list[tuple[str, set[tuple[float, ...]]]]:
+        """Each set's description, and the subject, number and rating of its trials."""
+        rows = np.column_stack([self.set_number, self.subject % SET, self.trial % SET, self.valence_arousal])
+        trials = np.unique(rows, axis=0).tolist()
+        return [(name, {tuple(row[1:]) for row in trials if row[0] == k}) for k, name in enumerate(self.set_names)]
+
 
 def preview_grid(teacher: FittedTeacher, min_subjects: int = 3) -> PrototypeGrid | None:
     """The 5×5 grid of a teacher run without its Mantel test, for plots; None if it has fewer than two cells."""
@@ -51,22 +71,112 @@ def preview_grid(teacher: FittedTeacher, min_subjects: int = 3) -> PrototypeGrid
     return PrototypeGrid.build(*rows, min_subjects=min_subjects)
 
 
-def build_grid(run: str | Path, size: int = 5, center: bool = False, min_subjects: int = 1) -> PrototypeGrid:
-    """The prototype grid of a teacher run; its metadata say what it was built from, and the scores and Mantel tests."""
-    teacher = read_teacher(Path(run))
-    try:
-        notes = _provenance(teacher)
-    except KeyError as error:
-        raise InputError(f"{run}: fingerprint.json or scores.json lacks {error}; fit the teacher again") from None
-    notes |= _mantel_notes(teacher, size, min_subjects)
+def build_grid(
+    runs: str | Path | Sequence[str | Path], size: int = 5, center: bool = False, min_subjects: int = 1
+) -> PrototypeGrid:
+    """The prototype grid of a teacher run, or of several; its metadata say what it was built from, and the tests.
+
+    Runs of different data have embeddings in frames of their own: each run's averages are rotated onto the first's,
+    and subjects weigh equally whatever run they are of.
+
+    Raises:
+        InputError: Not a teacher run; runs that can't be pooled: the same subjects twice, another `embedding_dim`.
+    """
+    places = [Path(run) for run in ([runs] if isinstance(runs, (str, Path)) else runs)]
+    if repeated := [run for k, run in enumerate(places) if run.resolve() in {p.resolve() for p in places[:k]}]:
+        raise InputError(f"{repeated[0]} is named twice; a pooled grid takes each run once")
+    teachers = [read_teacher(run) for run in places]
+    _check_poolable(places, teachers)
+    parts = []
+    for run, teacher in zip(places, teachers, strict=True):
+        try:
+            parts.append(_provenance(teacher))
+        except KeyError as error:
+            raise InputError(f"{run}: fingerprint.json or scores.json lacks {error}; fit the teacher again") from None
+    rows = _Rows.of(teachers)
+    notes = parts[0] if len(parts) == 1 else _pooled_provenance(teachers, parts)
+    notes |= _mantel_notes(teachers[0], rows, size, min_subjects)
     notes |= {
         "created": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "built_with": f"ngd_timm {__version__}",
-        "command": _commands(teacher, size, min_subjects, center),
+        "command": _commands(teachers, size, min_subjects, center),
     }
-    return PrototypeGrid.build(
-        teacher.aligned, teacher.valence_arousal, teacher.subject, size, min_subjects, center, notes
+    grid = PrototypeGrid.build(
+        rows.embeddings, rows.valence_arousal, rows.subject, size, min_subjects, center, notes, rows.frame
     )
+    if len(rows.sets) == 1:
+        return grid
+    return replace(grid, metadata={**grid.metadata, "sets": json.dumps(rows.per_set(grid))})
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What is averaged: the rows of all runs, with subjects that no two runs share."""
+
+    embeddings: np.ndarray  # (N, D)
+    valence_arousal: np.ndarray  # (N, 2)
+    subject: np.ndarray  # (N,) as the next
+    trial: np.ndarray
+    frame: np.ndarray | None  # (N,) the run, where there are several
+    sets: list[tuple[str, np.ndarray]]  # a description of each set, and its (N,) mask
+
+    @classmethod
+    def of(cls, teachers: Sequence[FittedTeacher]) -> _Rows:
+        frame = np.repeat(np.arange(len(teachers)), [len(teacher.subject) for teacher in teachers])
+        subject = np.concatenate([teacher.subject for teacher in teachers])
+        within = np.concatenate([teacher.set_number for teacher in teachers])
+        sets = [
+            (name, (frame == run) & (within == number))
+            for run, teacher in enumerate(teachers)
+            for number, name in enumerate(teacher.set_names)
+        ]
+        return cls(
+            embeddings=np.concatenate([teacher.aligned for teacher in teachers]),
+            valence_arousal=np.concatenate([teacher.valence_arousal for teacher in teachers]),
+            subject=np.unique(np.stack([frame, subject]), axis=1, return_inverse=True)[1].reshape(-1),
+            trial=np.concatenate([teacher.trial for teacher in teachers]),
+            frame=frame if len(teachers) > 1 else None,
+            sets=sets,
+        )
+
+    def per_set(self, grid: PrototypeGrid) -> list[dict[str, Any]]:
+        """How many windows and subjects of each set are behind each cell that holds data."""
+        cells, filled = cell_of(self.valence_arousal, grid.size), grid.counts.numpy() > 0
+        out = []
+        for name, own in self.sets:
+            pairs = np.unique(np.stack([cells[own], self.subject[own]]), axis=1)
+            windows, subjects = (np.bincount(c, minlength=len(filled)) * filled for c in (cells[own], pairs[0]))
+            count = len(np.unique(self.subject[own]))
+            entry = {"dataset": name, "subjects": count, "windows": int(own.sum())}
+            out.append(entry | {"counts": windows.tolist(), "subjects_per_cell": subjects.tolist()})
+        return out
+
+
+def _check_poolable(places: Sequence[Path], teachers: Sequence[FittedTeacher]) -> None:
+    """Runs of one width, of different subjects, all simulated or none."""
+    first = teachers[0]
+    for place, teacher in zip(places[1:], teachers[1:], strict=True):
+        width, other = first.aligned.shape[1], teacher.aligned.shape[1]
+        if width != other:
+            raise InputError(
+                f"{places[0]} has embeddings of {width} values and {place} of {other}; fit both with the same "
+                "teacher.embedding_dim"
+            )
+        if first.fingerprint.get("simulated") != teacher.fingerprint.get("simulated"):
+            raise InputError(
+                f"one of {places[0]} and {place} is of simulated EEG and the other is not; pool like with like"
+            )
+    seen: list[tuple[Path, str, set[tuple[float, ...]]]] = []
+    for place, teacher in zip(places, teachers, strict=True):
+        for name, trials in teacher.ratings:
+            for before, other, rated in seen:
+                # a trial may agree by chance, most of them only where they are the same ones
+                if name == other and 2 * len(trials & rated) > min(len(trials), len(rated)):
+                    raise InputError(
+                        f"{before} and {place} are both of {name}, and its subjects would count twice; pool runs of "
+                        "different recordings"
+                    )
+        seen += [(place, *rated) for rated in teacher.ratings]
 
 
 def _provenance(teacher: FittedTeacher) -> dict[str, str]:
@@ -101,21 +211,54 @@ def _provenance(teacher: FittedTeacher) -> dict[str, str]:
     return notes
 
 
-def _mantel_notes(teacher: FittedTeacher, size: int, min_subjects: int) -> dict[str, str]:
-    permutations = teacher.recipe.scores.permutations
-    rows = (teacher.aligned, teacher.valence_arousal, teacher.subject, teacher.trial)
+def _pooled_provenance(teachers: Sequence[FittedTeacher], parts: Sequence[dict[str, str]]) -> dict[str, str]:
+    """What the runs have in common, and in `runs` what each has to itself."""
+    names = [name for teacher in teachers for name in teacher.set_names]
+    common = {key: value for key, value in parts[0].items() if all(part.get(key) == value for part in parts)}
+    own = [{key: value for key, value in part.items() if key in _OWN or key not in common} for part in parts]
+    for part in own:
+        del part["grids"]  # tests of another grid
+    supports = dict.fromkeys(part["support"] for part in parts if "support" in part)
+    return {
+        **{key: value for key, value in common.items() if key not in _OWN},
+        **{key: str(sum(int(part[key]) for part in parts)) for key in ("subjects", "trials", "windows")},
+        "dataset": " + ".join(names),
+        **({"support": " + ".join(supports)} if supports else {}),
+        "runs": json.dumps([{k: json.loads(v) if v[:1] == "{" else v for k, v in part.items()} for part in own]),
+        "pooling": f"{len(teachers)} teachers fitted apart; the averages of each are rotated onto the first one's by "
+        "orthogonal Procrustes over the cells of the plane; that uses the ratings, so every permutation of the Mantel "
+        "test rotates anew",
+        "stability": "not tested: each half of the subjects would need rotations of its own",
+    }
+
+
+def _mantel_notes(first: FittedTeacher, rows: _Rows, size: int, min_subjects: int) -> dict[str, str]:
+    permutations = first.recipe.scores.permutations
     notes = {"mantel_permutations": str(permutations)}
     for suffix, center in (("", False), ("_centered", True)):
-        test = mantel_test(*rows, size, permutations, teacher.recipe.seed, min_subjects=min_subjects, center=center)
+        test = mantel_test(
+            rows.embeddings,
+            rows.valence_arousal,
+            rows.subject,
+            rows.trial,
+            size,
+            permutations,
+            first.recipe.seed,
+            min_subjects=min_subjects,
+            center=center,
+            frames=rows.frame,
+        )
         notes |= {f"mantel_r{suffix}": f"{test.r:.4f}", f"mantel_p{suffix}": f"{test.p:.4f}"}
     return notes
 
 
-def _commands(teacher: FittedTeacher, size: int, min_subjects: int, center: bool) -> str:
-    fit = shown_command(public_fingerprint(teacher.fingerprint), "ngd teacher fit recipe.yaml data.root=…")
-    build = f"ngd prototypes build runs/{teacher.recipe.name}-{teacher.recipe.seed} --out grid.safetensors"
+def _commands(teachers: Sequence[FittedTeacher], size: int, min_subjects: int, center: bool) -> str:
+    otherwise = "ngd teacher fit recipe.yaml data.root=…"
+    lines = [shown_command(public_fingerprint(teacher.fingerprint), otherwise) for teacher in teachers]
+    runs = [f"runs/{teacher.recipe.name}-{teacher.recipe.seed}" for teacher in teachers]
+    build = f"ngd prototypes build {' '.join(runs)} --out grid.safetensors"
     build += f" --size {size}" * (size != 5) + f" --min-subjects {min_subjects}" * (min_subjects != 1)
-    return f"{fit}\n{build}{' --center' * center}"
+    return "\n".join([*lines, f"{build}{' --center' * center}"])
 
 
 def read_teacher(run: Path, *others: str) -> FittedTeacher:
