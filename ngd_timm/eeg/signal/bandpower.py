@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -78,11 +79,6 @@ class BandPower:
         return np.isfinite(self.valence_arousal).all(axis=1)
 
     @property
-    def members(self) -> dict[str, np.ndarray]:
-        """Of a pool, the (N,) mask of each set's windows, by its description."""
-        return {name: self.subject // SET == number for number, name in enumerate(self.sets, start=1)}
-
-    @property
     def sha256(self) -> str:
         """Hex sha256 of names and values in a fixed byte order."""
         digest = hashlib.sha256("\n".join([*self.bands, "", *self.channels, ""]).encode())
@@ -105,14 +101,13 @@ class BandPower:
 
 
 def pool_sets(parts: Sequence[BandPower]) -> BandPower:
-    """Several rated sets of the same bands and channels as one, whose subjects and trials begin with the set's number.
+    """Several rated sets on the same channels as one; see `SET`.
 
     Raises:
         InputError: Other bands, a set given twice or without ratings, numbers that leave no room for the set's.
     """
     first = parts[0]
-    seen: dict[str, str] = {}
-    for part in parts:
+    for place, part in enumerate(parts):
         if part.bands != first.bands:
             common = [band for band in first.bands if all(band in other.bands for other in parts)]
             remedy = f"name what all have: data.bands=[{', '.join(common)}]" if common else "they have none in common"
@@ -122,29 +117,26 @@ def pool_sets(parts: Sequence[BandPower]) -> BandPower:
             )
         if not part.rated.any():
             raise InputError(f"{part.dataset}: nobody rated anything; recordings without ratings go to data.support")
-        if part.sha256 in seen:
+        if any(part.sha256 == other.sha256 for other in parts[:place]):
             raise InputError(f"{part.dataset} is in the pool twice; name each set once, in data.root or in data.also")
         if part.simulated != first.simulated:
             raise InputError(f"a pool of simulated and recorded EEG says nothing: {first.dataset}, {part.dataset}")
-        for what, numbers in (("subject", part.subject), ("trial", part.trial)):
-            if numbers.min() < 0 or numbers.max() >= SET:
-                raise InputError(f"{part.dataset}: to be pooled, {what}s have numbers from 0 to {SET - 1}")
-        seen[part.sha256] = part.dataset
+        numbers = np.concatenate([part.subject, part.trial])
+        if numbers.min() < 0 or numbers.max() >= SET:
+            raise InputError(f"{part.dataset}: to be pooled, subjects and trials have numbers from 0 to {SET - 1}")
     names = [part.dataset for part in parts]
     names = [f"{name}, set {k}" if names.count(name) > 1 else name for k, name in enumerate(names, start=1)]
-    return BandPower(
-        power=np.concatenate([part.power for part in parts]),
-        bands=first.bands,
-        channels=first.channels,
-        valence_arousal=np.concatenate([part.valence_arousal for part in parts]),
-        subject=np.concatenate([part.subject + k * SET for k, part in enumerate(parts, start=1)]),
-        trial=np.concatenate([part.trial + k * SET for k, part in enumerate(parts, start=1)]),
-        window=np.concatenate([part.window for part in parts]),
+    columns = {name: [getattr(part, name) for part in parts] for name in _DTYPES}
+    for name in ("subject", "trial"):
+        columns[name] = [numbers + k * SET for k, numbers in enumerate(columns[name], start=1)]
+    whole: dict[str, Any] = {name: np.concatenate(values) for name, values in columns.items()}
+    return replace(
+        first,
+        **whole,
         dataset=" + ".join(names),
         notes={
             f"{name}: {key}": note for name, part in zip(names, parts, strict=True) for key, note in part.notes.items()
         },
-        simulated=first.simulated,
         sets=tuple(names),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -13,31 +14,20 @@ from ngd_timm.eeg.topomap import standard_montage
 
 
 def interpolated(recordings: RecordingSet, channels: Sequence[str]) -> RecordingSet:
-    """The same recordings on these electrodes, in this order; those that a recording lacks are interpolated.
-
-    Examples:
-        >>> have = ("Fz", "Cz", "Pz", "C3", "C4")
-        >>> flat = Recording(1, 1, np.ones((5, 8)), 128.0, have, (0.0, 0.0))
-        >>> (recording,) = interpolated(RecordingSet("ones", (), lambda: iter([flat])), ("Cz", "CP1"))
-        >>> recording.channels, bool(np.allclose(recording.signal, 1, atol=1e-3))
-        (('Cz', 'CP1'), True)
-    """
+    """The same recordings on these electrodes, in this order; those that a recording lacks are interpolated."""
     wanted = tuple(channels)
+    matrix = lru_cache(maxsize=None)(spline_matrix)
 
     def read() -> Iterator[Recording]:
-        matrices: dict[tuple[str, ...], np.ndarray] = {}
         for recording in recordings:
-            have = recording.channels
-            if set(wanted) <= set(have):
+            if set(wanted) <= set(recording.channels):
                 yield recording.pick(wanted)
                 continue
-            if have not in matrices:
-                matrices[have] = spline_matrix(have, wanted)
-            matrix, rest = matrices[have], recording.baseline
+            weights, rest = matrix(recording.channels, wanted), recording.baseline
             yield replace(
                 recording,
-                signal=(matrix @ recording.signal).astype(recording.signal.dtype),
-                baseline=None if rest is None else (matrix @ rest).astype(rest.dtype),
+                signal=(weights @ recording.signal).astype(recording.signal.dtype),
+                baseline=None if rest is None else (weights @ rest).astype(rest.dtype),
                 channels=wanted,
             )
 

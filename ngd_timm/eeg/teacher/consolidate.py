@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,73 +84,55 @@ def build_grid(
         InputError: Not a teacher run; runs that can't be pooled: the same subjects twice, another `embedding_dim`.
     """
     places = [Path(run) for run in ([runs] if isinstance(runs, (str, Path)) else runs)]
-    if repeated := [run for k, run in enumerate(places) if run.resolve() in {p.resolve() for p in places[:k]}]:
-        raise InputError(f"{repeated[0]} is named twice; a pooled grid takes each run once")
-    teachers = [read_teacher(run) for run in places]
+    for k, place in enumerate(places):
+        if place.resolve() in (before.resolve() for before in places[:k]):
+            raise InputError(f"{place} is named twice; a pooled grid takes each run once")
+    teachers = [read_teacher(place) for place in places]
     _check_poolable(places, teachers)
     parts = []
-    for run, teacher in zip(places, teachers, strict=True):
+    for place, teacher in zip(places, teachers, strict=True):
         try:
             parts.append(_provenance(teacher))
         except KeyError as error:
-            raise InputError(f"{run}: fingerprint.json or scores.json lacks {error}; fit the teacher again") from None
-    rows = _Rows.of(teachers)
-    notes = parts[0] if len(parts) == 1 else _pooled_provenance(teachers, parts)
-    notes |= _mantel_notes(teachers[0], rows, size, min_subjects)
+            raise InputError(f"{place}: fingerprint.json or scores.json lacks {error}; fit the teacher again") from None
+    single = len(teachers) == 1
+    pool, frames = _pool(teachers)
+    notes = parts[0] if single else _pooled_provenance(teachers, parts)
+    notes |= _mantel_notes(pool, size, min_subjects, None if single else frames)
     notes |= {
         "created": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "built_with": f"ngd_timm {__version__}",
         "command": _commands(teachers, size, min_subjects, center),
     }
-    grid = PrototypeGrid.build(
-        rows.embeddings, rows.valence_arousal, rows.subject, size, min_subjects, center, notes, rows.frame
-    )
-    if len(rows.sets) == 1:
-        return grid
-    return replace(grid, metadata={**grid.metadata, "sets": json.dumps(rows.per_set(grid))})
+    rows = (pool.aligned, pool.valence_arousal, pool.subject)
+    grid = PrototypeGrid.build(*rows, size, min_subjects, center, notes, None if single else frames)
+    sets = _counts_by_set(teachers, pool, frames, grid)
+    return grid if len(sets) == 1 else replace(grid, metadata={**grid.metadata, "sets": json.dumps(sets)})
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """What is averaged: the rows of all runs, with subjects that no two runs share."""
+def _pool(teachers: Sequence[FittedTeacher]) -> tuple[FittedTeacher, np.ndarray]:
+    """The rows of all runs, with subjects that no two runs share, and the run of each row (N,)."""
+    frames = np.repeat(np.arange(len(teachers)), [len(teacher.subject) for teacher in teachers])
+    columns = ("subject", "trial", "valence_arousal", "aligned")
+    pool: dict[str, Any] = {name: np.concatenate([getattr(teacher, name) for teacher in teachers]) for name in columns}
+    pool["subject"] = np.unique(np.stack([frames, pool["subject"]]), axis=1, return_inverse=True)[1].reshape(-1)
+    return replace(teachers[0], **pool), frames
 
-    embeddings: np.ndarray  # (N, D)
-    valence_arousal: np.ndarray  # (N, 2)
-    subject: np.ndarray  # (N,) as the next
-    trial: np.ndarray
-    frame: np.ndarray | None  # (N,) the run, where there are several
-    sets: list[tuple[str, np.ndarray]]  # a description of each set, and its (N,) mask
 
-    @classmethod
-    def of(cls, teachers: Sequence[FittedTeacher]) -> _Rows:
-        frame = np.repeat(np.arange(len(teachers)), [len(teacher.subject) for teacher in teachers])
-        subject = np.concatenate([teacher.subject for teacher in teachers])
-        within = np.concatenate([teacher.set_number for teacher in teachers])
-        sets = [
-            (name, (frame == run) & (within == number))
-            for run, teacher in enumerate(teachers)
-            for number, name in enumerate(teacher.set_names)
-        ]
-        return cls(
-            embeddings=np.concatenate([teacher.aligned for teacher in teachers]),
-            valence_arousal=np.concatenate([teacher.valence_arousal for teacher in teachers]),
-            subject=np.unique(np.stack([frame, subject]), axis=1, return_inverse=True)[1].reshape(-1),
-            trial=np.concatenate([teacher.trial for teacher in teachers]),
-            frame=frame if len(teachers) > 1 else None,
-            sets=sets,
-        )
-
-    def per_set(self, grid: PrototypeGrid) -> list[dict[str, Any]]:
-        """How many windows and subjects of each set are behind each cell that holds data."""
-        cells, filled = cell_of(self.valence_arousal, grid.size), grid.counts.numpy() > 0
-        out = []
-        for name, own in self.sets:
-            pairs = np.unique(np.stack([cells[own], self.subject[own]]), axis=1)
-            windows, subjects = (np.bincount(c, minlength=len(filled)) * filled for c in (cells[own], pairs[0]))
-            count = len(np.unique(self.subject[own]))
-            entry = {"dataset": name, "subjects": count, "windows": int(own.sum())}
-            out.append(entry | {"counts": windows.tolist(), "subjects_per_cell": subjects.tolist()})
-        return out
+def _counts_by_set(
+    teachers: Sequence[FittedTeacher], pool: FittedTeacher, frames: np.ndarray, grid: PrototypeGrid
+) -> list[dict[str, Any]]:
+    """How many windows and subjects of each set are behind each cell that holds data."""
+    cells, filled = cell_of(pool.valence_arousal, grid.size), grid.counts.numpy() > 0
+    numbers = np.concatenate([teacher.set_number for teacher in teachers])
+    out = []
+    for run, number, name in ((r, k, name) for r, t in enumerate(teachers) for k, name in enumerate(t.set_names)):
+        own = (frames == run) & (numbers == number)
+        pairs = np.unique(np.stack([cells[own], pool.subject[own]]), axis=1)
+        windows, subjects = (np.bincount(c, minlength=len(filled)) * filled for c in (cells[own], pairs[0]))
+        count = {"subjects": len(np.unique(pool.subject[own])), "windows": int(own.sum())}
+        out.append({"dataset": name, **count, "counts": windows.tolist(), "subjects_per_cell": subjects.tolist()})
+    return out
 
 
 def _check_poolable(places: Sequence[Path], teachers: Sequence[FittedTeacher]) -> None:
@@ -232,23 +215,14 @@ def _pooled_provenance(teachers: Sequence[FittedTeacher], parts: Sequence[dict[s
     }
 
 
-def _mantel_notes(first: FittedTeacher, rows: _Rows, size: int, min_subjects: int) -> dict[str, str]:
-    permutations = first.recipe.scores.permutations
+def _mantel_notes(teacher: FittedTeacher, size: int, min_subjects: int, frames: np.ndarray | None) -> dict[str, str]:
+    permutations, seed = teacher.recipe.scores.permutations, teacher.recipe.seed
+    rows = (teacher.aligned, teacher.valence_arousal, teacher.subject, teacher.trial)
+    test = partial(mantel_test, *rows, size, permutations, seed, min_subjects=min_subjects, frames=frames)
     notes = {"mantel_permutations": str(permutations)}
     for suffix, center in (("", False), ("_centered", True)):
-        test = mantel_test(
-            rows.embeddings,
-            rows.valence_arousal,
-            rows.subject,
-            rows.trial,
-            size,
-            permutations,
-            first.recipe.seed,
-            min_subjects=min_subjects,
-            center=center,
-            frames=rows.frame,
-        )
-        notes |= {f"mantel_r{suffix}": f"{test.r:.4f}", f"mantel_p{suffix}": f"{test.p:.4f}"}
+        found = test(center=center)
+        notes |= {f"mantel_r{suffix}": f"{found.r:.4f}", f"mantel_p{suffix}": f"{found.p:.4f}"}
     return notes
 
 
