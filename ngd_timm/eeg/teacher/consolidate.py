@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from ngd_timm.core.affect import cell_of
+from ngd_timm.core.citations import dataset_name
 from ngd_timm.core.commands import public_fingerprint, shown_command
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import read_json, sha256_file
@@ -57,10 +58,11 @@ class FittedTeacher:
 
     @property
     def ratings(self) -> list[tuple[str, set[tuple[float, ...]]]]:
-        """Each set's description, and the subject, number and rating of its trials."""
+        """Each set's name, and the subject, number and rating of its trials."""
         rows = np.column_stack([self.set_number, self.subject % SET, self.trial % SET, self.valence_arousal])
         trials = np.unique(rows, axis=0).tolist()
-        return [(name, {tuple(row[1:]) for row in trials if row[0] == k}) for k, name in enumerate(self.set_names)]
+        names = map(dataset_name, self.set_names)
+        return [(name, {tuple(row[1:]) for row in trials if row[0] == k}) for k, name in enumerate(names)]
 
 
 def preview_grid(teacher: FittedTeacher, min_subjects: int = 3) -> PrototypeGrid | None:
