@@ -69,16 +69,16 @@ def load_rated(settings: TeacherData) -> BandPower:
                 raise InputError(f"data.{key} is about signals, and {settings.name} is a file of band power")
     if not settings.also:
         return _power(settings, *opened[0])
-    have = [_channels(source) for _, source in opened]
-    common = settings.channels or have[0]
-    if settings.montage == "intersection":
-        common = tuple(name for name in common if all(name in names for names in have))
-        if not common:
-            listed = "; ".join(
-                f"{source.dataset}: {', '.join(names)}" for (_, source), names in zip(opened, have, strict=True)
-            )
+    channels = settings.channels
+    if channels is None:
+        have = [_channels(source) for _, source in opened]
+        channels = have[0]
+        if settings.montage == "intersection":
+            channels = tuple(name for name in channels if all(name in names for names in have))
+        if not channels:
+            listed = "; ".join(f"{rated[0]} has {', '.join(names)}" for rated, names in zip(places, have, strict=True))
             raise InputError(f"the sets have no electrode in common ({listed}); try data.montage=interpolate")
-    on = settings.model_copy(update={"channels": common})
+    on = settings.model_copy(update={"channels": channels})
     return pool_sets([_power(on, name, source) for name, source in opened])
 
 
