@@ -22,15 +22,8 @@ BandPowerName = Literal["gameemo", "bandpower"]
 RecordingName = Literal["dreamer", "mahnob", "deap", "recordings"]
 
 
-class Support(StrictModel):
-    """Recordings for the consistency loss; their ratings are not used."""
-
-    name: BandPowerName | RecordingName
-    root: str | None = None
-
-
-class RatedSet(StrictModel):
-    """Recordings whose ratings are used, pooled with those of `data.root`."""
+class Source(StrictModel):
+    """A set of recordings: the name of its layout, and where it lies."""
 
     name: BandPowerName | RecordingName
     root: str | None = None
@@ -41,10 +34,10 @@ class TeacherData(StrictModel):
 
     name: BandPowerName | RecordingName = "gameemo"
     root: str | None = None
-    also: tuple[RatedSet, ...] = ()
+    also: tuple[Source, ...] = ()  # rated as well, and pooled with `root`
     # electrodes of a pool: those that all sets have, or the first set's, interpolated where another lacks them
     montage: Literal["intersection", "interpolate"] = "intersection"
-    support: Support | None = None
+    support: Source | None = None  # for the consistency loss; its ratings are not used
     folds: Annotated[int, Field(ge=3, le=50)] = 5  # two folds share no training recordings to align them on
     bands: tuple[str, ...] | None = None  # of BANDS, or of the file; None: all
     channels: tuple[str, ...] | None = None  # None: all that the data have

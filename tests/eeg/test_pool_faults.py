@@ -98,6 +98,10 @@ def test_sets_that_make_no_pool(
     "change, message",
     {
         "interpolation with one set": ("data.montage=interpolate", "is about several sets"),
+        "an unknown key of a further set": (
+            "'data.also=[{name: bandpower, rot: b.npz}]'",
+            "did you mean 'data.also.root'? Allowed here: name, root",
+        ),
         "another way to a common montage": ("data.montage=union", "'intersection' or 'interpolate'"),
         "a window length for a file of band power": ("data.window_s=2", "data.window_s is about signals"),
     },

@@ -90,13 +90,13 @@ def build_grid(
         if place.resolve() in (before.resolve() for before in places[:k]):
             raise InputError(f"{place} is named twice; a pooled grid takes each run once")
     teachers = [read_teacher(place) for place in places]
-    _check_poolable(places, teachers)
     parts = []
     for place, teacher in zip(places, teachers, strict=True):
         try:
             parts.append(_provenance(teacher))
         except KeyError as error:
             raise InputError(f"{place}: fingerprint.json or scores.json lacks {error}; fit the teacher again") from None
+    _check_poolable(places, teachers)
     single = len(teachers) == 1
     pool, frames = _pool(teachers)
     notes = parts[0] if single else _pooled_provenance(teachers, parts)
