@@ -528,7 +528,7 @@ def teacher_fit(
 
 @teacher_app.command("simulate", epilog="Example: ngd teacher simulate dreamer DREAMER.mat --subjects 16")
 def teacher_simulate(
-    layout: Annotated[str, typer.Argument(help="dreamer, mahnob or deap: whose file layout.")],
+    layout: Annotated[str, typer.Argument(help="dreamer, mahnob, deap or gameemo: whose file layout.")],
     out: Annotated[Path, typer.Argument(help="The file (dreamer) or folder to write; it must not exist.")],
     subjects: Annotated[int, typer.Option(min=1, help="How many.", rich_help_panel=SIMULATION)] = 16,
     trials: Annotated[
@@ -559,7 +559,10 @@ def teacher_simulate(
 
 @prototypes_app.command("build", epilog="Example: ngd prototypes build runs/teacher_gameemo-0 --out grid.safetensors")
 def prototypes_build(
-    run: Annotated[Path, typer.Argument(help="A teacher run.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="TEACHER_RUN...", help="A teacher run; several, of different recordings, are pooled."),
+    ],
     out: Annotated[Path, typer.Option(help="The grid's file.", rich_help_panel=OUTPUT)],
     size: Annotated[int, typer.Option(min=2, max=15, help="Cells a side.", rich_help_panel=GRID)] = 5,
     min_subjects: Annotated[
@@ -570,12 +573,12 @@ def prototypes_build(
         Path | None, typer.Option(help="Also write the grid's card here, with its figure.", rich_help_panel=OUTPUT)
     ] = None,
 ) -> None:
-    """Average a teacher's held-out embeddings into a frozen grid."""
+    """Average the held-out embeddings of a teacher, or of several, into a frozen grid."""
     from ngd_timm.core.files import write_text
     from ngd_timm.eeg.teacher.consolidate import build_grid
     from ngd_timm.grid.card import describe, grid_card
 
-    grid = build_grid(run, size=size, center=center, min_subjects=min_subjects)
+    grid = build_grid(runs, size=size, center=center, min_subjects=min_subjects)
     grid.save(out)
     if card is not None:
         write_text(card, grid_card(grid, out.stem))

@@ -155,6 +155,9 @@ def test_ratings_that_go_with_the_order_of_trials_are_called_confounded() -> Non
         ("DREAMER (K)", "MAHNOB-HCI (Soleymani et al. 2012), 24 people", "the paper's own sources", "without MAHNOB"),
         ("DEAP (Koelstra et al. 2012)", "", "built from DEAP, **not** from DREAMER", "playing games"),
         ("MAHNOB-HCI (Soleymani et al. 2012)", "", "watching film clips", "playing games"),
+        ("DREAMER (K) + MAHNOB-HCI (S)", "", "from DREAMER and MAHNOB-HCI, the ratings of both", "not** from DREAMER"),
+        ("DREAMER (K) + DEAP (K)", "", "from DREAMER and DEAP, **not** from DREAMER and", "playing games"),
+        ("DREAMER (K) + DEAP (K)", "", "watching film clips or watching music videos", "Soleymani"),
         ("our lab's recordings", "", "over a few people; they", "IEEE"),
     ],
 )

@@ -47,7 +47,12 @@ def dataset_name(dataset: str) -> str:
     return re.split(r" \(|[,;:]", dataset)[0].strip()
 
 
+def dataset_names(dataset: str) -> list[str]:
+    """The same for a pool, whose description joins those of its sets by " + "."""
+    return [dataset_name(part) for part in dataset.split(" + ") if part]
+
+
 def eeg_credits(metadata: Mapping[str, str]) -> list[Credit]:
-    """The known EEG data sets behind a grid, from its metadata: the rated one, then the unlabelled support."""
-    names = [dataset_name(metadata.get(key, "")) for key in ("dataset", "support")]
-    return [EEG[name] for name in names if name in EEG]
+    """The known EEG data sets behind a grid, from its metadata: the rated ones, then the unlabelled support."""
+    names = [name for key in ("dataset", "support") for name in dataset_names(metadata.get(key, ""))]
+    return [EEG[name] for name in dict.fromkeys(names) if name in EEG]

@@ -75,7 +75,12 @@ def without_folders(recipe: RecipeT) -> RecipeT:
     if "cache" in values["data"]:
         values["data"]["cache"] = True
     sources: list[tuple[Any, str]] = [(values, key) for key in ("grid", "teacher", "init", "eval")]
-    sources += [(values["data"], "root"), (values["data"].get("support"), "root"), (values.get("student"), "backbone")]
+    sources += [
+        (values["data"], "also"),
+        (values["data"], "root"),
+        (values["data"].get("support"), "root"),
+        (values.get("student"), "backbone"),
+    ]
     for section, key in sources:
         if section and section.get(key):
             section[key] = _public_leaves(section[key])

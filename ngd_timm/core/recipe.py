@@ -6,7 +6,7 @@ import difflib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -424,7 +424,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
 
 def _first_problem(model: type[StrictModel], error: ValidationError) -> str:
     problem = error.errors(include_url=False)[0]
-    where = [str(p) for p in problem["loc"]]
+    where = [part for part in problem["loc"] if isinstance(part, str)]  # without places in a list
     key = printable(".".join(where))
     if problem["type"] == "extra_forbidden":
         known = list(_keys(model))
@@ -442,5 +442,6 @@ def _first_problem(model: type[StrictModel], error: ValidationError) -> str:
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
         yield prefix + name
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _keys(field.annotation, f"{prefix}{name}.")
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from _keys(kind, f"{prefix}{name}.")

@@ -22,8 +22,8 @@ BandPowerName = Literal["gameemo", "bandpower"]
 RecordingName = Literal["dreamer", "mahnob", "deap", "recordings"]
 
 
-class Support(StrictModel):
-    """Recordings for the consistency loss; their ratings are not used."""
+class Source(StrictModel):
+    """A set of recordings: the name of its layout, and where it lies."""
 
     name: BandPowerName | RecordingName
     root: str | None = None
@@ -34,11 +34,14 @@ class TeacherData(StrictModel):
 
     name: BandPowerName | RecordingName = "gameemo"
     root: str | None = None
-    support: Support | None = None
+    also: tuple[Source, ...] = ()  # rated as well, and pooled with `root`
+    # electrodes of a pool: those that all sets have, or the first set's, interpolated where another lacks them
+    montage: Literal["intersection", "interpolate"] = "intersection"
+    support: Source | None = None  # for the consistency loss; its ratings are not used
     folds: Annotated[int, Field(ge=3, le=50)] = 5  # two folds share no training recordings to align them on
     bands: tuple[str, ...] | None = None  # of BANDS, or of the file; None: all
     channels: tuple[str, ...] | None = None  # None: all that the data have
-    # the keys from here on are about signals; a band-power file takes none of them
+    # the keys from here on are about signals; files of band power take none of them
     window_s: Annotated[float, Field(ge=1, le=60)] = 4.0  # seconds, no overlap
     highpass: Annotated[float, Field(gt=0, lt=4)] = 1.0  # Hz
     lowpass: Annotated[float, Field(gt=4)] = 45.0  # Hz
@@ -48,16 +51,18 @@ class TeacherData(StrictModel):
     cache: bool = True  # keep band power under $NGD_CACHE, or ~/.cache/ngd_timm
 
     @model_validator(mode="after")
-    def _signal_keys_only_for_signals(self) -> TeacherData:
-        if self.name in get_args(BandPowerName):
-            for key in ("window_s", "highpass", "lowpass", "notch", "artefact_uv", "baseline", "cache"):
-                if getattr(self, key) != type(self).model_fields[key].default:
-                    raise ValueError(f"data.{key} is about signals, and {self.name} is a file of band power")
-        elif self.bands is not None:
+    def _keys_fit_the_sets(self) -> TeacherData:
+        if self.montage != "intersection" and not self.also:
+            raise ValueError("data.montage=interpolate is about several sets; name the others in data.also")
+        if self.name in get_args(RecordingName) and self.bands is not None:
             unknown = [band for band in self.bands if band not in BANDS]
             if unknown:
                 raise ValueError(f"unknown band {', '.join(unknown)}; allowed: {', '.join(BANDS)}")
         return self
+
+
+SIGNAL_KEYS = ("window_s", "highpass", "lowpass", "notch", "artefact_uv", "baseline")
+"""Keys of `TeacherData` that change what a signal's band power is."""
 
 
 class TeacherModel(StrictModel):

@@ -5,17 +5,19 @@ from __future__ import annotations
 import numpy as np
 
 from ngd_timm.core.errors import InputError
+from ngd_timm.grid.averages import procrustes
 
-__all__ = ["align", "check_split", "procrustes", "subject_folds"]
+__all__ = ["align", "check_split", "subject_folds"]
 
 
-def subject_folds(subjects: np.ndarray, folds: int, seed: int = 0) -> np.ndarray:
+def subject_folds(subjects: np.ndarray, folds: int, seed: int = 0, sets: np.ndarray | None = None) -> np.ndarray:
     """The fold in which each row is held out; all rows of a subject share it, and folds differ by one subject at most.
 
     Args:
         subjects: (N,) names.
         folds: How many.
         seed: Same seed, same folds, whatever the order of the rows.
+        sets: (N,) the set that each row's subject is of; every fold then holds out its share of each set.
 
     Returns:
         (N,) int64 from 0 to folds - 1.
@@ -27,11 +29,14 @@ def subject_folds(subjects: np.ndarray, folds: int, seed: int = 0) -> np.ndarray
         >>> subject_folds(np.array([1, 1, 2, 3]), 3).tolist()[0] == subject_folds(np.array([1, 1, 2, 3]), 3).tolist()[1]
         True
     """
-    names, index = np.unique(subjects, return_inverse=True)
+    names, first, index = np.unique(subjects, return_index=True, return_inverse=True)
     if len(names) < folds:
         raise InputError(f"{folds} folds need at least {folds} subjects, got {len(names)}; lower data.folds")
     fold = np.empty(len(names), dtype=np.int64)
-    fold[np.random.default_rng(seed).permutation(len(names))] = np.arange(len(names)) % folds
+    order = np.random.default_rng(seed).permutation(len(names))
+    if sets is not None:
+        order = order[np.argsort(sets[first[order]], kind="stable")]
+    fold[order] = np.arange(len(names)) % folds
     return fold[index.reshape(-1)]
 
 
@@ -71,16 +76,6 @@ def check_split(
         if len(at):
             names = subjects[train][at[0]], subjects[held_out][other[0]]
             raise InputError(f"the same window is filed under subject {names[0]} and subject {names[1]}; remove one")
-
-
-def procrustes(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The orthogonal (D, D) matrix R that brings `source @ R` nearest to `target`, both (N, D).
-
-    Reference:
-        Schoenemann, "A generalized solution of the orthogonal Procrustes problem", Psychometrika 31 (1966).
-    """
-    left, _, right = np.linalg.svd(source.T @ target)
-    return left @ right
 
 
 def align(embeddings: np.ndarray, held_out_fold: np.ndarray) -> tuple[np.ndarray, list[float]]:

@@ -67,6 +67,48 @@ def cell_sums(
     return sums, np.bincount(groups // people, minlength=size * size)
 
 
+def procrustes(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The orthogonal (D, D) matrix R that brings `source @ R` nearest to `target`, both (N, D).
+
+    Reference:
+        Schoenemann, "A generalized solution of the orthogonal Procrustes problem", Psychometrika 31 (1966).
+    """
+    left, _, right = np.linalg.svd(source.T @ target)
+    return left @ right
+
+
+def pooled_sums(
+    rows: np.ndarray,
+    cells: np.ndarray,
+    subjects: np.ndarray,
+    size: int,
+    weights: np.ndarray | None = None,
+    frames: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """`cell_sums` of rows in several frames (N,): each frame's sums are rotated onto the first's before they add up.
+
+    The rotation is the Procrustes solution over cells, which weigh by their subjects in both frames.
+    """
+    if frames is None:
+        return cell_sums(rows, cells, subjects, size, weights)
+    total, counts = np.zeros((size * size, rows.shape[1])), np.zeros(size * size, dtype=np.int64)
+    onto: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+    for frame in np.unique(frames):
+        own = frames == frame
+        sums, count = cell_sums(rows[own], cells[own], subjects[own], size, None if weights is None else weights[own])
+        # in bases of what the cells span, because the test rotates thousands of times and D may be large
+        basis, inside = np.linalg.qr(sums.T)
+        if onto is None:
+            onto = basis, inside.T, count > 0
+        elif not (onto[2] & (count > 0)).any():
+            raise InputError("the runs fill no cell in common, so nothing says how their frames lie; lower the size")
+        else:
+            sums = inside.T @ procrustes(inside.T, onto[1]) @ onto[0].T
+        total += sums
+        counts += count
+    return total, counts
+
+
 def fill_empty(rows: np.ndarray, filled: np.ndarray, size: int) -> np.ndarray:
     """A copy in which an empty cell has the mean of its nearest filled cells, of unit length."""
     out = rows.copy()

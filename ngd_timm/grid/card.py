@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ngd_timm.core.citations import EEG, FORBIDDEN, METHOD, dataset_name
+from ngd_timm.core.citations import FORBIDDEN, METHOD, dataset_names, eeg_credits
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import packaged
 from ngd_timm.core.paths import without_paths
@@ -24,7 +24,7 @@ from ngd_timm.grid.verdict import (
 )
 
 _NEEDED = ("dataset", "subjects_per_cell", "min_subjects")
-_JSON = ("scores", "grids", "preprocessing")  # metadata whose text is an object
+_JSON = ("scores", "grids", "preprocessing", "runs", "sets")  # metadata whose text is an object or a list
 
 
 def grid_card(grid: PrototypeGrid, name: str, repo_id: str | None = None) -> str:
@@ -36,7 +36,8 @@ def grid_card(grid: PrototypeGrid, name: str, repo_id: str | None = None) -> str
             f"this grid's metadata lack {', '.join(missing)}; a card needs a grid made from a teacher run, or built "
             "with subjects=, min_subjects= and metadata={'dataset': ...}"
         )
-    scores, grids = (json.loads(notes.get(key, "{}")) for key in ("scores", "grids"))
+    grids = json.loads(notes.get("grids", "{}"))
+    teachers = _teachers(notes)
     exploratory = _exploratory(grid, grids)
     subjects = notes["subjects_per_cell"].split(",")
     return render_card(
@@ -51,8 +52,9 @@ def grid_card(grid: PrototypeGrid, name: str, repo_id: str | None = None) -> str
         opened_by=_opened_by(name, repo_id),
         grid=grid,
         centered=grid if notes.get("centered") == "true" else grid.centered(),
-        scores=scores,
-        verdict=" ".join([*teacher_verdict(scores), *grid_findings(grid)]) if scores else "",
+        teachers=teachers,
+        verdict=_verdict(teachers, grid_findings(grid)),
+        sets=without_paths(json.loads(notes.get("sets", "[]"))),
         grids=grids,
         exploratory=exploratory,
         plain_holm=exploratory.get(("own", "mantel"), exploratory.get((str(grid.size), "mantel"))),
@@ -67,6 +69,21 @@ def grid_card(grid: PrototypeGrid, name: str, repo_id: str | None = None) -> str
         decimal=decimal,
         span=span,
     )
+
+
+def _teachers(notes: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The notes and scores of each teacher behind a grid, where they are recorded; `name` where there are several."""
+    if "runs" not in notes:
+        scores = json.loads(notes.get("scores", "{}"))
+        return [{**notes, "name": "", "scores": scores}] if scores else []
+    runs = without_paths(json.loads(notes["runs"]))
+    return [{**notes, **run, "name": " and ".join(dataset_names(run["dataset"])), "own": run} for run in runs]
+
+
+def _verdict(teachers: Sequence[Mapping[str, Any]], findings: Sequence[str]) -> str:
+    about = [(part["name"], " ".join(teacher_verdict(part["scores"]))) for part in teachers]
+    lines = [f"{name}: {text}" if name else text for name, text in about]
+    return ("\n\n" if len(lines) > 1 else " ").join([*lines, " ".join(findings)]) if lines else ""
 
 
 def grid_findings(grid: PrototypeGrid) -> list[str]:
@@ -142,13 +159,13 @@ def grid_licence(grid: PrototypeGrid, name: str) -> str:
 
 def _sources(notes: Mapping[str, str]) -> dict[str, Any]:
     """Whose data a grid holds, as card and licence say it; `fewest` subjects are behind a cell, 0 where unknown."""
-    dataset, support = dataset_name(notes["dataset"]), dataset_name(notes.get("support", ""))
+    datasets = dataset_names(notes["dataset"])
     subjects = [int(n) for n in notes.get("subjects_per_cell", "").split(",") if n not in ("", "0")]
     return {
         "notes": notes,
-        "dataset": dataset,
-        "support": support,
-        "credits": [EEG[key] for key in (dataset, support) if key in EEG],
+        "dataset": " and ".join(dict.fromkeys(datasets)),
+        "support": " and ".join(dataset_names(notes.get("support", ""))),
+        "credits": eeg_credits(notes),
         "simulated": "simulated" in notes,
         "fewest": min(subjects, default=0),
         "forbidden": FORBIDDEN,

@@ -10,7 +10,7 @@ import torch
 
 from ngd_timm.core.affect import cell_distances, cell_of
 from ngd_timm.core.errors import InputError
-from ngd_timm.grid.averages import cell_sums, checked_rows, checked_size, unit
+from ngd_timm.grid.averages import cell_sums, checked_rows, checked_size, pooled_sums, unit
 
 
 class Mantel(NamedTuple):
@@ -43,11 +43,14 @@ def mantel_test(
     *,
     min_subjects: int = 1,
     center: bool = False,
+    frames: np.ndarray | None = None,
 ) -> Mantel:
     """Test whether the grid of these embeddings follows the plane more than grids of permuted ratings do.
 
     Ratings are permuted among a subject's trials, all windows of a trial together, and the grid is rebuilt each time;
-    which cells are filled and by whom never changes. The declared test is that of `center=True` at the grid's own size.
+    which cells are filled and by whom never changes. With `frames` (N,), see `PrototypeGrid.build`, every
+    permutation rotates them onto one another anew, because that uses the ratings. The declared test is that of
+    `center=True` at the grid's own size.
 
     Reference:
         Mantel, "The detection of disease clustering and a generalized regression approach", Cancer Res. 27 (1967).
@@ -65,11 +68,12 @@ def mantel_test(
     sums = np.zeros((len(first), rows.shape[1]))
     np.add.at(sums, trial, rows)
     windows = np.bincount(trial).astype(np.float64)
+    frame = None if frames is None else np.asarray(frames)[first]
     filled = cell_sums(sums, cells, owner, size, windows)[1] >= min_subjects
     distances = cell_distances(size)[np.ix_(filled, filled)]
 
     def statistic(cells: np.ndarray) -> float:
-        means = cell_sums(sums, cells, owner, size, windows)[0][filled]
+        means = pooled_sums(sums, cells, owner, size, windows, frame)[0][filled]
         means = unit(means, "the embeddings of a cell cancel out")
         if center:
             means = unit(means - means.mean(axis=0), "centring needs filled cells that differ from their mean")

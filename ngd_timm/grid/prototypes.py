@@ -20,7 +20,7 @@ from ngd_timm.core.affect import cell_distances, cell_of, centers
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.files import atomic_path, packaged, packaged_versions
 from ngd_timm.core.hub import Published, fetch, hub_id, upload
-from ngd_timm.grid.averages import cell_sums, checked_rows, checked_size, fill_empty, unit
+from ngd_timm.grid.averages import checked_rows, checked_size, fill_empty, pooled_sums, unit
 from ngd_timm.grid.mantel import mantel_r
 
 logger = logging.getLogger("ngd_timm.grid")
@@ -126,6 +126,7 @@ class PrototypeGrid:
         min_subjects: int = 1,
         center: bool = False,
         metadata: Mapping[str, str] | None = None,
+        frames: np.ndarray | None = None,
     ) -> PrototypeGrid:
         """Average unit embeddings in each cell, subjects weighing equally, and normalise again.
 
@@ -140,6 +141,9 @@ class PrototypeGrid:
             min_subjects: A cell of fewer subjects counts as empty; 3 keeps one person's row out of a published grid.
             center: As `centered()` on the grid built without it.
             metadata: Strings kept with the grid.
+            frames: (N,) whose coordinates each row has, where teachers were fitted apart; a subject is of one. Each
+                frame's averages are rotated onto the first's (Procrustes over the cells), so that subjects still weigh
+                equally.
 
         Raises:
             InputError: Rows that don't match, aren't finite or have no direction; no filled cell.
@@ -154,7 +158,7 @@ class PrototypeGrid:
         size = checked_size(size)
         embedded, va, who = checked_rows(embeddings, valence_arousal, subjects, min_subjects)
         cells = cell_of(va, size)
-        rows, subject_counts = cell_sums(embedded, cells, who, size)
+        rows, subject_counts = pooled_sums(embedded, cells, who, size, frames=frames)
         counts = np.bincount(cells, minlength=size * size)
         notes = {**(metadata or {}), "centered": "false"}
         if subjects is not None:

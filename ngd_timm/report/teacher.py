@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ngd_timm.core.affect import CLASSES, cell_distances, centers
-from ngd_timm.core.citations import dataset_name
+from ngd_timm.core.citations import dataset_name, dataset_names
 from ngd_timm.core.commands import without_folders
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.paths import without_paths
@@ -90,7 +90,7 @@ def _context(teacher: FittedTeacher, cells: Mapping[str, np.ndarray]) -> dict[st
         "recipe": recipe,
         "scores": scores,
         "fingerprint": fingerprint,
-        "dataset": dataset_name(scores["dataset"]),
+        "dataset": " and ".join(dataset_names(scores["dataset"])),
         "support": support and dataset_name(support["dataset"]),
         "about_teacher": teacher_verdict(scores),
         "about_grid": about_grid,

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from ngd_timm.core.errors import InputError
-from ngd_timm.eeg.folds import align, check_split, procrustes, subject_folds
+from ngd_timm.eeg.folds import align, check_split, subject_folds
+from ngd_timm.grid.averages import procrustes
 
 
 def test_no_subject_is_in_two_folds_and_folds_are_even() -> None:

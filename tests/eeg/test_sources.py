@@ -15,6 +15,7 @@ from ngd_timm.eeg.readers.sources import load_eeg, open_recordings
 from ngd_timm.eeg.signal.bandpower import save_bandpower
 from ngd_timm.eeg.signal.recording import Recording
 from ngd_timm.eeg.simulate.power import simulate_bandpower
+from ngd_timm.eeg.simulate.sets import write_simulated
 
 SETTINGS = TeacherData(name="deap", channels=("Fz", "Cz", "Pz"), window_s=2.0)
 
@@ -88,6 +89,35 @@ def test_a_band_power_file_is_taken_as_it_is(tmp_path: Path) -> None:
     assert (data.bands, data.channels) == (("beta",), ("O1", "AF3"))
 
 
+def test_gameemos_files_are_read_as_they_are_laid_out_and_a_game_without_a_rating_is_unrated(tmp_path: Path) -> None:
+    folder = tmp_path / "(S07)" / "Preprocessed EEG Data" / ".csv format"
+    folder.mkdir(parents=True)
+    columns = ["AF3", "AF4", "F3", "F4", "F7", "F8", "FC5", "FC6", "O1", "O2", "P7", "P8", "T7", "T8"]
+    for game in (1, 2):
+        lines = [",".join(columns) + ",", *(",".join(f"{row + n / 4}" for n in range(14)) + "," for row in range(20))]
+        (folder / f"S07G{game}AllChannels.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "ratings.csv").write_text("subject,game,valence,arousal\n7,2,9,5\n")
+    first, second = open_recordings("gameemo", str(tmp_path))
+    assert (second.subject, second.trial, second.valence_arousal) == (7, 2, (1.0, 0.0))
+    assert first.valence_arousal is None
+    assert second.sfreq == 128
+    np.testing.assert_allclose(second.pick(["T8"]).signal[0], np.arange(20) + 13 / 4)
+    (folder / "S07G2AllChannels.csv").write_text("AF3,AF4,\n1,2,\n")
+    with pytest.raises(InputError, match=r"S07G2AllChannels\.csv: lacks the column F3, F4"):
+        list(open_recordings("gameemo", str(tmp_path)))
+
+
+def test_a_damaged_file_of_gameemo_is_named(tmp_path: Path) -> None:
+    write_simulated("gameemo", tmp_path / "games", 1, 1, 1.0)
+    (file,) = (tmp_path / "games").rglob("S01G1AllChannels.csv")
+    file.write_text(file.read_text()[:-40] + "x,\n")
+    with pytest.raises(InputError, match=r"S01G1AllChannels\.csv: "):
+        list(open_recordings("gameemo", str(tmp_path / "games")))
+    file.unlink()
+    with pytest.raises(InputError, match=r"no \(S01\)/Preprocessed"):
+        open_recordings("gameemo", str(tmp_path / "games"))
+
+
 @pytest.mark.parametrize(
     ("name", "example"),
     [
@@ -95,7 +125,7 @@ def test_a_band_power_file_is_taken_as_it_is(tmp_path: Path) -> None:
         ("mahnob", "data.root=PATH, the folder that holds Sessions/"),
         ("deap", "data.root=PATH, the folder that holds data_preprocessed_python/"),
         ("recordings", "data.root=recordings.csv"),
-        ("gameemo", "data.root=gameemo_bandpower.npz"),
+        ("gameemo", "data.root=gameemo_bandpower.npz, or the folder that holds (S01)/"),
         ("bandpower", "data.root=mine.npz"),
     ],
 )
@@ -108,5 +138,5 @@ def test_without_a_root_an_example_is_given(name: str, example: str) -> None:
 def test_an_unknown_name_gets_the_nearest() -> None:
     with pytest.raises(InputError, match="did you mean 'dreamer'"):
         load_eeg(TeacherData(), "dreamr", "x")
-    with pytest.raises(InputError, match="Allowed: dreamer, mahnob, deap, recordings"):
-        open_recordings("gameemo", "x")
+    with pytest.raises(InputError, match="Allowed: dreamer, mahnob, deap, gameemo, recordings"):
+        open_recordings("bandpower", "x")

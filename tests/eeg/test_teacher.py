@@ -267,12 +267,12 @@ def test_while_one_process_fits_another_is_refused_before_anything_is_fitted(
         os.waitpid(holder, 0)
 
     def load_while_another_fits(*arguments: Any) -> BandPower:
-        monkeypatch.setattr(fit_module, "load_eeg", load)
+        monkeypatch.setattr(fit_module, "load_rated", load)
         fit_teacher(small, run)  # what a killed fit left is no run
         return load(*arguments)
 
-    load = fit_module.load_eeg
-    monkeypatch.setattr(fit_module, "load_eeg", load_while_another_fits)
+    load = fit_module.load_rated
+    monkeypatch.setattr(fit_module, "load_rated", load_while_another_fits)
     with pytest.raises(InputError, match="not empty"):
         fit_teacher(small.model_copy(update={"seed": 1}), run)
     assert load_recipe(TeacherRecipe, run / "recipe.yaml").seed == 0

@@ -13,28 +13,35 @@ from typing import get_args
 
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.files import sha256_file
-from ngd_timm.core.teacher_recipe import BandPowerName, TeacherData
+from ngd_timm.core.teacher_recipe import SIGNAL_KEYS, BandPowerName, TeacherData
 from ngd_timm.core.version import __version__
 from ngd_timm.eeg.readers.deap import read_deap
 from ngd_timm.eeg.readers.dreamer import read_dreamer
+from ngd_timm.eeg.readers.gameemo import holds_signals, read_gameemo
 from ngd_timm.eeg.readers.mahnob import read_mahnob
 from ngd_timm.eeg.readers.own import read_recordings
-from ngd_timm.eeg.signal.bandpower import BandPower, load_bandpower, save_bandpower
+from ngd_timm.eeg.signal.bandpower import BandPower, load_bandpower, pool_sets, save_bandpower
+from ngd_timm.eeg.signal.montage import interpolated
 from ngd_timm.eeg.signal.preprocess import FEATURES, band_power, check_bands, filter_bands
 from ngd_timm.eeg.signal.recording import RecordingSet
 
 logger = logging.getLogger("ngd_timm.eeg")
 
-_READERS = {"dreamer": read_dreamer, "mahnob": read_mahnob, "deap": read_deap, "recordings": read_recordings}
+_READERS = {
+    "dreamer": read_dreamer,
+    "mahnob": read_mahnob,
+    "deap": read_deap,
+    "gameemo": read_gameemo,
+    "recordings": read_recordings,
+}
 _EXAMPLES = {
-    "gameemo": "data.root=gameemo_bandpower.npz",
+    "gameemo": "data.root=gameemo_bandpower.npz, or the folder that holds (S01)/",
     "bandpower": "data.root=mine.npz",
     "dreamer": "data.root=DREAMER.mat",
     "mahnob": "data.root=PATH, the folder that holds Sessions/",
     "deap": "data.root=PATH, the folder that holds data_preprocessed_python/",
     "recordings": "data.root=recordings.csv",
 }
-_SIGNAL_KEYS = {"channels", "window_s", "highpass", "lowpass", "notch", "artefact_uv", "baseline"}
 
 
 def open_recordings(name: str, root: str | None) -> RecordingSet:
@@ -44,15 +51,67 @@ def open_recordings(name: str, root: str | None) -> RecordingSet:
     return _READERS[name](_given(name, root))
 
 
+def load_rated(settings: TeacherData) -> BandPower:
+    """Band power of `data.root`, pooled with the sets of `data.also` on common electrodes and bands.
+
+    Raises:
+        InputError: Sets without a common electrode, with other bands, or that `pool_sets` refuses.
+    """
+    for rated in settings.also:
+        if rated.root is None:
+            example = f"data.also=[{{name: {rated.name}, root: PATH}}]"
+            raise InputError(f"data.also: {rated.name} has no root; give it, for example '{example}'")
+    places = [(settings.name, settings.root), *((rated.name, rated.root) for rated in settings.also)]
+    opened = [(name, _open(name, root)) for name, root in places]
+    if all(isinstance(source, BandPower) for _, source in opened):
+        for key in (*SIGNAL_KEYS, "cache"):
+            if getattr(settings, key) != type(settings).model_fields[key].default:
+                raise InputError(f"data.{key} is about signals, and {settings.name} is a file of band power")
+    if not settings.also:
+        return _power(settings, *opened[0])
+    channels = settings.channels
+    if channels is None:
+        have = [_channels(source) for _, source in opened]
+        channels = have[0]
+        if settings.montage == "intersection":
+            channels = tuple(name for name in channels if all(name in names for names in have))
+        if not channels:
+            listed = "; ".join(f"{rated[0]} has {', '.join(names)}" for rated, names in zip(places, have, strict=True))
+            raise InputError(f"the sets have no electrode in common ({listed}); try data.montage=interpolate")
+    on = settings.model_copy(update={"channels": channels})
+    return pool_sets([_power(on, name, source) for name, source in opened])
+
+
 def load_eeg(settings: TeacherData, name: str, root: str | None) -> BandPower:
     """Band power of a data set, by name and root instead of the settings' own, with their bands and channels."""
+    return _power(settings, name, _open(name, root))
+
+
+def _open(name: str, root: str | None) -> BandPower | RecordingSet:
+    """A file of band power, or recordings that are read lazily."""
     if name not in _EXAMPLES:
         raise choices("EEG data set", name, _EXAMPLES)
     root = _given(name, root)
-    if name in get_args(BandPowerName):
-        return load_bandpower(root, name).pick(settings.bands, settings.channels)
-    bands = check_bands(settings)
-    recordings = open_recordings(name, root)
+    if name in get_args(BandPowerName) and not (name == "gameemo" and holds_signals(root)):
+        return load_bandpower(root, name)
+    return open_recordings(name, root)
+
+
+def _channels(source: BandPower | RecordingSet) -> tuple[str, ...]:
+    if isinstance(source, BandPower):
+        return source.channels
+    first = next(iter(source), None)
+    if first is None:
+        raise InputError(f"{source.dataset} holds no recordings")
+    return first.channels
+
+
+def _power(settings: TeacherData, name: str, recordings: BandPower | RecordingSet) -> BandPower:
+    if isinstance(recordings, BandPower):
+        return recordings.pick(settings.bands, settings.channels)
+    bands, extra = check_bands(settings), {}
+    if settings.montage == "interpolate" and settings.channels is not None:
+        recordings, extra = interpolated(recordings, settings.channels), {"montage": "interpolate"}
     # All bands that the filter lets through cost no more than one, and another choice of bands finds them cached.
     every = settings.model_copy(update={"bands": filter_bands(settings)})
     if not settings.cache:
@@ -62,7 +121,7 @@ def load_eeg(settings: TeacherData, name: str, root: str | None) -> BandPower:
         "features": FEATURES,
         "ngd_timm": __version__,
         "mne": importlib.metadata.version("mne"),
-        "settings": settings.model_dump(mode="json", include=_SIGNAL_KEYS),
+        "settings": settings.model_dump(mode="json", include={"channels", *SIGNAL_KEYS}) | extra,
     }
     return cached(key, recordings.files, lambda: band_power(recordings, every)).pick(bands)
 

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,9 @@ DATASETS = {
     "bandpower": "a band-power file",
 }
 NORMALISATION = "log power, per-subject z-score (transductive: uses the subject's own unlabelled recordings)"
+
+SET = 1_000_000
+"""In a pool, subject and trial n of the k-th set are k * SET + n, so that no two sets share a number."""
 
 _NOTE = "note."  # prefix of the .npz keys that hold notes
 _DTYPES = {"power": "<f4", "valence_arousal": "<f4", "subject": "<i8", "trial": "<i8", "window": "<i8"}
@@ -38,6 +42,7 @@ class BandPower:
     dataset: str  # a description
     notes: Mapping[str, str] = field(default_factory=dict)  # how it was made, for fingerprints and cards
     simulated: bool = False
+    sets: tuple[str, ...] = ()  # of a pool, a description of each
 
     def __post_init__(self) -> None:
         shape, va = self.power.shape, self.valence_arousal
@@ -93,6 +98,47 @@ class BandPower:
         if channels is not None:
             power = power[:, :, name_indices(self.dataset, "channel", channels, self.channels)]
         return replace(self, power=power, bands=tuple(bands or self.bands), channels=tuple(channels or self.channels))
+
+
+def pool_sets(parts: Sequence[BandPower]) -> BandPower:
+    """Several rated sets on the same channels as one; see `SET`.
+
+    Raises:
+        InputError: Other bands, a set given twice or without ratings, numbers that leave no room for the set's.
+    """
+    first = parts[0]
+    for place, part in enumerate(parts):
+        if part.bands != first.bands:
+            common = [band for band in first.bands if all(band in other.bands for other in parts)]
+            remedy = f"name what all have: data.bands=[{', '.join(common)}]" if common else "they have none in common"
+            raise InputError(
+                f"{first.dataset} has the bands {', '.join(first.bands)} and {part.dataset} has "
+                f"{', '.join(part.bands)}; {remedy}"
+            )
+        if not part.rated.any():
+            raise InputError(f"{part.dataset}: nobody rated anything; recordings without ratings go to data.support")
+        if any(part.sha256 == other.sha256 for other in parts[:place]):
+            raise InputError(f"{part.dataset} is in the pool twice; name each set once, in data.root or in data.also")
+        if part.simulated != first.simulated:
+            raise InputError(f"a pool of simulated and recorded EEG says nothing: {first.dataset}, {part.dataset}")
+        numbers = np.concatenate([part.subject, part.trial])
+        if numbers.min() < 0 or numbers.max() >= SET:
+            raise InputError(f"{part.dataset}: to be pooled, subjects and trials have numbers from 0 to {SET - 1}")
+    names = [part.dataset for part in parts]
+    names = [f"{name}, set {k}" if names.count(name) > 1 else name for k, name in enumerate(names, start=1)]
+    columns = {name: [getattr(part, name) for part in parts] for name in _DTYPES}
+    for name in ("subject", "trial"):
+        columns[name] = [numbers + k * SET for k, numbers in enumerate(columns[name], start=1)]
+    whole: dict[str, Any] = {name: np.concatenate(values) for name, values in columns.items()}
+    return replace(
+        first,
+        **whole,
+        dataset=" + ".join(names),
+        notes={
+            f"{name}: {key}": note for name, part in zip(names, parts, strict=True) for key, note in part.notes.items()
+        },
+        sets=tuple(names),
+    )
 
 
 def load_bandpower(root: str | Path, name: str = "bandpower") -> BandPower:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.files import atomic_folder
-from ngd_timm.eeg.readers import deap, dreamer, mahnob
+from ngd_timm.eeg.readers import deap, dreamer, gameemo, mahnob
 from ngd_timm.eeg.signal.recording import Recording
 from ngd_timm.eeg.simulate.signals import simulate_recordings
 
@@ -28,6 +28,7 @@ LAYOUTS = {
     "dreamer": _Layout(dreamer.write_dreamer, dreamer.CHANNELS, 128.0, 5, 18, 61.0),
     "mahnob": _Layout(mahnob.write_mahnob, mahnob.CHANNELS, 256.0, 9, 20, 30.0, mahnob.SESSIONS_A_SUBJECT),
     "deap": _Layout(deap.write_deap, deap.CHANNELS, 128.0, 9, 40, 3.0),
+    "gameemo": _Layout(gameemo.write_gameemo, gameemo.CHANNELS, 128.0, 9, gameemo.GAMES, 0.0, gameemo.GAMES),
 }
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from ngd_timm.core.affect import cell_of
+from ngd_timm.core.citations import dataset_name
 from ngd_timm.core.commands import public_fingerprint, shown_command
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import read_json, sha256_file
@@ -20,11 +24,12 @@ from ngd_timm.core.recipe import load_recipe
 from ngd_timm.core.teacher_recipe import TeacherRecipe
 from ngd_timm.core.version import __version__
 from ngd_timm.eeg.folds import align
-from ngd_timm.eeg.signal.bandpower import NORMALISATION
+from ngd_timm.eeg.signal.bandpower import NORMALISATION, SET
 from ngd_timm.grid.mantel import mantel_test
 from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.grid.verdict import WHO
 
+_OWN = ("dataset", "data_sha256", "subjects", "trials", "windows", "scores", "grids", "teacher_recipe_sha256")
 _FILES = ("recipe.yaml", "fingerprint.json", "scores.json", "embeddings.safetensors")
 
 
@@ -41,6 +46,24 @@ class FittedTeacher:
     aligned: np.ndarray  # (N, D) held-out embeddings in fold 0's frame
     agreement: list[float]  # of each fold's frame
 
+    @property
+    def set_names(self) -> list[str]:
+        """A description of each rated set."""
+        return self.fingerprint.get("sets") or [self.fingerprint["dataset"]]
+
+    @property
+    def set_number(self) -> np.ndarray:
+        """(N,) the place in `set_names` of each row's set."""
+        return self.subject // SET - 1 if self.fingerprint.get("sets") else np.zeros_like(self.subject)
+
+    @property
+    def ratings(self) -> list[tuple[str, set[tuple[float, ...]]]]:
+        """Each set's name, and the subject, number and rating of its trials."""
+        rows = np.column_stack([self.set_number, self.subject % SET, self.trial % SET, self.valence_arousal])
+        trials = np.unique(rows, axis=0).tolist()
+        names = map(dataset_name, self.set_names)
+        return [(name, {tuple(row[1:]) for row in trials if row[0] == k}) for k, name in enumerate(names)]
+
 
 def preview_grid(teacher: FittedTeacher, min_subjects: int = 3) -> PrototypeGrid | None:
     """The 5×5 grid of a teacher run without its Mantel test, for plots; None if it has fewer than two cells."""
@@ -51,22 +74,94 @@ def preview_grid(teacher: FittedTeacher, min_subjects: int = 3) -> PrototypeGrid
     return PrototypeGrid.build(*rows, min_subjects=min_subjects)
 
 
-def build_grid(run: str | Path, size: int = 5, center: bool = False, min_subjects: int = 1) -> PrototypeGrid:
-    """The prototype grid of a teacher run; its metadata say what it was built from, and the scores and Mantel tests."""
-    teacher = read_teacher(Path(run))
-    try:
-        notes = _provenance(teacher)
-    except KeyError as error:
-        raise InputError(f"{run}: fingerprint.json or scores.json lacks {error}; fit the teacher again") from None
-    notes |= _mantel_notes(teacher, size, min_subjects)
+def build_grid(
+    runs: str | Path | Sequence[str | Path], size: int = 5, center: bool = False, min_subjects: int = 1
+) -> PrototypeGrid:
+    """The prototype grid of a teacher run, or of several; its metadata say what it was built from, and the tests.
+
+    Runs of different data have embeddings in frames of their own: each run's averages are rotated onto the first's,
+    and subjects weigh equally whatever run they are of.
+
+    Raises:
+        InputError: Not a teacher run; runs that can't be pooled: the same subjects twice, another `embedding_dim`.
+    """
+    places = [Path(run) for run in ([runs] if isinstance(runs, (str, Path)) else runs)]
+    for k, place in enumerate(places):
+        if place.resolve() in (before.resolve() for before in places[:k]):
+            raise InputError(f"{place} is named twice; a pooled grid takes each run once")
+    teachers = [read_teacher(place) for place in places]
+    parts = []
+    for place, teacher in zip(places, teachers, strict=True):
+        try:
+            parts.append(_provenance(teacher))
+        except KeyError as error:
+            raise InputError(f"{place}: fingerprint.json or scores.json lacks {error}; fit the teacher again") from None
+    _check_poolable(places, teachers)
+    single = len(teachers) == 1
+    pool, frames = _pool(teachers)
+    notes = parts[0] if single else _pooled_provenance(teachers, parts)
+    notes |= _mantel_notes(pool, size, min_subjects, None if single else frames)
     notes |= {
         "created": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "built_with": f"ngd_timm {__version__}",
-        "command": _commands(teacher, size, min_subjects, center),
+        "command": _commands(teachers, size, min_subjects, center),
     }
-    return PrototypeGrid.build(
-        teacher.aligned, teacher.valence_arousal, teacher.subject, size, min_subjects, center, notes
-    )
+    rows = (pool.aligned, pool.valence_arousal, pool.subject)
+    grid = PrototypeGrid.build(*rows, size, min_subjects, center, notes, None if single else frames)
+    sets = _counts_by_set(teachers, pool, frames, grid)
+    return grid if len(sets) == 1 else replace(grid, metadata={**grid.metadata, "sets": json.dumps(sets)})
+
+
+def _pool(teachers: Sequence[FittedTeacher]) -> tuple[FittedTeacher, np.ndarray]:
+    """The rows of all runs, with subjects that no two runs share, and the run of each row (N,)."""
+    frames = np.repeat(np.arange(len(teachers)), [len(teacher.subject) for teacher in teachers])
+    columns = ("subject", "trial", "valence_arousal", "aligned")
+    pool: dict[str, Any] = {name: np.concatenate([getattr(teacher, name) for teacher in teachers]) for name in columns}
+    pool["subject"] = np.unique(np.stack([frames, pool["subject"]]), axis=1, return_inverse=True)[1].reshape(-1)
+    return replace(teachers[0], **pool), frames
+
+
+def _counts_by_set(
+    teachers: Sequence[FittedTeacher], pool: FittedTeacher, frames: np.ndarray, grid: PrototypeGrid
+) -> list[dict[str, Any]]:
+    """How many windows and subjects of each set are behind each cell that holds data."""
+    cells, filled = cell_of(pool.valence_arousal, grid.size), grid.counts.numpy() > 0
+    numbers = np.concatenate([teacher.set_number for teacher in teachers])
+    out = []
+    for run, number, name in ((r, k, name) for r, t in enumerate(teachers) for k, name in enumerate(t.set_names)):
+        own = (frames == run) & (numbers == number)
+        pairs = np.unique(np.stack([cells[own], pool.subject[own]]), axis=1)
+        windows, subjects = (np.bincount(c, minlength=len(filled)) * filled for c in (cells[own], pairs[0]))
+        count = {"subjects": len(np.unique(pool.subject[own])), "windows": int(own.sum())}
+        out.append({"dataset": name, **count, "counts": windows.tolist(), "subjects_per_cell": subjects.tolist()})
+    return out
+
+
+def _check_poolable(places: Sequence[Path], teachers: Sequence[FittedTeacher]) -> None:
+    """Runs of one width, of different subjects, all simulated or none."""
+    first = teachers[0]
+    for place, teacher in zip(places[1:], teachers[1:], strict=True):
+        width, other = first.aligned.shape[1], teacher.aligned.shape[1]
+        if width != other:
+            raise InputError(
+                f"{places[0]} has embeddings of {width} values and {place} of {other}; fit both with the same "
+                "teacher.embedding_dim"
+            )
+        if first.fingerprint.get("simulated") != teacher.fingerprint.get("simulated"):
+            raise InputError(
+                f"one of {places[0]} and {place} is of simulated EEG and the other is not; pool like with like"
+            )
+    seen: list[tuple[Path, str, set[tuple[float, ...]]]] = []
+    for place, teacher in zip(places, teachers, strict=True):
+        for name, trials in teacher.ratings:
+            for before, other, rated in seen:
+                # a trial may agree by chance, most of them only where they are the same ones
+                if name == other and 2 * len(trials & rated) > min(len(trials), len(rated)):
+                    raise InputError(
+                        f"{before} and {place} are both of {name}, and its subjects would count twice; pool runs of "
+                        "different recordings"
+                    )
+        seen += [(place, *rated) for rated in teacher.ratings]
 
 
 def _provenance(teacher: FittedTeacher) -> dict[str, str]:
@@ -101,21 +196,45 @@ def _provenance(teacher: FittedTeacher) -> dict[str, str]:
     return notes
 
 
-def _mantel_notes(teacher: FittedTeacher, size: int, min_subjects: int) -> dict[str, str]:
-    permutations = teacher.recipe.scores.permutations
+def _pooled_provenance(teachers: Sequence[FittedTeacher], parts: Sequence[dict[str, str]]) -> dict[str, str]:
+    """What the runs have in common, and in `runs` what each has to itself."""
+    names = [name for teacher in teachers for name in teacher.set_names]
+    common = {key: value for key, value in parts[0].items() if all(part.get(key) == value for part in parts)}
+    own = [{key: value for key, value in part.items() if key in _OWN or key not in common} for part in parts]
+    for part in own:
+        del part["grids"]  # tests of another grid
+    supports = dict.fromkeys(part["support"] for part in parts if "support" in part)
+    return {
+        **{key: value for key, value in common.items() if key not in _OWN},
+        **{key: str(sum(int(part[key]) for part in parts)) for key in ("subjects", "trials", "windows")},
+        "dataset": " + ".join(names),
+        **({"support": " + ".join(supports)} if supports else {}),
+        "runs": json.dumps([{k: json.loads(v) if v[:1] == "{" else v for k, v in part.items()} for part in own]),
+        "pooling": f"{len(teachers)} teachers fitted apart; the averages of each are rotated onto the first one's by "
+        "orthogonal Procrustes over the cells of the plane; that uses the ratings, so every permutation of the Mantel "
+        "test rotates anew",
+        "stability": "not tested: each half of the subjects would need rotations of its own",
+    }
+
+
+def _mantel_notes(teacher: FittedTeacher, size: int, min_subjects: int, frames: np.ndarray | None) -> dict[str, str]:
+    permutations, seed = teacher.recipe.scores.permutations, teacher.recipe.seed
     rows = (teacher.aligned, teacher.valence_arousal, teacher.subject, teacher.trial)
+    test = partial(mantel_test, *rows, size, permutations, seed, min_subjects=min_subjects, frames=frames)
     notes = {"mantel_permutations": str(permutations)}
     for suffix, center in (("", False), ("_centered", True)):
-        test = mantel_test(*rows, size, permutations, teacher.recipe.seed, min_subjects=min_subjects, center=center)
-        notes |= {f"mantel_r{suffix}": f"{test.r:.4f}", f"mantel_p{suffix}": f"{test.p:.4f}"}
+        found = test(center=center)
+        notes |= {f"mantel_r{suffix}": f"{found.r:.4f}", f"mantel_p{suffix}": f"{found.p:.4f}"}
     return notes
 
 
-def _commands(teacher: FittedTeacher, size: int, min_subjects: int, center: bool) -> str:
-    fit = shown_command(public_fingerprint(teacher.fingerprint), "ngd teacher fit recipe.yaml data.root=…")
-    build = f"ngd prototypes build runs/{teacher.recipe.name}-{teacher.recipe.seed} --out grid.safetensors"
+def _commands(teachers: Sequence[FittedTeacher], size: int, min_subjects: int, center: bool) -> str:
+    otherwise = "ngd teacher fit recipe.yaml data.root=…"
+    lines = [shown_command(public_fingerprint(teacher.fingerprint), otherwise) for teacher in teachers]
+    runs = [f"runs/{teacher.recipe.name}-{teacher.recipe.seed}" for teacher in teachers]
+    build = f"ngd prototypes build {' '.join(runs)} --out grid.safetensors"
     build += f" --size {size}" * (size != 5) + f" --min-subjects {min_subjects}" * (min_subjects != 1)
-    return f"{fit}\n{build}{' --center' * center}"
+    return "\n".join([*lines, f"{build}{' --center' * center}"])
 
 
 def read_teacher(run: Path, *others: str) -> FittedTeacher:

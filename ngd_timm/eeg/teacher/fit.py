@@ -27,9 +27,9 @@ from ngd_timm.core.recipe import to_yaml
 from ngd_timm.core.teacher_recipe import TeacherRecipe
 from ngd_timm.core.version import __version__
 from ngd_timm.eeg.folds import check_split, subject_folds
-from ngd_timm.eeg.readers.sources import load_eeg
+from ngd_timm.eeg.readers.sources import load_eeg, load_rated
 from ngd_timm.eeg.scores import AXES
-from ngd_timm.eeg.signal.bandpower import BandPower, group_trials, log_power_z
+from ngd_timm.eeg.signal.bandpower import SET, BandPower, group_trials, log_power_z
 from ngd_timm.eeg.teacher.held_out import log_scores, scalp_means, score_run
 from ngd_timm.eeg.teacher.training import AffectTeacher, Trials, infer, train_teacher
 from ngd_timm.eeg.topomap import TopomapOperator
@@ -52,7 +52,7 @@ def fit_teacher(recipe: TeacherRecipe, out: Path | None = None, command: Sequenc
     open_device(recipe.device)
     if recipe.optim.opt not in list_optimizers():
         raise choices("optim.opt", recipe.optim.opt, list_optimizers())
-    power = load_eeg(recipe.data, recipe.data.name, recipe.data.root)
+    power = load_rated(recipe.data)
     operator = TopomapOperator(power.channels, size=recipe.teacher.image_size)
     z = log_power_z(power)
     fold = _assign_folds(recipe, power)
@@ -121,8 +121,9 @@ def _assign_folds(recipe: TeacherRecipe, power: BandPower) -> np.ndarray:
     rated = power.rated
     if not rated.any():
         raise InputError(f"{power.dataset}: nobody rated anything; a teacher needs rated trials (unrated ones support)")
-    folds = subject_folds(power.subject[rated], recipe.data.folds, recipe.seed)
-    fold_by_subject = dict(zip(power.subject[rated].tolist(), folds.tolist(), strict=True))
+    subject = power.subject[rated]
+    folds = subject_folds(subject, recipe.data.folds, recipe.seed, subject // SET if power.sets else None)
+    fold_by_subject = dict(zip(subject.tolist(), folds.tolist(), strict=True))
     fold = np.array([fold_by_subject.get(subject, -1) for subject in power.subject.tolist()])
     for number in range(recipe.data.folds):
         held_out = fold == number
@@ -196,9 +197,14 @@ def _embedding_tensors(
 def _fingerprint(recipe: TeacherRecipe, rated: BandPower, support: BandPower | None, folder: Path) -> dict[str, Any]:
     # Where the data lie and where the run goes don't change what comes out.
     places: dict[str, Any] = {"out": True, "device": True, "data": {"root": True, "cache": True, "support": {"root"}}}
+    if recipe.data.also:
+        places["data"]["also"] = {"__all__": {"root"}}
+    else:  # a recipe of one set keeps the hash that it had before pools
+        places["data"] |= {"also": True, "montage": True}
     settings = recipe.model_dump(mode="json", exclude=places)
     return {
         "dataset": rated.dataset,
+        "sets": list(rated.sets),
         "simulated": rated.simulated,
         "data_sha256": rated.sha256,
         "channels": list(rated.channels),

@@ -13,7 +13,7 @@ from ngd_timm.core.errors import InputError
 from ngd_timm.core.teacher_recipe import TeacherRecipe
 from ngd_timm.eeg.folds import align
 from ngd_timm.eeg.scores import AXES, score_trials, trial_means
-from ngd_timm.eeg.signal.bandpower import NORMALISATION, BandPower, trial_index
+from ngd_timm.eeg.signal.bandpower import NORMALISATION, SET, BandPower, trial_index
 from ngd_timm.eeg.teacher.baselines import logistic_regression, ridge_regression, trial_number
 from ngd_timm.eeg.teacher.stability import split_half
 from ngd_timm.grid.mantel import mantel_test
@@ -58,6 +58,13 @@ def score_run(
         "ridge": score(ridge_decision, ridge),
         "logistic_regression": score(logistic_regression(data, z, held_out_fold), None),
     }
+    for number, name in enumerate(data.sets, start=1):
+        own = subject // SET == number
+        if ((target[own] > 0).all(axis=0) | (target[own] <= 0).all(axis=0)).any():
+            logger.warning("%s: all trials on one side of the middle of a scale, so it has no scores of its own", name)
+            continue
+        part = partial(score, target=target[own], subject=subject[own], number=None)
+        scores.setdefault("sets", {})[name] = {"teacher": part(decision[own], prediction[own])}
     if by_number is not None:
         scores["trial_number"] = score(by_number, None, number=None)
     aligned, agreement = align(embeddings, held_out_fold)
