@@ -32,6 +32,7 @@ from faults import FOLDER, RAMP, TRAIN, encoded, rows, write
         "a date in month 13": ("seed=2024-13-45", "is not valid YAML"),
         "a name that leads to another folder": ("name=../up", "name: "),
         "no data": ("", "data.root is not set"),
+        "a temperature without effect": ("loss.kd=.3 teacher=x loss.temperature=1", "has no effect on kd_mode=mse"),
         "an unknown backbone": ("data.root=x student.backbone=resnet81", "did you mean"),
     },
 )

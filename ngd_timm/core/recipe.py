@@ -144,7 +144,7 @@ class LossConfig(StrictModel):
 
     ce: NonNegativeFloat = 1.0
     kd: NonNegativeFloat = 0.0
-    kd_mode: Literal["mse", "kl"] = "mse"
+    kd_mode: Literal["mse", "mse_probs", "kl"] = "mse"
     temperature: PositiveFloat = 5.0
     proto_kd: NonNegativeFloat = 0.0
     proto_share: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -158,6 +158,16 @@ class LossConfig(StrictModel):
     margin: NonNegativeFloat = 0.5
     label_smoothing: ShareBelowOne = 0.055
     class_weights: Literal["none", "balanced", "effective_number"] = "effective_number"
+
+    @model_validator(mode="after")
+    def _a_temperature_has_an_effect(self) -> LossConfig:
+        default = type(self).model_fields["temperature"].default
+        if self.kd > 0 and self.kd_mode == "mse" and self.temperature != default:
+            raise ValueError(
+                f"temperature={self.temperature:g} has no effect on kd_mode=mse, which is of logits; write kd_mode=kl "
+                f"or kd_mode=mse_probs, or leave temperature at {default:g}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _a_share_is_of_more_than_itself(self) -> LossConfig:

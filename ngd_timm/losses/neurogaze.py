@@ -17,7 +17,7 @@ from ngd_timm.core.recipe import LossConfig, Recipe, load_recipe, ramp_shares
 from ngd_timm.losses.cross_entropy import class_weights as weights_of_counts
 from ngd_timm.losses.cross_entropy import cross_entropy
 from ngd_timm.losses.d_geo import DGeoLoss
-from ngd_timm.losses.logit_kd import LogitKDLoss
+from ngd_timm.losses.logit_kd import KDMode, LogitKDLoss
 from ngd_timm.losses.proto_kd import ProtoKDLoss
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class NeuroGazeLoss(nn.Module):
         classes: Sequence[str] | None = None,
         ce: float = _PAPER.ce,
         kd: float = _PAPER.kd,
-        kd_mode: Literal["mse", "kl"] = _PAPER.kd_mode,
+        kd_mode: KDMode = _PAPER.kd_mode,
         temperature: float = _PAPER.temperature,
         proto_kd: float = _PAPER.proto_kd,
         tau: float = _PAPER.tau,
