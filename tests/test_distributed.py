@@ -76,7 +76,8 @@ def vit(faces: str, out: Path) -> Recipe:
         grid="gameemo-v2",
         grid_control="random",
         teacher=str(Path(faces) / "teacher"),
-        loss={"kd": 0.3, "proto_share": 0.2, "tau": 0.1, "d_geo": 0.5, "ramp": [0, 1], "variance_cap": 0.01},
+        loss={"kd": 0.3, "proto_share": 0.2, "tau": 0.1, "d_geo": 0.5, "ramp": [0, 1], "variance_cap": 0.01}
+        | {"d_geo_on": "features"},
         optim={"epochs": 4, "batch_size": 15, "lr": 1e-3, "ema": 0.5, "amp": "off"},
     )
 

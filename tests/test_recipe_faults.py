@@ -88,6 +88,10 @@ def test_a_recipe_that_may_not_be_read_is_refused(refused: Any, tmp_path: Path) 
         "a set to evaluate that is missing": (f"{TRAIN} 'eval={{ckplus: gone/there/x}}'", "gone/there/x"),
         "a teacher that is missing": (f"{TRAIN} loss.kd=.3 teacher=gone/there/x", "neither a run directory"),
         "a start that is missing": (f"{TRAIN} init=gone/there/x", "is neither a run directory"),
+        "a grid of another width than the features, without a projection": (
+            f"{TRAIN} grid=gameemo-v2 loss.proto_kd=.1 student.projection=none",
+            "projection=none needs a grid as wide as",
+        ),
         "a grid of another size": (f"{TRAIN} grid=gameemo-v2 grid_size=7 loss.proto_kd=.1", "grid_size asks for 7"),
     },
 )

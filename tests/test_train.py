@@ -166,6 +166,27 @@ def test_the_best_student_is_that_of_the_epoch_with_the_highest_metric(
     assert (last == best) == (metric == "macro_f1")
 
 
+def test_a_run_without_a_projection_keeps_the_students_own_features(faces: Path, tmp_path: Path) -> None:
+    student = {"backbone": "test_resnet", "image_size": 32, "projection": "none"}
+    width = timm.create_model("test_resnet").head_hidden_size
+    PrototypeGrid.random(width).save(tmp_path / "wide.safetensors")
+    loss = {"proto_kd": 0.2, "tau": 0.1, "d_geo": 0.05, "ramp": [0, 0], "d_geo_on": "features"}
+    changes = {"student": student, "grid": str(tmp_path / "wide.safetensors"), "loss": loss}
+    run = train(tiny_recipe(faces, tmp_path / "run", **changes))
+    model, _ = open_student(run)
+    evaluate(run, [f"schematic={faces}:test"], predictions=True)
+    for split in ("valid", "test"):
+        images = face_batches(model, load_split("schematic", str(faces), split)[0])
+        with torch.no_grad():
+            features = torch.cat(
+                [model.forward_head(model.forward_features(b.images), pre_logits=True) for b in images]
+            )
+        kept = read_predictions(prediction_file(run, f"schematic:{split}")).embedding
+        torch.testing.assert_close(kept, features, rtol=1e-4, atol=1e-5)
+    assert float(read_rows(run / "summary.csv")[-1]["share_d_geo"]) > 0
+    assert "Rimmed marks" in write_report(run).read_text(encoding="utf-8")  # its embeddings lie in the grid's space
+
+
 def test_evaluate_scores_several_sets_and_writes_the_metrics_form(baseline: Path, faces: Path, tmp_path: Path) -> None:
     results = evaluate(baseline, [f"schematic={faces}:test", f"schematic={faces}"], tmp_path / "scores.json")
     assert {key: entry["n"] for key, entry in results.items()} == {"schematic:test": 16, "schematic:all": 80}

@@ -63,6 +63,7 @@ class StudentConfig(StrictModel):
     in_chans: Literal[1, 3] = 1
     mean: Share | None = None
     std: Annotated[float, Field(gt=0, le=1)] | None = None
+    projection: Literal["linear", "none"] = "linear"  # none: the embedding is the backbone's pooled features
     drop_rate: ShareBelowOne = 0.0
     drop_path_rate: ShareBelowOne | None = None
     weights: Literal["float32", "float16"] = "float32"  # what matrices are stored in; scored as stored
@@ -156,6 +157,7 @@ class LossConfig(StrictModel):
     positive_classes: tuple[str, ...] = ("happiness", "surprise")
     variance_cap: NonNegativeFloat = 0.2
     margin: NonNegativeFloat = 0.5
+    d_geo_on: Literal["embedding", "features"] = "embedding"
     label_smoothing: ShareBelowOne = 0.055
     class_weights: Literal["none", "balanced", "effective_number"] = "effective_number"
 

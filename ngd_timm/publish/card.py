@@ -154,10 +154,12 @@ def _terms(run: Run) -> Iterator[tuple[str, str, str, str]]:
             weight = f"set for {100 * loss.proto_share:g} % of the gradient"
             weight += "" if measured is None else f"; {measured:.1f} % in the last epoch"
         settings = f"tau={loss.tau}, target={loss.target!r}, sigma={loss.sigma}"
+        settings += ", projection='none'" * (run.recipe.student.projection == "none")
         yield "Proto-KD", weight, settings, ProtoKDLoss.citation
     if loss.d_geo > 0:
         geo = DGeoLoss(loss.positive_classes, loss.variance_cap, loss.margin, classes=run.classes)
         ramp = f"ramp={list(loss.ramp)}, positive_classes={list(loss.positive_classes)}"
+        ramp += ", on the pre-logits" * (loss.d_geo_on == "features")
         yield "D-Geo", f"{loss.d_geo:g}", f"{geo.extra_repr()}, {ramp}", geo.citation
 
 

@@ -26,7 +26,7 @@ from ngd_timm.models.calibration import can_calibrate, divide_logits
 from ngd_timm.models.kd_cache import LogitCache
 from ngd_timm.models.kd_teacher import KDTeacher, TeacherEnsemble, open_teacher
 from ngd_timm.models.logit_adjustment import classifier_bias, logit_shift
-from ngd_timm.models.ngd_models import DistillationWrapper
+from ngd_timm.models.ngd_models import DistillationWrapper, wrap
 from ngd_timm.models.small_maps import small_maps_as_products
 from ngd_timm.models.student import create_student, open_student, temperature_of
 from ngd_timm.train.batches import TrainingBatch, on_device, with_teacher_logits
@@ -172,9 +172,9 @@ def open_grid(recipe: Recipe) -> PrototypeGrid | None:
 
 
 def build_model(recipe: Recipe, grid: PrototypeGrid | None) -> DistillationWrapper:
-    """The student with a projection into the grid's space, its weights from `init` where there is one."""
+    """The student with an embedding in the grid's space, its weights from `init` where there is one."""
     classes = recipe.data.classes
-    model = DistillationWrapper(create_student(recipe.student, len(classes)), None if grid is None else grid.dim)
+    model = wrap(create_student(recipe.student, len(classes)), grid=grid, projection=recipe.student.projection)
     if recipe.init is None:
         return model
     start, names = open_student(recipe.init)
