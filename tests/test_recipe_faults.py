@@ -84,6 +84,11 @@ def test_a_recipe_that_may_not_be_read_is_refused(refused: Any, tmp_path: Path) 
         "a recipe file of 300 letters": ("train " + "x" * 300 + ".yaml", "File name too long"),
         "an unknown optimizer": (f"{TRAIN} optim.opt=addam", "optim.opt=addam"),
         "a device that is not there": (f"{TRAIN} device=cuda:99", "is not on this machine"),
+        "a set to choose on that is not evaluated": (f"{TRAIN} best_on=[ckplus]", "not in eval (empty); add it there"),
+        "a set to choose on that stands twice": (
+            f"{TRAIN} 'eval={{schematic: faces:test}}' best_on=[schematic,schematic]",
+            "best_on names a set twice",
+        ),
         "an unknown set to evaluate": (f"{TRAIN} 'eval={{ckpluss: x}}'", "did you mean 'ckplus'"),
         "a set to evaluate that is missing": (f"{TRAIN} 'eval={{ckplus: gone/there/x}}'", "gone/there/x"),
         "a teacher that is missing": (f"{TRAIN} loss.kd=.3 teacher=gone/there/x", "neither a run directory"),

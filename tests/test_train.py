@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -164,6 +165,38 @@ def test_the_best_student_is_that_of_the_epoch_with_the_highest_metric(
     run = train(tiny_recipe(faces, tmp_path / "run", best_metric=metric))
     last, best = (sha256_file(run / name / "model.safetensors") for name in ("student", "student_best"))
     assert (last == best) == (metric == "macro_f1")
+
+
+def test_a_student_is_chosen_by_sets_that_it_does_not_train_on_and_the_run_says_so(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def entry(**scores: float) -> dict[str, dict[str, float]]:
+        return {key: {"acc": 0.0, "macro_f1": score, "bacc": 0.0} for key, score in {"8way": 0.0, **scores}.items()}
+
+    # by epoch validation, then the two sets, whose mean falls
+    scores = iter([entry(**{"8way": 10.0}), entry(present=60.0), entry(present=30.0)])
+    later = iter([entry(**{"8way": 20.0}), entry(present=50.0), entry(present=36.0)])
+    monkeypatch.setattr("ngd_timm.train.loop.fer_metrics", lambda *_, **__: next(scores, None) or next(later))
+    sets = {"schematic": f"{faces}:test", "ferplus": f"{faces}:valid"}
+    changes = {"eval": sets, "best_on": ["schematic", "ferplus"], "best_metric": "macro_f1"}
+    with caplog.at_level("INFO", logger="ngd_timm.train"):
+        run = train(tiny_recipe(faces, tmp_path / "run", **changes))
+    last, best = (sha256_file(run / name / "model.safetensors") for name in ("student", "student_best"))
+    assert last != best
+    rows = read_rows(run / "summary.csv")
+    assert [[float(row[f"{name}_present_macro_f1"]) for name in sets] for row in rows] == [[60, 30], [50, 36]]
+    note = "student_best/ was chosen by its present-only macro-F1 on schematic and ferplus, so its scores there are opt"
+    assert note in caplog.text
+    assert "schematic present-only acc 0.00 macro-F1 60.00 bACC 0.00  ferplus present-only acc 0.00" in caplog.text
+    caplog.clear()
+    evaluate(run / "student_best", [f"schematic={faces}:test"])
+    assert note in caplog.text
+    page = write_report(run).read_text(encoding="utf-8")
+    assert note in page
+    table = page[page.index("What choosing an epoch is worth") :]
+    found = re.findall(r'<th scope="row">([^<]+)</th><td>(\d)</td>', table[: table.index("</table>")])
+    ways = {"validation": "2", "schematic": "1", "ferplus": "2", "schematic and ferplus": "1"}
+    assert found == [*((f"best by {way}", epoch) for way, epoch in ways.items()), ("last epoch", "2")]
 
 
 def test_a_run_without_a_projection_keeps_the_students_own_features(faces: Path, tmp_path: Path) -> None:

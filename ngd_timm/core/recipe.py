@@ -239,7 +239,8 @@ class Recipe(StrictModel):
     init: str | None = None
     eval: dict[str, str] = {}
     eval_flip: bool = False
-    best_metric: Literal["acc", "macro_f1", "bacc"] = "acc"  # on validation, 8-way; chooses student_best/
+    best_metric: Literal["acc", "macro_f1", "bacc"] = "acc"  # chooses student_best/: 8-way on validation
+    best_on: tuple[str, ...] = ()  # names from `eval`: then its mean on these sets, present-only, chooses
     kd_cache: str | None = None  # a folder for the teacher's logits, shared by runs that draw the same batches
     share_every: NonNegativeInt = 100
     # minutes between checkpoints within an epoch, 0 for none; auto keeps their cost at 1 % of the time
@@ -291,6 +292,18 @@ class Recipe(StrictModel):
             )
         if self.grid_control == "random" and self.loss.target == "va":
             raise ValueError("grid_control=random with loss.target=va is grid_control=va; write that, without target")
+        return self
+
+    @model_validator(mode="after")
+    def _choice_is_on_sets_that_are_scored(self) -> Recipe:
+        for name in self.best_on:
+            if name not in self.eval:
+                raise ValueError(
+                    f"best_on names {printable(name)}, which is not in eval ({', '.join(self.eval) or 'empty'}); add "
+                    f"it there, as eval={{{printable(name)}: ROOT}}, or leave best_on empty to choose on validation"
+                )
+        if len(set(self.best_on)) != len(self.best_on):
+            raise ValueError(f"best_on names a set twice: {', '.join(self.best_on)}; write each once")
         return self
 
     @model_validator(mode="after")

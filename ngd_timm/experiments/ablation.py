@@ -160,6 +160,7 @@ def _warm_start(recipes: Mapping[str, Recipe], seed: int, out: Path, epochs: int
         "grid_size": None,
         "grid_center": False,
         "teacher": None,
+        "best_on": (),
     }
     if epochs < 1:
         raise InputError(f"a warm start takes at least one epoch, got {epochs}")

@@ -13,6 +13,7 @@ from ngd_timm.core.errors import InputError
 from ngd_timm.core.paths import without_paths
 from ngd_timm.evaluate.metrics import METRIC_TITLES, protocol_name, shown_protocols
 from ngd_timm.evaluate.run import Run
+from ngd_timm.evaluate.run_log import choice_note
 from ngd_timm.grid.card import card_header, render_card
 from ngd_timm.losses import DGeoLoss, LogitKDLoss, ProtoKDLoss
 from ngd_timm.losses.cross_entropy import CITATIONS
@@ -70,6 +71,7 @@ def _card(run: Run, repo_id: str, plot: bool) -> str:
         classes=run.classes,
         distilled=distilled,
         recipe=recipe,
+        choice_note=choice_note(recipe) if recipe.best_on else None,
         faces=faces,
         metrics=run.metrics,
         metric_titles=METRIC_TITLES,
