@@ -28,7 +28,7 @@ COMPONENTS = ("ce", "kd", "proto_kd", "d_geo")
 
 
 def ramp_weight(epoch: float, start: float, end: float) -> float:
-    """0 up to `start`, half a cosine up to 1 at `end`.
+    """0 up to `start`, half a cosine up to 1 at `end`: our reading of the authors' `late_cosine`.
 
     Examples:
         >>> [round(ramp_weight(e, 20, 60), 2) for e in (0, 20, 40, 60, 99)]
@@ -42,7 +42,7 @@ def ramp_weight(epoch: float, start: float, end: float) -> float:
 
 
 _PAPER = load_recipe(Recipe, "b3_full").loss
-"""The authors' settings; where they give none (`sigma`, `margin`) ours."""
+"""The authors' settings; where they give none (`sigma`, `margin`) our reading."""
 
 
 class NeuroGazeLoss(nn.Module):

@@ -67,7 +67,7 @@ def _choices(recipe: Recipe, rows: Sequence[Mapping[str, str]]) -> dict[str, Any
     columns = {f"{recipe.data.name}:valid, all classes": [f"valid_{metric}" for metric in METRICS]}
     columns |= {f"{key}, present classes only": [present_column(key, m) for m in METRICS] for key in recipe.best_on}
     ways = {
-        way: (int(row["epoch"]) + 1, [float(row[name]) for names in columns.values() for name in names])
+        way: (int(row["epoch"]), [float(row[name]) for names in columns.values() for name in names])
         for way, row in choices_of_epoch(recipe, rows).items()
     }
     return {
