@@ -141,7 +141,7 @@ def _plan(recipes: Mapping[str, Recipe], seed: int, out: Path, warm_start: int |
 def _warm_start(recipes: Mapping[str, Recipe], seed: int, out: Path, epochs: int) -> Recipe:
     first = next(iter(recipes.values()))
     for recipe in recipes.values():
-        # which has no part in cross-entropy
+        # a projection has no part in cross-entropy
         if recipe.student.model_copy(update={"projection": first.student.projection}) != first.student:
             raise InputError(f"{first.name} and {recipe.name} have different students: they can't share a warm start")
         if recipe.init is not None:

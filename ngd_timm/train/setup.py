@@ -116,10 +116,10 @@ def prepare(recipe: Recipe) -> Setup:
     task = build_task(recipe, model, criterion, device)
     optimizer = build_optimizer(recipe.optim, model)
     scheduler = build_scheduler(recipe.optim, optimizer, len(data.batches))
-    # the images of validation last: decoding them is the slow check
-    in_order = partial(face_batches, model.student, workers=recipe.data.workers, part=(rank(), world_size()))
+    # the images that are scored last: decoding them is the slow check
     best_on = open_best_on(recipe)
-    valid = in_order(data.valid)
+    in_order = partial(face_batches, model.student, workers=recipe.data.workers, part=(rank(), world_size()))
+    valid, chosen_by = in_order(data.valid), {name: in_order(rows) for name, (rows, _) in best_on.items()}
     if world_size() > 1:  # all start from one student, and each process has random numbers of its own
         task.prepare_distributed([device.index] if device.type == "cuda" else None)
         torch.manual_seed(recipe.seed + rank() * 2**32)
@@ -133,7 +133,7 @@ def prepare(recipe: Recipe) -> Setup:
         precision=precision,
         batches=data.batches,
         valid=valid,
-        best_on={name: in_order(rows) for name, (rows, _) in best_on.items()},
+        best_on=chosen_by,
         task=task,
         teacher=None if teacher is None else teacher.to(device),
         logit_cache=cache,
