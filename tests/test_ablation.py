@@ -244,5 +244,7 @@ def test_what_cannot_be_a_table_is_refused_before_anything_is_trained(
 def test_recipes_of_different_students_cannot_share_a_warm_start(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="different students"):
         ablate(["b0_ce", "b1_kd", "b1_kd:student.backbone=resnet34"], 1, tmp_path / "out", warm_start=1)
+    with pytest.raises(InputError, match=r"data\.root is not set"):  # a projection has no part in the start
+        ablate(["b0_ce", "b1_kd", "b1_kd:student.projection=none"], 1, tmp_path / "out", warm_start=1)
     with pytest.raises(InputError, match="leave that or --warm-start out"):
         ablate(["b0_ce", "init=hf-hub:user/student"], 1, tmp_path / "out", warm_start=1)

@@ -28,6 +28,7 @@ from ngd_timm.data import FaceBatches, load_split
 from ngd_timm.evaluate.metrics import fer_metrics
 from ngd_timm.evaluate.predictions import gather_rows
 from ngd_timm.evaluate.run_log import read_rows
+from ngd_timm.evaluate.student import evaluate
 from ngd_timm.losses import COMPONENTS, DGeoLoss, NeuroGazeLoss, cross_entropy
 from ngd_timm.train.checkpoint import Checkpoints
 from ngd_timm.train.gradient_share import GradientShare
@@ -76,7 +77,8 @@ def vit(faces: str, out: Path) -> Recipe:
         grid="gameemo-v2",
         grid_control="random",
         teacher=str(Path(faces) / "teacher"),
-        loss={"kd": 0.3, "proto_share": 0.2, "tau": 0.1, "d_geo": 0.5, "ramp": [0, 1], "variance_cap": 0.01},
+        loss={"kd": 0.3, "proto_share": 0.2, "tau": 0.1, "d_geo": 0.5, "ramp": [0, 1], "variance_cap": 0.01}
+        | {"d_geo_on": "features"},
         optim={"epochs": 4, "batch_size": 15, "lr": 1e-3, "ema": 0.5, "amp": "off"},
     )
 
@@ -85,7 +87,8 @@ def with_dropout(faces: str, out: Path) -> Recipe:
     """Batch norm, whose statistics differ between processes, and dropout, whose random numbers do."""
     student = {"backbone": "test_resnet", "image_size": 32, "drop_rate": 0.2}
     optim = {"epochs": 2, "batch_size": 16, "lr": 1e-3, "ema": 0.5}
-    return tiny_recipe(Path(faces), out, student=student, optim=optim)
+    chosen = {"eval": {"schematic": f"{faces}:test"}, "best_on": ["schematic"]}
+    return tiny_recipe(Path(faces), out, student=student, optim=optim, **chosen)
 
 
 def uneven_counts(_: Any) -> np.ndarray:
@@ -181,13 +184,16 @@ def test_two_processes_have_the_losses_of_one_over_twelve_steps(
     assert entries[0]["schematic:valid"]["confusion"] == entries[1]["schematic:valid"]["confusion"]
 
 
-def test_a_signal_to_one_of_two_stops_both_and_both_resume_to_the_same_bits(together: Path) -> None:
+def test_a_signal_to_one_of_two_stops_both_and_both_resume_to_the_same_bits(together: Path, faces: Path) -> None:
     run, whole = together / "cut", together / "whole"
     message = f"{run} stopped after epoch 1, batch 2 of the next; continue with: torchrun --nproc-per-node 2 -m "
     assert (together / "stopped-0").read_text() == (together / "stopped-1").read_text()
     assert (together / "stopped-0").read_text() == f"{message}ngd_timm.cli train --resume {run}"
-    weights = [folder / "student" / "model.safetensors" for folder in (run, whole)]
-    assert weights[0].read_bytes() == weights[1].read_bytes()
+    for student in ("student", "student_best"):
+        weights = [folder / student / "model.safetensors" for folder in (run, whole)]
+        assert weights[0].read_bytes() == weights[1].read_bytes()
+    (entry,) = evaluate(run, [f"schematic={faces}:test"]).values()
+    assert entry["present"]["bacc"] == pytest.approx(float(rows(run)[-1]["schematic_present_bacc"]), abs=1e-3)
     assert rows(run) == rows(whole)
     assert (run / "metrics.json").read_bytes() == (whole / "metrics.json").read_bytes()
     random = torch.load(run / "last" / "state.pt", weights_only=True)["random"]

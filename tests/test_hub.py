@@ -8,6 +8,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from ngd_timm.evaluate.student import evaluate
 from ngd_timm.experiments.ablation import ablate
 from ngd_timm.models.kd_teacher import KDTeacher
 from ngd_timm.models.student import load_student, open_student, save_student
+from ngd_timm.publish.card import student_card
 from ngd_timm.publish.push import push_run, stage_run
 from ngd_timm.train.loop import resume, train
 
@@ -235,6 +237,11 @@ def test_the_students_card_carries_both_protocols_with_intervals_the_grid_and_th
     words = (opened.grid.sha256, "arXiv 2509.11916", "Mantel r", "![", "EU AI Act", "tau=0.1", "test_resnet")
     for text in (*words, "| happiness |", "\nngd train tiny.yaml data.root=faces0\n"):
         assert text in card
+    assert "student_best" not in card
+    chosen = replace(opened, recipe=opened.recipe.model_copy(update={"best_on": ("schematic",)}))
+    assert "which is not this one: student_best/ was chosen by its present-only acc on schematic, so its scores" in (
+        student_card(chosen, "ann/student")
+    )
     licence = (tmp_path / "LICENSE").read_text(encoding="utf-8")
     assert "GAMEEMO" in licence
     assert "for research" in licence

@@ -136,18 +136,46 @@ def test_d_geo_separates_classes_by_their_distance_in_the_plane() -> None:
     assert float(margins.max()) == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("mode", ["mse", "kl"])
-def test_logit_kd_equals_the_formula_written_out(mode: str) -> None:
-    s, t = torch.randn(5, 8, dtype=torch.float64), torch.randn(5, 8, dtype=torch.float64)
+def slow_logit_kd(s: list[float], t: list[float], mode: str, temperature: float) -> tuple[float, list[float]]:
+    """Of one image: the loss, and its gradient at each of the student's logits."""
+    n, T = len(s), temperature
+    q, p = slow_softmax([x / T for x in s]), slow_softmax([x / T for x in t])
+    gaps = [a - b for a, b in zip(q, p, strict=True)]
     if mode == "mse":
-        slow = float(np.mean([(a - b) ** 2 for a, b in zip(s.flatten().tolist(), t.flatten().tolist(), strict=True)]))
-    else:
-        rows = []
-        for a, b in zip(s.tolist(), t.tolist(), strict=True):
-            p, q = slow_softmax([x / 4 for x in b]), slow_softmax([x / 4 for x in a])
-            rows.append(16 * sum(x * math.log(x / y) for x, y in zip(p, q, strict=True)))
-        slow = float(np.mean(rows))
-    assert float(logit_kd_loss(s, t, mode, 4.0)) == pytest.approx(slow, rel=1e-9)
+        return sum((a - b) ** 2 for a, b in zip(s, t, strict=True)) / n, [
+            2 * (a - b) / n for a, b in zip(s, t, strict=True)
+        ]
+    if mode == "mse_probs":
+        mean = sum(a * gap for a, gap in zip(q, gaps, strict=True))
+        return T**2 * sum(gap**2 for gap in gaps) / n, [
+            2 * T / n * a * (gap - mean) for a, gap in zip(q, gaps, strict=True)
+        ]
+    return T**2 * sum(b * math.log(b / a) for a, b in zip(q, p, strict=True)), [T * gap for gap in gaps]
+
+
+@pytest.mark.parametrize("mode", ["mse", "mse_probs", "kl"])
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_logit_kd_and_its_gradient_equal_the_formulas_written_out(mode: Any, temperature: float) -> None:
+    s, t = torch.randn(5, 8, dtype=torch.float64, requires_grad=True), torch.randn(5, 8, dtype=torch.float64)
+    loss = logit_kd_loss(s, t, mode, temperature)
+    loss.backward()
+    slow = [slow_logit_kd(a, b, mode, temperature) for a, b in zip(s.tolist(), t.tolist(), strict=True)]
+    assert loss.item() == pytest.approx(float(np.mean([value for value, _ in slow])), rel=1e-9)
+    assert s.grad is not None
+    np.testing.assert_allclose(s.grad.numpy(), np.array([gradient for _, gradient in slow]) / 5, atol=1e-12)
+    assert torch.autograd.gradcheck(lambda x: logit_kd_loss(x, t, mode, temperature), s)
+
+
+@pytest.mark.parametrize(("mode", "share"), [("mse_probs", 1 / 64), ("kl", 1 / 2)])
+def test_at_a_high_temperature_kd_is_its_share_of_the_squared_error_of_centred_logits(mode: Any, share: float) -> None:
+    s, t = (x - x.mean(dim=1, keepdim=True) for x in torch.randn(2, 5, 8, dtype=torch.float64))
+    values = []
+    for each, temperature in ((mode, 1e5), ("mse", 1.0)):
+        leaf = s.clone().requires_grad_()
+        loss = logit_kd_loss(leaf, t, each, temperature)
+        values.append((loss.detach(), *torch.autograd.grad(loss, leaf)))
+    for limit, mse in zip(*values, strict=True):
+        torch.testing.assert_close(limit, share * mse, rtol=1e-3, atol=1e-6)
 
 
 def every_loss(grid: PrototypeGrid) -> dict[str, nn.Module]:

@@ -147,6 +147,20 @@ def test_projection_is_there_for_a_grid_even_at_equal_width_and_absent_without_o
     assert plain(inputs(plain), return_embedding=True)[1].shape == (2, width)
 
 
+def test_without_a_projection_the_embedding_is_the_features_and_any_model_gives_them_from_the_same_pass() -> None:
+    grid = PrototypeGrid.random(wrap("test_resnet").head_hidden_size)
+    bare = timm.create_model("ngd_test_resnet", grid=grid, projection="none").eval()
+    projected = wrap(bare.student, grid=grid).eval()
+    images = inputs(bare)
+    expected = bare.student.forward_head(bare.student.forward_features(images), pre_logits=True)
+    for model in (bare, projected):
+        logits, embedding, features = model(images, return_features=True)
+        assert torch.equal(logits, model(images))
+        assert torch.equal(features, expected)
+        assert torch.equal(embedding, model(images, return_embedding=True)[1])
+        assert torch.equal(embedding, features) == (model is bare)
+
+
 def test_wrapper_passes_on_what_timm_users_reach_for() -> None:
     model = wrap("test_resnet", num_classes=8, embedding_dim=24)
     assert model.pretrained_cfg is model.student.pretrained_cfg
@@ -183,6 +197,8 @@ def encoder() -> nn.Module:
         (lambda: wrap(encoder()), "Qwen3VitEncoder has no get_classifier.*not an encoder"),
         (lambda: wrap("test_resnet", grid=PrototypeGrid.random(32), embedding_dim=16), "give one of the two"),
         (lambda: wrap(timm.create_model("test_resnet"), in_chans=1), "in_chans can't be applied"),
+        (lambda: wrap("resnet18", grid=PrototypeGrid.random(64), projection="none"), "which is 512, got 64; build one"),
+        (lambda: wrap("test_resnet", projection="mlp"), "unknown projection 'mlp'.* Allowed: linear, none"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:CSATv2")

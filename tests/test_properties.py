@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -32,6 +32,7 @@ from ngd_timm.data.labels import DATASETS, SPLITS
 from ngd_timm.evaluate.metrics import fer_metrics
 from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.losses import COMPONENTS, DGeoLoss, LogitKDLoss, NeuroGazeLoss, ProtoKDLoss, cross_entropy
+from ngd_timm.losses.logit_kd import KDMode
 
 quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -102,6 +103,7 @@ def test_cross_entropy_and_logit_kd_are_finite_for_any_logits_of_half_precision(
     dtype = torch.float16
     s, t = (data.draw(any_numbers(rows, 8, dtype)).requires_grad_() for _ in range(2))
     terms = [cross_entropy(s, labels(seed, rows), None, smoothing), LogitKDLoss()(s, t), LogitKDLoss("kl", 2.0)(s, t)]
+    terms.append(LogitKDLoss("mse_probs", 2.0)(s, t))
     sum(terms).backward()  # type: ignore[union-attr]
     assert all(term.isfinite() for term in terms)
     assert t.grad is None  # the teacher gets none
@@ -226,7 +228,7 @@ def test_an_ignored_row_counts_in_no_loss_and_gets_no_gradient(
 
 
 @quick
-@given(dtype=dtypes, rows=st.integers(0, 4), seed=seeds, soft=st.booleans(), mode=st.sampled_from(["mse", "kl"]))
+@given(dtype=dtypes, rows=st.integers(0, 4), seed=seeds, soft=st.booleans(), mode=st.sampled_from(get_args(KDMode)))
 def test_a_batch_in_which_nothing_counts_costs_zero_and_moves_nothing(
     dtype: torch.dtype, rows: int, seed: int, soft: bool, mode: Any
 ) -> None:

@@ -50,6 +50,18 @@ def test_every_call_on_the_page_of_the_design_is_in_the_file_that_it_names() -> 
         assert hasattr(importlib.import_module(f"ngd_timm.{file.replace('/', '.')}"), name), (name, file)
 
 
+def test_the_list_of_our_readings_names_the_files_that_say_so_and_no_others() -> None:
+    section = (DOCS / "method.md").read_text(encoding="utf-8").split("\n## Our reading\n")[1].split("\n## ")[0]
+    listed = set(re.findall(r"`([\w/]+\.(?:py|yaml))`", section))
+    package, marked = DOCS.parent / "ngd_timm", set()
+    for folder, base in ((package, package), (DOCS.parent / "recipes", DOCS.parent)):
+        for file in (path for path in folder.rglob("*") if path.suffix in (".py", ".yaml")):
+            # a line may break between the words
+            if re.search(r"our[\s#]+reading", file.read_text(encoding="utf-8"), flags=re.I):
+                marked.add(file.relative_to(base).as_posix())
+    assert listed == marked
+
+
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
 def test_every_link_to_a_file_leads_to_one(page: str) -> None:
     text = (DOCS.parent / page).read_text(encoding="utf-8")

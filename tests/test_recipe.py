@@ -81,6 +81,8 @@ def test_a_control_that_contradicts_the_recipe_is_refused(overrides: list[str], 
         ("g3", "b2_share", {}),
         ("g7", "b2_share", {}),
         ("kd_kl", "b1_kd", {"kd_mode": "kl"}),
+        ("b3_t1", "b3_full", {"kd_mode": "kl", "temperature": 1.0}),
+        ("b3_t5", "b3_full", {"kd_mode": "kl", "temperature": 5.0}),
         ("d_geo_epoch0", "b3_full", {"ramp": (0, 0)}),
         ("d_geo_no_separation", "b3_full", {"margin": 0}),
     ],
@@ -155,6 +157,14 @@ def test_two_corrections_of_class_imbalance_are_refused_unless_the_recipe_allows
     load_recipe(Recipe, "b0_ce", [*plain, *stacked, "allow_stacked_balancing=true"])
     for one in stacked:
         load_recipe(Recipe, "b0_ce", [*plain, one])
+
+
+def test_a_temperature_that_the_kd_mode_does_not_have_is_refused_where_there_is_kd() -> None:
+    with pytest.raises(InputError, match=r"loss: temperature=1 has no effect on kd_mode=mse, .* write kd_mode=kl or"):
+        load_recipe(Recipe, "b1_kd", ["loss.temperature=1"])
+    for overrides in (["loss.kd_mode=mse_probs"], ["loss.kd_mode=kl"], ["loss.kd=0"]):
+        load_recipe(Recipe, "b1_kd", ["loss.temperature=1", *overrides])
+    load_recipe(Recipe, "b1_kd", ["loss.temperature=5"])
 
 
 def test_class_weights_of_a_cross_entropy_that_weighs_nothing_correct_nothing() -> None:

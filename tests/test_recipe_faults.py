@@ -32,6 +32,7 @@ from faults import FOLDER, RAMP, TRAIN, encoded, rows, write
         "a date in month 13": ("seed=2024-13-45", "is not valid YAML"),
         "a name that leads to another folder": ("name=../up", "name: "),
         "no data": ("", "data.root is not set"),
+        "a temperature without effect": ("loss.kd=.3 teacher=x loss.temperature=1", "has no effect on kd_mode=mse"),
         "an unknown backbone": ("data.root=x student.backbone=resnet81", "did you mean"),
     },
 )
@@ -83,10 +84,19 @@ def test_a_recipe_that_may_not_be_read_is_refused(refused: Any, tmp_path: Path) 
         "a recipe file of 300 letters": ("train " + "x" * 300 + ".yaml", "File name too long"),
         "an unknown optimizer": (f"{TRAIN} optim.opt=addam", "optim.opt=addam"),
         "a device that is not there": (f"{TRAIN} device=cuda:99", "is not on this machine"),
+        "a set to choose on that is not evaluated": (f"{TRAIN} best_on=[ckplus]", "not in eval (empty); add it there"),
+        "a set to choose on that stands twice": (
+            f"{TRAIN} 'eval={{schematic: faces:test}}' best_on=[schematic,schematic]",
+            "best_on names a set twice",
+        ),
         "an unknown set to evaluate": (f"{TRAIN} 'eval={{ckpluss: x}}'", "did you mean 'ckplus'"),
         "a set to evaluate that is missing": (f"{TRAIN} 'eval={{ckplus: gone/there/x}}'", "gone/there/x"),
         "a teacher that is missing": (f"{TRAIN} loss.kd=.3 teacher=gone/there/x", "neither a run directory"),
         "a start that is missing": (f"{TRAIN} init=gone/there/x", "is neither a run directory"),
+        "a grid of another width than the features, without a projection": (
+            f"{TRAIN} grid=gameemo-v2 loss.proto_kd=.1 student.projection=none",
+            "projection=none needs a grid as wide as",
+        ),
         "a grid of another size": (f"{TRAIN} grid=gameemo-v2 grid_size=7 loss.proto_kd=.1", "grid_size asks for 7"),
     },
 )

@@ -58,6 +58,7 @@ def everything(faces: Path, out: Path, teacher: Path, **changes: Any) -> Recipe:
         "loss": {"kd": 0.3, "proto_share": 0.2, "tau": 0.1, "d_geo": 0.05, "ramp": [0, 0.6]},
         "allow_stacked_balancing": True,
         "eval": {"schematic": f"{faces}:test"},
+        "best_on": ["schematic"],
     }
     return recipe(faces, out, **settings | changes)
 
@@ -265,6 +266,7 @@ def test_a_student_is_not_evaluated_with_the_projection_of_another_epoch(
     ("key", "value", "message"),
     [
         ("data", {"train": "another"}, "data is not what the run began with"),
+        ("best_on", {"ckplus": "another"}, "best_on is not what the run began with"),
         ("teacher_config", ["ab" * 32], r"the teacher's config\.json is not what the run began with"),
         ("precision", "float16", r"begun in float16, here it would go on in \w+ .*start a new run"),
         ("processes", 2, r"begun by 2 process.*torchrun --nproc-per-node 2 -m ngd_timm\.cli train"),

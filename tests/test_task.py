@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -12,7 +13,7 @@ from timm.utils import NativeScaler
 from ngd_timm import CLASSES, InputError, NeuroGazeLoss, NeuroGazeTask, PrototypeGrid, save_student, wrap
 
 
-def make(**options: float) -> NeuroGazeTask:
+def make(**options: Any) -> NeuroGazeTask:
     torch.manual_seed(0)
     grid = PrototypeGrid.random(32)
     model = wrap("test_resnet", grid=grid, in_chans=1)
@@ -81,10 +82,28 @@ def test_norms_equal_those_of_autograd_on_the_features_themselves() -> None:
     images, target = batch()
     model = task.trainable_module
     features = model.student.forward_features(images).detach().requires_grad_()
-    logits, embedding = model.heads(features)
+    logits, embedding, _ = model.heads(features)
     terms = task.criterion.components(logits, embedding, target)
     expected = torch.autograd.grad(terms["proto_kd"], features)[0].norm()
     assert task.gradient_norms(images, target)["proto_kd"] == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_d_geo_on_the_features_leaves_the_projection_to_proto_kd(compiled: bool) -> None:
+    task, images, target = make(d_geo_on="features", margin=9.0), *batch()
+    model, d_geo = task.trainable_module, task.criterion.d_geo
+    features = model(images, return_features=True)[2].detach()
+    if compiled:
+        task.compile(backend="aot_eager", fullgraph=True)
+    task.set_epoch(2)
+    torch.testing.assert_close(task(images, target)["d_geo"], d_geo(features, target))
+    assert task.gradient_norms(images, target)["d_geo"] > 0
+    task.criterion.weights |= {"ce": 0.0, "proto_kd": 0.0}
+    task(images, target)["loss"].backward()
+    assert not model.projection.weight.grad.any()
+    assert any(p.grad is not None and p.grad.any() for p in model.student.parameters())
+    with pytest.raises(InputError, match="needs features=…: call the model with return_features=True"):
+        task.criterion(*model(images, return_embedding=True), target)
 
 
 def grads(module: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -164,6 +165,59 @@ def test_the_best_student_is_that_of_the_epoch_with_the_highest_metric(
     run = train(tiny_recipe(faces, tmp_path / "run", best_metric=metric))
     last, best = (sha256_file(run / name / "model.safetensors") for name in ("student", "student_best"))
     assert (last == best) == (metric == "macro_f1")
+
+
+def test_a_student_is_chosen_by_sets_that_it_does_not_train_on_and_the_run_says_so(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def entry(**scores: float) -> dict[str, dict[str, float]]:
+        return {key: {"acc": 0.0, "macro_f1": score, "bacc": 0.0} for key, score in {"8way": 0.0, **scores}.items()}
+
+    # by epoch validation, then the two sets, whose mean falls
+    scores = iter([entry(**{"8way": 10.0}), entry(present=60.0), entry(present=30.0)])
+    later = iter([entry(**{"8way": 20.0}), entry(present=50.0), entry(present=36.0)])
+    monkeypatch.setattr("ngd_timm.train.loop.fer_metrics", lambda *_, **__: next(scores, None) or next(later))
+    sets = {"schematic": f"{faces}:test", "ferplus": f"{faces}:valid"}
+    changes = {"eval": sets, "best_on": ["schematic", "ferplus"], "best_metric": "macro_f1"}
+    with caplog.at_level("INFO", logger="ngd_timm.train"):
+        run = train(tiny_recipe(faces, tmp_path / "run", **changes))
+    last, best = (sha256_file(run / name / "model.safetensors") for name in ("student", "student_best"))
+    assert last != best
+    rows = read_rows(run / "summary.csv")
+    assert [[float(row[f"{name}_present_macro_f1"]) for name in sets] for row in rows] == [[60, 30], [50, 36]]
+    note = "student_best/ was chosen by its present-only macro-F1 on schematic and ferplus, so its scores there are opt"
+    assert note in caplog.text
+    assert "schematic present-only acc 0.00 macro-F1 60.00 bACC 0.00  ferplus present-only acc 0.00" in caplog.text
+    caplog.clear()
+    evaluate(run / "student_best", [f"schematic={faces}:test"])
+    assert note in caplog.text
+    page = write_report(run).read_text(encoding="utf-8")
+    assert note in page
+    table = page[page.index("What choosing an epoch is worth") :]
+    found = re.findall(r'<th scope="row">([^<]+)</th><td>(\d)</td>', table[: table.index("</table>")])
+    ways = {"validation": "1", "schematic": "0", "ferplus": "1", "schematic and ferplus": "0"}
+    assert found == [*((f"best by {way}", epoch) for way, epoch in ways.items()), ("last epoch", "1")]
+
+
+def test_a_run_without_a_projection_keeps_the_students_own_features(faces: Path, tmp_path: Path) -> None:
+    student = {"backbone": "test_resnet", "image_size": 32, "projection": "none"}
+    width = timm.create_model("test_resnet").head_hidden_size
+    PrototypeGrid.random(width).save(tmp_path / "wide.safetensors")
+    loss = {"proto_kd": 0.2, "tau": 0.1, "d_geo": 0.05, "ramp": [0, 0], "d_geo_on": "features"}
+    changes = {"student": student, "grid": str(tmp_path / "wide.safetensors"), "loss": loss}
+    run = train(tiny_recipe(faces, tmp_path / "run", **changes))
+    model, _ = open_student(run)
+    evaluate(run, [f"schematic={faces}:test"], predictions=True)
+    for split in ("valid", "test"):
+        images = face_batches(model, load_split("schematic", str(faces), split)[0])
+        with torch.no_grad():
+            features = torch.cat(
+                [model.forward_head(model.forward_features(b.images), pre_logits=True) for b in images]
+            )
+        kept = read_predictions(prediction_file(run, f"schematic:{split}")).embedding
+        torch.testing.assert_close(kept, features, rtol=1e-4, atol=1e-5)
+    assert float(read_rows(run / "summary.csv")[-1]["share_d_geo"]) > 0
+    assert "Rimmed marks" in write_report(run).read_text(encoding="utf-8")  # its embeddings lie in the grid's space
 
 
 def test_evaluate_scores_several_sets_and_writes_the_metrics_form(baseline: Path, faces: Path, tmp_path: Path) -> None:

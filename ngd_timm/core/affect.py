@@ -25,7 +25,7 @@ CLASSES: tuple[str, ...] = tuple(ANCHORS)
 
 
 def anchors(classes: Sequence[str] = CLASSES, overrides: Mapping[str, tuple[float, float]] | None = None) -> np.ndarray:
-    """Valence and arousal of each class.
+    """Valence and arousal of each class. The paper doesn't say which it takes: these are our reading.
 
     Six values are Russell and Mehrabian's mean ratings of pleasure and arousal (happiness is their "joyful"); neutral
     is the origin by definition. Their table lacks contempt: its values are those of the word in the NRC VAD lexicon,

@@ -63,6 +63,7 @@ class StudentConfig(StrictModel):
     in_chans: Literal[1, 3] = 1
     mean: Share | None = None
     std: Annotated[float, Field(gt=0, le=1)] | None = None
+    projection: Literal["linear", "none"] = "linear"  # none: the embedding is the backbone's pooled features
     drop_rate: ShareBelowOne = 0.0
     drop_path_rate: ShareBelowOne | None = None
     weights: Literal["float32", "float16"] = "float32"  # what matrices are stored in; scored as stored
@@ -144,7 +145,7 @@ class LossConfig(StrictModel):
 
     ce: NonNegativeFloat = 1.0
     kd: NonNegativeFloat = 0.0
-    kd_mode: Literal["mse", "kl"] = "mse"
+    kd_mode: Literal["mse", "mse_probs", "kl"] = "mse"
     temperature: PositiveFloat = 5.0
     proto_kd: NonNegativeFloat = 0.0
     proto_share: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -156,8 +157,19 @@ class LossConfig(StrictModel):
     positive_classes: tuple[str, ...] = ("happiness", "surprise")
     variance_cap: NonNegativeFloat = 0.2
     margin: NonNegativeFloat = 0.5
+    d_geo_on: Literal["embedding", "features"] = "embedding"
     label_smoothing: ShareBelowOne = 0.055
     class_weights: Literal["none", "balanced", "effective_number"] = "effective_number"
+
+    @model_validator(mode="after")
+    def _a_temperature_has_an_effect(self) -> LossConfig:
+        default = type(self).model_fields["temperature"].default
+        if self.kd > 0 and self.kd_mode == "mse" and self.temperature != default:
+            raise ValueError(
+                f"temperature={self.temperature:g} has no effect on kd_mode=mse, which is of logits; write kd_mode=kl "
+                f"or kd_mode=mse_probs, or leave temperature at {default:g}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _a_share_is_of_more_than_itself(self) -> LossConfig:
@@ -227,7 +239,8 @@ class Recipe(StrictModel):
     init: str | None = None
     eval: dict[str, str] = {}
     eval_flip: bool = False
-    best_metric: Literal["acc", "macro_f1", "bacc"] = "acc"  # on validation, 8-way; chooses student_best/
+    best_metric: Literal["acc", "macro_f1", "bacc"] = "acc"  # chooses student_best/: 8-way on validation
+    best_on: tuple[str, ...] = ()  # names from `eval`: then its mean on these sets, present-only, chooses
     kd_cache: str | None = None  # a folder for the teacher's logits, shared by runs that draw the same batches
     share_every: NonNegativeInt = 100
     # minutes between checkpoints within an epoch, 0 for none; auto keeps their cost at 1 % of the time
@@ -279,6 +292,18 @@ class Recipe(StrictModel):
             )
         if self.grid_control == "random" and self.loss.target == "va":
             raise ValueError("grid_control=random with loss.target=va is grid_control=va; write that, without target")
+        return self
+
+    @model_validator(mode="after")
+    def _choice_is_on_sets_that_are_scored(self) -> Recipe:
+        for name in self.best_on:
+            if name not in self.eval:
+                raise ValueError(
+                    f"best_on names {printable(name)}, which is not in eval ({', '.join(self.eval) or 'empty'}); add "
+                    f"it there, as eval={{{printable(name)}: ROOT}}, or leave best_on empty to choose on validation"
+                )
+        if len(set(self.best_on)) != len(self.best_on):
+            raise ValueError(f"best_on names a set twice: {', '.join(self.best_on)}; write each once")
         return self
 
     @model_validator(mode="after")

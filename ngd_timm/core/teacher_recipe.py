@@ -1,4 +1,7 @@
-"""The teacher's recipe: which recordings, which backbone, how it is fitted and scored."""
+"""The teacher's recipe: which recordings, which backbone, how it is fitted and scored.
+
+The paper says "EEG topographic maps" and "valence and arousal"; every number here is our reading.
+"""
 
 from __future__ import annotations
 

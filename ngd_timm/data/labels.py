@@ -119,6 +119,7 @@ def apply_rule(votes: np.ndarray, rule: str, classes: Sequence[str] = CLASSES) -
     - `argmax`: the class with the most of the eight counts; the first in FER+'s order where some tie.
     - `votes`: the counts of `classes`, divided by their sum; the label is their argmax.
 
+    The paper names no rule; `majority` in its recipes is our reading.
     Every rule drops rows without a vote for the eight. `majority` and `argmax` decide among the eight and then drop
     rows of a class outside `classes`; `votes` drops rows without a vote for `classes`.
 

@@ -82,7 +82,7 @@ def align(embeddings: np.ndarray, held_out_fold: np.ndarray) -> tuple[np.ndarray
     """Held-out unit embeddings of every recording, turned into fold 0's frame.
 
     Teacher f's rotation is fitted on recordings that both teacher f and teacher 0 were trained on, so a held-out
-    recording has no part in its own frame.
+    recording has no part in its own frame. Building one grid from the teachers of several folds is our reading.
 
     Args:
         embeddings: (F, N, D), teacher f's embedding of every recording.

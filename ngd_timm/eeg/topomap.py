@@ -28,6 +28,8 @@ _MAX_SIZE = 1024
 class TopomapOperator:
     """Map channel values (…, C) to head images (…, H, W), as `mne.viz.plot_topomap` draws EEG by default.
 
+    That the paper's topographic maps are such is our reading.
+
     MNE interpolates with Clough-Tocher cubics over a triangulation of the electrodes and a ring of points outside the
     head (`extrapolate="head"`) that take the mean of their neighbours (`border="mean"`). That is linear in the channel
     values, so the images of unit vectors make an (H*W, C) matrix and a batch costs one product. It is differentiable.

@@ -31,7 +31,8 @@ def fer_metrics(
     """Accuracy, macro-F1 and balanced accuracy over all classes ("8way") and over the classes that the set has.
 
     "8way": argmax over all classes, means over all, a class the set lacks counts 0. "present": logits of absent classes
-    are masked before argmax, means over the present ones; "present_unmasked" is the same mean without the mask.
+    are masked before argmax, means over the present ones, which is our reading of the authors' "present-only";
+    "present_unmasked" is the same mean without the mask.
     Intervals are percentile bootstrap over images, or over subjects where given; the present classes stay the same.
     With rare classes in a small set macro-F1's intervals are too narrow (`tests/benchmarks/coverage.py`: at FER+'s
     frequencies they cover the true value 80 % of the time with 300 images, 89 % with 1000, 93 % with 3000).

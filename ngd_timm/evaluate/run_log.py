@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ngd_timm.core.distributed import is_first
 from ngd_timm.core.errors import InputError
-from ngd_timm.evaluate.metrics import METRIC_NAMES
+from ngd_timm.core.recipe import Recipe
+from ngd_timm.evaluate.metrics import METRIC_NAMES, METRICS
 from ngd_timm.losses import COMPONENTS
 
 COLUMNS = (
@@ -19,6 +20,48 @@ COLUMNS = (
     *("lambda_proto_kd", "positive_variance", "grad_norm", "valid_acc", "valid_macro_f1", "valid_bacc"),
     *("temperature", "seconds", "images_per_second"),
 )
+
+
+_PRESENT = "_present_"
+
+
+def present_column(name: str, metric: str) -> str:
+    """The column of summary.csv with a metric, present-only, of a set of `best_on`."""
+    return f"{name}{_PRESENT}{metric}"
+
+
+def choice_score(recipe: Recipe, row: Mapping[str, Any]) -> float:
+    """What `student_best/` is chosen by, of an epoch's row: on validation, or the mean over the sets of `best_on`."""
+    columns = [present_column(name, recipe.best_metric) for name in recipe.best_on]
+    columns = columns or [f"valid_{recipe.best_metric}"]
+    return sum(float(row[column]) for column in columns) / len(columns)
+
+
+def choice_note(recipe: Recipe) -> str:
+    """What a reader of scores on the sets of `best_on` has to know."""
+    metric, sets = METRIC_NAMES[recipe.best_metric], " and ".join(recipe.best_on)
+    return f"student_best/ was chosen by its present-only {metric} on {sets}, so its scores there are optimistic"
+
+
+def choices_of_epoch(recipe: Recipe, rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The rows of summary.csv that each way to choose an epoch would take, by the way's name in words.
+
+    Args:
+        recipe: Of the run; without `best_on` only validation can choose.
+        rows: As `read_rows` gives them; of equal epochs the first is taken.
+
+    Examples:
+        >>> recipe = Recipe(name="mine", eval={"ckplus": "ck"}, best_on=("ckplus",))
+        >>> rows = [{"epoch": e, "valid_acc": v, "ckplus_present_acc": c} for e, v, c in [(0, 70, 60), (1, 80, 50)]]
+        >>> {way: row["epoch"] for way, row in choices_of_epoch(recipe, rows).items()}
+        {'best by validation': 1, 'best by ckplus': 0, 'last epoch': 1}
+    """
+    ways = [(), *((name,) for name in recipe.best_on), *[recipe.best_on] * (len(recipe.best_on) > 1)]
+    chosen = {}
+    for way in ways:
+        by = recipe.model_copy(update={"best_on": way})
+        chosen[f"best by {' and '.join(way) or 'validation'}"] = max(rows, key=lambda row: choice_score(by, row))
+    return {**chosen, "last epoch": rows[-1]}
 
 
 def with_bar(batches: Iterator[Any], total: int, title: str) -> Iterator[Any]:
@@ -36,10 +79,15 @@ def epoch_line(row: dict[str, Any], epochs: int) -> str:
     parts = [f"{name} {row[name]:.4g}" for name in ("loss", *COMPONENTS) if row.get(name) is not None]
     shares = [f"{name} {row[f'share_{name}']:.2g}%" for name in COMPONENTS[1:] if row.get(f"share_{name}") is not None]
     valid = [f"{name} {row[f'valid_{metric}']:.2f}" for metric, name in METRIC_NAMES.items()]
+    chosen_on = {
+        name: [f"{title} {row[present_column(name, metric)]:.2f}" for metric, title in METRIC_NAMES.items()]
+        for name in (column.partition(_PRESENT)[0] for column in row if column.endswith(f"{_PRESENT}acc"))
+    }
     return (
         f"epoch {row['epoch'] + 1}/{epochs}  {'  '.join(parts)}"
         + (f"  gradient {' '.join(shares)}" if shares else "")
         + f"  valid {' '.join(valid)}"
+        + "".join(f"  {name} present-only {' '.join(scores)}" for name, scores in chosen_on.items())
         + f"  {row['seconds']:.0f} s, {row['images_per_second']:.0f} images/s"
     )
 
@@ -54,10 +102,11 @@ def write_tensorboard(folder: Path, row: dict[str, Any]) -> None:
                 writer.add_scalar(name, value, row["epoch"])
 
 
-def summary_csv(rows: list[dict[str, Any]]) -> str:
+def summary_csv(rows: list[dict[str, Any]], best_on: Sequence[str] = ()) -> str:
     """All rows as the text of summary.csv."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, extrasaction="raise", restval="", lineterminator="\n")
+    columns = [*COLUMNS, *(present_column(name, metric) for name in best_on for metric in METRICS)]
+    writer = csv.DictWriter(text, columns, extrasaction="raise", restval="", lineterminator="\n")
     writer.writeheader()
     for row in rows:
         writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,9 +16,11 @@ from ngd_timm.core.hub import pin
 from ngd_timm.core.recipe import DataConfig, Recipe, load_recipe
 from ngd_timm.evaluate.metrics import METRIC_NAMES, protocol_name, scoring_name
 from ngd_timm.evaluate.predictions import predict, prediction_file, write_predictions
-from ngd_timm.evaluate.run_log import read_rows
+from ngd_timm.evaluate.run_log import choice_note, read_rows
 from ngd_timm.models.ngd_models import DistillationWrapper, TimmModel
 from ngd_timm.models.student import read_student, run_folder, student_files, temperature_of, weights_sha256
+
+logger = logging.getLogger("ngd_timm.evaluate")
 
 
 def face_batches(
@@ -67,6 +70,8 @@ def evaluate(
     keys = [key for *_, key in parsed]
     if len(set(keys)) != len(keys):
         raise InputError(f"the same data set twice: {', '.join(keys)}; evaluate them one by one")
+    if recipe and Path(source).name == "student_best" and {name for name, *_ in parsed} & set(recipe.best_on):
+        logger.warning(f"{source}: {choice_note(recipe)}")
     if predictions:
         if recipe is None or run != Path(source).resolve():
             raise InputError(f"{source} is not a run directory, so it has no place for predictions; leave them out")

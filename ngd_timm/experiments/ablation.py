@@ -141,7 +141,8 @@ def _plan(recipes: Mapping[str, Recipe], seed: int, out: Path, warm_start: int |
 def _warm_start(recipes: Mapping[str, Recipe], seed: int, out: Path, epochs: int) -> Recipe:
     first = next(iter(recipes.values()))
     for recipe in recipes.values():
-        if recipe.student != first.student:
+        # a projection has no part in cross-entropy
+        if recipe.student.model_copy(update={"projection": first.student.projection}) != first.student:
             raise InputError(f"{first.name} and {recipe.name} have different students: they can't share a warm start")
         if recipe.init is not None:
             raise InputError(f"{recipe.name} has init={recipe.init}; leave that or --warm-start out")
@@ -159,6 +160,7 @@ def _warm_start(recipes: Mapping[str, Recipe], seed: int, out: Path, epochs: int
         "grid_size": None,
         "grid_center": False,
         "teacher": None,
+        "best_on": (),
     }
     if epochs < 1:
         raise InputError(f"a warm start takes at least one epoch, got {epochs}")

@@ -131,7 +131,7 @@ class PrototypeGrid:
         """Average unit embeddings in each cell, subjects weighing equally, and normalise again.
 
         An empty cell takes the prototype of the nearest filled cell (distance in cell indices; equal distances are
-        averaged) and keeps count 0.
+        averaged) and keeps count 0. The paper says "consolidated" and no more: this is our reading.
 
         Args:
             embeddings: (N, D) features of held-out subjects.

@@ -28,7 +28,8 @@ CITATIONS = {
 def class_weights(counts: np.ndarray | Sequence[float], rule: str) -> Tensor | None:
     """Weights (C,) from class counts (C,), with mean 1 over the classes that occur; absent classes weigh 0.
 
-    "none" gives None; "balanced" is 1/n; "effective_number" is (1 - b) / (1 - b^n) with b = .999.
+    "none" gives None; "balanced" is 1/n; "effective_number" is (1 - b) / (1 - b^n) with b = .999, which is our reading
+    of the authors' `class_weights`, a list that they don't show.
 
     Examples:
         >>> class_weights([1, 1, 4], "balanced").tolist()

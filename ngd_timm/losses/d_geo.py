@@ -59,8 +59,8 @@ class DGeoLoss(nn.Module):
     classes of relu(V_c - variance_cap), the contraction of high valence that anhedonia suggests; separation = mean over
     pairs of relu(m - (1 - cos(mu_c, mu_c'))) with m = margin * |va_c - va_c'| / the largest such distance, so that the
     contraction does not cost separability and anger may stay beside fear. The loss is their sum. The paper gives
-    words and two settings (hard_gate 0.2, intra_class), no formula: this is our reading of it. It is a geometric prior,
-    nothing in it diagnoses anybody.
+    words and two settings (hard_gate 0.2, intra_class), no formula: both terms and the margin are our reading. It is a
+    geometric prior, nothing in it diagnoses anybody.
 
     With FER+'s frequencies under `majority` a batch of 128 holds fewer than two "disgust" seven times out of eight: see
     the class-aware sampler.

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.distributed import distributed
-from ngd_timm.core.errors import InputError
+from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.recipe import LossConfig, Recipe, load_recipe, ramp_shares
 from ngd_timm.losses.cross_entropy import class_weights as weights_of_counts
 from ngd_timm.losses.cross_entropy import cross_entropy
 from ngd_timm.losses.d_geo import DGeoLoss
-from ngd_timm.losses.logit_kd import LogitKDLoss
+from ngd_timm.losses.logit_kd import KDMode, LogitKDLoss
 from ngd_timm.losses.proto_kd import ProtoKDLoss
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ COMPONENTS = ("ce", "kd", "proto_kd", "d_geo")
 
 
 def ramp_weight(epoch: float, start: float, end: float) -> float:
-    """0 up to `start`, half a cosine up to 1 at `end`.
+    """0 up to `start`, half a cosine up to 1 at `end`: our reading of the authors' `late_cosine`.
 
     Examples:
         >>> [round(ramp_weight(e, 20, 60), 2) for e in (0, 20, 40, 60, 99)]
@@ -42,7 +42,7 @@ def ramp_weight(epoch: float, start: float, end: float) -> float:
 
 
 _PAPER = load_recipe(Recipe, "b3_full").loss
-"""The authors' settings; where they give none (`sigma`, `margin`) ours."""
+"""The authors' settings; where they give none (`sigma`, `margin`) our reading."""
 
 
 class NeuroGazeLoss(nn.Module):
@@ -61,6 +61,7 @@ class NeuroGazeLoss(nn.Module):
         tau, sigma, target: See `ProtoKDLoss`.
         ramp: (start, end) of D-Geo as shares of the run: epochs 20 to 60 of 100 are (0.2, 0.6).
         positive_classes, variance_cap, margin: See `DGeoLoss`.
+        d_geo_on: "embedding", or "features": D-Geo on the backbone's pre-logits, whatever projection Proto-KD acts on.
         label_smoothing: Of the cross-entropy.
         class_weights: Of the cross-entropy: (C,), or a rule with the training set's counts a class, as in
             `class_weights=("effective_number", counts)` (see `losses.class_weights`); None weighs all alike.
@@ -69,9 +70,9 @@ class NeuroGazeLoss(nn.Module):
 
     Shape:
         logits (B, C); embedding (B, D), None where no term needs it; target (B,) or (B, C); teacher_logits (B, C) or
-        None; valence_arousal (B, 2) or None. Output: dict of scalars: "loss", each active component unweighted, and
-        "positive_variance", the mean spread of the positive classes of the batch (NaN where unknown). A row whose
-        target is -100, or all zeros, counts in no term but KD.
+        None; valence_arousal (B, 2) or None; features (B, F), for `d_geo_on="features"` alone. Output: dict of scalars:
+        "loss", each active component unweighted, and "positive_variance", the mean spread of the positive classes of
+        the batch (NaN where unknown). A row whose target is -100, or all zeros, counts in no term but KD.
 
     Raises:
         InputError: Classes or class weights that don't match, Proto-KD without a grid, a ramp that is not two shares.
@@ -98,7 +99,7 @@ class NeuroGazeLoss(nn.Module):
         classes: Sequence[str] | None = None,
         ce: float = _PAPER.ce,
         kd: float = _PAPER.kd,
-        kd_mode: Literal["mse", "kl"] = _PAPER.kd_mode,
+        kd_mode: KDMode = _PAPER.kd_mode,
         temperature: float = _PAPER.temperature,
         proto_kd: float = _PAPER.proto_kd,
         tau: float = _PAPER.tau,
@@ -109,6 +110,7 @@ class NeuroGazeLoss(nn.Module):
         positive_classes: Sequence[str] = _PAPER.positive_classes,
         variance_cap: float = _PAPER.variance_cap,
         margin: float = _PAPER.margin,
+        d_geo_on: Literal["embedding", "features"] = _PAPER.d_geo_on,
         label_smoothing: float = _PAPER.label_smoothing,
         class_weights: Tensor | tuple[str, np.ndarray | Sequence[float]] | None = None,
         gather_distributed: bool = False,
@@ -121,12 +123,15 @@ class NeuroGazeLoss(nn.Module):
             raise InputError(f"num_classes={num_classes} but classes names {len(classes)}: {', '.join(classes)}")
         if grid is None and proto_kd > 0:
             raise InputError("Proto-KD needs a grid; pass PrototypeGrid.default() or proto_kd=0")
+        if d_geo_on not in ("embedding", "features"):
+            raise choices("d_geo_on", d_geo_on, ("embedding", "features"))
         self.classes, self.epochs, self.ramp = classes, epochs, ramp_shares(ramp)
         self.weights = {"ce": ce, "kd": kd, "proto_kd": proto_kd, "d_geo": d_geo}
         self.label_smoothing = label_smoothing
         self.kd = LogitKDLoss(kd_mode, temperature)
         self.proto_kd = None if grid is None else ProtoKDLoss(grid, tau, target, sigma, classes)
         self.d_geo = DGeoLoss(positive_classes, variance_cap, margin, classes=classes) if d_geo > 0 else None
+        self.d_geo_on = d_geo_on
         self.gather_distributed = gather_distributed
         self.register_buffer("class_weights", _class_weights(class_weights, num_classes), persistent=False)
 
@@ -178,6 +183,11 @@ class NeuroGazeLoss(nn.Module):
         """Whether a call now needs the other ranks."""
         return self.training and self.gather_distributed and distributed()
 
+    @property
+    def needs_features(self) -> bool:
+        """Whether a call needs the features beside the embedding."""
+        return self.d_geo is not None and self.d_geo_on == "features"
+
     def ramp_at(self, epoch: float) -> float:
         """Weight of D-Geo's ramp at an epoch."""
         start, end = self.ramp
@@ -194,6 +204,7 @@ class NeuroGazeLoss(nn.Module):
         target: Tensor,
         teacher_logits: Tensor | None = None,
         valence_arousal: Tensor | None = None,
+        features: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The active terms, unweighted and attached, and "positive_variance".
 
@@ -204,18 +215,13 @@ class NeuroGazeLoss(nn.Module):
         if self.weights["kd"] > 0 and teacher_logits is not None:
             terms["kd"] = self.kd(logits, teacher_logits)
         if self.proto_kd is not None and self.weights["proto_kd"] > 0:
-            terms["proto_kd"] = self.proto_kd(self._needed(embedding), target, valence_arousal)
+            terms["proto_kd"] = self.proto_kd(_needed(embedding), target, valence_arousal)
         if self.d_geo is not None:
-            geo = self.d_geo.terms(self._needed(embedding), target)
+            place = _needed(features, "features") if self.needs_features else _needed(embedding)
+            geo = self.d_geo.terms(place, target)
             terms["d_geo"] = geo.cap + geo.separation
             terms["positive_variance"] = geo.variance[self.d_geo.positive].nanmean()
         return terms
-
-    @staticmethod
-    def _needed(embedding: Tensor | None) -> Tensor:
-        if embedding is None:
-            raise InputError("Proto-KD and D-Geo need the embedding: call the model with return_embedding=True")
-        return embedding
 
     def forward(
         self,
@@ -225,11 +231,18 @@ class NeuroGazeLoss(nn.Module):
         epoch: float = 0,
         teacher_logits: Tensor | None = None,
         valence_arousal: Tensor | None = None,
+        features: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        terms = self.components(logits, embedding, target, teacher_logits, valence_arousal)
+        terms = self.components(logits, embedding, target, teacher_logits, valence_arousal, features)
         weights = self.effective_weights(epoch)
         loss = torch.stack([weights[name] * terms[name] for name in COMPONENTS if name in terms]).sum()
         return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
+
+
+def _needed(value: Tensor | None, what: str = "embedding") -> Tensor:
+    if value is None:
+        raise InputError(f"Proto-KD or D-Geo needs {what}=…: call the model with return_{what}=True and pass it on")
+    return value
 
 
 def _class_weights(value: Any, num_classes: int) -> Tensor | None:

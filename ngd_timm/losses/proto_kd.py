@@ -59,7 +59,8 @@ class ProtoKDLoss(nn.Module):
     a_y(k) is proportional to exp(-|va_y - c_k|^2 / 2 sigma^2): the class's place among the cell centres c_k.
     `target="prototype"`: p_y = unit(sum_k a_y(k) p_k) and q_pro = softmax(p_y . p_k / tau), so the loss is 0 where the
     embedding points along p_y. `target="va"`: q_pro = a_y, the geometry of the plane alone: a control without EEG in
-    the target. The paper says that q_pro is derived from the prototypes and no more; both readings are ours.
+    the target. The paper says that q_pro is derived from the prototypes and no more. Both targets, sigma, and the
+    cosine of unit vectors over tau, within 1/tau of 0, are our reading; the authors' `temperature: 5.0` has no part.
 
     Needs embeddings in the grid's space: a linear projection of the pre-logits (`wrap` makes it).
 

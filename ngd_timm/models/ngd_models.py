@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import timm
 import torch
@@ -33,15 +33,17 @@ class DistillationWrapper(nn.Module):
     """A timm model (`.student`) and, where there is a grid, a linear projection of its pre-logits (`.projection`).
 
     Called plainly it is the student, bit for bit. With `return_embedding=True` the same single pass of the backbone
-    also gives the embedding. Only the student is saved, exported and deployed. A projection that no loss uses gets a
-    gradient of zero, so DistributedDataParallel needs no `find_unused_parameters`.
+    also gives the embedding, with `return_features=True` the pre-logits as a third. Only the student is saved, exported
+    and deployed. A projection that no loss uses gets a gradient of zero, so DistributedDataParallel needs no
+    `find_unused_parameters`.
 
     Args:
         student: A timm classification model.
         embedding_dim: Width of the projection; None leaves it out and the embedding is the pre-logits.
 
     Shape:
-        images (B, C, H, W); logits (B, num_classes); embedding (B, embedding_dim or head_hidden_size).
+        images (B, C, H, W); logits (B, num_classes); embedding (B, embedding_dim or head_hidden_size); features (B,
+        head_hidden_size).
 
     Raises:
         InputError: A model without `forward_features` and `forward_head`, or whose parts don't reproduce its logits.
@@ -68,11 +70,12 @@ class DistillationWrapper(nn.Module):
     def _find_head_calls(self) -> None:
         self.classifier_is_last, self._head_norms, self._width = head_calls(self.student)
 
-    def forward(self, images: Tensor, return_embedding: bool = False) -> Any:
-        if not return_embedding:
+    def forward(self, images: Tensor, return_embedding: bool = False, return_features: bool = False) -> Any:
+        """Logits; with `return_embedding` (logits, embedding); with `return_features` (logits, embedding, features)."""
+        if not (return_embedding or return_features):
             return self._tied(self.student(images))
-        logits, embedding = self.heads(self.student.forward_features(images))
-        return self._tied(logits), embedding
+        logits, embedding, features = self.heads(self.student.forward_features(images))
+        return (self._tied(logits), embedding, features)[: 3 if return_features else 2]
 
     def _tied(self, logits: Any) -> Any:
         """The same logits, through which the projection gets a gradient of zero."""
@@ -81,8 +84,8 @@ class DistillationWrapper(nn.Module):
         zero = self.projection.weight[:0].sum()  # of no element, so that not even an infinite weight shows
         return logits + zero if isinstance(logits, Tensor) else tuple(part + zero for part in logits)
 
-    def heads(self, features: Any) -> tuple[Tensor, Tensor]:
-        """Logits and embedding from what the student's `forward_features` gave."""
+    def heads(self, features: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, embedding and pre-logits from what the student's `forward_features` gave."""
         if self.classifier_is_last:
             pre_logits = self.student.forward_head(features, pre_logits=True)
             logits = self.student.get_classifier()(pre_logits)
@@ -92,7 +95,7 @@ class DistillationWrapper(nn.Module):
             # where there is no batch norm in the head, nothing stands in the way of torch.compile
             with batch_norm_statistics_kept(norms) if norms else nullcontext():
                 pre_logits = self.student.forward_head(features, pre_logits=True)
-        return logits, pre_logits if self.projection is None else self.projection(pre_logits)
+        return logits, pre_logits if self.projection is None else self.projection(pre_logits), pre_logits
 
     @property
     def pretrained_cfg(self) -> dict[str, Any]:
@@ -145,25 +148,34 @@ def wrap(
     num_classes: int | None = None,
     grid: PrototypeGrid | None = None,
     embedding_dim: int | None = None,
+    projection: Literal["linear", "none"] = "linear",
     **kwargs: Any,
 ) -> DistillationWrapper:
     """Wrap a timm backbone for distillation.
+
+    The paper aligns "student features" with the prototypes. Their widths differ as a rule, so by default a learned
+    linear projection lies between, which is thrown away at deployment: our reading.
 
     Args:
         model: A timm name (tags and `hf-hub:` / `local-dir:` sources work) or a timm model.
         num_classes: Classes of the logits; for a name the default is 8, a model keeps its own.
         grid: Its width becomes the embedding's.
         embedding_dim: Width of the embedding without a grid.
+        projection: "none" makes the pre-logits themselves the embedding, which a grid must then be as wide as.
         **kwargs: For `timm.create_model`, where `model` is a name.
 
     Raises:
-        InputError: An unknown name, or arguments that disagree.
+        InputError: An unknown name, arguments that disagree, or no projection between different widths.
 
     Examples:
         >>> model = wrap("resnet10t", num_classes=8, embedding_dim=64, in_chans=1)
         >>> model.student.__class__.__name__
         'ResNet'
+        >>> wrap("resnet10t", embedding_dim=512, projection="none").projection is None
+        True
     """
+    if projection not in ("linear", "none"):
+        raise choices("projection", projection, ("linear", "none"))
     if grid is not None:
         if embedding_dim not in (None, grid.dim):
             raise InputError(f"embedding_dim={embedding_dim} but the grid has {grid.dim}; give one of the two")
@@ -181,7 +193,16 @@ def wrap(
         _require_classifier(model)
         if num_classes is not None and num_classes != model.num_classes:
             model.reset_classifier(num_classes)
-    return DistillationWrapper(model, embedding_dim)
+    if projection == "linear":
+        return DistillationWrapper(model, embedding_dim)
+    wrapper = DistillationWrapper(model)
+    if embedding_dim not in (None, wrapper.head_hidden_size):
+        width = wrapper.head_hidden_size
+        raise InputError(
+            f"projection=none needs a grid as wide as the backbone's features, which is {width}, got {embedding_dim}; "
+            f"build one from an EEG teacher of teacher.embedding_dim={width}, or leave projection at linear"
+        )
+    return wrapper
 
 
 def similar_models(name: str) -> list[str]:
@@ -231,11 +252,9 @@ def batch_norm_statistics_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 def _register(architecture: str) -> None:
-    def entrypoint(
-        pretrained: bool = False, grid: PrototypeGrid | None = None, embedding_dim: int | None = None, **kwargs: Any
-    ) -> DistillationWrapper:
+    def entrypoint(pretrained: bool = False, **kwargs: Any) -> DistillationWrapper:
         kwargs.setdefault("num_classes", 8)
-        return wrap(architecture, grid=grid, embedding_dim=embedding_dim, pretrained=pretrained, **kwargs)
+        return wrap(architecture, pretrained=pretrained, **kwargs)
 
     name = f"ngd_{architecture}"
     entrypoint.__name__ = entrypoint.__qualname__ = name

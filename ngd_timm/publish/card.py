@@ -13,6 +13,7 @@ from ngd_timm.core.errors import InputError
 from ngd_timm.core.paths import without_paths
 from ngd_timm.evaluate.metrics import METRIC_TITLES, protocol_name, shown_protocols
 from ngd_timm.evaluate.run import Run
+from ngd_timm.evaluate.run_log import choice_note
 from ngd_timm.grid.card import card_header, render_card
 from ngd_timm.losses import DGeoLoss, LogitKDLoss, ProtoKDLoss
 from ngd_timm.losses.cross_entropy import CITATIONS
@@ -70,6 +71,7 @@ def _card(run: Run, repo_id: str, plot: bool) -> str:
         classes=run.classes,
         distilled=distilled,
         recipe=recipe,
+        choice_note=choice_note(recipe) if recipe.best_on else None,
         faces=faces,
         metrics=run.metrics,
         metric_titles=METRIC_TITLES,
@@ -154,10 +156,12 @@ def _terms(run: Run) -> Iterator[tuple[str, str, str, str]]:
             weight = f"set for {100 * loss.proto_share:g} % of the gradient"
             weight += "" if measured is None else f"; {measured:.1f} % in the last epoch"
         settings = f"tau={loss.tau}, target={loss.target!r}, sigma={loss.sigma}"
+        settings += ", projection='none'" * (run.recipe.student.projection == "none")
         yield "Proto-KD", weight, settings, ProtoKDLoss.citation
     if loss.d_geo > 0:
         geo = DGeoLoss(loss.positive_classes, loss.variance_cap, loss.margin, classes=run.classes)
         ramp = f"ramp={list(loss.ramp)}, positive_classes={list(loss.positive_classes)}"
+        ramp += ", on the pre-logits" * (loss.d_geo_on == "features")
         yield "D-Geo", f"{loss.d_geo:g}", f"{geo.extra_repr()}, {ramp}", geo.citation
 
 

@@ -13,9 +13,10 @@ import numpy as np
 from ngd_timm.core.commands import without_folders
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.recipe import Recipe, StudentConfig, to_yaml
-from ngd_timm.evaluate.metrics import METRIC_TITLES
+from ngd_timm.evaluate.metrics import METRIC_TITLES, METRICS
 from ngd_timm.evaluate.predictions import Predictions
 from ngd_timm.evaluate.run import Run, read_run
+from ngd_timm.evaluate.run_log import choice_note, choices_of_epoch, present_column
 from ngd_timm.report.page import clock, grid_context, pretty_fingerprint, render, to_png_uri
 from ngd_timm.report.plots import plot_lines, plot_shares
 from ngd_timm.report.sets import set_context
@@ -54,9 +55,26 @@ def run_context(run: Run) -> dict[str, Any]:
         ],
         "unpredicted": [key for key in run.metrics if key not in run.predictions],
         "plots": _training_plots(run.rows),
+        "choices": _choices(recipe, run.rows) if recipe.best_on else None,
         "grid": None if run.grid is None else grid_context(run.grid, classes),
         "recipe_text": to_yaml(without_folders(recipe)),
         "fingerprint_text": pretty_fingerprint(run.fingerprint),
+    }
+
+
+def _choices(recipe: Recipe, rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """The epoch that each way to choose one takes, with its scores on validation and on the sets of `best_on`."""
+    columns = {f"{recipe.data.name}:valid, all classes": [f"valid_{metric}" for metric in METRICS]}
+    columns |= {f"{key}, present classes only": [present_column(key, m) for m in METRICS] for key in recipe.best_on}
+    ways = {
+        way: (int(row["epoch"]), [float(row[name]) for names in columns.values() for name in names])
+        for way, row in choices_of_epoch(recipe, rows).items()
+    }
+    return {
+        "sets": list(columns),
+        "ways": ways,
+        "metric": METRIC_TITLES[recipe.best_metric],
+        "note": choice_note(recipe),
     }
 
 
@@ -126,7 +144,8 @@ def _facts(run: Run) -> dict[str, str]:
         "Grid": (recipe.grid or "none") + f", control: {recipe.grid_control}" * (recipe.grid_control != "none"),
         "Logit teacher": ", ".join(recipe.teacher_sources) or "none",
         "Saved with": _saved_with(student, known(column(run.rows, "temperature"))),
-        "Weights scored": "the last epoch's (the best on validation is kept beside it and not reported)",
+        "Weights scored": "the last epoch's; "
+        + (choice_note(recipe) if recipe.best_on else "the best on validation is kept beside it and not reported"),
     }
     return {name: fact for name, fact in facts.items() if fact}
 

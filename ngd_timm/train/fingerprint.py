@@ -65,7 +65,7 @@ def refuse_changes(out: Path, fingerprint: Mapping[str, Any]) -> None:
             f"{out} was begun in {before['precision']}, here it would go on in {precision} (optim.amp goes by the "
             "machine); continue it where it was begun, or start a new run"
         )
-    for key in ("recipe", "data", "grid", "teacher", "teacher_config", "init"):
+    for key in ("recipe", "data", "best_on", "grid", "teacher", "teacher_config", "init"):
         if before.get(key) != json.loads(json.dumps(fingerprint.get(key))):
             what = "the teacher's config.json" if key == "teacher_config" else key
             raise InputError(f"{out}: {what} is not what the run began with (see fingerprint.json); start a new run")

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from timm.utils import distribute_bn, unwrap_model
 from torch import nn
@@ -21,7 +21,15 @@ from ngd_timm.core.lock import is_unused, locked
 from ngd_timm.core.recipe import Recipe, load_recipe, to_yaml
 from ngd_timm.evaluate.metrics import fer_metrics
 from ngd_timm.evaluate.predictions import Predictions, predict, prediction_file, write_predictions
-from ngd_timm.evaluate.run_log import epoch_line, summary_csv, with_bar, write_tensorboard
+from ngd_timm.evaluate.run_log import (
+    choice_note,
+    choice_score,
+    epoch_line,
+    present_column,
+    summary_csv,
+    with_bar,
+    write_tensorboard,
+)
 from ngd_timm.evaluate.student import check_specs, evaluate, summary_line
 from ngd_timm.losses import COMPONENTS
 from ngd_timm.models.calibration import divide_logits, fit_temperature, temperature_line
@@ -32,6 +40,9 @@ from ngd_timm.train.checkpoint import Checkpoints, Progress, weights_are_finite
 from ngd_timm.train.fingerprint import pinned, refuse_changes, resume_command
 from ngd_timm.train.interruption import Interruption, Stopped
 from ngd_timm.train.setup import Setup, prepare
+
+if TYPE_CHECKING:
+    from ngd_timm.data import FaceBatches
 
 logger = logging.getLogger("ngd_timm.train")
 
@@ -97,9 +108,11 @@ def _train_and_score(setup: Setup, out: Path, progress: Progress, checkpoints: C
     while progress.epoch < recipe.optim.epochs:
         began = time.perf_counter() - progress.seconds
         row = _train_epoch(setup, progress, checkpoints, stop)
-        predictions = _predict_validation(setup, stop)
-        scores = fer_metrics(predictions.logits, predictions.target, recipe.data.classes, resamples=0)["8way"]
-        row |= {f"valid_{name}": value for name, value in scores.items()}
+        predictions = _predict(setup, setup.valid, stop)
+        row |= {f"valid_{name}": value for name, value in _scores(setup, predictions, "8way").items()}
+        for key, batches in setup.best_on.items():
+            scores = _scores(setup, _predict(setup, batches, stop), "present")
+            row |= {present_column(key, name): value for name, value in scores.items()}
         if setup.calibration is not None:
             rows, classes = setup.calibration
             row["temperature"] = fit_temperature(predictions.logits[rows], classes)
@@ -113,7 +126,7 @@ def _train_and_score(setup: Setup, out: Path, progress: Progress, checkpoints: C
     temperature = progress.rows[-1].get("temperature")
     if predictions is None or temperature is not None:
         # of the student as it is saved
-        predictions = _predict_validation(setup, stop, temperature)
+        predictions = _predict(setup, setup.valid, stop, temperature)
     if is_first():
         _write_metrics(setup, out, predictions, temperature, stop)
 
@@ -181,7 +194,7 @@ def _refuse_nonfinite(setup: Setup, progress: Progress, checkpoints: Checkpoints
     )
 
 
-def _predict_validation(setup: Setup, stop: Interruption, temperature: float | None = None) -> Predictions:
+def _predict(setup: Setup, batches: FaceBatches, stop: Interruption, temperature: float | None = None) -> Predictions:
     """Predictions of the student as it would be saved, uncalibrated without a temperature; processes share the set."""
     if world_size() > 1:
         # each process's batch norm has seen other images; the first one's statistics count, as at every step
@@ -189,7 +202,13 @@ def _predict_validation(setup: Setup, stop: Interruption, temperature: float | N
     # several processes have different numbers of batches, so they stop together at the next step
     between_batches = stop.check if world_size() == 1 else None
     model = _deployed_copy(setup, temperature)
-    return predict(model, setup.valid, setup.device, setup.recipe.eval_flip, between_batches)
+    return predict(model, batches, setup.device, setup.recipe.eval_flip, between_batches)
+
+
+def _scores(setup: Setup, predictions: Predictions, protocol: str) -> dict[str, float]:
+    classes = setup.recipe.data.classes
+    scores: dict[str, float] = fer_metrics(predictions.logits, predictions.target, classes, resamples=0)[protocol]
+    return scores
 
 
 def _begin(setup: Setup, out: Path) -> None:
@@ -211,11 +230,11 @@ def _write_epoch(setup: Setup, out: Path, progress: Progress) -> None:
     if not is_first():
         return
     recipe, student = setup.recipe, _deployed_copy(setup, progress.rows[-1].get("temperature")).student
-    *earlier, latest = [row[f"valid_{recipe.best_metric}"] for row in progress.rows]
+    *earlier, latest = [choice_score(recipe, row) for row in progress.rows]
     save_student(student, out / "student", recipe.data.classes, recipe.student.weights)
     if latest > max(earlier, default=-math.inf):
         save_student(student, out / "student_best", recipe.data.classes, recipe.student.weights)
-    write_text(out / "summary.csv", summary_csv(progress.rows))
+    write_text(out / "summary.csv", summary_csv(progress.rows, recipe.best_on))
     if recipe.tensorboard:
         write_tensorboard(out / "tensorboard", progress.rows[-1])
 
@@ -238,6 +257,8 @@ def _write_metrics(
     stop.check()
     for name, entry in metrics.items():
         logger.info(summary_line(name, entry))
+    if recipe.best_on:
+        logger.info(choice_note(recipe))
     write_json(out / "metrics.json", metrics)
 
 

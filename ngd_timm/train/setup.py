@@ -6,6 +6,7 @@ import importlib.util
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -26,7 +27,7 @@ from ngd_timm.models.calibration import can_calibrate, divide_logits
 from ngd_timm.models.kd_cache import LogitCache
 from ngd_timm.models.kd_teacher import KDTeacher, TeacherEnsemble, open_teacher
 from ngd_timm.models.logit_adjustment import classifier_bias, logit_shift
-from ngd_timm.models.ngd_models import DistillationWrapper
+from ngd_timm.models.ngd_models import DistillationWrapper, wrap
 from ngd_timm.models.small_maps import small_maps_as_products
 from ngd_timm.models.student import create_student, open_student, temperature_of
 from ngd_timm.train.batches import TrainingBatch, on_device, with_teacher_logits
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from ngd_timm.data import FaceBatches, FaceStream
+    from ngd_timm.data.fer import LoadReport
 
 
 logger = logging.getLogger("ngd_timm.train")
@@ -53,6 +55,7 @@ class Setup:
     precision: torch.dtype | None  # of autocast; None is float32
     batches: FaceBatches | FaceStream
     valid: FaceBatches
+    best_on: dict[str, FaceBatches]  # the sets that choose student_best/, by name
     task: NeuroGazeTask
     teacher: KDTeacher | TeacherEnsemble | None
     logit_cache: LogitCache | None
@@ -113,12 +116,16 @@ def prepare(recipe: Recipe) -> Setup:
     task = build_task(recipe, model, criterion, device)
     optimizer = build_optimizer(recipe.optim, model)
     scheduler = build_scheduler(recipe.optim, optimizer, len(data.batches))
-    # the images of validation last: decoding them is the slow check
-    valid = face_batches(model.student, data.valid, workers=recipe.data.workers, part=(rank(), world_size()))
+    # the images that are scored last: decoding them is the slow check
+    best_on = open_best_on(recipe)
+    in_order = partial(face_batches, model.student, workers=recipe.data.workers, part=(rank(), world_size()))
+    valid, chosen_by = in_order(data.valid), {name: in_order(rows) for name, (rows, _) in best_on.items()}
     if world_size() > 1:  # all start from one student, and each process has random numbers of its own
         task.prepare_distributed([device.index] if device.type == "cuda" else None)
         torch.manual_seed(recipe.seed + rank() * 2**32)
     fingerprint = fingerprint_of(recipe, data.reports, grid, precision, device)
+    if best_on:
+        fingerprint["best_on"] = {name: report.sha256 for name, (_, report) in best_on.items()}
     fingerprint["labels_drawn"] = dict(zip(classes, data.labels_drawn.tolist(), strict=True))
     return Setup(
         recipe=recipe,
@@ -126,6 +133,7 @@ def prepare(recipe: Recipe) -> Setup:
         precision=precision,
         batches=data.batches,
         valid=valid,
+        best_on=chosen_by,
         task=task,
         teacher=None if teacher is None else teacher.to(device),
         logit_cache=cache,
@@ -172,9 +180,9 @@ def open_grid(recipe: Recipe) -> PrototypeGrid | None:
 
 
 def build_model(recipe: Recipe, grid: PrototypeGrid | None) -> DistillationWrapper:
-    """The student with a projection into the grid's space, its weights from `init` where there is one."""
+    """The student with an embedding in the grid's space, its weights from `init` where there is one."""
     classes = recipe.data.classes
-    model = DistillationWrapper(create_student(recipe.student, len(classes)), None if grid is None else grid.dim)
+    model = wrap(create_student(recipe.student, len(classes)), grid=grid, projection=recipe.student.projection)
     if recipe.init is None:
         return model
     start, names = open_student(recipe.init)
@@ -230,6 +238,17 @@ def open_data(recipe: Recipe, model: DistillationWrapper, device: torch.device) 
     batches = FaceBatches(training, train=True, part=(rank(), world_size()), **options)
     labels_drawn = drawn_counts(targets(training), batches.labels, data.sampler, len(data.classes))
     return TrainingData(batches, valid, class_counts(training), labels_drawn, reports)
+
+
+def open_best_on(recipe: Recipe) -> dict[str, tuple[Dataset, LoadReport]]:
+    """The sets of `best_on` with their reports, labelled as at the end of the run."""
+    from ngd_timm.data import load_split, parse_spec
+
+    loaded, options = {}, recipe.data.model_dump(include={"label_rule", "drop_duplicates", "classes"})
+    for key in recipe.best_on:
+        name, root, split, _ = parse_spec(f"{key}={recipe.eval[key]}")
+        loaded[key] = load_split(name, root, split or "all", **options)
+    return loaded
 
 
 def calibration_rows(recipe: Recipe, model: DistillationWrapper, valid: Dataset) -> tuple[Tensor, Tensor] | None:

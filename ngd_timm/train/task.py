@@ -125,9 +125,13 @@ class NeuroGazeTask(TrainingTask):
         Returns:
             "loss", "output" (the logits) and each component.
         """
-        logits, embedding = self.trainable_module(input, return_embedding=True)
+        features = None
+        if self.criterion.needs_features:
+            logits, embedding, features = self.trainable_module(input, return_features=True)
+        else:
+            logits, embedding = self.trainable_module(input, return_embedding=True)
         teacher_logits = self._teacher_logits(input, teacher_logits)
-        losses = self.criterion(logits, embedding, target, self.epoch, teacher_logits, valence_arousal)
+        losses = self.criterion(logits, embedding, target, self.epoch, teacher_logits, valence_arousal, features)
         return {**losses, "output": logits}
 
     def _teacher_logits(self, input: Tensor, logits: Tensor | None) -> Tensor | None:
@@ -152,9 +156,9 @@ class NeuroGazeTask(TrainingTask):
                 features = wrapper.student.forward_features(input)
             several = isinstance(features, (list, tuple))
             leaves = [f.detach().requires_grad_() for f in (features if several else [features])]
-            logits, embedding = wrapper.heads(type(features)(leaves) if several else leaves[0])
+            logits, embedding, pooled = wrapper.heads(type(features)(leaves) if several else leaves[0])
             teacher_logits = self._teacher_logits(input, teacher_logits)
-            terms = self.criterion.components(logits, embedding, target, teacher_logits, valence_arousal)
+            terms = self.criterion.components(logits, embedding, target, teacher_logits, valence_arousal, pooled)
             # float16 would round the gradient of a single feature to zero
             scale = 2.0**14 if any(leaf.dtype == torch.float16 for leaf in leaves) else 1.0
             return {name: self._norm(scale * terms[name], leaves) / scale for name in COMPONENTS if name in terms}

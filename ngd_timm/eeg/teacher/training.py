@@ -72,7 +72,8 @@ def train_teacher(
     """Train one teacher for the recipe's epochs; nothing is selected on the way.
 
     The loss is `optim.ccc` (1 - CCC) + `optim.mse` MSE on labelled trials, plus `optim.consistency` times the
-    disagreement on two views of the same unlabelled trial: MSE of the predictions and 1 - cosine of the embeddings.
+    disagreement on two views of the same unlabelled trial: MSE of the predictions and 1 - cosine of the embeddings. The
+    paper names MAHNOB-HCI as unlabelled support; what is done with it, and the rest of the loss, is our reading.
     """
     optim, augment = recipe.optim, recipe.augment
     device = open_device(recipe.device)
