@@ -69,6 +69,10 @@ Folder = Annotated[
     Path | None,
     typer.Option(help="Write what would go up into this new folder, and push nothing.", rich_help_panel=OUTPUT),
 ]
+Grey = Annotated[
+    bool,
+    typer.Option("--grey", help="Leave a grey student its one channel; else it takes RGB.", rich_help_panel=OUTPUT),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.", rich_help_panel=OUTPUT)]
 
 
@@ -283,15 +287,31 @@ def ablate(
 )
 def export(
     student: StudentSource,
-    out: Annotated[Path, typer.Option(help="The file to write; for timm a new folder.", rich_help_panel=OUTPUT)],
+    out: Annotated[
+        Path,
+        typer.Option(help="The file to write; for timm and transformersjs a new folder.", rich_help_panel=OUTPUT),
+    ],
     form: Annotated[
-        str, typer.Option("--format", help="timm, onnx or pt2 (torch.export).", rich_help_panel=OUTPUT)
+        str,
+        typer.Option("--format", help="timm, onnx, pt2 (torch.export) or transformersjs.", rich_help_panel=OUTPUT),
     ] = "timm",
+    grey: Grey = False,
+    input_name: Annotated[
+        str | None, typer.Option(help="Of an ONNX file's input; default: images.", rich_help_panel=OUTPUT)
+    ] = None,
+    quantize: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=ROOT[:SPLIT]",
+            help="ONNX in int8, calibrated on 256 of these images; the others show what it costs.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
 ) -> None:
     """Write a student for deployment without this package; checked against PyTorch before it gets its name."""
     from ngd_timm.publish.export import export_student
 
-    typer.echo(export_student(student, form, out))
+    typer.echo(export_student(student, form, out, grey=grey, input_name=input_name, quantize=quantize))
 
 
 @app.command(
