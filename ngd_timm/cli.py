@@ -370,17 +370,24 @@ def push(
     revision: Branch = None,
     message: Message = None,
     create_pr: CreatePr = False,
+    grey: Grey = False,
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="Also publish USER/REPO-ONNX, for transformers.js.", rich_help_panel=HUB)
+    ] = False,
     dry_run: DryRun = False,
     folder: Folder = None,
 ) -> None:
     """Publish a run's student on the Hugging Face Hub, with card, licence, recipe, fingerprint and metrics."""
     from ngd_timm.evaluate.run import load_run, read_metrics
-    from ngd_timm.publish.push import stage_run
+    from ngd_timm.publish.push import onnx_repo, stage_onnx, stage_run
 
     opened = load_run(run)
     more = read_metrics(metrics or [], opened)
     options = {"private": private, "revision": revision, "commit_message": message, "create_pr": create_pr}
-    _push(repo, lambda at: stage_run(opened, at, repo, more), dry_run, folder, options)
+    _push(repo, lambda at: stage_run(opened, at, repo, more, grey), dry_run, folder, options)
+    if onnx:
+        beside = None if folder is None else folder.with_name(onnx_repo(folder.name))
+        _push(onnx_repo(repo), lambda at: stage_onnx(opened, at, repo), dry_run, beside, options)
 
 
 @app.command(epilog="Example: ngd publish --dry-run", rich_help_panel="Publish and deploy")

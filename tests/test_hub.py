@@ -27,6 +27,7 @@ from ngd_timm.core.errors import InputError
 from ngd_timm.core.hub import HubId, fetch, hub_id, pin
 from ngd_timm.core.recipe import Recipe, load_recipe
 from ngd_timm.data.synthetic.schematic import draw_face
+from ngd_timm.evaluate.run import read_metrics
 from ngd_timm.evaluate.student import evaluate
 from ngd_timm.experiments.ablation import ablate
 from ngd_timm.models.kd_teacher import KDTeacher
@@ -130,10 +131,11 @@ def test_a_grid_is_pushed_in_one_commit_pulled_and_read_from_the_cache_without_t
     assert hub.requests == []
 
 
-def test_a_student_is_read_by_the_code_on_its_card_with_timm_alone_and_its_logits_are_bit_equal(
-    hub: HubServer, run: Path, tmp_path: Path, ngd: Callable[..., Any], offline: Callable[[], None]
+@pytest.mark.parametrize("options", [(), ("--grey",)])
+def test_a_student_is_read_by_the_code_on_its_card_with_timm_alone_and_has_its_logits(
+    options: tuple[str, ...], hub: HubServer, run: Path, tmp_path: Path, ngd: Callable[..., Any], offline: Any
 ) -> None:
-    assert ngd("push", str(run), "ann/student").returncode == 0
+    assert ngd("push", str(run), "ann/student", *options).returncode == 0
     card = hub.repos["ann/student"].files()["README.md"].decode()
     (code,) = re.findall(r"```python\n(.*?)```", card, re.S)
     assert "ngd_timm" not in code
@@ -142,14 +144,17 @@ def test_a_student_is_read_by_the_code_on_its_card_with_timm_alone_and_its_logit
     for _ in range(2):
         names: dict[str, Any] = {}
         exec(code.replace("face.png", str(tmp_path / "face.png")), names)
+        face = names["transform"](names["face"])[None]
+        assert face.shape == (1, 1 if options else 3, 32, 32)
         with torch.no_grad():
-            assert torch.equal(student(names["transform"](names["face"])[None])[0], names["logits"])
+            # the face is drawn in grey
+            torch.testing.assert_close(student(face[:, :1])[0], names["logits"], atol=1e-5, rtol=0)
         offline()
 
 
 def test_a_run_comes_back_whole_and_trains_on(hub: HubServer, run: Path, faces: Path) -> None:
     local = load_run(run)
-    done = push_run(local, "ann/student")
+    done = push_run(local, "ann/student", grey=True)
     back = load_run("ann/student")
     assert back.source == f"hf-hub:ann/student@{done.commit}"
     assert (back.metrics, back.recipe.loss, back.predictions) == (local.metrics, local.recipe.loss, {})
@@ -162,6 +167,24 @@ def test_a_run_comes_back_whole_and_trains_on(hub: HubServer, run: Path, faces: 
     logits, embedding = wrap(back.student, grid=back.grid)(torch.randn(2, 1, 32, 32), return_embedding=True)
     assert (logits.shape, embedding.shape) == ((2, 8), (2, back.grid.dim))
     assert evaluate("ann/student", [f"schematic={faces}:test"])["schematic:test"] == local.metrics["schematic:test"]
+
+
+def test_a_published_student_takes_rgb_and_scores_as_the_grey_one_that_it_was_made_of(
+    hub: HubServer, run: Path, faces: Path, tmp_path: Path
+) -> None:
+    push_run(load_run(run), "ann/student")
+    back, local = load_run("ann/student"), load_run(run)
+    assert back.student.pretrained_cfg["input_size"] == (3, 32, 32)
+    assert back.student.ngd_timm["folded_from"] == local.student_sha256 != back.student_sha256
+    rgb, weights = torch.randn(2, 3, 32, 32), torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+    with torch.no_grad():
+        grey = local.student((rgb * weights).sum(dim=1, keepdim=True))
+        torch.testing.assert_close(back.student(rgb), grey, atol=1e-5, rtol=0)
+    scores = evaluate("ann/student", [f"schematic={faces}:train"], tmp_path / "scores.json")
+    assert scores["schematic:train"]["8way"] == evaluate(run, [f"schematic={faces}:train"])["schematic:train"]["8way"]
+    # metrics of either are metrics of the run
+    for opened in (local, back):
+        assert set(read_metrics([tmp_path / "scores.json"], opened)) == {"schematic:train"}
 
 
 def test_the_docs_lines_about_the_hub_run_when_pasted(hub: HubServer, run: Path) -> None:
@@ -388,7 +411,7 @@ def test_a_teacher_of_the_hub_teaches_what_its_run_teaches(
 ) -> None:
     changes = ["student.logit_adjustment=0.5", "loss.class_weights=none", f"out={tmp_path / 'adjusted'}"]
     adjusted = train(load_recipe(Recipe, run / "recipe.yaml", changes))
-    push_run(load_run(adjusted), "ann/teacher")
+    push_run(load_run(adjusted), "ann/teacher", grey=True)
     teacher, local = (KDTeacher.open(source, CLASSES, (0.5,), (0.25,)) for source in ("ann/teacher", adjusted))
     assert teacher.adjustments == local.adjustments == (0.5,)
     images = torch.randn(4, 1, 32, 32)

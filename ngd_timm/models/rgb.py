@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,10 @@ from torch import Tensor
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import read_json, write_json
+from ngd_timm.core.images import LUMINANCE
 from ngd_timm.models.ngd_models import input_channels
 from ngd_timm.models.student import NOTES, STUDENT_FILES, published_config, read_student, weights_sha256
 
-LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _TOLERANCE = 1e-4
 
 
@@ -62,6 +62,14 @@ def write_rgb(source: Path, folder: Path, shown: str) -> None:
         raise _unfoldable(shown, grey)
     save_file(weights, folder / STUDENT_FILES[1], metadata={"format": "pt"})
     (folder / STUDENT_FILES[1]).chmod((folder / STUDENT_FILES[0]).stat().st_mode)
+
+
+def grey_weights(weights: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+    """The weights of an RGB model for one of the given shapes that takes grey: on a grey image, all channels alike."""
+    return {
+        name: tensor.sum(dim=1, keepdim=True) if tensor.ndim == 4 and shapes[name][1] == 1 else tensor
+        for name, tensor in weights.items()
+    }
 
 
 def _folded(weight: Tensor, shape: torch.Size) -> Tensor:
