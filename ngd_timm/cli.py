@@ -427,8 +427,9 @@ def _push(
         with tempfile.TemporaryDirectory() as name:
             stage(Path(name))
             typer.echo(f"{repo} would get:")
-            for file in sorted(Path(name).iterdir()):
-                typer.echo(f"  {file.stat().st_size:>10,} bytes  sha256 {sha256_file(file)}  {file.name}")
+            for file in sorted(path for path in Path(name).rglob("*") if path.is_file()):
+                shown = file.relative_to(name).as_posix()
+                typer.echo(f"  {file.stat().st_size:>10,} bytes  sha256 {sha256_file(file)}  {shown}")
     else:
         done = upload(stage, repo, **options)
         typer.echo(f"{done.url}\nhf-hub:{done.repo}@{done.commit}{note}")

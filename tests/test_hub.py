@@ -27,6 +27,7 @@ from ngd_timm.core.errors import InputError
 from ngd_timm.core.hub import HubId, fetch, hub_id, pin
 from ngd_timm.core.recipe import Recipe, load_recipe
 from ngd_timm.data.synthetic.schematic import draw_face
+from ngd_timm.evaluate.metrics import shown_protocols
 from ngd_timm.evaluate.run import read_metrics
 from ngd_timm.evaluate.student import evaluate
 from ngd_timm.experiments.ablation import ablate
@@ -137,7 +138,7 @@ def test_a_student_is_read_by_the_code_on_its_card_with_timm_alone_and_has_its_l
 ) -> None:
     assert ngd("push", str(run), "ann/student", *options).returncode == 0
     card = hub.repos["ann/student"].files()["README.md"].decode()
-    (code,) = re.findall(r"```python\n(.*?)```", card, re.S)
+    code, *_ = re.findall(r"```python\n(.*?)```", card, re.S)
     assert "ngd_timm" not in code
     draw_face("happiness", seed=3, image_size=50).save(tmp_path / "face.png")
     student, _ = open_student(run)
@@ -227,8 +228,10 @@ def test_nothing_that_goes_up_names_a_folder_of_anybodys_disk_and_its_hashes_are
 ) -> None:
     stage_run(load_run(run), tmp_path, "ann/student")
     hashed = {"config.json", "model.safetensors", "recipe.yaml", "metrics.json", "grid.safetensors"}
-    assert {p.name for p in tmp_path.iterdir()} == {*hashed, "README.md", "LICENSE", "fingerprint.json", "grid.png"}
-    for file in tmp_path.iterdir():
+    files = {p.relative_to(tmp_path).as_posix(): p for p in tmp_path.rglob("*") if p.is_file()}
+    drawn = {"examples/happiness.png", "examples/surprise.png"}
+    assert set(files) == {*hashed, *drawn, "README.md", "LICENSE", "fingerprint.json", "grid.png"}
+    for file in files.values():
         for folder in (b"anna", str(faces.parent).encode(), b"/tmp", str(Path.home()).encode() + b"/"):
             assert folder not in file.read_bytes(), f"{file.name} names {folder.decode()}"
     hashes = json.loads((tmp_path / "fingerprint.json").read_text())["sha256"]
@@ -250,7 +253,9 @@ def test_the_students_card_carries_both_protocols_with_intervals_the_grid_and_th
     results = header["model-index"][0]["results"]
     assert [r["dataset"]["split"] for r in results] == ["valid", "test"]
     for result, entry in zip(results, opened.metrics.values(), strict=True):
-        for i, protocol in enumerate(("8way", "present")):
+        protocols = shown_protocols(entry)
+        assert len(result["metrics"]) == 3 * len(protocols)
+        for i, protocol in enumerate(protocols):
             for metric, shown in zip(("acc", "macro_f1", "bacc"), result["metrics"][3 * i : 3 * i + 3], strict=True):
                 assert shown["value"] == round(entry[protocol][metric], 2)
                 assert shown["args"]["ci95"] == [round(x, 2) for x in entry["ci95"][protocol][metric]]

@@ -23,7 +23,7 @@ from ngd_timm.grid.prototypes import GRID_FILE, PrototypeGrid, grid_versions
 from ngd_timm.grid.push import PLOT, stage_grid, unfit_to_publish
 from ngd_timm.models.rgb import published_student
 from ngd_timm.models.student import PUBLISHED_FORMAT, STUDENT_FILES, read_student, student_versions
-from ngd_timm.publish.card import last_share, student_card, student_licence
+from ngd_timm.publish.card import last_share, student_card, student_licence, write_examples
 from ngd_timm.publish.export import write_transformersjs
 
 logger = logging.getLogger("ngd_timm.publish")
@@ -74,6 +74,7 @@ def stage_run(
     if run.recipe.loss.proto_share and (share := last_share(run)) is not None:
         fingerprint["share_proto_kd"] = share
     write_json(folder / "fingerprint.json", fingerprint)
+    write_examples(folder)
     write_text(folder / "README.md", student_card(run, repo_id, plot=with_grid))
     write_text(folder / "LICENSE", student_licence(run, name))
 
