@@ -71,6 +71,10 @@ Folder = Annotated[
     Path | None,
     typer.Option(help="Write what would go up into this new folder, and push nothing.", rich_help_panel=OUTPUT),
 ]
+Grey = Annotated[
+    bool,
+    typer.Option("--grey", help="Leave a grey student its one channel; else it takes RGB.", rich_help_panel=OUTPUT),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.", rich_help_panel=OUTPUT)]
 
 
@@ -285,15 +289,31 @@ def ablate(
 )
 def export(
     student: StudentSource,
-    out: Annotated[Path, typer.Option(help="The file to write; for timm a new folder.", rich_help_panel=OUTPUT)],
+    out: Annotated[
+        Path,
+        typer.Option(help="The file to write; for timm and transformersjs a new folder.", rich_help_panel=OUTPUT),
+    ],
     form: Annotated[
-        str, typer.Option("--format", help="timm, onnx or pt2 (torch.export).", rich_help_panel=OUTPUT)
+        str,
+        typer.Option("--format", help="timm, onnx, pt2 (torch.export) or transformersjs.", rich_help_panel=OUTPUT),
     ] = "timm",
+    grey: Grey = False,
+    input_name: Annotated[
+        str | None, typer.Option(help="Of an ONNX file's input; default: images.", rich_help_panel=OUTPUT)
+    ] = None,
+    quantize: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=ROOT[:SPLIT]",
+            help="ONNX in int8, calibrated on 256 of these images; the others show what it costs.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
 ) -> None:
     """Write a student for deployment without this package; checked against PyTorch before it gets its name."""
     from ngd_timm.publish.export import export_student
 
-    typer.echo(export_student(student, form, out))
+    typer.echo(export_student(student, form, out, grey=grey, input_name=input_name, quantize=quantize))
 
 
 @app.command(
@@ -388,17 +408,24 @@ def push(
     revision: Branch = None,
     message: Message = None,
     create_pr: CreatePr = False,
+    grey: Grey = False,
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="Also publish USER/REPO-ONNX, for transformers.js.", rich_help_panel=HUB)
+    ] = False,
     dry_run: DryRun = False,
     folder: Folder = None,
 ) -> None:
     """Publish a run's student on the Hugging Face Hub, with card, licence, recipe, fingerprint and metrics."""
     from ngd_timm.evaluate.run import load_run, read_metrics
-    from ngd_timm.publish.push import stage_run
+    from ngd_timm.publish.push import onnx_repo, stage_onnx, stage_run
 
     opened = load_run(run)
     more = read_metrics(metrics or [], opened)
     options = {"private": private, "revision": revision, "commit_message": message, "create_pr": create_pr}
-    _push(repo, lambda at: stage_run(opened, at, repo, more), dry_run, folder, options)
+    _push(repo, lambda at: stage_run(opened, at, repo, more, grey), dry_run, folder, options)
+    if onnx:
+        beside = None if folder is None else folder.with_name(onnx_repo(folder.name))
+        _push(onnx_repo(repo), lambda at: stage_onnx(opened, at, repo), dry_run, beside, options)
 
 
 @app.command(epilog="Example: ngd publish --dry-run", rich_help_panel="Publish and deploy")
@@ -438,8 +465,9 @@ def _push(
         with tempfile.TemporaryDirectory() as name:
             stage(Path(name))
             typer.echo(f"{repo} would get:")
-            for file in sorted(Path(name).iterdir()):
-                typer.echo(f"  {file.stat().st_size:>10,} bytes  sha256 {sha256_file(file)}  {file.name}")
+            for file in sorted(path for path in Path(name).rglob("*") if path.is_file()):
+                shown = file.relative_to(name).as_posix()
+                typer.echo(f"  {file.stat().st_size:>10,} bytes  sha256 {sha256_file(file)}  {shown}")
     else:
         done = upload(stage, repo, **options)
         typer.echo(f"{done.url}\nhf-hub:{done.repo}@{done.commit}{note}")

@@ -28,6 +28,8 @@ from ngd_timm.core.errors import InputError
 from ngd_timm.core.hub import HubId, fetch, hub_id, pin
 from ngd_timm.core.recipe import Recipe, load_recipe
 from ngd_timm.data.synthetic.schematic import draw_face
+from ngd_timm.evaluate.metrics import shown_protocols
+from ngd_timm.evaluate.run import read_metrics
 from ngd_timm.evaluate.student import evaluate
 from ngd_timm.experiments.ablation import ablate
 from ngd_timm.models.kd_teacher import KDTeacher
@@ -132,26 +134,30 @@ def test_a_grid_is_pushed_in_one_commit_pulled_and_read_from_the_cache_without_t
     assert hub.requests == []
 
 
-def test_a_student_is_read_by_the_code_on_its_card_with_timm_alone_and_its_logits_are_bit_equal(
-    hub: HubServer, run: Path, tmp_path: Path, ngd: Callable[..., Any], offline: Callable[[], None]
+@pytest.mark.parametrize("options", [(), ("--grey",)])
+def test_a_student_is_read_by_the_code_on_its_card_with_timm_alone_and_has_its_logits(
+    options: tuple[str, ...], hub: HubServer, run: Path, tmp_path: Path, ngd: Callable[..., Any], offline: Any
 ) -> None:
-    assert ngd("push", str(run), "ann/student").returncode == 0
+    assert ngd("push", str(run), "ann/student", *options).returncode == 0
     card = hub.repos["ann/student"].files()["README.md"].decode()
-    (code,) = re.findall(r"```python\n(.*?)```", card, re.S)
+    code, *_ = re.findall(r"```python\n(.*?)```", card, re.S)
     assert "ngd_timm" not in code
     draw_face("happiness", seed=3, image_size=50).save(tmp_path / "face.png")
     student, _ = open_student(run)
     for _ in range(2):
         names: dict[str, Any] = {}
         exec(code.replace("face.png", str(tmp_path / "face.png")), names)
+        face = names["transform"](names["face"])[None]
+        assert face.shape == (1, 1 if options else 3, 32, 32)
         with torch.no_grad():
-            assert torch.equal(student(names["transform"](names["face"])[None])[0], names["logits"])
+            # the face is drawn in grey
+            torch.testing.assert_close(student(face[:, :1])[0], names["logits"], atol=1e-5, rtol=0)
         offline()
 
 
 def test_a_run_comes_back_whole_and_trains_on(hub: HubServer, run: Path, faces: Path) -> None:
     local = load_run(run)
-    done = push_run(local, "ann/student")
+    done = push_run(local, "ann/student", grey=True)
     back = load_run("ann/student")
     assert back.source == f"hf-hub:ann/student@{done.commit}"
     assert (back.metrics, back.recipe.loss, back.predictions) == (local.metrics, local.recipe.loss, {})
@@ -164,6 +170,24 @@ def test_a_run_comes_back_whole_and_trains_on(hub: HubServer, run: Path, faces: 
     logits, embedding = wrap(back.student, grid=back.grid)(torch.randn(2, 1, 32, 32), return_embedding=True)
     assert (logits.shape, embedding.shape) == ((2, 8), (2, back.grid.dim))
     assert evaluate("ann/student", [f"schematic={faces}:test"])["schematic:test"] == local.metrics["schematic:test"]
+
+
+def test_a_published_student_takes_rgb_and_scores_as_the_grey_one_that_it_was_made_of(
+    hub: HubServer, run: Path, faces: Path, tmp_path: Path
+) -> None:
+    push_run(load_run(run), "ann/student")
+    back, local = load_run("ann/student"), load_run(run)
+    assert back.student.pretrained_cfg["input_size"] == (3, 32, 32)
+    assert back.student.ngd_timm["folded_from"] == local.student_sha256 != back.student_sha256
+    rgb, weights = torch.randn(2, 3, 32, 32), torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+    with torch.no_grad():
+        grey = local.student((rgb * weights).sum(dim=1, keepdim=True))
+        torch.testing.assert_close(back.student(rgb), grey, atol=1e-5, rtol=0)
+    scores = evaluate("ann/student", [f"schematic={faces}:train"], tmp_path / "scores.json")
+    assert scores["schematic:train"]["8way"] == evaluate(run, [f"schematic={faces}:train"])["schematic:train"]["8way"]
+    # metrics of either are metrics of the run
+    for opened in (local, back):
+        assert set(read_metrics([tmp_path / "scores.json"], opened)) == {"schematic:train"}
 
 
 def test_the_docs_lines_about_the_hub_run_when_pasted(hub: HubServer, run: Path) -> None:
@@ -206,8 +230,10 @@ def test_nothing_that_goes_up_names_a_folder_of_anybodys_disk_and_its_hashes_are
 ) -> None:
     stage_run(load_run(run), tmp_path, "ann/student")
     hashed = {"config.json", "model.safetensors", "recipe.yaml", "metrics.json", "grid.safetensors"}
-    assert {p.name for p in tmp_path.iterdir()} == {*hashed, "README.md", "LICENSE", "fingerprint.json", "grid.png"}
-    for file in tmp_path.iterdir():
+    files = {p.relative_to(tmp_path).as_posix(): p for p in tmp_path.rglob("*") if p.is_file()}
+    drawn = {"examples/happiness.png", "examples/surprise.png"}
+    assert set(files) == {*hashed, *drawn, "README.md", "LICENSE", "fingerprint.json", "grid.png"}
+    for file in files.values():
         for folder in (b"anna", str(faces.parent).encode(), b"/tmp", str(Path.home()).encode() + b"/"):
             assert folder not in file.read_bytes(), f"{file.name} names {folder.decode()}"
     hashes = json.loads((tmp_path / "fingerprint.json").read_text())["sha256"]
@@ -229,7 +255,9 @@ def test_the_students_card_carries_both_protocols_with_intervals_the_grid_and_th
     results = header["model-index"][0]["results"]
     assert [r["dataset"]["split"] for r in results] == ["valid", "test"]
     for result, entry in zip(results, opened.metrics.values(), strict=True):
-        for i, protocol in enumerate(("8way", "present")):
+        protocols = shown_protocols(entry)
+        assert len(result["metrics"]) == 3 * len(protocols)
+        for i, protocol in enumerate(protocols):
             for metric, shown in zip(("acc", "macro_f1", "bacc"), result["metrics"][3 * i : 3 * i + 3], strict=True):
                 assert shown["value"] == round(entry[protocol][metric], 2)
                 assert shown["args"]["ci95"] == [round(x, 2) for x in entry["ci95"][protocol][metric]]
@@ -395,7 +423,7 @@ def test_a_teacher_of_the_hub_teaches_what_its_run_teaches(
 ) -> None:
     changes = ["student.logit_adjustment=0.5", "loss.class_weights=none", f"out={tmp_path / 'adjusted'}"]
     adjusted = train(load_recipe(Recipe, run / "recipe.yaml", changes))
-    push_run(load_run(adjusted), "ann/teacher")
+    push_run(load_run(adjusted), "ann/teacher", grey=True)
     teacher, local = (KDTeacher.open(source, CLASSES, (0.5,), (0.25,)) for source in ("ann/teacher", adjusted))
     assert teacher.adjustments == local.adjustments == (0.5,)
     images = torch.randn(4, 1, 32, 32)

@@ -263,7 +263,7 @@ def test_a_student_whose_files_disagree_is_refused_whatever_opens_it(tmp_path: P
         lambda: KDTeacher.open(folder, CLASSES, (0.5,), (0.25,)),
         lambda: wrap(f"local-dir:{folder}", pretrained=True),
     ):
-        with pytest.raises(InputError, match=r"not a readable student \(num_classes is 9 in config\.json") as refused:
+        with pytest.raises(InputError, match=r"which makes a model of 9 classes") as refused:
             opened()
         assert "\n" not in str(refused.value)
     (folder / "config.json").write_text(json.dumps(config))

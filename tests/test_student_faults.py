@@ -60,7 +60,7 @@ def names(values: list[Any] | None) -> dict[str, Any]:
         "no architecture": ({"architecture": REMOVED}, UNREADABLE),
         "an architecture that timm lacks": ({"architecture": "resnet81"}, UNREADABLE),
         "arguments that the architecture lacks": ({"model_args": {"depth": 3}}, UNREADABLE),
-        "nine classes for eight": ({"num_classes": 9}, "num_classes is 9 in config.json, which makes"),
+        "nine classes for eight": ({"num_classes": 9}, "which makes a model of 9 classes"),
         "an argument of nine classes": ({"model_args": {"num_classes": 9}}, "makes a model of 9 classes"),
         "nine classes in pretrained_cfg": ({"pretrained_cfg": {"num_classes": 9}}, "pretrained_cfg.num_classes is 9"),
         "a label offset that does not fit": ({"pretrained_cfg": {"label_offset": 1}}, "label_offset"),

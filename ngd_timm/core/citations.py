@@ -14,6 +14,14 @@ METHOD = (
     'Z. Li, W. Xu, X. Zhao, Y. Zhu, "NeuroGaze-Distill: Brain-informed Distillation and Depression-Inspired Geometric '
     'Priors for Robust Facial Emotion Recognition", arXiv 2509.11916 (2025).'
 )
+BIBTEX = """\
+@misc{li2025neurogazedistill,
+  title         = {{NeuroGaze-Distill}: Brain-informed Distillation and Depression-Inspired Geometric Priors for Robust Facial Emotion Recognition},
+  author        = {Li, Zilin and Xu, Weiwei and Zhao, Xuanqi and Zhu, Yiran},
+  year          = {2025},
+  eprint        = {2509.11916},
+  archivePrefix = {arXiv}
+}"""  # noqa: E501
 FORBIDDEN = (
     "to identify, watch or profile people, to judge people at work or in education (the EU AI Act forbids inferring "
     "emotions there), to diagnose, or to decide anything about a person"

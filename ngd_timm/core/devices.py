@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+from pathlib import Path
+
 import torch
 
 from ngd_timm.core.errors import InputError, choices
@@ -37,3 +40,11 @@ def autocast_type(amp: str, device: torch.device) -> torch.dtype | None:
 def precision_name(autocast: torch.dtype | None) -> str:
     """The precision of an autocast type, as fingerprints name it."""
     return "float32" if autocast is None else str(autocast).removeprefix("torch.")
+
+
+def processor_name() -> str:
+    """The processor of this machine, as its system names it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

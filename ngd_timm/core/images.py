@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+LUMINANCE = (0.299, 0.587, 0.114)
+"""Of red, green and blue in a grey image, by ITU-R BT.601 and PIL's mode "L"."""
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 """The formats that are opened, by PIL's names. Others, such as EPS, may run a program."""
 

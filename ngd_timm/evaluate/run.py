@@ -16,7 +16,14 @@ from ngd_timm.evaluate.predictions import Predictions, prediction_file, read_pre
 from ngd_timm.evaluate.run_log import read_rows
 from ngd_timm.grid.prototypes import GRID_FILE, PrototypeGrid
 from ngd_timm.models.ngd_models import TimmModel
-from ngd_timm.models.student import STUDENT_FILES, check_published, read_student, student_folder, weights_sha256
+from ngd_timm.models.student import (
+    NOTES,
+    STUDENT_FILES,
+    check_published,
+    read_student,
+    student_folder,
+    weights_sha256,
+)
 
 RUN_FILES = ("fingerprint.json", "recipe.yaml", "metrics.json")
 _SUMMARY = "summary.csv"
@@ -52,6 +59,11 @@ class Run:
     def student_sha256(self) -> str:
         """Of the student's weights, as in the entries of metrics.json."""
         return weights_sha256(self.student_folder)
+
+    @property
+    def known_sha256(self) -> set[str]:
+        """Of the student's weights, and of the grey ones that an RGB student was made of: both score alike."""
+        return {self.student_sha256, getattr(self.student, NOTES, {}).get("folded_from", self.student_sha256)}
 
     @cached_property
     def rows(self) -> list[dict[str, str]]:
@@ -118,7 +130,7 @@ def check_student(metrics: Mapping[str, Any], run: Run, shown: str) -> list[str]
         sha256 = entry.get("student_sha256") if isinstance(entry, dict) else None
         if sha256 is None:
             unnamed.append(key)
-        elif sha256 != run.student_sha256:
+        elif not {sha256, entry.get("folded_from")} & run.known_sha256:
             raise InputError(
                 f"{shown}: {key} is about another student (sha256 {str(sha256)[:12]}…) than that of {run.source} "
                 f"({run.student_sha256[:12]}…); score this one: ngd evaluate {run.source} --data SPEC --out FILE"

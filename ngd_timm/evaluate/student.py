@@ -18,7 +18,7 @@ from ngd_timm.evaluate.metrics import METRIC_NAMES, protocol_name, scoring_name
 from ngd_timm.evaluate.predictions import predict, prediction_file, write_predictions
 from ngd_timm.evaluate.run_log import choice_note, read_rows
 from ngd_timm.models.ngd_models import DistillationWrapper, TimmModel
-from ngd_timm.models.student import read_student, run_folder, student_files, temperature_of, weights_sha256
+from ngd_timm.models.student import NOTES, read_student, run_folder, student_files, temperature_of, weights_sha256
 
 logger = logging.getLogger("ngd_timm.evaluate")
 
@@ -84,6 +84,8 @@ def evaluate(
     device = open_device("auto")
     model.to(device)
     notes = {"drop_duplicates": drop, "student_sha256": sha256, "student_temperature": temperature_of(bare)}
+    if (folded_from := getattr(bare, NOTES, {}).get("folded_from")) is not None:
+        notes["folded_from"] = folded_from
     results: dict[str, Any] = {}
     for name, root, split, key in parsed:
         dataset, report = load_split(

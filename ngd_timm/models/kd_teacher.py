@@ -13,13 +13,12 @@ from torch import Tensor, nn
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import read_json
 from ngd_timm.core.hub import pin
+from ngd_timm.core.images import LUMINANCE
 from ngd_timm.core.recipe import Recipe, load_recipe
 from ngd_timm.models.logit_adjustment import classifier_bias, logit_shift
 from ngd_timm.models.ngd_models import TimmModel, input_channels, normalisation
 from ngd_timm.models.student import open_student, run_folder, temperature_of
 from ngd_timm.models.timm_folder import label_names
-
-_LUMINANCE = (0.299, 0.587, 0.114)
 
 
 class _Frozen(nn.Module):
@@ -84,7 +83,7 @@ class KDTeacher(_Frozen):
         for name, values in (
             ("student_mean", student_mean),
             ("student_std", student_std),
-            ("luminance", _LUMINANCE),
+            ("luminance", LUMINANCE),
             ("mean", mean),
             ("std", std),
         ):

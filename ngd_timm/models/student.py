@@ -16,7 +16,15 @@ from timm.models import save_for_hf
 
 from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.errors import InputError, choices
-from ngd_timm.core.files import atomic_folder, is_leftover, packaged, packaged_versions, read_json, sha256_file
+from ngd_timm.core.files import (
+    atomic_folder,
+    is_leftover,
+    packaged,
+    packaged_versions,
+    read_json,
+    sha256_file,
+    write_json,
+)
 from ngd_timm.core.hub import Snapshot, fetch, hub_id
 from ngd_timm.core.images import per_channel
 from ngd_timm.core.recipe import StudentConfig
@@ -27,7 +35,14 @@ STUDENT_FILES = ("config.json", "model.safetensors")
 RUN_RECORD = ("recipe.yaml", "fingerprint.json")
 PUBLISHED_FORMAT = "1"
 NOTES = "ngd_timm"
-"""The key of config.json, and the attribute of an opened student, for what timm has no place for: `temperature`."""
+"""The key of config.json, and the attribute of an opened student, for what timm has no place for: `temperature`, and
+`folded_from`, the sha256 of the grey weights that an RGB student was made of."""
+
+# what pretrained_cfg says of weights that a student may have started from and no longer has
+_ORIGIN = (
+    *("tag", "url", "file", "source", "hf_hub_id", "hf_hub_filename", "license", "description", "notes"),
+    *("origin_url", "paper_name", "paper_ids"),
+)
 
 _VERSION = re.compile(r"student-.+-v(\d+)")
 
@@ -60,7 +75,7 @@ def create_student(config: StudentConfig, num_classes: int) -> TimmModel:
     # after the weights are in: these describe the student, not the checkpoint it starts from
     own_mean, own_std = config.mean, config.std
     set_input(model, config.image_size, mean if own_mean is None else own_mean, std if own_std is None else own_std)
-    model.pretrained_cfg |= {"label_names": None, "license": None}
+    model.pretrained_cfg |= {"label_names": None}
     return model
 
 
@@ -158,8 +173,19 @@ def save_student(
         described = {"label_names": list(classes), **({NOTES: notes} if notes else {})}
         save_for_hf(plain, str(temporary), model_config=described, safe_serialization=True)
         config, tensors = (temporary / name for name in STUDENT_FILES)
+        write_json(config, published_config(read_json(config)))
         tensors.chmod(config.stat().st_mode)  # safetensors writes for the owner alone
     return folder
+
+
+def published_config(config: dict[str, Any]) -> dict[str, Any]:
+    """config.json without what it inherited from other weights, and as transformers reads it too.
+
+    Transformers takes the number of classes from the top alone, and opens a model in the type of its first weights.
+    """
+    kept = {key: value for key, value in config["pretrained_cfg"].items() if key not in _ORIGIN}
+    arguments = {key: value for key, value in config.get("model_args", {}).items() if key != "num_classes"}
+    return {**config, "model_args": arguments, "pretrained_cfg": kept, "dtype": "float32"}
 
 
 @torch.no_grad()

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
+import timm
+import torch
 from huggingface_hub import EvalResult
 from jinja2 import UndefinedError
 
-from ngd_timm.core.citations import FACES, FORBIDDEN, METHOD, eeg_credits
+from ngd_timm.core.citations import BIBTEX, FACES, FORBIDDEN, eeg_credits
 from ngd_timm.core.commands import shown_command
+from ngd_timm.core.devices import processor_name
 from ngd_timm.core.errors import InputError
+from ngd_timm.core.hub import hub_id
 from ngd_timm.core.paths import without_paths
 from ngd_timm.evaluate.metrics import METRIC_TITLES, protocol_name, shown_protocols
 from ngd_timm.evaluate.run import Run
@@ -24,7 +32,10 @@ from ngd_timm.models.student import temperature_of
 
 # as the Hub knows them
 _METRIC_IDS = {"acc": "accuracy", "macro_f1": "f1", "bacc": "balanced_accuracy"}
-_TAGS = ["timm", "image-classification", "facial-expression-recognition"]
+_TAGS = ["timm", "transformers", "image-classification", "facial-expression-recognition"]
+_TIMED = 20  # images
+EXAMPLES = ("happiness", "surprise")
+"""Drawn faces that the Hub's page offers to try."""
 
 
 def student_card(run: Run, repo_id: str, plot: bool = False) -> str:
@@ -58,15 +69,18 @@ def _card(run: Run, repo_id: str, plot: bool) -> str:
             library_name="timm",
             pipeline_tag="image-classification",
             tags=[*_TAGS, "neurogaze-distill"] if distilled else _TAGS,
-            datasets=[recipe.data.name],
+            datasets=[root.repo] if (root := hub_id(recipe.data.root or "")) else [],
+            base_model=_base_model(run),
             metrics=list(_METRIC_IDS.values()),
+            widget=[{"src": example_file(name), "example_title": f"a drawn face: {name}"} for name in EXAMPLES],
             model_name=name,
             eval_results=list(_model_index(run)),
         ),
         name=name,
         repo_id=repo_id,
         student=run.student.pretrained_cfg,
-        parameters=_millions(sum(p.numel() for p in run.student.parameters())),
+        cost=_cost(run.student),
+        hyperparameters=list(_hyperparameters(run)),
         grey=input_channels(run.student) == 1,
         classes=run.classes,
         distilled=distilled,
@@ -83,7 +97,7 @@ def _card(run: Run, repo_id: str, plot: bool) -> str:
         notes=_grid_notes(run),
         plot=plot,
         forbidden=FORBIDDEN,
-        method=METHOD,
+        bibtex=BIBTEX,
         citations=[credit.citation for credit in credits if credit.citation],
     )
 
@@ -108,14 +122,78 @@ def student_licence(run: Run, name: str) -> str:
     )
 
 
-def _millions(count: int) -> str:
-    return f"{count / 1e6:.2f} million" if count >= 10_000 else str(count)
+def example_file(name: str) -> str:
+    """The file of a drawn face, relative to the repository."""
+    return f"examples/{name}.png"
+
+
+def write_examples(folder: Path) -> None:
+    """Draw the faces that the card's widget shows."""
+    from ngd_timm.data.synthetic.schematic import draw_face
+
+    for number, name in enumerate(EXAMPLES):
+        (folder / example_file(name)).parent.mkdir(exist_ok=True)
+        draw_face(name, seed=number, image_size=128).save(folder / example_file(name))
+
+
+def _base_model(run: Run) -> str | None:
+    """The Hub's name of the weights that training started from; None where they were random, or on a disk."""
+    student = run.recipe.student
+    if run.recipe.init is not None:
+        started = hub_id(run.recipe.init)
+        return None if started is None else started.repo
+    source = timm.get_pretrained_cfg(student.backbone) if student.pretrained and ":" not in student.backbone else None
+    if source is None or not source.hf_hub_id:
+        return None
+    return source.hf_hub_id if not source.hf_hub_id.endswith("/") else f"timm/{source.architecture}.{source.tag}"
+
+
+def _cost(model: Any) -> dict[str, str]:
+    """Parameters, multiply-adds and time of one image, the last on one thread of this machine's processor."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    image, count = torch.zeros(1, *model.pretrained_cfg["input_size"]), FlopCounterMode(display=False)
+    threads, seconds = torch.get_num_threads(), []
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            with count:
+                model(image)
+            for _ in range(_TIMED):
+                start = time.perf_counter()
+                model(image)
+                seconds.append(time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(threads)
+    parameters = sum(p.numel() for p in model.parameters())
+    return {
+        "parameters": f"{parameters / 1e6:.2f} million" if parameters >= 10_000 else str(parameters),
+        "gmacs": f"{count.get_total_flops() / 2e9:.3g}",
+        "ms": f"{1000 * statistics.median(seconds):.2g}",
+        "processor": processor_name(),
+    }
+
+
+def _hyperparameters(run: Run) -> Iterator[tuple[str, str]]:
+    """What the recipe sets beside the loss, in words and values."""
+    optim, data, augment = run.recipe.optim, run.recipe.data, run.recipe.data.augment
+    yield "optimizer", f"{optim.opt}, learning rate {optim.lr:g}, weight decay {optim.weight_decay:g}"
+    yield (
+        "schedule",
+        f"{optim.schedule}, warm-up {optim.warmup:g}, {optim.epochs} epochs, batches of {optim.batch_size}",
+    )
+    yield "gradient clipping", "none" if optim.clip_grad is None else f"{optim.clip_grad:g}"
+    yield "weight averaging", "none" if optim.ema is None else f"EMA, {optim.ema:g}"
+    yield "precision", str(run.fingerprint.get("precision", optim.amp))
+    yield "sampling", data.sampler
+    yield "augmentation", ", ".join(f"{name} {value:g}" for name, value in augment.model_dump().items())
+    yield "seed", str(run.recipe.seed)
 
 
 def _model_index(run: Run) -> Iterator[EvalResult]:
     for key, entry in run.metrics.items():
         name, _, split = key.partition(":")
-        for protocol in ("8way", "present"):
+        for protocol in shown_protocols(entry):
             for metric, label in METRIC_TITLES.items():
                 yield EvalResult(
                     task_type="image-classification",

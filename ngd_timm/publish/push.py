@@ -18,21 +18,31 @@ from ngd_timm.core.hub import Published, hub_id, target, upload
 from ngd_timm.core.paths import without_paths
 from ngd_timm.core.recipe import to_yaml
 from ngd_timm.evaluate.run import Run, check_student
+from ngd_timm.grid.card import card_header, render_card
 from ngd_timm.grid.prototypes import GRID_FILE, PrototypeGrid, grid_versions
 from ngd_timm.grid.push import PLOT, stage_grid, unfit_to_publish
-from ngd_timm.models.student import PUBLISHED_FORMAT, STUDENT_FILES, student_versions
-from ngd_timm.publish.card import last_share, student_card, student_licence
+from ngd_timm.models.rgb import published_student
+from ngd_timm.models.student import PUBLISHED_FORMAT, STUDENT_FILES, read_student, student_versions
+from ngd_timm.publish.card import last_share, student_card, student_licence, write_examples
+from ngd_timm.publish.export import write_transformersjs
 
 logger = logging.getLogger("ngd_timm.publish")
 
 
-def push_run(run: Run, repo_id: str, metrics: Mapping[str, Any] | None = None, **options: Any) -> Published:
+def push_run(
+    run: Run, repo_id: str, metrics: Mapping[str, Any] | None = None, grey: bool = False, **options: Any
+) -> Published:
     """Publish a run's student with card, licence, recipe, fingerprint and metrics, in one commit."""
-    return upload(lambda folder: stage_run(run, folder, repo_id, metrics), repo_id, **options)
+    return upload(lambda folder: stage_run(run, folder, repo_id, metrics, grey), repo_id, **options)
 
 
-def stage_run(run: Run, folder: str | Path, repo_id: str, metrics: Mapping[str, Any] | None = None) -> None:
-    """Write the files of a run that are published, without paths; the grid where it may be."""
+def stage_run(
+    run: Run, folder: str | Path, repo_id: str, metrics: Mapping[str, Any] | None = None, grey: bool = False
+) -> None:
+    """Write the files of a run that are published, without paths; the grid where it may be.
+
+    The student takes RGB images; `grey` keeps a grey one's single channel.
+    """
     target(repo_id)
     metrics = metrics or {}
     unnamed = check_student(run.metrics, run, "metrics.json") + check_student(metrics, run, "the further metrics")
@@ -40,11 +50,13 @@ def stage_run(run: Run, folder: str | Path, repo_id: str, metrics: Mapping[str, 
         logger.warning(f"the metrics of {', '.join(unnamed)} don't name their student; they are taken for this one's")
     if twice := sorted(set(run.metrics) & set(metrics)):
         raise InputError(f"{', '.join(twice)} is in the run's metrics.json already; leave it out of further metrics")
-    run = replace(run, recipe=without_folders(run.recipe), metrics={**run.metrics, **metrics})
     folder, name = Path(folder), repo_id.partition("/")[2]
     folder.mkdir(parents=True, exist_ok=True)
-    for file in STUDENT_FILES:
-        shutil.copyfile(run.student_folder / file, folder / file)
+    with published_student(run.student_folder, run.source, keep=grey) as student:
+        for file in STUDENT_FILES:
+            shutil.copyfile(student / file, folder / file)
+    merged = {**run.metrics, **metrics}
+    run = replace(run, recipe=without_folders(run.recipe), metrics=merged, student_folder=folder)
     with_grid = run.grid is not None and unfit_to_publish(run.grid) is None
     if run.grid is not None and with_grid:
         replace(run.grid, metadata=without_paths(run.grid.metadata)).save(folder / GRID_FILE)
@@ -62,8 +74,32 @@ def stage_run(run: Run, folder: str | Path, repo_id: str, metrics: Mapping[str, 
     if run.recipe.loss.proto_share and (share := last_share(run)) is not None:
         fingerprint["share_proto_kd"] = share
     write_json(folder / "fingerprint.json", fingerprint)
+    write_examples(folder)
     write_text(folder / "README.md", student_card(run, repo_id, plot=with_grid))
     write_text(folder / "LICENSE", student_licence(run, name))
+
+
+def onnx_repo(repo_id: str) -> str:
+    """Where the student of a repository is published for transformers.js, whose config.json is another one."""
+    return f"{repo_id}-ONNX"
+
+
+def stage_onnx(run: Run, folder: Path, repo_id: str, quantize: str | None = None) -> None:
+    """Write a run's student for transformers.js, with a card that leads to its repository `repo_id`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with published_student(run.student_folder, run.source) as student:
+        model, classes = read_student(student, run.source)
+    write_transformersjs(model, folder, run.source, quantize)
+    header = card_header(
+        library_name="transformers.js",
+        pipeline_tag="image-classification",
+        base_model=repo_id,
+        tags=["onnx", "facial-expression-recognition"],
+        datasets=[],
+    )
+    card = render_card("onnx_card.md", header=header, repo_id=repo_id, own_id=onnx_repo(repo_id), classes=classes)
+    write_text(folder / "README.md", card)
+    write_text(folder / "LICENSE", student_licence(run, onnx_repo(repo_id).partition("/")[2]))
 
 
 def packaged_artifacts(space: str) -> dict[str, Callable[[Path], object]]:

@@ -27,7 +27,8 @@ from ngd_timm.models.calibration import can_calibrate, divide_logits
 from ngd_timm.models.kd_cache import LogitCache
 from ngd_timm.models.kd_teacher import KDTeacher, TeacherEnsemble, open_teacher
 from ngd_timm.models.logit_adjustment import classifier_bias, logit_shift
-from ngd_timm.models.ngd_models import DistillationWrapper, wrap
+from ngd_timm.models.ngd_models import DistillationWrapper, input_channels, wrap
+from ngd_timm.models.rgb import grey_weights
 from ngd_timm.models.small_maps import small_maps_as_products
 from ngd_timm.models.student import create_student, open_student, temperature_of
 from ngd_timm.train.batches import TrainingBatch, on_device, with_teacher_logits
@@ -189,9 +190,12 @@ def build_model(recipe: Recipe, grid: PrototypeGrid | None) -> DistillationWrapp
     if names != classes:
         raise InputError(f"init={recipe.init} has the classes {', '.join(names)}, the recipe {', '.join(classes)}")
     divide_logits(start, 1 / temperature_of(start))
+    weights = start.state_dict()
     try:
-        model.student.load_state_dict(start.state_dict())
-    except RuntimeError as error:
+        if input_channels(start) > input_channels(model.student):
+            weights = grey_weights(weights, {name: t.shape for name, t in model.student.state_dict().items()})
+        model.student.load_state_dict(weights)
+    except (RuntimeError, LookupError) as error:
         raise InputError(
             f"init={recipe.init} is another backbone than the recipe's ({str(error).splitlines()[0]})"
         ) from None
