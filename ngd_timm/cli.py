@@ -324,7 +324,7 @@ def predict(
         typer.Argument(
             metavar="[STUDENT] IMAGE...",
             help="A run directory, a student folder or user/repo on the Hub; default: the bundled student. Then "
-            "photographs, or folders of them.",
+            "photographs, folders of them, or one video.",
         ),
     ],
     crops: Annotated[
@@ -337,8 +337,17 @@ def predict(
     ] = False,
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Of a face's score.", rich_help_panel=ADVANCED)] = 0.6,
     annotate: Annotated[
-        Path | None, typer.Option(help="A new folder for the images with their predictions.", rich_help_panel=OUTPUT)
+        Path | None,
+        typer.Option(
+            help="A new folder for the images with their predictions; of a video the MP4 file.", rich_help_panel=OUTPUT
+        ),
     ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Of a video: a new folder for faces.csv and its plot.", rich_help_panel=OUTPUT)
+    ] = None,
+    fps: Annotated[
+        float, typer.Option(help="Of a video: frames a second that are looked at.", rich_help_panel=INPUT)
+    ] = 5.0,
     as_csv: Annotated[
         bool, typer.Option("--csv", help="Print CSV, a row for each face.", rich_help_panel=OUTPUT)
     ] = False,
@@ -362,6 +371,8 @@ def predict(
         small_faces=small_faces,
         threshold=threshold,
         annotate=annotate,
+        out_folder=out,
+        fps=fps,
         device=device,
         max_megapixels=max_megapixels,
     )

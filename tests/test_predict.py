@@ -430,3 +430,66 @@ def test_without_opencv_images_are_crops_and_a_line_says_how_to_get_the_detector
     assert json.loads(done.stdout)[0]["faces"][0]["box"] is None
     with pytest.raises(InputError, match="finding faces needs OpenCV"):
         FaceDetector()
+
+
+# ------------------------------------------------------------------ video
+
+
+@pytest.fixture(scope="module")
+def clip(astronaut: Image.Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three seconds at 20 frames a second: a face drifts to the right, after one second a second one comes."""
+    cv2 = pytest.importorskip("cv2")
+    file = tmp_path_factory.mktemp("video") / "clip.mp4"
+    writer = cv2.VideoWriter(str(file), cv2.VideoWriter.fourcc(*"mp4v"), 20, (480, 320))
+    head = astronaut.crop((130, 20, 320, 210))
+    for i in range(60):
+        frame = Image.new("RGB", (480, 320), (90, 120, 90))
+        frame.paste(head, (i, 60))
+        if i >= 20:
+            frame.paste(head.resize((95, 95)), (350, 100))
+        writer.write(np.ascontiguousarray(np.asarray(frame)[:, :, ::-1]))
+    writer.release()
+    return file
+
+
+def test_a_videos_faces_are_tracked_and_written_a_row_each(clip: Path, tmp_path: Path, ngd: Callable[..., Any]) -> None:
+    out, drawn = tmp_path / "out", tmp_path / "drawn.mp4"
+    done = ngd("predict", str(clip), "--fps", "5", "--out", str(out), "--annotate", str(drawn))
+    assert (done.returncode, done.stdout) == (0, f"{out}\n"), done.stderr
+    assert sorted(p.name for p in out.iterdir()) == ["faces.csv", "timeline.png"]
+    rows = list(csv.DictReader((out / "faces.csv").read_text().splitlines()))
+    times = sorted({float(row["time"]) for row in rows})
+    assert times == pytest.approx([i / 5 for i in range(15)])
+    tracks = {track: [row for row in rows if row["track"] == track] for track in ("1", "2")}
+    assert sum(map(len, tracks.values())) == len(rows)
+    assert (len(tracks["1"]), len(tracks["2"])) == (15, 10)
+    assert {row["label"] for row in rows} == {"happiness"}
+    assert float(tracks["1"][-1]["x"]) - float(tracks["1"][0]["x"]) == pytest.approx(56, abs=10)
+    import cv2
+
+    video = cv2.VideoCapture(str(drawn))
+    assert (video.get(cv2.CAP_PROP_FRAME_COUNT), video.get(cv2.CAP_PROP_FPS)) == (15, 5)
+
+
+def test_what_is_no_video_or_has_no_place_to_go_is_one_line(
+    clip: Path, images: Path, tmp_path: Path, ngd: Callable[..., Any]
+) -> None:
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "cut.mp4").write_bytes(clip.read_bytes()[:2000])
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    out = str(tmp_path / "out")
+    for arguments, message in (
+        ((tmp_path / "text.mp4", "--out", out), "text.mp4 is not a video with frames"),
+        ((tmp_path / "cut.mp4", "--out", out), "cut.mp4 is not a video with frames"),
+        ((tmp_path / "empty.mp4", "--out", out), "empty.mp4 is not a video with frames"),
+        ((tmp_path / "gone.mp4", "--out", out), "no video"),
+        ((clip,), "ngd predict clip.mp4 --out DIR"),
+        ((clip, images, "--out", out), "ngd predict clip.mp4 --out DIR"),
+        ((images, "--out", out), "ngd predict clip.mp4 --out DIR"),
+        ((clip, "--out", out, "--fps", "0"), "--fps must be above 0"),
+        ((clip, "--out", images), "not empty"),
+    ):
+        done = ngd("predict", *map(str, arguments))
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), arguments
+        assert message in done.stderr
+    assert not Path(out).exists()

@@ -15,6 +15,7 @@ from ngd_timm.core.files import atomic_folder, require_new_folder
 from ngd_timm.predict.annotate import annotated, write_rows
 from ngd_timm.predict.faces import THRESHOLD, FaceDetector, detector_available
 from ngd_timm.predict.predictor import Photo, Predictor, image_files, student_and_images
+from ngd_timm.predict.video import VIDEOS, predict_video
 
 logger = logging.getLogger("ngd_timm.predict")
 
@@ -28,6 +29,8 @@ def predict_files(
     small_faces: bool = False,
     threshold: float = THRESHOLD,
     annotate: Path | None = None,
+    out_folder: Path | None = None,
+    fps: float = 5.0,
     device: str = "auto",
     max_megapixels: float = 100,
 ) -> int:
@@ -39,6 +42,13 @@ def predict_files(
     student, images = student_and_images(arguments)
     if not images:
         raise InputError(f"{student} is a student; give images after it, or folders of them")
+    videos = [name for name in images if Path(name).suffix.lower() in VIDEOS]
+    if videos or out_folder is not None:
+        if len(images) != 1 or not videos or out_folder is None:
+            raise InputError("a video is predicted by itself, into a folder: ngd predict clip.mp4 --out DIR")
+        predictor = Predictor(student, device, detector=FaceDetector(threshold, small_faces))
+        out.write(f"{predict_video(predictor, videos[0], out_folder, fps, annotate)}\n")
+        return 0
     if annotate is not None:
         require_new_folder(annotate, "--annotate")
     files = image_files(images)

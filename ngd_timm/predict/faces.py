@@ -108,12 +108,27 @@ def detector_available() -> bool:
 
 def overlap(a: Face, b: Face) -> float:
     """The part of the smaller box that lies in the other, in [0, 1]."""
-    shared = 1.0
+    smaller = min(_area(a), _area(b))
+    return _shared(a, b) / smaller if smaller > 0 else 0.0
+
+
+def overlap_over_union(a: Face, b: Face) -> float:
+    """The intersection of two boxes over their union."""
+    union = _area(a) + _area(b) - _shared(a, b)
+    return _shared(a, b) / union if union > 0 else 0.0
+
+
+def _area(face: Face) -> float:
+    return face.box[2] * face.box[3]
+
+
+def _shared(a: Face, b: Face) -> float:
+    """The area of the intersection of two boxes."""
+    area = 1.0
     for axis in (0, 1):
         left, right = max(a.box[axis], b.box[axis]), min(f.box[axis] + f.box[axis + 2] for f in (a, b))
-        shared *= max(0.0, right - left)
-    smaller = min(f.box[2] * f.box[3] for f in (a, b))
-    return shared / smaller if smaller > 0 else 0.0
+        area *= max(0.0, right - left)
+    return area
 
 
 def is_crop(image: Image.Image, faces: Sequence[Face]) -> bool:
