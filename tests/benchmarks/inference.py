@@ -20,7 +20,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import timm
 import torch
 from measuring import parser
 from PIL import Image
@@ -47,11 +46,12 @@ def in_onnx(folder: Path, file: Path, threads: int) -> Contender:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(export_student(folder, "onnx", file)), options)
-    size = timm.create_model(f"local-dir:{folder}", pretrained=True).pretrained_cfg["input_size"][-1]
+    size = session.get_inputs()[0].shape[-1]
 
     def run(faces: Sequence[Image.Image]) -> np.ndarray:
-        resized = [p.convert("L").resize((size, size), Image.Resampling.BILINEAR) for p in faces]
-        images = (np.stack([np.asarray(p, dtype=np.float32) for p in resized])[:, None] / 255 - 0.5) / 0.25
+        resized = [p.convert("RGB").resize((size, size), Image.Resampling.BILINEAR) for p in faces]
+        pixels = np.stack([np.asarray(p, dtype=np.float32) for p in resized]).transpose(0, 3, 1, 2)
+        images = np.ascontiguousarray((pixels / 255 - 0.5) / 0.25)
         (logits,) = session.run(None, {"images": images})
         exp = np.exp(logits - logits.max(axis=1, keepdims=True))
         return exp / exp.sum(axis=1, keepdims=True)
