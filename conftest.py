@@ -45,7 +45,26 @@ def data() -> Path:
     (folder / "faces").mkdir()
     for number, path in enumerate(("face.png", "faces/one.png", "faces/two.png")):
         draw_face("happiness", seed=number).save(folder / path)
+    _draw_photographs(folder)
     return folder
+
+
+def _draw_photographs(folder: Path) -> None:
+    import cv2
+    import numpy as np
+    from PIL import Image
+
+    from ngd_timm.data.synthetic.schematic import draw_face
+
+    photo = Image.new("RGB", (320, 240), "grey")
+    photo.paste(draw_face("surprise", seed=1, image_size=96), (100, 60))
+    (folder / "photos").mkdir()
+    for path in ("photo.jpg", "photos/one.jpg", "photos/two.jpg"):
+        photo.save(folder / path)
+    clip = cv2.VideoWriter(str(folder / "clip.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 10, photo.size)
+    for _ in range(10):
+        clip.write(np.ascontiguousarray(np.asarray(photo)[:, :, ::-1]))
+    clip.release()
 
 
 @functools.cache

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -25,7 +24,7 @@ from PIL import Image
 import ngd_timm
 from ngd_timm.eeg import TopomapOperator
 from ngd_timm.eeg.signal.bandpower import load_bandpower
-from ngd_timm.predict.predictor import annotate_all
+from ngd_timm.predict.annotate import draw_photo
 
 IMAGES = Path(__file__).parent / "images"
 INK, BLUE, ORANGE, GREEN = "#222222", "#0072B2", "#D55E00", "#009E73"
@@ -70,11 +69,10 @@ def prediction() -> None:
     from skimage import data
 
     with tempfile.TemporaryDirectory() as folder:
-        crop = Path(folder) / "face.png"
-        Image.fromarray(data.astronaut()).crop((160, 60, 290, 190)).save(crop)
-        annotate_all(ngd_timm.Predictor()([crop]), Path(folder) / "annotated")
-        (annotated,) = (Path(folder) / "annotated").iterdir()
-        shutil.copy(annotated, IMAGES / "prediction.png")
+        file = Path(folder) / "photo.png"
+        Image.fromarray(data.astronaut()).save(file)
+        (photo,) = ngd_timm.Predictor().photos([file])
+        draw_photo(photo, IMAGES / "prediction.png")
 
 
 def grid() -> None:

@@ -353,7 +353,7 @@ def import_checkpoint(
 
 
 @app.command(
-    epilog="Example: ngd predict face.png; or: ngd predict runs/b3_full-0 face.png faces/ --annotate answers/",
+    epilog="Example: ngd predict photo.jpg; or: ngd predict runs/b3_full-0 photos/ --json --annotate drawn/",
     rich_help_panel="Start",
 )
 def predict(
@@ -361,37 +361,61 @@ def predict(
         list[str],
         typer.Argument(
             metavar="[STUDENT] IMAGE...",
-            help="A run directory, a student folder or user/repo on the Hub; default: the bundled student. Then images "
-            "cropped to one face, or folders of them.",
+            help="A run directory, a student folder or user/repo on the Hub; default: the bundled student. Then "
+            "photographs, folders of them, or one video.",
         ),
     ],
+    crops: Annotated[
+        bool,
+        typer.Option("--crops", help="Each image is cropped to one face.", rich_help_panel=INPUT),
+    ] = False,
+    small_faces: Annotated[
+        bool,
+        typer.Option("--small-faces", help="Look at every image at full size too.", rich_help_panel=INPUT),
+    ] = False,
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="Of a face's score.", rich_help_panel=ADVANCED)] = 0.6,
     annotate: Annotated[
-        Path | None, typer.Option(help="A new folder for the images with their predictions.", rich_help_panel=OUTPUT)
+        Path | None,
+        typer.Option(
+            help="A new folder for the images with their predictions; of a video the MP4 file.", rich_help_panel=OUTPUT
+        ),
     ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Of a video: a new folder for faces.csv and its plot.", rich_help_panel=OUTPUT)
+    ] = None,
+    fps: Annotated[
+        float, typer.Option(help="Of a video: frames a second that are looked at.", rich_help_panel=INPUT)
+    ] = 5.0,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print CSV, a row for each face.", rich_help_panel=OUTPUT)
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=ADVANCED)] = "auto",
     max_megapixels: Annotated[
         float, typer.Option(help="Open images of up to so many megapixels, beyond 100.", rich_help_panel=ADVANCED)
     ] = 100,
     as_json: AsJson = False,
 ) -> None:
-    """Predict the expression of each face, and report an image that does not look like a face crop."""
-    from ngd_timm.predict.predictor import Predictor, annotate_all, image_files, student_and_images
+    """Find the faces in photographs and predict the expression of each."""
+    from ngd_timm.predict.command import predict_files
 
-    student, images = student_and_images(arguments)
-    if not images:
-        raise InputError(f"{student} is a student; give images after it, or folders of them")
-    files = image_files(images)
-    predictions = Predictor(student, device, max_megapixels=max_megapixels)(files)
-    if annotate is not None:
-        annotate_all(predictions, annotate)
-    if as_json:
-        typer.echo(_json([prediction.as_dict() for prediction in predictions]))
-        return
-    width = max(len(str(file)) for file in files)
-    for file, prediction in zip(files, predictions, strict=True):
-        (first, p), (second, q), *_ = sorted(prediction.probabilities.items(), key=lambda item: -item[1])
-        notes = "".join(f"  ({note})" for note in prediction.notes)
-        typer.echo(f"{file!s:{width}}  {first} {100 * p:.0f} %, {second} {100 * q:.0f} %{notes}")
+    if as_csv and as_json:
+        raise InputError("--csv and --json exclude each other; give one of them")
+    form = "csv" if as_csv else "json" if as_json else "text"
+    failed = predict_files(
+        arguments,
+        sys.stdout,
+        form=form,
+        crops=crops,
+        small_faces=small_faces,
+        threshold=threshold,
+        annotate=annotate,
+        out_folder=out,
+        fps=fps,
+        device=device,
+        max_megapixels=max_megapixels,
+    )
+    if failed:
+        raise typer.Exit(1)
 
 
 @app.command(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import importlib.util
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,8 @@ from ngd_timm.data.synthetic.schematic import draw_face
 from ngd_timm.evaluate.predictions import predict
 from ngd_timm.evaluate.student import evaluate, face_batches
 from ngd_timm.models.student import create_student, save_student, set_input, shipped_student
-from ngd_timm.predict.predictor import annotate_all, student_and_images
+from ngd_timm.predict.faces import Face, FaceDetector, crop_face
+from ngd_timm.predict.predictor import student_and_images
 from ngd_timm.publish.export import preprocessing
 
 
@@ -215,15 +219,19 @@ def test_a_colour_student_takes_grey_and_transparent_images(tmp_path: Path) -> N
 def test_the_command_prints_lines_with_notes_or_json_and_writes_annotated_images(
     student: Path, images: Path, tmp_path: Path, ngd: Callable[..., Any]
 ) -> None:
-    done = ngd("predict", str(student), str(images), "--annotate", str(tmp_path / "annotated"))
+    done = ngd("predict", str(student), str(images), "--crops", "--annotate", str(tmp_path / "annotated"))
     assert done.returncode == 0, done.stderr
     lines = dict(zip(("a.png", "tiny.png", "wide.jpg"), done.stdout.strip().split("\n"), strict=True))
     assert all(name in line for name, line in lines.items())
     assert "(" not in lines["a.png"]
+    assert re.search(r"; valence [+-]0\.\d\d, arousal [+-]0\.\d\d", lines["a.png"])
     assert "tiny (16 x 16 px)" in lines["tiny.png"]
     assert "far from square (300 x 100 px)" in lines["wide.jpg"]
-    (prediction,) = json.loads(ngd("predict", str(student), str(images / "a.png"), "--json").stdout)
+    (photo,) = json.loads(ngd("predict", str(student), str(images / "a.png"), "--json", "--crops").stdout)
+    assert photo["source"] == str(images / "a.png")
+    (prediction,) = photo["faces"]
     assert prediction["label"] in CLASSES
+    assert (prediction["box"], prediction["score"]) == (None, None)
     assert sum(prediction["probabilities"].values()) == pytest.approx(1, abs=1e-4)
     written = sorted((tmp_path / "annotated").iterdir())
     assert [p.name for p in written] == ["1-a.png", "2-tiny.png", "3-wide.png"]
@@ -245,8 +253,9 @@ def test_without_a_student_the_newest_bundled_one_predicts_and_needs_no_network(
     images: Path, monkeypatch: pytest.MonkeyPatch, ngd: Callable[..., Any]
 ) -> None:
     monkeypatch.setattr("socket.socket.connect", None)
-    printed = json.loads(ngd("predict", str(images / "a.png"), "--json").stdout)
-    assert printed == [Predictor(shipped_student())(images / "a.png").as_dict()]
+    printed = json.loads(ngd("predict", str(images / "a.png"), "--json", "--crops").stdout)
+    expected = Predictor(shipped_student())(images / "a.png").as_dict()
+    assert printed == [{"source": str(images / "a.png"), "faces": [expected]}]
     assert load_student().pretrained_cfg["label_names"] == list(CLASSES)
     with pytest.raises(InputError, match=r"student version 'student-ferplus-v0'.*student-ferplus-v1"):
         load_student("student-ferplus-v0")
@@ -278,15 +287,209 @@ def test_a_student_alone_or_an_image_that_cannot_be_read_is_one_line_and_nothing
     annotated = tmp_path / "annotated"
     for arguments, line in (
         ((), "after it, or folders of them"),
-        ((images, "--annotate", annotated), "broken.png is not a readable image"),
+        ((images / "broken.png", "--annotate", annotated), "broken.png is not a readable image"),
+        ((images / "broken.png", images / "broken.png", "--annotate", annotated), "none of the 2 images could be read"),
+        ((images / "a.png", "--csv", "--json"), "--csv and --json exclude each other"),
         ((tmp_path / "none.png",), "no image"),
         ((tmp_path / "empty",), "holds no images"),
     ):
         done = ngd("predict", str(student), *map(str, arguments))
-        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-        assert line in done.stderr
+        assert (done.returncode, done.stdout) == (2, "")
+        assert line in done.stderr.strip().split("\n")[-1]
     assert not annotated.exists()
     annotated.mkdir()
     (annotated / "mine.txt").write_text("mine")
-    with pytest.raises(InputError, match="not empty"):
-        annotate_all([], annotated)
+    assert "not empty" in ngd("predict", str(images), "--annotate", str(annotated)).stderr
+
+
+# ------------------------------------------------------------------ photographs
+
+
+@pytest.fixture(scope="module")
+def astronaut() -> Image.Image:
+    """NASA's portrait of Eileen Collins, 512 px, smiling; public domain."""
+    return Image.fromarray(pytest.importorskip("skimage.data").astronaut())
+
+
+@pytest.fixture(scope="module")
+def bundled() -> Predictor:
+    pytest.importorskip("cv2")
+    return Predictor()
+
+
+def test_a_photograph_of_a_smile_has_one_happy_face_upright_or_turned_by_exif(
+    astronaut: Image.Image, bundled: Predictor, tmp_path: Path
+) -> None:
+    (face,) = bundled.photo(astronaut)
+    assert face.label == "happiness"
+    assert face.box == pytest.approx((178, 63, 90, 113), abs=8)
+    assert face.score is not None
+    assert face.score > 0.8
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    astronaut.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    (turned,) = bundled.photo(tmp_path / "turned.jpg")
+    assert (turned.label, turned.box) == ("happiness", pytest.approx(face.box, abs=3))
+    assert face.valence == pytest.approx(0.76, abs=0.05)
+    assert face.arousal == pytest.approx(0.48, abs=0.05)
+
+
+def test_three_faces_of_one_image_come_largest_first_and_small_ones_in_a_large_image_are_found(
+    astronaut: Image.Image, bundled: Predictor
+) -> None:
+    head = astronaut.crop((130, 20, 320, 210))  # with a face of 113 px
+    image, x = Image.new("RGB", (1000, 500), (90, 120, 90)), 20
+    for side in (60, 240, 120):
+        scaled = head.resize((round(190 * side / 113),) * 2)
+        image.paste(scaled, (x, 40))
+        x += scaled.width + 30
+    faces = bundled.photo(image)
+    assert [face.label for face in faces] == ["happiness"] * 3
+    assert [face.box[3] for face in faces if face.box] == pytest.approx([240, 120, 60], rel=0.15)
+    large = Image.new("RGB", (4000, 3000), (90, 120, 90))
+    large.paste(head.resize((60, 60)), (3000, 1500))  # 35 px, and 6 where the image is 640 px wide
+    (small,) = bundled.photo(large)
+    assert small.box == pytest.approx((3015, 1513, 28, 36), abs=6)
+    large.paste(astronaut.resize((2048, 2048)), (0, 0))
+    assert len(bundled.photo(large)) == 1
+    thorough = Predictor(detector=FaceDetector(small_faces=True))
+    assert [round(face.box[2] / 10) for face in thorough.photo(large) if face.box] == [35, 3]
+
+
+def test_an_image_without_a_face_has_no_label(bundled: Predictor, tmp_path: Path, ngd: Callable[..., Any]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    assert bundled.photo(noise) == []
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    assert ngd("predict", str(tmp_path / "noise.png")).stdout.endswith("noise.png  no face found\n")
+    assert json.loads(ngd("predict", str(tmp_path / "noise.png"), "--json").stdout)[0]["faces"] == []
+
+
+def test_an_image_that_one_face_fills_is_taken_as_it_is(astronaut: Image.Image, bundled: Predictor) -> None:
+    crop = astronaut.crop((160, 55, 290, 185))
+    (face,) = bundled.photo(crop)
+    assert (face.box, face.notes) == (None, ("taken as a face crop",))
+    assert face.probabilities == bundled(crop).probabilities
+    (drawn,) = bundled.photo(draw_face("fear", seed=1, image_size=48))
+    assert "taken as a face crop" in drawn.notes
+
+
+def test_a_face_is_cropped_to_the_square_that_students_are_trained_on(astronaut: Image.Image) -> None:
+    crop = crop_face(astronaut, Face((100.0, 50.0, 80.0, 100.0), 0.9))
+    assert crop.tobytes() == astronaut.crop((94, 54, 187, 147)).tobytes()
+    beyond = np.asarray(crop_face(astronaut, Face((-40.0, 10.0, 100.0, 100.0), 0.9)))
+    assert beyond.shape == (93, 93, 3)
+    assert not beyond[:, :30].any()
+
+
+def test_the_crop_rule_and_the_detector_may_be_other_ones(astronaut: Image.Image, tmp_path: Path) -> None:
+    model = create_student(StudentConfig(backbone="test_resnet", image_size=32), 8)
+    model.ngd_timm = {"face_crop": 2.0}
+    predictor = Predictor(
+        save_student(model, tmp_path / "student"), detector=lambda image: [Face((200.0, 100.0, 50.0, 50.0), 1.0)]
+    )
+    (face,) = predictor.photo(astronaut)
+    assert face.box == (200.0, 100.0, 50.0, 50.0)
+    wide = astronaut.crop((175, 75, 275, 175))
+    assert face.probabilities == pytest.approx(predictor(wide).probabilities, abs=1e-6)
+
+
+def test_one_bad_file_among_many_costs_its_own_line_and_exit_code_1(
+    astronaut: Image.Image, tmp_path: Path, ngd: Callable[..., Any]
+) -> None:
+    pytest.importorskip("cv2")
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    small = astronaut.resize((256, 256))
+    for i in range(4):
+        small.save(folder / f"{i}.jpg")
+    small.convert("CMYK").save(folder / "cmyk.jpg")
+    small.save(folder / "moving.gif", save_all=True, append_images=[small.rotate(90)])
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "cut.jpg").write_bytes((folder / "0.jpg").read_bytes()[:900])
+    (folder / "paper.png").write_bytes(b"%PDF-1.7")
+    Image.new("RGB", (1, 1)).save(folder / "dot.png")
+    done = ngd("predict", str(folder), "--csv")
+    assert done.returncode == 1
+    assert sorted(re.findall(r"(\w+)\.\w+ is not a readable image", done.stderr)) == ["cut", "empty", "paper"]
+    rows = list(csv.DictReader(done.stdout.splitlines()))
+    assert [row["label"] for row in rows if "dot" not in row["source"]] == ["happiness"] * 6
+    assert [row["notes"] for row in rows if "moving" in row["source"]] == ["the first of 2 frames"]
+
+
+def test_without_opencv_images_are_crops_and_a_line_says_how_to_get_the_detector(
+    images: Path,
+    student: Path,
+    ngd: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "cv2" else found(name))
+    done = ngd("predict", str(student), str(images / "a.png"), "--json")
+    assert "pip install 'ngd-timm[faces]'" in caplog.text
+    assert json.loads(done.stdout)[0]["faces"][0]["box"] is None
+    with pytest.raises(InputError, match="finding faces needs OpenCV"):
+        FaceDetector()
+
+
+# ------------------------------------------------------------------ video
+
+
+@pytest.fixture(scope="module")
+def clip(astronaut: Image.Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three seconds at 20 frames a second: a face drifts to the right, after one second a second one comes."""
+    cv2 = pytest.importorskip("cv2")
+    file = tmp_path_factory.mktemp("video") / "clip.mp4"
+    writer = cv2.VideoWriter(str(file), cv2.VideoWriter.fourcc(*"mp4v"), 20, (480, 320))
+    head = astronaut.crop((130, 20, 320, 210))
+    for i in range(60):
+        frame = Image.new("RGB", (480, 320), (90, 120, 90))
+        frame.paste(head, (i, 60))
+        if i >= 20:
+            frame.paste(head.resize((95, 95)), (350, 100))
+        writer.write(np.ascontiguousarray(np.asarray(frame)[:, :, ::-1]))
+    writer.release()
+    return file
+
+
+def test_a_videos_faces_are_tracked_and_written_a_row_each(clip: Path, tmp_path: Path, ngd: Callable[..., Any]) -> None:
+    out, drawn = tmp_path / "out", tmp_path / "drawn.mp4"
+    done = ngd("predict", str(clip), "--fps", "5", "--out", str(out), "--annotate", str(drawn))
+    assert (done.returncode, done.stdout) == (0, f"{out}\n"), done.stderr
+    assert sorted(p.name for p in out.iterdir()) == ["faces.csv", "timeline.png"]
+    rows = list(csv.DictReader((out / "faces.csv").read_text().splitlines()))
+    times = sorted({float(row["time"]) for row in rows})
+    assert times == pytest.approx([i / 5 for i in range(15)])
+    tracks = {track: [row for row in rows if row["track"] == track] for track in ("1", "2")}
+    assert sum(map(len, tracks.values())) == len(rows)
+    assert (len(tracks["1"]), len(tracks["2"])) == (15, 10)
+    assert {row["label"] for row in rows} == {"happiness"}
+    assert float(tracks["1"][-1]["x"]) - float(tracks["1"][0]["x"]) == pytest.approx(56, abs=10)
+    import cv2
+
+    video = cv2.VideoCapture(str(drawn))
+    assert (video.get(cv2.CAP_PROP_FRAME_COUNT), video.get(cv2.CAP_PROP_FPS)) == (15, 5)
+
+
+def test_what_is_no_video_or_has_no_place_to_go_is_one_line(
+    clip: Path, images: Path, tmp_path: Path, ngd: Callable[..., Any]
+) -> None:
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "cut.mp4").write_bytes(clip.read_bytes()[:2000])
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    out = str(tmp_path / "out")
+    for arguments, message in (
+        ((tmp_path / "text.mp4", "--out", out), "text.mp4 is not a video with frames"),
+        ((tmp_path / "cut.mp4", "--out", out), "cut.mp4 is not a video with frames"),
+        ((tmp_path / "empty.mp4", "--out", out), "empty.mp4 is not a video with frames"),
+        ((tmp_path / "gone.mp4", "--out", out), "no video"),
+        ((clip,), "ngd predict clip.mp4 --out DIR"),
+        ((clip, images, "--out", out), "ngd predict clip.mp4 --out DIR"),
+        ((images, "--out", out), "ngd predict clip.mp4 --out DIR"),
+        ((clip, "--out", out, "--fps", "0"), "--fps must be above 0"),
+        ((clip, "--out", images), "not empty"),
+    ):
+        done = ngd("predict", *map(str, arguments))
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), arguments
+        assert message in done.stderr
+    assert not Path(out).exists()

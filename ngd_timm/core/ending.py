@@ -60,11 +60,16 @@ def _one_report() -> Iterator[None]:
 
 def leave_with(message: str, code: int) -> NoReturn:
     """Print a message in one line on standard error, and exit."""
+    if is_first() or code == 2:
+        print_error(message)
+    sys.exit(code)
+
+
+def print_error(message: str) -> None:
+    """Print a message in one line on standard error."""
     # what a user gave may hold line breaks, control characters, or bytes that are no text
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
-    if is_first() or code == 2:
-        Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"ngd: {line}")
-    sys.exit(code)
+    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"ngd: {line}")
 
 
 def _discard_output() -> None:

@@ -1,23 +1,23 @@
-"""Expressions of face crops by a saved student, with notes on images that are no face crop."""
+"""Expressions of faces, in photographs or cropped, by a saved student."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias, overload
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image
 
+from ngd_timm.core.affect import ANCHORS
 from ngd_timm.core.devices import open_device
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.files import atomic_folder, require_new_folder
 from ngd_timm.core.hub import hub_id
 from ngd_timm.core.images import DAMAGE, InputTransform, damage_reason, open_image, raise_image_limit, to_mode
-from ngd_timm.models.student import STUDENT_FILES, open_student, shipped_student, student_versions
+from ngd_timm.models.student import NOTES, STUDENT_FILES, open_student, shipped_student, student_versions
+from ngd_timm.predict.faces import FACE_CROP, Detector, Face, FaceDetector, crop_face, is_crop
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pgm", ".ppm")
 _SMALLEST, _SQUARE = 24, 1.4  # px, longer side over shorter
@@ -28,7 +28,7 @@ _SINGLE = (str, Path, Image.Image, np.ndarray)
 
 @dataclass(frozen=True)
 class Prediction:
-    """A student's prediction for one image.
+    """A student's prediction for one face.
 
     Attributes:
         label: The most probable class.
@@ -36,35 +36,75 @@ class Prediction:
             about images that are no faces.
         notes: Why the image may not be what the student was trained on; usually empty.
         source: The file, or None.
+        box: (x, y, width, height) of the face in pixels of the upright image; None where the image is the face.
+        score: The detector's, in [0, 1]; None where the image is the face.
     """
 
     label: str
     probabilities: dict[str, float]
     notes: tuple[str, ...]
     source: str | None = None
+    box: tuple[float, float, float, float] | None = None
+    score: float | None = None
+
+    @property
+    def valence(self) -> float | None:
+        """In [-1, 1]: the mean of the class anchors, weighed by the probabilities; None with a class that has none."""
+        return self._expected(0)
+
+    @property
+    def arousal(self) -> float | None:
+        """As `valence`."""
+        return self._expected(1)
+
+    def _expected(self, axis: int) -> float | None:
+        if not set(self.probabilities) <= set(ANCHORS):
+            return None
+        return sum(p * ANCHORS[name][axis] for name, p in self.probabilities.items())
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data that JSON can hold."""
+        """Plain data that JSON can hold, without the source."""
         return {
-            "source": self.source,
+            "box": None if self.box is None else [round(value, 1) for value in self.box],
+            "score": None if self.score is None else round(self.score, 4),
             "label": self.label,
             "probabilities": {name: round(p, 6) for name, p in self.probabilities.items()},
+            "valence": None if self.valence is None else round(self.valence, 4),
+            "arousal": None if self.arousal is None else round(self.arousal, 4),
             "notes": list(self.notes),
         }
 
 
-class Predictor:
-    """Predicts the expression of face crops with a saved student.
+@dataclass(frozen=True)
+class Photo:
+    """The faces of one image, largest first, each with its prediction.
 
-    Images are prepared as the student's config.json says. Faces are not searched for: give images that are cropped to
-    one centred face.
+    Attributes:
+        faces: None were found where it is empty.
+        source: The file, or None.
+    """
+
+    faces: tuple[Prediction, ...]
+    source: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data that JSON can hold."""
+        return {"source": self.source, "faces": [face.as_dict() for face in self.faces]}
+
+
+class Predictor:
+    """Predicts the expression of faces with a saved student.
+
+    `Predictor()(images)` takes images that are cropped to one centred face, `Predictor().photo(image)` finds the faces
+    in a photograph first. Images are prepared as the student's config.json says.
 
     Args:
         source: A run directory, a student folder, a Hub id, or the name of a bundled student; None is the newest
             of those.
         device: "auto", "cpu" or "cuda".
-        batch_size: Images at once.
+        batch_size: Faces at once.
         max_megapixels: Open images of more than 100 megapixels too, up to this many.
+        detector: From an upright RGB PIL image to its `Face`s; default: a `FaceDetector` where a photograph is given.
 
     Raises:
         InputError: No student there, or one without label names.
@@ -88,43 +128,121 @@ class Predictor:
         device: str = "auto",
         batch_size: int = 64,
         max_megapixels: float | None = None,
+        detector: Detector | None = None,
     ) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
         if max_megapixels is not None:
             raise_image_limit(max_megapixels)
-        self.device, self.batch_size = open_device(device), batch_size
+        self.device, self.batch_size, self.detector = open_device(device), batch_size, detector
         model, self.classes = open_student(shipped_student() if source is None else source)
         self.model = model.to(self.device).to(memory_format=torch.channels_last)
         self.transform = InputTransform(model.pretrained_cfg)
+        self.face_crop = float(getattr(model, NOTES, {}).get("face_crop", FACE_CROP))
 
     @overload
     def __call__(self, images: ImageLike) -> Prediction: ...  # type: ignore[overload-overlap]  # str is Iterable[str]
     @overload
     def __call__(self, images: Iterable[ImageLike]) -> list[Prediction]: ...
     def __call__(self, images: ImageLike | Iterable[ImageLike]) -> Prediction | list[Prediction]:
-        """The prediction of one image, or a list of those of several."""
+        """The prediction of one face crop, or a list of those of several."""
         if isinstance(images, _SINGLE):
             return next(self.stream([images]))
         return list(self.stream(images))
 
-    @torch.inference_mode()
     def stream(self, images: Iterable[ImageLike]) -> Iterator[Prediction]:
         """As a call with several images, lazily, for more images than memory holds."""
+        for photo in self.photos(images, crops=True):
+            yield from photo.faces
+
+    def photo(self, image: ImageLike) -> list[Prediction]:
+        """The faces in a photograph, largest first; an image that one face fills is taken as it is."""
+        return list(next(self.photos([image])).faces)
+
+    def photos(
+        self,
+        images: Iterable[ImageLike],
+        crops: bool = False,
+        on_error: Callable[[InputError], object] | None = None,
+    ) -> Iterator[Photo]:
+        """The faces of each image, lazily and in order.
+
+        Args:
+            images: Photographs.
+            crops: Each is cropped to one face, so none is searched for.
+            on_error: Called for each image that can't be opened, which is then left out; default: the error is raised.
+        """
         if isinstance(images, (*_SINGLE, bytes)) or not isinstance(images, Iterable):
             raise _not_an_image("images", images)
-        rest = enumerate(images)
-        while chunk := list(islice(rest, self.batch_size)):
-            opened = [_open(image, i) for i, image in chunk]
-            pixels = torch.stack([self.transform(image) for image, _ in opened])
-            views = self.transform.normalize(pixels.to(self.device)).to(memory_format=torch.channels_last)
-            logits = self.model(views)
-            if not bool(logits.isfinite().all()):
-                raise InputError("the student's logits are not finite, so its weights are damaged; save it again")
-            for row, (image, source) in zip(logits.float().softmax(dim=1).tolist(), opened, strict=True):
-                probabilities = dict(zip(self.classes, row, strict=True))
+        waiting: list[_Found] = []
+        for one in self._found(images, crops, on_error):
+            waiting.append(one)
+            if max(len(waiting), sum(len(photo.pixels) for photo in waiting)) >= self.batch_size:
+                yield from self._predicted(waiting)
+                waiting = []
+        yield from self._predicted(waiting)
+
+    def _found(
+        self, images: Iterable[ImageLike], crops: bool, on_error: Callable[[InputError], object] | None
+    ) -> Iterator[_Found]:
+        """The model's input of every face in every image, so that no more than one image is held."""
+        for index, image in enumerate(images):
+            try:
+                opened, source = _open(image, index)
+            except InputError as error:
+                if on_error is None:
+                    raise
+                on_error(error)
+                continue
+            frames = _frame_notes(opened)
+            if crops:
+                yield _Found([self.transform(opened)], [None], [(*_notes(opened), *frames)], source)
+                continue
+            if self.detector is None:
+                self.detector = FaceDetector()
+            upright = to_mode(opened, "RGB")
+            faces = list(self.detector(upright))
+            if is_crop(upright, faces):
+                notes = (*_notes(upright), *frames, "taken as a face crop")
+                yield _Found([self.transform(upright)], [None], [notes], source)
+            else:
+                pixels = [self.transform(crop_face(upright, face, self.face_crop)) for face in faces]
+                yield _Found(pixels, faces, [(*_face_notes(face), *frames) for face in faces], source)
+
+    @torch.inference_mode()
+    def _predicted(self, photos: Sequence[_Found]) -> Iterator[Photo]:
+        pixels = [row for photo in photos for row in photo.pixels]
+        rows = iter([p for part in _parts(pixels, self.batch_size) for p in self._probabilities(part)])
+        for photo in photos:
+            faces = []
+            for face, notes in zip(photo.faces, photo.notes, strict=True):
+                probabilities = dict(zip(self.classes, next(rows), strict=True))
                 label = max(probabilities, key=probabilities.__getitem__)
-                yield Prediction(label, probabilities, _notes(image), source)
+                where = (None, None) if face is None else (face.box, face.score)
+                faces.append(Prediction(label, probabilities, notes, photo.source, *where))
+            yield Photo(tuple(faces), photo.source)
+
+    def _probabilities(self, pixels: Sequence[torch.Tensor]) -> list[list[float]]:
+        views = self.transform.normalize(torch.stack(list(pixels)).to(self.device))
+        logits = self.model(views.to(memory_format=torch.channels_last))
+        if not bool(logits.isfinite().all()):
+            raise InputError("the student's logits are not finite, so its weights are damaged; save it again")
+        rows: list[list[float]] = logits.float().softmax(dim=1).tolist()
+        return rows
+
+
+@dataclass(frozen=True)
+class _Found:
+    """One image's faces as the model takes them; None for a face that is the whole image."""
+
+    pixels: list[torch.Tensor]
+    faces: Sequence[Face | None]
+    notes: list[tuple[str, ...]]
+    source: str | None
+
+
+def _parts(rows: Sequence[torch.Tensor], size: int) -> Iterator[Sequence[torch.Tensor]]:
+    return (rows[i : i + size] for i in range(0, len(rows), size))
 
 
 def student_and_images(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -154,38 +272,6 @@ def image_files(paths: Sequence[str | Path]) -> list[Path]:
     return found
 
 
-def annotate_all(predictions: Sequence[Prediction], folder: str | Path) -> None:
-    """Write a PNG for every prediction of a file, the image beside its probabilities, into a new folder, in order."""
-    folder = Path(folder)
-    require_new_folder(folder, "--annotate")
-    digits = len(str(len(predictions)))
-    with atomic_folder(folder) as temporary:
-        for number, prediction in enumerate(predictions, start=1):
-            if prediction.source is not None:
-                name = f"{number:0{digits}d}-{Path(prediction.source).stem}.png"
-                _annotated(_open(prediction.source, number)[0], prediction).save(temporary / name)
-
-
-def _annotated(image: Image.Image, prediction: Prediction) -> Image.Image:
-    """The image beside a bar for each class, the most probable one in colour, above the notes."""
-    side, bar, row = 256, 180, 28
-    height = max(side, row * len(prediction.probabilities) + 16)
-    canvas = Image.new("RGB", (side + 130 + bar + 70, height + 22 * len(prediction.notes)), "white")
-    sampling = Image.Resampling.NEAREST if max(image.size) < side else Image.Resampling.BICUBIC
-    face = ImageOps.contain(to_mode(image, "RGB"), (side, side), sampling)
-    canvas.paste(face, ((side - face.width) // 2, (height - face.height) // 2))
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=15)
-    top = (height - row * len(prediction.probabilities)) // 2
-    for i, (name, p) in enumerate(prediction.probabilities.items()):
-        y, ink = top + i * row, "#0072B2" if name == prediction.label else "#888888"
-        draw.text((side + 120, y + row / 2), name, fill="black", font=font, anchor="rm")
-        draw.rectangle((side + 130, y + 5, side + 130 + max(1.0, bar * p), y + row - 6), fill=ink)
-        draw.text((side + 136 + bar * p, y + row / 2), f"{100 * p:.0f} %", fill="black", font=font, anchor="lm")
-    for i, note in enumerate(prediction.notes):
-        draw.text((8, height + 22 * i + 10), note, fill="#D55E00", font=font, anchor="lm")
-    return canvas
-
-
 def _open(image: ImageLike, index: int) -> tuple[Image.Image, str | None]:
     """An image with its pixels, and its file's name."""
     if isinstance(image, Image.Image):
@@ -200,7 +286,7 @@ def _open(image: ImageLike, index: int) -> tuple[Image.Image, str | None]:
         raise _not_an_image(f"image {index}", image)
     try:
         opened = open_image(image)
-        opened.load()
+        opened.load()  # of an animation the first frame
     except DAMAGE as error:
         raise InputError(f"{image} is not a readable image ({damage_reason(error)})") from None
     return opened, str(image)
@@ -221,3 +307,12 @@ def _notes(image: Image.Image) -> tuple[str, ...]:
     if max(image.size) > _SQUARE * min(image.size):
         notes.append(f"far from square {size}: crop it to one centred face first")
     return tuple(notes)
+
+
+def _face_notes(face: Face) -> tuple[str, ...]:
+    return (f"tiny ({face.side:.0f} px): too small to tell much",) if face.side < _SMALLEST else ()
+
+
+def _frame_notes(image: Image.Image) -> tuple[str, ...]:
+    frames = getattr(image, "n_frames", 1) if image.format in ("GIF", "WEBP", "PNG") else 1
+    return (f"the first of {frames} frames",) if frames > 1 else ()

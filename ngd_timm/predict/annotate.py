@@ -1,0 +1,110 @@
+"""Photographs drawn with their faces' boxes, probabilities and places on the valence/arousal plane."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from ngd_timm.core.affect import ANCHORS
+from ngd_timm.core.images import open_image, to_mode
+from ngd_timm.core.plots import INK, RULE, STYLES, png_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from ngd_timm.predict.predictor import Photo, Prediction
+
+_DRAWN = 800  # px, the longer side of a photograph as it is drawn
+
+
+def annotated(photos: Iterable[Photo], folder: Path, count: int) -> Iterator[Photo]:
+    """Pass photos of files on, and write a PNG of each into a folder; `count` is how many there are."""
+    digits = len(str(count))
+    for number, photo in enumerate(photos, start=1):
+        if photo.source is not None:
+            draw_photo(photo, folder / f"{number:0{digits}d}-{Path(photo.source).stem}.png")
+        yield photo
+
+
+def draw_photo(photo: Photo, path: Path) -> None:
+    """Draw a photograph's boxes and labels; beside it the probabilities and the plane with a dot a face."""
+    image = to_mode(open_image(str(photo.source)), "RGB")
+    with png_figure(path, (10, 5)) as figure:
+        picture, bars, plane = figure.subplot_mosaic("aab;aac", width_ratios=(1, 1, 1.1)).values()
+        _draw_boxes(picture, image, photo.faces)
+        _draw_bars(bars, photo.faces)
+        _draw_plane(plane, photo.faces)
+
+
+def _draw_boxes(axes: Axes, image: Image.Image, faces: Sequence[Prediction]) -> None:
+    from matplotlib.patches import Rectangle
+
+    width, height = image.size
+    image.thumbnail((_DRAWN, _DRAWN))
+    axes.imshow(np.asarray(image), extent=(0, width, height, 0), interpolation="antialiased")
+    for i, face in enumerate(faces):
+        label = f"{face.label} {100 * face.probabilities[face.label]:.0f} %"
+        x, y, w, h = face.box or (0, 0, width, height)
+        box = {"fc": _color(i), "ec": "none", "pad": 1.5}
+        if face.box is not None:
+            axes.add_patch(Rectangle((x, y), w, h, fill=False, ec=_color(i), lw=2))
+        above = y > 0.06 * height
+        style = {"color": "white", "fontsize": 9, "bbox": box, "va": "bottom" if above else "top", "clip_on": True}
+        axes.text(max(x, 0), max(y, 0), label, **style)  # type: ignore[arg-type]
+    notes = dict.fromkeys(note for face in faces for note in face.notes)
+    axes.set_title("\n".join(notes) if faces else "no face found", fontsize=9, color=INK)
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    axes.axis("off")
+
+
+def _draw_bars(axes: Axes, faces: Sequence[Prediction]) -> None:
+    names = list(faces[0].probabilities) if faces else list(ANCHORS)
+    thickness = 0.8 / max(1, len(faces))
+    for i, face in enumerate(faces):
+        places = np.arange(len(names)) + (i - (len(faces) - 1) / 2) * thickness
+        axes.barh(places, [100 * p for p in face.probabilities.values()], thickness, color=_color(i))
+    axes.set(yticks=range(len(names)), yticklabels=names, xlim=(0, 100), xlabel="probability, %")
+    axes.invert_yaxis()
+
+
+def _draw_plane(axes: Axes, faces: Sequence[Prediction]) -> None:
+    angle = np.linspace(0, 2 * math.pi, 200)
+    axes.plot(np.cos(angle), np.sin(angle), color=RULE, lw=1)
+    axes.axhline(0, color=RULE, lw=0.8)
+    axes.axvline(0, color=RULE, lw=0.8)
+    for name, (valence, arousal) in ANCHORS.items():
+        side = {"fear": "right", "anger": "left"}.get(name, "center")  # which are neighbours
+        axes.text(valence, arousal, name, fontsize=7, color="#777777", ha=side, va="center")
+    for i, face in enumerate(faces):
+        if face.valence is not None and face.arousal is not None:
+            axes.plot(face.valence, face.arousal, STYLES[i % len(STYLES)][1], color=_color(i), ms=8, mec="white")
+    axes.set(xlim=(-1.1, 1.1), ylim=(-1.1, 1.1), xlabel="valence", ylabel="arousal", aspect="equal")
+
+
+def _color(number: int) -> str:
+    return STYLES[number % len(STYLES)][0]
+
+
+def write_rows(photos: Iterable[Photo], file: Any) -> Iterator[Photo]:
+    """Pass photos on, and write a CSV row for every face."""
+    writer, head = csv.writer(file, lineterminator="\n"), False
+    for photo in photos:
+        for number, face in enumerate(photo.faces, start=1):
+            row = face.as_dict()
+            if not head:
+                places = ("x", "y", "width", "height")
+                writer.writerow(
+                    ["source", "face", *places, "score", "label", "valence", "arousal", *row["probabilities"], "notes"]
+                )
+                head = True
+            box = row["box"] or [None] * 4
+            values = [row[key] for key in ("score", "label", "valence", "arousal")]
+            notes = "; ".join(row["notes"])
+            writer.writerow([photo.source, number, *box, *values, *row["probabilities"].values(), notes])
+        yield photo

@@ -1,0 +1,103 @@
+"""What `ngd predict` does: files in, lines, JSON or CSV out, and an exit that tells of files it could not read."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from ngd_timm.core.ending import print_error
+from ngd_timm.core.errors import InputError
+from ngd_timm.core.files import atomic_folder, require_new_folder
+from ngd_timm.predict.annotate import annotated, write_rows
+from ngd_timm.predict.faces import THRESHOLD, FaceDetector, detector_available
+from ngd_timm.predict.predictor import Photo, Predictor, image_files, student_and_images
+from ngd_timm.predict.video import VIDEOS, predict_video
+
+logger = logging.getLogger("ngd_timm.predict")
+
+
+def predict_files(
+    arguments: Sequence[str],
+    out: TextIO,
+    *,
+    form: str = "text",
+    crops: bool = False,
+    small_faces: bool = False,
+    threshold: float = THRESHOLD,
+    annotate: Path | None = None,
+    out_folder: Path | None = None,
+    fps: float = 5.0,
+    device: str = "auto",
+    max_megapixels: float = 100,
+) -> int:
+    """Write the predictions of `[STUDENT] IMAGE…`; return how many images could not be read.
+
+    Raises:
+        InputError: No image could be read.
+    """
+    student, images = student_and_images(arguments)
+    if not images:
+        raise InputError(f"{student} is a student; give images after it, or folders of them")
+    videos = [name for name in images if Path(name).suffix.lower() in VIDEOS]
+    if videos or out_folder is not None:
+        if len(images) != 1 or not videos or out_folder is None:
+            raise InputError("a video is predicted by itself, into a folder: ngd predict clip.mp4 --out DIR")
+        predictor = Predictor(student, device, detector=FaceDetector(threshold, small_faces))
+        out.write(f"{predict_video(predictor, videos[0], out_folder, fps, annotate)}\n")
+        return 0
+    if annotate is not None:
+        require_new_folder(annotate, "--annotate")
+    files = image_files(images)
+    if not crops and not detector_available():
+        logger.warning("the images are taken as face crops; to find faces: pip install 'ngd-timm[faces]'")
+        crops = True
+    detector = None if crops else FaceDetector(threshold, small_faces)
+    predictor = Predictor(student, device, max_megapixels=max_megapixels, detector=detector)
+    errors: list[InputError] = []
+
+    def failed(error: InputError) -> None:
+        errors.append(error)
+        if len(files) > 1:
+            print_error(str(error))
+
+    folder = contextlib.nullcontext(None) if annotate is None else atomic_folder(annotate)
+    with folder as place:
+        photos = predictor.photos(files, crops, failed)
+        if place is not None:
+            photos = annotated(photos, place, len(files))
+        _write(photos, out, form, max(len(str(file)) for file in files))
+        if len(errors) == len(files):
+            raise errors[0] if len(files) == 1 else InputError(f"none of the {len(files)} images could be read")
+    return len(errors)
+
+
+def _write(photos: Iterator[Photo], out: TextIO, form: str, width: int) -> None:
+    if form == "csv":
+        for _ in write_rows(photos, out):
+            pass
+    elif form == "json":
+        rows = [photo.as_dict() for photo in photos]
+        if rows:
+            out.write(json.dumps(rows, indent=2, allow_nan=False) + "\n")
+    else:
+        for photo in photos:
+            for line in _lines(photo):
+                out.write(f"{photo.source!s:{width}}  {line}\n")
+
+
+def _lines(photo: Photo) -> Iterator[str]:
+    if not photo.faces:
+        yield "no face found"
+    for number, face in enumerate(photo.faces, start=1):
+        (first, p), (second, q), *_ = sorted(face.probabilities.items(), key=lambda item: -item[1])
+        where = ""
+        if face.box is not None:
+            x, y, w, h = (round(value) for value in face.box)
+            where = f"face {number} of {len(photo.faces)} at {x},{y} ({w} x {h} px): "
+        plane = "" if face.valence is None else f"; valence {face.valence:+.2f}, arousal {face.arousal:+.2f}"
+        notes = "".join(f"  ({note})" for note in face.notes)
+        yield f"{where}{first} {100 * p:.0f} %, {second} {100 * q:.0f} %{plane}{notes}"

@@ -1,0 +1,197 @@
+"""Expressions of the faces in a video: a row for each face and sampled frame, tracks, a timeline."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ngd_timm.core.errors import InputError
+from ngd_timm.core.files import atomic_folder, atomic_path, require_new_folder
+from ngd_timm.core.plots import RULE, STYLES, png_figure
+from ngd_timm.predict.faces import Face, detector_available, overlap_over_union
+from ngd_timm.predict.predictor import Prediction, Predictor
+
+VIDEOS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm")
+_SAME, _LOST = 0.3, 1.0  # overlap over union of one face in two frames; seconds after which a track has ended
+_HEAD = ("time", "track", "x", "y", "width", "height", "score", "label", "valence", "arousal")
+
+
+def predict_video(
+    predictor: Predictor, file: str | Path, out: str | Path, fps: float = 5.0, annotate: str | Path | None = None
+) -> Path:
+    """Write faces.csv and timeline.png of a video into a new folder; with `annotate` also a video with boxes.
+
+    Args:
+        predictor: With its detector.
+        file: A video that OpenCV reads.
+        out: The new folder.
+        fps: Frames a second that are looked at, at most the video's own.
+        annotate: The MP4 file of the sampled frames with boxes and labels.
+
+    Raises:
+        InputError: No video, one without frames, or a rate that is not above 0.
+    """
+    out = Path(out)
+    if not fps > 0:
+        raise InputError(f"--fps must be above 0, got {fps}")
+    if not detector_available():
+        raise InputError("reading a video needs OpenCV: pip install 'ngd-timm[faces]'")
+    require_new_folder(out, "--out")
+    sampled = _frames(Path(file), fps)
+    first = next(sampled, None)
+    if first is None:
+        raise InputError(f"{file} is not a video with frames that OpenCV can read")
+    frames = _predicted(predictor, itertools.chain([first], sampled))
+    with atomic_folder(out) as folder, contextlib.ExitStack() as stack:
+        if annotate is not None:
+            frames = _drawn(frames, stack.enter_context(atomic_path(annotate)), fps)
+        rows = list(_write_rows(frames, predictor.classes, folder / "faces.csv"))
+        _plot_timeline(rows, folder / "timeline.png")
+    return out
+
+
+class _Row(NamedTuple):
+    """What the timeline shows of a face."""
+
+    time: float
+    track: int
+    label: str
+    valence: float | None
+    arousal: float | None
+
+
+@dataclass(frozen=True)
+class _Frame:
+    time: float  # seconds
+    image: Image.Image
+    faces: list[tuple[int, Prediction]]  # with their track
+
+
+def _frames(file: Path, fps: float) -> Iterator[tuple[float, Image.Image]]:
+    """The time and image of sampled frames; the others are not decoded."""
+    import cv2
+    from rich.console import Console
+    from rich.progress import track
+
+    if not file.is_file():
+        raise InputError(f"no video {file}")
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    video = cv2.VideoCapture(str(file))
+    try:
+        rate = video.get(cv2.CAP_PROP_FPS)
+        step = max(1.0, rate / fps) if rate > 0 else 1.0
+        count = max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT)))
+        due = 0.0
+        console = Console(stderr=True)
+        every = range(count) if count else itertools.count()
+        for number in track(every, file.name, console=console, transient=True, disable=not console.is_terminal):
+            if not video.grab():
+                break
+            if number < due:
+                continue
+            due += step
+            decoded, pixels = video.retrieve()
+            if decoded:
+                yield number / rate if rate > 0 else float(number), Image.fromarray(pixels[:, :, ::-1].copy())
+    finally:
+        video.release()
+        cv2.utils.logging.setLogLevel(level)
+
+
+def _predicted(predictor: Predictor, frames: Iterable[tuple[float, Image.Image]]) -> Iterator[_Frame]:
+    """Predictions of each frame; faces that overlap from frame to frame are one track."""
+    last: dict[int, tuple[float, Face]] = {}
+    count = 0
+    for time, image in frames:
+        last = {track: seen for track, seen in last.items() if time - seen[0] <= _LOST}
+        free, faces = dict(last), []
+        for prediction in predictor.photo(image):
+            face = Face(prediction.box or (0.0, 0.0, image.width, image.height), prediction.score or 1.0)
+            overlaps = {track: overlap_over_union(face, before) for track, (_, before) in free.items()}
+            track = max(overlaps, key=overlaps.__getitem__, default=0)
+            if overlaps.get(track, 0.0) < _SAME:
+                count += 1
+                track = count
+            free.pop(track, None)
+            last[track] = time, face
+            faces.append((track, prediction))
+        yield _Frame(time, image, faces)
+
+
+def _write_rows(frames: Iterable[_Frame], classes: Sequence[str], path: Path) -> Iterator[_Row]:
+    """Write a row for every face, and pass on what the timeline shows of it."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*_HEAD, *classes])
+        for frame in frames:
+            for track, face in frame.faces:
+                row = face.as_dict()
+                box = row["box"] or [0.0, 0.0, *frame.image.size]
+                values = [row[key] for key in ("score", "label", "valence", "arousal")]
+                writer.writerow([round(frame.time, 3), track, *box, *values, *row["probabilities"].values()])
+                yield _Row(frame.time, track, face.label, face.valence, face.arousal)
+
+
+def _drawn(frames: Iterable[_Frame], path: Path, fps: float) -> Iterator[_Frame]:
+    """Pass frames on, and write them with boxes and labels as an MP4 of the first one's size."""
+    import cv2
+
+    writer, size, font = None, (0, 0), ImageFont.load_default(size=18)
+    try:
+        for frame in frames:
+            image = frame.image.copy()
+            draw = ImageDraw.Draw(image)
+            for track, face in frame.faces:
+                color = _style(track)[0]
+                x, y, width, height = face.box or (0.0, 0.0, *image.size)
+                draw.rectangle((x, y, x + width, y + height), outline=color, width=3)
+                label = f"{track}: {face.label} {100 * face.probabilities[face.label]:.0f} %"
+                draw.text((x, y), label, fill="white", font=font, anchor="lb", stroke_width=2, stroke_fill=color)
+            if writer is None:
+                size = image.size
+                # by another name: the suffix tells OpenCV the container
+                writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
+                if not writer.isOpened():
+                    raise InputError(f"this OpenCV writes no MP4 video to {path.name}; leave --annotate out")
+            if image.size != size:
+                image = image.resize(size)
+            writer.write(np.ascontiguousarray(np.asarray(image)[:, :, ::-1]))
+            yield frame
+    finally:
+        if writer is not None:
+            writer.release()
+
+
+def _plot_timeline(rows: Sequence[_Row], path: Path) -> None:
+    """Label, valence and arousal of every track over time."""
+    names = list(dict.fromkeys(row.label for row in rows))
+    with png_figure(path, (9, 5)) as figure:
+        labels, valence, arousal = figure.subplots(3, 1, sharex=True)
+        for track in dict.fromkeys(row.track for row in rows):
+            own, (color, marker) = [row for row in rows if row.track == track], _style(track)
+            times = [row.time for row in own]
+            labels.plot(
+                times, [names.index(row.label) for row in own], marker, color=color, ms=4, label=f"face {track}"
+            )
+            valence.plot(times, [row.valence for row in own], color=color)
+            arousal.plot(times, [row.arousal for row in own], color=color)
+        labels.set(yticks=range(len(names)), yticklabels=names, title="" if rows else "no face found")
+        for axes, name in ((valence, "valence"), (arousal, "arousal")):
+            axes.axhline(0, color=RULE, lw=0.8)
+            axes.set(ylabel=name, ylim=(-1, 1))
+        arousal.set(xlabel="seconds")
+        if 0 < len({row.track for row in rows}) <= len(STYLES):
+            labels.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+
+
+def _style(track: int) -> tuple[str, str]:
+    return STYLES[(track - 1) % len(STYLES)]
