@@ -412,7 +412,10 @@ def _push(
     rich_help_panel="Train and score",
 )
 def results(
-    ablation: Annotated[Path, typer.Argument(help="The folder that ngd ablate filled.")],
+    sources: Annotated[
+        list[Path],
+        typer.Argument(metavar="ABLATION|RUN...", help="The folder that ngd ablate filled, or finished runs."),
+    ],
     data: DataSets,
     out: Annotated[
         Path, typer.Option(help="The page, Markdown; its scores go beside it as .json.", rich_help_panel=OUTPUT)
@@ -432,13 +435,17 @@ def results(
         Path | None,
         typer.Option(metavar="JSON", help="Of an earlier page: keeps its --beside and --tried.", rich_help_panel=INPUT),
     ] = None,
+    best: Annotated[
+        bool,
+        typer.Option("--best", help="Beside the last epoch, the one that validation chose.", rich_help_panel=INPUT),
+    ] = False,
 ) -> None:
-    """Score the runs of an ablation on any data sets by any label rules, and write what each loss term adds."""
+    """Score runs on any data sets by any label rules, and write a page: beside the paper, with what each term adds."""
     from ngd_timm.experiments.results import check_out, score_ablation, write_results
 
     check_out(out)
     rules = label_rule or ("majority", "argmax")
-    scored = score_ablation(ablation, data, rules, beside or (), tried or (), earlier, command=_command())
+    scored = score_ablation(sources, data, rules, beside or (), tried or (), earlier, command=_command(), best=best)
     write_results(scored, out)
     typer.echo(out)
 

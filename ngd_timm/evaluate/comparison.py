@@ -68,7 +68,7 @@ def compare(
         "warm_start": bool(start),
         "runs": {name: [folder.name for folder in folders] for name, folders in rows.items()},
         "sets": sets,
-        "training": {name: _training(folders) for name, folders in rows.items()},
+        "training": {name: training_summary(folders) for name, folders in rows.items()},
     }
 
 
@@ -121,7 +121,8 @@ def _refuse_other_images(key: str, first: tuple[str, Predictions], other: tuple[
             )
 
 
-def _training(folders: Sequence[Path]) -> dict[str, Any]:
+def training_summary(folders: Sequence[Path]) -> dict[str, Any]:
+    """Of one recipe's runs: each term's share of the gradient, λ of Proto-KD, epochs, and minutes of a run."""
     shares: dict[str, list[float]] = {term: [] for term in COMPONENTS}
     lambdas, seconds, epochs = [], [], 0
     for folder in folders:
