@@ -268,12 +268,29 @@ def ablate(
     warm_start: Annotated[
         int | None, typer.Option(min=1, help="Epochs of cross-entropy that all start from.", rich_help_panel=TRAINING)
     ] = None,
+    sweeps: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="[RECIPE:]KEY=VALUE,VALUE...",
+            help="A row for each value, and for each combination of several --set; repeatable.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    choose: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METRIC=SET,SET...",
+            help="Also print the row with the best mean METRIC (acc, macro_f1, bacc) over sets of eval, present-only.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train several recipes on several seeds and print means and paired differences; run again, it goes on."""
     from ngd_timm.experiments.ablation import ablate as run_ablation
 
-    tables = run_ablation(arguments, seeds, out, warm_start, _command())
+    tables = run_ablation(arguments, seeds, out, warm_start, _command(), sweeps or (), choose)
     results = json.loads((out / "ablation.json").read_text(encoding="utf-8"))
     typer.echo(_json(results) if as_json else "\n\n".join(table.text() for table in tables))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import threading
@@ -18,6 +19,7 @@ import pytest
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.recipe import Recipe, load_recipe, to_yaml
 from ngd_timm.experiments.ablation import ablate
+from ngd_timm.experiments.sweep import read_sweeps, swept_rows
 from ngd_timm.report import try_page
 from ngd_timm.train.interruption import Stopped
 from ngd_timm.train.loop import train
@@ -239,6 +241,56 @@ def test_what_cannot_be_a_table_is_refused_before_anything_is_trained(
         ablate(arguments, 1, tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_sweep_is_a_grid_of_rows_whose_names_say_their_values_and_what_the_recipe_is_anyway_leads() -> None:
+    sweeps = read_sweeps(["b3_full:loss.d_geo=.006,.012", "b3_full:loss.ramp=[0,0],[.2,.6]"], ["b0_ce", "b3_full"])
+    rows = swept_rows("b3_full", ["teacher=x"], sweeps["b3_full"])
+    assert [recipe.name for recipe, _ in rows] == [
+        "b3_full",
+        "b3_full-d_geo.006-ramp0_0",
+        "b3_full-d_geo.006-ramp.2_.6",
+        "b3_full-d_geo.012-ramp0_0",
+    ]
+    for recipe, values in rows:
+        assert (recipe.loss.d_geo, list(recipe.loss.ramp)) == (values["loss.d_geo"], values["loss.ramp"])
+        Recipe.model_validate(recipe.model_dump())
+    names = [
+        recipe.name
+        for recipe, _ in swept_rows("b0_ce", [], {"student.backbone": ["resnet34", "a/b c"], "init": [None, "x"]})
+    ]
+    assert names == [f"b0_ce-backbone_{b}-init_{i}" for b in ("resnet34", "a_b_c") for i in ("null", "x")]
+
+
+def test_a_swept_ablation_trains_each_value_once_and_says_which_row_either_choice_takes(
+    faces: Path, tmp_path: Path, ngd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ngd_timm.experiments.ablation.try_page", lambda run: None)
+    words = ["b0_ce", *settings(faces), "optim.epochs=1", f"eval.affectnet={faces}:test", "--seeds", "1"]
+    sweep = ["--set", "loss.label_smoothing=.1,.055,0", "--choose", "macro_f1=affectnet"]
+    done = ngd("ablate", *words, *sweep, "--out", str(tmp_path))
+    assert done.returncode == 0
+    names = ["b0_ce", "b0_ce-label_smoothing.1", "b0_ce-label_smoothing0"]
+    assert sorted(run.name for run in (tmp_path / "runs").iterdir()) == sorted(f"{name}-0" for name in names)
+    comparison = found(tmp_path)
+    assert comparison["recipes"] == list(comparison["swept"]) == names
+    scores = {
+        key: {name: on["recipes"][name]["8way"]["macro_f1"]["mean"] for name in names}
+        for key, on in comparison["sets"].items()
+    }
+    (table,) = [part for part in done.stdout.split("\n\n") if part.startswith("the choice of a row by macro-F1")]
+    _, _, *choices, _, note = table.splitlines()
+    for line, key in zip(choices, scores, strict=True):
+        best = max(names, key=lambda name: scores[key][name])
+        assert re.split(r" {2,}", line)[1:] == [
+            best,
+            *(f"{on[best]:.2f}" for on in scores.values()),
+            f"{scores['affectnet:test'][best]:.2f}",
+        ]
+    assert "scores on sets that chose are optimistic" in note
+    assert (tmp_path / "sensitivity.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Sensitivity to loss.label_smoothing of b0_ce: affectnet:test, 8-way" in page
 
 
 def test_recipes_of_different_students_cannot_share_a_warm_start(tmp_path: Path) -> None:

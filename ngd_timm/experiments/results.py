@@ -261,15 +261,16 @@ def write_results(results: Mapping[str, Any], out: str | Path) -> None:
     write_text(out, results_markdown(kept))
 
 
-def _compact(value: Any) -> Any:
-    """The same to five decimals, without present-only scores where these are the 8-way ones."""
+def _compact(value: Any, whole: bool = False) -> Any:
+    """To five decimals, and without present-only scores in sets with every class, where they are the 8-way ones."""
     if isinstance(value, float):
         return round(value, 5)
     if isinstance(value, list):
-        return [_compact(item) for item in value]
+        return [_compact(item, whole) for item in value]
     if isinstance(value, Mapping):
-        same = "8way" in value and value["8way"] == value.get("present")
-        return {k: _compact(v) for k, v in value.items() if not (same and k in ("present", "present_unmasked"))}
+        whole = whole or ("classes" in value and value["classes"] == value.get("present_classes"))
+        dropped = ("present", "present_unmasked") if whole else ()
+        return {k: _compact(v, whole) for k, v in value.items() if k not in dropped}
     return value
 
 

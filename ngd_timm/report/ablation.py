@@ -12,7 +12,14 @@ from ngd_timm.evaluate.metrics import METRIC_TITLES, METRICS, protocol_name, sho
 from ngd_timm.evaluate.run_log import read_rows
 from ngd_timm.grid.verdict import difference_verdict
 from ngd_timm.report.page import render
-from ngd_timm.report.plots import difference_side, plot_curves, plot_differences, plot_recipe_shares
+from ngd_timm.report.plots import (
+    difference_side,
+    plot_curves,
+    plot_differences,
+    plot_recipe_shares,
+    plot_sensitivity,
+    swept_keys,
+)
 from ngd_timm.report.run import TERMS, column, known
 from ngd_timm.report.tables import ablation_tables
 
@@ -49,6 +56,12 @@ def _context(comparison: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             for protocol in shown_protocols(found)
             if found["differences"]
         ],
+        "sensitivity": [
+            _sensitivity(f"s{i}{j}{protocol}", comparison, swept, key, protocol)
+            for i, swept in enumerate(swept_keys(comparison))
+            for j, (key, found) in enumerate(comparison["sets"].items())
+            for protocol in shown_protocols(found)
+        ],
         "shares": _shares(comparison["training"]),
         "curves": _curves(comparison, folder),
         "runs": comparison["runs"],
@@ -67,6 +80,19 @@ def _comparison(name: str, key: str, found: Mapping[str, Any], protocol: str) ->
         plots[metric] = plot_differences(name + metric, alt, differences, protocol, metric)
     verdicts = [difference_verdict(p, d[protocol], METRIC_TITLES) for p, d in zip(pairs, differences, strict=True)]
     return {"set": key, "protocol": shown, "plots": plots, "verdicts": verdicts}
+
+
+def _sensitivity(
+    name: str, comparison: Mapping[str, Any], swept: tuple[str, str], key: str, protocol: str
+) -> dict[str, Any]:
+    """Plots of one swept key on one set by one protocol."""
+    found, plots = comparison["sets"][key], {}
+    rows = [row for row, s in comparison["swept"].items() if s["recipe"] == swept[0]]
+    for metric in METRICS:
+        means = "; ".join(f"{row} {found['recipes'][row][protocol][metric]['mean']:.1f}" for row in rows)
+        alt = f"{METRIC_TITLES[metric]} on {key} against {swept[1]}: {means} percent."
+        plots[metric] = plot_sensitivity(name + metric, alt, comparison, swept, key, protocol, metric)
+    return {"recipe": swept[0], "key": swept[1], "set": key, "protocol": protocol_name(protocol, found), "plots": plots}
 
 
 def _shares(training: Mapping[str, Any]) -> str | None:

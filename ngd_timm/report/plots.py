@@ -199,6 +199,37 @@ def write_difference_plot(comparison: Mapping[str, Any], path: str | Path) -> No
         figure.suptitle(f"dot: mean over seeds, thick line: 95 % over images{over_seeds}", fontsize=10)
 
 
+def swept_keys(comparison: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The recipes and keys that an ablation sweeps."""
+    rows = comparison.get("swept", {}).values()
+    return list(dict.fromkeys((row["recipe"], key) for row in rows for key in row["values"]))
+
+
+def plot_sensitivity(
+    name: str, alt: str, comparison: Mapping[str, Any], swept: tuple[str, str], key: str, protocol: str, metric: str
+) -> str:
+    """A metric on the set `key` against the values of a swept (recipe, key), with its intervals."""
+    return to_svg(name, alt, lambda axes: _draw_sensitivity(axes, comparison, swept, key, protocol, metric))
+
+
+def write_sensitivity_plot(comparison: Mapping[str, Any], path: str | Path) -> None:
+    """Write every metric against every swept value as a PNG, a row of panels for a key, set and protocol."""
+    panels = [
+        (swept, key, protocol)
+        for swept in swept_keys(comparison)
+        for key, found in comparison["sets"].items()
+        for protocol in shown_protocols(found)
+    ]
+    with png_figure(path, (11, 2.9 * len(panels))) as figure:
+        axes = figure.subplots(len(panels), len(METRICS), squeeze=False)
+        for row, (swept, key, protocol) in zip(axes, panels, strict=True):
+            for axis, metric in zip(row, METRICS, strict=True):
+                _draw_sensitivity(axis, comparison, swept, key, protocol, metric)
+                axis.set_title(f"{key}, {protocol_name(protocol, comparison['sets'][key])}", fontsize=9, pad=22)
+        over_seeds = "; thin line: 95 % over seeds, ticks: single seeds" * (len(comparison["seeds"]) > 1)
+        figure.suptitle(f"dot: mean over seeds, thick line: 95 % over images{over_seeds}", fontsize=10)
+
+
 def plot_recipe_shares(name: str, alt: str, shares: Mapping[str, Mapping[str, float]], terms: Mapping[str, str]) -> str:
     """A stacked bar per recipe: the percentage of the gradient that comes from each term."""
 
@@ -356,6 +387,49 @@ def _draw_differences(axes: Axes, differences: Sequence[Mapping[str, Any]], prot
     _label_rows(axes, [f"{d['a']} − {d['b']}" for d in differences])
     axes.set_xlim(-1.15 * reach or -1.0, 1.15 * reach or 1.0)
     _rule(axes, "x")
+
+
+def _draw_sensitivity(
+    axes: Axes, comparison: Mapping[str, Any], swept: tuple[str, str], key: str, protocol: str, metric: str
+) -> None:
+    """A line for each combination of the other swept values; the axis fits all but the intervals over seeds."""
+    recipe, swept_key = swept
+    rows = {row: s["values"] for row, s in comparison["swept"].items() if s["recipe"] == recipe}
+    ticks = sorted({str(v[swept_key]): v[swept_key] for v in rows.values()}.items(), key=_numbers_first)
+    places = {text: place for place, (text, _) in enumerate(ticks)}
+    lines: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
+    for row, values in rows.items():
+        others = ", ".join(f"{k.rpartition('.')[2]} {v}" for k, v in values.items() if k != swept_key)
+        score = comparison["sets"][key]["recipes"][row][protocol][metric]
+        lines.setdefault(others, []).append((places[str(values[swept_key])], score))
+    shown: list[float] = []
+    for number, (label, points) in enumerate(sorted(lines.items())):
+        color, marker = STYLES[number % len(STYLES)]
+        points.sort(key=lambda point: point[0])
+        shift = 0.12 * (number - (len(lines) - 1) / 2)
+        x = [place + shift for place, _ in points]
+        axes.plot(x, [s["mean"] for _, s in points], color=color, marker=marker, markersize=5, lw=1, label=label)
+        for at, (_, score) in zip(x, points, strict=True):
+            seeds = score["per_seed"] if len(score["per_seed"]) > 1 else []
+            axes.plot([at, at], score["ci95"], color=color, linewidth=2.2)
+            if score["seed_ci95"] is not None:
+                axes.plot([at + 0.035] * 2, score["seed_ci95"], color=color, linewidth=0.9)
+            axes.plot([at + 0.035] * len(seeds), seeds, color=color, marker="_", markersize=5, linestyle="none")
+            shown += [*score["ci95"], *seeds]
+    margin = 0.06 * (max(shown) - min(shown)) or 1.0
+    axes.set_ylim(min(shown) - margin, max(shown) + margin)
+    axes.set_xlim(-0.5, len(ticks) - 0.5)
+    axes.set_xticks(range(len(ticks)), [text for text, _ in ticks])
+    axes.set(xlabel=f"{recipe}: {swept_key}", ylabel=f"{METRIC_NAMES[metric]}, percent")
+    _rule(axes, "y")
+    if len(lines) > 1:
+        _legend(axes, 3)
+
+
+def _numbers_first(tick: tuple[str, Any]) -> tuple[bool, float]:
+    """Numbers by size, other values after them as they come."""
+    number = isinstance(tick[1], (int, float))
+    return not number, float(tick[1]) if number else 0.0
 
 
 def _stack(bar: Callable[..., Any], places: Sequence[float], parts: Mapping[str, Sequence[float]], **size: Any) -> None:
