@@ -165,6 +165,7 @@ def evaluate(
     """Score a student on any number of data sets, 8-way and present-only, with 95 % intervals."""
     from ngd_timm.evaluate.student import evaluate as evaluate_student
     from ngd_timm.evaluate.student import summary_line
+    from ngd_timm.report.figures import write_confusions
     from ngd_timm.report.tables import FORMATS, score_table
 
     form = "json" if as_json else form
@@ -188,6 +189,8 @@ def evaluate(
     else:
         table = score_table({last_part(student): results})
         typer.echo(table.markdown() if form == "markdown" else table.latex())
+    if (Path(student) / "metrics.json").is_file():
+        write_confusions(results, student)
 
 
 @app.command(

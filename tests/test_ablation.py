@@ -16,11 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ngd_timm.core.affect import anchors
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.recipe import Recipe, load_recipe, to_yaml
+from ngd_timm.evaluate import read_predictions
 from ngd_timm.experiments.ablation import ablate
 from ngd_timm.experiments.sweep import read_sweeps, swept_rows
+from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.report import try_page
+from ngd_timm.report.figures import class_centers
 from ngd_timm.train.interruption import Stopped
 from ngd_timm.train.loop import train
 
@@ -95,6 +99,34 @@ def test_the_tables_name_every_recipe_difference_share_lambda_and_time(whole: Pa
     assert 'href="runs/b1_kd-1/report.html"' in (whole / "report.html").read_text(encoding="utf-8")
 
 
+def test_the_figures_of_the_paper_lie_beside_it_as_png_and_pdf_and_are_on_the_page(whole: Path) -> None:
+    names = [f"confmat{p}{d}" for p in ("", "_present") for d in ("", "_difference")]
+    names += ["embeddings_pca", "embeddings_tsne", "va_plane"]
+    files = {file.name: file.read_bytes() for file in (whole / "figures" / "schematic-valid").iterdir()}
+    assert files.keys() == {f"{name}.{form}" for name in names for form in ("png", "pdf")}
+    assert all(content.startswith(b"\x89PNG" if name.endswith("png") else b"%PDF") for name, content in files.items())
+    page = (whole / "report.html").read_text(encoding="utf-8")
+    assert page.count('src="data:image/png;base64,') == 5, "all but the present-only ones of a set with every class"
+    assert 'href="figures/schematic-valid/embeddings_tsne.pdf"' in page
+
+
+def test_a_classs_place_is_the_expected_cell_under_the_students_q(whole: Path) -> None:
+    run = whole / "runs" / "b3_share-0"
+    predictions = read_predictions(run / "predictions" / "schematic-valid.safetensors")
+    note, places, aims = class_centers(run, [predictions])
+    grid, tau = PrototypeGrid.load(run / "grid.safetensors"), load_recipe(Recipe, run / "recipe.yaml").loss.tau
+    assert note == f"τ {tau:g}"
+    assert aims is not None
+    for c in range(8):
+        slow = []
+        for z in predictions.embedding[predictions.target == c].numpy():  # type: ignore[index]
+            q = np.exp(grid.prototypes.numpy() @ z / np.linalg.norm(z) / tau)
+            slow.append(q / q.sum() @ grid.centers.numpy())
+        assert places[c] == pytest.approx(np.mean(slow, axis=0), abs=1e-5)
+    note, places, aims = class_centers(whole / "runs" / "b0_ce-0", [predictions])
+    assert (note, places.tolist(), aims) == ("no Proto-KD: the anchors", anchors().tolist(), None)
+
+
 def test_the_teacher_is_the_same_seeds_run(whole: Path) -> None:
     for seed in (0, 1):
         recipe = load_recipe(Recipe, whole / "runs" / f"b1_kd-{seed}" / "recipe.yaml")
@@ -116,6 +148,7 @@ def test_stopped_and_run_again_it_repeats_nothing_that_is_done_and_ends_in_the_s
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("ngd_timm.experiments.ablation.try_page", lambda run: None)
+    monkeypatch.setattr("ngd_timm.experiments.ablation.write_ablation_figures", lambda *_: None)
     caplog.set_level("INFO", logger="ngd_timm.experiments")
     arguments, runs = [*RECIPES, *settings(faces)], tmp_path / "runs"
     # what a kill leaves of a run without a fingerprint is begun again
@@ -154,6 +187,7 @@ def test_finished_runs_give_their_table_again_without_training(
 ) -> None:
     monkeypatch.setattr("ngd_timm.experiments.ablation.train", None)
     monkeypatch.setattr("ngd_timm.experiments.ablation.resume", None)
+    monkeypatch.setattr("ngd_timm.experiments.ablation.write_ablation_figures", lambda *_: None)
     before = found(whole)
     ablate([*RECIPES, *settings(faces)], 2, whole)
     assert found(whole) == before
@@ -185,6 +219,7 @@ def test_runs_on_other_data_are_not_mixed_into_a_table(
     faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ngd_timm.experiments.ablation.try_page", lambda run: None)
+    monkeypatch.setattr("ngd_timm.experiments.ablation.write_ablation_figures", lambda *_: None)
     own, out = tmp_path / "faces", tmp_path / "out"
     shutil.copytree(faces, own)
     arguments = ["b0_ce", *settings(own), "optim.epochs=1"]
@@ -266,6 +301,7 @@ def test_a_swept_ablation_trains_each_value_once_and_says_which_row_either_choic
     faces: Path, tmp_path: Path, ngd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ngd_timm.experiments.ablation.try_page", lambda run: None)
+    monkeypatch.setattr("ngd_timm.experiments.ablation.write_ablation_figures", lambda *_: None)
     words = ["b0_ce", *settings(faces), "optim.epochs=1", f"eval.affectnet={faces}:test", "--seeds", "1"]
     sweep = ["--set", "loss.label_smoothing=.1,.055,0", "--choose", "macro_f1=affectnet"]
     done = ngd("ablate", *words, *sweep, "--out", str(tmp_path))

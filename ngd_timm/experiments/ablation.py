@@ -18,6 +18,7 @@ from ngd_timm.evaluate.metrics import METRICS
 from ngd_timm.experiments.sweep import read_sweeps, swept_rows
 from ngd_timm.models.student import student_files
 from ngd_timm.report import try_page, write_ablation_report
+from ngd_timm.report.figures import write_ablation_figures
 from ngd_timm.report.plots import write_difference_plot, write_sensitivity_plot
 from ngd_timm.report.tables import Table, ablation_tables
 from ngd_timm.train.fingerprint import pinned, student_hash, teacher_config_hash, teacher_hash
@@ -75,7 +76,8 @@ def ablate(
             folders = {name: [_folder(out, name, seed) for seed in done] for name in recipes}
             start = [] if warm_start is None else [_folder(out, WARM_START, seed) for seed in done]
             comparison = compare(folders, done, start, swept=swept)
-            tables = _write({**comparison, "command": command, "choose": choice}, out)
+            last = number == len(runs)
+            tables = _write({**comparison, "command": command, "choose": choice}, out, last)
     return tables
 
 
@@ -320,7 +322,8 @@ def _refuse_other_sources(run: Recipe) -> None:
             raise InputError(f"{_run_folder(run)} was trained with another {name} than is there now; remove that run")
 
 
-def _write(comparison: dict[str, Any], out: Path) -> list[Table]:
+def _write(comparison: dict[str, Any], out: Path, last: bool) -> list[Table]:
+    """Tables and page; after the last seed the figures too, which take a minute."""
     tables = ablation_tables(comparison)
     write_json(out / "ablation.json", comparison)
     write_text(out / "table.md", "\n\n".join(table.markdown() for table in tables) + "\n")
@@ -329,5 +332,7 @@ def _write(comparison: dict[str, Any], out: Path) -> list[Table]:
         write_difference_plot(comparison, out / "ablation.png")
     if comparison["swept"]:
         write_sensitivity_plot(comparison, out / "sensitivity.png")
+    if last:
+        write_ablation_figures(comparison, out)
     write_ablation_report(out)
     return tables

@@ -11,7 +11,8 @@ from ngd_timm.core.files import read_json
 from ngd_timm.evaluate.metrics import METRIC_TITLES, METRICS, protocol_name, shown_protocols
 from ngd_timm.evaluate.run_log import read_rows
 from ngd_timm.grid.verdict import difference_verdict
-from ngd_timm.report.page import render
+from ngd_timm.report.figures import CONFUSIONS, figure_folder
+from ngd_timm.report.page import render, to_png_uri
 from ngd_timm.report.plots import (
     difference_side,
     plot_curves,
@@ -24,6 +25,11 @@ from ngd_timm.report.run import TERMS, column, known
 from ngd_timm.report.tables import ablation_tables
 
 _CURVE = "valid_macro_f1"
+_FIGURES = {
+    "embeddings_pca": "Embeddings by PCA, whose distances are true as far as its share of the variance goes",
+    "embeddings_tsne": "Embeddings by t-SNE, of which only neighbourhoods mean something, not distances or sizes",
+    "va_plane": "Where the classes lie on the plane (filled) and where Proto-KD pulls them (hollow); mind the axes",
+}
 _SIDES = {1: " (above 0)", -1: " (below 0)", 0: ""}
 
 
@@ -62,6 +68,8 @@ def _context(comparison: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             for j, (key, found) in enumerate(comparison["sets"].items())
             for protocol in shown_protocols(found)
         ],
+        "figures": _figures(comparison, folder),
+        "figure_files": sorted(file.relative_to(folder).as_posix() for file in folder.glob("figures/*/*.p*")),
         "shares": _shares(comparison["training"]),
         "curves": _curves(comparison, folder),
         "runs": comparison["runs"],
@@ -93,6 +101,25 @@ def _sensitivity(
         alt = f"{METRIC_TITLES[metric]} on {key} against {swept[1]}: {means} percent."
         plots[metric] = plot_sensitivity(name + metric, alt, comparison, swept, key, protocol, metric)
     return {"recipe": swept[0], "key": swept[1], "set": key, "protocol": protocol_name(protocol, found), "plots": plots}
+
+
+def _figures(comparison: Mapping[str, Any], folder: Path) -> list[dict[str, str]]:
+    """The figures of the first set that are there, with a title each."""
+    from PIL import Image
+
+    key, found = next(iter(comparison["sets"].items()))
+    shown = {}
+    for name, protocol in CONFUSIONS.items():
+        if protocol in shown_protocols(found):
+            shown[name] = f"What is taken for what, {protocol_name(protocol, found)}"
+            shown[f"{name}_difference"] = f"The last row's confusions minus the first row's, {shown[name][26:]}"
+    figures = []
+    for name, title in {**shown, **_FIGURES}.items():
+        file = figure_folder(folder, key) / f"{name}.png"
+        if file.is_file():
+            with Image.open(file) as image:
+                figures.append({"uri": to_png_uri(image), "title": f"{title}: {key}"})
+    return figures
 
 
 def _shares(training: Mapping[str, Any]) -> str | None:

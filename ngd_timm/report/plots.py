@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Curve = tuple[Sequence[float], Sequence[float]]  # epochs and values
 
 # Two more than Okabe and Ito give without their yellow, which can't be seen on white; both are legible in the dark too.
-_CLASS_STYLES = (*STYLES, ("#8C8C8C", "X"), ("#8A63D2", "*"))
+CLASS_STYLES = (*STYLES, ("#8C8C8C", "X"), ("#8A63D2", "*"))
 _SIDE_STYLES = {1: ("#009E73", "^"), -1: ("#D55E00", "v"), 0: ("#8C8C8C", "o")}
 _SCALP_WIDTH = 5.2  # inches; the page scales the plot to its column
 _SCALP_STEP, _SCALP_ROW = 2.2, 2.85  # from map to map and from row to row, in their radii
@@ -143,7 +143,7 @@ def plot_embeddings(
     cells: np.ndarray,
 ) -> str:
     """A map of embeddings: (N, 2) points by (N,) label; on top the classes' (C, 2) places and (K, 2) prototypes."""
-    styles = [_CLASS_STYLES[i % len(_CLASS_STYLES)] for i in range(len(classes))]
+    styles = [CLASS_STYLES[i % len(CLASS_STYLES)] for i in range(len(classes))]
     order = np.random.default_rng(0).permutation(len(points))  # so that no class hides another
     size = 13 if len(points) > 600 else 22
 
