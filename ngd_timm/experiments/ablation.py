@@ -327,7 +327,8 @@ def _write(comparison: dict[str, Any], out: Path, last: bool) -> list[Table]:
     tables = ablation_tables(comparison)
     write_json(out / "ablation.json", comparison)
     write_text(out / "table.md", "\n\n".join(table.markdown() for table in tables) + "\n")
-    write_text(out / "table.tex", "\n\n".join(table.latex() for table in tables) + "\n")
+    preamble = "% needs \\usepackage{booktabs,graphicx}; then \\input{table.tex}"
+    write_text(out / "table.tex", "\n\n".join([preamble, *(table.latex() for table in tables)]) + "\n")
     if len(comparison["recipes"]) > 1:
         write_difference_plot(comparison, out / "ablation.png")
     if comparison["swept"]:

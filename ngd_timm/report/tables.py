@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,10 @@ _LATEX = str.maketrans(
         "−": "$-$",
         "±": r"$\pm$",
         "λ": r"$\lambda$",
+        "τ": r"$\tau$",
+        "×": r"$\times$",
+        "<": "$<$",
+        ">": "$>$",
         "–": "--",
         # a bracket at the start of a line would be read as an option of the line break before it
         "[": "{[}",
@@ -49,12 +54,17 @@ class Table:
         return "\n".join([self.title, *lines, *(f"  {note}" for note in self.notes)])
 
     def latex(self) -> str:
-        r"""A `table` of booktabs (\usepackage{booktabs}), the notes in its caption."""
+        r"""A `table` of booktabs, no wider than the page, the notes in its caption; \usepackage{booktabs,graphicx}."""
         caption = _tex(" ".join(f"{part.rstrip('.')}." for part in (self.title, *self.notes)))
         columns = "l" + "r" * (len(self.header) - 1)
-        head = [r"\begin{table}", r"\centering", rf"\caption{{{caption}}}", rf"\begin{{tabular}}{{{columns}}}"]
+        label = re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
+        head = [r"\begin{table}", r"\centering", rf"\caption{{{caption}}}", rf"\label{{tab:{label}}}"]
+        head += [
+            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+            rf"\begin{{tabular}}{{{columns}}}",
+        ]
         rows = [r"\toprule", _ampersands(self.header), r"\midrule", *map(_ampersands, self.rows), r"\bottomrule"]
-        return "\n".join([*head, *rows, r"\end{tabular}", r"\end{table}"])
+        return "\n".join([*head, *rows, r"\end{tabular}}", r"\end{table}"])
 
 
 def score_table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
