@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -189,7 +190,7 @@ def evaluate(
     else:
         table = score_table({last_part(student): results})
         typer.echo(table.markdown() if form == "markdown" else table.latex())
-    if (Path(student) / "metrics.json").is_file():
+    if (Path(student) / "metrics.json").is_file() and os.access(student, os.W_OK):
         write_confusions(results, student)
 
 

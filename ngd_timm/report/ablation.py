@@ -112,7 +112,9 @@ def _figures(comparison: Mapping[str, Any], folder: Path) -> list[dict[str, str]
     for name, protocol in CONFUSIONS.items():
         if protocol in shown_protocols(found):
             shown[name] = f"What is taken for what, {protocol_name(protocol, found)}"
-            shown[f"{name}_difference"] = f"The last row's confusions minus the first row's, {shown[name][26:]}"
+            shown[f"{name}_difference"] = (
+                f"The last row's confusions minus the first row's, {protocol_name(protocol, found)}"
+            )
     figures = []
     for name, title in {**shown, **_FIGURES}.items():
         file = figure_folder(folder, key) / f"{name}.png"
