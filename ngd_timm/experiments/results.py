@@ -138,7 +138,7 @@ def score_ablation(
     beside_notes = {name: _run_notes(run) for name, (run,) in others.items()}
     tried_notes = {name: _run_notes(read_run(run)) for name, run in zip(tried_names, tried, strict=True)}
     recipes = comparison["recipes"]
-    pairs = difference_pairs(recipes)
+    pairs = difference_pairs(recipes, comparison.get("swept"))
     if best:
         chosen = {name: f"{name}{_BEST}{METRIC_NAMES[runs[0].recipe.best_metric]}" for name, runs in rows.items()}
         pairs += [(chosen[name], name) for name in rows]

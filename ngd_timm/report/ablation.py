@@ -18,8 +18,6 @@ from ngd_timm.report.plots import (
     plot_curves,
     plot_differences,
     plot_recipe_shares,
-    plot_sensitivity,
-    swept_keys,
 )
 from ngd_timm.report.run import TERMS, column, known
 from ngd_timm.report.tables import ablation_tables
@@ -62,12 +60,6 @@ def _context(comparison: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             for protocol in shown_protocols(found)
             if found["differences"]
         ],
-        "sensitivity": [
-            _sensitivity(f"s{i}{j}{protocol}", comparison, swept, key, protocol)
-            for i, swept in enumerate(swept_keys(comparison))
-            for j, (key, found) in enumerate(comparison["sets"].items())
-            for protocol in shown_protocols(found)
-        ],
         "figures": _figures(comparison, folder),
         "figure_files": sorted(file.relative_to(folder).as_posix() for file in folder.glob("figures/*/*.p*")),
         "shares": _shares(comparison["training"]),
@@ -90,21 +82,8 @@ def _comparison(name: str, key: str, found: Mapping[str, Any], protocol: str) ->
     return {"set": key, "protocol": shown, "plots": plots, "verdicts": verdicts}
 
 
-def _sensitivity(
-    name: str, comparison: Mapping[str, Any], swept: tuple[str, str], key: str, protocol: str
-) -> dict[str, Any]:
-    """Plots of one swept key on one set by one protocol."""
-    found, plots = comparison["sets"][key], {}
-    rows = [row for row, s in comparison["swept"].items() if s["recipe"] == swept[0]]
-    for metric in METRICS:
-        means = "; ".join(f"{row} {found['recipes'][row][protocol][metric]['mean']:.1f}" for row in rows)
-        alt = f"{METRIC_TITLES[metric]} on {key} against {swept[1]}: {means} percent."
-        plots[metric] = plot_sensitivity(name + metric, alt, comparison, swept, key, protocol, metric)
-    return {"recipe": swept[0], "key": swept[1], "set": key, "protocol": protocol_name(protocol, found), "plots": plots}
-
-
 def _figures(comparison: Mapping[str, Any], folder: Path) -> list[dict[str, str]]:
-    """The figures of the first set that are there, with a title each."""
+    """The sensitivity to swept keys, and the figures of the first set, those that are there, with a title each."""
     from PIL import Image
 
     key, found = next(iter(comparison["sets"].items()))
@@ -115,12 +94,14 @@ def _figures(comparison: Mapping[str, Any], folder: Path) -> list[dict[str, str]
             shown[f"{name}_difference"] = (
                 f"The last row's confusions minus the first row's, {protocol_name(protocol, found)}"
             )
-    figures = []
-    for name, title in {**shown, **_FIGURES}.items():
-        file = figure_folder(folder, key) / f"{name}.png"
+    at, figures = figure_folder(folder, key), []
+    files = {at / f"{name}.png": f"{title}: {key}" for name, title in {**shown, **_FIGURES}.items()}
+    if comparison.get("swept"):
+        files = {folder / "sensitivity.png": "Sensitivity to what was swept", **files}
+    for file, title in files.items():
         if file.is_file():
             with Image.open(file) as image:
-                figures.append({"uri": to_png_uri(image), "title": f"{title}: {key}"})
+                figures.append({"uri": to_png_uri(image), "title": title})
     return figures
 
 

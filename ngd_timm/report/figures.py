@@ -100,7 +100,7 @@ def _write_panels(
 
 
 def _write_confusions(path: Path, panels: Mapping[str, np.ndarray], classes: Sequence[str], heading: str = "") -> None:
-    """Percent of each true class's images; the classes that a present-only matrix lacks stay empty."""
+    """Percent of each true class's images; rows of classes without images stay empty."""
 
     def draw(axes: Axes, title: str, counts: np.ndarray) -> None:
         n = counts.sum(axis=1, keepdims=True)
@@ -111,20 +111,18 @@ def _write_confusions(path: Path, panels: Mapping[str, np.ndarray], classes: Seq
 
 
 def _write_difference(at: Path, key: str, last: str, first: str, kept: Mapping[str, Sequence[Predictions]]) -> None:
-    """Last row minus first, a figure a protocol; bold where the interval over images excludes 0."""
+    """Last row minus first, a figure a protocol; bold where the interval over images, or subjects, excludes 0."""
     a, b = ([p.logits for p in kept[name]] for name in (last, first))
     reference = kept[first][0]
+    unit = "images" if reference.subject is None else "subjects"
     found = confusion_difference(a, b, reference.target, reference.classes, reference.subject)
     for name, protocol in CONFUSIONS.items():
         mean, low, high = found[protocol]
         reach = max(float(np.nanmax(np.abs(mean))), 1.0)
         with png_figure(at / f"{name}_difference.png", (7.2, 6.4), pdf=True) as figure:
             axes, apart = figure.add_subplot(), (low > 0) | (high < 0)
-            how = (
-                "masked to present classes, " * (protocol == "present")
-                + "points [95 % over images]; bold: 0 is outside"
-            )
-            title = f"{key}: {last} − {first}\n{how}"
+            masked = "masked to present classes, " * (protocol == "present")
+            title = f"{key}: {last} − {first}\n{masked}points [95 % over {unit}]; bold: 0 is outside"
             _draw_matrix(axes, title, mean, reference.classes, "RdBu", (-reach, reach), np.abs(mean) > 0.6 * reach)
             for (i, j), text in zip(np.ndindex(mean.shape), list(axes.texts), strict=True):
                 if not np.isnan(mean[i, j]):

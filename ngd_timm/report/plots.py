@@ -199,28 +199,16 @@ def write_difference_plot(comparison: Mapping[str, Any], path: str | Path) -> No
         figure.suptitle(f"dot: mean over seeds, thick line: 95 % over images{over_seeds}", fontsize=10)
 
 
-def swept_keys(comparison: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The recipes and keys that an ablation sweeps."""
-    rows = comparison.get("swept", {}).values()
-    return list(dict.fromkeys((row["recipe"], key) for row in rows for key in row["values"]))
-
-
-def plot_sensitivity(
-    name: str, alt: str, comparison: Mapping[str, Any], swept: tuple[str, str], key: str, protocol: str, metric: str
-) -> str:
-    """A metric on the set `key` against the values of a swept (recipe, key), with its intervals."""
-    return to_svg(name, alt, lambda axes: _draw_sensitivity(axes, comparison, swept, key, protocol, metric))
-
-
 def write_sensitivity_plot(comparison: Mapping[str, Any], path: str | Path) -> None:
-    """Write every metric against every swept value as a PNG, a row of panels for a key, set and protocol."""
+    """Write every metric against every swept value as PNG and PDF, a row of panels for a key, set and protocol."""
+    rows = comparison["swept"].values()
     panels = [
         (swept, key, protocol)
-        for swept in swept_keys(comparison)
+        for swept in dict.fromkeys((row["recipe"], key) for row in rows for key in row["values"])
         for key, found in comparison["sets"].items()
         for protocol in shown_protocols(found)
     ]
-    with png_figure(path, (11, 2.9 * len(panels))) as figure:
+    with png_figure(path, (11, 2.9 * len(panels)), pdf=True) as figure:
         axes = figure.subplots(len(panels), len(METRICS), squeeze=False)
         for row, (swept, key, protocol) in zip(axes, panels, strict=True):
             for axis, metric in zip(row, METRICS, strict=True):
