@@ -323,6 +323,11 @@ def test_the_page_of_results_and_the_differences_in_readme_and_docs_follow_from_
     root = Path(__file__).parents[1]
     results = json.loads((root / "docs" / "results.json").read_text(encoding="utf-8"))
     assert results_markdown(results) == (root / "docs" / "results.md").read_text(encoding="utf-8")
+    with_best = json.loads(json.dumps(results).replace("tau_paper", "b3_t1"))
+    page = results_markdown(with_best)
+    assert "| b3_t1 | 83.66 | " in page
+    assert f"| {PAPER_BEST} |" not in page
+    assert "b3_t1 stands for Full (T=1), the paper's best row: that its T is logit KD's is our reading" in page
     (teacher,) = results["teachers"]
     assert f" teacher={teacher} " in results["commands"]["ablate"]
     assert teacher_terms([load_recipe(Recipe, "b1_kd", [f"teacher={teacher}"])]) == results["teachers"]
