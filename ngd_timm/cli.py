@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -171,6 +172,7 @@ def evaluate(
     """Score a student on any number of data sets, 8-way and present-only, with 95 % intervals."""
     from ngd_timm.evaluate.student import evaluate as evaluate_student
     from ngd_timm.evaluate.student import summary_line
+    from ngd_timm.report.figures import write_confusions
     from ngd_timm.report.tables import FORMATS, score_table
 
     form = "json" if as_json else form
@@ -194,6 +196,8 @@ def evaluate(
     else:
         table = score_table({last_part(student): results})
         typer.echo(table.markdown() if form == "markdown" else table.latex())
+    if (Path(student) / "metrics.json").is_file() and os.access(student, os.W_OK):
+        write_confusions(results, student)
 
 
 @app.command(
@@ -274,12 +278,29 @@ def ablate(
     warm_start: Annotated[
         int | None, typer.Option(min=1, help="Epochs of cross-entropy that all start from.", rich_help_panel=TRAINING)
     ] = None,
+    sweeps: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="[RECIPE:]KEY=VALUE,VALUE...",
+            help="A row for each value, and for each combination of several --set; repeatable.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    choose: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METRIC=SET,SET...",
+            help="Also print the row with the best mean METRIC (acc, macro_f1, bacc) over sets of eval, present-only.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train several recipes on several seeds and print means and paired differences; run again, it goes on."""
     from ngd_timm.experiments.ablation import ablate as run_ablation
 
-    tables = run_ablation(arguments, seeds, out, warm_start, _command())
+    tables = run_ablation(arguments, seeds, out, warm_start, _command(), sweeps or (), choose)
     results = json.loads((out / "ablation.json").read_text(encoding="utf-8"))
     typer.echo(_json(results) if as_json else "\n\n".join(table.text() for table in tables))
 
@@ -502,7 +523,10 @@ def _push(
     rich_help_panel="Train and score",
 )
 def results(
-    ablation: Annotated[Path, typer.Argument(help="The folder that ngd ablate filled.")],
+    sources: Annotated[
+        list[Path],
+        typer.Argument(metavar="ABLATION|RUN...", help="The folder that ngd ablate filled, or finished runs."),
+    ],
     data: DataSets,
     out: Annotated[
         Path, typer.Option(help="The page, Markdown; its scores go beside it as .json.", rich_help_panel=OUTPUT)
@@ -522,13 +546,17 @@ def results(
         Path | None,
         typer.Option(metavar="JSON", help="Of an earlier page: keeps its --beside and --tried.", rich_help_panel=INPUT),
     ] = None,
+    best: Annotated[
+        bool,
+        typer.Option("--best", help="Beside the last epoch, the one that validation chose.", rich_help_panel=INPUT),
+    ] = False,
 ) -> None:
-    """Score the runs of an ablation on any data sets by any label rules, and write what each loss term adds."""
+    """Score runs on any data sets by any label rules, and write a page: beside the paper, with what each term adds."""
     from ngd_timm.experiments.results import check_out, score_ablation, write_results
 
     check_out(out)
     rules = label_rule or ("majority", "argmax")
-    scored = score_ablation(ablation, data, rules, beside or (), tried or (), earlier, command=_command())
+    scored = score_ablation(sources, data, rules, beside or (), tried or (), earlier, command=_command(), best=best)
     write_results(scored, out)
     typer.echo(out)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import threading
@@ -15,10 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ngd_timm.core.affect import anchors
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.recipe import Recipe, load_recipe, to_yaml
+from ngd_timm.evaluate import read_predictions
 from ngd_timm.experiments.ablation import ablate
+from ngd_timm.experiments.sweep import read_sweeps, swept_rows
+from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.report import try_page
+from ngd_timm.report.figures import class_centers
 from ngd_timm.train.interruption import Stopped
 from ngd_timm.train.loop import train
 
@@ -93,6 +99,34 @@ def test_the_tables_name_every_recipe_difference_share_lambda_and_time(whole: Pa
     assert 'href="runs/b1_kd-1/report.html"' in (whole / "report.html").read_text(encoding="utf-8")
 
 
+def test_the_figures_of_the_paper_lie_beside_it_as_png_and_pdf_and_are_on_the_page(whole: Path) -> None:
+    names = [f"confmat{p}{d}" for p in ("", "_present") for d in ("", "_difference")]
+    names += ["embeddings_pca", "embeddings_tsne", "va_plane"]
+    files = {file.name: file.read_bytes() for file in (whole / "figures" / "schematic-valid").iterdir()}
+    assert files.keys() == {f"{name}.{form}" for name in names for form in ("png", "pdf")}
+    assert all(content.startswith(b"\x89PNG" if name.endswith("png") else b"%PDF") for name, content in files.items())
+    page = (whole / "report.html").read_text(encoding="utf-8")
+    assert page.count('src="data:image/png;base64,') == 5, "all but the present-only ones of a set with every class"
+    assert 'href="figures/schematic-valid/embeddings_tsne.pdf"' in page
+
+
+def test_a_classs_place_is_the_expected_cell_under_the_students_q(whole: Path) -> None:
+    run = whole / "runs" / "b3_share-0"
+    predictions = read_predictions(run / "predictions" / "schematic-valid.safetensors")
+    note, places, aims = class_centers(run, [predictions])
+    grid, tau = PrototypeGrid.load(run / "grid.safetensors"), load_recipe(Recipe, run / "recipe.yaml").loss.tau
+    assert note == f"τ {tau:g}"
+    assert aims is not None
+    for c in range(8):
+        slow = []
+        for z in predictions.embedding[predictions.target == c].numpy():  # type: ignore[index]
+            q = np.exp(grid.prototypes.numpy() @ z / np.linalg.norm(z) / tau)
+            slow.append(q / q.sum() @ grid.centers.numpy())
+        assert places[c] == pytest.approx(np.mean(slow, axis=0), abs=1e-5)
+    note, places, aims = class_centers(whole / "runs" / "b0_ce-0", [predictions])
+    assert (note, places.tolist(), aims) == ("no Proto-KD: the anchors", anchors().tolist(), None)
+
+
 def test_the_teacher_is_the_same_seeds_run(whole: Path) -> None:
     for seed in (0, 1):
         recipe = load_recipe(Recipe, whole / "runs" / f"b1_kd-{seed}" / "recipe.yaml")
@@ -114,6 +148,7 @@ def test_stopped_and_run_again_it_repeats_nothing_that_is_done_and_ends_in_the_s
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("ngd_timm.experiments.ablation.try_page", lambda run: None)
+    monkeypatch.setattr("ngd_timm.experiments.ablation.write_ablation_figures", lambda *_: None)
     caplog.set_level("INFO", logger="ngd_timm.experiments")
     arguments, runs = [*RECIPES, *settings(faces)], tmp_path / "runs"
     # what a kill leaves of a run without a fingerprint is begun again
@@ -152,6 +187,7 @@ def test_finished_runs_give_their_table_again_without_training(
 ) -> None:
     monkeypatch.setattr("ngd_timm.experiments.ablation.train", None)
     monkeypatch.setattr("ngd_timm.experiments.ablation.resume", None)
+    monkeypatch.setattr("ngd_timm.experiments.ablation.write_ablation_figures", lambda *_: None)
     before = found(whole)
     ablate([*RECIPES, *settings(faces)], 2, whole)
     assert found(whole) == before
@@ -183,6 +219,7 @@ def test_runs_on_other_data_are_not_mixed_into_a_table(
     faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ngd_timm.experiments.ablation.try_page", lambda run: None)
+    monkeypatch.setattr("ngd_timm.experiments.ablation.write_ablation_figures", lambda *_: None)
     own, out = tmp_path / "faces", tmp_path / "out"
     shutil.copytree(faces, own)
     arguments = ["b0_ce", *settings(own), "optim.epochs=1"]
@@ -239,6 +276,57 @@ def test_what_cannot_be_a_table_is_refused_before_anything_is_trained(
         ablate(arguments, 1, tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_sweep_is_a_grid_of_rows_whose_names_say_their_values_and_what_the_recipe_is_anyway_leads() -> None:
+    sweeps = read_sweeps(["b3_full:loss.d_geo=.006,.012", "b3_full:loss.ramp=[0,0],[.2,.6]"], ["b0_ce", "b3_full"])
+    rows = swept_rows("b3_full", ["teacher=x"], sweeps["b3_full"])
+    assert [recipe.name for recipe, _ in rows] == [
+        "b3_full",
+        "b3_full-d_geo.006-ramp0_0",
+        "b3_full-d_geo.006-ramp.2_.6",
+        "b3_full-d_geo.012-ramp0_0",
+    ]
+    for recipe, values in rows:
+        assert (recipe.loss.d_geo, list(recipe.loss.ramp)) == (values["loss.d_geo"], values["loss.ramp"])
+        Recipe.model_validate(recipe.model_dump())
+    names = [
+        recipe.name
+        for recipe, _ in swept_rows("b0_ce", [], {"student.backbone": ["resnet34", "a/b c"], "init": [None, "x"]})
+    ]
+    assert names == [f"b0_ce-backbone_{b}-init_{i}" for b in ("resnet34", "a_b_c") for i in ("null", "x")]
+
+
+def test_a_swept_ablation_trains_each_value_once_and_says_which_row_either_choice_takes(
+    faces: Path, tmp_path: Path, ngd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ngd_timm.experiments.ablation.try_page", lambda run: None)
+    monkeypatch.setattr("ngd_timm.experiments.ablation.write_ablation_figures", lambda *_: None)
+    words = ["b0_ce", *settings(faces), "optim.epochs=1", f"eval.affectnet={faces}:test", "--seeds", "1"]
+    sweep = ["--set", "loss.label_smoothing=.1,.055,0", "--choose", "macro_f1=affectnet"]
+    done = ngd("ablate", *words, *sweep, "--out", str(tmp_path))
+    assert done.returncode == 0
+    names = ["b0_ce", "b0_ce-label_smoothing.1", "b0_ce-label_smoothing0"]
+    assert sorted(run.name for run in (tmp_path / "runs").iterdir()) == sorted(f"{name}-0" for name in names)
+    comparison = found(tmp_path)
+    assert comparison["recipes"] == list(comparison["swept"]) == names
+    scores = {
+        key: {name: on["recipes"][name]["8way"]["macro_f1"]["mean"] for name in names}
+        for key, on in comparison["sets"].items()
+    }
+    (table,) = [part for part in done.stdout.split("\n\n") if part.startswith("the choice of a row by macro-F1")]
+    _, _, *choices, _, note = table.splitlines()
+    for line, key in zip(choices, scores, strict=True):
+        best = max(names, key=lambda name: scores[key][name])
+        assert re.split(r" {2,}", line)[1:] == [
+            best,
+            *(f"{on[best]:.2f}" for on in scores.values()),
+            f"{scores['affectnet:test'][best]:.2f}",
+        ]
+    assert "scores on sets that chose are optimistic" in note
+    assert (tmp_path / "sensitivity.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert 'alt="Sensitivity to what was swept"' in page
 
 
 def test_recipes_of_different_students_cannot_share_a_warm_start(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, recall_score
 
 from ngd_timm.core.errors import InputError
-from ngd_timm.evaluate.metrics import PROTOCOLS, fer_metrics, mean_over_seeds, paired_difference
+from ngd_timm.evaluate.metrics import PROTOCOLS, confusion_difference, fer_metrics, mean_over_seeds, paired_difference
 
 
 def random_set(seed: int, n: int, present: list[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -173,6 +173,28 @@ def test_the_interval_over_seeds_is_students_t_and_is_absent_for_one_seed() -> N
     one = mean_over_seeds(a[:1], target)
     assert one["8way"]["acc"]["seed_ci95"] is one["8way"]["acc"]["seed_sd"] is None
     assert one["8way"]["acc"]["mean"] == pytest.approx(fer_metrics(a[0], target, resamples=0)["8way"]["acc"])
+
+
+def test_confusions_differ_by_the_mean_over_seeds_and_as_a_slow_bootstrap_over_images_says() -> None:
+    rng = np.random.default_rng(0)
+    target = rng.integers(0, 5, 300)  # three classes are absent
+    a, b = ([rng.normal(size=(300, 8)) + k * np.eye(8)[target] for _ in range(2)] for k in (2.0, 1.0))
+
+    def slow(rows: np.ndarray, lacking: float) -> np.ndarray:
+        matrices = np.zeros((4, 5, 8))
+        for matrix, x in zip(matrices, (*a, *b), strict=True):
+            predicted = np.where(np.arange(8) < 5, x, x + lacking).argmax(axis=1)
+            np.add.at(matrix, (target[rows], predicted[rows]), 1)
+        percent = 100 * matrices / matrices.sum(axis=2, keepdims=True)
+        return (percent[0] + percent[1] - percent[2] - percent[3]) / 2
+
+    found = confusion_difference(a, b, target, resamples=2000)
+    for protocol, lacking in (("8way", 0.0), ("present", -np.inf)):
+        mean, low, high = found[protocol]
+        assert mean[:5] == pytest.approx(slow(np.arange(300), lacking))
+        assert np.isnan(found[protocol][:, 5:]).all()
+        bounds = np.percentile([slow(rng.integers(0, 300, 300), lacking) for _ in range(300)], [2.5, 97.5], axis=0)
+        assert np.abs(np.stack([low, high])[:, :5] - bounds).max() < 4
 
 
 def test_a_difference_needs_the_same_seeds_and_images() -> None:

@@ -76,6 +76,27 @@ def test_a_recipe_that_may_not_be_read_is_refused(refused: Any, tmp_path: Path) 
 
 
 @rows(
+    "options, message",
+    {
+        "a sweep over a key that does not exist": ("--set loss.dgeo=.1,.2", "did you mean 'loss.d_geo'"),
+        "a sweep of one value": ("--set loss.d_geo=.1", "two different values or more"),
+        "a sweep of no value": ("--set loss.d_geo=", "two different values or more"),
+        "a sweep that gives a value twice": ("--set loss.d_geo=.1,0.10", "two different values or more"),
+        "a sweep given twice": ("--set loss.d_geo=.1,.2 --set loss.d_geo=.3,.4", "is given twice"),
+        "a sweep with an open bracket": ("--set loss.ramp=[0,0],[.2", "two different values or more"),
+        "a sweep over a value that is none": ("--set loss.d_geo=.1,much", "loss.d_geo: Input should be"),
+        "a sweep over seeds": ("--set seed=1,2", "an ablation sets seed itself"),
+        "a sweep of two recipes at once": ("b0_ce --set loss.d_geo=.1,.2", "write for example --set b0_ce:loss.d_geo"),
+        "a sweep of a recipe that is not there": ("--set b3_ful:loss.d_geo=.1,.2", "did you mean 'b3_full'"),
+        "a choice by an unknown metric": ("--choose f1=ckplus", "unknown metric"),
+        "a choice by a set that is not scored": ("--choose macro_f1=ckplus", "add eval.ckplus=ROOT"),
+    },
+)
+def test_a_sweep_or_a_choice_that_cannot_be(options: str, message: str, refused: Any) -> None:
+    refused(f"ablate b3_full {options} teacher=student data.name=schematic data.root=faces --out out", message)
+
+
+@rows(
     "command, message",
     {
         "neither a recipe nor a run": ("train", "give one recipe"),

@@ -23,6 +23,7 @@ STYLES = (("#0072B2", "o"), ("#E69F00", "s"), ("#009E73", "^"), ("#CC79A7", "D")
 _SETTINGS: Any = {
     "text.parse_math": False,  # names of bands, classes, sets and runs may hold dollars
     "svg.fonttype": "none",
+    "pdf.fonttype": 42,  # TrueType, which journals ask for
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.edgecolor": RULE,
@@ -35,8 +36,8 @@ _SETTINGS: Any = {
 
 
 @contextlib.contextmanager
-def png_figure(path: str | Path, size: tuple[float, float]) -> Iterator[Figure]:
-    """A figure of so many inches, written to `path` as PNG, atomically, when the block ends well."""
+def png_figure(path: str | Path, size: tuple[float, float], pdf: bool = False) -> Iterator[Figure]:
+    """A figure of so many inches, written to `path` as PNG (and as PDF) atomically, when the block ends well."""
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -47,6 +48,9 @@ def png_figure(path: str | Path, size: tuple[float, float]) -> Iterator[Figure]:
         yield figure
         with atomic_path(path) as temporary:
             figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
+        if pdf:
+            with atomic_path(Path(path).with_suffix(".pdf")) as temporary:
+                figure.savefig(temporary, format="pdf", dpi=300, metadata={"CreationDate": None})
 
 
 def to_svg(

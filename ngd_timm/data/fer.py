@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -70,7 +71,7 @@ class LoadReport:
 
 
 def parse_spec(spec: str) -> tuple[str, str, str | None, str]:
-    """Read `name=root[:split]`.
+    """Read `name=root[:split]`, or `title:name=root[:split]` for a set of its own name with the labels of a known one.
 
     A colon that isn't followed by a split's name belongs to the root, so Windows paths work.
 
@@ -78,7 +79,7 @@ def parse_spec(spec: str) -> tuple[str, str, str | None, str]:
         spec: For example `ckplus=/data/ck+:test`.
 
     Returns:
-        Name, root, split or None, and the key under which results are filed: `<name>:<split or all>`.
+        Name, root, split or None, and the key under which results are filed: `<title or name>:<split or all>`.
 
     Raises:
         InputError: Not of that form, or an unknown data set or split.
@@ -88,18 +89,24 @@ def parse_spec(spec: str) -> tuple[str, str, str | None, str]:
         ('ferplus', 'faces/fer', 'valid', 'ferplus:valid')
         >>> parse_spec("ckplus=faces/ck")
         ('ckplus', 'faces/ck', None, 'ckplus:all')
+        >>> parse_spec("mine:fer2013=faces/mine")
+        ('fer2013', 'faces/mine', None, 'mine:all')
     """
     name, equals, rest = spec.partition("=")
     if not equals or not name or not rest:
         raise InputError(f"'{spec}' is not name=root[:split]; write for example ferplus=/data/ferplus:valid")
+    title, titled, name = name.rpartition(":")
     if name not in DATASETS:
         raise choices("data set", name, DATASETS)
+    if titled and (title in DATASETS or not re.fullmatch(r"\w[\w.-]*", title)):
+        raise InputError(f"'{title}' in '{spec}' is no title: letters, digits, ., - and _, and no known set's name")
+    title = title or name
     root, colon, tail = rest.rpartition(":")
     if not colon or "/" in tail or "\\" in tail or not root:
-        return name, rest, None, f"{name}:all"
+        return name, rest, None, f"{title}:all"
     if tail not in (*SPLITS, "all"):
         raise choices("split", tail, (*SPLITS, "all"))
-    return name, root, tail, f"{name}:{tail}"
+    return name, root, tail, f"{title}:{tail}"
 
 
 @overload

@@ -39,9 +39,13 @@ _TWINS = (
 )
 
 
-def difference_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
-    """The differences that a table shows: each recipe to the first, then those that differ in one thing."""
+def difference_pairs(names: Sequence[str], swept: Mapping[str, Any] | None = None) -> list[tuple[str, str]]:
+    """The differences that a table shows: each recipe to the first, a sweep's rows to its first, and `_TWINS`."""
     pairs = [(name, names[0]) for name in names[1:]]
+    first: dict[str, str] = {}
+    for row, sweep in (swept or {}).items():
+        pair = (row, first.setdefault(sweep["recipe"], row))
+        pairs += [pair] if row != pair[1] and pair not in pairs else []
     pairs += [pair for pair in _TWINS if set(pair) <= set(names) and pair not in pairs and pair[::-1] not in pairs]
     return pairs
 
@@ -51,10 +55,14 @@ def compare(
     seeds: Sequence[int],
     start: Sequence[Path] = (),
     resamples: int = 2000,
+    swept: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The content of an ablation's table, from the predictions that the runs kept."""
+    """The content of an ablation's table, from the predictions that the runs kept.
+
+    `swept` names of the rows of a sweep its "recipe" and its "values" by key.
+    """
     rows = {**runs, **({"warm_start": start} if start else {})}
-    pairs = difference_pairs(list(runs))
+    pairs = difference_pairs(list(runs), swept)
     sets = {}
     for key in _shared_keys(rows):
         predictions = {
@@ -68,7 +76,8 @@ def compare(
         "warm_start": bool(start),
         "runs": {name: [folder.name for folder in folders] for name, folders in rows.items()},
         "sets": sets,
-        "training": {name: _training(folders) for name, folders in rows.items()},
+        "training": {name: training_summary(folders) for name, folders in rows.items()},
+        "swept": dict(swept or {}),
     }
 
 
@@ -121,7 +130,8 @@ def _refuse_other_images(key: str, first: tuple[str, Predictions], other: tuple[
             )
 
 
-def _training(folders: Sequence[Path]) -> dict[str, Any]:
+def training_summary(folders: Sequence[Path]) -> dict[str, Any]:
+    """Of one recipe's runs: each term's share of the gradient, λ of Proto-KD, epochs, and minutes of a run."""
     shares: dict[str, list[float]] = {term: [] for term in COMPONENTS}
     lambdas, seconds, epochs = [], [], 0
     for folder in folders:

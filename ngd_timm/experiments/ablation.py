@@ -12,10 +12,14 @@ from typing import Any
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.files import read_json, write_json, write_text
 from ngd_timm.core.recipe import LossConfig, Recipe, TeacherRun, load_recipe
+from ngd_timm.data import parse_spec
 from ngd_timm.evaluate.comparison import compare
+from ngd_timm.evaluate.metrics import METRICS
+from ngd_timm.experiments.sweep import read_sweeps, swept_rows
 from ngd_timm.models.student import student_files
 from ngd_timm.report import try_page, write_ablation_report
-from ngd_timm.report.plots import write_difference_plot
+from ngd_timm.report.figures import write_ablation_figures
+from ngd_timm.report.plots import write_difference_plot, write_sensitivity_plot
 from ngd_timm.report.tables import Table, ablation_tables
 from ngd_timm.train.fingerprint import pinned, student_hash, teacher_config_hash, teacher_hash
 from ngd_timm.train.interruption import Stopped
@@ -36,15 +40,20 @@ def ablate(
     out: str | Path,
     warm_start: int | None = None,
     command: Sequence[str] | None = None,
+    sweeps: Sequence[str] = (),
+    choose: str | None = None,
 ) -> list[Table]:
     """Train recipes on the same seeds and compare them, or go on where an earlier call with this folder stopped.
 
     `arguments` are recipes by name or path, `key=value` for all of them, and `RECIPE:key=value` for one; `warm_start`
     is the epochs of cross-entropy, one run a seed, from whose student every recipe starts. Teachers are trained before
-    those that they teach, and the tables are written after every seed.
+    those that they teach, and the tables are written after every seed. `sweeps` are `[RECIPE:]key=value,value,…`: a row
+    for every combination. `choose` is `metric=set,set`: the tables also say which row the mean over those sets would
+    choose, beside validation's choice.
     """
     out = Path(out)
-    recipes = _load(arguments)
+    recipes, swept = _load(arguments, sweeps)
+    choice = None if choose is None else _read_choice(choose, next(iter(recipes.values())))
     if seeds < 1:
         raise InputError(f"an ablation needs at least one seed, got {seeds}")
     if warm_start is not None:
@@ -66,11 +75,14 @@ def ablate(
             done = range(base, run.seed + 1)
             folders = {name: [_folder(out, name, seed) for seed in done] for name in recipes}
             start = [] if warm_start is None else [_folder(out, WARM_START, seed) for seed in done]
-            tables = _write({**compare(folders, done, start), "command": command}, out)
+            comparison = compare(folders, done, start, swept=swept)
+            last = number == len(runs)
+            tables = _write({**comparison, "command": command, "choose": choice}, out, last)
     return tables
 
 
-def _load(arguments: Sequence[str]) -> dict[str, Recipe]:
+def _load(arguments: Sequence[str], sweeps: Sequence[str]) -> tuple[dict[str, Recipe], dict[str, Any]]:
+    """The rows of the table, and of those of a sweep the recipe and the values."""
     names = [a for a in arguments if "=" not in a]
     if not names:
         raise InputError("an ablation needs recipes, for example: ngd ablate b0_ce b1_kd data.root=FOLDER --out DIR")
@@ -86,13 +98,35 @@ def _load(arguments: Sequence[str]) -> dict[str, Recipe]:
             raise InputError(f"'{override}': an ablation names its runs itself, as DIR/runs/<recipe>-<seed>")
         (own[stem] if colon else shared).append(f"{key}={value}")
     recipes: dict[str, Recipe] = {}
+    swept: dict[str, Any] = {}
+    sweep = read_sweeps(sweeps, stems)
     for name, stem in zip(names, stems, strict=True):
-        recipe = load_recipe(Recipe, name, [*shared, *own[stem]])
-        if recipe.name in recipes or recipe.name == WARM_START:
-            taken = "is the warm start's" if recipe.name == WARM_START else "stands twice"
-            raise InputError(f"the recipe name '{recipe.name}' {taken}; give every recipe a name of its own")
-        recipes[recipe.name] = recipe
-    return recipes
+        for recipe, values in swept_rows(name, [*shared, *own[stem]], sweep.get(stem, {})):
+            if recipe.name in recipes or recipe.name == WARM_START:
+                taken = "is the warm start's" if recipe.name == WARM_START else "stands twice"
+                raise InputError(f"the recipe name '{recipe.name}' {taken}; give every recipe a name of its own")
+            recipes[recipe.name] = recipe
+            if values:
+                swept[recipe.name] = {"recipe": stem, "values": values}
+    return recipes, swept
+
+
+def _read_choice(choose: str, recipe: Recipe) -> dict[str, Any]:
+    """`metric=set,set` as the metric, and the keys of validation and of the sets."""
+    metric, _, names = choose.partition("=")
+    if metric not in METRICS:
+        raise choices(f"metric in --choose '{choose}'", metric, METRICS)
+    keys = [parse_spec(f"{name}={root}")[3] for name, root in recipe.eval.items()]
+    chosen = []
+    for name in names.split(","):
+        found = [key for key in keys if name in (key, key.partition(":")[0])]
+        if len(found) != 1:
+            raise InputError(
+                f"--choose {choose}: '{name}' is not one of the sets that the runs are scored on "
+                f"({', '.join(keys) or 'none'}); add eval.{name or 'ckplus'}=ROOT"
+            )
+        chosen += found
+    return {"metric": metric, "valid": f"{recipe.data.name}:valid", "sets": chosen}
 
 
 def _refuse_unpaired(recipes: Mapping[str, Recipe]) -> None:
@@ -290,12 +324,18 @@ def _refuse_other_sources(run: Recipe) -> None:
             raise InputError(f"{_run_folder(run)} was trained with another {name} than is there now; remove that run")
 
 
-def _write(comparison: dict[str, Any], out: Path) -> list[Table]:
+def _write(comparison: dict[str, Any], out: Path, last: bool) -> list[Table]:
+    """Tables and page; after the last seed the figures too, which take a minute."""
     tables = ablation_tables(comparison)
     write_json(out / "ablation.json", comparison)
     write_text(out / "table.md", "\n\n".join(table.markdown() for table in tables) + "\n")
-    write_text(out / "table.tex", "\n\n".join(table.latex() for table in tables) + "\n")
+    preamble = "% needs \\usepackage{booktabs,graphicx}; then \\input{table.tex}"
+    write_text(out / "table.tex", "\n\n".join([preamble, *(table.latex() for table in tables)]) + "\n")
     if len(comparison["recipes"]) > 1:
         write_difference_plot(comparison, out / "ablation.png")
+    if comparison["swept"]:
+        write_sensitivity_plot(comparison, out / "sensitivity.png")
+    if last:
+        write_ablation_figures(comparison, out)
     write_ablation_report(out)
     return tables

@@ -11,12 +11,23 @@ from ngd_timm.core.files import read_json
 from ngd_timm.evaluate.metrics import METRIC_TITLES, METRICS, protocol_name, shown_protocols
 from ngd_timm.evaluate.run_log import read_rows
 from ngd_timm.grid.verdict import difference_verdict
-from ngd_timm.report.page import render
-from ngd_timm.report.plots import difference_side, plot_curves, plot_differences, plot_recipe_shares
+from ngd_timm.report.figures import CONFUSIONS, figure_folder
+from ngd_timm.report.page import render, to_png_uri
+from ngd_timm.report.plots import (
+    difference_side,
+    plot_curves,
+    plot_differences,
+    plot_recipe_shares,
+)
 from ngd_timm.report.run import TERMS, column, known
 from ngd_timm.report.tables import ablation_tables
 
 _CURVE = "valid_macro_f1"
+_FIGURES = {
+    "embeddings_pca": "Embeddings by PCA, whose distances are true as far as its share of the variance goes",
+    "embeddings_tsne": "Embeddings by t-SNE, of which only neighbourhoods mean something, not distances or sizes",
+    "va_plane": "Where the classes lie on the plane (filled) and where Proto-KD pulls them (hollow); mind the axes",
+}
 _SIDES = {1: " (above 0)", -1: " (below 0)", 0: ""}
 
 
@@ -49,6 +60,8 @@ def _context(comparison: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             for protocol in shown_protocols(found)
             if found["differences"]
         ],
+        "figures": _figures(comparison, folder),
+        "figure_files": sorted(file.relative_to(folder).as_posix() for file in folder.glob("figures/*/*.p*")),
         "shares": _shares(comparison["training"]),
         "curves": _curves(comparison, folder),
         "runs": comparison["runs"],
@@ -67,6 +80,29 @@ def _comparison(name: str, key: str, found: Mapping[str, Any], protocol: str) ->
         plots[metric] = plot_differences(name + metric, alt, differences, protocol, metric)
     verdicts = [difference_verdict(p, d[protocol], METRIC_TITLES) for p, d in zip(pairs, differences, strict=True)]
     return {"set": key, "protocol": shown, "plots": plots, "verdicts": verdicts}
+
+
+def _figures(comparison: Mapping[str, Any], folder: Path) -> list[dict[str, str]]:
+    """The sensitivity to swept keys, and the figures of the first set, those that are there, with a title each."""
+    from PIL import Image
+
+    key, found = next(iter(comparison["sets"].items()))
+    shown = {}
+    for name, protocol in CONFUSIONS.items():
+        if protocol in shown_protocols(found):
+            shown[name] = f"What is taken for what, {protocol_name(protocol, found)}"
+            shown[f"{name}_difference"] = (
+                f"The last row's confusions minus the first row's, {protocol_name(protocol, found)}"
+            )
+    at, figures = figure_folder(folder, key), []
+    files = {at / f"{name}.png": f"{title}: {key}" for name, title in {**shown, **_FIGURES}.items()}
+    if comparison.get("swept"):
+        files = {folder / "sensitivity.png": "Sensitivity to what was swept", **files}
+    for file, title in files.items():
+        if file.is_file():
+            with Image.open(file) as image:
+                figures.append({"uri": to_png_uri(image), "title": title})
+    return figures
 
 
 def _shares(training: Mapping[str, Any]) -> str | None:

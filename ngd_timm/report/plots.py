@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Curve = tuple[Sequence[float], Sequence[float]]  # epochs and values
 
 # Two more than Okabe and Ito give without their yellow, which can't be seen on white; both are legible in the dark too.
-_CLASS_STYLES = (*STYLES, ("#8C8C8C", "X"), ("#8A63D2", "*"))
+CLASS_STYLES = (*STYLES, ("#8C8C8C", "X"), ("#8A63D2", "*"))
 _SIDE_STYLES = {1: ("#009E73", "^"), -1: ("#D55E00", "v"), 0: ("#8C8C8C", "o")}
 _SCALP_WIDTH = 5.2  # inches; the page scales the plot to its column
 _SCALP_STEP, _SCALP_ROW = 2.2, 2.85  # from map to map and from row to row, in their radii
@@ -143,7 +143,7 @@ def plot_embeddings(
     cells: np.ndarray,
 ) -> str:
     """A map of embeddings: (N, 2) points by (N,) label; on top the classes' (C, 2) places and (K, 2) prototypes."""
-    styles = [_CLASS_STYLES[i % len(_CLASS_STYLES)] for i in range(len(classes))]
+    styles = [CLASS_STYLES[i % len(CLASS_STYLES)] for i in range(len(classes))]
     order = np.random.default_rng(0).permutation(len(points))  # so that no class hides another
     size = 13 if len(points) > 600 else 22
 
@@ -195,6 +195,25 @@ def write_difference_plot(comparison: Mapping[str, Any], path: str | Path) -> No
                 _draw_differences(axis, found["differences"], protocol, metric)
                 axis.set_title(f"{key}, {protocol_name(protocol, found)}: {METRIC_NAMES[metric]}", fontsize=9)
                 axis.set_xlabel("difference, points")
+        over_seeds = "; thin line: 95 % over seeds, ticks: single seeds" * (len(comparison["seeds"]) > 1)
+        figure.suptitle(f"dot: mean over seeds, thick line: 95 % over images{over_seeds}", fontsize=10)
+
+
+def write_sensitivity_plot(comparison: Mapping[str, Any], path: str | Path) -> None:
+    """Write every metric against every swept value as PNG and PDF, a row of panels for a key, set and protocol."""
+    rows = comparison["swept"].values()
+    panels = [
+        (swept, key, protocol)
+        for swept in dict.fromkeys((row["recipe"], key) for row in rows for key in row["values"])
+        for key, found in comparison["sets"].items()
+        for protocol in shown_protocols(found)
+    ]
+    with png_figure(path, (11, 2.9 * len(panels)), pdf=True) as figure:
+        axes = figure.subplots(len(panels), len(METRICS), squeeze=False)
+        for row, (swept, key, protocol) in zip(axes, panels, strict=True):
+            for axis, metric in zip(row, METRICS, strict=True):
+                _draw_sensitivity(axis, comparison, swept, key, protocol, metric)
+                axis.set_title(f"{key}, {protocol_name(protocol, comparison['sets'][key])}", fontsize=9, pad=22)
         over_seeds = "; thin line: 95 % over seeds, ticks: single seeds" * (len(comparison["seeds"]) > 1)
         figure.suptitle(f"dot: mean over seeds, thick line: 95 % over images{over_seeds}", fontsize=10)
 
@@ -356,6 +375,49 @@ def _draw_differences(axes: Axes, differences: Sequence[Mapping[str, Any]], prot
     _label_rows(axes, [f"{d['a']} − {d['b']}" for d in differences])
     axes.set_xlim(-1.15 * reach or -1.0, 1.15 * reach or 1.0)
     _rule(axes, "x")
+
+
+def _draw_sensitivity(
+    axes: Axes, comparison: Mapping[str, Any], swept: tuple[str, str], key: str, protocol: str, metric: str
+) -> None:
+    """A line for each combination of the other swept values; the axis fits all but the intervals over seeds."""
+    recipe, swept_key = swept
+    rows = {row: s["values"] for row, s in comparison["swept"].items() if s["recipe"] == recipe}
+    ticks = sorted({str(v[swept_key]): v[swept_key] for v in rows.values()}.items(), key=_numbers_first)
+    places = {text: place for place, (text, _) in enumerate(ticks)}
+    lines: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
+    for row, values in rows.items():
+        others = ", ".join(f"{k.rpartition('.')[2]} {v}" for k, v in values.items() if k != swept_key)
+        score = comparison["sets"][key]["recipes"][row][protocol][metric]
+        lines.setdefault(others, []).append((places[str(values[swept_key])], score))
+    shown: list[float] = []
+    for number, (label, points) in enumerate(sorted(lines.items())):
+        color, marker = STYLES[number % len(STYLES)]
+        points.sort(key=lambda point: point[0])
+        shift = 0.12 * (number - (len(lines) - 1) / 2)
+        x = [place + shift for place, _ in points]
+        axes.plot(x, [s["mean"] for _, s in points], color=color, marker=marker, markersize=5, lw=1, label=label)
+        for at, (_, score) in zip(x, points, strict=True):
+            seeds = score["per_seed"] if len(score["per_seed"]) > 1 else []
+            axes.plot([at, at], score["ci95"], color=color, linewidth=2.2)
+            if score["seed_ci95"] is not None:
+                axes.plot([at + 0.035] * 2, score["seed_ci95"], color=color, linewidth=0.9)
+            axes.plot([at + 0.035] * len(seeds), seeds, color=color, marker="_", markersize=5, linestyle="none")
+            shown += [*score["ci95"], *seeds]
+    margin = 0.06 * (max(shown) - min(shown)) or 1.0
+    axes.set_ylim(min(shown) - margin, max(shown) + margin)
+    axes.set_xlim(-0.5, len(ticks) - 0.5)
+    axes.set_xticks(range(len(ticks)), [text for text, _ in ticks])
+    axes.set(xlabel=f"{recipe}: {swept_key}", ylabel=f"{METRIC_NAMES[metric]}, percent")
+    _rule(axes, "y")
+    if len(lines) > 1:
+        _legend(axes, 3)
+
+
+def _numbers_first(tick: tuple[str, Any]) -> tuple[bool, float]:
+    """Numbers by size, other values after them as they come."""
+    number = isinstance(tick[1], (int, float))
+    return not number, float(tick[1]) if number else 0.0
 
 
 def _stack(bar: Callable[..., Any], places: Sequence[float], parts: Mapping[str, Sequence[float]], **size: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,10 @@ _LATEX = str.maketrans(
         "−": "$-$",
         "±": r"$\pm$",
         "λ": r"$\lambda$",
+        "τ": r"$\tau$",
+        "×": r"$\times$",
+        "<": "$<$",
+        ">": "$>$",
         "–": "--",
         # a bracket at the start of a line would be read as an option of the line break before it
         "[": "{[}",
@@ -49,12 +54,17 @@ class Table:
         return "\n".join([self.title, *lines, *(f"  {note}" for note in self.notes)])
 
     def latex(self) -> str:
-        r"""A `table` of booktabs (\usepackage{booktabs}), the notes in its caption."""
+        r"""A `table` of booktabs, no wider than the page, the notes in its caption; \usepackage{booktabs,graphicx}."""
         caption = _tex(" ".join(f"{part.rstrip('.')}." for part in (self.title, *self.notes)))
         columns = "l" + "r" * (len(self.header) - 1)
-        head = [r"\begin{table}", r"\centering", rf"\caption{{{caption}}}", rf"\begin{{tabular}}{{{columns}}}"]
+        label = re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
+        head = [r"\begin{table}", r"\centering", rf"\caption{{{caption}}}", rf"\label{{tab:{label}}}"]
+        head += [
+            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+            rf"\begin{{tabular}}{{{columns}}}",
+        ]
         rows = [r"\toprule", _ampersands(self.header), r"\midrule", *map(_ampersands, self.rows), r"\bottomrule"]
-        return "\n".join([*head, *rows, r"\end{tabular}", r"\end{table}"])
+        return "\n".join([*head, *rows, r"\end{tabular}}", r"\end{table}"])
 
 
 def score_table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
@@ -105,7 +115,36 @@ def ablation_tables(comparison: Mapping[str, Any]) -> list[Table]:
                 how_to_read = _difference_notes(f"on the same seeds and {unit}s", unit, len(seeds) > 1, len(rows))
                 title = f"{where}: paired differences in points"
                 tables.append(Table(title, ("difference", *names), tuple(rows), how_to_read))
+    if comparison.get("choose"):
+        tables.append(_choice_table(comparison))
     return [*tables, _training_table(comparison["training"])]
+
+
+def _choice_table(comparison: Mapping[str, Any]) -> Table:
+    """The row that validation would choose and the one that the mean over other sets would, and what each scores."""
+    choose, sets = comparison["choose"], comparison["sets"]
+    metric, valid, external = choose["metric"], choose["valid"], choose["sets"]
+    candidates = list(comparison["swept"] or comparison["recipes"])
+    protocols = {key: "present" if key in external else shown_protocols(found)[-1] for key, found in sets.items()}
+    protocols[valid] = "8way"
+    scores = {
+        row: {key: found["recipes"][row][protocols[key]][metric]["mean"] for key, found in sets.items()}
+        for row in candidates
+    }
+    together = ", ".join(external)
+    by = {f"validation ({valid})": [valid], f"the mean over {together}": external}
+    rows = []
+    for who, keys in by.items():
+        chosen = max(candidates, key=lambda row: sum(scores[row][key] for key in keys))
+        mean = sum(scores[chosen][key] for key in external) / len(external)
+        rows.append((who, chosen, *(f"{score:.2f}" for score in scores[chosen].values()), f"{mean:.2f}"))
+    titles = [f"{key}, {protocol_name(protocols[key], found)}" for key, found in sets.items()]
+    notes = (
+        f"{METRIC_NAMES[metric]} of the chosen row, mean over seeds; chosen among {', '.join(candidates)}",
+        f"scores on sets that chose are optimistic: the second row's on {together}, the first row's on validation",
+    )
+    header = ("chosen by", "row", *titles, f"mean over {together}")
+    return Table(f"the choice of a row by {METRIC_NAMES[metric]}, percent", header, tuple(rows), notes)
 
 
 def robustness_tables(results: Mapping[str, Any]) -> list[Table]:
