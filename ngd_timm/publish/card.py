@@ -80,6 +80,7 @@ def _card(run: Run, repo_id: str, plot: bool) -> str:
         repo_id=repo_id,
         student=run.student.pretrained_cfg,
         cost=_cost(run.student),
+        features=run.student.head_hidden_size,
         hyperparameters=list(_hyperparameters(run)),
         grey=input_channels(run.student) == 1,
         classes=run.classes,
@@ -188,6 +189,7 @@ def _hyperparameters(run: Run) -> Iterator[tuple[str, str]]:
     yield "sampling", data.sampler
     yield "augmentation", ", ".join(f"{name} {value:g}" for name, value in augment.model_dump().items())
     yield "seed", str(run.recipe.seed)
+    yield "versions", ", ".join(f"{name} {version}" for name, version in run.fingerprint.get("packages", {}).items())
 
 
 def _model_index(run: Run) -> Iterator[EvalResult]:
