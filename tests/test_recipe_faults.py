@@ -82,6 +82,12 @@ def test_a_recipe_that_may_not_be_read_is_refused(refused: Any, tmp_path: Path) 
         "a recipe file that is missing": ("train absent.yaml", "no recipe file"),
         "a recipe file of 300 letters": ("train " + "x" * 300 + ".yaml", "File name too long"),
         "an unknown optimizer": (f"{TRAIN} optim.opt=addam", "optim.opt=addam"),
+        "a backbone's repository without hf-hub:": (f"{TRAIN} student.backbone=timm/a.b", "write hf-hub:timm/a.b"),
+        "a backbone's folder that is missing": (f"{TRAIN} student.backbone=local-dir:gone", "timm can't open it"),
+        "weights that timm lacks": (
+            f"{TRAIN} student.backbone=nf_resnet26 student.pretrained=true",
+            "has no weights of",
+        ),
         "a device that is not there": (f"{TRAIN} device=cuda:99", "is not on this machine"),
         "an unknown set to evaluate": (f"{TRAIN} 'eval={{ckpluss: x}}'", "did you mean 'ckplus'"),
         "a set to evaluate that is missing": (f"{TRAIN} 'eval={{ckplus: gone/there/x}}'", "gone/there/x"),

@@ -7,7 +7,6 @@ import difflib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import timm
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.models.head_calls import head_calls
-from ngd_timm.models.timm_folder import read_model
+from ngd_timm.models.timm_folder import FILES, backbone_folder, backbone_repository, open_backbone, read_model
 
 if TYPE_CHECKING:
     from ngd_timm.grid.prototypes import PrototypeGrid
@@ -171,9 +170,14 @@ def wrap(
     if isinstance(model, str):
         if ":" not in model and not timm.is_model(model):
             raise choices("timm model", model, similar_models(model))
-        source, _, folder = model.partition(":")
-        if source == "local-dir" and kwargs.get("pretrained") and (Path(folder) / "model.safetensors").is_file():
-            read_model(folder, folder)  # what is adapted to other classes or channels fits its own config first
+        pretrained = bool(kwargs.get("pretrained"))
+        folder = backbone_folder(model, pretrained, kwargs.get("cache_dir"))
+        # what is adapted to other classes or channels fits its own config first
+        if folder is not None and backbone_repository(model):
+            open_backbone(folder, pretrained, model)
+            model = f"local-dir:{folder}"
+        elif folder is not None and pretrained and (folder / FILES[1]).is_file():
+            read_model(folder, str(folder))
         model = timm.create_model(model, num_classes=8 if num_classes is None else num_classes, **kwargs)
     elif kwargs:
         raise InputError(f"{', '.join(kwargs)} can't be applied to a model that exists; give its timm name instead")
