@@ -149,7 +149,8 @@ def wrap(
     """Wrap a timm backbone for distillation.
 
     Args:
-        model: A timm name (tags and `hf-hub:` / `local-dir:` sources work) or a timm model.
+        model: A timm name (tags and `hf-hub:` / `local-dir:` sources work; from the Hub only safetensors), a timm
+            model, or transformers' `TimmWrapperForImageClassification`, whose `timm_model` is wrapped.
         num_classes: Classes of the logits; for a name the default is 8, a model keeps its own.
         grid: Its width becomes the embedding's.
         embedding_dim: Width of the embedding without a grid.
@@ -182,6 +183,7 @@ def wrap(
     elif kwargs:
         raise InputError(f"{', '.join(kwargs)} can't be applied to a model that exists; give its timm name instead")
     else:
+        model = getattr(model, "timm_model", model)
         _require_classifier(model)
         if num_classes is not None and num_classes != model.num_classes:
             model.reset_classifier(num_classes)
