@@ -17,9 +17,7 @@ from ngd_timm.data import load_fer
 
 folder, backbone, epochs = sys.argv[1], sys.argv[2], 2
 rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # from torchrun
-device = (
-    torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
-)
+device = torch.device("cuda", rank % torch.cuda.device_count()) if torch.cuda.is_available() else torch.device("cpu")
 if processes > 1:
     torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
 
