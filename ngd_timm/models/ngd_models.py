@@ -183,7 +183,7 @@ def wrap(
     elif kwargs:
         raise InputError(f"{', '.join(kwargs)} can't be applied to a model that exists; give its timm name instead")
     else:
-        model = getattr(model, "timm_model", model)
+        model = model.timm_model if hasattr(model, "timm_model") else model
         _require_classifier(model)
         if num_classes is not None and num_classes != model.num_classes:
             model.reset_classifier(num_classes)
