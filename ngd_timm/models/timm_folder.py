@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -62,7 +63,8 @@ def backbone_folder(name: str, pretrained: bool, cache_dir: str | Path | None = 
 def open_backbone(folder: Path, pretrained: bool, shown: str) -> Any:
     """The timm model as config.json describes it: only weights that fit there are adapted to a recipe afterwards."""
     try:
-        return timm.create_model(f"local-dir:{folder}", pretrained=pretrained)
+        with torch.random.fork_rng(devices=[]):  # what is trained draws its own weights as ever
+            return timm.create_model(f"local-dir:{folder}", pretrained=pretrained)
     except TIMM_ERRORS as error:
         reason = " ".join(str(error).split(":\n\t", 1)[-1].split())[:200] or type(error).__name__
         raise InputError(f"{shown}: timm can't open it ({reason}); give one that timm saved") from None

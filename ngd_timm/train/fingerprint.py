@@ -23,7 +23,6 @@ from ngd_timm.models.student import STUDENT_FILES, student_files, weights_sha256
 from ngd_timm.models.timm_folder import FILES, backbone_repository
 
 _PACKAGES = ("ngd-timm", "torch", "torchvision", "timm", "numpy", "datasets", "safetensors", "pillow")
-_BACKBONE = "student.backbone"
 _PINNED = {"grid": GRID_FILE, "teacher": STUDENT_FILES[0], "init": STUDENT_FILES[0]}
 
 
