@@ -373,6 +373,94 @@ def test_a_recipes_hub_ids_are_pinned_and_a_resumed_run_gets_the_same_bytes(
     assert hub.requests == []
 
 
+@pytest.fixture
+def backbone(hub: HubServer, tmp_path: Path) -> timm.models.ResNet:
+    """A timm model of 5 classes that bob published under bob/backbone, beside a pickle of other weights."""
+    model = timm.create_model("test_resnet", num_classes=5)
+    described = {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 0.5], "num_classes": 5}
+    timm.models.save_for_hf(model, str(tmp_path / "bob"), model_config=described, safe_serialization=True)
+    config = json.loads((tmp_path / "bob" / "config.json").read_text())
+    config["pretrained_cfg"] |= described
+    files = {"config.json": json.dumps(config).encode(), "pytorch_model.bin": b"\x80\x04K\x01."}
+    hub.put("bob/backbone", files | {"model.safetensors": (tmp_path / "bob" / "model.safetensors").read_bytes()})
+    return model
+
+
+def test_a_run_from_a_backbone_of_the_hub_keeps_its_commit_and_hash_and_resumes_without_the_network(
+    hub: HubServer, backbone: timm.models.ResNet, faces: Path, tmp_path: Path, ngd: Callable[..., Any], offline: Any
+) -> None:
+    keys = [f"data.root={faces}", "data.name=schematic", "data.workers=0", "optim.epochs=1", "optim.batch_size=16"]
+    keys += ["student.image_size=32", "student.in_chans=3", "student.pretrained=true", f"out={tmp_path / 'run'}"]
+    assert ngd("train", "b0_ce", "student.backbone=hf-hub:bob/backbone@main", *keys).returncode == 0
+    name = f"hf-hub:bob/backbone@{hub.repos['bob/backbone'].head().oid}"
+    recipe = load_recipe(Recipe, tmp_path / "run" / "recipe.yaml")
+    fingerprint = json.loads((tmp_path / "run" / "fingerprint.json").read_text())
+    assert recipe.student.backbone == fingerprint["hub"]["student.backbone"] == name
+    weights = hub.repos["bob/backbone"].files()["model.safetensors"]
+    assert fingerprint["backbone"] == hashlib.sha256(weights).hexdigest()
+    assert not any("pytorch_model" in request for request in hub.requests)
+    trained = tmp_path / "run" / "student" / "model.safetensors"
+    before = trained.read_bytes()
+    assert open_student(tmp_path / "run")[0].pretrained_cfg["mean"] == [0.1, 0.2, 0.3]
+    hub.put("bob/backbone", {"model.safetensors": b"another"})
+    shutil.rmtree(tmp_path / "run" / "last")
+    offline()
+    hub.requests.clear()
+    resume(tmp_path / "run")
+    assert (trained.read_bytes() == before, hub.requests) == (True, [])
+
+
+@pytest.mark.parametrize("prefix", ["hf-hub:", "hf_hub:"])
+def test_wrap_takes_a_backbone_of_the_hub_by_revision_and_never_its_pickle(
+    prefix: str, hub: HubServer, backbone: timm.models.ResNet
+) -> None:
+    commit = hub.repos["bob/backbone"].head().oid
+    hub.put("bob/backbone", {"model.safetensors": b"another"})
+    model = wrap(f"{prefix}bob/backbone@{commit}", pretrained=True)
+    assert torch.equal(model.student.conv1[0].weight, backbone.conv1[0].weight)
+    assert (model.num_classes, wrap(f"{prefix}bob/backbone").num_classes) == (8, 8)
+    assert not any("pytorch_model" in request for request in hub.requests)
+
+
+BACKBONES = {
+    "bob/pickles": r"its pickles \(pytorch_model.bin\) are never loaded",
+    "bob/unknown": r"timm can't open it \(Unknown model \(resnet81\)\)",
+    "bob/halves": r"timm can't open it \(Missing key",
+    "bob/backbone@v9": "no revision 'v9' there",
+    "bob/nothing": "no such repository",
+}
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_backbone_of_the_hub_that_is_no_timm_model_in_safetensors_is_refused(
+    name: str, hub: HubServer, backbone: timm.models.ResNet, faces: Path, ngd: Callable[..., Any], tmp_path: Path
+) -> None:
+    files = hub.repos["bob/backbone"].files()
+    hub.put("bob/pickles", {name: files[name] for name in ("config.json", "pytorch_model.bin")})
+    hub.put("bob/unknown", {**files, "config.json": b'{"architecture": "resnet81"}'})
+    save_file({"a": torch.zeros(3)}, str(tmp_path / "a.safetensors"))
+    hub.put("bob/halves", {**files, "model.safetensors": (tmp_path / "a.safetensors").read_bytes()})
+    refused(lambda: wrap(f"hf-hub:{name}", pretrained=True), BACKBONES[name])
+    keys = (f"student.backbone=hf-hub:{name}", f"data.root={faces}", "student.pretrained=true", f"out={tmp_path / 'r'}")
+    done = ngd("train", "b0_ce", "data.name=schematic", *keys)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert re.search(BACKBONES[name], done.stderr)
+    assert not (tmp_path / "r").exists()
+
+
+def test_pretrained_weights_that_are_not_cached_are_one_line_where_the_network_is_off(
+    hub: HubServer, backbone: timm.models.ResNet, faces: Path, ngd: Callable[..., Any], offline: Callable[[], None]
+) -> None:
+    wrap("hf-hub:bob/backbone", pretrained=True)
+    offline()
+    wrap("hf-hub:bob/backbone", pretrained=True)
+    keys = ("data.name=schematic", f"data.root={faces}", "student.pretrained=true")
+    for name, repository in {"test_resnet": "timm/test_resnet.r160_in1k", "hf-hub:bob/other": "bob/other"}.items():
+        done = ngd("train", "b0_ce", f"student.backbone={name}", *keys)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert f"ngd: hf-hub:{repository}: not in the local cache, and the network is off" in done.stderr
+
+
 def test_an_ablation_pins_its_hub_ids(hub: HubServer, faces: Path, tmp_path: Path) -> None:
     GRID.push_to_hub("ann/grid")
     arguments = ["b2_proto", "grid=ann/grid", "loss.kd=0", f"data.root={faces}", "data.name=schematic"]

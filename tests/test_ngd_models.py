@@ -225,3 +225,15 @@ def test_a_student_replaces_a_student_and_nothing_else(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"not a student \(README.md\) and would be lost; choose an empty"):
         ngd_timm.save_student(student, folder)
     assert (folder / "README.md").read_text() == "mine"
+
+
+def test_a_timm_model_in_transformers_wrapper_is_taken_out_of_it() -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.TimmWrapperConfig(architecture="test_resnet", num_labels=8, do_pooling=False)
+    outer = transformers.TimmWrapperForImageClassification(config).eval()
+    model = wrap(outer, embedding_dim=16).eval()
+    assert model.student is outer.timm_model
+    images = torch.randn(2, 3, 32, 32)
+    logits, embedding = model(images, return_embedding=True)
+    torch.testing.assert_close(logits, outer(images).logits)
+    assert embedding.shape == (2, 16)

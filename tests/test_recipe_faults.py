@@ -104,6 +104,12 @@ def test_a_sweep_or_a_choice_that_cannot_be(options: str, message: str, refused:
         "a recipe file that is missing": ("train absent.yaml", "no recipe file"),
         "a recipe file of 300 letters": ("train " + "x" * 300 + ".yaml", "File name too long"),
         "an unknown optimizer": (f"{TRAIN} optim.opt=addam", "optim.opt=addam"),
+        "a backbone's repository without hf-hub:": (f"{TRAIN} student.backbone=timm/a.b", "write hf-hub:timm/a.b"),
+        "a backbone's folder that is missing": (f"{TRAIN} student.backbone=local-dir:gone", "timm can't open it"),
+        "weights that timm lacks": (
+            f"{TRAIN} student.backbone=nf_resnet26 student.pretrained=true",
+            "has no weights of",
+        ),
         "a device that is not there": (f"{TRAIN} device=cuda:99", "is not on this machine"),
         "a set to choose on that is not evaluated": (f"{TRAIN} best_on=[ckplus]", "not in eval (empty); add it there"),
         "a set to choose on that stands twice": (

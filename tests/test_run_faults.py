@@ -70,6 +70,17 @@ def test_no_run_to_begin_with(command: str, message: str, refused: Any, tmp_path
     refused(command, message)
 
 
+@rows(
+    "tracker, message",
+    {f"{name} as a tracker": (name, f"pip install 'ngd-timm[{name}]'") for name in ("tensorboard", "wandb", "trackio")},
+)
+def test_a_library_that_is_not_installed(
+    tracker: str, message: str, refused: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    refused(f"{TRAIN} tracker={tracker}", message)
+
+
 def write_student_with_nan(folder: Path, student: Path) -> None:
     weights = load_file(shutil.copytree(student, folder) / "model.safetensors")
     weights["fc.bias"].fill_(float("nan"))

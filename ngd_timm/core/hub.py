@@ -169,7 +169,12 @@ def _one_line(repository: HubId) -> Iterator[None]:
     except InputError:
         raise
     except REQUEST_ERRORS as error:
-        raise InputError(f"{PREFIX}{repository.repo}: {_reason(error, repository)}") from None
+        raise refusal(error, repository) from None
+
+
+def refusal(error: BaseException, repository: HubId) -> InputError:
+    """What a request of the client raised, as one line about the repository."""
+    return InputError(f"{PREFIX}{repository.repo}: {_reason(error, repository)}")
 
 
 def _reason(error: BaseException, repository: HubId) -> str:

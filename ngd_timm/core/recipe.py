@@ -245,7 +245,7 @@ class Recipe(StrictModel):
     share_every: NonNegativeInt = 100
     # minutes between checkpoints within an epoch, 0 for none; auto keeps their cost at 1 % of the time
     save_every: Literal["auto"] | NonNegativeFloat = "auto"
-    tensorboard: bool = False
+    tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
     device: str = "auto"
 
     @field_validator("teacher", mode="before")

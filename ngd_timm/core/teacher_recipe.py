@@ -51,7 +51,7 @@ class TeacherData(StrictModel):
     notch: Literal[50, 60] | None = 50  # Hz, mains and its harmonics
     artefact_uv: Annotated[float, Field(gt=0)] | None = 200.0  # a window that swings wider (peak to peak) is dropped
     baseline: bool = True  # divide by the mean (of logs) baseline power, where the recordings have a baseline
-    cache: bool = True  # keep band power under $NGD_CACHE, or ~/.cache/ngd_timm
+    cache: bool = True  # keep band power under $XDG_CACHE_HOME/ngd_timm, or ~/.cache/ngd_timm
 
     @model_validator(mode="after")
     def _keys_fit_the_sets(self) -> TeacherData:

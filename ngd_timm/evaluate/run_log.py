@@ -1,16 +1,22 @@
-"""What a run logs while it trains: summary.csv, a line an epoch, a progress bar, TensorBoard."""
+"""What a run logs while it trains: summary.csv, a line an epoch, a progress bar, a tracker of the user's."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import secrets
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+from ngd_timm.core.commands import without_folders
 from ngd_timm.core.distributed import is_first
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.recipe import Recipe
+from ngd_timm.core.files import read_json, write_json
+from ngd_timm.core.recipe import Recipe, to_yaml
 from ngd_timm.evaluate.metrics import METRIC_NAMES, METRICS
 from ngd_timm.losses import COMPONENTS
 
@@ -92,14 +98,75 @@ def epoch_line(row: dict[str, Any], epochs: int) -> str:
     )
 
 
-def write_tensorboard(folder: Path, row: dict[str, Any]) -> None:
-    """Add an epoch's row, in place of an earlier one of that epoch."""
+@contextmanager
+def tracking(recipe: Recipe, out: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A function that logs an epoch's row to the recipe's tracker, once; a resumed run goes on in the same one."""
+    if recipe.tracker == "none" or not is_first():
+        yield lambda row: None
+        return
+    file = out / "tracker.json"
+    known: dict[str, Any] = read_json(file, str(file)) if file.is_file() else {"id": secrets.token_hex(4), "epochs": 0}
+    write_json(file, known)
+    with redirect_stdout(sys.stderr):  # where a run prints
+        log, close = _TRACKERS[recipe.tracker](out.resolve(), known["id"], known["epochs"], without_folders(recipe))
+
+    def log_once(row: dict[str, Any]) -> None:
+        if row["epoch"] >= known["epochs"]:
+            log({name: value for name, value in row.items() if value is not None and name != "epoch"}, row["epoch"])
+            known["epochs"] = row["epoch"] + 1
+            write_json(file, known)
+
+    try:
+        yield log_once
+    finally:
+        with redirect_stdout(sys.stderr):
+            close()
+
+
+_Tracker: TypeAlias = tuple[Callable[[dict[str, Any], int], None], Callable[[], object]]
+_PROJECT = "ngd-timm"
+
+
+def _tensorboard(out: Path, identity: str, epochs: int, recipe: Recipe) -> _Tracker:
     from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(str(folder), purge_step=row["epoch"]) as writer:
+    writer = SummaryWriter(str(out / "tensorboard"), purge_step=epochs)
+    if epochs == 0:
+        writer.add_text("recipe", to_yaml(recipe).replace("\n", "  \n"))
+
+    def log(row: dict[str, Any], epoch: int) -> None:
         for name, value in row.items():
-            if value is not None and name != "epoch":
-                writer.add_scalar(name, value, row["epoch"])
+            writer.add_scalar(name, value, epoch)
+        writer.flush()
+
+    return log, writer.close
+
+
+def _wandb(out: Path, identity: str, epochs: int, recipe: Recipe) -> _Tracker:
+    import wandb
+
+    options = {"id": identity, "name": out.name, "resume": "allow", "config": recipe.model_dump(mode="json")}
+    project, folder = os.environ.get("WANDB_PROJECT", _PROJECT), os.environ.get("WANDB_DIR", str(out))
+    try:
+        run = wandb.init(project=project, dir=folder, **options)
+    except wandb.Error as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"tracker=wandb: {reason.rstrip('.')}; log in (wandb login) or set WANDB_MODE=offline, then go on with: "
+            f"ngd train --resume {out}"
+        ) from None
+    return lambda row, epoch: run.log(row, step=epoch), run.finish
+
+
+def _trackio(out: Path, identity: str, epochs: int, recipe: Recipe) -> _Tracker:
+    import trackio
+
+    name, config = f"{out.name}-{identity}", recipe.model_dump(mode="json")
+    run = trackio.init(project=_PROJECT, name=name, resume="allow", config=config, embed=False)
+    return lambda row, epoch: run.log(row, step=epoch), trackio.finish
+
+
+_TRACKERS = {"tensorboard": _tensorboard, "wandb": _wandb, "trackio": _trackio}
 
 
 def summary_csv(rows: list[dict[str, Any]], best_on: Sequence[str] = ()) -> str:

@@ -7,7 +7,6 @@ import difflib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import timm
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.models.head_calls import head_calls
-from ngd_timm.models.timm_folder import read_model
+from ngd_timm.models.timm_folder import FILES, backbone_folder, backbone_repository, open_backbone, read_model
 
 if TYPE_CHECKING:
     from ngd_timm.grid.prototypes import PrototypeGrid
@@ -157,7 +156,8 @@ def wrap(
     linear projection lies between, which is thrown away at deployment: our reading.
 
     Args:
-        model: A timm name (tags and `hf-hub:` / `local-dir:` sources work) or a timm model.
+        model: A timm name (tags and `hf-hub:` / `local-dir:` sources work; from the Hub only safetensors), a timm
+            model, or transformers' `TimmWrapperForImageClassification`, whose `timm_model` is wrapped.
         num_classes: Classes of the logits; for a name the default is 8, a model keeps its own.
         grid: Its width becomes the embedding's.
         embedding_dim: Width of the embedding without a grid.
@@ -183,13 +183,19 @@ def wrap(
     if isinstance(model, str):
         if ":" not in model and not timm.is_model(model):
             raise choices("timm model", model, similar_models(model))
-        source, _, folder = model.partition(":")
-        if source == "local-dir" and kwargs.get("pretrained") and (Path(folder) / "model.safetensors").is_file():
-            read_model(folder, folder)  # what is adapted to other classes or channels fits its own config first
+        pretrained = bool(kwargs.get("pretrained"))
+        folder = backbone_folder(model, pretrained, kwargs.get("cache_dir"))
+        # what is adapted to other classes or channels fits its own config first
+        if folder is not None and backbone_repository(model):
+            open_backbone(folder, pretrained, model)
+            model = f"local-dir:{folder}"
+        elif folder is not None and pretrained and (folder / FILES[1]).is_file():
+            read_model(folder, str(folder))
         model = timm.create_model(model, num_classes=8 if num_classes is None else num_classes, **kwargs)
     elif kwargs:
         raise InputError(f"{', '.join(kwargs)} can't be applied to a model that exists; give its timm name instead")
     else:
+        model = model.timm_model if hasattr(model, "timm_model") else model
         _require_classifier(model)
         if num_classes is not None and num_classes != model.num_classes:
             model.reset_classifier(num_classes)

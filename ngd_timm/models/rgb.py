@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.files import read_json, write_json
+from ngd_timm.core.files import read_json, write_json, write_refusals
 from ngd_timm.core.images import LUMINANCE
 from ngd_timm.models.ngd_models import input_channels
 from ngd_timm.models.student import NOTES, STUDENT_FILES, published_config, read_student, weights_sha256
@@ -60,7 +60,8 @@ def write_rgb(source: Path, folder: Path, shown: str) -> None:
     rgb.load_state_dict(weights)
     if not _alike(grey, rgb):
         raise _unfoldable(shown, grey)
-    save_file(weights, folder / STUDENT_FILES[1], metadata={"format": "pt"})
+    with write_refusals(folder):
+        save_file(weights, folder / STUDENT_FILES[1], metadata={"format": "pt"})
     (folder / STUDENT_FILES[1]).chmod((folder / STUDENT_FILES[0]).stat().st_mode)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import timm
 import torch
+from huggingface_hub.errors import HTTPError
 from timm.models import save_for_hf
 
 from ngd_timm.core.affect import CLASSES
@@ -25,13 +26,21 @@ from ngd_timm.core.files import (
     sha256_file,
     write_json,
 )
-from ngd_timm.core.hub import Snapshot, fetch, hub_id
+from ngd_timm.core.hub import HubId, Snapshot, fetch, hub_id, refusal
 from ngd_timm.core.images import per_channel
 from ngd_timm.core.recipe import StudentConfig
 from ngd_timm.models.ngd_models import TimmModel, for_channels, input_channels, normalisation, similar_models
-from ngd_timm.models.timm_folder import TIMM_ERRORS, check_input, label_names, read_model
+from ngd_timm.models.timm_folder import (
+    FILES,
+    TIMM_ERRORS,
+    backbone_folder,
+    check_input,
+    label_names,
+    open_backbone,
+    read_model,
+)
 
-STUDENT_FILES = ("config.json", "model.safetensors")
+STUDENT_FILES = FILES
 RUN_RECORD = ("recipe.yaml", "fingerprint.json")
 PUBLISHED_FORMAT = "1"
 NOTES = "ngd_timm"
@@ -52,20 +61,19 @@ _SCRATCH_MEAN, _SCRATCH_STD = (0.5,), (0.25,)
 
 def create_student(config: StudentConfig, num_classes: int) -> TimmModel:
     """The timm model of a recipe, its size, channels and normalisation written into its own `pretrained_cfg`."""
-    is_name = ":" not in config.backbone
-    if is_name and not timm.is_model(config.backbone):
-        raise choices("timm backbone", config.backbone, similar_models(config.backbone))
-    source = timm.get_pretrained_cfg(config.backbone) if is_name else None
-    mean, std = (source.mean, source.std) if config.pretrained and source else (_SCRATCH_MEAN, _SCRATCH_STD)
+    name, source = _backbone(config)
+    mean, std = (source["mean"], source["std"]) if config.pretrained else (_SCRATCH_MEAN, _SCRATCH_STD)
     mean, std = (for_channels(values, config.in_chans) for values in (mean, std))
     kwargs: dict[str, Any] = {"in_chans": config.in_chans, "num_classes": num_classes, "drop_rate": config.drop_rate}
     if config.drop_path_rate is not None:
         kwargs["drop_path_rate"] = config.drop_path_rate
-    if source and source.fixed_input_size:
+    if source.get("fixed_input_size"):
         kwargs["img_size"] = config.image_size
     kwargs |= config.model_args
     try:
-        model: TimmModel = timm.create_model(config.backbone, pretrained=config.pretrained, **kwargs)
+        model: TimmModel = timm.create_model(name, pretrained=config.pretrained, **kwargs)
+    except (HTTPError, OSError) as error:  # of the download
+        raise refusal(error, HubId(source.get("hf_hub_id") or name)) from None
     except TIMM_ERRORS as error:
         if not config.model_args:
             raise
@@ -77,6 +85,22 @@ def create_student(config: StudentConfig, num_classes: int) -> TimmModel:
     set_input(model, config.image_size, mean if own_mean is None else own_mean, std if own_std is None else own_std)
     model.pretrained_cfg |= {"label_names": None}
     return model
+
+
+def _backbone(config: StudentConfig) -> tuple[str, dict[str, Any]]:
+    """What timm opens a recipe's backbone by, and the input and weights that it was published with."""
+    name = config.backbone
+    folder = backbone_folder(name, config.pretrained)
+    if folder is not None:
+        return f"local-dir:{folder}", open_backbone(folder, config.pretrained, name).pretrained_cfg
+    if not timm.is_model(name):
+        if hub_id(name):
+            raise InputError(f"student.backbone: '{name}' is no timm name; for the repository write hf-hub:{name}")
+        raise choices("timm backbone", name, similar_models(name))
+    published = timm.get_pretrained_cfg(name)
+    if config.pretrained and not (published and published.has_weights):
+        raise InputError(f"student.pretrained: timm has no weights of {name}; leave it out, or choose another backbone")
+    return name, published.to_dict() if published else {}
 
 
 def set_input(

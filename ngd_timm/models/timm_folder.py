@@ -1,4 +1,4 @@
-"""A timm model's folder read strictly: config.json describes what model.safetensors holds, and says all it must."""
+"""A timm model's folder, local or from the Hub, read strictly: config.json describes what model.safetensors holds."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ngd_timm.core.errors import InputError
+from ngd_timm.core.hub import PREFIX, HubId, fetch, hub_id
 
+FILES = ("config.json", "model.safetensors")
 TIMM_ERRORS = (
     RuntimeError,
     ValueError,
@@ -28,7 +31,7 @@ TIMM_ERRORS = (
 
 def read_model(folder: str | Path, shown: str) -> Any:
     """The timm model of config.json with all weights of model.safetensors (timm alone takes what doesn't fit)."""
-    config, weights = (Path(folder) / name for name in ("config.json", "model.safetensors"))
+    config, weights = (Path(folder) / name for name in FILES)
     try:
         model = timm.create_model(f"local-dir:{folder}", pretrained=False)
         wrong = _wrong_classes(json.loads(config.read_text(encoding="utf-8")), model)
@@ -40,6 +43,31 @@ def read_model(folder: str | Path, shown: str) -> Any:
     if wrong is not None:
         raise InputError(f"{shown}: not a readable student ({wrong}); save it, or fetch it, again")
     return model
+
+
+def backbone_repository(name: str) -> HubId | None:
+    """The repository of a backbone as timm writes it, `hf-hub:user/repo@revision`; None for any other name."""
+    source, _, repository = name.partition(":")
+    return hub_id(PREFIX + repository) if source.lower() in ("hf-hub", "hf_hub") else None
+
+
+def backbone_folder(name: str, pretrained: bool, cache_dir: str | Path | None = None) -> Path | None:
+    """The folder of a backbone, fetched where it is on the Hub (timm would load a pickle too); None for timm's own."""
+    repository = backbone_repository(name)
+    if repository is not None:
+        return fetch(repository, FILES[: 1 + pretrained], cache_dir=cache_dir).folder
+    source, _, folder = name.partition(":")
+    return Path(folder) if source == "local-dir" else None
+
+
+def open_backbone(folder: Path, pretrained: bool, shown: str) -> Any:
+    """The timm model as config.json describes it: only weights that fit there are adapted to a recipe afterwards."""
+    try:
+        with torch.random.fork_rng(devices=[]):  # what is trained draws its own weights as ever
+            return timm.create_model(f"local-dir:{folder}", pretrained=pretrained)
+    except TIMM_ERRORS as error:
+        reason = " ".join(str(error).split(":\n\t", 1)[-1].split())[:200] or type(error).__name__
+        raise InputError(f"{shown}: timm can't open it ({reason}); give one that timm saved") from None
 
 
 def _wrong_classes(config: dict[str, Any], model: Any) -> str | None:

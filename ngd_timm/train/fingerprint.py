@@ -16,10 +16,11 @@ from ngd_timm.core.devices import precision_name
 from ngd_timm.core.distributed import world_size
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import read_json, sha256_file
-from ngd_timm.core.hub import hub_id, pin
-from ngd_timm.core.recipe import Recipe, to_yaml
+from ngd_timm.core.hub import fetch, hub_id, pin
+from ngd_timm.core.recipe import Recipe, StudentConfig, to_yaml
 from ngd_timm.grid.prototypes import GRID_FILE, PrototypeGrid
 from ngd_timm.models.student import STUDENT_FILES, student_files, weights_sha256
+from ngd_timm.models.timm_folder import FILES, backbone_repository
 
 _PACKAGES = ("ngd-timm", "torch", "torchvision", "timm", "numpy", "datasets", "safetensors", "pillow")
 _PINNED = {"grid": GRID_FILE, "teacher": STUDENT_FILES[0], "init": STUDENT_FILES[0]}
@@ -41,6 +42,7 @@ def fingerprint_of(
         "teacher": teacher_hash(recipe),
         "teacher_config": teacher_config_hash(recipe),
         "init": student_hash(recipe.init),
+        "backbone": backbone_hash(recipe.student),
         "hub": _hub_ids(recipe),
         "precision": precision_name(precision),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
@@ -51,7 +53,7 @@ def fingerprint_of(
 
 
 def refuse_changes(out: Path, fingerprint: Mapping[str, Any]) -> None:
-    """Refuse to continue a run with other processes, precision, recipe, data, grid, teacher or init."""
+    """Refuse to continue a run with other processes, precision, recipe, data, grid, teacher, init or backbone."""
     before = read_json(out / "fingerprint.json", str(out))
     processes = before.get("processes", 1)
     if processes != world_size():
@@ -65,7 +67,7 @@ def refuse_changes(out: Path, fingerprint: Mapping[str, Any]) -> None:
             f"{out} was begun in {before['precision']}, here it would go on in {precision} (optim.amp goes by the "
             "machine); continue it where it was begun, or start a new run"
         )
-    for key in ("recipe", "data", "best_on", "grid", "teacher", "teacher_config", "init"):
+    for key in ("recipe", "data", "best_on", "grid", "teacher", "teacher_config", "init", "backbone"):
         if before.get(key) != json.loads(json.dumps(fingerprint.get(key))):
             what = "the teacher's config.json" if key == "teacher_config" else key
             raise InputError(f"{out}: {what} is not what the run began with (see fingerprint.json); start a new run")
@@ -86,7 +88,16 @@ def pinned(recipe: Recipe) -> Recipe:
             changes[key] = pin(source, filename)
         elif isinstance(source, tuple):
             changes[key] = tuple(pin(each, filename) for each in source)
+    if repository := backbone_repository(recipe.student.backbone):
+        update = {"backbone": pin(str(repository), FILES[0])}
+        changes["student"] = recipe.student.model_copy(update=update)
     return recipe.model_copy(update=changes)
+
+
+def backbone_hash(student: StudentConfig) -> str | None:
+    """sha256 of the weights of a backbone from the Hub; None where none of the Hub's are loaded."""
+    repository = backbone_repository(student.backbone) if student.pretrained else None
+    return None if repository is None else weights_sha256(fetch(repository, FILES).folder)
 
 
 def student_hash(source: str | None) -> str | None:
@@ -108,4 +119,5 @@ def teacher_config_hash(recipe: Recipe) -> list[str]:
 def _hub_ids(recipe: Recipe) -> dict[str, Any]:
     sources = {key: getattr(recipe, key) for key in _PINNED}
     named = {key: source for key, source in sources.items() if isinstance(source, (str, tuple))}
-    return {key: s for key, s in named.items() if any(map(hub_id, [s] if isinstance(s, str) else s))}
+    backbone = {"student.backbone": recipe.student.backbone} if backbone_repository(recipe.student.backbone) else {}
+    return backbone | {key: s for key, s in named.items() if any(map(hub_id, [s] if isinstance(s, str) else s))}

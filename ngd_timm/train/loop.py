@@ -7,7 +7,7 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +27,8 @@ from ngd_timm.evaluate.run_log import (
     epoch_line,
     present_column,
     summary_csv,
+    tracking,
     with_bar,
-    write_tensorboard,
 )
 from ngd_timm.evaluate.student import check_specs, evaluate, summary_line
 from ngd_timm.losses import COMPONENTS
@@ -89,9 +89,9 @@ def resume(run: str | Path) -> Path:
 def _run(setup: Setup, out: Path, progress: Progress) -> Path:
     """Train and score; after a signal save a checkpoint and report the command that continues the run."""
     checkpoints = Checkpoints(out / "last", setup.recipe.save_every, (progress.epoch, progress.step))
-    with Interruption() as stop:
+    with Interruption() as stop, tracking(setup.recipe, out) as track:
         try:
-            _train_and_score(setup, out, progress, checkpoints, stop)
+            _train_and_score(setup, out, progress, checkpoints, stop, track)
         except Stopped as stopped:
             if progress.step:
                 checkpoints.save(setup, progress)
@@ -101,10 +101,18 @@ def _run(setup: Setup, out: Path, progress: Progress) -> Path:
     return out
 
 
-def _train_and_score(setup: Setup, out: Path, progress: Progress, checkpoints: Checkpoints, stop: Interruption) -> None:
+def _train_and_score(
+    setup: Setup,
+    out: Path,
+    progress: Progress,
+    checkpoints: Checkpoints,
+    stop: Interruption,
+    track: Callable[[dict[str, Any]], None],
+) -> None:
     recipe, predictions = setup.recipe, None
     if progress.epoch and not progress.step:
         _write_epoch(setup, out, progress)  # a kill after the checkpoint may have left it out
+        track(progress.rows[-1])
     while progress.epoch < recipe.optim.epochs:
         began = time.perf_counter() - progress.seconds
         row = _train_epoch(setup, progress, checkpoints, stop)
@@ -120,6 +128,7 @@ def _train_and_score(setup: Setup, out: Path, progress: Progress, checkpoints: C
         progress.finish_epoch(row)
         checkpoints.save(setup, progress)
         _write_epoch(setup, out, progress)
+        track(row)
         if is_first():
             logger.info(epoch_line(row, recipe.optim.epochs))
 
@@ -226,7 +235,7 @@ def _begin(setup: Setup, out: Path) -> None:
 
 
 def _write_epoch(setup: Setup, out: Path, progress: Progress) -> None:
-    """Write what follows from the checkpoint of a finished epoch: students, summary.csv, TensorBoard."""
+    """Write what follows from the checkpoint of a finished epoch: students, summary.csv."""
     if not is_first():
         return
     recipe, student = setup.recipe, _deployed_copy(setup, progress.rows[-1].get("temperature")).student
@@ -235,8 +244,6 @@ def _write_epoch(setup: Setup, out: Path, progress: Progress) -> None:
     if latest > max(earlier, default=-math.inf):
         save_student(student, out / "student_best", recipe.data.classes, recipe.student.weights)
     write_text(out / "summary.csv", summary_csv(progress.rows, recipe.best_on))
-    if recipe.tensorboard:
-        write_tensorboard(out / "tensorboard", progress.rows[-1])
 
 
 def _write_metrics(

@@ -85,8 +85,8 @@ class Setup:
 
 def prepare(recipe: Recipe) -> Setup:
     """Load and check data, grid, teacher and student of a recipe; nothing is written."""
-    if recipe.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise InputError("tensorboard=true needs the package tensorboard: pip install 'ngd-timm[tensorboard]'")
+    if (tracker := recipe.tracker) != "none" and importlib.util.find_spec(tracker) is None:
+        raise InputError(f"tracker={tracker} needs the package {tracker}: pip install 'ngd-timm[{tracker}]'")
     torch.manual_seed(recipe.seed)
     device = open_training_device(recipe)
     _source(recipe)  # refused before the grid is opened

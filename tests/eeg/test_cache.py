@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 
 import pytest
@@ -15,8 +14,8 @@ from ngd_timm.eeg.simulate.power import simulate_bandpower
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("NGD_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "ngd_timm"
 
 
 class Maker:
@@ -96,18 +95,15 @@ def test_a_folder_that_cannot_be_written_is_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    monkeypatch.setenv("NGD_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file" / "cache"))
     assert len(cached({}, [], Maker())) == 8
     assert "band power is not cached" in caplog.text
-    assert "NGD_CACHE" in caplog.text
+    assert "XDG_CACHE_HOME" in caplog.text
 
 
-def test_the_folder_is_ngds_own_else_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("NGD_CACHE", raising=False)
+def test_the_folder_is_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "ngd_timm"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert cache_folder() == tmp_path / "home" / ".cache" / "ngd_timm"
-    monkeypatch.setenv("NGD_CACHE", os.fspath(tmp_path / "own"))
-    assert cache_folder() == tmp_path / "own"

@@ -22,7 +22,7 @@ SETTINGS = TeacherData(name="deap", channels=("Fz", "Cz", "Pz"), window_s=2.0)
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("NGD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     rng = np.random.default_rng(0)
     write_deap(
         tmp_path / "deap",

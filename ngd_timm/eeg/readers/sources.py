@@ -133,9 +133,7 @@ def _given(name: str, root: str | None) -> str:
 
 
 def cache_folder() -> Path:
-    """`$NGD_CACHE`, else `$XDG_CACHE_HOME/ngd_timm`, else `~/.cache/ngd_timm`."""
-    if own := os.environ.get("NGD_CACHE"):
-        return Path(own).expanduser()
+    """`$XDG_CACHE_HOME/ngd_timm`, else `~/.cache/ngd_timm`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ngd_timm"
 
 
@@ -160,5 +158,5 @@ def cached(settings: Mapping[str, object], files: Sequence[Path], compute: Calla
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         save_bandpower(path, data)
     except OSError as error:
-        logger.warning("band power is not cached: %s; set NGD_CACHE to a folder that can be written", error)
+        logger.warning("band power is not cached: %s; set XDG_CACHE_HOME to a folder that can be written", error)
     return data
