@@ -277,7 +277,7 @@ def write_framing_plot(results: Mapping[str, Any], path: str | Path) -> None:
             _plot_accuracy(axis, results, "framed", name, x)
             axis.axvline(clean, color=RULE, lw=0.8)
             axis.set_xlabel(f"{name.replace('_', ' ')}, of the image's side", fontsize=9)
-            axis.set_xticks(x)
+            axis.set_xticks(x, [f"{level:g}" for level in x])
             _rule(axis, "y")
         figure.supylabel("accuracy, percent", fontsize=9)
         _recipe_legend(figure, axes[0])
