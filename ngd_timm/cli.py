@@ -155,6 +155,14 @@ def evaluate(
     label_rule: LabelRule = None,
     flip: Flip = None,
     keep_duplicates: KeepDuplicates = False,
+    prior: Annotated[
+        str,
+        typer.Option(
+            metavar="training|uniform|CLASS=P,...",
+            help="Class prior of the predictions.",
+            rich_help_panel=ADVANCED,
+        ),
+    ] = "training",
     temperature: Annotated[
         float, typer.Option(help="Of the softmax, for the calibration error alone.", rich_help_panel=ADVANCED)
     ] = 1.0,
@@ -172,6 +180,7 @@ def evaluate(
     """Score a student on any number of data sets, 8-way and present-only, with 95 % intervals."""
     from ngd_timm.evaluate.student import evaluate as evaluate_student
     from ngd_timm.evaluate.student import summary_line
+    from ngd_timm.models.logit_adjustment import parse_prior
     from ngd_timm.report.figures import write_confusions
     from ngd_timm.report.tables import FORMATS, score_table
 
@@ -187,6 +196,7 @@ def evaluate(
         label_rule=label_rule,
         drop_duplicates=False if keep_duplicates else None,
         flip=flip,
+        prior=parse_prior(prior),
     )
     if form == "json":
         typer.echo(_json(results))
@@ -196,7 +206,7 @@ def evaluate(
     else:
         table = score_table({last_part(student): results})
         typer.echo(table.markdown() if form == "markdown" else table.latex())
-    if (Path(student) / "metrics.json").is_file() and os.access(student, os.W_OK):
+    if prior == "training" and (Path(student) / "metrics.json").is_file() and os.access(student, os.W_OK):
         write_confusions(results, student)
 
 
@@ -394,6 +404,20 @@ def predict(
         bool,
         typer.Option("--small-faces", help="Look at every image at full size too.", rich_help_panel=INPUT),
     ] = False,
+    prior: Annotated[
+        str | None,
+        typer.Option(
+            metavar="training|uniform|CLASS=P,...",
+            help="Class prior of the predictions; default: uniform where the student records its training prior.",
+            rich_help_panel=INPUT,
+        ),
+    ] = None,
+    views: Annotated[
+        int,
+        typer.Option(
+            help="2 averages with the mirror image, 6 also over three crops of a found face.", rich_help_panel=ADVANCED
+        ),
+    ] = 1,
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Of a face's score.", rich_help_panel=ADVANCED)] = 0.6,
     annotate: Annotated[
         Path | None,
@@ -417,6 +441,7 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Find the faces in photographs and predict the expression of each."""
+    from ngd_timm.models.logit_adjustment import parse_prior
     from ngd_timm.predict.command import predict_files
 
     if as_csv and as_json:
@@ -434,6 +459,8 @@ def predict(
         fps=fps,
         device=device,
         max_megapixels=max_megapixels,
+        prior=None if prior is None else parse_prior(prior),
+        views=views,
     )
     if failed:
         raise typer.Exit(1)

@@ -26,7 +26,7 @@ def test_evaluate_prints_text_markdown_latex_and_json_of_several_sets(
         ngd(*arguments, *form).stdout
         for form in ([], ["--format", "markdown"], ["--format", "latex"], ["--format", "json"], ["--json"])
     )
-    assert text.startswith("schematic:test (n = 16, labels: majority, without flip): 8-way acc ")
+    assert text.startswith("schematic:test (n = 16, labels: majority, without flip, training prior): 8-way acc ")
     assert "labels: majority, without flip" in markdown
     assert "| mine |" in markdown
     assert "schematic:all 8-way acc" in markdown
@@ -47,6 +47,23 @@ def test_a_temperature_is_recorded_and_moves_calibration_alone(
     assert (plain["temperature"], warm["temperature"]) == (1.0, 0.2)
     assert warm["ece"] != plain["ece"]
     assert (warm["8way"], warm["ci95"]) == (plain["8way"], plain["ci95"])
+
+
+def test_scores_at_another_prior_say_so_and_are_those_of_the_predictor(faces: Path, ngd: Callable[..., Any]) -> None:
+    from ngd_timm import Predictor
+    from ngd_timm.data import load_fer
+
+    arguments = ["evaluate", "student-ferplus-v2", "--data", f"schematic={faces}:test", "--prior"]
+    assert "labels: votes, without flip, uniform prior)" in ngd(*arguments, "uniform").stdout
+    (entry,) = json.loads(ngd(*arguments, "uniform", "--json").stdout).values()
+    dataset = load_fer("schematic", faces, "test")
+    predictions = Predictor("student-ferplus-v2")(dataset["image"])
+    names = dataset.features["label"].names
+    right = [p.label == names[label] for p, label in zip(predictions, dataset["label"], strict=True)]
+    assert entry["prior"] == predictions[0].prior == "uniform"
+    assert entry["8way"]["acc"] == pytest.approx(100 * sum(right) / len(right))
+    given = ",".join(f"{name}={1 + (name == 'fear')}" for name in names)
+    assert "without flip, a prior that was given)" in ngd(*arguments, given).stdout
 
 
 def test_ablate_refuses_in_one_line_and_writes_nothing(tmp_path: Path, ngd: Callable[..., Any]) -> None:

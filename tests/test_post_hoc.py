@@ -21,13 +21,13 @@ from torch.nn import functional as F
 
 from ngd_timm import CLASSES, InputError, KDTeacher, adjust_logits, calibrate, load_run, save_student
 from ngd_timm.core.files import packaged, sha256_file
-from ngd_timm.core.recipe import Recipe
+from ngd_timm.core.recipe import LossConfig, Recipe
 from ngd_timm.evaluate.predictions import prediction_file, read_predictions
 from ngd_timm.evaluate.run import check_student
 from ngd_timm.evaluate.student import evaluate
 from ngd_timm.models.calibration import TEMPERATURES, can_calibrate, fit_temperature, temperature_line
 from ngd_timm.models.kd_teacher import open_teacher
-from ngd_timm.models.logit_adjustment import logit_shift
+from ngd_timm.models.logit_adjustment import logit_shift, prior_shift
 from ngd_timm.models.student import load_student, open_student, shipped_student
 from ngd_timm.publish.card import student_card
 from ngd_timm.report import write_report
@@ -94,7 +94,7 @@ def capped() -> Any:
         (lambda m: adjust_logits(m, COUNTS[:7]), "counts are 7, the model has 8 classes"),
         (lambda m: adjust_logits(m, [*COUNTS[:7], -1]), "from 0"),
         (lambda m: adjust_logits(m, [*COUNTS[:7], float("nan")]), "one number a class"),
-        (lambda m: adjust_logits(m, COUNTS, -0.1), "tau at least 0"),
+        (lambda m: adjust_logits(m, COUNTS, -0.1), "tau must be at least 0"),
     ],
 )
 def test_what_cannot_be_folded_in_is_refused_and_the_model_is_left_as_it_was(change: Any, message: str) -> None:
@@ -141,6 +141,45 @@ def test_adjusted_logits_move_by_tau_times_the_log_prior_and_nothing_else_does(n
     assert changed.endswith("bias")
 
 
+@pytest.mark.parametrize("first", ["adjusted", "calibrated"])
+@torch.no_grad()
+def test_the_uniform_prior_takes_out_what_the_bias_still_holds_of_the_training_prior(
+    first: str, tmp_path: Path
+) -> None:
+    model = timm.create_model("test_resnet", num_classes=8).eval()
+    images, log_prior = torch.randn(2, 3, 160, 160), torch.tensor(np.array(COUNTS) / sum(COUNTS)).log().float()
+    learned = model(images)
+    logits, targets = underconfident()
+    for step in ("adjusted", "calibrated", "adjusted again")[:: 1 if first == "adjusted" else -1]:
+        calibrate(model, logits, targets) if step == "calibrated" else adjust_logits(model, COUNTS, 0.1)
+    folder = save_student(model, tmp_path / "student")
+    opened, classes = open_student(folder)
+    uniform = learned / model.ngd_timm["temperature"] - log_prior  # of calibrated logits, in all
+    given = dict.fromkeys(CLASSES, 1.0) | {"neutral": 3.0}
+    for prior, expected in (
+        ("training", opened(images)),
+        ("uniform", uniform),
+        (given, uniform + torch.tensor([3.0, *[1.0] * 7]).log()),
+    ):
+        moved = opened(images) + prior_shift(opened, classes, prior)
+        torch.testing.assert_close(moved.log_softmax(1), expected.log_softmax(1), rtol=1e-3, atol=1e-4)
+
+
+def test_the_counts_of_an_own_loop_are_saved_and_two_priors_in_one_bias_are_not_taken_for_one(tmp_path: Path) -> None:
+    model = timm.create_model("test_resnet", num_classes=8)
+    with pytest.raises(InputError, match="records no training prior"):
+        prior_shift(model, CLASSES, "uniform")
+    opened, _ = open_student(save_student(model, tmp_path / "student", counts=COUNTS))
+    assert prior_shift(opened, CLASSES, "uniform").tolist() == pytest.approx(
+        (-np.log(np.array(COUNTS) / sum(COUNTS))).tolist(), rel=1e-4
+    )
+    adjust_logits(opened, COUNTS[::-1], 0.1)
+    with pytest.raises(InputError, match="records no training prior"):
+        prior_shift(opened, CLASSES, "uniform")
+    with pytest.raises(InputError, match="counts are 7, the model has 8 classes"):
+        save_student(model, tmp_path / "seven", counts=COUNTS[:7])
+
+
 def test_a_class_that_training_lacks_counts_as_one_image() -> None:
     assert logit_shift([0, 1, 8], 1.0).tolist() == pytest.approx(np.log([0.1, 0.1, 0.8]).tolist())
 
@@ -182,8 +221,11 @@ def test_a_run_saves_and_scores_its_students_calibrated_and_reports_the_temperat
         for name in ("fc.weight", "fc.bias"):
             torch.testing.assert_close(weights[name] * config["ngd_timm"]["temperature"], exact[name])
         if student == "student":
-            assert config["ngd_timm"] == {"temperature": temperature}
-    assert "ngd_timm" not in json.loads((plain / "student" / "config.json").read_text())
+            assert (set(config["ngd_timm"]), config["ngd_timm"]["temperature"]) == (
+                {"prior", "temperature"},
+                temperature,
+            )
+    assert set(json.loads((plain / "student" / "config.json").read_text())["ngd_timm"]) == {"prior"}
     kept = read_predictions(prediction_file(calibrated, "schematic:valid"))
     torch.testing.assert_close(kept.logits * temperature, raw.logits)
     entries = [json.loads((run / "metrics.json").read_text())["schematic:valid"] for run in (calibrated, plain)]
@@ -204,6 +246,10 @@ def test_a_run_trains_as_without_logit_adjustment_and_saves_and_scores_the_adjus
     counts = json.loads((moved / "fingerprint.json").read_text())["data"]["train"]["counts"]
     shift = logit_shift([counts[name] for name in CLASSES], 0.7)
     assert shift.std() > 0
+    for run, tau in ((plain, None), (moved, 0.7)):
+        notes = json.loads((run / "student" / "config.json").read_text())["ngd_timm"]
+        assert notes["prior"] == pytest.approx({name: n / sum(counts.values()) for name, n in counts.items()}, rel=1e-5)
+        assert notes.get("logit_adjustment") == tau
     weights, changed = saved_weights(plain, moved)
     assert different(weights, changed) == {"fc.bias"}
     torch.testing.assert_close(weights["fc.bias"] - changed["fc.bias"], shift)
@@ -254,6 +300,13 @@ def test_after_class_balanced_sampling_the_prior_is_even_and_the_teacher_adds_it
     images = torch.randn(2, 1, 32, 32)
     learned, saved = KDTeacher.open(moved, CLASSES, (0.5,), (0.25,))(images), open_student(moved)[0](images)
     torch.testing.assert_close(saved - learned, torch.full((2, 8), 0.7 * np.log(8).item()))
+    even = pytest.approx([1 / 8] * 8, rel=1e-3)
+    assert open_student(moved)[0].ngd_timm["prior"] == even
+    weighted = recipe(rare, tmp_path / "weighted").model_copy(update={"loss": LossConfig(class_weights="balanced")})
+    counted = recipe(rare, tmp_path / "counted")
+    priors = [prepare(one).task.trainable_module.student.ngd_timm["prior"] for one in (weighted, counted)]
+    assert priors[0] == even  # as the loss weighs them
+    assert min(priors[1]) == pytest.approx(1 / 43, rel=0.03)
 
 
 def test_a_classifier_without_one_bias_is_refused_before_anything_is_written(faces: Path, tmp_path: Path) -> None:
@@ -301,7 +354,8 @@ def test_the_bundled_student_is_v1_at_a_temperature_and_its_folder_is_consistent
     assert different(exact, weights) == {"fc.weight", "fc.bias", "conv1.weight"}
     luminance = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
     torch.testing.assert_close(weights["conv1.weight"], exact["conv1.weight"].float() * luminance)
-    temperature = load_student().ngd_timm["temperature"]
+    notes = load_student().ngd_timm
+    temperature = notes["temperature"]
     for name in ("fc.weight", "fc.bias"):
         torch.testing.assert_close(weights[name].float() * temperature, exact[name].float(), rtol=1e-3, atol=1e-6)
     assert load_student("student-ferplus-v1").ngd_timm == {}
@@ -310,6 +364,11 @@ def test_the_bundled_student_is_v1_at_a_temperature_and_its_folder_is_consistent
     torch.testing.assert_close(*taught, rtol=1e-3, atol=5e-3)
 
     run = load_run(folders[1])
+    drawn = run.fingerprint["data"]["train"]["counts"]
+    assert dict(zip(CLASSES, notes["prior"], strict=True)) == pytest.approx(
+        {name: n / sum(drawn.values()) for name, n in drawn.items()}, rel=1e-5
+    )
+    assert notes["logit_adjustment"] == run.recipe.student.logit_adjustment == 0.2
     assert check_student(run.metrics, run, "metrics.json") == []
     assert run.metrics["ferplus:test"]["student_temperature"] == temperature
     assert run.metrics["ferplus:test"]["ece"] <= 3

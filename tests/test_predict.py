@@ -393,6 +393,43 @@ def test_the_crop_rule_and_the_detector_may_be_other_ones(astronaut: Image.Image
     assert face.probabilities == pytest.approx(predictor(wide).probabilities, abs=1e-6)
 
 
+def test_the_prior_of_a_prediction_is_uniform_where_training_s_is_known_and_may_be_another(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = create_student(StudentConfig(backbone="test_resnet", image_size=32), 8)
+    plain = Predictor(save_student(model, tmp_path / "plain"))(draw_face("fear", seed=1))
+    counts = [40, 30, 9, 8, 7, 1, 3, 2]
+    folder = save_student(model, tmp_path / "student", counts=counts)
+    given = dict.fromkeys(CLASSES, 0.1) | {"fear": 0.3}
+    predictions = [Predictor(folder, prior=p)(draw_face("fear", seed=1)) for p in (None, "training", given)]
+    assert [p.prior for p in (plain, *predictions)] == ["training", "uniform", "training", "given"]
+    uniform, training, other = (np.array(list(p.probabilities.values())) for p in predictions)
+    assert training.tolist() == list(plain.probabilities.values())
+    for got, weights in ((uniform, 1 / np.array(counts)), (other, np.array(list(given.values())) / counts)):
+        np.testing.assert_allclose(got, training * weights / (training * weights).sum(), rtol=1e-4)
+    assert predictions[0].as_dict()["prior"] == "uniform"
+
+
+def test_views_average_the_logits_of_mirror_images_and_of_three_crops(student: Path, astronaut: Image.Image) -> None:
+    box = Face((200.0, 100.0, 80.0, 100.0), 1.0)
+    one, two, six = (Predictor(student, views=views, detector=lambda image: [box], batch_size=2) for views in (1, 2, 6))
+
+    def logits(image: Image.Image) -> np.ndarray:
+        return np.log(list(one(image).probabilities.values()))
+
+    def averaged(crops: list[Image.Image]) -> np.ndarray:
+        both = [np.exp(np.mean([logits(view) for c in crops for view in (c, c.transpose(0))], axis=0))]
+        return both[0] / both[0].sum()
+
+    crops = [crop_face(astronaut, box, scale) for scale in (0.86, 0.93, 1.0)]
+    for predicted, expected in (
+        (two(crops[1]), averaged(crops[1:2])),
+        (six(crops[1]), averaged(crops[1:2])),  # a crop has no frame beyond it
+        (two.photo(astronaut)[0], averaged(crops[1:2])),
+        (six.photo(astronaut)[0], averaged(crops)),
+    ):
+        np.testing.assert_allclose(list(predicted.probabilities.values()), expected, rtol=1e-3)
+
+
 def test_one_bad_file_among_many_costs_its_own_line_and_exit_code_1(
     astronaut: Image.Image, tmp_path: Path, ngd: Callable[..., Any]
 ) -> None:

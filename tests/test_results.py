@@ -123,8 +123,8 @@ def test_the_command_writes_a_page_with_the_papers_row_differences_runs_beside_a
         f"| b3_full | {paper['b3_full'][0]:.2f} |  |",
         f"| {PAPER_BEST} | {paper[PAPER_BEST][0]:.2f} |  |",
         "b1_kd − b0_ce",
-        "- labels: majority, without flip; mean over seeds",
-        "- longer-0: labels: majority, without flip",
+        "- labels: majority, without flip, training prior; mean over seeds",
+        "- longer-0: labels: majority, without flip, training prior",
         "    ngd results ablation --data ferplus=",
         "`ngd ablate ",
     ):

@@ -65,7 +65,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def score(*arguments: Any, **settings: Any) -> dict[str, Any]:
     """What `robustness` returns, without the second that drawing takes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ngd_timm.experiments.robustness.write_robustness_plot", lambda results, path: None)
+        for name in ("write_robustness_plot", "write_framing_plot"):
+            patch.setattr(f"ngd_timm.experiments.robustness.{name}", lambda results, path: None)
         return robustness(*arguments, **settings)[0]
 
 
@@ -99,6 +100,24 @@ def test_a_cell_has_scikit_learns_scores_of_the_students_predictions(
         assert cell["bacc"] == pytest.approx(100 * balanced_accuracy_score(truth, predicted))
         f1 = f1_score(truth, predicted, labels=range(8), average="macro", zero_division=0)
         assert cell["macro_f1"] == pytest.approx(100 * f1)
+
+
+def test_a_crop_has_the_scores_of_images_that_were_cropped_so_before(runs: Path, faces: Path, results: Any) -> None:
+    dataset = load_fer("schematic", faces, "test")
+    pixels = [np.asarray(image.convert("L")) for image in dataset["image"]]  # 32 px
+    model, _ = open_student(runs / "another-0")
+    for name, level, crop in (
+        ("crop_scale", "0.8", lambda x: x[3:29, 3:29]),
+        ("crop_scale", "1.1", lambda x: np.pad(x, ((2, 1), (2, 1)), mode="edge")),
+        ("shift_down", "0.15", lambda x: np.concatenate([x[5:], x[-1:].repeat(5, axis=0)])),
+        ("shift_right", "-0.075", lambda x: np.concatenate([x[:, :1].repeat(2, axis=1), x[:, :-2]], axis=1)),
+    ):
+        changed = dataset.remove_columns("image").add_column("image", [to_png(crop(x)) for x in pixels])
+        predictions = predict(model, face_batches(model, changed.cast(dataset.features)), torch.device("cpu"))
+        accuracy = 100 * accuracy_score(predictions.target.numpy(), predictions.logits.numpy().argmax(axis=1))
+        assert results["students"][1]["framed"][name][level]["acc"] == pytest.approx(accuracy)
+        row = results["recipes"]["another"][f"{name} {level}"]["acc"]["per_seed"]
+        assert row[0] == pytest.approx(accuracy)
 
 
 def test_runs_of_one_recipe_are_its_seeds_in_order_and_a_bare_student_stands_for_itself(
@@ -147,7 +166,7 @@ def test_a_runs_student_folder_is_scored_by_the_runs_rule(faces: Path, tmp_path:
     run = make_run(tmp_path / "voted-0", "voted", 0, label_rule="votes")
     results = score([run / "student"], f"schematic={faces}:test", tmp_path / "out", severities=[1], resamples=20)
     assert results["data"]["label_rule"] == "votes"
-    assert "labels: votes, without flip" in (tmp_path / "out" / "table.md").read_text()
+    assert "labels: votes, without flip, training prior" in (tmp_path / "out" / "table.md").read_text()
 
 
 def test_runs_of_one_name_with_other_settings_are_not_its_seeds(runs: Path, faces: Path, tmp_path: Path) -> None:
@@ -253,13 +272,15 @@ def test_the_command_writes_scores_tables_and_a_plot(
     arguments += ["--data", f"schematic={faces}:test", "--severities", "1, 5", "--out", str(out)]
     done = ngd(*arguments)
     assert done.returncode == 0, done.stderr
-    assert sorted(p.name for p in out.iterdir()) == ["robustness.json", "robustness.png", "table.md"]
+    assert sorted(p.name for p in out.iterdir()) == ["framing.png", "robustness.json", "robustness.png", "table.md"]
     table = (out / "table.md").read_text()
     assert "| corruption | one acc | one macro-F1 | another acc | another macro-F1 |" in table
     assert "| corruption | another − one acc | another − one macro-F1 |" in table
     for row in (*CORRUPTIONS, "mean", "clean"):
-        assert table.count(f"\n| {row} | ") == 2
-        assert done.stdout.count(f"\n{row} ") == 2
+        assert table.count(f"\n| {row} | ") == 2 + (row == "clean")
+        assert done.stdout.count(f"\n{row} ") == 2 + (row == "clean")
+    for row in ("crop scale 0.8", "crop scale 1.2", "shift right -0.15", "shift down 0.075"):
+        assert table.count(f"\n| {row} | ") == done.stdout.count(f"\n{row} ") == 1
     assert "mean over severities 1, 5" in table
     with Image.open(out / "robustness.png") as plot:
         assert plot.width > 1000

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from faults import FOLDER, RAMP, encoded, rows, write
+from faults import FOLDER, RAMP, SCORE, encoded, rows, write
 from safetensors.torch import load_file, save, save_file
 
 from ngd_timm.core.affect import CLASSES
@@ -72,6 +72,12 @@ def names(values: list[Any] | None) -> dict[str, Any]:
         "seven class names for eight": (names(list("abcdefg")), "does not say what its 8 classes are"),
         "class names that are numbers": (names([*range(8)]), "label_names"),
         "a temperature of zero": ({"ngd_timm": {"temperature": 0}}, "a temperature above 0"),
+        "a prior of seven classes": (
+            {"ngd_timm": {"prior": dict.fromkeys(CLASSES[:7], 0.1)}},
+            "a prior above 0 for each",
+        ),
+        "a prior of zero": ({"ngd_timm": {"prior": dict.fromkeys(CLASSES, 0)}}, "a prior above 0 for each"),
+        "an adjustment without its prior": ({"ngd_timm": {"logit_adjustment": 0.2}}, "a prior above 0 for each"),
         "a list in the place of a temperature": ({"ngd_timm": [1]}, "a temperature above 0"),
     },
 )
@@ -111,6 +117,12 @@ def test_weights_in_a_pickle_alone_are_refused(damaged: Path, refused: Any) -> N
         "an image cut short": ({"a.png": encoded(RAMP)[:90]}, "predict student a.png", "not a readable image"),
         "an image that is missing": ({}, "predict student gone.png", "gone.png"),
         "a folder without images": ({"e": FOLDER}, "predict student e", "holds no"),
+        "a uniform prior of a student without one": ({}, f"{SCORE} --prior uniform", "records no training prior"),
+        "a prior of one class": ({}, f"{SCORE} --prior fear=1", "a number above 0 for each of neutral"),
+        "a prior in words": ({}, f"{SCORE} --prior fear=much", "CLASS=P,CLASS=P…; got 'fear=much'"),
+        "a prior that is none": ({}, f"{SCORE} --prior unifrom", "did you mean 'uniform'"),
+        "predictions kept at another prior": ({}, f"{SCORE} --prior uniform --predictions", "leave --predictions or"),
+        "five views": ({"a.png": encoded(RAMP)}, "predict student a.png --views 5", "unknown number of views '5'"),
     },
 )
 def test_nothing_to_predict_with(

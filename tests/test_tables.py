@@ -56,4 +56,4 @@ def test_the_shown_scores_are_those_of_the_entry(form: str) -> None:
         low, high = scored["ci95"]["8way"][metric]  # type: ignore[index]
         for number in (f"{scored['8way'][metric]:.2f}", f"{low:.1f}", f"{high:.1f}"):  # type: ignore[index]
             assert number in shown
-    assert "labels: votes, with flip" in shown
+    assert "labels: votes, with flip, training prior" in shown

@@ -382,8 +382,14 @@ def protocol_name(protocol: str, entry: Mapping[str, Any]) -> str:
 
 
 def scoring_name(entry: Mapping[str, Any]) -> str:
-    """How a result was scored: the label rule, and whether logits are averaged with the mirror image's."""
-    return f"labels: {entry['label_rule']}, {'with' if entry['flip'] else 'without'} flip"
+    """How a result was scored: the label rule, whether logits are averaged with the mirror image's, the class prior."""
+    return f"labels: {entry['label_rule']}, {'with' if entry['flip'] else 'without'} flip, {prior_of(entry)}"
+
+
+def prior_of(entry: Mapping[str, Any]) -> str:
+    """The class prior of an entry's predictions, in words."""
+    prior = entry.get("prior", "training")  # older entries know no other
+    return f"{prior} prior" if isinstance(prior, str) else "a prior that was given"
 
 
 def _width(entry: Mapping[str, Any]) -> int:

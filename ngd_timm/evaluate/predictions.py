@@ -59,10 +59,14 @@ class Predictions:
         """The same with what batches don't know."""
         return replace(self, classes=tuple(classes), label_rule=label_rule, data_sha256=data_sha256)
 
+    def shifted(self, shift: Tensor) -> Predictions:
+        """The same with (C,) added to the logits."""
+        return replace(self, logits=self.logits + shift)
+
     def entry(self, temperature: float = 1.0, **notes: Any) -> dict[str, Any]:
         """The entry of metrics.json, with `notes` added; `temperature` as in `fer_metrics`."""
         metrics = fer_metrics(self.logits, self.target, self.classes, self.subject, temperature=temperature)
-        return {**metrics, "label_rule": self.label_rule, "flip": self.flip, **notes}
+        return {**metrics, "label_rule": self.label_rule, "flip": self.flip, "prior": "training", **notes}
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from ngd_timm.core.recipe import DataConfig, Recipe, load_recipe
 from ngd_timm.evaluate.metrics import METRIC_NAMES, protocol_name, scoring_name
 from ngd_timm.evaluate.predictions import predict, prediction_file, write_predictions
 from ngd_timm.evaluate.run_log import choice_note, read_rows
+from ngd_timm.models.logit_adjustment import prior_shift
 from ngd_timm.models.ngd_models import DistillationWrapper, TimmModel
 from ngd_timm.models.student import NOTES, read_student, run_folder, student_files, temperature_of, weights_sha256
 
@@ -55,9 +56,13 @@ def evaluate(
     label_rule: str | None = None,
     drop_duplicates: bool | None = None,
     flip: bool | None = None,
+    prior: str | Mapping[str, float] = "training",
     between_batches: Callable[[], object] | None = None,
 ) -> dict[str, Any]:
-    """Score a saved student on data sets `name=root[:split]`, by default as its recipe says; in metrics.json's form."""
+    """Score a saved student on data sets `name=root[:split]`, by default as its recipe says; in metrics.json's form.
+
+    `prior` is the class prior of its predictions, as in `Predictor`.
+    """
     from ngd_timm.data import load_split, parse_spec
 
     if not specs:
@@ -73,17 +78,21 @@ def evaluate(
     if recipe and Path(source).name == "student_best" and {name for name, *_ in parsed} & set(recipe.best_on):
         logger.warning(f"{source}: {choice_note(recipe)}")
     if predictions:
+        if prior != "training":
+            raise InputError("predictions are kept at the training prior; leave --predictions or --prior out")
         if recipe is None or run != Path(source).resolve():
             raise InputError(f"{source} is not a run directory, so it has no place for predictions; leave them out")
         _refuse_kept(Path(source), keys)
         model = _wrapped(bare, Path(source))
+    shift = prior_shift(bare, classes, prior)
     data = recipe.data if recipe else DataConfig()
     label_rule = label_rule or data.label_rule
     drop = data.drop_duplicates if drop_duplicates is None else drop_duplicates
     flip = bool(recipe and recipe.eval_flip) if flip is None else flip
     device = open_device("auto")
     model.to(device)
-    notes = {"drop_duplicates": drop, "student_sha256": sha256, "student_temperature": temperature_of(bare)}
+    notes: dict[str, Any] = {"prior": prior if isinstance(prior, str) else dict(prior)}
+    notes |= {"drop_duplicates": drop, "student_sha256": sha256, "student_temperature": temperature_of(bare)}
     if (folded_from := getattr(bare, NOTES, {}).get("folded_from")) is not None:
         notes["folded_from"] = folded_from
     results: dict[str, Any] = {}
@@ -93,7 +102,7 @@ def evaluate(
         )
         predicted = predict(model, face_batches(model, dataset), device, flip, between_batches)
         predicted = predicted.described(classes, label_rule, report.sha256)
-        results[key] = predicted.entry(temperature, **notes)
+        results[key] = predicted.shifted(shift).entry(temperature, **notes)
         if predictions:
             write_predictions(prediction_file(source, key), predicted)
     if out is not None:

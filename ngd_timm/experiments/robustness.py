@@ -1,4 +1,4 @@
-"""Students under fifteen common corruptions: the same corrupted images for all of them, differences paired."""
+"""Students under fifteen common corruptions and in other crops: the same images for all, differences paired."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from ngd_timm.core.paths import last_part
 from ngd_timm.core.recipe import DataConfig, Recipe
 from ngd_timm.data import load_split, parse_spec
 from ngd_timm.data.batches import held_in_memory, targets
-from ngd_timm.data.synthetic.corruptions import CORRUPTIONS, SEVERITIES, SMALLEST, corrupt
+from ngd_timm.data.synthetic.corruptions import CORRUPTIONS, FRAMINGS, SEVERITIES, SMALLEST, corrupt, reframe
 from ngd_timm.evaluate.metrics import METRICS, metrics_of_versions, summary
 from ngd_timm.evaluate.predictions import subject_codes
 from ngd_timm.evaluate.run_log import with_bar
 from ngd_timm.evaluate.student import open_scored
 from ngd_timm.models.ngd_models import TimmModel
-from ngd_timm.report.plots import write_robustness_plot
+from ngd_timm.report.plots import write_framing_plot, write_robustness_plot
 from ngd_timm.report.tables import Table, robustness_tables
 
 if TYPE_CHECKING:
@@ -56,10 +56,10 @@ _REMEDIES = {
 
 
 class _Version(NamedTuple):
-    """The images under one corruption; without a name the clean ones."""
+    """The images under one corruption, or in another crop; without a name the clean ones."""
 
-    corruption: str | None
-    severity: int
+    change: str | None
+    level: float  # of a corruption its severity
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +101,7 @@ def robustness(
     seed: int = 0,
     resamples: int = 2000,
 ) -> tuple[dict[str, Any], list[Table]]:
-    """Score students on a data set, clean and under every corruption, and compare their recipes with the first one.
+    """Score students on a data set, clean, corrupted and in other crops, and compare their recipes with the first one.
 
     Each image is corrupted once per corruption and severity, at its own size, before it is resized for a student; all
     students see the same. Runs whose recipes have one name are seeds of one recipe. Returns what robustness.json holds
@@ -128,6 +128,7 @@ def robustness(
         name, root, split or "all", label_rule=label_rule, drop_duplicates=drop_duplicates, classes=classes
     )
     versions = [_Version(None, 0), *(_Version(name, level) for name in CORRUPTIONS for level in levels)]
+    versions += [_Version(name, level) for name, shown in FRAMINGS.items() for level in shown]
     logger.info(f"{len(students)} students, {len(versions)} versions of {len(dataset)} images")
     predictions, target = _predict(students, dataset, versions, flip, seed, device, autocast)
     subjects = subject_codes(dataset)
@@ -144,8 +145,10 @@ def robustness(
         "settings": {
             "corruptions": list(CORRUPTIONS),
             "severities": levels,
+            "framings": {name: list(levels) for name, levels in FRAMINGS.items()},
             "seed": seed,
             "flip": flip,
+            "prior": "training",
             "precision": precision_name(autocast),
             "bootstrap": {"unit": "image" if subjects is None else "subject", "resamples": resamples, "seed": seed},
         },
@@ -165,6 +168,7 @@ def robustness(
     write_json(out / "robustness.json", results)
     write_text(out / "table.md", "\n\n".join(table.markdown() for table in tables) + "\n")
     write_robustness_plot(results, out / "robustness.png")
+    write_framing_plot(results, out / "framing.png")
     return results, tables
 
 
@@ -280,22 +284,25 @@ def _corrupted_blocks(
     for first in range(0, len(dataset), step):
         clean = list(decode_each(dataset.select(range(first, min(first + step, len(dataset)))), decoded))
         parts = [np.stack(clean)] if small else [image[None] for image in clean]
-        for number, (name, severity) in enumerate(versions):
+        for number, (name, level) in enumerate(versions):
             images = clean
-            if name is not None:
+            if name in FRAMINGS:
+                images = [reframe(image, name, level) for image in clean]
+            elif name is not None:
                 images = []
                 for part in parts:
-                    images += list(corrupt(part, name, severity, seed, first + len(images)))
+                    images += list(corrupt(part, name, int(level), seed, first + len(images)))
             yield number, first, images
 
 
 def _by_version(versions: Sequence[_Version], scores: Mapping[str, np.ndarray], n: int) -> dict[str, Any]:
-    """One student's entries, clean and by corruption and severity."""
+    """One student's entries, clean, by corruption and severity, and by crop and its level."""
     clean, *entries = ({"n": n, **{m: float(v[place]) for m, v in scores.items()}} for place in range(len(versions)))
     corrupted: dict[str, dict[str, Any]] = {name: {} for name in CORRUPTIONS}
-    for (name, severity), entry in zip(versions[1:], entries, strict=True):
-        corrupted[str(name)][str(severity)] = entry
-    return {"clean": clean, "corrupted": corrupted}
+    framed: dict[str, dict[str, Any]] = {name: {} for name in FRAMINGS}
+    for (name, level), entry in zip(versions[1:], entries, strict=True):
+        (framed if name in FRAMINGS else corrupted)[str(name)][f"{level:g}"] = entry
+    return {"clean": clean, "corrupted": corrupted, "framed": framed}
 
 
 def _compare(
@@ -306,8 +313,9 @@ def _compare(
     redrawn: Mapping[str, np.ndarray],
 ) -> dict[str, Any]:
     """Each recipe's means over severities and seeds, and the others' differences to the first."""
-    rows = {name: [i for i, v in enumerate(versions) if v.corruption == name] for name in CORRUPTIONS}
-    rows |= {"mean": [i for i, v in enumerate(versions) if v.corruption], "clean": [0]}
+    rows = {name: [i for i, v in enumerate(versions) if v.change == name] for name in CORRUPTIONS}
+    rows |= {"mean": [i for i, v in enumerate(versions) if v.change in CORRUPTIONS], "clean": [0]}
+    rows |= {f"{v.change} {v.level:g}": [i] for i, v in enumerate(versions) if v.change in FRAMINGS}
     first, *others = recipes
     seeds = {name: [students[i].seed for i in places] for name, places in recipes.items()}
     means: dict[str, Any] = {name: {row: {} for row in rows} for name in recipes}

@@ -1,16 +1,18 @@
-"""Post-hoc logit adjustment: predictions as if all classes were equally common, or part of the way there."""
+"""The class prior in a student's logits: taken out of its bias for good, or replaced when it predicts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ngd_timm.core.errors import InputError
+from ngd_timm.core.errors import InputError, choices
 from ngd_timm.models.ngd_models import TimmModel
+from ngd_timm.models.student import NOTES, class_prior, temperature_of
 
+PRIORS = ("training", "uniform")
 CITATION = (
     "A. K. Menon, S. Jayasumana, A. S. Rawat, H. Jain, A. Veit, S. Kumar, "
     '"Long-tail learning via logit adjustment", ICLR 2021, arXiv 2007.07314.'
@@ -21,7 +23,7 @@ def adjust_logits(model: TimmModel, counts: np.ndarray | Sequence[float], tau: f
     """Subtract tau · log prior from the bias of a trained classifier, in place.
 
     With tau = 1 the prediction is the best one for balanced accuracy; smaller values lose less accuracy. Choose tau on
-    validation.
+    validation. `save_student` writes tau and the prior into config.json, from where `Predictor(prior=…)` counts.
 
     Args:
         model: A timm model whose classifier is one layer with a bias.
@@ -49,14 +51,21 @@ def adjust_logits(model: TimmModel, counts: np.ndarray | Sequence[float], tau: f
         raise InputError(f"counts are {len(shift)}, the model has {len(bias)} classes; give one number a class")
     with torch.no_grad():
         bias.sub_(shift.to(bias))
+    notes, prior = getattr(model, NOTES, {}), class_prior(counts)
+    if np.allclose(notes.get("prior", prior), prior, rtol=1e-3, atol=0):
+        tau = notes.get("logit_adjustment", 0.0) + tau * temperature_of(model)
+        model.ngd_timm = {**notes, "prior": prior, "logit_adjustment": tau}
+    else:  # of two priors, which no single tau describes
+        model.ngd_timm = {key: notes[key] for key in notes if key not in ("prior", "logit_adjustment")}
     return model
 
 
 def logit_shift(counts: np.ndarray | Sequence[float], tau: float) -> Tensor:
     """tau · log prior, (C,), which `adjust_logits` subtracts from the logits."""
+    class_prior(counts)  # checks them
+    if not tau >= 0:
+        raise InputError(f"tau must be at least 0, got {tau}")
     n = np.asarray(counts, dtype=np.float64)
-    if n.ndim != 1 or not np.isfinite(n).all() or (n < 0).any() or tau < 0:
-        raise InputError(f"counts must be one number a class, from 0, and tau at least 0; got {n.tolist()} and {tau}")
     n = np.where(n > 0, n, 1)
     return torch.tensor(tau * np.log(n / n.sum()), dtype=torch.float32)
 
@@ -69,3 +78,49 @@ def classifier_bias(model: TimmModel) -> nn.Parameter:
             f"{type(model).__name__}'s classifier is no layer with a bias; leave student.logit_adjustment out"
         )
     return bias
+
+
+def prior_shift(model: TimmModel, classes: Sequence[str], prior: str | Mapping[str, float]) -> Tensor:
+    """What to add to a student's logits, (C,), for the prior "training", "uniform" or one by class.
+
+    The logits are log-posteriors at the training prior, less what `adjust_logits` took; "uniform" takes the rest out,
+    and a prior by class is added after that.
+
+    Raises:
+        InputError: Another prior, or a student that records none.
+
+    Examples:
+        >>> import timm
+        >>> model = adjust_logits(timm.create_model("test_resnet", num_classes=2), [900, 100], tau=0.25)
+        >>> [round(shift, 3) for shift in prior_shift(model, ("fear", "anger"), "uniform").tolist()]
+        [0.079, 1.727]
+    """
+    if prior == "training":
+        return torch.zeros(len(classes))
+    asked = np.zeros(len(classes))
+    if not isinstance(prior, str):
+        asked = np.array([prior.get(name, np.nan) for name in classes], dtype=np.float64)
+        if set(prior) != set(classes) or not (np.isfinite(asked).all() and (asked > 0).all()):
+            raise InputError(f"a prior needs a number above 0 for each of {', '.join(classes)}; got {dict(prior)}")
+        asked = np.log(asked / asked.sum())
+    elif prior != "uniform":
+        raise choices("prior", prior, (*PRIORS, "CLASS=P,CLASS=P…"))
+    notes = getattr(model, NOTES, {})
+    if "prior" not in notes:
+        raise InputError(
+            "the student records no training prior (prior in config.json), so none can be taken out; use the prior "
+            "training, or save the student with save_student(…, counts=…)"
+        )
+    left = 1 - notes.get("logit_adjustment", 0.0) / temperature_of(model)
+    return torch.tensor(asked - left * np.log(notes["prior"]), dtype=torch.float32)
+
+
+def parse_prior(text: str) -> str | dict[str, float]:
+    """A prior as commands take it: a name, or `CLASS=P,CLASS=P…`."""
+    if "=" not in text:
+        return text
+    pairs = [part.partition("=") for part in text.split(",")]
+    try:
+        return {name.strip(): float(p) for name, _, p in pairs}
+    except ValueError:
+        raise InputError(f"a prior is training, uniform or CLASS=P,CLASS=P…; got '{text}'") from None

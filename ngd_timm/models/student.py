@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
 import torch
 from huggingface_hub.errors import HTTPError
@@ -44,8 +45,10 @@ STUDENT_FILES = FILES
 RUN_RECORD = ("recipe.yaml", "fingerprint.json")
 PUBLISHED_FORMAT = "1"
 NOTES = "ngd_timm"
-"""The key of config.json, and the attribute of an opened student, for what timm has no place for: `temperature`, and
-`folded_from`, the sha256 of the grey weights that an RGB student was made of."""
+"""The key of config.json, and the attribute of an opened student, for what timm has no place for: `temperature`;
+`prior`, the class prior of training, by name in the file and in the order of the logits in the attribute;
+`logit_adjustment`, the tau of its log that the bias lost before the temperature; `folded_from`, the sha256 of the grey
+weights that an RGB student was made of."""
 
 # what pretrained_cfg says of weights that a student may have started from and no longer has
 _ORIGIN = (
@@ -147,9 +150,13 @@ def set_input(
 
 
 def save_student(
-    model: TimmModel, folder: str | Path, classes: Sequence[str] = CLASSES, weights: str = "float32"
+    model: TimmModel,
+    folder: str | Path,
+    classes: Sequence[str] = CLASSES,
+    weights: str = "float32",
+    counts: Sequence[float] | None = None,
 ) -> Path:
-    """Write a bare timm model as `config.json` (label names, input, temperature) and `model.safetensors`.
+    """Write a bare timm model as `config.json` (label names, input, temperature, prior) and `model.safetensors`.
 
     An earlier student in that folder is replaced only once the new one is complete.
 
@@ -158,6 +165,8 @@ def save_student(
         folder: Where to.
         classes: Class names in the order of the logits.
         weights: "float16" stores parameters of two dimensions or more in half the bytes; timm reads them as float32.
+        counts: (C,) training examples a class, or sums of soft labels, for `Predictor(prior=…)`; default: what a run of
+            `ngd train`, `adjust_logits` or an earlier file noted.
 
     Returns:
         The folder, which `timm.create_model("local-dir:<folder>", pretrained=True)` loads without this package.
@@ -176,6 +185,12 @@ def save_student(
         raise InputError("save_student takes the bare student: pass model.student")
     if len(classes) != model.num_classes:
         raise InputError(f"the model has {model.num_classes} classes, not {len(classes)}: {', '.join(classes)}")
+    notes = getattr(model, NOTES, {})
+    prior = notes.get("prior") if counts is None else class_prior(counts)
+    if prior is not None:
+        if len(prior) != len(classes):
+            raise InputError(f"counts are {len(prior)}, the model has {len(classes)} classes; give one number a class")
+        notes = {**notes, "prior": dict(zip(classes, prior, strict=True))}
     folder = Path(folder)
     if folder.exists():
         there = [path.name for path in folder.iterdir() if not is_leftover(path)]
@@ -192,7 +207,6 @@ def save_student(
     # of a student that was opened; they belong at the top
     plain.pretrained_cfg = {**plain.pretrained_cfg, "label_names": None}
     with atomic_folder(folder) as temporary:
-        notes = getattr(model, NOTES, {})
         # at the top: timm refuses a key that it doesn't know in pretrained_cfg
         described = {"label_names": list(classes), **({NOTES: notes} if notes else {})}
         save_for_hf(plain, str(temporary), model_config=described, safe_serialization=True)
@@ -330,12 +344,34 @@ def read_student(folder: str | Path, shown: str) -> tuple[TimmModel, tuple[str, 
     """A student from its folder, in eval mode, and its class names; messages call it `shown`."""
     model = read_model(folder, shown)
     check_input(model, shown)
+    classes = label_names(model, shown)
     notes = read_json(Path(folder) / STUDENT_FILES[0], shown).get(NOTES, {})
-    temperature = notes.get("temperature", 1.0) if isinstance(notes, dict) else None
-    if not isinstance(temperature, (int, float)) or not (math.isfinite(temperature) and temperature > 0):
+    if not isinstance(notes, dict) or not _number(notes.get("temperature", 1.0), above=0):
         raise InputError(f"{shown}: {NOTES} in config.json must name a temperature above 0, got {str(notes)[:80]}")
+    if "prior" in notes or "logit_adjustment" in notes:
+        prior, tau = notes.get("prior"), notes.get("logit_adjustment", 0.0)
+        valid = isinstance(prior, dict) and set(prior) == set(classes) and all(_number(p, 0) for p in prior.values())
+        if prior is None or not valid or not _number(tau):
+            raise InputError(
+                f"{shown}: {NOTES} in config.json must name a prior above 0 for each class, and a number as "
+                f"logit_adjustment, got {str({'prior': prior, 'logit_adjustment': tau})[:120]}"
+            )
+        notes = {**notes, "prior": [float(prior[name]) for name in classes]}
     model.ngd_timm = notes
-    return model.eval(), label_names(model, shown)
+    return model.eval(), classes
+
+
+def _number(value: Any, above: float = -math.inf) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > above
+
+
+def class_prior(counts: np.ndarray | Sequence[float]) -> list[float]:
+    """The share of each class in its training examples, to six digits; a class without any counts as one example."""
+    n = np.asarray(counts, dtype=np.float64)
+    if n.ndim != 1 or not np.isfinite(n).all() or (n < 0).any():
+        raise InputError(f"counts must be one number a class, from 0; got {n.tolist()}")
+    n = np.where(n > 0, n, 1)
+    return [float(f"{p:.6g}") for p in n / n.sum()]
 
 
 def temperature_of(model: TimmModel) -> float:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ngd_timm.predict.predictor import Photo, Prediction
 
 _DRAWN = 800  # px, the longer side of a photograph as it is drawn
+_PREDICTED = ("score", "label", "valence", "arousal", "prior")
 
 
 def annotated(photos: Iterable[Photo], folder: Path, count: int) -> Iterator[Photo]:
@@ -99,12 +100,10 @@ def write_rows(photos: Iterable[Photo], file: Any) -> Iterator[Photo]:
             row = face.as_dict()
             if not head:
                 places = ("x", "y", "width", "height")
-                writer.writerow(
-                    ["source", "face", *places, "score", "label", "valence", "arousal", *row["probabilities"], "notes"]
-                )
+                writer.writerow(["source", "face", *places, *_PREDICTED, *row["probabilities"], "notes"])
                 head = True
             box = row["box"] or [None] * 4
-            values = [row[key] for key in ("score", "label", "valence", "arousal")]
+            values = [row[key] for key in _PREDICTED]
             notes = "; ".join(row["notes"])
             writer.writerow([photo.source, number, *box, *values, *row["probabilities"].values(), notes])
         yield photo

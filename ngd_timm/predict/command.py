@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from ngd_timm.core.ending import print_error
 from ngd_timm.core.errors import InputError
@@ -33,6 +33,8 @@ def predict_files(
     fps: float = 5.0,
     device: str = "auto",
     max_megapixels: float = 100,
+    prior: str | Mapping[str, float] | None = None,
+    views: int = 1,
 ) -> int:
     """Write the predictions of `[STUDENT] IMAGE…`; return how many images could not be read.
 
@@ -42,11 +44,12 @@ def predict_files(
     student, images = student_and_images(arguments)
     if not images:
         raise InputError(f"{student} is a student; give images after it, or folders of them")
+    how: dict[str, Any] = {"prior": prior, "views": views}
     videos = [name for name in images if Path(name).suffix.lower() in VIDEOS]
     if videos or out_folder is not None:
         if len(images) != 1 or not videos or out_folder is None:
             raise InputError("a video is predicted by itself, into a folder: ngd predict clip.mp4 --out DIR")
-        predictor = Predictor(student, device, detector=FaceDetector(threshold, small_faces))
+        predictor = Predictor(student, device, detector=FaceDetector(threshold, small_faces), **how)
         out.write(f"{predict_video(predictor, videos[0], out_folder, fps, annotate)}\n")
         return 0
     if annotate is not None:
@@ -56,7 +59,7 @@ def predict_files(
         logger.warning("the images are taken as face crops; to find faces: pip install 'ngd-timm[faces]'")
         crops = True
     detector = None if crops else FaceDetector(threshold, small_faces)
-    predictor = Predictor(student, device, max_megapixels=max_megapixels, detector=detector)
+    predictor = Predictor(student, device, max_megapixels=max_megapixels, detector=detector, **how)
     errors: list[InputError] = []
 
     def failed(error: InputError) -> None:

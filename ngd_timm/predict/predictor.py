@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, overload
@@ -13,13 +13,16 @@ from PIL import Image
 
 from ngd_timm.core.affect import ANCHORS
 from ngd_timm.core.devices import open_device
-from ngd_timm.core.errors import InputError
+from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.hub import hub_id
 from ngd_timm.core.images import DAMAGE, InputTransform, damage_reason, open_image, raise_image_limit, to_mode
+from ngd_timm.models.logit_adjustment import prior_shift
 from ngd_timm.models.student import NOTES, STUDENT_FILES, open_student, shipped_student, student_versions
 from ngd_timm.predict.faces import FACE_CROP, Detector, Face, FaceDetector, crop_face, is_crop
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pgm", ".ppm")
+VIEWS = (1, 2, 6)
+_SCALES = (0.925, 1.0, 1.075)  # of a crop's side: .86, .93 and 1 of the box's
 _SMALLEST, _SQUARE = 24, 1.4  # px, longer side over shorter
 
 ImageLike: TypeAlias = "str | Path | Image.Image | np.ndarray"
@@ -38,6 +41,7 @@ class Prediction:
         source: The file, or None.
         box: (x, y, width, height) of the face in pixels of the upright image; None where the image is the face.
         score: The detector's, in [0, 1]; None where the image is the face.
+        prior: The class prior behind the probabilities: "training", "uniform", or "given".
     """
 
     label: str
@@ -46,6 +50,7 @@ class Prediction:
     source: str | None = None
     box: tuple[float, float, float, float] | None = None
     score: float | None = None
+    prior: str = "training"
 
     @property
     def valence(self) -> float | None:
@@ -71,6 +76,7 @@ class Prediction:
             "probabilities": {name: round(p, 6) for name, p in self.probabilities.items()},
             "valence": None if self.valence is None else round(self.valence, 4),
             "arousal": None if self.arousal is None else round(self.arousal, 4),
+            "prior": self.prior,
             "notes": list(self.notes),
         }
 
@@ -105,9 +111,13 @@ class Predictor:
         batch_size: Faces at once.
         max_megapixels: Open images of more than 100 megapixels too, up to this many.
         detector: From an upright RGB PIL image to its `Face`s; default: a `FaceDetector` where a photograph is given.
+        prior: "training" takes the student as it is; "uniform" takes the log of its training prior out of its
+            calibrated logits, as if all classes were equally common; a probability (or count) of each class replaces
+            it. Default: "uniform"; of a student that records no training prior "training".
+        views: 2 averages logits with the mirror image's; 6 also over crops of .86, .93 and 1 of a detected box's side.
 
     Raises:
-        InputError: No student there, or one without label names.
+        InputError: No student there, one without label names, or a prior where it records none.
 
     Examples:
         >>> import tempfile, timm
@@ -129,16 +139,24 @@ class Predictor:
         batch_size: int = 64,
         max_megapixels: float | None = None,
         detector: Detector | None = None,
+        prior: str | Mapping[str, float] | None = None,
+        views: int = 1,
     ) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
+        if views not in VIEWS:
+            raise choices("number of views", views, VIEWS)
         if max_megapixels is not None:
             raise_image_limit(max_megapixels)
         self.device, self.batch_size, self.detector = open_device(device), batch_size, detector
         model, self.classes = open_student(shipped_student() if source is None else source)
         self.model = model.to(self.device).to(memory_format=torch.channels_last)
         self.transform = InputTransform(model.pretrained_cfg)
-        self.face_crop = float(getattr(model, NOTES, {}).get("face_crop", FACE_CROP))
+        notes = getattr(model, NOTES, {})
+        self.face_crop, self.views = float(notes.get("face_crop", FACE_CROP)), views
+        prior = ("uniform" if "prior" in notes else "training") if prior is None else prior
+        self.prior = prior if isinstance(prior, str) else "given"
+        self._shift = prior_shift(model, self.classes, prior).to(self.device)
 
     @overload
     def __call__(self, images: ImageLike) -> Prediction: ...  # type: ignore[overload-overlap]  # str is Iterable[str]
@@ -196,7 +214,7 @@ class Predictor:
                 continue
             frames = _frame_notes(opened)
             if crops:
-                yield _Found([self.transform(opened)], [None], [(*_notes(opened), *frames)], source)
+                yield _Found([self.transform(opened)[None]], [None], [(*_notes(opened), *frames)], source)
                 continue
             if self.detector is None:
                 self.detector = FaceDetector()
@@ -204,36 +222,48 @@ class Predictor:
             faces = list(self.detector(upright))
             if is_crop(upright, faces):
                 notes = (*_notes(upright), *frames, "taken as a face crop")
-                yield _Found([self.transform(upright)], [None], [notes], source)
+                yield _Found([self.transform(upright)[None]], [None], [notes], source)
             else:
-                pixels = [self.transform(crop_face(upright, face, self.face_crop)) for face in faces]
+                scales = [self.face_crop * scale for scale in (_SCALES if self.views == VIEWS[-1] else (1.0,))]
+                crops_of = ([crop_face(upright, face, scale) for scale in scales] for face in faces)
+                pixels = [torch.stack([self.transform(crop) for crop in own]) for own in crops_of]
                 yield _Found(pixels, faces, [(*_face_notes(face), *frames) for face in faces], source)
 
     @torch.inference_mode()
     def _predicted(self, photos: Sequence[_Found]) -> Iterator[Photo]:
         pixels = [row for photo in photos for row in photo.pixels]
-        rows = iter([p for part in _parts(pixels, self.batch_size) for p in self._probabilities(part)])
+        rows = iter(self._probabilities(pixels))
         for photo in photos:
             faces = []
             for face, notes in zip(photo.faces, photo.notes, strict=True):
                 probabilities = dict(zip(self.classes, next(rows), strict=True))
                 label = max(probabilities, key=probabilities.__getitem__)
-                where = (None, None) if face is None else (face.box, face.score)
-                faces.append(Prediction(label, probabilities, notes, photo.source, *where))
+                box, score = (None, None) if face is None else (face.box, face.score)
+                faces.append(Prediction(label, probabilities, notes, photo.source, box, score, self.prior))
             yield Photo(tuple(faces), photo.source)
 
-    def _probabilities(self, pixels: Sequence[torch.Tensor]) -> list[list[float]]:
-        views = self.transform.normalize(torch.stack(list(pixels)).to(self.device))
-        logits = self.model(views.to(memory_format=torch.channels_last))
+    def _probabilities(self, pixels: Sequence[torch.Tensor]) -> Iterator[list[float]]:
+        """Of each face, from its crops (V, C, H, W)."""
+        crops = [crop for face in pixels for crop in face]
+        logits = [row for part in _parts(crops, self.batch_size) for row in self._logits(torch.stack(list(part)))]
+        last = 0
+        for face in pixels:
+            first, last = last, last + len(face)
+            yield (torch.stack(logits[first:last]).mean(dim=0) + self._shift).softmax(dim=0).tolist()
+
+    def _logits(self, pixels: torch.Tensor) -> torch.Tensor:
+        images = self.transform.normalize(pixels.to(self.device)).to(memory_format=torch.channels_last)
+        logits: torch.Tensor = self.model(images).float()
+        if self.views > 1:
+            logits = (logits + self.model(images.flip(-1)).float()) / 2
         if not bool(logits.isfinite().all()):
             raise InputError("the student's logits are not finite, so its weights are damaged; save it again")
-        rows: list[list[float]] = logits.float().softmax(dim=1).tolist()
-        return rows
+        return logits
 
 
 @dataclass(frozen=True)
 class _Found:
-    """One image's faces as the model takes them; None for a face that is the whole image."""
+    """One image's faces as the model takes them, (V, C, H, W) each; None for a face that is the whole image."""
 
     pixels: list[torch.Tensor]
     faces: Sequence[Face | None]

@@ -21,7 +21,7 @@ from ngd_timm.predict.predictor import Prediction, Predictor
 
 VIDEOS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm")
 _SAME, _LOST = 0.3, 1.0  # overlap over union of one face in two frames; seconds after which a track has ended
-_HEAD = ("time", "track", "x", "y", "width", "height", "score", "label", "valence", "arousal")
+_HEAD = ("time", "track", "x", "y", "width", "height", "score", "label", "valence", "arousal", "prior")
 
 
 def predict_video(
@@ -136,7 +136,7 @@ def _write_rows(frames: Iterable[_Frame], classes: Sequence[str], path: Path) ->
             for track, face in frame.faces:
                 row = face.as_dict()
                 box = row["box"] or [0.0, 0.0, *frame.image.size]
-                values = [row[key] for key in ("score", "label", "valence", "arousal")]
+                values = [row[key] for key in ("score", "label", "valence", "arousal", "prior")]
                 writer.writerow([round(frame.time, 3), track, *box, *values, *row["probabilities"].values()])
                 yield _Row(frame.time, track, face.label, face.valence, face.arousal)
 

@@ -19,7 +19,7 @@ from ngd_timm.core.devices import processor_name
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.hub import hub_id
 from ngd_timm.core.paths import without_paths
-from ngd_timm.evaluate.metrics import METRIC_TITLES, protocol_name, shown_protocols
+from ngd_timm.evaluate.metrics import METRIC_TITLES, prior_of, protocol_name, shown_protocols
 from ngd_timm.evaluate.run import Run
 from ngd_timm.evaluate.run_log import choice_note
 from ngd_timm.grid.card import card_header, render_card
@@ -28,7 +28,7 @@ from ngd_timm.losses.cross_entropy import CITATIONS
 from ngd_timm.models.calibration import CITATION as TEMPERATURE
 from ngd_timm.models.logit_adjustment import CITATION
 from ngd_timm.models.ngd_models import input_channels
-from ngd_timm.models.student import temperature_of
+from ngd_timm.models.student import NOTES, temperature_of
 
 # as the Hub knows them
 _METRIC_IDS = {"acc": "accuracy", "macro_f1": "f1", "bacc": "balanced_accuracy"}
@@ -83,6 +83,8 @@ def _card(run: Run, repo_id: str, plot: bool) -> str:
         features=run.student.head_hidden_size,
         hyperparameters=list(_hyperparameters(run)),
         grey=input_channels(run.student) == 1,
+        has_prior="prior" in getattr(run.student, NOTES, {}),
+        prior_of=prior_of,
         classes=run.classes,
         distilled=distilled,
         recipe=recipe,
@@ -211,6 +213,7 @@ def _model_index(run: Run) -> Iterator[EvalResult]:
                         "n": entry["n"],
                         "ci95": [round(bound, 2) for bound in entry["ci95"][protocol][metric]],
                         "label_rule": entry["label_rule"],
+                        "prior": entry.get("prior", "training"),
                     },
                 )
 

@@ -255,16 +255,7 @@ def write_robustness_plot(results: Mapping[str, Any], path: str | Path) -> None:
     with png_figure(path, (10, 0.9 + 1.75 * rows)) as figure:
         axes = figure.subplots(rows, _PANELS, squeeze=False, sharex=True, sharey=True).ravel()
         for axis, corruption in zip(axes, corruptions, strict=False):
-            for recipe, (color, marker) in zip(results["recipes"], _styles(len(results["recipes"])), strict=True):
-                accuracy = np.mean(
-                    [
-                        [s["clean"]["acc"], *(s["corrupted"][corruption][str(level)]["acc"] for level in severities)]
-                        for s in results["students"]
-                        if s["recipe"] == recipe
-                    ],
-                    axis=0,
-                )
-                axis.plot([0, *severities], accuracy, color=color, marker=marker, ms=3.5, linewidth=1.3, label=recipe)
+            _plot_accuracy(axis, results, "corrupted", corruption, [0, *severities])
             axis.set_title(corruption.replace("_", " "), fontsize=9)
             axis.set_xticks([0, *severities])
             _rule(axis, "y")
@@ -272,8 +263,38 @@ def write_robustness_plot(results: Mapping[str, Any], path: str | Path) -> None:
             axis.set_visible(False)
         figure.supxlabel("severity (0: the clean images)", fontsize=9)
         figure.supylabel("accuracy, percent", fontsize=9)
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 6), frameon=False)
+        _recipe_legend(figure, axes[0])
+
+
+def write_framing_plot(results: Mapping[str, Any], path: str | Path) -> None:
+    """Write accuracy against the crop's scale and shift as a PNG: a panel each, a line a recipe."""
+    framings = results["settings"]["framings"]
+    with png_figure(path, (9, 3)) as figure:
+        axes = figure.subplots(1, len(framings), sharey=True)
+        for axis, (name, levels) in zip(axes, framings.items(), strict=True):
+            clean = 1.0 if name == "crop_scale" else 0.0
+            x = sorted([clean, *levels])
+            _plot_accuracy(axis, results, "framed", name, x)
+            axis.axvline(clean, color=RULE, lw=0.8)
+            axis.set_xlabel(f"{name.replace('_', ' ')}, of the image's side", fontsize=9)
+            axis.set_xticks(x, [f"{level:g}" for level in x])
+            _rule(axis, "y")
+        figure.supylabel("accuracy, percent", fontsize=9)
+        _recipe_legend(figure, axes[0])
+
+
+def _plot_accuracy(axis: Axes, results: Mapping[str, Any], group: str, name: str, x: Sequence[float]) -> None:
+    """Accuracy over the levels of one change, clean where the results have no such level: a line a recipe."""
+    for recipe, (color, marker) in zip(results["recipes"], _styles(len(results["recipes"])), strict=True):
+        students = [student for student in results["students"] if student["recipe"] == recipe]
+        entries = [[s[group][name].get(f"{level:g}", s["clean"]) for level in x] for s in students]
+        accuracy = np.mean([[entry["acc"] for entry in own] for own in entries], axis=0)
+        axis.plot(x, accuracy, color=color, marker=marker, ms=3.5, linewidth=1.3, label=recipe)
+
+
+def _recipe_legend(figure: Any, axis: Axes) -> None:
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 6), frameon=False)
 
 
 def plot_forest(name: str, alt: str, groups: Mapping[str, Mapping[str, Mapping[str, Any]]], xlabel: str) -> str:

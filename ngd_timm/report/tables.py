@@ -148,7 +148,7 @@ def _choice_table(comparison: Mapping[str, Any]) -> Table:
 
 
 def robustness_tables(results: Mapping[str, Any]) -> list[Table]:
-    """A row a corruption, its severities averaged: each recipe's scores, then the differences to the first."""
+    """A row a corruption, its severities averaged: each recipe's scores, the differences to the first; other crops."""
     data, settings, metrics = results["data"], results["settings"], ("acc", "macro_f1")
     unit = settings["bootstrap"]["unit"]
     corruptions = [*settings["corruptions"], "mean", "clean"]
@@ -173,7 +173,19 @@ def robustness_tables(results: Mapping[str, Any]) -> list[Table]:
         how_to_read = _difference_notes(f"on the same {unit}s", unit, over_seeds, len(rows) * len(header))
         title = f"{where}: paired differences in points"
         tables.append(Table(title, ("corruption", *header), tuple(rows), how_to_read))
-    return tables
+    return [*tables, _framing_table(where, settings["framings"], means)]
+
+
+def _framing_table(where: str, framings: Mapping[str, Sequence[float]], means: Mapping[str, Any]) -> Table:
+    """A row a crop: tighter, wider, displaced."""
+    header = [f"{name} {METRIC_NAMES[m]}" for name in means for m in METRICS]
+    levels = ["clean", *(f"{name} {level:g}" for name, levels in framings.items() for level in levels)]
+    rows = [
+        (row.replace("_", " "), *(f"{mean[row][m]['mean']:.2f}" for mean in means.values() for m in METRICS))
+        for row in levels
+    ]
+    note = "the crop's side over the image's, or how far it moves over that side; beyond the image its edge goes on"
+    return Table(f"{where}: percent in other crops", ("crop", *header), tuple(rows), (note,))
 
 
 def _difference_notes(where: str, unit: str, over_seeds: bool, count: int) -> tuple[str, ...]:

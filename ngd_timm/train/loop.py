@@ -33,7 +33,7 @@ from ngd_timm.evaluate.run_log import (
 from ngd_timm.evaluate.student import check_specs, evaluate, summary_line
 from ngd_timm.losses import COMPONENTS
 from ngd_timm.models.calibration import divide_logits, fit_temperature, temperature_line
-from ngd_timm.models.logit_adjustment import classifier_bias
+from ngd_timm.models.logit_adjustment import adjust_logits
 from ngd_timm.models.ngd_models import DistillationWrapper
 from ngd_timm.models.student import round_matrices, save_student, weights_sha256
 from ngd_timm.train.checkpoint import Checkpoints, Progress, weights_are_finite
@@ -293,9 +293,8 @@ def _trained_model(setup: Setup) -> DistillationWrapper:
 def _deployed_copy(setup: Setup, temperature: float | None) -> DistillationWrapper:
     """A copy of the trained model as it is scored and saved: adjusted, calibrated and rounded."""
     model = copy.deepcopy(_trained_model(setup))
-    if setup.shift is not None:
-        bias = classifier_bias(model.student)
-        bias.data.sub_(setup.shift.to(bias))
+    if tau := setup.recipe.student.logit_adjustment:
+        adjust_logits(model.student, list(setup.fingerprint["labels_drawn"].values()), tau)
     if temperature is not None:
         divide_logits(model.student, temperature)
     round_matrices(model.student, setup.recipe.student.weights)

@@ -23,14 +23,15 @@ from ngd_timm.core.version import __version__
 from ngd_timm.evaluate.student import face_batches
 from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.losses import NeuroGazeLoss
+from ngd_timm.losses.cross_entropy import class_weights
 from ngd_timm.models.calibration import can_calibrate, divide_logits
 from ngd_timm.models.kd_cache import LogitCache
 from ngd_timm.models.kd_teacher import KDTeacher, TeacherEnsemble, open_teacher
-from ngd_timm.models.logit_adjustment import classifier_bias, logit_shift
+from ngd_timm.models.logit_adjustment import classifier_bias
 from ngd_timm.models.ngd_models import DistillationWrapper, input_channels, wrap
 from ngd_timm.models.rgb import grey_weights
 from ngd_timm.models.small_maps import small_maps_as_products
-from ngd_timm.models.student import create_student, open_student, temperature_of
+from ngd_timm.models.student import class_prior, create_student, open_student, temperature_of
 from ngd_timm.train.batches import TrainingBatch, on_device, with_teacher_logits
 from ngd_timm.train.fingerprint import fingerprint_of, teacher_config_hash, teacher_hash
 from ngd_timm.train.gradient_share import GradientShare
@@ -65,7 +66,6 @@ class Setup:
     scheduler: Any
     scaler: torch.amp.GradScaler
     grid: PrototypeGrid | None
-    shift: Tensor | None  # what the deployed student's logits lose
     calibration: tuple[Tensor, Tensor] | None  # validation rows and their classes, to fit the temperature on
     fingerprint: dict[str, Any]
 
@@ -96,10 +96,10 @@ def prepare(recipe: Recipe) -> Setup:
     if recipe.teacher_sources:
         teacher = open_teacher(recipe.teacher_sources, classes, cfg["mean"], cfg["std"])
     data = open_data(recipe, model, device)
-    shift = None
     if recipe.student.logit_adjustment:
         classifier_bias(model.student)  # refused now, not after an epoch
-        shift = logit_shift(data.labels_drawn, recipe.student.logit_adjustment)
+    weights = class_weights(data.class_counts, recipe.loss.class_weights)
+    model.student.ngd_timm = {"prior": class_prior(data.labels_drawn * (1 if weights is None else weights.numpy()))}
     calibration = calibration_rows(recipe, model, data.valid)
     precision = autocast_type(recipe.optim.amp, device)
     cache = None
@@ -143,7 +143,6 @@ def prepare(recipe: Recipe) -> Setup:
         scheduler=scheduler,
         scaler=torch.amp.GradScaler(device.type, enabled=precision == torch.float16),
         grid=grid,
-        shift=shift,
         calibration=calibration,
         fingerprint=fingerprint,
     )

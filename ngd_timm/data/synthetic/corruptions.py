@@ -15,6 +15,12 @@ from scipy import ndimage
 from ngd_timm.core.errors import InputError, choices
 
 SEVERITIES = (1, 2, 3, 4, 5)
+FRAMINGS = {
+    "crop_scale": (0.8, 0.9, 1.1, 1.2),
+    "shift_right": (-0.15, -0.075, 0.075, 0.15),
+    "shift_down": (-0.15, -0.075, 0.075, 0.15),
+}
+"""Crops that are tighter, wider or displaced, as `reframe` takes them."""
 SMALLEST = 8  # px a side that an image must have
 _SIDE = 48  # px for which the strengths are given
 _BLOCK = 1 << 22  # numbers worked on at once
@@ -62,6 +68,27 @@ def corrupt(images: np.ndarray, name: str, severity: int, seed: int = 0, first: 
         changed = function(part.astype(np.float32) / 255, draws, strengths[severity - 1], scale)
         out[start : start + step] = np.rint(255 * changed.clip(0, 1))
     return out.reshape(shape)
+
+
+def reframe(image: np.ndarray, name: str, level: float) -> np.ndarray:
+    """Crop an image, (H, W) or (H, W, C), as if the face had been found otherwise; its edge goes on beyond it.
+
+    Args:
+        image: The face crop.
+        name: One of `FRAMINGS`.
+        level: The crop's side, or how far it moves that way, over the image's side; to whole pixels.
+
+    Examples:
+        >>> reframe(np.arange(16).reshape(4, 4), "shift_right", 0.25)[0].tolist()
+        [1, 2, 3, 3]
+    """
+    scale, (height, width) = (level if name == "crop_scale" else 1.0), image.shape[:2]
+    places = []
+    for side, moves in ((height, "shift_down"), (width, "shift_right")):
+        length = max(1, round(scale * side))
+        first = round((side - length) / 2 + side * (level if name == moves else 0.0))
+        places.append(np.clip(np.arange(length) + first, 0, side - 1))
+    return image[np.ix_(*places)]
 
 
 def _check(images: Any) -> None:
