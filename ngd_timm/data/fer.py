@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 import numpy as np
 
 from ngd_timm.core.affect import CLASSES
+from ngd_timm.core.citations import FACES
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.images import image_records
 from ngd_timm.data.hold_out import HELD_OUT, TRAINED_ON, held_out
@@ -23,7 +24,7 @@ from ngd_timm.data.parts import Part, Selection, dropped_counts
 from ngd_timm.data.streaming import StreamedRows, Tally
 
 if TYPE_CHECKING:
-    from datasets import Dataset, IterableDataset
+    from datasets import Dataset, DatasetInfo, IterableDataset
     from typing_extensions import Unpack
 
 log = logging.getLogger("ngd_timm.data")
@@ -53,6 +54,7 @@ class LoadReport:
     duplicates: str  # how copies of training images were searched
     sha256: str  # of encoded images, targets, and where there are any valence and arousal, in order
     layout: str = ""
+    dataset_id: str = ""  # user/dataset@commit of a Hub data set
 
     def lines(self) -> list[str]:
         """The report as a few plain lines."""
@@ -66,7 +68,7 @@ class LoadReport:
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain data that JSON can hold."""
-        return asdict(self)
+        return {key: value for key, value in asdict(self).items() if key != "dataset_id" or value}
 
 
 def parse_spec(spec: str) -> tuple[str, str, str | None, str]:
@@ -194,8 +196,11 @@ def load_stream(
     found = look_at(root, name, layout, streaming=True)
     if found.hold_out is not None:
         raise InputError(f"{root}: a stream can't hold images out; leave streaming or hold_out out")
-    stream = StreamedRows(choose(found, split, root), [p for p in found.pieces if p.split == "train"], selection)
-    return stream.dataset(), stream.tally
+    pieces = choose(found, split, root)
+    stream = StreamedRows(pieces, [p for p in found.pieces if p.split == "train"], selection)
+    dataset = stream.dataset()
+    dataset.info.update(_info(selection.name, pieces))
+    return dataset, stream.tally
 
 
 def load_split(
@@ -250,6 +255,7 @@ def _load_pieces(
     searched = _drop_duplicates(parts, training, selection.drop_duplicates, read)
     _apply_limit(parts, selection.limit)
     dataset = _join(parts)
+    dataset.info.update(_info(selection.name, pieces))
     report = _report(selection.name, split, parts, dataset, searched)
     if not len(dataset):
         reasons = "; ".join(f"{n} {reason}" for reason, n in report.dropped.items()) or "no rows at all"
@@ -324,6 +330,24 @@ def _apply_limit(parts: Sequence[Part], limit: int | None) -> None:
             part.drop("beyond the limit", part.kept & (rank > room))
 
 
+def _info(name: str, pieces: Sequence[Piece]) -> DatasetInfo:
+    """What `datasets` says of a set: its title and where it was read, citation, terms and home page."""
+    from datasets import DatasetInfo
+
+    credit, source = FACES[name], _dataset_id(pieces)
+    return DatasetInfo(
+        description=credit.title + (f", read from hf.co/datasets/{source}" if source else ""),
+        citation=credit.citation,
+        license=credit.terms,
+        homepage=credit.home,
+        dataset_name=name,
+    )
+
+
+def _dataset_id(pieces: Sequence[Piece]) -> str:
+    return ", ".join(dict.fromkeys(piece.dataset_id for piece in pieces if piece.dataset_id))
+
+
 def _join(parts: Sequence[Part]) -> Dataset:
     from datasets import concatenate_datasets
 
@@ -350,6 +374,7 @@ def _report(name: str, split: str, parts: Sequence[Part], dataset: Dataset, sear
         duplicates=searched,
         sha256=_sha256(dataset, target),
         layout=", ".join(dict.fromkeys(p.piece.kind for p in parts)),
+        dataset_id=_dataset_id([p.piece for p in parts]),
     )
 
 
