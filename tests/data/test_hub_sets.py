@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from datasets import ClassLabel, Features, Value
 from hub_server import HubServer
 from hub_sets import HUB_SETS, HubSet, face, image_and_label, list_of_one, parquet, rated, webdataset
+from huggingface_hub import parse_eval_result_entries
 from writers import png
 
 from ngd_timm.core.affect import CLASSES
@@ -162,3 +166,28 @@ def test_a_set_says_whose_it_is_and_can_be_pickled(streaming: bool, data_hub: Hu
         assert list(info.features) == list(dataset.features)
         assert info.features["label"].names == list(CLASSES)
     assert [row["label"] for row in again] == [row["label"] for row in dataset]
+
+
+def test_scores_on_a_hub_data_set_name_it_and_its_commit_on_the_card(
+    data_hub: HubServer, trained_run: Path, tmp_path: Path, ngd: Callable[..., Any]
+) -> None:
+    hub_set = next(s for s in HUB_SETS if s.root == "Jeneral/fer-2013@refs/convert/parquet")
+    commit = plant(data_hub, hub_set)
+    scored = str(tmp_path / "scored.json")
+    done = ngd("evaluate", str(trained_run), "--data", f"fer2013={hub_set.root}:test", "--out", scored)
+    assert done.returncode == 0, done.stderr
+    entry = json.loads(Path(scored).read_text())["fer2013:test"]
+    assert entry["dataset_id"] == f"Jeneral/fer-2013@{commit}"
+    staged = tmp_path / "staged"
+    done = ngd("push", str(trained_run), "ann/student", "--metrics", scored, "--folder", str(staged))
+    assert done.returncode == 0, done.stderr
+    assert json.loads((staged / "metrics.json").read_text())["fer2013:test"]["dataset_id"] == entry["dataset_id"]
+    header = yaml.safe_load((staged / "README.md").read_text().split("---")[1])
+    assert header["datasets"] == ["Jeneral/fer-2013"]
+    sets = [result["dataset"] for result in header["model-index"][0]["results"]]
+    assert {(s["type"], s.get("revision")) for s in sets} == {("schematic", None), ("Jeneral/fer-2013", commit)}
+    (written,) = (staged / ".eval_results").iterdir()
+    assert written.name == "fer2013-test.yaml"
+    results = parse_eval_result_entries(yaml.safe_load(written.read_text()))
+    assert [(r.dataset_id, r.dataset_revision) for r in results] == [("Jeneral/fer-2013", commit)] * len(results)
+    assert [r.value for r in results] == [round(entry[p]["acc"], 2) for p in ("8way", "present")]
