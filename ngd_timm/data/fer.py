@@ -18,7 +18,7 @@ from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.images import image_records
 from ngd_timm.data.hold_out import HELD_OUT, TRAINED_ON, held_out
 from ngd_timm.data.labels import DATASETS, SPLITS
-from ngd_timm.data.layouts import NOT_LISTED, Found, Piece, Rows, look_at
+from ngd_timm.data.layouts import NOT_LISTED, Found, Piece, Rows, dataset_id, look_at
 from ngd_timm.data.layouts.rows import read_image_file
 from ngd_timm.data.parts import Part, Selection, dropped_counts
 from ngd_timm.data.streaming import StreamedRows, Tally
@@ -132,15 +132,15 @@ def load_fer(
 
     The layouts that are read are those of `ngd_timm.data.layouts`, which is found by what lies at the root:
 
-    - any data set: parquet (image as bytes or `{bytes, path}`; vote counts, or a label that is a name), a Hub id
-      (`user/dataset[@revision]`), a CSV manifest, an NPZ, class-named folders `root/class/*` or `root/split/class/*`;
+    - any data set: parquet and Hub ids (`user/dataset[@revision]`) with the columns of `layouts.table`, local copies of
+      webdatasets, a CSV manifest, an NPZ, class-named folders `root/class/*` or `root/split/class/*`;
     - FER+: Microsoft's export with `fer2013new.csv`, and `fer2013.csv` with `fer2013new.csv`;
     - FER2013: `fer2013.csv`, `icml_face_data.csv`; CK+: the distribution's sequences, `ckextended.csv`;
     - AffectNet: folders with annotations, `training.csv` and `validation.csv`; RAF-DB: its list, folders 1 to 7;
       JAFFE: its file names; SFEW: its folders.
 
     Splits are known by file or folder name, with the usual aliases (val, PublicTest, …). A class is known by a name
-    that `name` understands; by number only where a layout's publishers fixed the numbers.
+    that `name` understands; by number only where names come with it or a layout's publishers fixed the numbers.
 
     Args:
         name: One of `DATASETS`; fixes the label names understood.
@@ -159,8 +159,8 @@ def load_fer(
     Returns:
         A `datasets.Dataset` with `image` (encoded, decoded on access), `label` (ClassLabel of `classes`), `file_name`,
         `source` (file and row, for messages), and where the set has them `votes` (C counts), `soft_label` (C, rule
-        `votes` only), `valence`, `arousal` (null on rows without), `subject`. Image files of up to 1 GiB in all are
-        read once, here.
+        `votes` only), `valence`, `arousal` (null on rows without), `subject`. Its `info` has the set's citation, terms
+        and home page. Image files of up to 1 GiB in all are read once, here.
 
     Raises:
         InputError: A missing root or split, a damaged file, an unknown name, nothing left, or a layout that can't be
@@ -334,7 +334,7 @@ def _info(name: str, pieces: Sequence[Piece]) -> DatasetInfo:
     """What `datasets` says of a set: its title and where it was read, citation, terms and home page."""
     from datasets import DatasetInfo
 
-    credit, source = FACES[name], _dataset_id(pieces)
+    credit, source = FACES[name], dataset_id(pieces)
     return DatasetInfo(
         description=credit.title + (f", read from hf.co/datasets/{source}" if source else ""),
         citation=credit.citation,
@@ -342,10 +342,6 @@ def _info(name: str, pieces: Sequence[Piece]) -> DatasetInfo:
         homepage=credit.home,
         dataset_name=name,
     )
-
-
-def _dataset_id(pieces: Sequence[Piece]) -> str:
-    return ", ".join(dict.fromkeys(piece.dataset_id for piece in pieces if piece.dataset_id))
 
 
 def _join(parts: Sequence[Part]) -> Dataset:
@@ -374,7 +370,7 @@ def _report(name: str, split: str, parts: Sequence[Part], dataset: Dataset, sear
         duplicates=searched,
         sha256=_sha256(dataset, target),
         layout=", ".join(dict.fromkeys(p.piece.kind for p in parts)),
-        dataset_id=_dataset_id([p.piece for p in parts]),
+        dataset_id=dataset_id([p.piece for p in parts]),
     )
 
 

@@ -110,6 +110,11 @@ class Piece:
     dataset_id: str = ""  # of a Hub data set: user/dataset@commit
 
 
+def dataset_id(pieces: Sequence[Piece]) -> str:
+    """The Hub data set that pieces are of, as user/dataset@commit; empty where they are of none."""
+    return next((piece.dataset_id for piece in pieces if piece.dataset_id), "")
+
+
 def pieces_by_split(
     kind: str, path: Path, splits: Sequence[str | None], read: Callable[[np.ndarray], Rows]
 ) -> list[Piece]:

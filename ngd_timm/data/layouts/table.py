@@ -137,6 +137,8 @@ class TableReader:
     def _file_names(self, table: pa.Table, image: str) -> pa.ChunkedArray | pa.Array:
         if "file_name" in table.column_names:
             return self._cast(table, "file_name", pa.string())
+        if "file" in table.column_names and _is(table["file"].type, _TEXT):
+            return self._cast(table, "file", pa.string())
         column = table[image]
         if pa.types.is_struct(column.type) and any(f.name == "path" for f in column.type):
             return pc.struct_field(column, "path").cast(pa.string())
