@@ -58,7 +58,7 @@ def read_class_map(path: str | Path) -> Mapping[int, str]:
 
 def read_class_names(path: Path) -> Mapping[int, str]:
     """The class names in a `classnames.txt`."""
-    return dict(enumerate(path.read_text(encoding="utf-8").splitlines()))
+    return dict(enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines()))
 
 
 def names_in_card(path: Path, column: str) -> Mapping[int, str] | None:
@@ -70,10 +70,10 @@ def names_in_card(path: Path, column: str) -> Mapping[int, str] | None:
         features = [f for config in (info if isinstance(info, list) else [info]) for f in config.get("features") or []]
         dtype = next((f["dtype"] for f in features if f.get("name") == column), None)
         names = dtype.get("class_label", dtype).get("names") if isinstance(dtype, dict) else None
-    except (OSError, ValueError, AttributeError, KeyError, yaml.YAMLError) as error:
+        pairs = names.items() if isinstance(names, dict) else enumerate(names or [])
+        return {int(number): str(name) for number, name in pairs} or None
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, yaml.YAMLError) as error:
         raise InputError(f"{path}: its dataset_info can't be read ({' '.join(str(error).split())[:100]})") from None
-    pairs = names.items() if isinstance(names, dict) else enumerate(names or [])
-    return {int(number): str(name) for number, name in pairs} or None
 
 
 def names_of(ids: Iterable[int], known: Mapping[int, str], where: str) -> list[str]:

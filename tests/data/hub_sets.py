@@ -53,10 +53,8 @@ def image_and_label(names: str, column: str = "image", label: str = "label", tex
                 images = [{"bytes": data, "path": f"{c}.png"} for data, c in zip(images, classes, strict=True)]
             rows = {column: images, label: classes if text else [*range(len(classes))]}
             if text:  # CK+'s own file names
-                features["file"], rows["file"] = (
-                    Value("string"),
-                    [f"S01{i}_004_00000017.png" for i in range(len(classes))],
-                )
+                features["file"] = Value("string")
+                rows["file"] = [f"S01{i}_004_00000017.png" for i in range(len(classes))]
             folder = "default/" if column == "img_bytes" else "data/"
             place = f"{split}/0000" if column == "img_bytes" else f"{split}-00000-of-00001"
             out[f"{folder}{place}.parquet"] = parquet(rows, features)

@@ -198,10 +198,7 @@ def table_with_a_changed_byte() -> bytes:
         "a label that is NaN": (table(label=[0.0, float("nan"), 1.0, 2.0]), "must hold class names"),
         "labels that are bare numbers": (table(label=[0, 1, 2, 3]), "holds plain integers"),
         "labels that are numbers as text": (table(label=["0", "1", "2", "3"]), "names=angry/disgusted/…"),
-        "several labels an image": (
-            table(label=[[0], [0, 1], [1], [2]]),
-            "row 1: column 'label' has 2 labels; give one",
-        ),
+        "several labels an image": (table(label=[[0], [0, 1], [1], [2]]), "column 'label' has 2 labels; give one"),
         "pixels of several sizes": (table(image=[[[0]], [[1]], [[2, 3]], [[4]]]), "pixels of images of one size"),
         "pixels above 255": (table(image=[[[300]]] * 4), "whole numbers from 0 to 255"),
         "a table without a label": (table(label=None), "it has: image; name the one to read behind the root"),

@@ -75,6 +75,8 @@ def test_options_name_the_columns_and_the_classes_of_numbers(data_hub: HubServer
     (tmp_path / "faces.parquet").write_bytes(parquet(ROWS, PLAIN))
     data_hub.put("ann/faces", {"README.md": b"", "train.parquet": parquet(ROWS, PLAIN)})
     for root in (tmp_path / "faces.parquet", "ann/faces"):
+        with pytest.raises(InputError, match=r"column 'emotion' holds plain integers.*ROOT,names=angry/disgusted/…"):
+            load_fer("fer2013", root)
         with pytest.raises(InputError, match="emotion 2 is not in the class map, which has 0 angry, 1 disgusted"):
             load_fer("fer2013", f"{root},names=angry/disgusted/-")
         numbered = load_fer("fer2013", root, options={"names": ["angry", "disgusted", "fear"]})
@@ -100,6 +102,14 @@ def test_class_names_of_a_local_copy_come_from_its_cards_dataset_info(names: str
         assert [CLASSES[i] for i in load_fer("fer2013", f"{root},label=emotion")["label"]] == [
             *("anger", "happiness", "sadness", "happiness")
         ]
+
+
+@pytest.mark.parametrize("info", ["[1]", "{features: [{name: emotion, dtype: {class_label: {names: {a: b}}}}]}"])
+def test_a_card_whose_dataset_info_is_damaged_is_refused(info: str, tmp_path: Path) -> None:
+    (tmp_path / "train.parquet").write_bytes(parquet(ROWS, PLAIN))
+    (tmp_path / "README.md").write_text(f"---\ndataset_info: {info}\n---\n")
+    with pytest.raises(InputError, match=r"README\.md: its dataset_info can't be read"):
+        load_fer("fer2013", tmp_path)
 
 
 def test_class_names_that_are_numbers_are_numbers(tmp_path: Path) -> None:

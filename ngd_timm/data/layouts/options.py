@@ -60,27 +60,29 @@ _OPTIONS: Mapping[str, tuple[str, Callable[[str], Any], str]] = {
 
 @dataclass(frozen=True)
 class Source:
-    """A file or folder that exists, the name of the data set in it (one of `DATASETS`), and its options."""
+    """A file or folder, or a Hub id, the name of the data set in it (one of `DATASETS`), and its options."""
 
     root: Path
     dataset: str
     options: LayoutOptions = LayoutOptions()
 
-    def class_numbers(self, path: Path, numbers: str) -> Mapping[int, str]:
-        """Which of a file's `numbers` is which class: by an option, else by the JSON beside the file."""
+    def class_numbers(self, where: str | Path, numbers: str) -> Mapping[int, str]:
+        """Which number is which class, by an option or by the JSON beside `where`, if that is a file."""
         if self.options.names is not None:
             return self.options.names
         if self.options.class_map is not None:
             return read_class_map(beside(self.root, self.options.class_map))
-        files = (path.with_name(f"{path.stem}.classes.json"), path.with_name("class_map.json"))
-        found = next((p for p in files if p.is_file()), None)
-        if found is None:
-            raise InputError(
-                f"{path}: {numbers} plain integers, and class numbers mean different things in different data sets; "
-                "give their names from 0 on behind the root, ROOT,names=angry/disgusted/…, or a class map, "
-                f"{FORMS}, as ROOT,class_map=FILE.json or beside the file, {files[0].name}; or write names"
-            )
-        return read_class_map(found)
+        path, place = Path(where), ""
+        if path.is_file():
+            files = (path.with_name(f"{path.stem}.classes.json"), path.with_name("class_map.json"))
+            if (found := next((p for p in files if p.is_file()), None)) is not None:
+                return read_class_map(found)
+            place = f" or beside the file, {files[0].name}"
+        raise InputError(
+            f"{where}: {numbers} plain integers, and class numbers mean different things in different data sets; give "
+            f"their names from 0 on behind the root, ROOT,names=angry/disgusted/…, or a class map, {FORMS}, as "
+            f"ROOT,class_map=FILE.json{place}; or write names"
+        )
 
 
 def beside(root: Path, name: str) -> Path:

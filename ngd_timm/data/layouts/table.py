@@ -207,7 +207,7 @@ class TableReader:
             known = LISTED_IDS[dataset]
             if start == 0:
                 log.warning("%s: %s is read by %s's own numbers: %s", self.where, column, dataset, shown_ids(known))
-        return known or self.source.class_numbers(Path(self.where), f"column '{column}' holds")
+        return known or self.source.class_numbers(self.where, f"column '{column}' holds")
 
 
 def _is(kind: pa.DataType, tests: Sequence[Callable[[pa.DataType], bool]]) -> bool:
