@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from ngd_timm.data.class_map import CLASS_NAMES, read_class_names
 from ngd_timm.data.labels import split_of
 from ngd_timm.data.layouts.options import Source
 from ngd_timm.data.layouts.rows import IMAGE_SUFFIXES, Piece, Rows, files_below
-from ngd_timm.data.layouts.table import TableReader
+from ngd_timm.data.layouts.table import ClassNames, TableReader
 
 PARQUET_REVISION = "refs/convert/parquet"
 _STREAM_ROWS = 256
@@ -98,8 +98,9 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
+@cache
 def _class_names(repository: HubId, column: str) -> Mapping[int, str] | None:
-    """The names in the repository's classnames.txt, None where it has none."""
+    """The names in a commit's classnames.txt, None where it has none."""
     try:
         path = hf_hub_download(repository.repo, CLASS_NAMES, repo_type="dataset", revision=repository.revision)
     except EntryNotFoundError:
@@ -112,7 +113,7 @@ def _names_in(path: Path, column: str) -> Mapping[int, str] | None:
 
 
 def _pieces(
-    kind: str, source: Source, root: str, splits: Mapping[str, Any], names: Any, streaming: bool = False
+    kind: str, source: Source, root: str, splits: Mapping[str, Any], names: ClassNames, streaming: bool = False
 ) -> list[Piece]:
     pieces = []
     for name, data in splits.items():
