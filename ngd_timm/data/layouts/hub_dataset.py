@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from ngd_timm.data.class_map import CLASS_NAMES, read_class_names
 from ngd_timm.data.labels import split_of
 from ngd_timm.data.layouts.options import Source
 from ngd_timm.data.layouts.rows import IMAGE_SUFFIXES, Piece, Rows, files_below
-from ngd_timm.data.layouts.table import ClassNames, TableReader
+from ngd_timm.data.layouts.table import TableReader
 
+ClassNames = Mapping[int, str] | None
 PARQUET_REVISION = "refs/convert/parquet"
 _STREAM_ROWS = 256
 
@@ -30,9 +31,8 @@ def find_hub(repository: HubId, source: Source, streaming: bool = False) -> list
         if repository.revision not in (None, source.options.revision):
             raise InputError(f"{source.root} and revision={source.options.revision} are two revisions; give one")
         repository = replace(repository, revision=source.options.revision)
-    splits, commit = _open(repository, source.options.config, streaming)
+    splits, commit, names = _open(repository, source.options.config, streaming)
     root = str(repository).removeprefix(PREFIX)
-    names = partial(_class_names, HubId(repository.repo, commit))
     pieces = _pieces("Hub data set", source, root, splits, names, streaming)
     return [replace(piece, dataset_id=f"{repository.repo}@{commit}") for piece in pieces]
 
@@ -54,19 +54,21 @@ def find_webdataset(source: Source) -> list[Piece] | None:
         splits = datasets.load_dataset("webdataset", data_files=by_split)
     except (*REQUEST_ERRORS, datasets.exceptions.DatasetsError) as error:
         raise InputError(f"{root}: no webdataset is in its tar files ({_line(error)}); copy them again") from None
-    return _pieces("webdataset", source, str(root), splits, partial(_names_in, root / CLASS_NAMES))
+    names = read_class_names(root / CLASS_NAMES) if (root / CLASS_NAMES).is_file() else None
+    return _pieces("webdataset", source, str(root), splits, names)
 
 
-def _open(repository: HubId, config: str | None, streaming: bool) -> tuple[Mapping[str, Any], str]:
-    """The splits of a data set on the Hub, and the commit that they are of."""
+def _open(repository: HubId, config: str | None, streaming: bool) -> tuple[Mapping[str, Any], str, ClassNames]:
+    """The splits of a data set on the Hub, the commit that they are of, and the names in its classnames.txt."""
     import datasets
 
     try:
         builder = datasets.load_dataset_builder(repository.repo, config, revision=repository.revision)
+        names = _class_names(HubId(repository.repo, str(builder.hash)))
         if streaming:
-            return builder.as_streaming_dataset(), str(builder.hash)
+            return builder.as_streaming_dataset(), str(builder.hash), names
         builder.download_and_prepare()
-        return builder.as_dataset(), str(builder.hash)
+        return builder.as_dataset(), str(builder.hash), names
     except (*REQUEST_ERRORS, datasets.exceptions.DatasetsError) as error:
         raise InputError(_problem(repository, config, error)) from None
 
@@ -98,8 +100,7 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
-@cache
-def _class_names(repository: HubId, column: str) -> Mapping[int, str] | None:
+def _class_names(repository: HubId) -> ClassNames:
     """The names in a commit's classnames.txt, None where it has none."""
     try:
         path = hf_hub_download(repository.repo, CLASS_NAMES, repo_type="dataset", revision=repository.revision)
@@ -108,8 +109,8 @@ def _class_names(repository: HubId, column: str) -> Mapping[int, str] | None:
     return read_class_names(Path(path))
 
 
-def _names_in(path: Path, column: str) -> Mapping[int, str] | None:
-    return read_class_names(path) if path.is_file() else None
+def _of_any_column(names: ClassNames, column: str) -> ClassNames:
+    return names
 
 
 def _pieces(
@@ -118,7 +119,7 @@ def _pieces(
     pieces = []
     for name, data in splits.items():
         shown = f"{root} {name}"
-        reader = TableReader(source, shown, f"{root} ({name})", names)
+        reader = TableReader(source, shown, f"{root} ({name})", partial(_of_any_column, names))
         stream = partial(_stream, data, reader) if streaming else None
         pieces.append(Piece(kind, Path(root), split_of(name), shown, partial(_read, data, reader), stream))
     return pieces

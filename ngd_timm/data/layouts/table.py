@@ -28,9 +28,6 @@ LABEL_COLUMNS = (
     *("label", "labels", "emotion", "expression", "cls", "category"),
 )
 
-ClassNames = Callable[[str], Mapping[int, str] | None]
-"""From a column to the names of its numbers that lie beside the table, None where there are none."""
-
 _NESTED = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 _TEXT = (pa.types.is_string, pa.types.is_large_string)
 
@@ -47,7 +44,7 @@ class TableReader:
     source: Source
     shown: str  # the piece, in messages about a row and in the column `source`
     where: str  # the piece, in messages about the table
-    beside: ClassNames
+    beside: Callable[[str], Mapping[int, str] | None]  # a column's names from what lies beside the table
     folder: Path | None = None  # that paths of images are relative to
 
     def rows(self, table: pa.Table, start: int = 0) -> Rows:
