@@ -1,4 +1,4 @@
-"""A small Hugging Face Hub on loopback: model repositories over HTTP, with four faults.
+"""A small Hugging Face Hub on loopback: repositories over HTTP, with four faults; those of data sets can be read.
 
 It holds everything in memory and serves what huggingface_hub requests to create, push, list and download. Files named
 `*.safetensors` go through Git LFS, never through Xet. A test makes this process its client:
@@ -21,7 +21,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -29,6 +29,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest
 
 __all__ = ["Fault", "HubServer", "Repo", "client_here"]
+
+
+_REVISION = r"refs/pr/\d+|refs/convert/parquet|[^/]+"
 
 
 @dataclass(frozen=True)
@@ -166,8 +169,11 @@ class HubServer:
         if found := re.fullmatch(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
             self._writable(found[1], user)
             return self._lfs_links(json.loads(body)["objects"])
-        if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/(refs/pr/\d+|[^/]+)/(.+)", path):
+        if found := re.fullmatch(rf"(?:/datasets)?/([^/]+/[^/]+)/resolve/({_REVISION})/(.+)", path):
             return self._file(self._readable(found[1], user), found[2], found[3])
+        if found := re.fullmatch(rf"/api/datasets/([^/]+/[^/]+)(?:/(\w[\w-]*)/({_REVISION})(?:/(.+))?)?", path):
+            commit = self._readable(found[1], user).head(found[3] or "main")
+            return _listing(commit, found[1], found[2], found[4] or "", parse_qs(body.decode()))
         if path == "/api/repos/create":
             return self._create(json.loads(body), user)
         if path == "/api/validate-yaml":
@@ -308,6 +314,19 @@ def _etag(name: str, data: bytes) -> str:
     """sha256 of a large file, git's blob id of any other: the file's name in the client's cache."""
     blob = b"blob %d\0" % len(data) + data
     return _sha256(data) if _is_large(name) else hashlib.sha1(blob, usedforsecurity=False).hexdigest()
+
+
+def _listing(commit: Commit, repo_id: str, what: str | None, below: str, form: Mapping[str, list[str]]) -> Reply:
+    """What a data set's repository holds: all of it, the files and folders below a path, or some paths."""
+    if what in (None, "revision"):
+        siblings = [{"rfilename": name} for name in commit.files]
+        return _json({"id": repo_id, "sha": commit.oid, "private": False, "tags": [], "siblings": siblings})
+    folders = {str(p) for name in commit.files for p in PurePosixPath(name).parents if str(p) != "."}
+    entries = [{"type": "directory", "oid": "0" * 40, "size": 0, "path": name} for name in sorted(folders)]
+    entries += [{"type": "file", "oid": _etag(n, d), "size": len(d), "path": n} for n, d in commit.files.items()]
+    if what == "paths-info":
+        return _json([entry for entry in entries if entry["path"] in form["paths"]])
+    return _json([entry for entry in entries if not below or str(entry["path"]).startswith(f"{below}/")])
 
 
 def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Reply:

@@ -42,6 +42,7 @@ def test_a_path_is_cut_to_its_end(text: str, left: str) -> None:
         "2026/11/22",
         "22/11/2026, 1/f",
         "https://doi.org/10.1/x.pdf",
+        f"ann/faces.v1@{'0123abcd' * 5}",  # a data set on the Hub at a commit
     ],
 )
 def test_ordinary_text_stays(text: str) -> None:
@@ -57,6 +58,7 @@ def test_ordinary_text_stays(text: str) -> None:
         ("data.root=/home/anna/my faces", "'data.root=my faces'"),
         ("data.root=C:\\anna\\faces", "data.root=faces"),
         ("data.root=anna/ck,apex_frames=3,labels=anna/x.csv", "data.root=ck,apex_frames=3,labels=x.csv"),
+        ("data.root=anna/ck,names=angry/sad/-,label=who", "data.root=ck,names=angry/sad/-,label=who"),
         ("b1_kd:teacher=[/home/anna/b0-0, hf-hub:user/student]", '\'b1_kd:teacher=["b0-0", "hf-hub:user/student"]\''),
         ("eval={ckplus: '/home/anna/ck,apex_frames=3'}", '\'eval={"ckplus": "ck,apex_frames=3"}\''),
         (

@@ -37,6 +37,7 @@ class Credit:
     terms: str = ""
     doing: str = ""
     note: str = ""
+    home: str = ""
 
 
 def _credits(kind: str) -> Mapping[str, Credit]:

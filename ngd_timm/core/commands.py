@@ -16,6 +16,7 @@ from ngd_timm.core.paths import last_part, without_paths
 from ngd_timm.core.recipe import StrictModel
 from ngd_timm.core.safe_yaml import read_yaml
 
+_NO_PATHS = ("names", "revision")  # options behind a root that have slashes in them
 _LOCAL = re.compile(r"(\w[\w.-]*:)?(out|device|kd_cache|data\.cache)=")
 
 RecipeT = TypeVar("RecipeT", bound=StrictModel)
@@ -62,8 +63,9 @@ def _public_value(source: str) -> str:
         return source
     root, *options = re.split(r",(?=\w+=)", source)
     scheme, place = re.fullmatch(r"(local-dir:)?(.*)", root, re.S).groups("")  # type: ignore[union-attr]
-    pairs = [option.partition("=") for option in options]
-    return ",".join([scheme + last_part(place), *(f"{key}={last_part(value)}" for key, _, value in pairs)])
+    pairs = [option.partition("=")[::2] for option in options]
+    shown = [f"{key}={value if key in _NO_PATHS else last_part(value)}" for key, value in pairs]
+    return ",".join([scheme + last_part(place), *shown])
 
 
 def without_folders(recipe: RecipeT) -> RecipeT:

@@ -13,7 +13,7 @@ _BEFORE = r"(?<![^\s=:\"'(\[{<>,;|`])"
 _FOLDER = r"(?!\s)(?:[^\\/\r\n,;:]|[,;:](?!\s))+(?<!\s)[\\/]+"
 _SUFFIX = r"\.[A-Za-z]\w{0,9}\b"
 _PATH = re.compile(
-    rf"(?P<address>\b(?:https?://|hf-hub:)\S+)"
+    rf"(?P<address>\b(?:https?://|hf-hub:)\S+|\b[\w.-]+/[\w.-]+@[0-9a-f]{{40}}\b)"
     rf"|{_BEFORE}(?:"
     rf"(?:~\w*|\.\.?|[A-Za-z]:)[\\/]+(?:{_FOLDER})*[^\\/\s]*"  # ~/a, ../a, C:\a
     rf"|(?:/+|\\\\)(?:(?:{_FOLDER})+[^\\/\s]*|[^\\/\s]+{_SUFFIX})"  # /a/b, \\server\a, /a.mat

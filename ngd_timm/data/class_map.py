@@ -1,4 +1,4 @@
-"""A class map: the JSON beside a set of numbered labels that says which number is which class."""
+"""Which number is which class: a JSON, a list of names or a data set's card beside a set of numbered labels."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import yaml
+
 from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.errors import InputError
 from ngd_timm.data.labels import class_of
 
+CLASS_NAMES = "classnames.txt"
+"""The file of a webdataset's class names, one a line, from number 0 on: clip-benchmark's sets on the Hub."""
 FORMS = '{"0": "neutral", …}, {"neutral": 0, …} or ["neutral", …]'
 
 
@@ -52,14 +56,38 @@ def read_class_map(path: str | Path) -> Mapping[int, str]:
     return known
 
 
+def read_class_names(path: Path) -> Mapping[int, str]:
+    """The class names in a `classnames.txt`."""
+    return dict(enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines()))
+
+
+def names_in_card(path: Path, column: str) -> Mapping[int, str] | None:
+    """A column's class names in the `dataset_info` of a data set's README.md, None where it has none."""
+    from huggingface_hub import metadata_load
+
+    try:
+        info = (metadata_load(path) or {}).get("dataset_info") or []
+        features = [f for config in (info if isinstance(info, list) else [info]) for f in config.get("features") or []]
+        dtype = next((f["dtype"] for f in features if f.get("name") == column), None)
+        names = dtype.get("class_label", dtype).get("names") if isinstance(dtype, dict) else None
+        pairs = names.items() if isinstance(names, dict) else enumerate(names or [])
+        return {int(number): str(name) for number, name in pairs} or None
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: its dataset_info can't be read ({' '.join(str(error).split())[:100]})") from None
+
+
 def names_of(ids: Iterable[int], known: Mapping[int, str], where: str) -> list[str]:
     """The class of each number; one that the map lacks is refused."""
     ids = list(ids)
     strange = next((number for number in ids if number not in known), None)
     if strange is not None:
-        has = ", ".join(f"{number} {name}" for number, name in known.items())
-        raise InputError(f"{where} {strange} is not in the class map, which has {has}")
+        raise InputError(f"{where} {strange} is not in the class map, which has {shown_ids(known)}")
     return [known[number] for number in ids]
+
+
+def shown_ids(known: Mapping[int, str]) -> str:
+    """Numbers with their classes, for messages."""
+    return ", ".join(f"{number} {name}" for number, name in known.items())
 
 
 def logit_classes(text: str | None) -> tuple[str, ...]:

@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 import numpy as np
 
 from ngd_timm.core.affect import CLASSES
+from ngd_timm.core.citations import FACES
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.images import image_records
 from ngd_timm.data.hold_out import HELD_OUT, TRAINED_ON, held_out
 from ngd_timm.data.labels import DATASETS, SPLITS
-from ngd_timm.data.layouts import NOT_LISTED, Found, Piece, Rows, look_at
+from ngd_timm.data.layouts import NOT_LISTED, Found, Piece, Rows, dataset_id, look_at
 from ngd_timm.data.layouts.rows import read_image_file
 from ngd_timm.data.parts import Part, Selection, dropped_counts
 from ngd_timm.data.streaming import StreamedRows, Tally
 
 if TYPE_CHECKING:
-    from datasets import Dataset, IterableDataset
+    from datasets import Dataset, DatasetInfo, IterableDataset
     from typing_extensions import Unpack
 
 log = logging.getLogger("ngd_timm.data")
@@ -54,6 +55,7 @@ class LoadReport:
     duplicates: str  # how copies of training images were searched
     sha256: str  # of encoded images, targets, and where there are any valence and arousal, in order
     layout: str = ""
+    dataset_id: str = ""  # user/dataset@commit of a Hub data set
 
     def lines(self) -> list[str]:
         """The report as a few plain lines."""
@@ -67,7 +69,7 @@ class LoadReport:
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain data that JSON can hold."""
-        return asdict(self)
+        return {key: value for key, value in asdict(self).items() if key != "dataset_id" or value}
 
 
 def parse_spec(spec: str) -> tuple[str, str, str | None, str]:
@@ -137,15 +139,15 @@ def load_fer(
 
     The layouts that are read are those of `ngd_timm.data.layouts`, which is found by what lies at the root:
 
-    - any data set: parquet (image as bytes or `{bytes, path}`; vote counts, or a label that is a name), a Hub id
-      (`user/dataset[@revision]`), a CSV manifest, an NPZ, class-named folders `root/class/*` or `root/split/class/*`;
+    - any data set: parquet and Hub ids (`user/dataset[@revision]`) with the columns of `layouts.table`, local copies of
+      webdatasets, a CSV manifest, an NPZ, class-named folders `root/class/*` or `root/split/class/*`;
     - FER+: Microsoft's export with `fer2013new.csv`, and `fer2013.csv` with `fer2013new.csv`;
     - FER2013: `fer2013.csv`, `icml_face_data.csv`; CK+: the distribution's sequences, `ckextended.csv`;
     - AffectNet: folders with annotations, `training.csv` and `validation.csv`; RAF-DB: its list, folders 1 to 7;
       JAFFE: its file names; SFEW: its folders.
 
     Splits are known by file or folder name, with the usual aliases (val, PublicTest, …). A class is known by a name
-    that `name` understands; by number only where a layout's publishers fixed the numbers.
+    that `name` understands; by number only where names come with it or a layout's publishers fixed the numbers.
 
     Args:
         name: One of `DATASETS`; fixes the label names understood.
@@ -164,8 +166,8 @@ def load_fer(
     Returns:
         A `datasets.Dataset` with `image` (encoded, decoded on access), `label` (ClassLabel of `classes`), `file_name`,
         `source` (file and row, for messages), and where the set has them `votes` (C counts), `soft_label` (C, rule
-        `votes` only), `valence`, `arousal` (null on rows without), `subject`. Image files of up to 1 GiB in all are
-        read once, here.
+        `votes` only), `valence`, `arousal` (null on rows without), `subject`. Its `info` has the set's citation, terms
+        and home page. Image files of up to 1 GiB in all are read once, here.
 
     Raises:
         InputError: A missing root or split, a damaged file, an unknown name, nothing left, or a layout that can't be
@@ -201,8 +203,11 @@ def load_stream(
     found = look_at(root, name, layout, streaming=True)
     if found.hold_out is not None:
         raise InputError(f"{root}: a stream can't hold images out; leave streaming or hold_out out")
-    stream = StreamedRows(choose(found, split, root), [p for p in found.pieces if p.split == "train"], selection)
-    return stream.dataset(), stream.tally
+    pieces = choose(found, split, root)
+    stream = StreamedRows(pieces, [p for p in found.pieces if p.split == "train"], selection)
+    dataset = stream.dataset()
+    dataset.info.update(_info(selection.name, pieces))
+    return dataset, stream.tally
 
 
 def load_split(
@@ -257,6 +262,7 @@ def _load_pieces(
     searched = _drop_duplicates(parts, training, selection.drop_duplicates, read)
     _apply_limit(parts, selection.limit)
     dataset = _join(parts)
+    dataset.info.update(_info(selection.name, pieces))
     report = _report(selection.name, split, parts, dataset, searched)
     if not len(dataset):
         reasons = "; ".join(f"{n} {reason}" for reason, n in report.dropped.items()) or "no rows at all"
@@ -331,6 +337,20 @@ def _apply_limit(parts: Sequence[Part], limit: int | None) -> None:
             part.drop("beyond the limit", part.kept & (rank > room))
 
 
+def _info(name: str, pieces: Sequence[Piece]) -> DatasetInfo:
+    """What `datasets` says of a set: its title and where it was read, citation, terms and home page."""
+    from datasets import DatasetInfo
+
+    credit, source = FACES[name], dataset_id(pieces)
+    return DatasetInfo(
+        description=credit.title + (f", read from hf.co/datasets/{source}" if source else ""),
+        citation=credit.citation,
+        license=credit.terms,
+        homepage=credit.home,
+        dataset_name=name,
+    )
+
+
 def _join(parts: Sequence[Part]) -> Dataset:
     from datasets import concatenate_datasets
 
@@ -357,6 +377,7 @@ def _report(name: str, split: str, parts: Sequence[Part], dataset: Dataset, sear
         duplicates=searched,
         sha256=_sha256(dataset, target),
         layout=", ".join(dict.fromkeys(p.piece.kind for p in parts)),
+        dataset_id=dataset_id([p.piece for p in parts]),
     )
 
 

@@ -41,9 +41,12 @@ _NAMES: Mapping[str, Sequence[str]] = {
         "contempt contemptuous",
     )
 }
-_WITHOUT_CONTEMPT = ("fer2013", "rafdb", "jaffe", "sfew")
+_WITHOUT_CONTEMPT = ("fer2013", "rafdb", "jaffe", "sfew", "diffusionfer")
 
-DATASETS = ("ferplus", "fer2013", "affectnet", "ckplus", "rafdb", "jaffe", "sfew", "schematic")
+DATASETS = (
+    *("ferplus", "fer2013", "affectnet", "ckplus", "rafdb", "jaffe", "sfew"),
+    *("diffusionfer", "muxspace", "schematic"),
+)
 """The names a data set may have; a name fixes which label names are understood."""
 
 
@@ -69,6 +72,9 @@ they are no expressions."""
 RAFDB_IDS = _numbered("surprise fear disgust happiness sadness anger neutral", start=1)
 """list_patition_label.txt and the folders 1 to 7: RAF-DB's read-me (basic emotions), Li, Deng and Du (2017)."""
 
+LISTED_IDS: Mapping[str, Mapping[int, str]] = {"rafdb": RAFDB_IDS}
+"""By data set, the numbers that a table's column of one-element lists holds: Mat303/raf-db-tcc on the Hub."""
+
 JAFFE_LETTERS: Mapping[str, str] = {names[-1].upper(): c for c, names in _NAMES.items() if c != "contempt"}
 """The letters in JAFFE's file names (KA.AN1.39.tiff): its read-me, Lyons et al. (1998)."""
 
@@ -86,13 +92,19 @@ def class_of(dataset: str, label: str) -> str:
     """The class, by FER+'s name, that a data set's own label name means."""
     if dataset not in DATASETS:
         raise choices("data set", dataset, DATASETS)
-    known = {alias: c for c, aliases in _NAMES.items() for alias in aliases}
-    if dataset in _WITHOUT_CONTEMPT:
-        known = {alias: c for alias, c in known.items() if c != "contempt"}
-    name = label.strip().lower()
-    if name not in known:
-        raise choices(f"{dataset} class name", label, known)
-    return known[name]
+    if not is_class(dataset, label):
+        raise choices(f"{dataset} class name", label, _aliases(dataset))
+    return _aliases(dataset)[label.strip().lower()]
+
+
+def is_class(dataset: str, label: str) -> bool:
+    """Whether a data set's label name is known."""
+    return label.strip().lower() in _aliases(dataset)
+
+
+def _aliases(dataset: str) -> Mapping[str, str]:
+    left_out = "contempt" if dataset in _WITHOUT_CONTEMPT else None
+    return {alias: c for c, aliases in _NAMES.items() for alias in aliases if c != left_out}
 
 
 def split_of(name: str) -> str | None:

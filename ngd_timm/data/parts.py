@@ -81,7 +81,7 @@ class Part:
         try:
             index = np.array([place.get(class_of(dataset, name), NOT_A_CLASS) for name in names], dtype=np.int64)
         except InputError as error:
-            raise InputError(f"{self.piece.shown}: {error}") from None
+            raise InputError(f"{self.piece.shown}: {error}; ROOT,unknown=drop drops such rows") from None
         return np.where(label < 0, NOT_A_CLASS, index[label])
 
     def drop(self, reason: str, mask: np.ndarray) -> None:

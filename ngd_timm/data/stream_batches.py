@@ -96,6 +96,7 @@ class FaceStream(Batches):
             duplicates="nothing to compare" if split == "train" else "dropped while streaming",
             sha256=self.sha256,
             layout=f"{tally.layout}, streamed",
+            dataset_id=tally.dataset_id,
         )
 
     def _batches(self, epoch: int, start: int) -> Generator[Batch, None, None]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ngd_timm.core.errors import InputError
-from ngd_timm.data.layouts import Piece, Rows
+from ngd_timm.data.layouts import Piece, Rows, dataset_id
 from ngd_timm.data.parts import Part, Selection, dropped_counts
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class Tally:
     dropped: dict[str, int] = field(default_factory=dict)
     labels: str = ""
     layout: str = ""
+    dataset_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class StreamedRows:
                     break
         tally.dropped, tally.labels = dict(dropped), ", ".join(labels)
         tally.layout = ", ".join(dict.fromkeys(p.kind for p in self.pieces))
+        tally.dataset_id = dataset_id(self.pieces)
         vars(self.tally).update(vars(tally))
         reasons = "; ".join(f"{n} {reason}" for reason, n in dropped.items()) or "none"
         log.info("%s: %d of %d images streamed; dropped: %s", self.selection.name, tally.kept, tally.read, reasons)

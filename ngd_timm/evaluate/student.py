@@ -102,12 +102,18 @@ def evaluate(
         )
         predicted = predict(model, face_batches(model, dataset), device, flip, between_batches)
         predicted = predicted.described(classes, label_rule, report.sha256)
-        results[key] = predicted.shifted(shift).entry(temperature, **notes)
+        shifted = predicted.shifted(shift)
+        results[key] = shifted.entry(temperature, **notes, **hub_note(report.dataset_id))
         if predictions:
             write_predictions(prediction_file(source, key), predicted)
     if out is not None:
         write_json(out, results)
     return results
+
+
+def hub_note(dataset_id: str | None) -> dict[str, str]:
+    """The note in metrics.json that names a Hub data set and its commit; none for other data."""
+    return {"dataset_id": dataset_id} if dataset_id else {}
 
 
 class Scored(NamedTuple):

@@ -10,13 +10,15 @@ from typing import Any
 
 import timm
 import torch
-from huggingface_hub import EvalResult
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
 from jinja2 import UndefinedError
 
 from ngd_timm.core.citations import BIBTEX, FACES, FORBIDDEN, eeg_credits
 from ngd_timm.core.commands import shown_command
 from ngd_timm.core.devices import processor_name
 from ngd_timm.core.errors import InputError
+from ngd_timm.core.files import write_text
 from ngd_timm.core.hub import hub_id
 from ngd_timm.core.paths import without_paths
 from ngd_timm.evaluate.metrics import METRIC_TITLES, prior_of, protocol_name, shown_protocols
@@ -69,7 +71,7 @@ def _card(run: Run, repo_id: str, plot: bool) -> str:
             library_name="timm",
             pipeline_tag="image-classification",
             tags=[*_TAGS, "neurogaze-distill"] if distilled else _TAGS,
-            datasets=[root.repo] if (root := hub_id(recipe.data.root or "")) else [],
+            datasets=_datasets(run),
             base_model=_base_model(run),
             metrics=list(_METRIC_IDS.values()),
             widget=[{"src": example_file(name), "example_title": f"a drawn face: {name}"} for name in EXAMPLES],
@@ -139,6 +141,32 @@ def write_examples(folder: Path) -> None:
         draw_face(name, seed=number, image_size=128).save(folder / example_file(name))
 
 
+def _datasets(run: Run) -> list[str]:
+    """The Hub data sets that the student was trained and scored on."""
+    notes = [*run.fingerprint["data"].values(), *run.metrics.values()]
+    return list(dict.fromkeys(note["dataset_id"].partition("@")[0] for note in notes if note.get("dataset_id")))
+
+
+def write_eval_results(run: Run, folder: Path) -> None:
+    """Write the accuracies on Hub data sets as the Hub's pages of models and data sets show them."""
+    for key, entry in run.metrics.items():
+        if not entry.get("dataset_id"):
+            continue
+        dataset, _, commit = entry["dataset_id"].partition("@")
+        results = [
+            EvalResultEntry(
+                dataset_id=dataset,
+                task_id="default",
+                value=round(entry[protocol]["acc"], 2),
+                dataset_revision=commit,
+                notes=f"accuracy in percent, {protocol_name(protocol, entry)}, {key}, labels: {entry['label_rule']}",
+            )
+            for protocol in shown_protocols(entry)
+        ]
+        text = yaml.safe_dump(eval_result_entries_to_yaml(results), sort_keys=False)
+        write_text(folder / ".eval_results" / f"{key.replace(':', '-')}.yaml", text)
+
+
 def _base_model(run: Run) -> str | None:
     """The Hub's name of the weights that training started from; None where they were random, or on a disk."""
     student = run.recipe.student
@@ -197,14 +225,16 @@ def _hyperparameters(run: Run) -> Iterator[tuple[str, str]]:
 def _model_index(run: Run) -> Iterator[EvalResult]:
     for key, entry in run.metrics.items():
         name, _, split = key.partition(":")
+        dataset, _, commit = entry.get("dataset_id", "").partition("@")
         for protocol in shown_protocols(entry):
             for metric, label in METRIC_TITLES.items():
                 yield EvalResult(
                     task_type="image-classification",
                     task_name="facial-expression recognition",
-                    dataset_type=name,
+                    dataset_type=dataset or name,
                     dataset_name=FACES[name].title if name in FACES else name,
                     dataset_split=split,
+                    dataset_revision=commit or None,
                     metric_type=_METRIC_IDS[metric],
                     metric_name=f"{label}, {protocol_name(protocol, entry)} (percent)",
                     metric_value=round(entry[protocol][metric], 2),

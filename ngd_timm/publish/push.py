@@ -23,7 +23,7 @@ from ngd_timm.grid.prototypes import GRID_FILE, PrototypeGrid, grid_versions
 from ngd_timm.grid.push import PLOT, stage_grid, unfit_to_publish
 from ngd_timm.models.rgb import published_student
 from ngd_timm.models.student import PUBLISHED_FORMAT, STUDENT_FILES, read_student, student_versions
-from ngd_timm.publish.card import last_share, student_card, student_licence, write_examples
+from ngd_timm.publish.card import last_share, student_card, student_licence, write_eval_results, write_examples
 from ngd_timm.publish.export import write_transformersjs
 
 logger = logging.getLogger("ngd_timm.publish")
@@ -77,6 +77,7 @@ def stage_run(
     write_examples(folder)
     write_text(folder / "README.md", student_card(run, repo_id, plot=with_grid))
     write_text(folder / "LICENSE", student_licence(run, name))
+    write_eval_results(run, folder)
 
 
 def onnx_repo(repo_id: str) -> str:

@@ -30,7 +30,7 @@ from ngd_timm.evaluate.run_log import (
     tracking,
     with_bar,
 )
-from ngd_timm.evaluate.student import check_specs, evaluate, summary_line
+from ngd_timm.evaluate.student import check_specs, evaluate, hub_note, summary_line
 from ngd_timm.losses import COMPONENTS
 from ngd_timm.models.calibration import divide_logits, fit_temperature, temperature_line
 from ngd_timm.models.logit_adjustment import adjust_logits
@@ -251,11 +251,12 @@ def _write_metrics(
 ) -> None:
     """Score validation and the sets of `eval`, and write predictions and metrics.json."""
     recipe, key = setup.recipe, f"{setup.recipe.data.name}:valid"
-    data_sha256 = setup.fingerprint["data"]["valid"]["sha256"]
-    predictions = predictions.described(recipe.data.classes, recipe.data.label_rule, data_sha256)
+    valid = setup.fingerprint["data"]["valid"]
+    predictions = predictions.described(recipe.data.classes, recipe.data.label_rule, valid["sha256"])
     write_predictions(prediction_file(out, key), predictions)
-    notes = {"drop_duplicates": recipe.data.drop_duplicates, "student_temperature": temperature or 1.0}
-    metrics = {key: predictions.entry(**notes, student_sha256=weights_sha256(out / "student"))}
+    notes: dict[str, Any] = {"drop_duplicates": recipe.data.drop_duplicates, "student_temperature": temperature or 1.0}
+    notes |= {"student_sha256": weights_sha256(out / "student"), **hub_note(valid.get("dataset_id"))}
+    metrics = {key: predictions.entry(**notes)}
     if temperature is not None and setup.calibration is not None:
         logger.info(temperature_line(temperature, len(setup.calibration[0])))
     if recipe.eval:

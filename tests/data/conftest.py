@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hub_server import HubServer, client_here
 from writers import png, random_votes, write_parquet
 
 from ngd_timm.data.labels import VOTE_COLUMNS
@@ -31,3 +32,17 @@ def ferplus(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / "fer"
 
     return write
+
+
+@pytest.fixture
+def data_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A Hub that this process's `datasets` reads from, with a cache of its own."""
+    import datasets
+
+    with HubServer() as server:
+        server.tokens["hf_ann"] = {"ann"}
+        client_here(monkeypatch, server, tmp_path / "home", "hf_ann")
+        monkeypatch.setattr(datasets.config, "HF_ENDPOINT", server.url)
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "home" / "datasets")
+        monkeypatch.setattr(datasets.config, "HF_MODULES_CACHE", tmp_path / "home" / "modules")
+        yield server

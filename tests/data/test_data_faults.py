@@ -197,6 +197,11 @@ def table_with_a_changed_byte() -> bytes:
         "an empty label": (table(label=["fear", None, "anger", "fear"]), "row 1: column 'label' is empty"),
         "a label that is NaN": (table(label=[0.0, float("nan"), 1.0, 2.0]), "must hold class names"),
         "labels that are bare numbers": (table(label=[0, 1, 2, 3]), "holds plain integers"),
+        "labels that are numbers as text": (table(label=["0", "1", "2", "3"]), "names=angry/disgusted/…"),
+        "several labels an image": (table(label=[[0], [0, 1], [1], [2]]), "column 'label' has 2 labels; give one"),
+        "pixels of several sizes": (table(image=[[[0]], [[1]], [[2, 3]], [[4]]]), "pixels of images of one size"),
+        "pixels above 255": (table(image=[[[300]]] * 4), "whole numbers from 0 to 255"),
+        "a table without a label": (table(label=None), "it has: image; name the one to read behind the root"),
         "valence NaN": (table(valence=[0.0, 0.1, float("nan"), 0.2], arousal=[0.0] * 4), "in [-1, 1], got nan"),
         "valence from 1 to 9": (table(valence=[0.0, 7.0, 0.0, 0.0], arousal=[0.0] * 4), "rating_to_va"),
         "valence in words": (table(valence=["high"] * 4, arousal=["low"] * 4), "valence must be numbers"),
@@ -208,6 +213,23 @@ def table_with_a_changed_byte() -> bytes:
 def test_a_damaged_parquet(content: bytes, message: str, refused: Any, tmp_path: Path) -> None:
     write(tmp_path, {"set/train.parquet": content})
     refused(EVALUATE, message)
+
+
+@rows(
+    "options, message",
+    {
+        "a column that is not there": ("label=emotoin", "has no column 'emotoin'; it has: image, label"),
+        "an image column that is not there": ("image=face", "has no column 'face'; it has: image, label"),
+        "an option that does not exist": ("lable=emotion", "did you mean 'label'"),
+        "a single class name": ("names=angry", "names must be class names from number 0 on"),
+        "unknown classes to keep": ("unknown=keep", "unknown must be drop, got 'keep'"),
+        "a config of a local file": ("config=small", "is read as parquet, which takes no config"),
+        "a revision of a local file": ("revision=main", "is read as parquet, which takes no revision"),
+    },
+)
+def test_options_behind_a_table(options: str, message: str, refused: Any, tmp_path: Path) -> None:
+    write(tmp_path, {"set/train.parquet": table()})
+    refused(f"{EVALUATE},{options}", message)
 
 
 ROWS = "path,label\na.png,happiness\nb.png,fear\nc.png,neutral\n"

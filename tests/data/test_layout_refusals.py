@@ -246,10 +246,13 @@ def test_a_class_map_is_refused_where_it_is_missing_or_of_no_use(tmp_path: Path)
     refused("no class map at .*map.json; give a JSON", "ckplus", path, class_map="map.json")
     np.savez(tmp_path / "own.npz", X=PIXELS, y=[0, 1], classes=["fear", "sad"])
     refused(
-        "has 'classes' of its own, .* beside which no class_map=", "ckplus", tmp_path / "own.npz", class_map="map.json"
+        "has 'classes' of its own, .* beside which no names=… or class_map=",
+        "ckplus",
+        tmp_path / "own.npz",
+        class_map="map.json",
     )
     root = write_tiny("fer2013-csv", tmp_path / "pixels")
-    refused("read as .*, which takes no class map", "fer2013", root, class_map="map.json")
+    refused("read as .*, which takes no class_map", "fer2013", root, class_map="map.json")
 
 
 def test_columns_that_differ_in_capitals_alone_are_refused(tmp_path: Path) -> None:

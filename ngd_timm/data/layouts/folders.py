@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ngd_timm.core.errors import InputError
-from ngd_timm.data.labels import JAFFE_LETTERS, class_of, split_of
+from ngd_timm.data.labels import JAFFE_LETTERS, is_class, split_of
 from ngd_timm.data.layouts.options import Source
 from ngd_timm.data.layouts.rows import Piece, Rows, image_files, subfolders, table_of_files
 
@@ -80,23 +80,15 @@ def find_sfew(source: Source) -> list[Piece] | None:
 def _class_folders(path: Path) -> Path | None:
     """The folder whose folders are classes: `path`, or one in it."""
     inside = subfolders(path)
-    if any(_is_class(p.name) for p in inside):
+    if any(is_class("sfew", p.name) for p in inside):
         return path
-    deeper = [p for p in inside if any(_is_class(c.name) for c in subfolders(p))]
+    deeper = [p for p in inside if any(is_class("sfew", c.name) for c in subfolders(p))]
     return next((p for p in deeper if _is_aligned(p)), deeper[0] if deeper else None)
 
 
 def _is_aligned(path: Path) -> bool:
     """Train_Aligned_Faces, Val_Aligned_Faces_new."""
     return "aligned" in path.name.lower().split("_")
-
-
-def _is_class(name: str) -> bool:
-    try:
-        class_of("sfew", name)
-    except InputError:
-        return False
-    return True
 
 
 def find_jaffe(source: Source) -> list[Piece] | None:

@@ -14,12 +14,11 @@ import numpy as np
 import pyarrow as pa
 
 from ngd_timm.core.errors import InputError
-from ngd_timm.data.class_map import names_of, read_class_map
+from ngd_timm.data.class_map import names_of
 from ngd_timm.data.labels import NOT_A_CLASS, class_of, split_of
 from ngd_timm.data.layouts.csv_file import csv_headers, first_column, header_of, numbers, read_csv, whole_numbers
 from ngd_timm.data.layouts.image_list import PATH_COLUMNS, check_sha256
 from ngd_timm.data.layouts.options import Source
-from ngd_timm.data.layouts.parquet import LABEL_COLUMNS
 from ngd_timm.data.layouts.rows import (
     Piece,
     Rows,
@@ -30,11 +29,12 @@ from ngd_timm.data.layouts.rows import (
     require_files,
     table_of_files,
 )
+from ngd_timm.data.layouts.table import LABEL_COLUMNS
 
 log = logging.getLogger("ngd_timm.data")
 
 ID_COLUMNS = ("label_id", "class_id", "label_idx")
-_LABELS = (*LABEL_COLUMNS, *ID_COLUMNS, "cls", "class", "target", "y")
+_LABELS = (*LABEL_COLUMNS, *ID_COLUMNS, "class", "target", "y")
 LISTED_AGAIN = "listed again with the same label, of which the first row counts"
 
 
@@ -123,7 +123,7 @@ class _Manifest:
             )
         if values and (column in ID_COLUMNS or all(v.lstrip("+-").isdecimal() for v in values)):
             ids = whole_numbers(self.path, pa.chunked_array([pa.array(values)]), column).tolist()
-            known = read_class_map(source.class_map(self.path, f"column '{column}' holds"))
+            known = source.class_numbers(self.path, f"column '{column}' holds")
             values = names_of(ids, known, f"{self.path}: {column}")
         return index_names(values)
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from ngd_timm.core.arrays import read_npz
 from ngd_timm.core.errors import InputError
-from ngd_timm.data.class_map import names_of, read_class_map
+from ngd_timm.data.class_map import names_of
 from ngd_timm.data.labels import split_of
 from ngd_timm.data.layouts.options import Source
 from ngd_timm.data.layouts.rows import (
@@ -120,13 +120,13 @@ def _labels(path: Path, arrays: Arrays, source: Source) -> tuple[tuple[str, ...]
     if labels.dtype.kind not in "iu":
         raise InputError(f"{path}: labels must be names or whole numbers, got {labels.dtype}")
     if "classes" not in arrays:
-        known = read_class_map(source.class_map(path, "there is no array 'classes' of names, and the labels are"))
+        known = source.class_numbers(path, "there is no array 'classes' of names, and the labels are")
         return index_names(names_of(labels.ravel().tolist(), known, f"{path}: label"))
     classes = arrays["classes"]
-    if source.options.class_map is not None or classes.dtype.kind not in "US" or classes.ndim != 1:
+    if source.options.named or classes.dtype.kind not in "US" or classes.ndim != 1:
         raise InputError(
             f"{path} has 'classes' of its own, {classes.dtype} of {classes.shape}, which must be (C,) names, beside "
-            "which no class_map=… is given"
+            "which no names=… or class_map=… is given"
         )
     class_names = tuple(classes.astype(np.str_).tolist())
     if labels.size and not (labels.min() >= 0 and labels.max() < len(class_names)):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ngd_timm.core.errors import InputError, choices
-from ngd_timm.data.class_map import FORMS
+from ngd_timm.data.class_map import FORMS, read_class_map
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,22 @@ class LayoutOptions:
     sha256: str | None = None  # of the list, or where there is none, of the file that is the root
     hold_out: float | None = None  # the share of the training images that is the split "valid", where there is none
     class_map: str | None = None  # a JSON file, relative to the root: which number is which class
+    names: Mapping[int, str] | None = None  # the same, written out
+    image: str | None = None  # the column of a table that holds the images
+    label: str | None = None  # the column of a table that holds the labels
+    unknown: str | None = None  # "drop": rows of a class that the data set's name doesn't know are dropped and counted
+    config: str | None = None  # of a Hub data set that has several
+    revision: str | None = None  # of a Hub data set: a branch, tag or commit
     max_megapixels: float | None = None  # open images of more than 100 megapixels too, up to this many
+
+    @property
+    def named(self) -> bool:
+        """Whether an option says which number is which class."""
+        return self.names is not None or self.class_map is not None
+
+
+def _names(text: str) -> Mapping[int, str]:
+    return {number: name for number, name in enumerate(text.split("/")) if name != "-"}
 
 
 # Key → what its text must look like, what it becomes, and how a message describes it.
@@ -33,31 +48,41 @@ _OPTIONS: Mapping[str, tuple[str, Callable[[str], Any], str]] = {
     "sha256": ("[0-9a-f]{64}", str.lower, "64 hex digits"),
     "hold_out": (r"0?\.(?=0*[1-9])([0-4]\d*|50*)", float, "a share above 0 and at most 0.5, such as 0.1"),
     "class_map": (".+", str, "a path"),
+    "names": (r"[^/]+(/[^/]+)+", _names, "class names from number 0 on, angry/disgusted/…, - for a number without one"),
+    "image": (".+", str, "a column"),
+    "label": (".+", str, "a column"),
+    "unknown": ("drop", str.lower, "drop"),
+    "config": (".+", str, "a config of the Hub data set"),
+    "revision": (r"[\w./-]+", str, "a branch, tag or commit of the Hub data set"),
     "max_megapixels": (r"(?=.*[1-9])\d{1,9}(\.\d+)?", float, "a number above 0, such as 400"),
 }
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file or folder that exists, the name of the data set in it (one of `DATASETS`), and its options."""
+    """A file or folder, or a Hub id, the name of the data set in it (one of `DATASETS`), and its options."""
 
     root: Path
     dataset: str
     options: LayoutOptions = LayoutOptions()
 
-    def class_map(self, path: Path, numbers: str) -> Path:
-        """The class map for a file's `numbers`: what the option names, else the JSON beside the file."""
+    def class_numbers(self, where: str | Path, numbers: str) -> Mapping[int, str]:
+        """Which number is which class, by an option or by the JSON beside `where`, if that is a file."""
+        if self.options.names is not None:
+            return self.options.names
         if self.options.class_map is not None:
-            return beside(self.root, self.options.class_map)
-        files = (path.with_name(f"{path.stem}.classes.json"), path.with_name("class_map.json"))
-        found = next((p for p in files if p.is_file()), None)
-        if found is None:
-            raise InputError(
-                f"{path}: {numbers} plain integers, and class numbers mean different things in different data sets; "
-                f"give a class map, {FORMS}, behind the path, PATH,class_map=FILE.json, or beside it, {files[0].name}; "
-                "or write names"
-            )
-        return found
+            return read_class_map(beside(self.root, self.options.class_map))
+        path, place = Path(where), ""
+        if path.is_file():
+            files = (path.with_name(f"{path.stem}.classes.json"), path.with_name("class_map.json"))
+            if (found := next((p for p in files if p.is_file()), None)) is not None:
+                return read_class_map(found)
+            place = f" or beside the file, {files[0].name}"
+        raise InputError(
+            f"{where}: {numbers} plain integers, and class numbers mean different things in different data sets; give "
+            f"their names from 0 on behind the root, ROOT,names=angry/disgusted/…, or a class map, {FORMS}, as "
+            f"ROOT,class_map=FILE.json{place}; or write names"
+        )
 
 
 def beside(root: Path, name: str) -> Path:
@@ -78,7 +103,7 @@ def parse_root(root: str | Path, further: Mapping[str, Any] | None = None) -> tu
         if key not in _OPTIONS:
             raise choices("layout option", key, tuple(_OPTIONS))
         pattern, convert, allowed = _OPTIONS[key]
-        value = str(value).strip()
+        value = ("/".join(value) if isinstance(value, (list, tuple)) else str(value)).strip()
         if not re.fullmatch(pattern, value, re.IGNORECASE):
             raise InputError(f"{key} must be {allowed}, got '{value[:80]}'")
         options[key] = convert(value)

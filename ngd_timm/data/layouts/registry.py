@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,14 +17,15 @@ from ngd_timm.data.layouts.affectnet import find_affectnet_csv, find_affectnet_f
 from ngd_timm.data.layouts.ckplus import find_ckplus
 from ngd_timm.data.layouts.ferplus import find_ferplus_export, find_ferplus_two_csv
 from ngd_timm.data.layouts.folders import find_folders, find_jaffe, find_sfew
+from ngd_timm.data.layouts.hub_dataset import find_hub, find_webdataset
 from ngd_timm.data.layouts.image_list import check_sha256, on_list, read_list
 from ngd_timm.data.layouts.manifest import find_manifests
 from ngd_timm.data.layouts.npz import find_npz
 from ngd_timm.data.layouts.options import LayoutOptions, Source, beside, parse_root
-from ngd_timm.data.layouts.parquet import find_hub, find_parquet
+from ngd_timm.data.layouts.parquet import find_parquet
 from ngd_timm.data.layouts.pixels_csv import find_pixels_csv
 from ngd_timm.data.layouts.rafdb import find_rafdb_kaggle, find_rafdb_list
-from ngd_timm.data.layouts.rows import Piece, Rows, with_subjects
+from ngd_timm.data.layouts.rows import Piece, Rows, with_subjects, without_unknown
 
 log = logging.getLogger("ngd_timm.data")
 
@@ -56,8 +57,17 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(find_pixels_csv),
     Layout(find_npz),
     Layout(find_manifests),
+    Layout(find_webdataset, folder=True),
     Layout(find_folders, folder=True),
 )
+
+_TABLES = ("parquet", "Hub data set", "webdataset")
+_TAKEN_BY: Mapping[str, Sequence[str]] = {
+    **dict.fromkeys(("image", "label"), _TABLES),
+    **dict.fromkeys(("names", "class_map"), (*_TABLES, "NPZ", "CSV manifest")),
+    **dict.fromkeys(("config", "revision"), ("Hub data set",)),
+}
+"""Options that only some layouts take, by the words of `Piece.kind`."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +88,16 @@ def look_at(root: str | Path, dataset: str, options: Mapping[str, Any] | None = 
     if path.exists():
         pieces = _find(Source(path, dataset, parsed))
     elif (repository := hub_id(text)) is not None:
-        pieces = find_hub(repository, streaming)
+        pieces = find_hub(repository, Source(path, dataset, parsed), streaming)
     else:
         raise InputError(
             f"no data set at {text}: the path doesn't exist; give its folder or file, or a Hub id (user/dataset)"
         )
-    if parsed.class_map is not None and pieces[0].kind not in ("NPZ", "CSV manifest"):
-        raise InputError(f"{text} is read as {pieces[0].kind}, which takes no class map; leave class_map=… out")
+    for key, kinds in _TAKEN_BY.items():
+        if getattr(parsed, key) is not None and pieces[0].kind not in kinds:
+            raise InputError(f"{text} is read as {pieces[0].kind}, which takes no {key}; leave {key}=… out")
+    if parsed.unknown is not None:
+        pieces = [_changed(piece, partial(without_unknown, dataset=dataset)) for piece in pieces]
     if dataset in SUBJECT_IN_NAME:
         pieces = [_changed(piece, partial(with_subjects, dataset=dataset)) for piece in pieces]
     order = (*SPLITS, None)

@@ -18,7 +18,7 @@ from PIL import Image
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.images import decode_each, open_image, to_mode
-from ngd_timm.data.labels import SPLITS, split_of, subject_of
+from ngd_timm.data.labels import NOT_A_CLASS, SPLITS, is_class, split_of, subject_of
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pgm", ".ppm")
 
@@ -107,6 +107,12 @@ class Piece:
     shown: str  # in messages and in the column `source`
     read: Callable[[], Rows] = field(repr=False, compare=False)
     stream: Callable[[], Iterator[Rows]] | None = field(default=None, repr=False, compare=False)  # a few at a time
+    dataset_id: str = ""  # of a Hub data set: user/dataset@commit
+
+
+def dataset_id(pieces: Sequence[Piece]) -> str:
+    """The Hub data set that pieces are of, as user/dataset@commit; empty where they are of none."""
+    return next((piece.dataset_id for piece in pieces if piece.dataset_id), "")
 
 
 def pieces_by_split(
@@ -216,6 +222,17 @@ def with_subjects(rows: Rows, dataset: str) -> Rows:
         for pair in zip(names, paths, strict=True)
     ]
     return replace(rows, table=table.append_column("subject", pa.array(subjects, pa.string())))
+
+
+def without_unknown(rows: Rows, dataset: str) -> Rows:
+    """The same rows, those of classes that the data set's name doesn't know dropped, by the name of the class."""
+    if rows.names is None or rows.label is None:
+        return rows
+    known = [name for name in rows.names if is_class(dataset, name)]
+    place = [known.index(name) if name in known else NOT_A_CLASS for name in rows.names]
+    masks = {f"labelled '{name}'": rows.label == i for i, name in enumerate(rows.names) if name not in known}
+    label = np.array([*place, NOT_A_CLASS])[rows.label]  # a row without a class has the last place
+    return replace(rows, names=tuple(known), label=label, dropped={**rows.dropped, **masks})
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
