@@ -80,7 +80,7 @@ class StudentConfig(StrictModel):
 
 
 class AugmentConfig(StrictModel):
-    """Training augmentation; everything at its zero is off. Angles in radians, shifts and blur as shares of the side."""
+    """Training augmentation; everything at its zero is off. Angles in radians, shift and blur as shares of the side."""
 
     flip: Share = 0.5
     rotate: Annotated[float, Field(ge=0, le=3.2)] = 0.2

@@ -23,6 +23,8 @@ class LayoutOptions:
     hold_out: float | None = None  # the share of the training images that is the split "valid", where there is none
     class_map: str | None = None  # a JSON file, relative to the root: which number is which class
     max_megapixels: float | None = None  # open images of more than 100 megapixels too, up to this many
+    part: tuple[int, int] | None = None  # (number, count): only the rows whose hash is of this part
+    by: str = "file_name"  # the column whose values are hashed for `part`
 
 
 # Key → what its text must look like, what it becomes, and how a message describes it.
@@ -33,6 +35,12 @@ _OPTIONS: Mapping[str, tuple[str, Callable[[str], Any], str]] = {
     "sha256": ("[0-9a-f]{64}", str.lower, "64 hex digits"),
     "hold_out": (r"0?\.(?=0*[1-9])([0-4]\d*|50*)", float, "a share above 0 and at most 0.5, such as 0.1"),
     "class_map": (".+", str, "a path"),
+    "part": (
+        r"\d{1,4}/[1-9]\d{0,3}",
+        lambda text: tuple(int(number) for number in text.split("/")),
+        "a part of so many, counted from 0, such as 0/2",
+    ),
+    "by": ("subject|file_name|source", str.lower, "subject, file_name or source"),
     "max_megapixels": (r"(?=.*[1-9])\d{1,9}(\.\d+)?", float, "a number above 0, such as 400"),
 }
 
@@ -82,4 +90,9 @@ def parse_root(root: str | Path, further: Mapping[str, Any] | None = None) -> tu
         if not re.fullmatch(pattern, value, re.IGNORECASE):
             raise InputError(f"{key} must be {allowed}, got '{value[:80]}'")
         options[key] = convert(value)
+    number, count = options.get("part", (0, 1))
+    if number >= count:
+        raise InputError(f"part={number}/{count}: parts are counted from 0; give 0/{count} to {count - 1}/{count}")
+    if "by" in options and "part" not in options:
+        raise InputError("by=… says what part=… goes by; give both, such as part=0/2,by=subject")
     return text, LayoutOptions(**options)
