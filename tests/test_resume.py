@@ -131,7 +131,13 @@ def test_killed_while_it_averages_and_takes_unlabelled_images_it_ends_in_the_sam
 ) -> None:
     whole = train(levers(faces, tmp_path / "whole", plain, save_every=0, kd_cache=str(tmp_path / "cache")))
     planned = levers(faces, tmp_path / "run", plain)
-    for moment in ("after step.pt", "half of state.pt", *["after state.pt"] * 2, "after step.pt", "before metrics.json"):
+    for moment in (
+        "after step.pt",
+        "half of state.pt",
+        *["after state.pt"] * 2,
+        "after step.pt",
+        "before metrics.json",
+    ):
         assert killed_at(planned, moment) == -signal.SIGKILL, moment
     resume(tmp_path / "run")
     assert_same_end(tmp_path / "run", whole)
