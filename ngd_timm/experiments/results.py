@@ -82,6 +82,14 @@ _QUESTIONS: Mapping[str, Sequence[tuple[str, str, str]]] = {
         ("the EEG grid against a shuffled grid", "b2_share", "c_shuffled"),
         ("the EEG grid against valence and arousal alone", "b2_share", "c_va"),
     ),
+    "Does a prior help where labels are few?": (
+        ("Proto-KD", "low_real", "low_ce"),
+        ("D-Geo", "low_geo", "low_ce"),
+        ("Proto-KD and D-Geo", "low_both", "low_ce"),
+        ("the EEG grid against a random grid", "low_real", "low_random"),
+        ("the EEG grid against a shuffled grid", "low_real", "low_shuffled"),
+        ("the EEG grid against valence and arousal alone", "low_real", "low_va"),
+    ),
     "Would Proto-KD be better off otherwise?": (
         ("3x3 cells instead of 5x5", "g3", "b2_share"),
         ("7x7 cells instead of 5x5", "g7", "b2_share"),
