@@ -29,7 +29,7 @@ def load_unlabelled(name: str, roots: Sequence[str], classes: Sequence[str]) -> 
     """Load the images of several roots, `ROOT[,key=value][:split]` each, without their labels.
 
     A root is read as `load_fer` reads it for the data set `name`, whatever its classes are; images that lie directly in
-    a folder need no class folders. The label of every row is -100, which no term but logit KD counts.
+    a folder need no class folders. The label of every row is -100, which is no class: see `NeuroGazeLoss`.
 
     Returns:
         A `datasets.Dataset` of `image`, `label` and `source`, and the report of what was read.

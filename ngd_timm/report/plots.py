@@ -203,14 +203,13 @@ def write_forest_plot(sets: Mapping[str, Any], metric: str, seeds: Sequence[int]
     columns = min(len(sets), _PANELS)
     rows = math.ceil(len(sets) / columns)
     most = max(len(found["differences"]) for found in sets.values())
-    with png_figure(path, (2.2 + 1.9 * columns, 0.3 + rows * (0.9 + 0.23 * most))) as figure:
+    with png_figure(path, (2.2 + 1.9 * columns, 0.8 + rows * (1.3 + 0.23 * most))) as figure:
         axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
         for axis, (name, found) in zip(axes, sets.items(), strict=False):
             protocol = shown_protocols(found)[-1]
             _draw_differences(axis, found["differences"], protocol, metric)
-            axis.set_title(
-                f"{name.replace(', ', chr(10), 1)}, n = {found['n']}\n{protocol_name(protocol, found)}", fontsize=8
-            )
+            title = [*name.split(", ", 1), f"{protocol_name(protocol, found)}, n = {found['n']}"]
+            axis.set_title("\n".join(title), fontsize=8)
         for axis in axes[len(sets) :]:
             axis.set_visible(False)
         figure.supxlabel(f"difference in {METRIC_TITLES[metric]}, points", fontsize=9)

@@ -40,7 +40,8 @@ def update_average(setup: Setup, update: int) -> None:
 def renew_batch_norm(setup: Setup, epoch: int) -> None:
     """Estimate the batch norm statistics of averaged weights on an epoch's first images, as it augmented them.
 
-    Weights that are not the mean of several epochs keep those that they were trained with. Random numbers stay.
+    In float32, as students are scored. Weights that are not the mean of several epochs keep the statistics that they
+    were trained with. Random numbers stay as they were.
     """
     if setup.recipe.optim.swa is None or not setup.recipe.optim.averaged_before(epoch):
         return
@@ -48,5 +49,5 @@ def renew_batch_norm(setup: Setup, epoch: int) -> None:
     devices = [setup.device] if setup.device.type == "cuda" else []
     model = unwrap_model(setup.task.get_trainable_module(ema=True))
     batches = on_device(setup.batches.batches(), setup.device)
-    with closing(batches), torch.random.fork_rng(devices), setup.autocast():
+    with closing(batches), torch.random.fork_rng(devices):
         update_bn((batch.images for batch in islice(batches, _BATCHES)), model)
