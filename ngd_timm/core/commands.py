@@ -63,7 +63,8 @@ def _public_value(source: str) -> str:
     root, *options = re.split(r",(?=\w+=)", source)
     scheme, place = re.fullmatch(r"(local-dir:)?(.*)", root, re.S).groups("")  # type: ignore[union-attr]
     pairs = [option.partition("=") for option in options]
-    return ",".join([scheme + last_part(place), *(f"{key}={last_part(value)}" for key, _, value in pairs)])
+    kept = (f"{key}={value if key == 'part' else last_part(value)}" for key, _, value in pairs)  # part=0/2 is no path
+    return ",".join([scheme + last_part(place), *kept])
 
 
 def without_folders(recipe: RecipeT) -> RecipeT:
@@ -78,6 +79,7 @@ def without_folders(recipe: RecipeT) -> RecipeT:
     sources += [
         (values["data"], "also"),
         (values["data"], "root"),
+        (values["data"], "unlabelled"),
         (values["data"].get("support"), "root"),
         (values.get("student"), "backbone"),
     ]
