@@ -90,7 +90,11 @@ def test_a_recipe_that_is_published_names_no_folder() -> None:
         {
             "name": "mine",
             "out": "/home/anna/run",
-            "data": {"root": "/home/anna/faces,labels=/home/anna/x.csv"},
+            "data": {
+                "root": "/home/anna/faces,labels=/home/anna/x.csv",
+                "unlabelled": ["/home/anna/crops.parquet,part=0/2,by=subject", "anna/crops"],
+            },
+            "loss": {"kd": 0.3},
             "eval": {"ckplus": "anna/ck"},
             "teacher": ["/home/anna/a", "hf-hub:user/b"],
             "kd_cache": "/home/anna/cache",
@@ -102,3 +106,4 @@ def test_a_recipe_that_is_published_names_no_folder() -> None:
         assert "anna" not in without_folders(recipe).model_dump_json()
     shown = without_folders(student)
     assert (shown.data.root, shown.teacher) == ("faces,labels=x.csv", ("a", "hf-hub:user/b"))
+    assert shown.data.unlabelled == ("crops.parquet,part=0/2,by=subject", "crops")

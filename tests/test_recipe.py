@@ -43,13 +43,18 @@ def test_b3_full_holds_the_authors_settings() -> None:
     assert loss.label_smoothing == 0.055
 
 
+D_GEO = {"d_geo": 0.1, "ramp": (0, 0), "variance_cap": 0.05, "margin": 1.0}
+
+
 @pytest.mark.parametrize("control", ["random", "shuffled", "va"])
-def test_a_control_differs_from_what_it_controls_in_one_key(control: str) -> None:
-    assert f"grid_control: {control}" in (packaged("recipes") / f"c_{control}.yaml").read_text()
-    real, recipe = load_recipe(Recipe, "b2_share"), load_recipe(Recipe, f"c_{control}")
+@pytest.mark.parametrize(("prefix", "controlled"), [("c", "b2_share"), ("low", "low_real")])
+def test_a_control_differs_from_what_it_controls_in_one_key(prefix: str, controlled: str, control: str) -> None:
+    name = f"{prefix}_{control}"
+    assert f"grid_control: {control}" in (packaged("recipes") / f"{name}.yaml").read_text()
+    real, recipe = load_recipe(Recipe, controlled), load_recipe(Recipe, name)
     assert recipe.loss.target == ("va" if control == "va" else "prototype")
     loss = recipe.loss.model_copy(update={"target": "prototype"})
-    assert recipe.model_copy(update={"name": "b2_share", "grid_control": "none", "loss": loss}) == real
+    assert recipe.model_copy(update={"name": controlled, "grid_control": "none", "loss": loss}) == real
 
 
 @pytest.mark.parametrize(
@@ -84,6 +89,8 @@ def test_a_control_that_contradicts_the_recipe_is_refused(overrides: list[str], 
         ("b3_t1", "b3_full", {"kd_mode": "kl", "temperature": 1.0}),
         ("b3_t5", "b3_full", {"kd_mode": "kl", "temperature": 5.0}),
         ("d_geo_epoch0", "b3_full", {"ramp": (0, 0)}),
+        ("low_both", "low_real", {**D_GEO, "d_geo_on": "features"}),
+        ("low_geo", "low_ce", {**D_GEO, "d_geo_on": "features"}),
         ("d_geo_no_separation", "b3_full", {"margin": 0}),
     ],
 )

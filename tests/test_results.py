@@ -119,6 +119,7 @@ def test_the_command_writes_a_page_with_the_papers_row_differences_runs_beside_a
         "What each term adds (ferplus:valid, majority",
         "Logit KD was taught by b0_ce-0 (trained with cross-entropy) and b0_ce-1 (trained with cross-entropy).",
         "logit KD (b1_kd − b0_ce)",
+        "![Paired differences in macro-F1 with their intervals, a panel a set](RESULTS.png)",
         f"| b0_ce | {paper['b0_ce'][0]:.2f} | ",
         f"| b3_full | {paper['b3_full'][0]:.2f} |  |",
         f"| {PAPER_BEST} | {paper[PAPER_BEST][0]:.2f} |  |",
@@ -129,6 +130,7 @@ def test_the_command_writes_a_page_with_the_papers_row_differences_runs_beside_a
         "`ngd ablate ",
     ):
         assert part in text
+    assert (tmp_path / "RESULTS.png").read_bytes().startswith(b"\x89PNG")
     assert str(tmp_path) not in text
     (again,) = [line.split() for line in text.splitlines() if line.startswith("    ngd ablate ")]
     settings = {*SETTINGS, f"data.root={voted.name}"}
@@ -293,6 +295,13 @@ def test_scores_never_replace_a_file_that_is_not_an_earlier_pages(ablation: Path
     assert "ablation.json, which is something else" in done.stderr
     assert (ablation / "ablation.json").read_bytes() == before
     assert not (ablation / "ablation.md").exists()
+    plot = ablation.parent / "mine.png"
+    plot.write_bytes(b"a photograph")
+    done = ngd("results", str(ablation), "--data", f"ferplus={voted}:valid", "--out", str(plot.with_suffix(".md")))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "mine.png, which is something else" in done.stderr
+    assert plot.read_bytes() == b"a photograph"
+    plot.unlink()
 
 
 def test_two_runs_of_one_name_and_runs_without_scores_are_refused_first(
@@ -322,7 +331,7 @@ def test_two_runs_of_one_name_and_runs_without_scores_are_refused_first(
 def test_the_page_of_results_and_the_differences_in_readme_and_docs_follow_from_results_json() -> None:
     root = Path(__file__).parents[1]
     results = json.loads((root / "docs" / "results.json").read_text(encoding="utf-8"))
-    assert results_markdown(results) == (root / "docs" / "results.md").read_text(encoding="utf-8")
+    assert results_markdown(results, "results.png") == (root / "docs" / "results.md").read_text(encoding="utf-8")
     with_best = json.loads(json.dumps(results).replace("tau_paper", "b3_t1"))
     page = results_markdown(with_best)
     assert "| b3_t1 | 83.66 | " in page

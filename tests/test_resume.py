@@ -68,6 +68,20 @@ def full(faces: Path, plain: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return train(everything(faces, tmp_path_factory.mktemp("full") / "run", plain, save_every=0))
 
 
+def levers(faces: Path, out: Path, teacher: Path, **changes: Any) -> Recipe:
+    """Weights averaged over the last epochs, images without labels, few labels, every augmentation."""
+    augment = {"gamma": 0.4, "stretch": 0.3, "blur": 0.02, "downscale": 0.5}
+    data = {"name": "schematic", "root": str(faces), "workers": 0, "label_fraction": 0.8, "augment": augment}
+    settings: dict[str, Any] = {
+        "data": {**data, "unlabelled": [f"{faces}:test"], "unlabelled_share": 0.5},
+        "optim": {"epochs": 4, "batch_size": 12, "lr": 1e-3, "swa": 0.75},
+        "grid": "gameemo-v2",
+        "teacher": str(teacher),
+        "loss": {"kd": 0.3, "proto_share": 0.2, "tau": 0.1},
+    }
+    return recipe(faces, out, **settings | changes)
+
+
 def rows(run: Path) -> list[dict[str, str]]:
     with open(run / "summary.csv", newline="") as handle:
         return [{k: v for k, v in row.items() if k not in TIMINGS} for row in csv.DictReader(handle)]
@@ -110,6 +124,23 @@ def test_killed_inside_its_writes_it_ends_in_the_same_bits(
         assert killed_at(planned, moment) == -signal.SIGKILL, moment
     resume(tmp_path / "run")
     assert_same_end(tmp_path / "run", full)
+
+
+def test_killed_while_it_averages_and_takes_unlabelled_images_it_ends_in_the_same_bits(
+    faces: Path, plain: Path, tmp_path: Path
+) -> None:
+    whole = train(levers(faces, tmp_path / "whole", plain, save_every=0, kd_cache=str(tmp_path / "cache")))
+    planned = levers(faces, tmp_path / "run", plain)
+    for moment in (
+        "after step.pt",
+        "half of state.pt",
+        *["after state.pt"] * 2,
+        "after step.pt",
+        "before metrics.json",
+    ):
+        assert killed_at(planned, moment) == -signal.SIGKILL, moment
+    resume(tmp_path / "run")
+    assert_same_end(tmp_path / "run", whole)
 
 
 def test_a_run_killed_before_it_began_is_begun_by_train_and_by_resume(faces: Path, plain: Path, tmp_path: Path) -> None:

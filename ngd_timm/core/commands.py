@@ -16,7 +16,7 @@ from ngd_timm.core.paths import last_part, without_paths
 from ngd_timm.core.recipe import StrictModel
 from ngd_timm.core.safe_yaml import read_yaml
 
-_NO_PATHS = ("names", "revision")  # options behind a root that have slashes in them
+_NO_PATHS = ("names", "revision", "part")  # options behind a root that have slashes in them
 _LOCAL = re.compile(r"(\w[\w.-]*:)?(out|device|kd_cache|data\.cache)=")
 
 RecipeT = TypeVar("RecipeT", bound=StrictModel)
@@ -80,6 +80,7 @@ def without_folders(recipe: RecipeT) -> RecipeT:
     sources += [
         (values["data"], "also"),
         (values["data"], "root"),
+        (values["data"], "unlabelled"),
         (values["data"].get("support"), "root"),
         (values.get("student"), "backbone"),
     ]

@@ -80,7 +80,7 @@ class StudentConfig(StrictModel):
 
 
 class AugmentConfig(StrictModel):
-    """Training augmentation; everything at its zero is off. Angles in radians, shifts as a share of the side."""
+    """Training augmentation; everything at its zero is off. Angles in radians, shift and blur as shares of the side."""
 
     flip: Share = 0.5
     rotate: Annotated[float, Field(ge=0, le=3.2)] = 0.2
@@ -89,6 +89,10 @@ class AugmentConfig(StrictModel):
     brightness: Share = 0.2
     contrast: Share = 0.2
     erase: Share = 0.25
+    gamma: Annotated[float, Field(ge=0, le=3)] = 0.0  # exponents between exp(-gamma) and exp(gamma)
+    stretch: Share = 0.0  # chance that the contrast is stretched
+    blur: Annotated[float, Field(ge=0, le=0.25)] = 0.0  # sigma
+    downscale: ShareBelowOne = 0.0
 
 
 class DataConfig(StrictModel):
@@ -99,6 +103,9 @@ class DataConfig(StrictModel):
     label_rule: Literal["majority", "argmax", "votes"] = "majority"
     drop_duplicates: bool = True
     limit: PositiveInt | None = None
+    label_fraction: Annotated[float, Field(gt=0, le=1)] | None = None  # of the training images, by class
+    unlabelled: tuple[str, ...] = ()  # roots of images for logit KD, whose labels are not read
+    unlabelled_share: Annotated[float, Field(gt=0, le=4)] = 0.25  # so many a step beside optim.batch_size, as a share
     sampler: Literal["random", "class_aware"] = "random"
     classes: tuple[str, ...] = CLASSES
     augment: AugmentConfig = AugmentConfig()
@@ -113,6 +120,10 @@ class DataConfig(StrictModel):
             raise ValueError(f"data.sampler={self.sampler} needs the whole set at hand; leave data.streaming out")
         if self.streaming and self.in_memory:
             raise ValueError("data.in_memory and data.streaming exclude each other; leave one out")
+        if self.streaming and self.label_fraction is not None:
+            raise ValueError(
+                "data.label_fraction is counted over the whole set, which data.streaming does not hold; leave one out"
+            )
         return self
 
     @field_validator("classes")
@@ -199,6 +210,7 @@ class OptimConfig(StrictModel):
     clip_grad: PositiveFloat | None = 1.0
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    swa: Annotated[float, Field(gt=0, lt=1)] | None = None  # the last share of the epochs, whose weights are averaged
     sync_bn: bool = False
 
     @model_validator(mode="after")
@@ -208,10 +220,21 @@ class OptimConfig(StrictModel):
             raise ValueError(f"warmup must be epochs (an integer) or a fraction of the run below 1, got {self.warmup}")
         return self
 
+    @model_validator(mode="after")
+    def _weights_are_averaged_once(self) -> OptimConfig:
+        if self.ema is not None and self.swa is not None:
+            raise ValueError("optim.ema and optim.swa both average the weights; leave one out")
+        return self
+
     @property
     def warmup_epochs(self) -> float:
         """Length of the linear warm-up in epochs."""
         return self.warmup if isinstance(self.warmup, int) else self.warmup * self.epochs
+
+    def averaged_before(self, epoch: int) -> int:
+        """How many epochs the average of `swa` holds before an epoch, numbered from 0, enters it."""
+        first = self.epochs - max(round((self.swa or 0) * self.epochs), 1)
+        return max(epoch - first, 0)
 
 
 class TeacherRun(StrictModel):
@@ -327,6 +350,11 @@ class Recipe(StrictModel):
         if self.loss.kd > 0 and self.teacher is None:
             raise ValueError(
                 "loss.kd is above 0 but there is no teacher; give teacher=RUN_DIRECTORY (a finished b0_ce) or loss.kd=0"
+            )
+        if self.data.unlabelled and self.loss.kd == 0:
+            raise ValueError(
+                "data.unlabelled are images for a teacher to label, and loss.kd is 0; give teacher=RUN with loss.kd, "
+                "or leave them out"
             )
         if (self.loss.proto_kd > 0 or self.loss.proto_share is not None) and self.grid is None:
             if (size := self.grid_size) is None:

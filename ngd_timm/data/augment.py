@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -25,20 +25,25 @@ class AugmentDraw:
     brightness: torch.Tensor  # (B,) factors
     contrast: torch.Tensor  # (B,) factors
     box: torch.Tensor  # (B, 4) left, top, right, bottom of the erased box as shares of the side, 0 where none is
+    gamma: torch.Tensor  # (B,) exponents of the grey values
+    stretch: torch.Tensor  # (B,) bool: whether the contrast is stretched
+    blur: torch.Tensor  # (B,) sigma of a Gaussian as a share of the side, 0 for none
+    downscale: torch.Tensor  # (B,) share of the resolution that is lost
 
     def __getitem__(self, rows: slice) -> AugmentDraw:
         """The parameters of some rows."""
-        return AugmentDraw(self.theta[rows], self.brightness[rows], self.contrast[rows], self.box[rows])
+        return AugmentDraw(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 def draw_augment(config: AugmentConfig, batch: int, generator: torch.Generator) -> AugmentDraw:
-    """Draw flips, affine maps, light and erased boxes for a batch.
+    """Draw flips, affine maps, light, sharpness and erased boxes for a batch.
 
     Every number is drawn whether its part is on or off, so switching one part off leaves the others as they were.
     """
     chance = torch.rand(batch, 2, generator=generator)
     spread = torch.rand(batch, 6, generator=generator) * 2 - 1
     place = torch.rand(batch, 4, generator=generator)
+    grain = torch.rand(batch, 4, generator=generator)
     mirror = 1 - 2 * (chance[:, 0] < config.flip).float()
     angle = config.rotate * spread[:, 0]
     zoom = 1 + config.scale * spread[:, 1]
@@ -63,6 +68,10 @@ def draw_augment(config: AugmentConfig, batch: int, generator: torch.Generator) 
         brightness=1 + config.brightness * spread[:, 4],
         contrast=1 + config.contrast * spread[:, 5],
         box=box * (chance[:, 1] < config.erase).float()[:, None],
+        gamma=torch.exp(config.gamma * (2 * grain[:, 0] - 1)),
+        stretch=grain[:, 1] < config.stretch,
+        blur=config.blur * grain[:, 2],
+        downscale=config.downscale * grain[:, 3],
     )
 
 
@@ -91,10 +100,19 @@ def _render(
 ) -> torch.Tensor:
     device = images.device
     out = _resample(images, draw.theta, image_size)
+    if bool((draw.blur > 0).any() or (draw.downscale > 0).any()):
+        rows_of = _softening(image_size, draw.blur.to(device), draw.downscale.to(device))[:, None]
+        out = rows_of @ out @ rows_of.mT
+    if bool(draw.stretch.any()):
+        there = draw.stretch.nonzero()[:, 0].to(device)
+        out[there] = _stretched(out[there])
     bright = draw.brightness.to(device, non_blocking=True) / 255
     contrast = draw.contrast.to(device, non_blocking=True)
     offset = out.mean(dim=(1, 2, 3)) * bright * (1 - contrast)
     out.mul_((bright * contrast)[:, None, None, None]).add_(offset[:, None, None, None]).clamp_(0, 1)
+    if bool((draw.gamma != 1).any()):
+        # pow with an exponent a row takes five times as long
+        out.clamp_(min=1e-10).log_().mul_(draw.gamma.to(device)[:, None, None, None]).exp_()
     mean_ = torch.tensor(mean, device=device)[:, None, None]
     scale = 1 / torch.tensor(std, device=device)[:, None, None]
     out = out.sub_(mean_).mul_(scale) if out.shape[1] == len(mean) else (out - mean_).mul_(scale)
@@ -104,6 +122,36 @@ def _render(
         if right > left and bottom > top:
             out[row, :, top:bottom, left:right] = 0.0
     return out
+
+
+def _softening(size: int, blur: torch.Tensor, downscale: torch.Tensor) -> torch.Tensor:
+    """(B, size, size) matrices that blur a row of pixels, then scale it down and up again as antialiased `interpolate`.
+
+    Both are linear and separable, so a whole batch costs two products, whatever each image's strength.
+    """
+    at = torch.arange(size, device=blur.device) + 0.5
+    gap = (at - at[:, None]) / (blur * size).clamp(min=1e-2)[:, None, None]
+    # cut at five sigma: exp of what underflows, and products with it, take a hundred times as long
+    gauss = torch.exp(-0.5 * gap.square().clamp(max=25)) * (gap.abs() < 5)
+    kept = (size * (1 - downscale)).round().clamp(min=1)
+    step = (size / kept)[:, None, None]
+    centres = at[None, :, None] * step  # of the small image's pixels, of which only the first `kept` exist
+    exists = at[None, :, None] < kept[:, None, None]
+    small = (1 - (centres - at).abs() / step).clamp(min=0) * exists
+    large = (1 - (at[None, :, None] / step - at).abs()).clamp(min=0) * exists.mT
+    return _unit_sums(large) @ _unit_sums(small) @ _unit_sums(gauss)
+
+
+def _unit_sums(rows: torch.Tensor) -> torch.Tensor:
+    return rows / rows.sum(dim=-1, keepdim=True).clamp(min=1e-12)
+
+
+def _stretched(images: torch.Tensor) -> torch.Tensor:
+    """(B, C, H, W) on the scale of the pixels, every image's darkest percent black and its brightest white."""
+    # every third pixel of every third row tells enough, and sorting is what costs
+    ordered = images[:, :, ::3, ::3].flatten(1).sort(dim=1).values
+    low, high = (ordered[:, round(q * (ordered.shape[1] - 1))][:, None, None, None] for q in (0.01, 0.99))
+    return ((images - low) * (255 / (high - low).clamp(min=1))).clamp_(0, 255)
 
 
 def _resample(images: torch.Tensor, theta: torch.Tensor, image_size: int) -> torch.Tensor:

@@ -21,7 +21,7 @@ from ngd_timm.data.hold_out import HELD_OUT, TRAINED_ON, held_out
 from ngd_timm.data.labels import DATASETS, SPLITS
 from ngd_timm.data.layouts import NOT_LISTED, Found, Piece, Rows, dataset_id, look_at
 from ngd_timm.data.layouts.rows import read_image_file
-from ngd_timm.data.parts import Part, Selection, dropped_counts
+from ngd_timm.data.parts import Part, Selection, dropped_counts, keep_fraction
 from ngd_timm.data.streaming import StreamedRows, Tally
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Options(TypedDict, total=False):
     drop_duplicates: bool
     classes: Sequence[str]
     limit: int | None
+    label_fraction: float | None
     options: Mapping[str, Any] | None
 
 
@@ -132,6 +133,7 @@ def load_fer(
     drop_duplicates: bool = True,
     classes: Sequence[str] = CLASSES,
     limit: int | None = None,
+    label_fraction: float | None = None,
     options: Mapping[str, Any] | None = None,
     streaming: bool = False,
 ) -> Dataset | IterableDataset:
@@ -159,6 +161,8 @@ def load_fer(
             `dup_of_train` where there is one, else by comparing the decoded pixels.
         classes: Class names, in the order of the labels; rows of other classes are dropped and counted.
         limit: Keep the first N remaining rows of each split.
+        label_fraction: Keep this share of the split "train", of each class alike and one image of it at least: those
+            whose names have the smallest sha256, so that 5 % lies within 20 %.
         options: What a layout leaves open, the keys of `layouts.options.LayoutOptions`. They win over those in `root`.
         streaming: Return an `IterableDataset` with the same columns and the same rows, read lazily: from parquet files
             and Hub ids.
@@ -191,6 +195,7 @@ def load_fer(
         drop_duplicates=drop_duplicates,
         classes=classes,
         limit=limit,
+        label_fraction=label_fraction,
         options=options,
     )[0]
 
@@ -200,6 +205,8 @@ def load_stream(
 ) -> tuple[IterableDataset, Tally]:
     """`load_fer(..., streaming=True)`, and a tally of what was read and dropped, filled in by each whole pass."""
     layout, selection = _parsed(name, options)
+    if selection.label_fraction is not None:
+        raise InputError("label_fraction is counted over the whole set, which a stream does not hold; leave one out")
     found = look_at(root, name, layout, streaming=True)
     if found.hold_out is not None:
         raise InputError(f"{root}: a stream can't hold images out; leave streaming or hold_out out")
@@ -260,6 +267,8 @@ def _load_pieces(
             part.drop(*((HELD_OUT, held) if split == "train" else (TRAINED_ON, ~held)))
     training = [piece for piece in found.pieces if piece.split == "train"]
     searched = _drop_duplicates(parts, training, selection.drop_duplicates, read)
+    if selection.label_fraction is not None and split == "train":
+        keep_fraction(parts, selection.label_fraction)
     _apply_limit(parts, selection.limit)
     dataset = _join(parts)
     dataset.info.update(_info(selection.name, pieces))
@@ -375,13 +384,14 @@ def _report(name: str, split: str, parts: Sequence[Part], dataset: Dataset, sear
         kept=len(dataset),
         counts={c: round(float(n), 3) for c, n in zip(names, counts, strict=True)},
         duplicates=searched,
-        sha256=_sha256(dataset, target),
+        sha256=rows_sha256(dataset, target),
         layout=", ".join(dict.fromkeys(p.piece.kind for p in parts)),
         dataset_id=dataset_id([p.piece for p in parts]),
     )
 
 
-def _sha256(dataset: Dataset, target: np.ndarray) -> str:
+def rows_sha256(dataset: Dataset, target: np.ndarray) -> str:
+    """The hash of a set's encoded images, targets, and where there are any valence and arousal, in order."""
     digest = hashlib.sha256(np.ascontiguousarray(target).tobytes())
     if {"valence", "arousal"} <= set(dataset.column_names):
         for column in ("valence", "arousal"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, Features
 
 DUPLICATE = "a copy of a training image"
+_NAMED_BY = ("file_name", "source")
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Selection:
     classes: Sequence[str] = CLASSES
     drop_duplicates: bool = True
     limit: int | None = None
+    label_fraction: float | None = None
 
     def __post_init__(self) -> None:
         checks = [("data set", self.name, DATASETS), ("label rule", self.label_rule, LABEL_RULES)]
@@ -41,6 +44,8 @@ class Selection:
             raise InputError(f"classes must be at least two different names, got {list(self.classes)}")
         if self.limit is not None and self.limit < 1:
             raise InputError(f"limit must be at least 1 or absent, got {self.limit}")
+        if self.label_fraction is not None and not 0 < self.label_fraction <= 1:
+            raise InputError(f"label_fraction must be a share above 0 and at most 1, got {self.label_fraction}")
 
 
 class Part:
@@ -128,6 +133,29 @@ class Part:
         # with a fingerprint of its own, as `datasets` would pickle every image to make one
         dataset = Dataset(table.cast(self.features().arrow_schema), info=None, fingerprint=uuid.uuid4().hex[:16])
         return dataset.select(index) if held is None else dataset
+
+
+def keep_fraction(parts: Sequence[Part], fraction: float) -> None:
+    """Keep a share of each class's rows of all parts, one at least: those whose names have the smallest sha256.
+
+    So a smaller share is within a larger one, and no seed has a part in it. A row's name is its `file_name`, or its
+    `source` where it has none.
+    """
+    names = [
+        [
+            file_name or source
+            for file_name, source in zip(*(p.rows.table[c].to_pylist() for c in _NAMED_BY), strict=True)
+        ]
+        for p in parts
+    ]
+    away = [part.kept.copy() for part in parts]
+    for c in range(len(parts[0].classes) if parts else 0):
+        rows = [(n, row) for n, p in enumerate(parts) for row in np.flatnonzero(p.kept & (p.label == c)).tolist()]
+        rows.sort(key=lambda at: (hashlib.sha256(names[at[0]][at[1]].encode()).digest(), at))
+        for n, row in rows[: max(round(fraction * len(rows)), 1)]:
+            away[n][row] = False
+    for part, mask in zip(parts, away, strict=True):
+        part.drop(f"beyond label_fraction={fraction:g}", mask)
 
 
 def dropped_counts(parts: Iterable[Part]) -> dict[str, int]:

@@ -36,6 +36,11 @@ _TWINS = (
     ("kd_kl", "b1_kd"),
     ("d_geo_epoch0", "b3_full"),
     ("d_geo_no_separation", "b3_full"),
+    ("low_real", "low_random"),
+    ("low_real", "low_shuffled"),
+    ("low_real", "low_va"),
+    ("low_both", "low_real"),
+    ("low_both", "low_geo"),
 )
 
 

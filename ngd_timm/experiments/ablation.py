@@ -279,8 +279,9 @@ def _refuse_other_data(run: Recipe, known: dict[bool, dict[str, str]]) -> None:
     """A difference between runs on other images, labels, valence or arousal would not be one of their recipes."""
     file = _run_folder(run) / "fingerprint.json"
     try:
-        trained = {split: str(report["sha256"]) for split, report in read_json(file)["data"].items()}
-        _ = trained["train"], trained["valid"]
+        reports = read_json(file)["data"]
+        # unlabelled images are a recipe's own, as its teacher is
+        trained = {split: str(reports[split]["sha256"]) for split in ("train", "valid")}
     except (KeyError, TypeError, AttributeError):
         raise InputError(f"{file} lacks the hashes of its data; remove that run, then it is trained again") from None
     for split, sha256 in known.setdefault(run.data.streaming, trained).items():

@@ -39,6 +39,7 @@ from ngd_timm.evaluate.student import face_batches
 from ngd_timm.grid.verdict import difference_verdict
 from ngd_timm.models.student import run_folder
 from ngd_timm.report.page import fill
+from ngd_timm.report.plots import write_forest_plot
 from ngd_timm.report.run import TERMS
 from ngd_timm.report.tables import Table, ablation_tables, with_interval
 
@@ -61,6 +62,7 @@ PAPER: Mapping[tuple[str, str], Mapping[str, tuple[float, float, float | None]]]
 _KIND = "ngd results"
 _KEPT = ("recipes", "seeds", "warm_start", "runs", "training")
 _BEST = ", best by "  # between a recipe's name and the metric that chose student_best/
+_PLOTTED = "macro_f1"
 _GIVEN = "given"  # instead of a label rule, of sets that name one class an image
 # recipes that stand for a row of the paper under another name; that T is logit KD's is our reading
 _SAME_OBJECTIVE = {"tau_paper": "b2_proto", "b3_t1": PAPER_BEST}
@@ -79,6 +81,14 @@ _QUESTIONS: Mapping[str, Sequence[tuple[str, str, str]]] = {
         ("the EEG grid against a random grid", "b2_share", "c_random"),
         ("the EEG grid against a shuffled grid", "b2_share", "c_shuffled"),
         ("the EEG grid against valence and arousal alone", "b2_share", "c_va"),
+    ),
+    "Does a prior help where labels are few?": (
+        ("Proto-KD", "low_real", "low_ce"),
+        ("D-Geo", "low_geo", "low_ce"),
+        ("Proto-KD and D-Geo", "low_both", "low_ce"),
+        ("the EEG grid against a random grid", "low_real", "low_random"),
+        ("the EEG grid against a shuffled grid", "low_real", "low_shuffled"),
+        ("the EEG grid against valence and arousal alone", "low_real", "low_va"),
     ),
     "Would Proto-KD be better off otherwise?": (
         ("3x3 cells instead of 5x5", "g3", "b2_share"),
@@ -254,17 +264,31 @@ def check_out(out: str | Path) -> None:
         raise InputError(f"{out} is no place for a page; give a file that ends in .md")
     check_place(out)
     file = out.with_suffix(".json")
-    if file.exists() and read_json(file).get("kind") != _KIND:
-        raise InputError(f"the scores would replace {file}, which is something else; give --out another name")
+    plot = out.with_suffix(".png")
+    for replaced, other in (
+        (file, file.exists() and read_json(file).get("kind") != _KIND),
+        (plot, plot.exists() and not file.exists()),
+    ):
+        if other:
+            raise InputError(f"the page would replace {replaced}, which is something else; give --out another name")
 
 
 def write_results(results: Mapping[str, Any], out: str | Path) -> None:
-    """Write `out` (Markdown), and beside it the same name with `.json`, from which it follows; see `check_out`."""
+    """Write `out` (Markdown), and beside it `.json`, from which it follows, and `.png`, its plot; see `check_out`."""
     out = Path(out)
     check_out(out)
-    kept = _compact(results)
+    kept, plot = _compact(results), out.with_suffix(".png")
     write_json(out.with_suffix(".json"), kept, indent=None)
-    write_text(out, results_markdown(kept))
+    sets = _by_first_rule(results)
+    if differ := all(found["differences"] for found in sets.values()):
+        write_forest_plot(sets, _PLOTTED, results["seeds"], plot)
+    write_text(out, results_markdown(kept, plot.name if differ else None))
+
+
+def _by_first_rule(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The sets as the first label rule counts them, and those that name one class an image."""
+    _, _, rule = next(iter(results["sets"])).partition(", ")
+    return {name: found for name, found in results["sets"].items() if name.endswith((f", {rule}", f", {_GIVEN}"))}
 
 
 def _compact(value: Any, whole: bool = False) -> Any:
@@ -280,9 +304,8 @@ def _compact(value: Any, whole: bool = False) -> Any:
     return value
 
 
-def results_markdown(results: Mapping[str, Any]) -> str:
-    """The page of what `score_ablation` returned, or of its JSON read back."""
-    _, _, rule = next(iter(results["sets"])).partition(", ")
+def results_markdown(results: Mapping[str, Any], plot: str | None = None) -> str:
+    """The page of what `score_ablation` returned, or of its JSON read back, with a plot of the differences by name."""
     teachers = {name: terms and [TERMS[t] for t in terms] for name, terms in results["teachers"].items()}
     notes = (results["beside"], results["tried"])
     return fill(
@@ -294,11 +317,9 @@ def results_markdown(results: Mapping[str, Any]) -> str:
                 t for t in (TERMS["proto_kd"], TERMS["d_geo"]) if any(t in (x or ()) for x in teachers.values())
             ],
             # one seed is no ground for a conclusion about a term
-            "summaries": [
-                _summary(name, results)
-                for name in results["sets"]
-                if name.endswith((f", {rule}", f", {_GIVEN}")) and len(results["seeds"]) > 1
-            ],
+            "summaries": [_summary(name, results) for name in _by_first_rule(results) if len(results["seeds"]) > 1],
+            "plot": plot,
+            "plotted": METRIC_TITLES[_PLOTTED],
             "overview": _overview(results) if len(results["sets"]) > 1 else None,
             "tables": {name: _tables(name, results) for name in results["sets"]},
             "training": ablation_tables({**results, "sets": {}})[-1],

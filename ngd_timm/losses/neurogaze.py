@@ -72,7 +72,8 @@ class NeuroGazeLoss(nn.Module):
         logits (B, C); embedding (B, D), None where no term needs it; target (B,) or (B, C); teacher_logits (B, C) or
         None; valence_arousal (B, 2) or None; features (B, F), for `d_geo_on="features"` alone. Output: dict of scalars:
         "loss", each active component unweighted, and "positive_variance", the mean spread of the positive classes of
-        the batch (NaN where unknown). A row whose target is -100, or all zeros, counts in no term but KD.
+        the batch (NaN where unknown). A row whose target is -100, or all zeros, counts in KD, in Proto-KD where its
+        valence and arousal are given (not NaN), and in no other term.
 
     Raises:
         InputError: Classes or class weights that don't match, Proto-KD without a grid, a ramp that is not two shares.

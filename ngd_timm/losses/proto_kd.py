@@ -74,9 +74,9 @@ class ProtoKDLoss(nn.Module):
         gather_distributed: In training divide by the rows of all ranks, which must then all call it.
 
     Shape:
-        embedding (B, D); target (B,) indices or (B, C) weights, where -100 or a row of zeros is ignored;
-        valence_arousal (B, 2) or None, where a row of NaN means "not known, take the class"; output: scalar, 0 where no
-        row counts.
+        embedding (B, D); target (B,) indices or (B, C) weights, where -100 or a row of zeros is no class;
+        valence_arousal (B, 2) or None, where a row of NaN means "not known, take the class"; a row with neither is
+        ignored; output: scalar, 0 where no row counts.
 
     Raises:
         InputError: A setting out of range, or an embedding whose width is not the grid's.
@@ -145,7 +145,9 @@ class ProtoKDLoss(nn.Module):
             if valence_arousal is not None:
                 known = valence_arousal.isfinite().all(dim=1, keepdim=True)
                 points = torch.where(known, valence_arousal, 0).to(self.class_targets.dtype)
-                q = torch.where(known, weight.sum(dim=1, keepdim=True) * self.target_distribution(points), q)
+                mass = weight.sum(dim=1, keepdim=True)
+                # a row without a class has a place where it is given one
+                q = torch.where(known, torch.where(mass == 0, 1, mass) * self.target_distribution(points), q)
         return proto_kd_loss(embedding, self.prototypes, q, self.tau, self.training and self.gather_distributed)
 
     def extra_repr(self) -> str:

@@ -214,7 +214,8 @@ def _hyperparameters(run: Run) -> Iterator[tuple[str, str]]:
         f"{optim.schedule}, warm-up {optim.warmup:g}, {optim.epochs} epochs, batches of {optim.batch_size}",
     )
     yield "gradient clipping", "none" if optim.clip_grad is None else f"{optim.clip_grad:g}"
-    yield "weight averaging", "none" if optim.ema is None else f"EMA, {optim.ema:g}"
+    swa = "none" if optim.swa is None else f"of the last {optim.swa:.0%} of the epochs, equally"
+    yield "weight averaging", swa if optim.ema is None else f"EMA, {optim.ema:g}"
     yield "precision", str(run.fingerprint.get("precision", optim.amp))
     yield "sampling", data.sampler
     yield "augmentation", ", ".join(f"{name} {value:g}" for name, value in augment.model_dump().items())

@@ -195,8 +195,25 @@ def write_difference_plot(comparison: Mapping[str, Any], path: str | Path) -> No
                 _draw_differences(axis, found["differences"], protocol, metric)
                 axis.set_title(f"{key}, {protocol_name(protocol, found)}: {METRIC_NAMES[metric]}", fontsize=9)
                 axis.set_xlabel("difference, points")
-        over_seeds = "; thin line: 95 % over seeds, ticks: single seeds" * (len(comparison["seeds"]) > 1)
-        figure.suptitle(f"dot: mean over seeds, thick line: 95 % over images{over_seeds}", fontsize=10)
+        figure.suptitle(_legend_of_intervals(comparison["seeds"]), fontsize=10)
+
+
+def write_forest_plot(sets: Mapping[str, Any], metric: str, seeds: Sequence[int], path: str | Path) -> None:
+    """Write the differences of one metric on several sets of `evaluate.comparison` as a PNG, a panel a set."""
+    columns = min(len(sets), _PANELS)
+    rows = math.ceil(len(sets) / columns)
+    most = max(len(found["differences"]) for found in sets.values())
+    with png_figure(path, (2.2 + 1.9 * columns, 0.8 + rows * (1.3 + 0.23 * most))) as figure:
+        axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
+        for axis, (name, found) in zip(axes, sets.items(), strict=False):
+            protocol = shown_protocols(found)[-1]
+            _draw_differences(axis, found["differences"], protocol, metric)
+            title = [*name.split(", ", 1), f"{protocol_name(protocol, found)}, n = {found['n']}"]
+            axis.set_title("\n".join(title), fontsize=8)
+        for axis in axes[len(sets) :]:
+            axis.set_visible(False)
+        figure.supxlabel(f"difference in {METRIC_TITLES[metric]}, points", fontsize=9)
+        figure.suptitle(_legend_of_intervals(seeds).replace("; ", "\n"), fontsize=9)
 
 
 def write_sensitivity_plot(comparison: Mapping[str, Any], path: str | Path) -> None:
@@ -214,8 +231,7 @@ def write_sensitivity_plot(comparison: Mapping[str, Any], path: str | Path) -> N
             for axis, metric in zip(row, METRICS, strict=True):
                 _draw_sensitivity(axis, comparison, swept, key, protocol, metric)
                 axis.set_title(f"{key}, {protocol_name(protocol, comparison['sets'][key])}", fontsize=9, pad=22)
-        over_seeds = "; thin line: 95 % over seeds, ticks: single seeds" * (len(comparison["seeds"]) > 1)
-        figure.suptitle(f"dot: mean over seeds, thick line: 95 % over images{over_seeds}", fontsize=10)
+        figure.suptitle(_legend_of_intervals(comparison["seeds"]), fontsize=10)
 
 
 def plot_recipe_shares(name: str, alt: str, shares: Mapping[str, Mapping[str, float]], terms: Mapping[str, str]) -> str:
@@ -377,6 +393,11 @@ def plot_scalps(
     height = _SCALP_WIDTH * (len(rows) * _SCALP_ROW + 0.5) / (len(columns) * _SCALP_STEP) + 0.6
     svg = to_svg(name, alt, draw, size=(_SCALP_WIDTH, height))
     return svg.replace("image-rendering:crisp-edges;image-rendering:pixelated", "")
+
+
+def _legend_of_intervals(seeds: Sequence[int]) -> str:
+    over_seeds = "; thin line: 95 % over seeds, ticks: single seeds" * (len(seeds) > 1)
+    return f"dot: mean over seeds, thick line: 95 % over images{over_seeds}"
 
 
 def _draw_differences(axes: Axes, differences: Sequence[Mapping[str, Any]], protocol: str, metric: str) -> None:

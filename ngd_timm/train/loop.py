@@ -36,6 +36,7 @@ from ngd_timm.models.calibration import divide_logits, fit_temperature, temperat
 from ngd_timm.models.logit_adjustment import adjust_logits
 from ngd_timm.models.ngd_models import DistillationWrapper
 from ngd_timm.models.student import round_matrices, save_student, weights_sha256
+from ngd_timm.train.averaging import renew_batch_norm, update_average
 from ngd_timm.train.checkpoint import Checkpoints, Progress, weights_are_finite
 from ngd_timm.train.fingerprint import pinned, refuse_changes, resume_command
 from ngd_timm.train.interruption import Interruption, Stopped
@@ -116,6 +117,7 @@ def _train_and_score(
     while progress.epoch < recipe.optim.epochs:
         began = time.perf_counter() - progress.seconds
         row = _train_epoch(setup, progress, checkpoints, stop)
+        renew_batch_norm(setup, progress.epoch)
         predictions = _predict(setup, setup.valid, stop)
         row |= {f"valid_{name}": value for name, value in _scores(setup, predictions, "8way").items()}
         for key, batches in setup.best_on.items():
@@ -160,9 +162,9 @@ def _train_epoch(setup: Setup, progress: Progress, checkpoints: Checkpoints, sto
         losses["grad_norm"] = nn.utils.clip_grad_norm_(task.get_clip_parameters(), optim.clip_grad or math.inf)
         scaler.step(optimizer)
         scaler.update()
-        task.update_ema(update)
+        update_average(setup, update)
         del losses["output"]
-        progress.finish_step(losses, shares, setup.batches.batch_size)
+        progress.finish_step(losses, shares, setup.step_size)
         _after_step(setup, progress, checkpoints, stop, began)
     criterion = task.criterion
     return {

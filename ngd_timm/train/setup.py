@@ -32,7 +32,14 @@ from ngd_timm.models.ngd_models import DistillationWrapper, input_channels, wrap
 from ngd_timm.models.rgb import grey_weights
 from ngd_timm.models.small_maps import small_maps_as_products
 from ngd_timm.models.student import class_prior, create_student, open_student, temperature_of
-from ngd_timm.train.batches import TrainingBatch, on_device, with_teacher_logits
+from ngd_timm.train.batches import (
+    TrainingBatch,
+    on_device,
+    with_expected_places,
+    with_teacher_logits,
+    with_unlabelled,
+    without_end,
+)
 from ngd_timm.train.fingerprint import fingerprint_of, teacher_config_hash, teacher_hash
 from ngd_timm.train.gradient_share import GradientShare
 from ngd_timm.train.task import NeuroGazeTask
@@ -56,6 +63,7 @@ class Setup:
     device: torch.device
     precision: torch.dtype | None  # of autocast; None is float32
     batches: FaceBatches | FaceStream
+    unlabelled: FaceBatches | None  # rows that every batch takes beside its own
     valid: FaceBatches
     best_on: dict[str, FaceBatches]  # the sets that choose student_best/, by name
     task: NeuroGazeTask
@@ -76,11 +84,20 @@ class Setup:
     def training_batches(self, epoch: int, first: int) -> Iterator[TrainingBatch]:
         """An epoch's batches from number `first` on, with the teacher's logits where there is a teacher."""
         self.batches.set_epoch(epoch)
-        batches = on_device(self.batches.batches(first), self.device)
+        batches: Iterator[TrainingBatch] = on_device(self.batches.batches(first), self.device)
         if self.teacher is None:
             return batches
+        if self.unlabelled is not None:
+            more = on_device(without_end(self.unlabelled, epoch * len(self.batches) + first), self.device)
+            batches = with_unlabelled(batches, more)
         teacher = self.autocast()(self.teacher.forward)
-        return with_teacher_logits(batches, teacher, self.logit_cache, epoch, first)
+        taught = with_teacher_logits(batches, teacher, self.logit_cache, epoch, first)
+        return taught if self.unlabelled is None else with_expected_places(taught, self.recipe.data.classes)
+
+    @property
+    def step_size(self) -> int:
+        """Images of a training step, of all processes."""
+        return self.batches.batch_size + (0 if self.unlabelled is None else self.unlabelled.batch_size)
 
 
 def prepare(recipe: Recipe) -> Setup:
@@ -133,6 +150,7 @@ def prepare(recipe: Recipe) -> Setup:
         device=device,
         precision=precision,
         batches=data.batches,
+        unlabelled=data.unlabelled,
         valid=valid,
         best_on=chosen_by,
         task=task,
@@ -202,9 +220,10 @@ def build_model(recipe: Recipe, grid: PrototypeGrid | None) -> DistillationWrapp
 
 
 class TrainingData(NamedTuple):
-    """The training batches, the validation set, and the counts (classes,) of the training set and of what is drawn."""
+    """Batches with and without labels, the validation set, and (classes,) counts: of the training set, of its draws."""
 
     batches: FaceBatches | FaceStream
+    unlabelled: FaceBatches | None
     valid: Dataset
     class_counts: np.ndarray
     labels_drawn: np.ndarray
@@ -229,18 +248,39 @@ def open_data(recipe: Recipe, model: DistillationWrapper, device: torch.device) 
         "seed": recipe.seed,
         "ahead": device.type == "cuda",
     }
+    unlabelled = None
+    if data.unlabelled:
+        unlabelled, reports["unlabelled"] = open_unlabelled(recipe, options)
     if data.streaming:
         valid, reports["valid"] = load_split(*place, "valid", **rows)
         training, tally = load_stream(*place, "train", **rows)
         stream = FaceStream(training, buffer=data.shuffle_buffer, **options)
         reports["train"] = stream.report(data.name, "train", tally)
-        return TrainingData(stream, valid, stream.counts, stream.counts, reports)
+        return TrainingData(stream, unlabelled, valid, stream.counts, stream.counts, reports)
     loaded = load_splits(*place, ["train", "valid"], **rows)
     (training, reports["train"]), (valid, reports["valid"]) = loaded["train"], loaded["valid"]
     options |= {"sampler": data.sampler, "in_memory": data.in_memory, "workers": data.workers}
     batches = FaceBatches(training, train=True, part=(rank(), world_size()), **options)
     labels_drawn = drawn_counts(targets(training), batches.labels, data.sampler, len(data.classes))
-    return TrainingData(batches, valid, class_counts(training), labels_drawn, reports)
+    return TrainingData(batches, unlabelled, valid, class_counts(training), labels_drawn, reports)
+
+
+def open_unlabelled(recipe: Recipe, options: dict[str, Any]) -> tuple[FaceBatches, LoadReport]:
+    """Batches of the images without labels, with the `options` of the labelled ones, and what was read."""
+    from ngd_timm.data import FaceBatches
+    from ngd_timm.data.unlabelled import load_unlabelled
+
+    data, size = recipe.data, recipe.optim.batch_size
+    images, report = load_unlabelled(data.name, data.unlabelled, data.classes)
+    rows = round(data.unlabelled_share * size)
+    if rows < world_size():
+        raise InputError(
+            f"data.unlabelled_share={data.unlabelled_share:g} of optim.batch_size={size} is {rows} images a step, for "
+            f"{world_size()} process(es); raise it"
+        )
+    # a seed that no recipe can have, so that no labelled batch is augmented alike
+    options = {**options, "batch_size": rows, "seed": recipe.seed + 2**31, "workers": data.workers}
+    return FaceBatches(images, train=True, part=(rank(), world_size()), **options), report
 
 
 def open_best_on(recipe: Recipe) -> dict[str, tuple[Dataset, LoadReport]]:
@@ -284,7 +324,7 @@ def calibration_rows(recipe: Recipe, model: DistillationWrapper, valid: Dataset)
 def build_task(
     recipe: Recipe, model: DistillationWrapper, criterion: NeuroGazeLoss, device: torch.device
 ) -> NeuroGazeTask:
-    """Model and loss as a task on the device, with EMA where the recipe wants it."""
+    """Model and loss as a task on the device, with a second copy of the weights where the recipe averages them."""
     optim = recipe.optim
     if optim.sync_bn and world_size() > 1:
         model.student = convert_sync_batchnorm(model.student)
@@ -292,6 +332,8 @@ def build_task(
     task = NeuroGazeTask(model, criterion, device=device, verbose=False)
     if optim.ema is not None:
         task.setup_ema(decay=optim.ema, use_warmup=True)
+    elif optim.swa is not None:
+        task.setup_ema(decay=0.0)  # set anew for every epoch: see `update_average`
     return task
 
 
@@ -321,7 +363,7 @@ def build_scheduler(optim: OptimConfig, optimizer: torch.optim.Optimizer, steps:
 
 
 def data_hashes(recipe: Recipe) -> dict[str, str]:
-    """By split, the sha256 of the data that a run of this recipe would write into its fingerprint."""
+    """The sha256 of the splits `train` and `valid` that a run of this recipe would write into its fingerprint."""
     from ngd_timm.data import FaceStream, load_split, load_splits, load_stream
 
     place, rows = _source(recipe)
@@ -339,7 +381,9 @@ def _source(recipe: Recipe) -> tuple[tuple[str, str], dict[str, Any]]:
     data = recipe.data
     if data.root is None:
         raise InputError(f"{recipe.name}: data.root is not set; give data.root=FOLDER that holds {data.name}")
-    return (data.name, data.root), data.model_dump(include={"label_rule", "drop_duplicates", "classes", "limit"})
+    return (data.name, data.root), data.model_dump(
+        include={"label_rule", "drop_duplicates", "classes", "limit", "label_fraction"}
+    )
 
 
 def _logits_key(
@@ -356,6 +400,7 @@ def _logits_key(
         "teacher_adjustments": teacher.adjustments,
         "teacher_config": teacher_config_hash(recipe),
         "data": data.reports["train"].sha256,
+        "unlabelled": data.unlabelled and [data.reports["unlabelled"].sha256, data.unlabelled.batch_size],
         "classes": recipe.data.classes,
         "augment": recipe.data.augment.model_dump(),
         "sampler": recipe.data.sampler,

@@ -150,3 +150,52 @@ def test_large_images_are_made_in_parts_with_the_result_of_the_whole(monkeypatch
     whole = render_batch(images, 32, [0.1, 0.2, 0.3], [0.5, 0.6, 0.7], params)
     monkeypatch.setattr("ngd_timm.data.augment._IN_CACHE", 2 * 3 * 32 * 32)
     assert torch.equal(render_batch(images, 32, [0.1, 0.2, 0.3], [0.5, 0.6, 0.7], params), whole)
+
+
+@pytest.mark.parametrize("size", [48, 64])
+def test_lost_resolution_is_an_antialiased_resize_down_and_up_again(size: int) -> None:
+    images, params = random_images(8, side=size), draw(8, downscale=0.7)
+    out = render_batch(images, size, [0.0], [1.0], params)
+    for row, lost in enumerate(params.downscale.tolist()):
+        small = F.interpolate(images[row : row + 1] / 255, round(size * (1 - lost)), mode="bilinear", antialias=True)
+        again = F.interpolate(small, size, mode="bilinear", antialias=True)
+        torch.testing.assert_close(out[row : row + 1], again, atol=1e-5, rtol=0)
+    assert float(params.downscale.max()) > 0.5
+
+
+def test_blur_is_a_gaussian_of_its_share_of_the_side() -> None:
+    from scipy.ndimage import gaussian_filter
+
+    images, params = random_images(8, side=48), draw(8, blur=0.04)
+    out = render_batch(images, 48, [0.0], [1.0], params)
+    for row, share in enumerate(params.blur.tolist()):
+        expected = gaussian_filter(images[row, 0].numpy() / 255, 48 * share, truncate=6)
+        inside = slice(12, -12)  # borders are weighted anew, where scipy mirrors
+        assert float((out[row, 0] - torch.from_numpy(expected).float())[inside, inside].abs().max()) < 1e-3
+
+
+def test_gamma_bends_the_grey_values_by_exponents_on_both_sides_of_one() -> None:
+    images, params = random_images(200), draw(200, gamma=0.5)
+    out = render_batch(images, 16, [0.0], [1.0], params)
+    torch.testing.assert_close(out, (images / 255) ** params.gamma[:, None, None, None], atol=1e-5, rtol=0)
+    assert 0.6 < float(params.gamma.min()) < 0.65
+    assert 1.55 < float(params.gamma.max()) < 1.65
+
+
+def test_stretching_gives_pale_images_the_whole_range_and_flat_ones_no_noise() -> None:
+    images = (random_images(200, side=32) // 4 + 100).to(torch.uint8)
+    images[7] = 90
+    params = draw(200, stretch=0.5)
+    out = render_batch(images, 32, [0.0], [1.0], params)
+    wide = out.amax((1, 2, 3)) - out.amin((1, 2, 3)) > 0.9
+    assert torch.equal(wide[params.stretch], torch.arange(200)[params.stretch] != 7)
+    assert 70 <= int(params.stretch.sum()) <= 130
+    torch.testing.assert_close(out[~params.stretch], images[~params.stretch] / 255, atol=1e-5, rtol=0)
+
+
+def test_further_parts_change_nothing_of_what_was_drawn_before() -> None:
+    plain, more = draw(flip=0.5, erase=0.5), draw(flip=0.5, erase=0.5, gamma=0.5, stretch=1, blur=0.02, downscale=0.5)
+    for name in ("theta", "brightness", "contrast", "box"):
+        assert torch.equal(getattr(plain, name), getattr(more, name))
+    images = random_images()
+    assert not torch.equal(*(render_batch(images, 32, [0.0], [1.0], d) for d in (plain, more)))

@@ -29,6 +29,8 @@ class LayoutOptions:
     config: str | None = None  # of a Hub data set that has several
     revision: str | None = None  # of a Hub data set: a branch, tag or commit
     max_megapixels: float | None = None  # open images of more than 100 megapixels too, up to this many
+    part: tuple[int, int] | None = None  # (number, count): only the rows whose hash is of this part
+    by: str = "file_name"  # the column whose values are hashed for `part`
 
     @property
     def named(self) -> bool:
@@ -54,6 +56,12 @@ _OPTIONS: Mapping[str, tuple[str, Callable[[str], Any], str]] = {
     "unknown": ("drop", str.lower, "drop"),
     "config": (".+", str, "a config of the Hub data set"),
     "revision": (r"[\w./-]+", str, "a branch, tag or commit of the Hub data set"),
+    "part": (
+        r"\d{1,4}/[1-9]\d{0,3}",
+        lambda text: tuple(int(number) for number in text.split("/")),
+        "a part of so many, counted from 0, such as 0/2",
+    ),
+    "by": ("subject|file_name|source", str.lower, "subject, file_name or source"),
     "max_megapixels": (r"(?=.*[1-9])\d{1,9}(\.\d+)?", float, "a number above 0, such as 400"),
 }
 
@@ -107,4 +115,9 @@ def parse_root(root: str | Path, further: Mapping[str, Any] | None = None) -> tu
         if not re.fullmatch(pattern, value, re.IGNORECASE):
             raise InputError(f"{key} must be {allowed}, got '{value[:80]}'")
         options[key] = convert(value)
+    number, count = options.get("part", (0, 1))
+    if number >= count:
+        raise InputError(f"part={number}/{count}: parts are counted from 0; give 0/{count} to {count - 1}/{count}")
+    if "by" in options and "part" not in options:
+        raise InputError("by=… says what part=… goes by; give both, such as part=0/2,by=subject")
     return text, LayoutOptions(**options)

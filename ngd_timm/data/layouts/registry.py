@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.hub import hub_id
@@ -107,6 +110,8 @@ def look_at(root: str | Path, dataset: str, options: Mapping[str, Any] | None = 
     listed = _listed(path, parsed)
     if listed is not None:
         pieces = [_changed(piece, partial(_without_unlisted, listed=listed)) for piece in pieces]
+    if parsed.part is not None:
+        pieces = [_changed(piece, partial(_of_part, part=parsed.part, by=parsed.by, shown=text)) for piece in pieces]
     return Found(pieces, listed, parsed.hold_out)
 
 
@@ -153,6 +158,18 @@ def _changed(piece: Piece, change: Callable[[Rows], Rows]) -> Piece:
 
 def _then(function: Callable[[], Any], change: Callable[[Any], Any]) -> Any:
     return change(function())
+
+
+def _of_part(rows: Rows, part: tuple[int, int], by: str, shown: str) -> Rows:
+    """The rows for which the first 8 bytes of sha256 of a column's value, modulo `count`, are `number`."""
+    names = rows.table[by].to_pylist() if by in rows.table.column_names else [None] * rows.table.num_rows
+    number, count = part
+    usable = rows.usable()
+    if unnamed := sum(name is None for name, used in zip(names, usable, strict=True) if used):
+        raise InputError(f"{shown}: {unnamed} of {usable.sum()} images have no {by}, which part=… goes by; choose by=…")
+    digests = (hashlib.sha256((name or "").encode()).digest() for name in names)
+    away = usable & np.array([int.from_bytes(d[:8], "big") % count != number for d in digests], dtype=bool)
+    return replace(rows, dropped={**rows.dropped, f"of another part than {number}/{count} by {by}": away})
 
 
 def _without_unlisted(rows: Rows, listed: frozenset[str]) -> Rows:
