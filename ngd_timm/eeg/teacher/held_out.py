@@ -12,7 +12,7 @@ import numpy as np
 from ngd_timm.core.affect import cell_of
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.teacher_recipe import TeacherRecipe
-from ngd_timm.eeg.folds import FOLDS_BY, align, cells, fold_windows, shared_stimuli
+from ngd_timm.eeg.folds import FOLDS_BY, align, cells, fold_windows, held_out_rows, shared_stimuli
 from ngd_timm.eeg.scores import AXES, score_trials, trial_means
 from ngd_timm.eeg.signal.bandpower import NORMALISATION, SET, BandPower, trial_index
 from ngd_timm.eeg.teacher.baselines import logistic_regression, ridge_regression, trial_number
@@ -36,7 +36,7 @@ def score_run(
     predictions: np.ndarray,
 ) -> dict[str, Any]:
     """The content of scores.json; `embeddings` (F, N, D) and `predictions` (F, N, 2) are of N rated windows."""
-    target, subject, first = trial_means(data.valence_arousal, data.subject, data.trial)
+    target, subject, _ = trial_means(data.valence_arousal, data.subject, data.trial)
     prediction, decision = _held_out_trials(data, held_out_fold, predictions)
     by, controls = recipe.data.folds_by, _controls(data, held_out_fold)
     score = _scorer(recipe, data, held_out_fold, by, controls)
@@ -100,7 +100,7 @@ def ridge_in_other_folds(recipe: TeacherRecipe, data: BandPower, z: np.ndarray) 
 
 
 def _score_ridge(recipe: TeacherRecipe, data: BandPower, z: np.ndarray, fold: np.ndarray, by: str) -> dict[str, Any]:
-    own = (fold.reshape(len(fold), -1) >= 0).all(axis=1)
+    own = held_out_rows(fold)
     data, z, fold = data.rows(own), z[own], fold[own]
     high = data.valence_arousal > 0
     if (high.all(axis=0) | ~high.any(axis=0)).any():
@@ -145,10 +145,8 @@ def _rows_of(score: partial[dict[str, Any]], own: np.ndarray) -> dict[str, Any]:
 
 def _score_controls(score: partial[dict[str, Any]], controls: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """A control orders nothing among the trials of one name, so that it isn't scored there."""
-    plain = partial(
-        score, number=None, stimulus=score.keywords["stimulus"] if score.keywords["fold"] is not None else None
-    )
-    return {who: plain(decision, None) for who, decision in controls.items()}
+    plain = {"number": None} if score.keywords["fold"] is not None else {"number": None, "stimulus": None}
+    return {who: score(decision, None, **plain) for who, decision in controls.items()}
 
 
 def _held_out_trials(
@@ -221,8 +219,8 @@ def log_scores(scores: dict[str, Any]) -> None:
     for by, others in scores.get("folds", {}).items():
         for row in score_rows({"ridge": others["ridge"]}):
             logger.info(
-                f"ridge held out by {by}, {row['axis']} {row['metric']}: {row['value']:.3f}, chance {row['chance']:.3f}, "
-                f"p {row['p']:.4f}"
+                f"ridge held out by {by}, {row['axis']} {row['metric']}: {row['value']:.3f}, chance "
+                f"{row['chance']:.3f}, p {row['p']:.4f}"
             )
     for size, grid in scores["grids"].items():
         mantel, halves = grid["mantel_centered"], grid["stability"]["centered"]
