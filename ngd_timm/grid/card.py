@@ -47,7 +47,13 @@ def grid_card(grid: PrototypeGrid, name: str, repo_id: str | None = None) -> str
         **_sources(notes),
         header=card_header(
             library_name="ngd_timm",
-            tags=["eeg", "valence-arousal", "prototypes", "knowledge-distillation", "timm"],
+            tags=[
+                *([] if "source" in notes else ["eeg"]),
+                "valence-arousal",
+                "prototypes",
+                "knowledge-distillation",
+                "timm",
+            ],
             datasets=[credit.title.lower() for credit in _sources(notes)["credits"]],
         ),
         name=name,

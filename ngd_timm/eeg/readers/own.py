@@ -61,8 +61,9 @@ def read_recordings(table: str | Path) -> RecordingSet:
     description; it has to occur once in the file), `valence` and `arousal` (both empty where nobody rated). And
     where needed: `trial` (a number; else rows are numbered within a subject), `stimulus` (its name, the same for
     everybody; needed to hold out by stimulus), `baseline` (the description of the rest before the trial), `seconds`
-    (for annotations that only mark a begin), `low` and `high` (the rating scale's ends, -1 and 1 if not given). Triggers in a channel become annotations by `mne.annotations_from_events`. An `InputError`
-    names the row and what is wrong with it.
+    (for annotations that only mark a begin), `low` and `high` (the rating scale's ends, -1 and 1 if not given).
+    Triggers in a channel become annotations by `mne.annotations_from_events`. An `InputError` names the row and what
+    is wrong with it.
 
     Examples:
         >>> import tempfile
