@@ -669,9 +669,10 @@ def prototypes_build(
         grid = grid_of_table(tables[0], size=size, center=center, min_subjects=min_subjects)
     else:
         grid = build_grid(runs, size=size, center=center, min_subjects=min_subjects)
+    text = None if card is None else grid_card(grid, out.stem)  # refused before anything is written
     grid.save(out)
-    if card is not None:
-        write_text(card, grid_card(grid, out.stem))
+    if card is not None and text is not None:
+        write_text(card, text)
         grid.plot(card.with_name("grid.png"))
     typer.echo(describe(grid, str(out)))
 

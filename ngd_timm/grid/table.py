@@ -67,7 +67,9 @@ def _read_table(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         raise InputError(f"{path}: not readable as a UTF-8 CSV ({error})") from None
     columns = [name.strip() for name in columns]
     features = [name for name in columns if name not in (*_RATINGS, "subject")]
-    missing = [*(name for name in _RATINGS if name not in columns), *([] if features else ["a feature"])]
+    missing: list[str] = [name for name in _RATINGS if name not in columns]
+    if not features:
+        missing.append("a feature")
     if missing or not rows:
         raise InputError(
             f"{path}: lacks {', '.join(missing) or 'rows'}; a table of embeddings has the columns valence, arousal, "
@@ -77,14 +79,16 @@ def _read_table(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         raise InputError(f"{path}: has the column {repeated[0]} twice")
     for number, row in enumerate(rows, start=2):
         if len(row) != len(columns):
-            raise InputError(f"{path}, row {number}: must have {len(columns)} cells, as the first row has; {len(row)}")
+            raise InputError(
+                f"{path}, row {number}: must have {len(columns)} cells, as the first row has, got {len(row)}"
+            )
     table = dict(zip(columns, np.array(rows).T, strict=True))
     va = np.stack([_numbers(path, name, table[name]) for name in _RATINGS], axis=1)
     if (bad := np.abs(va).max(axis=1) > 1).any():
-        row = int(bad.argmax())
+        first = int(bad.argmax())
         raise InputError(
-            f"{path}, row {row + 2}: valence and arousal must lie in [-1, 1], got {va[row].tolist()}; map a scale of 1 "
-            "to 9 by (r - 5) / 4"
+            f"{path}, row {first + 2}: valence and arousal must lie in [-1, 1], got {va[first].tolist()}; map a scale "
+            "of 1 to 9 by (r - 5) / 4"
         )
     return np.stack([_numbers(path, name, table[name]) for name in features], axis=1), va, table.get("subject")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from ngd_timm.eeg.signal.bandpower import BandPower, load_bandpower, log_power_z
 from ngd_timm.eeg.signal.preprocess import band_power
 from ngd_timm.eeg.simulate.power import simulate_bandpower
 from ngd_timm.eeg.simulate.sets import write_simulated
-from ngd_timm.eeg.teacher import fit as fit_module
 from ngd_timm.eeg.teacher.baselines import ridge_regression
 from ngd_timm.eeg.teacher.consolidate import build_grid
 from ngd_timm.eeg.teacher.fit import fit_teacher
@@ -179,29 +177,3 @@ def test_the_default_folds_keep_the_hash_of_a_recipe_and_score_the_ridge_in_the_
     fingerprint = json.loads((run / "fingerprint.json").read_text())
     before_there_were_folds_by_stimulus = "81398f228a7247d887f03cb8b3f7040c8f4bcbfdd93b2e04a4b81a3a269620d1"
     assert fingerprint["recipe_sha256"] == before_there_were_folds_by_stimulus
-
-
-@pytest.mark.parametrize(
-    ("kind", "words"),
-    [
-        ("none", "doesn't say which stimulus a trial was of; use data.folds_by=subject"),
-        ("some", "subject 1, trial 1 has no stimulus, as others have"),
-        ("two", "need three stimuli that more than one subject met, got 2"),
-    ],
-)
-def test_folds_by_stimulus_without_stimuli_are_refused_before_anything_is_fitted(
-    kind: str, words: str, tmp_path: Path, ngd: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = simulate_bandpower(4, 4, 2, stimulus=1.0)
-    stimuli = {
-        "none": None,
-        "some": np.where((data.subject == 1) & (data.trial == 1), "", data.trial.astype(str)),
-        "two": (data.trial % 2).astype(str),
-    }
-    save_bandpower(tmp_path / "a.npz", replace(data, stimulus=stimuli[kind]))
-    monkeypatch.setattr(fit_module, "train_teacher", lambda *_: pytest.fail("fitted"))
-    keys = ["data.name=bandpower", f"data.root={tmp_path}/a.npz", f"out={tmp_path}/run", "data.folds=3"]
-    outcome = ngd("teacher", "fit", "teacher_gameemo", "data.folds_by=stimulus", *keys)
-    assert outcome.returncode == 2
-    assert words in outcome.stderr
-    assert not (tmp_path / "run").exists()
