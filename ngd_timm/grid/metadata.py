@@ -17,9 +17,10 @@ Number = Annotated[str, Field(pattern=r"^-?[0-9]+(\.[0-9]+)?$")]
 Names = Annotated[str, Field(pattern=r"^[^,]+(,[^,]+)*$")]
 
 
-def _without_defaults(schema: dict[str, Any]) -> None:
+def _shorten(schema: dict[str, Any]) -> None:
     for entry in schema["properties"].values():
-        entry.pop("default", None)
+        entry.pop("title", None)
+        entry.pop("default", None)  # ours when reading; a file has no defaults
 
 
 class GridMetadata(BaseModel):
@@ -32,7 +33,7 @@ class GridMetadata(BaseModel):
         extra="allow",
         frozen=True,
         title="Valence/arousal grid: metadata, version 1",
-        json_schema_extra=_without_defaults,
+        json_schema_extra=_shorten,
     )
     __pydantic_extra__: dict[str, str] = Field(init=False)
 
