@@ -91,7 +91,7 @@ def permute_stimuli(values: np.ndarray, fold: np.ndarray, stimulus: np.ndarray, 
 
     Examples:
         >>> clip = np.array([0, 1, 2, 3, 0, 1, 2, 3])
-        >>> permute_stimuli(clip, clip // 2, clip, np.random.default_rng(1)).tolist()
+        >>> permute_stimuli(clip, clip // 2, clip, np.random.default_rng(3)).tolist()
         [1, 0, 3, 2, 1, 0, 3, 2]
     """
     place, order = rng.permutation(stimulus.max() + 1), rng.permutation(len(values))
