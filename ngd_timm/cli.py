@@ -668,7 +668,10 @@ def teacher_simulate(
 def prototypes_build(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="TEACHER_RUN...", help="A teacher run; several, of different recordings, are pooled."),
+        typer.Argument(
+            metavar="TEACHER_RUN...",
+            help="A teacher run; several, of different recordings, are pooled. Or one CSV of embeddings.",
+        ),
     ],
     out: Annotated[Path, typer.Option(help="The grid's file.", rich_help_panel=OUTPUT)],
     size: Annotated[int, typer.Option(min=2, max=15, help="Cells a side.", rich_help_panel=GRID)] = 5,
@@ -680,15 +683,23 @@ def prototypes_build(
         Path | None, typer.Option(help="Also write the grid's card here, with its figure.", rich_help_panel=OUTPUT)
     ] = None,
 ) -> None:
-    """Average the held-out embeddings of a teacher, or of several, into a frozen grid."""
+    """Average the held-out embeddings of a teacher, or of several, or the rows of a CSV into a frozen grid."""
     from ngd_timm.core.files import write_text
     from ngd_timm.eeg.teacher.consolidate import build_grid
     from ngd_timm.grid.card import describe, grid_card
 
-    grid = build_grid(runs, size=size, center=center, min_subjects=min_subjects)
+    if tables := [run for run in runs if run.suffix.lower() == ".csv"]:
+        from ngd_timm.grid.table import grid_of_table
+
+        if len(runs) > 1:
+            raise InputError(f"{tables[0]} is a table of embeddings; build its grid alone")
+        grid = grid_of_table(tables[0], size=size, center=center, min_subjects=min_subjects)
+    else:
+        grid = build_grid(runs, size=size, center=center, min_subjects=min_subjects)
+    text = None if card is None else grid_card(grid, out.stem)  # refused before anything is written
     grid.save(out)
-    if card is not None:
-        write_text(card, grid_card(grid, out.stem))
+    if card is not None and text is not None:
+        write_text(card, text)
         grid.plot(card.with_name("grid.png"))
     typer.echo(describe(grid, str(out)))
 
@@ -721,6 +732,34 @@ def prototypes_import(
     grid = import_grid(file, prototypes, counts, order)
     grid.save(out)
     typer.echo(describe(grid, str(out)))
+
+
+@prototypes_app.command("validate", epilog="Example: ngd prototypes validate user/my-grid")
+def prototypes_validate(
+    grid: Annotated[str, typer.Argument(help="A file, a Hub id (user/repo[@revision]) or a bundled version.")],
+    as_json: AsJson = False,
+) -> None:
+    """Check a grid's tensors, hashes and metadata against the published format, and say what is in it."""
+    from ngd_timm.grid.metadata import FORMAT_VERSION
+    from ngd_timm.grid.prototypes import PrototypeGrid
+    from ngd_timm.grid.push import unfit_to_publish
+
+    opened = PrototypeGrid.from_spec(grid)
+    found = {
+        "format_version": FORMAT_VERSION,
+        "size": opened.size,
+        "dim": opened.dim,
+        "filled": opened.filled,
+        "sha256": opened.sha256,
+        "not_fit_to_publish": unfit_to_publish(opened),
+    }
+    text = (
+        f"{grid}: a valid grid, format version {FORMAT_VERSION}: {opened.size}x{opened.size} prototypes of "
+        f"{opened.dim} values, {opened.filled} cells filled, sha256 {opened.sha256}"
+    )
+    if reason := found["not_fit_to_publish"]:
+        text += f"\nnot fit to publish: {reason}"
+    typer.echo(_json(found) if as_json else text)
 
 
 @prototypes_app.command("push", epilog="Example: ngd prototypes push grid.safetensors user/my-grid --private")

@@ -33,7 +33,7 @@ class Source(StrictModel):
 
 
 class TeacherData(StrictModel):
-    """Which recordings, how their signal becomes band power, and in how many folds of subjects."""
+    """Which recordings, how their signal becomes band power, and in how many folds of subjects, stimuli or both."""
 
     name: BandPowerName | RecordingName = "gameemo"
     root: str | None = None
@@ -42,6 +42,8 @@ class TeacherData(StrictModel):
     montage: Literal["intersection", "interpolate"] = "intersection"
     support: Source | None = None  # for the consistency loss; its ratings are not used
     folds: Annotated[int, Field(ge=3, le=50)] = 5  # two folds share no training recordings to align them on
+    # both: a cell of subjects x stimuli is predicted by a model that saw neither its subjects nor its stimuli
+    folds_by: Literal["subject", "stimulus", "both"] = "subject"
     bands: tuple[str, ...] | None = None  # of BANDS, or of the file; None: all
     channels: tuple[str, ...] | None = None  # None: all that the data have
     # the keys from here on are about signals; files of band power take none of them

@@ -12,6 +12,7 @@ from ngd_timm.grid.mantel import permute_within
 
 AXES = ("valence", "arousal")
 Metric = Callable[[np.ndarray, np.ndarray], float]
+Permute = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
 def ccc(prediction: np.ndarray, target: np.ndarray) -> float:
@@ -50,13 +51,18 @@ def score_trials(
     permutations: int,
     seed: int,
     number: np.ndarray | None = None,
+    stimulus: np.ndarray | None = None,
+    fold: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Scores of both axes over all held-out trials, from decisions (T, 2), above 0 for high, and predictions (T, 2).
 
-    `chance` and one-sided `p` are with ratings permuted within each subject; with `number` (T,), the trial's number
-    where it means the same for all subjects, `given_number` has them permuted among the trials of that number.
+    `chance` and one-sided `p` are with ratings permuted within each subject or, with the `fold` of stimuli held out,
+    (T,) or (T, 2), within each fold (see `permute_stimuli`); with `number` (T,), the trial's number where it means the
+    same for all subjects, `given_number` has them permuted among the trials of that number, `given_stimulus` likewise.
     """
     by_subject = _groups(subject)
+    permute = _among(subject) if fold is None or stimulus is None else _stimuli_within(fold, stimulus)
+    given = {"given_number": number, "given_stimulus": stimulus}
     scores: dict[str, Any] = {axis: {} for axis in AXES}
     for column, axis in enumerate(AXES):
         rating = target[:, column]
@@ -68,13 +74,41 @@ def score_trials(
             scores[axis][name] = {
                 "value": round(metric(values, rating), 4),
                 "ci95": _interval(metric, values, rating, by_subject, bootstrap, rng),
-                **_chance(metric, values, rating, by_subject, permutations, rng),
+                **_chance(metric, values, rating, permute, permutations, rng),
             }
-            if number is not None:
-                rng = np.random.default_rng(seed)
-                given = _chance(metric, values, rating, _groups(number), permutations, rng)
-                scores[axis][name]["given_number"] = given
+            for key, names in given.items():
+                if names is not None:
+                    rng = np.random.default_rng(seed)
+                    scores[axis][name][key] = _chance(metric, values, rating, _among(names), permutations, rng)
     return scores
+
+
+def permute_stimuli(values: np.ndarray, fold: np.ndarray, stimulus: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A copy of (T,) values permuted within folds (T,): stimuli (T,), numbered from 0, change places as wholes.
+
+    Subjects are permuted within a stimulus. What subjects share about a stimulus, in the EEG as in the ratings, stays
+    together, so that few stimuli make a wide chance; a fold that holds out high ratings stays one.
+
+    Examples:
+        >>> clip = np.array([0, 1, 2, 3, 0, 1, 2, 3])
+        >>> permute_stimuli(clip, clip // 2, clip, np.random.default_rng(3)).tolist()
+        [1, 0, 3, 2, 1, 0, 3, 2]
+    """
+    place, order = rng.permutation(stimulus.max() + 1), rng.permutation(len(values))
+    out = np.empty_like(values)
+    out[np.lexsort((stimulus, fold))] = values[order][np.lexsort((place[stimulus][order], fold[order]))]
+    return out
+
+
+def _stimuli_within(fold: np.ndarray, stimulus: np.ndarray) -> Permute:
+    part = np.unique(fold.reshape(len(fold), -1), axis=0, return_inverse=True)[1].reshape(-1)
+    number = np.unique(stimulus, return_inverse=True)[1].reshape(-1)
+    return lambda values, rng: permute_stimuli(values, part, number, rng)
+
+
+def _among(names: np.ndarray) -> Permute:
+    groups = _groups(names)
+    return lambda values, rng: permute_within(values, groups, rng)
 
 
 def _groups(names: np.ndarray) -> list[np.ndarray]:
@@ -108,12 +142,12 @@ def _chance(
     metric: Metric,
     values: np.ndarray,
     target: np.ndarray,
-    groups: list[np.ndarray],
+    permute: Permute,
     permutations: int,
     rng: np.random.Generator,
 ) -> dict[str, float]:
-    """Mean of the metric with ratings permuted within groups, and the one-sided p of the metric itself."""
+    """Mean of the metric with ratings permuted, and the one-sided p of the metric itself."""
     value = metric(values, target)
-    permuted = np.array([metric(values, permute_within(target, groups, rng)) for _ in range(permutations)])
+    permuted = np.array([metric(values, permute(target, rng)) for _ in range(permutations)])
     p = (1 + int((permuted >= value - 1e-12).sum())) / (1 + permutations)
     return {"chance": round(float(permuted.mean()), 4), "p": round(p, 5)}

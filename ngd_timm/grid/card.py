@@ -17,6 +17,8 @@ from ngd_timm.grid.verdict import (
     Test,
     decimal,
     exploratory_tests,
+    fold_rows,
+    folds_verdict,
     grid_verdict,
     score_rows,
     span,
@@ -45,7 +47,13 @@ def grid_card(grid: PrototypeGrid, name: str, repo_id: str | None = None) -> str
         **_sources(notes),
         header=card_header(
             library_name="ngd_timm",
-            tags=["eeg", "valence-arousal", "prototypes", "knowledge-distillation", "timm"],
+            tags=[
+                *([] if "source" in notes else ["eeg"]),
+                "valence-arousal",
+                "prototypes",
+                "knowledge-distillation",
+                "timm",
+            ],
             datasets=[credit.title.lower() for credit in _sources(notes)["credits"]],
         ),
         name=name,
@@ -66,6 +74,7 @@ def grid_card(grid: PrototypeGrid, name: str, repo_id: str | None = None) -> str
         who=WHO,
         metrics=METRICS,
         score_rows=score_rows,
+        fold_rows=fold_rows,
         decimal=decimal,
         span=span,
     )
@@ -81,7 +90,9 @@ def _teachers(notes: Mapping[str, str]) -> list[dict[str, Any]]:
 
 
 def _verdict(teachers: Sequence[Mapping[str, Any]], findings: Sequence[str]) -> str:
-    about = [(part["name"], " ".join(teacher_verdict(part["scores"]))) for part in teachers]
+    about = [
+        (part["name"], " ".join([*teacher_verdict(part["scores"]), folds_verdict(part["scores"])])) for part in teachers
+    ]
     lines = [f"{name}: {text}" if name else text for name, text in about]
     return ("\n\n" if len(lines) > 1 else " ").join([*lines, " ".join(findings)]) if lines else ""
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ngd_timm.core.affect import cell_distances, cell_of, centers
+from ngd_timm.core.affect import anchors, cell_distances, cell_of, centers
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.files import atomic_path, packaged, packaged_versions
 from ngd_timm.core.hub import Published, fetch, hub_id, upload
 from ngd_timm.grid.averages import checked_rows, checked_size, fill_empty, pooled_sums, unit
 from ngd_timm.grid.mantel import mantel_r
+from ngd_timm.grid.metadata import FORMAT_VERSION, check_metadata
 
 logger = logging.getLogger("ngd_timm.grid")
 
-FORMAT_VERSION = "1"
 GRID_FILE = "grid.safetensors"
 _TENSORS = {"prototypes": torch.float32, "counts": torch.int64, "centers": torch.float32}
 _RESERVED = ("format_version", "sha256", "metadata_sha256")
@@ -193,6 +193,44 @@ class PrototypeGrid:
         return self._of_rows(fill_empty(rows, filled, self.size), self.counts.numpy(), self.size, metadata)
 
     @classmethod
+    def from_distances(
+        cls,
+        distances: np.ndarray,
+        valence_arousal: np.ndarray | None = None,
+        labels: Sequence[str] | None = None,
+        size: int = 5,
+        metadata: Mapping[str, str] | None = None,
+    ) -> PrototypeGrid:
+        """A grid of things of which only distances are known, as human ratings of similarity: by classical scaling.
+
+        Args:
+            distances: (N, N), symmetric, 0 on the diagonal.
+            valence_arousal: (N, 2) in [-1, 1]; or
+            labels: N expressions, which stand at their class's place on the plane.
+            size: S, cells along an axis.
+            metadata: Strings kept with the grid.
+
+        Raises:
+            InputError: A matrix that isn't of distances, both or neither of the places, what `build` refuses.
+
+        Examples:
+            >>> faces = ("happiness", "sadness", "anger")
+            >>> grid = PrototypeGrid.from_distances(np.array([[0.0, 9, 8], [9, 0, 5], [8, 5, 0]]), labels=faces)
+            >>> grid.filled, grid.dim, grid.metadata["source"]
+            (3, 2, 'distances')
+        """
+        from ngd_timm.grid.table import classical_scaling
+
+        if (valence_arousal is None) == (labels is None):
+            raise InputError("give valence_arousal=(N, 2) or labels=, names of expressions, and not both")
+        places = anchors(labels) if labels is not None else valence_arousal
+        assert places is not None
+        rows, lost = classical_scaling(distances)
+        provenance = f"classical scaling of {len(rows)} x {len(rows)} distances, {100 * lost:.1f} % not Euclidean"
+        notes = {"source": "distances", "provenance": provenance, **(metadata or {})}
+        return cls.build(rows, places, size=size, metadata=notes)
+
+    @classmethod
     def random(cls, dim: int, size: int = 5, seed: int = 0) -> PrototypeGrid:
         """A control without EEG: random rows, orthonormal where `dim` >= S*S; counts are 0."""
         size = checked_size(size)
@@ -215,6 +253,7 @@ class PrototypeGrid:
         """Write one safetensors file, atomically; the hashes of tensors and of metadata go in with them."""
         notes = {**self.metadata, "format_version": FORMAT_VERSION, "sha256": self.sha256}
         notes["metadata_sha256"] = _metadata_sha256(notes)
+        check_metadata(notes, self.size**2)
         with atomic_path(path) as temporary:
             save_file({name: getattr(self, name) for name in _TENSORS}, str(temporary), metadata=notes)
 
@@ -246,12 +285,14 @@ class PrototypeGrid:
             raise InputError(
                 f"{path}: format version {notes.get('format_version')!r}, this package reads {FORMAT_VERSION!r}"
             )
+        everything = dict(notes)
         if notes.pop("metadata_sha256", None) != _metadata_sha256(notes):
             raise InputError(f"{path}: the metadata do not match their sha256; the file is damaged, fetch it again")
         size = int(np.sqrt(tensors["prototypes"].shape[0])) if tensors["prototypes"].ndim else 0
         metadata = {key: value for key, value in notes.items() if key not in _RESERVED}
         try:
             grid = cls(**tensors, size=size, metadata=metadata)
+            check_metadata(everything, size * size)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
         if grid.sha256 != notes.get("sha256"):

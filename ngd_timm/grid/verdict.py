@@ -10,7 +10,11 @@ WHO: Mapping[str, str] = {
     "ridge": "ridge regression, same folds",
     "logistic_regression": "logistic regression, same folds",
     "trial_number": "trial number alone, no EEG",
+    "stimulus_alone": "stimulus alone, no EEG",
 }
+FOLDS: Mapping[str, str] = {"subject": "by subject", "stimulus": "by stimulus", "both": "by both subject and stimulus"}
+"""What a teacher's folds hold out, in words."""
+UNSEEN = {"subject": "people", "stimulus": "stimuli", "both": "people and stimuli"}
 METRICS: Mapping[str, str] = {"bacc": "bACC", "ccc": "CCC"}
 Test = tuple[str, str]
 """A grid's size, as text, and `mantel`, `mantel_centered` or `stability`."""
@@ -27,6 +31,16 @@ def score_rows(scores: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                 yield {"who": who, "axis": axis, "metric": metric, **row}
 
 
+def fold_rows(scores: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The teacher's scores and the ridge's in all folds that they have, as rows of `score_rows`, and `by` in words."""
+    fitted = scores.get("folds_by", "subject")
+    for by, words in FOLDS.items():
+        part = scores if by == fitted else scores.get("folds", {}).get(by, {})
+        for row in score_rows({who: part[who] for who in WHO if who in part and (by == fitted or who != "teacher")}):
+            if row["who"] in ("teacher", "ridge"):
+                yield {**row, "by": words}
+
+
 def decimal(value: float, digits: int = 2) -> str:
     """A number to so many digits, and never -0.00."""
     return f"{round(value, digits) + 0.0:.{digits}f}"
@@ -38,10 +52,10 @@ def span(pair: Sequence[float], digits: int = 2) -> str:
 
 
 _TEACHER = {
-    "above": "On people it has not seen, the teacher tells high from low {}.",
-    "weakly": "On people it has not seen, the teacher tells high from low {}, weakly.",
+    "above": "On {seen} it has not seen, the teacher tells high from low {}.",
+    "weakly": "On {seen} it has not seen, the teacher tells high from low {}, weakly.",
     "unsure": "The interval over people reaches chance for {}.",
-    "chance": "For {} it is not distinct from chance on people it has not seen (p above .05).",
+    "chance": "For {} it is not distinct from chance on {seen} it has not seen (p above .05).",
     "logistic_regression": "A logistic regression does no worse for {}.",
     "ridge": "A ridge regression does no worse for {}.",
     "number": (
@@ -53,12 +67,16 @@ _TEACHER = {
         "The trial's number alone tells high from low {} better than chance too, though less well: part of what is "
         "decoded may be the order of the trials and not affect."
     ),
+    "stimulus": (
+        "The stimulus alone, without any EEG, does as well for {}: what is decoded may be what people have in common "
+        "about a stimulus, and not how one of them felt."
+    ),
     "beyond": (
-        "Among trials of the same number it tells high from low better than chance for {}: more than which stimulus or "
+        "Among trials of the same {name} it tells high from low better than chance for {}: more than which stimulus or "
         "time it was."
     ),
     "nothing": (
-        "Among trials of the same number it tells high from low no better than chance for {}: nothing is shown beyond "
+        "Among trials of the same {name} it tells high from low no better than chance for {}: nothing is shown beyond "
         "which stimulus or time it was."
     ),
 }
@@ -85,12 +103,34 @@ def teacher_verdict(scores: Mapping[str, Any]) -> list[str]:
             axes.setdefault("number", []).append(axis)
         elif _shown(alone):
             axes.setdefault("part", []).append(axis)
+    stimulus = scores.get("stimulus_alone", {})
+    for axis in stimulus if stimulus != scores.get("trial_number") else ():  # one sentence where they are the same
+        if stimulus[axis]["bacc"]["value"] >= teacher[axis]["bacc"]["value"]:
+            axes.setdefault("stimulus", []).append(axis)
+    name = "number" if all("given_number" in teacher[axis]["bacc"] for axis in teacher) else "stimulus"
     for axis, metrics in teacher.items():
-        if "given_number" in metrics["bacc"]:
-            p = metrics["bacc"]["given_number"]["p"]
+        if f"given_{name}" in metrics["bacc"]:
+            p = metrics["bacc"][f"given_{name}"]["p"]
             key, text = ("beyond", f"{axis} (p {p:.4f})") if p < _ALPHA else ("nothing", f"{axis} (p {p:.2f})")
             axes.setdefault(key, []).append(text)
-    return [sentence.format(_and(axes[key])) for key, sentence in _TEACHER.items() if axes.get(key)]
+    words = {"seen": UNSEEN[scores.get("folds_by", "subject")], "name": name}
+    return [sentence.format(_and(axes[key]), **words) for key, sentence in _TEACHER.items() if axes.get(key)]
+
+
+def folds_verdict(scores: Mapping[str, Any]) -> str:
+    """One sentence: held out by subject, by stimulus and by both, which does the teacher pass, and which a ridge?"""
+    fitted, others = scores.get("folds_by", "subject"), scores.get("folds", {})
+    parts = [f"held out {FOLDS[by]} a ridge passes {_passed(others[by]['ridge'])}" for by in FOLDS if by in others]
+    if untested := [words for by, words in FOLDS.items() if by != fitted and by not in others]:
+        parts.append(f"{_and(untested)} nothing is scored")
+    passed = (
+        f"Held out {FOLDS[fitted]}, the teacher passes {_passed(scores['teacher'])} (bACC above chance, p below .05)"
+    )
+    return f"{passed}; it was fitted in no other folds: {'; '.join(parts)}."
+
+
+def _passed(scores: Mapping[str, Any]) -> str:
+    return f"for {_and([axis for axis in scores if _shown(scores[axis]['bacc'])]) or 'neither axis'}"
 
 
 _GRID = {

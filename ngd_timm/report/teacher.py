@@ -15,10 +15,14 @@ from ngd_timm.core.errors import InputError
 from ngd_timm.core.paths import without_paths
 from ngd_timm.core.recipe import to_yaml
 from ngd_timm.grid.verdict import (
+    FOLDS,
     METRICS,
+    UNSEEN,
     WHO,
     decimal,
     exploratory_tests,
+    fold_rows,
+    folds_verdict,
     grid_verdict,
     score_rows,
     teacher_verdict,
@@ -92,7 +96,10 @@ def _context(teacher: FittedTeacher, cells: Mapping[str, np.ndarray]) -> dict[st
         "fingerprint": fingerprint,
         "dataset": " and ".join(dataset_names(scores["dataset"])),
         "support": support and dataset_name(support["dataset"]),
-        "about_teacher": teacher_verdict(scores),
+        "about_teacher": [*teacher_verdict(scores), folds_verdict(scores)],
+        "fold_rows": list(fold_rows(scores)),
+        "folds_in_words": FOLDS,
+        "unseen": UNSEEN[recipe.data.folds_by],
         "about_grid": about_grid,
         "groups": groups,
         "forests": {metric: _forest(metric, groups) for metric in METRICS},

@@ -90,7 +90,7 @@ def _read(path: Path, subject: int) -> Iterator[Recording]:
     for trial, (rows, rating) in enumerate(zip(data[:, : len(CHANNELS)], labels, strict=True), start=1):
         try:
             va = tuple(rating_to_va(rating[:2], _LOW, _HIGH).tolist())
-            recording = Recording(subject, trial, rows[:, _START:], _SFREQ, CHANNELS, va, rows[:, :_START])
+            recording = Recording(subject, trial, rows[:, _START:], _SFREQ, CHANNELS, va, rows[:, :_START], str(trial))
         except InputError as error:
             raise InputError(f"{path}, trial {trial}: {error}") from None
         yield recording

@@ -95,7 +95,7 @@ def _recordings(
                 ratings = np.array([values[trial - 1] for values in scores.values()])
                 va = tuple(rating_to_va(ratings, _LOW, _HIGH).tolist())
                 signal, baseline = arrays[f"stimuli{trial}"], arrays[f"baseline{trial}"]
-                recording = Recording(number, trial, signal, rate, channels, va, baseline)
+                recording = Recording(number, trial, signal, rate, channels, va, baseline, str(trial))
             except InputError as error:
                 where = f"subject {number}, trial {trial}: "
                 raise InputError(f"{file}: {where}{str(error).removeprefix(where)}") from None

@@ -130,6 +130,6 @@ def _read(path: Path, subject: int, game: int, rating: tuple[float, float] | Non
                 raise InputError(f"lacks the column {', '.join(missing)}; GAMEEMO's files have {', '.join(CHANNELS)}")
             columns = [header.index(name) for name in CHANNELS]
             signal = np.loadtxt(handle, dtype=np.float32, delimiter=",", usecols=columns, ndmin=2)
-        return Recording(subject, game, np.ascontiguousarray(signal.T), _SFREQ, CHANNELS, rating)
+        return Recording(subject, game, np.ascontiguousarray(signal.T), _SFREQ, CHANNELS, rating, stimulus=str(game))
     except ValueError as error:  # InputError is one
         raise InputError(f"{path}: {' '.join(str(error).split())}") from None

@@ -41,6 +41,7 @@ class _Session:
     valence_arousal: tuple[float, float] | None
     xml: Path
     bdf: Path
+    clip: str | None
 
 
 def read_mahnob(root: str | Path) -> RecordingSet:
@@ -48,7 +49,7 @@ def read_mahnob(root: str | Path) -> RecordingSet:
 
     The signal lies between the two marks of the Status channel, the rest before the first is the baseline. Both are
     referenced to the average of the 32 electrodes: BioSemi's files hold the electrodes against CMS, with all that is
-    common to them (www.biosemi.com/faq/cms&drl.htm). A trial's number is its session's.
+    common to them (www.biosemi.com/faq/cms&drl.htm). A trial's number is its session's, its stimulus the clip's file.
     """
     folder = Path(root) / "Sessions" if (Path(root) / "Sessions").is_dir() else Path(root)
     if not folder.is_dir():
@@ -137,7 +138,7 @@ def _open_session(xml: Path, bdf: Path) -> _Session:
         raise InputError(f"{xml}: not readable as XML ({error})") from None
     except ValueError as error:
         raise InputError(f"{xml}: {error}") from None
-    return _Session(int(xml.parent.name), int(subjects[0]), va, xml, bdf)
+    return _Session(int(xml.parent.name), int(subjects[0]), va, xml, bdf, session.get("mediaFile"))
 
 
 def _patient(bdf: Path) -> str:
@@ -188,6 +189,7 @@ def _read_session(session: _Session) -> Recording | None:
         channels=CHANNELS,
         valence_arousal=session.valence_arousal,
         baseline=signal[:, : marks[0]],
+        stimulus=session.clip,
     )
 
 
@@ -221,7 +223,7 @@ def _session_xml(recording: Recording, number: int, within: int) -> ElementTree.
         "isStim": str(int(recording.valence_arousal is not None)),
         "cutNr": str(within),
         "cutLenSec": f"{recording.seconds:.3f}",
-        "mediaFile": "simulated.avi",
+        "mediaFile": recording.stimulus or f"{within}.avi",
     }
     if recording.valence_arousal is not None:
         valence, arousal = va_to_rating(np.array(recording.valence_arousal), _LOW, _HIGH).tolist()

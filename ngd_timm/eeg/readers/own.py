@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import mne
 
 _REQUIRED = ("file", "subject", "annotation", "valence", "arousal")
-_OPTIONAL = ("trial", "baseline", "seconds", "low", "high")
+_OPTIONAL = ("trial", "stimulus", "baseline", "seconds", "low", "high")
 
 
 class _Row(StrictModel):
@@ -33,6 +33,7 @@ class _Row(StrictModel):
     valence: float | None = None
     arousal: float | None = None
     trial: int | None = None
+    stimulus: str | None = None
     baseline: str | None = None
     seconds: Annotated[float, Field(gt=0)] | None = None
     low: float = -1.0
@@ -58,10 +59,11 @@ def read_recordings(table: str | Path) -> RecordingSet:
 
     Columns: `file` (any format that MNE opens, relative to the CSV), `subject` (a number), `annotation` (its
     description; it has to occur once in the file), `valence` and `arousal` (both empty where nobody rated). And
-    where needed: `trial` (a number; else rows are numbered within a subject), `baseline` (the description of the rest
-    before the trial), `seconds` (for annotations that only mark a begin), `low` and `high` (the rating scale's ends,
-    -1 and 1 if not given). Triggers in a channel become annotations by `mne.annotations_from_events`. An `InputError`
-    names the row and what is wrong with it.
+    where needed: `trial` (a number; else rows are numbered within a subject), `stimulus` (its name, the same for
+    everybody; needed to hold out by stimulus), `baseline` (the description of the rest before the trial), `seconds`
+    (for annotations that only mark a begin), `low` and `high` (the rating scale's ends, -1 and 1 if not given).
+    Triggers in a channel become annotations by `mne.annotations_from_events`. An `InputError` names the row and what
+    is wrong with it.
 
     Examples:
         >>> import tempfile
@@ -216,6 +218,7 @@ def _cut(raw: mne.io.BaseRaw, row: _Row) -> Recording:
         channels=tuple(raw.ch_names[pick] for pick in picks),
         valence_arousal=row.valence_arousal,
         baseline=None if rest is None else _microvolts(raw, picks, rest),
+        stimulus=row.stimulus,
     )
 
 

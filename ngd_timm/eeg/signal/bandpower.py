@@ -43,6 +43,7 @@ class BandPower:
     notes: Mapping[str, str] = field(default_factory=dict)  # how it was made, for fingerprints and cards
     simulated: bool = False
     sets: tuple[str, ...] = ()  # of a pool, a description of each
+    stimulus: np.ndarray | None = None  # (N,) str, one a trial, the same for everybody; "" where it isn't known
 
     def __post_init__(self) -> None:
         shape, va = self.power.shape, self.valence_arousal
@@ -69,6 +70,17 @@ class BandPower:
             raise InputError(
                 f"subject {self.subject[row]}, trial {self.trial[row]} has more than one rating; a trial has one"
             )
+        if self.stimulus is not None:
+            self._check_stimulus(self.stimulus, self.stimulus[first][trial] if len(self.stimulus) == shape[0] else None)
+
+    def _check_stimulus(self, stimulus: np.ndarray, of_trial: np.ndarray | None) -> None:
+        if of_trial is None or stimulus.ndim != 1 or stimulus.dtype.kind != "U":
+            raise InputError(f"stimulus must be ({len(self)},) strings, got {stimulus.dtype} of {stimulus.shape}")
+        if (differs := stimulus != of_trial).any():
+            row = int(differs.argmax())
+            raise InputError(
+                f"subject {self.subject[row]}, trial {self.trial[row]} has more than one stimulus; a trial has one"
+            )
 
     def __len__(self) -> int:
         return len(self.power)
@@ -88,7 +100,8 @@ class BandPower:
 
     def rows(self, index: np.ndarray) -> BandPower:
         """Only these windows: row indices or a mask."""
-        return replace(self, **{name: getattr(self, name)[index] for name in _DTYPES})
+        columns = {name: getattr(self, name)[index] for name in _DTYPES}
+        return replace(self, **columns, stimulus=None if self.stimulus is None else self.stimulus[index])
 
     def pick(self, bands: Sequence[str] | None = None, channels: Sequence[str] | None = None) -> BandPower:
         """Only these bands and electrodes, by name and in this order; None keeps all."""
@@ -129,6 +142,8 @@ def pool_sets(parts: Sequence[BandPower]) -> BandPower:
     columns = {name: [getattr(part, name) for part in parts] for name in _DTYPES}
     for name in ("subject", "trial"):
         columns[name] = [numbers + k * SET for k, numbers in enumerate(columns[name], start=1)]
+    if any(part.stimulus is not None for part in parts):
+        columns["stimulus"] = [_stimuli_of_set(part, k) for k, part in enumerate(parts, start=1)]
     whole: dict[str, Any] = {name: np.concatenate(values) for name, values in columns.items()}
     return replace(
         first,
@@ -141,11 +156,18 @@ def pool_sets(parts: Sequence[BandPower]) -> BandPower:
     )
 
 
+def _stimuli_of_set(part: BandPower, number: int) -> np.ndarray:
+    if part.stimulus is None:
+        return np.full(len(part), "")
+    return np.where(part.stimulus == "", "", np.char.add(f"{number}:", part.stimulus))
+
+
 def load_bandpower(root: str | Path, name: str = "bandpower") -> BandPower:
     """Read a band-power `.npz`: `X` (N, B, C), `ch`, `bands`, ratings (N, 2), `subject`, `trial` or `game`.
 
-    Ratings are `ratings` from 1 to 9 or `valence_arousal` in [-1, 1] with NaN for unrated trials. A folder stands for
-    the one `.npz` in it; `name` decides how the data set is described.
+    Ratings are `ratings` from 1 to 9 or `valence_arousal` in [-1, 1] with NaN for unrated trials. `stimulus`, a string
+    a window, says which stimulus a trial was of, "" where that isn't known; a game is one too. A folder stands for the
+    one `.npz` in it; `name` decides how the data set is described.
     """
     if name not in DATASETS:
         raise choices("EEG data set", name, DATASETS)
@@ -181,6 +203,7 @@ def load_bandpower(root: str | Path, name: str = "bandpower") -> BandPower:
             dataset=notes.pop("dataset", "simulated band power" if simulated else DATASETS[name]),
             notes=notes,
             simulated=simulated,
+            stimulus=arrays.get("stimulus", trial.astype(str) if trial_key == "game" else None),
         )
     except (ValueError, TypeError) as error:
         raise InputError(f"{path}: {error}") from None
@@ -198,6 +221,8 @@ def save_bandpower(path: str | Path, data: BandPower) -> None:
         "window": data.window,
     }
     arrays |= {_NOTE + key: np.array(note) for key, note in {"dataset": data.dataset, **data.notes}.items()}
+    if data.stimulus is not None:
+        arrays["stimulus"] = data.stimulus
     if data.simulated:
         arrays["simulated"] = np.array(True)
     with atomic_path(path) as temporary, open(temporary, "wb") as handle:

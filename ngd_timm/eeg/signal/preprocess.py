@@ -16,7 +16,7 @@ from ngd_timm.core.teacher_recipe import BANDS, TeacherData
 from ngd_timm.eeg.signal.bandpower import BandPower
 from ngd_timm.eeg.signal.recording import Recording, RecordingSet
 
-FEATURES = 2
+FEATURES = 3
 """Raised when the steps here, or what a reader gives, change: cached band power of an older number is not used."""
 
 logger = logging.getLogger("ngd_timm.eeg")
@@ -60,6 +60,7 @@ def band_power(recordings: RecordingSet, settings: TeacherData) -> BandPower:
     rows: list[np.ndarray] = []
     keys: list[tuple[int, int, int]] = []
     ratings: list[tuple[float, float]] = []
+    stimuli: list[str] = []
     tally = _Tally()
     hidden = not Console().is_terminal
     for recording in track(recordings, f"{recordings.dataset}: band power", disable=hidden, transient=True):
@@ -78,6 +79,7 @@ def band_power(recordings: RecordingSet, settings: TeacherData) -> BandPower:
         rows.append(power.astype(np.float32))
         keys.extend((*trial, before + place + 1) for place in places.tolist())
         ratings.extend([recording.valence_arousal or (np.nan, np.nan)] * len(power))
+        stimuli.extend([recording.stimulus or ""] * len(power))
     if not rows:
         raise InputError(f"{recordings.dataset} holds no recordings")
     subject, number, window = np.array(keys, dtype=np.int64).reshape(-1, 3).T
@@ -105,6 +107,7 @@ def band_power(recordings: RecordingSet, settings: TeacherData) -> BandPower:
         dataset=recordings.dataset,
         notes=notes,
         simulated=recordings.simulated,
+        stimulus=np.array(stimuli) if any(stimuli) else None,
     ).rows(enough)
 
 

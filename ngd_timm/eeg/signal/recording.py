@@ -32,6 +32,7 @@ class Recording:
         channels: C electrode names, as the 10-05 system has them (Fp1, Cz, …).
         valence_arousal: The rating in [-1, 1] (see `ngd_timm.core.affect.rating_to_va`), or None.
         baseline: (C, T') µV, rest before the trial, or None.
+        stimulus: The name of the clip, game or image, the same for everybody who met it, or None where it isn't known.
 
     Raises:
         InputError: Names that don't fit the rows, values that aren't finite, a rating outside [-1, 1].
@@ -50,6 +51,7 @@ class Recording:
     channels: tuple[str, ...]
     valence_arousal: tuple[float, float] | None = None
     baseline: np.ndarray | None = None
+    stimulus: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", tuple(str(name) for name in self.channels))

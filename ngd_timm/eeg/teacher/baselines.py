@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import numpy as np
 
+from ngd_timm.eeg.folds import cells
 from ngd_timm.eeg.scores import AXES, trial_means
 from ngd_timm.eeg.signal.bandpower import BandPower, trial_index
 
 _ALPHAS = np.logspace(0, 5, 11)
 
 
-def ridge_regression(data: BandPower, z: np.ndarray, held_out_fold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ridge regression on the trials' mean z-scores: (T, 2) predictions, and (T, 2) decisions, above 0 for high."""
+def ridge_regression(
+    data: BandPower, z: np.ndarray, held_out_fold: np.ndarray, by: str = "subject"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ridge regression on the trials' mean z-scores: (T, 2) predictions, and (T, 2) decisions, above 0 for high.
+
+    Its strength is chosen in folds of the training trials by subject, or `by` stimulus where that is held out.
+    """
     from sklearn.linear_model import RidgeCV
     from sklearn.model_selection import GroupKFold
 
     features, subject, first = trial_means(z.reshape(len(z), -1), data.subject, data.trial)
     target, fold = data.valence_arousal[first], held_out_fold[first]
     prediction, decision = np.empty(target.shape), np.empty(target.shape)
-    for held_out in np.unique(fold):
-        own, train = fold == held_out, fold != held_out
-        splits = GroupKFold(min(5, len(np.unique(subject[train]))))
-        inner = list(splits.split(features[train], groups=subject[train]))
+    groups = subject if by == "subject" or data.stimulus is None else data.stimulus[first]
+    for own, train in cells(fold):
+        splits = GroupKFold(min(5, len(np.unique(groups[train]))))
+        inner = list(splits.split(features[train], groups=groups[train]))
         for axis in range(len(AXES)):
             model = RidgeCV(_ALPHAS, cv=inner).fit(features[train], target[train, axis])
             prediction[own, axis] = model.predict(features[own])
@@ -35,26 +41,26 @@ def logistic_regression(data: BandPower, z: np.ndarray, held_out_fold: np.ndarra
 
     features, high = z.reshape(len(z), -1), data.valence_arousal > 0
     decision = np.empty(high.shape)
-    for fold in np.unique(held_out_fold):
-        train = held_out_fold != fold
+    for own, train in cells(held_out_fold):
         for axis in range(len(AXES)):
             model = LogisticRegression(class_weight="balanced", max_iter=2000).fit(features[train], high[train, axis])
-            decision[~train, axis] = model.decision_function(features[~train])
+            decision[own, axis] = model.decision_function(features[own])
     return trial_means(decision, data.subject, data.trial)[0]
 
 
-def trial_number(data: BandPower, held_out_fold: np.ndarray) -> np.ndarray | None:
+def trial_number(data: BandPower, held_out_fold: np.ndarray, names: np.ndarray | None = None) -> np.ndarray | None:
     """Decisions (T, 2) from the trial's number alone, or None where subjects share no number.
 
     A decoder reaches this without any affect in the EEG where all subjects had the same stimuli in the same order.
+    With `names` (N,), the same from the stimulus's name alone.
     """
     first, _ = trial_index(data.subject, data.trial)
-    number, target, fold = data.trial[first], data.valence_arousal[first], held_out_fold[first]
+    number = (data.trial if names is None else names)[first]
+    target, fold = data.valence_arousal[first], held_out_fold[first]
     decision, shared = np.zeros(target.shape), False
-    for held_out in np.unique(fold):
-        train = fold != held_out
+    for own, train in cells(fold):
         overall = target[train].mean(axis=0)
-        for row in np.flatnonzero(~train):
+        for row in np.flatnonzero(own):
             same = train & (number == number[row])
             if same.any():
                 decision[row], shared = target[same].mean(axis=0) - overall, True

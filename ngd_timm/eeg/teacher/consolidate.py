@@ -23,7 +23,7 @@ from ngd_timm.core.paths import without_paths
 from ngd_timm.core.recipe import load_recipe
 from ngd_timm.core.teacher_recipe import TeacherRecipe
 from ngd_timm.core.version import __version__
-from ngd_timm.eeg.folds import align
+from ngd_timm.eeg.folds import align, cells
 from ngd_timm.eeg.signal.bandpower import NORMALISATION, SET
 from ngd_timm.grid.mantel import mantel_test
 from ngd_timm.grid.prototypes import PrototypeGrid
@@ -31,6 +31,13 @@ from ngd_timm.grid.verdict import WHO
 
 _OWN = ("dataset", "data_sha256", "subjects", "trials", "windows", "scores", "grids", "teacher_recipe_sha256")
 _FILES = ("recipe.yaml", "fingerprint.json", "scores.json", "embeddings.safetensors")
+
+_SPLITS = {
+    "subject": "{} folds by subject, seed {}; every embedding is of a held-out subject",
+    "stimulus": "{} folds by stimulus, seed {}; every embedding is of a held-out stimulus",
+    "both": "{} folds by subject and by stimulus, seed {}; every embedding is of a held-out subject at a held-out "
+    "stimulus",
+}
 
 
 @dataclass(frozen=True)
@@ -176,7 +183,7 @@ def _provenance(teacher: FittedTeacher) -> dict[str, str]:
         "channels": ",".join(fingerprint["channels"]),
         "bands": ",".join(fingerprint["bands"]),
         "normalisation": NORMALISATION,
-        "split": f"{recipe.data.folds} folds by subject, seed {recipe.seed}; every embedding is of a held-out subject",
+        "split": _SPLITS[recipe.data.folds_by].format(recipe.data.folds, recipe.seed),
         "frame": "teachers of the folds brought into fold 0's frame by orthogonal Procrustes on shared training data",
         "frame_agreement": ",".join(f"{a:.3f}" for a in teacher.agreement),
         "teacher": (
@@ -184,7 +191,7 @@ def _provenance(teacher: FittedTeacher) -> dict[str, str]:
             f"{recipe.teacher.embedding_dim}-d embedding"
         ),
         "teacher_recipe_sha256": fingerprint["recipe_sha256"],
-        "scores": json.dumps({key: scores[key] for key in WHO if key in scores}),
+        "scores": json.dumps({key: scores[key] for key in (*WHO, "folds_by", "folds") if key in scores}),
         "grids": json.dumps(scores["grids"]),
         "preprocessing": json.dumps(fingerprint["notes"]),
     }
@@ -249,9 +256,10 @@ def read_teacher(run: Path, *others: str) -> FittedTeacher:
         raise InputError(f"{path} is not the file that fingerprint.json describes; fit the teacher again")
     try:
         tensors = load_file(path)
-        embeddings = np.stack([tensors[f"fold{fold}.embedding"] for fold in range(recipe.data.folds)])
+        held_out = tensors["held_out_fold"]
+        embeddings = np.stack([tensors[f"fold{fold}.embedding"] for fold, _ in enumerate(cells(held_out))])
         subject, trial, va = tensors["subject"], tensors["trial"], tensors["valence_arousal"]
-        aligned, agreement = align(embeddings, tensors["held_out_fold"])
+        aligned, agreement = align(embeddings, held_out)
     except (SafetensorError, KeyError, ValueError) as error:
         raise InputError(f"{path}: {' '.join(str(error).split())}") from None
     return FittedTeacher(recipe, fingerprint, scores, subject, trial, va, aligned, agreement)

@@ -1,4 +1,4 @@
-"""Fit a teacher in folds by subject: recordings, band power, maps, a teacher a fold, held-out embeddings and scores."""
+"""Fit a teacher in folds: recordings, band power, maps, a teacher a fold, held-out embeddings and scores."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from ngd_timm.core.lock import is_unused, locked
 from ngd_timm.core.recipe import to_yaml
 from ngd_timm.core.teacher_recipe import TeacherRecipe
 from ngd_timm.core.version import __version__
-from ngd_timm.eeg.folds import check_split, subject_folds
+from ngd_timm.eeg.folds import cells, check_split, fold_windows, held_out_rows
 from ngd_timm.eeg.readers.sources import load_eeg, load_rated
 from ngd_timm.eeg.scores import AXES
-from ngd_timm.eeg.signal.bandpower import SET, BandPower, group_trials, log_power_z
-from ngd_timm.eeg.teacher.held_out import log_scores, scalp_means, score_run
+from ngd_timm.eeg.signal.bandpower import BandPower, group_trials, log_power_z
+from ngd_timm.eeg.teacher.held_out import log_scores, ridge_in_other_folds, scalp_means, score_run
 from ngd_timm.eeg.teacher.training import AffectTeacher, Trials, infer, train_teacher
 from ngd_timm.eeg.topomap import TopomapOperator
 
@@ -64,8 +64,13 @@ def fit_teacher(recipe: TeacherRecipe, out: Path | None = None, command: Sequenc
         remove_leftovers(run)
         _log_sizes(recipe, power, support)
         embeddings, predictions, seconds = _fit_folds(recipe, power, z, fold, support, operator)
-        rated, z, fold = power.rows(power.rated), z[power.rated], fold[power.rated]
-        scores = score_run(recipe, rated, z, fold, embeddings, predictions)
+        everything, z, fold = power.rows(power.rated), z[power.rated], fold[power.rated]
+        others = ridge_in_other_folds(recipe, everything, z)
+        held_out = held_out_rows(fold)
+        rated, z, fold = everything.rows(held_out), z[held_out], fold[held_out]
+        # safetensors writes memory as it lies, and numpy may lay [:, held_out] out otherwise
+        embeddings, predictions = (np.stack([own[held_out] for own in rows]) for rows in (embeddings, predictions))
+        scores = {**score_run(recipe, rated, z, fold, embeddings, predictions), **others}
         scores["seconds"] = {"fold": [round(s, 1) for s in seconds], "total": round(time.monotonic() - began, 1)}
         with atomic_files(run) as folder:
             write_text(folder / "recipe.yaml", to_yaml(recipe.model_copy(update={"out": str(run)})))
@@ -96,10 +101,11 @@ def _fit_folds(
         pool = [(unrated, rows) for rows in group_trials(support.subject, support.trial)]
     embeddings, predictions, seconds = [], [], []
     with Progress(disable=not Console().is_terminal, transient=True) as progress:
-        bar = progress.add_task("teacher", total=recipe.data.folds * recipe.optim.epochs)
-        for number in range(recipe.data.folds):
+        parts = list(cells(fold, rated))
+        bar = progress.add_task("teacher", total=len(parts) * recipe.optim.epochs)
+        for number, (_, seen) in enumerate(parts):
             began = time.monotonic()
-            training = [rows for rows in trials if fold[rows[0]] != number]
+            training = [rows for rows in trials if seen[rows[0]]]
             labelled = Trials(everything, [rows for rows in training if rated[rows[0]]], labels)
             unlabelled = [*pool, *((everything, rows) for rows in training if not rated[rows[0]])]
             teacher = train_teacher(recipe, labelled, unlabelled, operator, number, lambda: progress.advance(bar))
@@ -107,7 +113,7 @@ def _fit_folds(
             embeddings.append(embedding)
             predictions.append(prediction)
             seconds.append(time.monotonic() - began)
-            logger.info("fold %d of %d: %.0f s", number + 1, recipe.data.folds, seconds[-1])
+            logger.info("fold %d of %d: %.0f s", number + 1, len(parts), seconds[-1])
     return np.stack(embeddings), np.stack(predictions), seconds
 
 
@@ -117,22 +123,24 @@ def _check_unused(run: Path) -> None:
 
 
 def _assign_folds(recipe: TeacherRecipe, power: BandPower) -> np.ndarray:
-    """(M,) the fold in which each window's subject is held out, -1 for a subject without ratings."""
+    """The fold of each window, as `cells` takes it, with every fold fit to be trained on."""
     rated = power.rated
     if not rated.any():
         raise InputError(f"{power.dataset}: nobody rated anything; a teacher needs rated trials (unrated ones support)")
-    subject = power.subject[rated]
-    folds = subject_folds(subject, recipe.data.folds, recipe.seed, subject // SET if power.sets else None)
-    fold_by_subject = dict(zip(subject.tolist(), folds.tolist(), strict=True))
-    fold = np.array([fold_by_subject.get(subject, -1) for subject in power.subject.tolist()])
-    for number in range(recipe.data.folds):
-        held_out = fold == number
-        check_split(~held_out, held_out, power.subject, power.trial, power.power)
+    by = recipe.data.folds_by
+    fold = fold_windows(power, by, recipe.data.folds, recipe.seed)
+    parts = list(cells(fold, rated))
+    for number, (held_out, seen) in enumerate(parts):
+        check_split(seen, held_out, power.subject, power.trial, power.power, power.stimulus, by)
+        if not (rated & seen & parts[0][1]).any():
+            raise InputError(
+                f"folds 0 and {number} share no training trial to align them on; use data.folds_by=subject"
+            )
         for axis, name in enumerate(AXES):
-            if len(np.unique(power.valence_arousal[rated & ~held_out, axis] > 0)) < 2:
+            if len(np.unique(power.valence_arousal[rated & seen, axis] > 0)) < 2:
                 raise InputError(
                     f"{name}: in fold {number} every training trial is on one side of the middle of the scale; use "
-                    "fewer folds, another seed or more subjects"
+                    f"fewer folds, another seed or more {'subjects' if by == 'subject' else 'stimuli'}"
                 )
     return fold
 
@@ -171,7 +179,7 @@ def _log_sizes(recipe: TeacherRecipe, power: BandPower, support: BandPower | Non
 
     logger.info(
         f"{power.dataset}: {size(power.rows(power.rated))}, {len(power.bands)} bands, {len(power.channels)} channels, "
-        f"{recipe.data.folds} folds by subject"
+        f"{recipe.data.folds} folds, by {recipe.data.folds_by}"
     )
     if unrated := int((~power.rated).sum()):
         unused = "" if recipe.optim.consistency else ", unused (optim.consistency is 0)"
@@ -201,6 +209,8 @@ def _fingerprint(recipe: TeacherRecipe, rated: BandPower, support: BandPower | N
         places["data"]["also"] = {"__all__": {"root"}}
     else:  # a recipe of one set keeps the hash that it had before pools
         places["data"] |= {"also": True, "montage": True}
+    if recipe.data.folds_by == "subject":  # nor does it have another since there are folds by stimulus
+        places["data"] |= {"folds_by": True}
     settings = recipe.model_dump(mode="json", exclude=places)
     return {
         "dataset": rated.dataset,
