@@ -200,7 +200,7 @@ def test_the_docs_lines_about_the_hub_run_when_pasted(hub: HubServer, run: Path)
     assert torch.equal(names["student"].fc.weight, names["run"].student.fc.weight)
 
 
-def test_one_command_publishes_every_packaged_grid_and_student_under_one_name(
+def test_one_command_publishes_every_packaged_grid_and_student_and_the_space_under_one_name(
     hub: HubServer, ngd: Callable[..., Any]
 ) -> None:
     done = ngd("publish", "--namespace", "lab")
@@ -208,6 +208,10 @@ def test_one_command_publishes_every_packaged_grid_and_student_under_one_name(
     for version in ("gameemo-v1", "gameemo-v2"):
         assert PrototypeGrid.from_pretrained(f"lab/{version}").sha256 == PrototypeGrid.default(version).sha256
         assert f'from_pretrained("lab/{version}")' in hub.repos[f"lab/{version}"].files()["README.md"].decode()
+    space = hub.repos["spaces/lab/expressions"].files()
+    assert {"app.py", "requirements.txt", "README.md", "examples/astronaut.jpg"} <= set(space)
+    header = yaml.safe_load(space["README.md"].decode().split("---")[1])
+    assert (header["sdk"], header["app_file"], header["models"]) == ("gradio", "app.py", ["lab/student-ferplus-v2"])
     pulled, packaged = open_student("lab/student-ferplus-v1")[0], load_student("student-ferplus-v1")
     assert all(torch.equal(pulled.state_dict()[name], value) for name, value in packaged.state_dict().items())
 
