@@ -25,7 +25,7 @@ WIDTHS = {1280: 900, 390: 844}
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One face, upright or turned by EXIF, three in one image, a small one in a large image, a crop, no face, no image."""
+    """One face, upright or turned by EXIF, three, a small one in a large image, a crop, no face, no image."""
     folder = tmp_path_factory.mktemp("photographs")
     astronaut = Image.fromarray(pytest.importorskip("skimage.data").astronaut())
     astronaut.save(folder / "astronaut.png")
@@ -43,6 +43,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     large.save(folder / "small.png")
     astronaut.crop((160, 55, 280, 200)).convert("L").save(folder / "crop.png")
     Image.new("RGB", (256, 256), "grey").save(folder / "none.png")
+    shutil.copy(ROOT / "hub" / "space" / "examples" / "drawn-faces.jpg", folder)
     (folder / "text.jpg").write_text("no image")
     return folder
 
@@ -124,9 +125,9 @@ def shoot(page: Any, name: str, folder: Path) -> None:
 def test_the_page_predicts_what_the_shell_predicts(
     page: Any, site: str, photographs: Path, tmp_path: Path, ngd: Callable[..., Any]
 ) -> None:
-    names = ("astronaut.png", "turned.jpg", "three.png", "small.png", "crop.png", "none.png")
+    names = ("astronaut.png", "turned.jpg", "three.png", "drawn-faces.jpg", "small.png", "crop.png", "none.png")
     shell = json.loads(ngd("predict", "--json", *(str(photographs / name) for name in names)).stdout)
-    assert [len(photo["faces"]) for photo in shell] == [1, 1, 3, 1, 1, 0]
+    assert [len(photo["faces"]) for photo in shell] == [1, 1, 3, 3, 1, 1, 0]
     page.goto(site)
     expect(page, "#status", "Ready")
     for name, photo in zip(names, shell, strict=True):
@@ -192,7 +193,7 @@ def space() -> Iterator[str]:
 def test_the_space_predicts_what_the_shell_predicts(page: Any, space: str, photographs: Path, tmp_path: Path) -> None:
     page.goto(space)
     page.set_input_files("input[type=file]", photographs / "three.png")
-    expect(page, "#answer", r"^\s*1\. happiness \d+ %; valence \+0\.7\d.*2\. happiness.*3\. happiness")
+    expect(page, "#answer", r"^\s*(happiness 100 %; valence \+0\.76, arousal \+0\.48\s*){3}$")
     page.wait_for_timeout(1000)
     shoot(page, "space", tmp_path)
     assert "What it must not be used for" in page.inner_text("body")

@@ -40,11 +40,11 @@ def predict(file: str | None) -> list[Any]:
     except InputError as error:
         raise gr.Error(str(error).replace(file, Path(file).name)) from None
     image = to_mode(open_image(file), "RGB")
-    height = min(8.0, max(2.0, 6 * image.height / image.width))
-    drawn = draw((6, height), lambda axes: draw_boxes(axes, image, faces))
+    height = min(8.0, max(2.0, 5 * image.height / image.width))
+    drawn = draw((5, height), lambda axes: draw_boxes(axes, image, faces))
     if not faces:
         return [drawn, None, None, "No face found."]
-    bars = draw((4, 3.2), lambda axes: draw_bars(axes, faces))
+    bars = draw((4, 4), lambda axes: draw_bars(axes, faces))
     plane = draw((4, 4), lambda axes: draw_plane(axes, faces))
     lines = [f"{i}. {words(face)}" for i, face in enumerate(faces, start=1)]
     return [drawn, bars, plane, "\n".join(lines)]
@@ -67,19 +67,19 @@ def draw(size: tuple[float, float], function: Callable[[Any], None]) -> Image.Im
             return image.convert("RGB")
 
 
-# uploads are deleted when they are an hour old
-with gr.Blocks(title="Expressions of faces", delete_cache=(3600, 3600), analytics_enabled=False) as demo:
+# every ten minutes uploads that are an hour old are deleted
+with gr.Blocks(title="Expressions of faces", delete_cache=(600, 3600), analytics_enabled=False) as demo:
     gr.Markdown(TITLE)
     with gr.Row():
         with gr.Column():
             photo = gr.Image(type="filepath", label="Photograph", sources=["upload", "webcam", "clipboard"])
             gr.Examples(EXAMPLES, photo, label="Examples: drawn faces, and NASA's portrait of Eileen Collins")
         with gr.Column():
-            boxes = gr.Image(label="Faces", interactive=False, buttons=["fullscreen", "download"])
+            boxes = gr.Image(label="Faces", show_label=False, interactive=False, buttons=["fullscreen", "download"])
             text = gr.Markdown(elem_id="answer", container=False)
     with gr.Row():
-        bars = gr.Image(label="Probabilities", interactive=False, buttons=["fullscreen"])
-        plane = gr.Image(label="Valence and arousal", interactive=False, buttons=["fullscreen"])
+        bars = gr.Image(label="Probabilities", show_label=False, interactive=False, buttons=["fullscreen"])
+        plane = gr.Image(label="Valence and arousal", show_label=False, interactive=False, buttons=["fullscreen"])
     gr.Markdown(TERMS)
     photo.change(predict, photo, [boxes, bars, plane, text], api_name="predict")
 

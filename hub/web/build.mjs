@@ -11,7 +11,12 @@ const dist = new URL("dist/", import.meta.url).pathname;
 rmSync(dist, { recursive: true, force: true });
 mkdirSync(dist);
 const python = process.env.PYTHON ?? "python3";
-execFileSync(python, ["models.py", dist, ...process.argv.slice(2)], { stdio: "inherit", cwd: import.meta.dirname });
+try {
+  execFileSync(python, ["models.py", dist, ...process.argv.slice(2)], { stdio: "inherit", cwd: import.meta.dirname });
+} catch {
+  console.error(`the models come from ngd-timm[onnx], which ${python} must have; PYTHON names another interpreter`);
+  process.exit(1);
+}
 
 copyFileSync(`node_modules/onnxruntime-web/dist/${RUNTIME}`, dist + RUNTIME);
 const settings = JSON.parse(readFileSync(`${dist}settings.json`, "utf8"));

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ngd_timm import ANCHORS, Predictor
 from ngd_timm.core.citations import FORBIDDEN
+from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import packaged, write_json
 from ngd_timm.core.images import image_limit
 from ngd_timm.core.plots import STYLES
@@ -36,7 +37,7 @@ def settings(out: Path, student: str) -> dict[str, object]:
     cfg = opened.model.pretrained_cfg
     _, height, width = opened.transform.size
     if (cfg["interpolation"], cfg["crop_mode"], height) != ("bilinear", "center", width):
-        raise SystemExit(f"{student}: the page resizes bilinearly to a square, centred; this student does otherwise")
+        raise InputError(f"{student}: the page resizes bilinearly to a square, centred; this student does otherwise")
     return {
         "detector": {
             "file": faces._MODEL,
@@ -72,4 +73,7 @@ def settings(out: Path, student: str) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else shipped_student())
+    try:
+        main(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else shipped_student())
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from None

@@ -11,6 +11,7 @@ export interface Face {
 
 const SIDE = 640; // of the detector's input, in pixels
 const STRIDES = [8, 16, 32];
+const SEEN = 32; // pixels, a face that is found for certain in an image that is scaled down
 
 export const side = (face: Face) => Math.max(face.box[2], face.box[3]);
 
@@ -29,9 +30,12 @@ async function look(session: InferenceSession, image: Pixels, rule: Settings["de
   const scale = Math.min(1, longest / Math.max(image.width, image.height));
   const [width, height] = [image.width, image.height].map((n) => Math.max(1, round(n * scale)));
   const scaled = resize(image, width, height);
+  // a larger face was found in the image that was scaled down
+  const shared = Math.min(rule.range, (SEEN * Math.max(width, height)) / SIDE);
   const faces: Face[] = [];
-  for (const top of starts(height, rule.range)) {
-    for (const left of starts(width, rule.range)) {
+  for (const top of starts(height, shared)) {
+    for (const left of starts(width, shared)) {
+      await new Promise((resolve) => setTimeout(resolve)); // the page stays alive
       const tile = crop(scaled, left, top, Math.min(SIDE, width - left), Math.min(SIDE, height - top));
       for (const { box, score } of await decode(session, tile, rule.threshold)) {
         // a neighbouring tile holds the whole of a face that an inner edge cuts
@@ -45,10 +49,11 @@ async function look(session: InferenceSession, image: Pixels, rule: Settings["de
   return suppress(faces, rule.overlap);
 }
 
-/** Where tiles begin, so that a face of the detector's range lies in one of them whole. */
-function starts(length: number, range: number): number[] {
-  const count = length <= SIDE ? 1 : Math.ceil((length - SIDE) / (SIDE - range - 8)) + 1;
-  return Array.from({ length: count }, (_, i) => (i === count - 1 ? Math.max(0, length - SIDE) : i * (SIDE - range - 8)));
+/** Where tiles begin that share so many pixels with their neighbours. */
+function starts(length: number, shared: number): number[] {
+  const last = Math.max(0, length - SIDE);
+  const step = Math.floor(SIDE - shared - 4);
+  return [...Array.from({ length: Math.ceil(last / step) }, (_, i) => i * step), last];
 }
 
 /** YuNet's boxes for one tile, as OpenCV's FaceDetectorYN decodes them; the tile lies in the upper left corner. */

@@ -26,11 +26,12 @@ async function load(): Promise<Predictor> {
   const [runtime, detector, student] = await Promise.all(
     files.map(async ({ file, bytes }) => {
       const content = new Uint8Array(bytes);
+      const reader = (await get(file)).body!.getReader();
       let at = 0;
-      for await (const part of (await get(file)).body as unknown as AsyncIterable<Uint8Array>) {
-        content.set(part, at);
-        at += part.length;
-        loaded += part.length;
+      for (let part = await reader.read(); !part.done; part = await reader.read()) {
+        content.set(part.value, at);
+        at += part.value.length;
+        loaded += part.value.length;
         progress.value = loaded / total;
       }
       return content;
