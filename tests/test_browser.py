@@ -82,7 +82,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         pytest.skip("no npm on this machine")
     folder = tmp_path_factory.mktemp("site") / "web"
     shutil.copytree(ROOT / "hub" / "web", folder, ignore=shutil.ignore_patterns("node_modules", "dist"))
-    fetched = subprocess.run([npm, "ci", "--ignore-scripts", "--no-audit"], cwd=folder, capture_output=True, text=True)
+    fetch = [npm, "ci", "--ignore-scripts", "--no-audit", "--fetch-retries=1"]
+    fetched = subprocess.run(fetch, cwd=folder, capture_output=True, text=True)
     if fetched.returncode:
         pytest.skip(f"npm ci could not fetch the packages: {fetched.stderr.strip().splitlines()[-1]}")
     env = {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}

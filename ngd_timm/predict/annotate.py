@@ -83,7 +83,10 @@ def draw_plane(axes: Axes, faces: Sequence[Prediction]) -> None:
     axes.axvline(0, color=RULE, lw=0.8)
     for name, (valence, arousal) in ANCHORS.items():
         side = {"fear": "right", "anger": "left"}.get(name, "center")  # which are neighbours
-        axes.text(valence, arousal, name, fontsize=7, color="#777777", ha=side, va="center")
+        above = arousal > 0.3  # a face at the anchor leaves its name legible
+        beside = arousal + (0.06 if above else -0.06)
+        va = "bottom" if above else "top"
+        axes.text(valence, beside, name, fontsize=7, color="#777777", ha=side, va=va)
     for i, face in enumerate(faces):
         if face.valence is not None and face.arousal is not None:
             axes.plot(face.valence, face.arousal, STYLES[i % len(STYLES)][1], color=_color(i), ms=8, mec="white")

@@ -117,7 +117,8 @@ def packaged_spaces(space: str) -> dict[str, tuple[str, Callable[[Path], object]
 
     The page that needs no server is among them in a checkout where `npm run build` has written it.
     """
-    spaces = {f"{space}/expressions": ("gradio", partial(_stage_space, packaged("hub") / "space", space))}
+    stage: Callable[[Path], object] = partial(_stage_space, packaged("hub") / "space", space)
+    spaces = {f"{space}/expressions": ("gradio", stage)}
     page = packaged("hub") / "web" / "dist"
     if (page / "index.html").is_file():
         spaces[f"{space}/expressions-in-the-browser"] = ("static", partial(_stage_space, page, space))
