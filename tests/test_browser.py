@@ -134,12 +134,10 @@ def test_the_page_predicts_what_the_shell_predicts(
     for name, photo in zip(names, shell, strict=True):
         page.set_input_files("#file", photographs / name)
         expect(page, "#status", {0: "No face found", 1: "^1 face:"}.get(len(photo["faces"]), "3 faces:"))
-        page.wait_for_timeout(200)
         for got, face in zip(answers(page), photo["faces"], strict=True):
             assert got == pytest.approx(face["probabilities"], abs=0.01), name
-        shoot(page, f"page-{Path(name).stem}", tmp_path)
-        page.reload()
-        expect(page, "#status", "Ready")
+        if name in ("astronaut.png", "drawn-faces.jpg"):
+            shoot(page, f"page-{Path(name).stem}", tmp_path)
 
 
 def test_a_text_file_that_is_named_jpg_gives_one_line_and_the_page_goes_on(

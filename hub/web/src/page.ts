@@ -84,15 +84,20 @@ async function watch(): Promise<void> {
   const video = Object.assign(document.createElement("video"), { muted: true, playsInline: true });
   try {
     if (navigator.mediaDevices === undefined) throw new Error("this page was not loaded over https");
-    camera = await navigator.mediaDevices.getUserMedia({ video: true });
+    const stream = await navigator.mediaDevices.getUserMedia({ video: true });
+    stop();
+    camera = stream;
+    if (request !== latest) return stop();
     webcam.textContent = "Stop the webcam";
     video.srcObject = camera;
     await video.play();
     const predictor = await models;
     let said = 0;
-    while (camera !== null && request === latest) {
+    for (;;) {
       const frame: Pixels = pixels(video, video.videoWidth, video.videoHeight);
-      const sentence = show(frame, await predictor.photo(frame), predictor.settings);
+      const faces = await predictor.photo(frame);
+      if (camera !== stream || request !== latest) return;
+      const sentence = show(frame, faces, predictor.settings);
       // a screen reader could not keep up with every frame
       if (performance.now() - said > 3000) {
         say(sentence);
