@@ -15,8 +15,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
+from pyarrow import parquet
+
+from ngd_timm import Predictor
 
 pytestmark = pytest.mark.browser
 ROOT = Path(__file__).parent.parent
@@ -85,7 +89,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     fetch = [npm, "ci", "--ignore-scripts", "--no-audit", "--fetch-retries=1"]
     fetched = subprocess.run(fetch, cwd=folder, capture_output=True, text=True)
     if fetched.returncode:
-        pytest.skip(f"npm ci could not fetch the packages: {fetched.stderr.strip().splitlines()[-1]}")
+        pytest.skip(f"npm ci could not fetch the packages: {fetched.stderr.strip().splitlines()[0]}")
     env = {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}
     built = subprocess.run([npm, "run", "build"], cwd=folder, capture_output=True, text=True, env=env)
     assert built.returncode == 0, built.stdout + built.stderr
@@ -138,6 +142,41 @@ def test_the_page_predicts_what_the_shell_predicts(
             assert got == pytest.approx(face["probabilities"], abs=0.01), name
         if name in ("astronaut.png", "drawn-faces.jpg"):
             shoot(page, f"page-{Path(name).stem}", tmp_path)
+
+
+@pytest.mark.skipif("NGD_DATA" not in os.environ, reason="NGD_DATA does not name a folder with diffusionfer/ in it")
+def test_the_page_and_the_shell_agree_on_faces_by_themselves_and_within_photographs(
+    page: Any, site: str, tmp_path: Path
+) -> None:
+    page.goto(site)
+    expect(page, "#status", "Ready")
+    predictor, differences = Predictor(), []
+    for file in _generated_faces(tmp_path):
+        shell = predictor.photo(file)
+        page.set_input_files("#file", file)
+        expect(page, "#status", f"^{len(shell)} face" if shell else "No face found")
+        for got, face in zip(answers(page) if shell else [], shell, strict=True):
+            differences.append(max(abs(got[name] - p) for name, p in face.probabilities.items()))
+            assert max(got, key=got.__getitem__) == face.label
+    within = np.mean(np.array(differences) < 0.01)
+    print(f"{len(differences)} faces: {within:.1%} within .01, median {np.median(differences):.5f}", max(differences))
+    assert len(differences) >= 100
+    assert within > 0.98
+    assert max(differences) < 0.05
+
+
+def _generated_faces(folder: Path) -> Iterator[Path]:
+    """Every 25th image of DiffusionFER, and it again at a random size within a photograph of 1,200 x 900 pixels."""
+    data, rng = Path(os.environ["NGD_DATA"]) / "diffusionfer" / "all.parquet", np.random.default_rng(0)
+    for i, row in enumerate(parquet.read_table(data, columns=["image"])["image"].to_pylist()[::25]):
+        (folder / f"{i}.png").write_bytes(row["bytes"])
+        yield folder / f"{i}.png"
+        tiles = rng.integers(60, 200, (9, 12, 3), dtype=np.uint8)
+        photo, side = Image.fromarray(tiles).resize((1200, 900), Image.Resampling.NEAREST), rng.integers(90, 420)
+        with Image.open(folder / f"{i}.png") as face:
+            photo.paste(face.resize((side, side)), (int(rng.integers(0, 700)), int(rng.integers(0, 400))))
+        photo.save(folder / f"{i}.jpg", quality=92)
+        yield folder / f"{i}.jpg"
 
 
 def test_a_text_file_that_is_named_jpg_gives_one_line_and_the_page_goes_on(
