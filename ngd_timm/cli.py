@@ -508,12 +508,15 @@ def publish(
     private: Private = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Publish everything that ships in hub/: every version of the grid and of the student, each under its own name."""
+    """Publish everything in hub/, each under its own name: the versions of the grid and of the student, the Spaces."""
     from ngd_timm.publish.push import namespace as own_namespace
-    from ngd_timm.publish.push import packaged_artifacts
+    from ngd_timm.publish.push import packaged_artifacts, packaged_spaces
 
-    for repo, stage in packaged_artifacts(namespace or own_namespace()).items():
+    name = namespace or own_namespace()
+    for repo, stage in packaged_artifacts(name).items():
         _push(repo, stage, dry_run, None, {"private": private})
+    for repo, (sdk, stage) in packaged_spaces(name).items():
+        _push(repo, stage, dry_run, None, {"private": private, "space_sdk": sdk})
 
 
 def _push(
@@ -536,13 +539,14 @@ def _push(
     elif dry_run:
         with tempfile.TemporaryDirectory() as name:
             stage(Path(name))
-            typer.echo(f"{repo} would get:")
+            kind = "the Space " if "space_sdk" in options else ""
+            typer.echo(f"{kind}{repo} would get:")
             for file in sorted(path for path in Path(name).rglob("*") if path.is_file()):
                 shown = file.relative_to(name).as_posix()
                 typer.echo(f"  {file.stat().st_size:>10,} bytes  sha256 {sha256_file(file)}  {shown}")
     else:
         done = upload(stage, repo, **options)
-        typer.echo(f"{done.url}\nhf-hub:{done.repo}@{done.commit}{note}")
+        typer.echo(done.url if "space_sdk" in options else f"{done.url}\nhf-hub:{done.repo}@{done.commit}{note}")
 
 
 @app.command(

@@ -1,4 +1,4 @@
-"""A small Hugging Face Hub on loopback: repositories over HTTP, with four faults; those of data sets can be read.
+"""A small Hugging Face Hub on loopback: models, Spaces and data sets over HTTP, with four faults; data sets can be read.
 
 It holds everything in memory and serves what huggingface_hub requests to create, push, list and download. Files named
 `*.safetensors` go through Git LFS, never through Xet. A test makes this process its client:
@@ -101,7 +101,7 @@ class HubServer:
     Attributes:
         url: HF_ENDPOINT of its clients.
         tokens: Token to the namespaces that its owner writes to.
-        repos: Repositories by `user/name`.
+        repos: Repositories by `user/name`, a Space's by `spaces/user/name`.
         requests: "METHOD path" of every request, oldest first.
     """
 
@@ -166,7 +166,7 @@ class HubServer:
                 self.objects[found[1]] = body
                 return Reply()
             return Reply(200, self.objects[found[1]], {"ETag": f'"{found[1]}"'})
-        if found := re.fullmatch(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
+        if found := re.fullmatch(r"/((?:spaces/)?[^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
             self._writable(found[1], user)
             return self._lfs_links(json.loads(body)["objects"])
         if found := re.fullmatch(rf"(?:/datasets)?/([^/]+/[^/]+)/resolve/({_REVISION})/(.+)", path):
@@ -178,7 +178,8 @@ class HubServer:
             return self._create(json.loads(body), user)
         if path == "/api/validate-yaml":
             return _json({"errors": [], "warnings": []})
-        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/(\w+)/(.+)", path):
+        path = path.replace("/api/spaces/", "/api/models/spaces/")
+        if found := re.fullmatch(r"/api/models/((?:spaces/)?[^/]+/[^/]+)/(\w+)/(.+)", path):
             repo_id, what, revision = found.groups()
             if what == "tree":
                 files = self._readable(repo_id, user).files(revision)
@@ -221,13 +222,13 @@ class HubServer:
 
     def _readable(self, repo_id: str, user: set[str] | None) -> Repo:
         repo = self.repos.get(repo_id)
-        if repo is None or (repo.private and repo_id.split("/")[0] not in (user or ())):
+        if repo is None or (repo.private and repo_id.split("/")[-2] not in (user or ())):
             raise Refusal(404, "Repository not found", "RepoNotFound")
         return repo
 
     def _writable(self, repo_id: str, user: set[str] | None) -> Repo:
         repo = self._readable(repo_id, user)
-        if repo_id.split("/")[0] not in (user or ()):
+        if repo_id.split("/")[-2] not in (user or ()):
             raise Refusal(403, "Forbidden")
         return repo
 
@@ -235,6 +236,8 @@ class HubServer:
         repo_id = f"{request['organization']}/{request['name']}"
         if request["organization"] not in (user or ()):
             raise Refusal(403, "You don't have the rights to create a model under this namespace")
+        if request.get("type") == "space":
+            repo_id = f"spaces/{repo_id}"
         url = {"url": f"{self.url}/{repo_id}"}
         if repo_id in self.repos:
             return _json({"error": "You already created this model repo", **url}, 409)

@@ -25,7 +25,7 @@ from ngd_timm import PrototypeGrid, load_run, wrap
 from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.commands import shown_command
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.hub import HubId, fetch, hub_id, pin
+from ngd_timm.core.hub import HubId, fetch, hub_id, pin, upload
 from ngd_timm.core.recipe import Recipe, load_recipe
 from ngd_timm.data.synthetic.schematic import draw_face
 from ngd_timm.evaluate.metrics import shown_protocols
@@ -35,7 +35,7 @@ from ngd_timm.experiments.ablation import ablate
 from ngd_timm.models.kd_teacher import KDTeacher
 from ngd_timm.models.student import load_student, open_student, save_student
 from ngd_timm.publish.card import student_card
-from ngd_timm.publish.push import push_run, stage_run
+from ngd_timm.publish.push import packaged_spaces, push_run, stage_run
 from ngd_timm.train.loop import resume, train
 
 GRID = PrototypeGrid.default("gameemo-v2")
@@ -200,7 +200,7 @@ def test_the_docs_lines_about_the_hub_run_when_pasted(hub: HubServer, run: Path)
     assert torch.equal(names["student"].fc.weight, names["run"].student.fc.weight)
 
 
-def test_one_command_publishes_every_packaged_grid_and_student_under_one_name(
+def test_one_command_publishes_every_packaged_grid_and_student_and_the_space_under_one_name(
     hub: HubServer, ngd: Callable[..., Any]
 ) -> None:
     done = ngd("publish", "--namespace", "lab")
@@ -208,8 +208,27 @@ def test_one_command_publishes_every_packaged_grid_and_student_under_one_name(
     for version in ("gameemo-v1", "gameemo-v2"):
         assert PrototypeGrid.from_pretrained(f"lab/{version}").sha256 == PrototypeGrid.default(version).sha256
         assert f'from_pretrained("lab/{version}")' in hub.repos[f"lab/{version}"].files()["README.md"].decode()
+    space = hub.repos["spaces/lab/expressions"].files()
+    assert {"app.py", "requirements.txt", "README.md", "examples/astronaut.jpg"} <= set(space)
+    header = yaml.safe_load(space["README.md"].decode().split("---")[1])
+    assert (header["sdk"], header["app_file"], header["models"]) == ("gradio", "app.py", ["lab/student-ferplus-v2"])
     pulled, packaged = open_student("lab/student-ferplus-v1")[0], load_student("student-ferplus-v1")
     assert all(torch.equal(pulled.state_dict()[name], value) for name, value in packaged.state_dict().items())
+
+
+def test_the_page_is_published_as_a_static_space_where_it_is_built(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("space/README.md", "web/README.md", "web/dist/README.md", "web/dist/index.html"):
+        (tmp_path / "hub" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "hub" / name).write_text(name)
+    monkeypatch.setattr("ngd_timm.publish.push.packaged", lambda kind: tmp_path / kind)
+    sdk, stage = packaged_spaces("lab")["lab/expressions-in-the-browser"]
+    assert sdk == "static"
+    upload(stage, "lab/page", space_sdk=sdk)
+    assert {"README.md", "index.html"} <= set(hub.repos["spaces/lab/page"].files())
+    shutil.rmtree(tmp_path / "hub" / "web" / "dist")
+    assert list(packaged_spaces("lab")) == ["lab/expressions"]
 
 
 def test_a_branch_and_a_pull_request_leave_main_as_it_is(hub: HubServer) -> None:

@@ -40,6 +40,7 @@ def test_everything_that_runs_without_a_checkout_is_in_the_wheel(wheel: dict[str
     expected = [f"recipes/{p.name}" for p in (ROOT / "recipes").glob("*.yaml")]
     expected += [f"report/templates/{p.name}" for p in (ROOT / "ngd_timm" / "report" / "templates").glob("*.j2")]
     expected += [f"hub/templates/{p.name}" for p in (ROOT / "hub" / "templates").iterdir()]
+    expected += ["hub/space/app.py", "hub/space/requirements.txt", "hub/space/README.md"]
     grid = ("grid.safetensors", "README.md", "LICENSE")
     student = ("model.safetensors", "config.json", "recipe.yaml", "metrics.json", "fingerprint.json", *grid[1:])
     expected += [f"hub/{version}/{name}" for version in grid_versions() for name in grid]
@@ -51,6 +52,7 @@ def test_everything_that_runs_without_a_checkout_is_in_the_wheel(wheel: dict[str
 
 def test_the_wheel_holds_no_tests_no_data_and_stays_small(wheel: dict[str, int]) -> None:
     assert not [n for n in wheel if n.startswith("tests/") or n.endswith((".parquet", ".npz", ".npy", ".csv", ".pkl"))]
+    assert not [n for n in wheel if "/hub/web/" in n]
     assert all(size < 4_000_000 for size in wheel.values())
     assert sum(wheel.values()) < 10_000_000
 

@@ -144,20 +144,29 @@ def upload(
     commit_message: str | None = None,
     create_pr: bool = False,
     token: str | bool | None = None,
+    space_sdk: str | None = None,
 ) -> Published:
-    """Push what `stage` writes into an empty folder as one commit; a missing repository or branch is created."""
+    """Push what `stage` writes into an empty folder as one commit; a missing repository or branch is created.
+
+    The repository is a model's, with `space_sdk` ("gradio", "static") a Space's.
+    """
+    kind = None if space_sdk is None else "space"
     repository, api = target(repo_id), HfApi(token=token, library_name="ngd_timm")
     if create_pr and revision is not None:
         raise InputError(f"{repository}: a pull request is against the main branch; leave out revision={revision}")
     with tempfile.TemporaryDirectory(prefix="ngd-push-") as folder:
         stage(Path(folder))
         with _one_line(repository):
-            api.create_repo(repo_id, private=private, exist_ok=True)
+            api.create_repo(repo_id, private=private, exist_ok=True, repo_type=kind, space_sdk=space_sdk)
             if revision is not None:
-                api.create_branch(repo_id, branch=revision, exist_ok=True)
-            message = commit_message or "Upload with ngd_timm"
+                api.create_branch(repo_id, branch=revision, exist_ok=True, repo_type=kind)
             info = api.upload_folder(
-                repo_id=repo_id, folder_path=folder, commit_message=message, revision=revision, create_pr=create_pr
+                repo_id=repo_id,
+                folder_path=folder,
+                commit_message=commit_message or "Upload with ngd_timm",
+                revision=revision,
+                create_pr=create_pr,
+                repo_type=kind,
             )
     return Published(repo_id, info.oid, info.pr_url or info.commit_url)
 

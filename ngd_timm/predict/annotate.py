@@ -38,12 +38,13 @@ def draw_photo(photo: Photo, path: Path) -> None:
     image = to_mode(open_image(str(photo.source)), "RGB")
     with png_figure(path, (10, 5)) as figure:
         picture, bars, plane = figure.subplot_mosaic("aab;aac", width_ratios=(1, 1, 1.1)).values()
-        _draw_boxes(picture, image, photo.faces)
-        _draw_bars(bars, photo.faces)
-        _draw_plane(plane, photo.faces)
+        draw_boxes(picture, image, photo.faces)
+        draw_bars(bars, photo.faces)
+        draw_plane(plane, photo.faces)
 
 
-def _draw_boxes(axes: Axes, image: Image.Image, faces: Sequence[Prediction]) -> None:
+def draw_boxes(axes: Axes, image: Image.Image, faces: Sequence[Prediction]) -> None:
+    """Draw an image, which is scaled down in place, with boxes and labels."""
     from matplotlib.patches import Rectangle
 
     width, height = image.size
@@ -64,7 +65,8 @@ def _draw_boxes(axes: Axes, image: Image.Image, faces: Sequence[Prediction]) -> 
     axes.axis("off")
 
 
-def _draw_bars(axes: Axes, faces: Sequence[Prediction]) -> None:
+def draw_bars(axes: Axes, faces: Sequence[Prediction]) -> None:
+    """Draw a bar for every class and face."""
     names = list(faces[0].probabilities) if faces else list(ANCHORS)
     thickness = 0.8 / max(1, len(faces))
     for i, face in enumerate(faces):
@@ -74,14 +76,18 @@ def _draw_bars(axes: Axes, faces: Sequence[Prediction]) -> None:
     axes.invert_yaxis()
 
 
-def _draw_plane(axes: Axes, faces: Sequence[Prediction]) -> None:
+def draw_plane(axes: Axes, faces: Sequence[Prediction]) -> None:
+    """Draw the valence/arousal plane with a dot for every face."""
     angle = np.linspace(0, 2 * math.pi, 200)
     axes.plot(np.cos(angle), np.sin(angle), color=RULE, lw=1)
     axes.axhline(0, color=RULE, lw=0.8)
     axes.axvline(0, color=RULE, lw=0.8)
     for name, (valence, arousal) in ANCHORS.items():
         side = {"fear": "right", "anger": "left"}.get(name, "center")  # which are neighbours
-        axes.text(valence, arousal, name, fontsize=7, color="#777777", ha=side, va="center")
+        above = arousal > 0.3  # a face at the anchor leaves its name legible
+        beside = arousal + (0.06 if above else -0.06)
+        va = "bottom" if above else "top"
+        axes.text(valence, beside, name, fontsize=7, color="#777777", ha=side, va=va)
     for i, face in enumerate(faces):
         if face.valence is not None and face.arousal is not None:
             axes.plot(face.valence, face.arousal, STYLES[i % len(STYLES)][1], color=_color(i), ms=8, mec="white")

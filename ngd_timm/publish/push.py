@@ -113,6 +113,24 @@ def packaged_artifacts(space: str) -> dict[str, Callable[[Path], object]]:
     return artifacts
 
 
+def packaged_spaces(space: str) -> dict[str, tuple[str, Callable[[Path], object]]]:
+    """The Spaces: repository name under `space`, its SDK, and a function that stages its folder.
+
+    The page that needs no server is among them in a checkout where `npm run build` has written it.
+    """
+    stage: Callable[[Path], object] = partial(_stage_space, packaged("hub") / "space", space)
+    spaces = {f"{space}/expressions": ("gradio", stage)}
+    page = packaged("hub") / "web" / "dist"
+    if (page / "index.html").is_file():
+        spaces[f"{space}/expressions-in-the-browser"] = ("static", partial(_stage_space, page, space))
+    return spaces
+
+
+def _stage_space(source: Path, space: str, folder: Path) -> None:
+    shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    write_text(folder / "README.md", (source / "README.md").read_text(encoding="utf-8").replace("NAMESPACE", space))
+
+
 def _stage_packaged_grid(version: str, repo_id: str, folder: Path) -> None:
     stage_grid(PrototypeGrid.default(version), folder, repo_id)
 

@@ -1,0 +1,38 @@
+// Writes dist/, a folder that any web server can serve: the page, the runtime, and the models, which models.py takes from
+// the installed package. `npm run build -- STUDENT` takes another student than the newest bundled one; PYTHON is the
+// interpreter that has ngd-timm.
+import { execFileSync } from "node:child_process";
+import { copyFileSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { build } from "esbuild";
+
+const RUNTIME = "ort-wasm-simd-threaded.wasm";
+const dist = new URL("dist/", import.meta.url).pathname;
+
+rmSync(dist, { recursive: true, force: true });
+mkdirSync(dist);
+const python = process.env.PYTHON ?? "python3";
+try {
+  execFileSync(python, ["models.py", dist, ...process.argv.slice(2)], { stdio: "inherit", cwd: import.meta.dirname });
+} catch {
+  console.error(`the models come from ngd-timm[onnx], which ${python} must have; PYTHON names another interpreter`);
+  process.exit(1);
+}
+
+copyFileSync(`node_modules/onnxruntime-web/dist/${RUNTIME}`, dist + RUNTIME);
+const settings = JSON.parse(readFileSync(`${dist}settings.json`, "utf8"));
+settings.runtime = { file: RUNTIME, bytes: statSync(dist + RUNTIME).size };
+writeFileSync(`${dist}settings.json`, JSON.stringify(settings));
+
+const page = readFileSync("src/index.html", "utf8");
+writeFileSync(`${dist}index.html`, page.replace("{{forbidden}}", settings.forbidden));
+copyFileSync("src/style.css", `${dist}style.css`);
+copyFileSync("README.md", `${dist}README.md`);
+await build({
+  entryPoints: ["src/page.ts"],
+  outfile: `${dist}page.js`,
+  bundle: true,
+  minify: true,
+  format: "esm",
+  target: "es2022",
+  legalComments: "external",
+});
