@@ -1,4 +1,4 @@
-"""A small Hugging Face Hub on loopback: models, Spaces and data sets over HTTP, with four faults; data sets can be read.
+"""A small Hugging Face Hub on loopback: models, Spaces and, to be read, data sets over HTTP, with four faults.
 
 It holds everything in memory and serves what huggingface_hub requests to create, push, list and download. Files named
 `*.safetensors` go through Git LFS, never through Xet. A test makes this process its client:
