@@ -14,6 +14,7 @@ from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import packaged, write_json
 from ngd_timm.core.images import image_limit
 from ngd_timm.core.plots import STYLES
+from ngd_timm.models.logit_adjustment import prior_shift
 from ngd_timm.models.student import shipped_student
 from ngd_timm.predict import faces, predictor
 from ngd_timm.publish.export import export_student
@@ -56,6 +57,8 @@ def settings(out: Path, student: str) -> dict[str, object]:
             "resize": math.floor(width / cfg["crop_pct"]),
             "mean": list(cfg["mean"]) * (3 // len(cfg["mean"])),
             "std": list(cfg["std"]) * (3 // len(cfg["std"])),
+            # what the default prior adds to the logits
+            "shift": prior_shift(opened.model, opened.classes, opened.prior).tolist(),
         },
         "crop": {
             "face": opened.face_crop,

@@ -13,6 +13,7 @@ export interface Settings {
     resize: number;
     mean: [number, number, number];
     std: [number, number, number];
+    shift: number[];
   };
   runtime: File;
   crop: { face: number; fills: number; aspect: number; small: number };

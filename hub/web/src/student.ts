@@ -38,7 +38,7 @@ export class Predictor {
   }
 
   private async probabilities(images: Pixels[]): Promise<number[][]> {
-    const { size, mean, std, classes } = this.settings.student;
+    const { size, mean, std, classes, shift: prior } = this.settings.student;
     const input = new Float32Array(images.length * 3 * size * size);
     const scale = std.map((s) => 1 / 255 / s);
     const shift = std.map((s, c) => -mean[c] / s);
@@ -46,7 +46,8 @@ export class Predictor {
     const name = this.student.inputNames[0];
     const out = await this.student.run({ [name]: new Tensor("float32", input, [images.length, 3, size, size]) });
     const logits = out[this.student.outputNames[0]].data as Float32Array;
-    return images.map((_, i) => softmax(logits.subarray(i * classes.length, (i + 1) * classes.length)));
+    const row = (i: number) => logits.subarray(i * classes.length, (i + 1) * classes.length);
+    return images.map((_, i) => softmax(row(i).map((logit, c) => logit + prior[c])));
   }
 
   /** An image as the student's transform makes it: the shorter side resized, the centre cut out. */
