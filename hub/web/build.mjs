@@ -14,7 +14,7 @@ const python = process.env.PYTHON ?? "python3";
 try {
   execFileSync(python, ["models.py", dist, ...process.argv.slice(2)], { stdio: "inherit", cwd: import.meta.dirname });
 } catch {
-  console.error(`the models come from ngd-timm[onnx], which ${python} must have; PYTHON names another interpreter`);
+  console.error(`models.py failed; it needs ngd-timm[onnx] in ${python} (PYTHON names another interpreter)`);
   process.exit(1);
 }
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from ngd_timm import ANCHORS, Predictor
 from ngd_timm.core.citations import FORBIDDEN
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.files import packaged, write_json
+from ngd_timm.core.files import packaged, write_json, write_text
 from ngd_timm.core.images import image_limit
 from ngd_timm.core.plots import STYLES
 from ngd_timm.models.logit_adjustment import prior_shift
@@ -26,8 +26,8 @@ def main(out: Path, student: str) -> None:
     shutil.copyfile(hub / "detector" / faces._MODEL, out / faces._MODEL)
     shutil.copyfile(hub / "detector" / "LICENSE", out / "LICENSE-detector.txt")
     licence = hub / student / "LICENSE"
-    if licence.is_file():
-        shutil.copyfile(licence, out / "LICENSE-student.txt")
+    terms = licence.read_text(encoding="utf-8") if licence.is_file() else "Ask whoever trained this student.\n"
+    write_text(out / "LICENSE-student.txt", terms)
     shutil.copytree(hub / "space" / "examples", out / "examples")
     write_json(out / "settings.json", settings(out, student))
 
