@@ -152,6 +152,10 @@ class HubServer:
                 reply = self._route(method, path, query, headers, body)
             except Refusal as refusal:
                 reply = _json({"error": str(refusal)}, refusal.status, refusal.headers)
+        if (part := re.fullmatch(r"bytes=(\d+)-(\d*)", headers.get("Range") or "")) and reply.status == 200:
+            first, last = int(part[1]), int(part[2] or len(reply.body) - 1)
+            reply.headers["Content-Range"] = f"bytes {first}-{last}/{len(reply.body)}"
+            reply.status, reply.body = 206, reply.body[first : last + 1]
         if fault is not None and fault.kind == "altered":
             reply.body = reply.body[:-1] + bytes([reply.body[-1] ^ 1])
         return reply, fault is not None and fault.kind == "cut"
