@@ -359,6 +359,7 @@ def client_here(monkeypatch: pytest.MonkeyPatch, hub: HubServer, home: Path, tok
     }
     for name, value in settings.items():
         monkeypatch.setattr(constants, name, value, raising=False)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
     for name in list(os.environ):
         if name.lower().endswith("_proxy") or name == "HUGGING_FACE_HUB_TOKEN":
             monkeypatch.delenv(name)

@@ -67,7 +67,7 @@ def test_another_choice_of_bands_or_folds_finds_the_cache_and_another_signal_set
     for change in ({"window_s": 1.0}, {"artefact_uv": 300.0}, {"notch": None}, {"channels": ("Fz", "Cz")}):
         load_eeg(SETTINGS.model_copy(update=change), "deap", root)
     assert len(computed) == 5
-    assert len(list((tmp_path / "cache").iterdir())) == 5
+    assert len(list((tmp_path / "cache" / "ngd_timm").iterdir())) == 5
     again = load_eeg(SETTINGS.model_copy(update={"cache": False}), "deap", root)
     assert len(computed) == 6
     assert again.sha256 == whole.sha256
