@@ -97,12 +97,12 @@ def prior_shift(model: TimmModel, classes: Sequence[str], prior: str | Mapping[s
     """
     if prior == "training":
         return torch.zeros(len(classes))
-    asked = np.zeros(len(classes))
+    log_prior = np.zeros(len(classes))
     if not isinstance(prior, str):
-        asked = np.array([prior.get(name, np.nan) for name in classes], dtype=np.float64)
-        if set(prior) != set(classes) or not (np.isfinite(asked).all() and (asked > 0).all()):
+        weights = np.array([prior.get(name, np.nan) for name in classes], dtype=np.float64)
+        if set(prior) != set(classes) or not (np.isfinite(weights).all() and (weights > 0).all()):
             raise InputError(f"a prior needs a number above 0 for each of {', '.join(classes)}; got {dict(prior)}")
-        asked = np.log(asked / asked.sum())
+        log_prior = np.log(weights / weights.sum())
     elif prior != "uniform":
         raise choices("prior", prior, (*PRIORS, "CLASS=P,CLASS=P…"))
     notes = getattr(model, NOTES, {})
@@ -112,7 +112,7 @@ def prior_shift(model: TimmModel, classes: Sequence[str], prior: str | Mapping[s
             "training, or save the student with save_student(…, counts=…)"
         )
     left = 1 - notes.get("logit_adjustment", 0.0) / temperature_of(model)
-    return torch.tensor(asked - left * np.log(notes["prior"]), dtype=torch.float32)
+    return torch.tensor(log_prior - left * np.log(notes["prior"]), dtype=torch.float32)
 
 
 def parse_prior(text: str) -> str | dict[str, float]:

@@ -93,7 +93,7 @@ def ridge_in_other_folds(recipe: TeacherRecipe, data: BandPower, z: np.ndarray) 
         try:
             fold = fold_windows(data, by, recipe.data.folds, recipe.seed)
             out["folds"][by] = _score_ridge(recipe, data, z, fold, by)
-        except InputError as error:  # the folds that were asked for can be scored nevertheless
+        except InputError as error:  # the recipe's own folds can be scored nevertheless
             out.setdefault("folds_not_scored", {})[by] = str(error)
             logger.info("not scored in folds by %s: %s", by, error)
     return out
