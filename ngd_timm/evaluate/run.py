@@ -17,9 +17,9 @@ from ngd_timm.evaluate.run_log import read_rows
 from ngd_timm.grid.prototypes import GRID_FILE, PrototypeGrid
 from ngd_timm.models.ngd_models import TimmModel
 from ngd_timm.models.student import (
-    NOTES,
     STUDENT_FILES,
     check_published,
+    notes_of,
     read_student,
     student_folder,
     weights_sha256,
@@ -63,7 +63,7 @@ class Run:
     @property
     def known_sha256(self) -> set[str]:
         """Of the student's weights, and of the grey ones that an RGB student was made of: both score alike."""
-        return {self.student_sha256, getattr(self.student, NOTES, {}).get("folded_from", self.student_sha256)}
+        return {self.student_sha256, notes_of(self.student).get("folded_from", self.student_sha256)}
 
     @cached_property
     def rows(self) -> list[dict[str, str]]:

@@ -19,7 +19,7 @@ from ngd_timm.evaluate.predictions import predict, prediction_file, write_predic
 from ngd_timm.evaluate.run_log import choice_note, read_rows
 from ngd_timm.models.logit_adjustment import prior_shift
 from ngd_timm.models.ngd_models import DistillationWrapper, TimmModel
-from ngd_timm.models.student import NOTES, read_student, run_folder, student_files, temperature_of, weights_sha256
+from ngd_timm.models.student import notes_of, read_student, run_folder, student_files, temperature_of, weights_sha256
 
 logger = logging.getLogger("ngd_timm.evaluate")
 
@@ -93,7 +93,7 @@ def evaluate(
     model.to(device)
     notes: dict[str, Any] = {"prior": prior if isinstance(prior, str) else dict(prior)}
     notes |= {"drop_duplicates": drop, "student_sha256": sha256, "student_temperature": temperature_of(bare)}
-    if (folded_from := getattr(bare, NOTES, {}).get("folded_from")) is not None:
+    if (folded_from := notes_of(bare).get("folded_from")) is not None:
         notes["folded_from"] = folded_from
     results: dict[str, Any] = {}
     for name, root, split, key in parsed:

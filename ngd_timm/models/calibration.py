@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.models.ngd_models import TimmModel, input_channels
-from ngd_timm.models.student import temperature_of
+from ngd_timm.models.student import notes_of, temperature_of
 
 CITATION = (
     'C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, "On calibration of modern neural networks", ICML 2017, '
@@ -64,7 +64,7 @@ def divide_logits(model: TimmModel, temperature: float) -> None:
     for parameter in classifier_parameters(model):
         # times the inverse: a division by a number rounds otherwise on a GPU than on a CPU
         parameter.mul_(1 / temperature)
-    model.ngd_timm = {**getattr(model, "ngd_timm", {}), "temperature": temperature_of(model) * temperature}
+    model.ngd_timm = {**notes_of(model), "temperature": temperature_of(model) * temperature}
 
 
 def fit_temperature(logits: Any, targets: Any) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.models.ngd_models import TimmModel
-from ngd_timm.models.student import NOTES, class_prior, temperature_of
+from ngd_timm.models.student import class_prior, notes_of, temperature_of
 
 PRIORS = ("training", "uniform")
 CITATION = (
@@ -51,7 +51,7 @@ def adjust_logits(model: TimmModel, counts: np.ndarray | Sequence[float], tau: f
         raise InputError(f"counts are {len(shift)}, the model has {len(bias)} classes; give one number a class")
     with torch.no_grad():
         bias.sub_(shift.to(bias))
-    notes, prior = getattr(model, NOTES, {}), class_prior(counts)
+    notes, prior = notes_of(model), class_prior(counts)
     if np.allclose(notes.get("prior", prior), prior, rtol=1e-3, atol=0):
         tau = notes.get("logit_adjustment", 0.0) + tau * temperature_of(model)
         model.ngd_timm = {**notes, "prior": prior, "logit_adjustment": tau}
@@ -105,7 +105,7 @@ def prior_shift(model: TimmModel, classes: Sequence[str], prior: str | Mapping[s
         log_prior = np.log(weights / weights.sum())
     elif prior != "uniform":
         raise choices("prior", prior, (*PRIORS, "CLASS=P,CLASS=P…"))
-    notes = getattr(model, NOTES, {})
+    notes = notes_of(model)
     if "prior" not in notes:
         raise InputError(
             "the student records no training prior (prior in config.json), so none can be taken out; use the prior "

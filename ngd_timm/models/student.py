@@ -185,7 +185,7 @@ def save_student(
         raise InputError("save_student takes the bare student: pass model.student")
     if len(classes) != model.num_classes:
         raise InputError(f"the model has {model.num_classes} classes, not {len(classes)}: {', '.join(classes)}")
-    notes = getattr(model, NOTES, {})
+    notes = notes_of(model)
     prior = notes.get("prior") if counts is None else class_prior(counts)
     if prior is not None:
         if len(prior) != len(classes):
@@ -374,6 +374,12 @@ def class_prior(counts: np.ndarray | Sequence[float]) -> list[float]:
     return [float(f"{p:.6g}") for p in n / n.sum()]
 
 
+def notes_of(model: TimmModel) -> dict[str, Any]:
+    """What a model carries under `NOTES`; empty of one that carries nothing."""
+    notes: dict[str, Any] = getattr(model, NOTES, {})
+    return notes
+
+
 def temperature_of(model: TimmModel) -> float:
     """The temperature that is folded into a model's classifier (`ngd_timm.calibrate`); 1 where none is."""
-    return float(getattr(model, NOTES, {}).get("temperature", 1.0))
+    return float(notes_of(model).get("temperature", 1.0))

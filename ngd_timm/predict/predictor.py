@@ -17,7 +17,7 @@ from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.hub import hub_id
 from ngd_timm.core.images import DAMAGE, InputTransform, damage_reason, open_image, raise_image_limit, to_mode
 from ngd_timm.models.logit_adjustment import prior_shift
-from ngd_timm.models.student import NOTES, STUDENT_FILES, open_student, shipped_student, student_versions
+from ngd_timm.models.student import STUDENT_FILES, notes_of, open_student, shipped_student, student_versions
 from ngd_timm.predict.faces import FACE_CROP, Detector, Face, FaceDetector, crop_face, is_crop
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pgm", ".ppm")
@@ -152,7 +152,7 @@ class Predictor:
         model, self.classes = open_student(shipped_student() if source is None else source)
         self.model = model.to(self.device).to(memory_format=torch.channels_last)
         self.transform = InputTransform(model.pretrained_cfg)
-        notes = getattr(model, NOTES, {})
+        notes = notes_of(model)
         self.face_crop, self.views = float(notes.get("face_crop", FACE_CROP)), views
         prior = ("uniform" if "prior" in notes else "training") if prior is None else prior
         self.prior = prior if isinstance(prior, str) else "given"

@@ -30,7 +30,7 @@ from ngd_timm.losses.cross_entropy import CITATIONS
 from ngd_timm.models.calibration import CITATION as TEMPERATURE
 from ngd_timm.models.logit_adjustment import CITATION
 from ngd_timm.models.ngd_models import input_channels
-from ngd_timm.models.student import NOTES, temperature_of
+from ngd_timm.models.student import notes_of, temperature_of
 
 # as the Hub knows them
 _METRIC_IDS = {"acc": "accuracy", "macro_f1": "f1", "bacc": "balanced_accuracy"}
@@ -85,7 +85,7 @@ def _card(run: Run, repo_id: str, plot: bool) -> str:
         features=run.student.head_hidden_size,
         hyperparameters=list(_hyperparameters(run)),
         grey=input_channels(run.student) == 1,
-        has_prior="prior" in getattr(run.student, NOTES, {}),
+        has_prior="prior" in notes_of(run.student),
         prior_of=prior_of,
         classes=run.classes,
         distilled=distilled,
