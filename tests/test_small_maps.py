@@ -13,7 +13,7 @@ from torch import nn
 from ngd_timm.models.small_maps import SmallMapConv2d, _Products, small_maps_as_products
 
 
-@pytest.mark.parametrize(("side", "stride"), [(1, 1), (2, 1), (2, 2), (3, 2), (4, 2), (5, 3)])
+@pytest.mark.parametrize(("side", "stride"), [(1, 1), (2, 1), (2, 2), (3, 1), (3, 2), (4, 2), (5, 3)])
 def test_values_and_gradients_are_the_convolutions(side: int, stride: int) -> None:
     torch.manual_seed(0)
     x = torch.randn(3, 5, side, side, dtype=torch.float64, requires_grad=True)

@@ -9,8 +9,10 @@ import pytest
 import timm
 import torch
 from timm.utils import NativeScaler
+from torch import nn
 
 from ngd_timm import CLASSES, InputError, NeuroGazeLoss, NeuroGazeTask, PrototypeGrid, save_student, wrap
+from ngd_timm.core import devices
 
 
 def make(**options: Any) -> NeuroGazeTask:
@@ -222,3 +224,22 @@ def test_clipping_without_the_head_leaves_out_classifier_and_projection_and_no_m
     names = {id(p): n for n, p in two_heads.trainable_module.named_parameters()}
     kept = {names[id(p)] for p in two_heads.get_clip_parameters(exclude_head=True)}
     assert {n.split(".")[1] for n in set(names.values()) - kept} == {"head", "head_dist"}
+
+
+@pytest.mark.parametrize(
+    ("processor", "able", "groups", "chosen"),
+    [
+        ("AMD EPYC", {"avx512_bf16": True}, 1, torch.bfloat16),
+        ("AMD EPYC", {"avx512_bf16": True}, 4, None),
+        ("AMD EPYC", {}, 1, None),
+        ("Intel(R) Xeon(R)", {"avx512_bf16": True}, 1, None),
+        ("Intel(R) Xeon(R)", {"avx512_bf16": True, "amx_bf16": True}, 1, torch.bfloat16),
+    ],
+)
+def test_auto_precision_goes_by_processor_and_model(
+    processor: str, able: dict[str, bool], groups: int, chosen: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    monkeypatch.setattr(devices, "processor_name", lambda: processor)
+    model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=groups))
+    assert devices.autocast_type("auto", torch.device("cpu"), model) is chosen

@@ -6,6 +6,7 @@ import platform
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from ngd_timm.core.errors import InputError, choices
 
@@ -24,8 +25,12 @@ def open_device(name: str) -> torch.device:
     return device
 
 
-def autocast_type(amp: str, device: torch.device) -> torch.dtype | None:
-    """The autocast type of a recipe's `optim.amp`; None is float32. `auto` depends on the processor alone."""
+def autocast_type(amp: str, device: torch.device, model: nn.Module | None = None) -> torch.dtype | None:
+    """The autocast type of a recipe's `optim.amp`; None is float32. `auto` goes by the processor and the model.
+
+    Measured (docs/speed.md): bf16 without AMX is faster than float32 on AMD's processors and slower on Intel's, and
+    slower on both where convolutions are depthwise.
+    """
     if amp in _PRECISIONS:
         return _PRECISIONS[amp]
     if amp != "auto":
@@ -33,8 +38,9 @@ def autocast_type(amp: str, device: torch.device) -> torch.dtype | None:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    # either has bf16 dot products; without them bf16 is emulated and slower than float32
-    return torch.bfloat16 if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else None
+    dot_products = capabilities.get("avx512_bf16") and processor_name().startswith("AMD")
+    depthwise = model is not None and any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in model.modules())
+    return torch.bfloat16 if capabilities.get("amx_bf16") or (dot_products and not depthwise) else None
 
 
 def precision_name(autocast: torch.dtype | None) -> str:

@@ -10,15 +10,16 @@ from torch import Tensor, nn
 __all__ = ["SmallMapConv2d", "small_maps_as_products"]
 
 # Output pixels up to which the products won in tests/benchmarks/throughput.py; at 4x4 the convolution does.
-_PIXELS = 4
+_PIXELS = 9
 
 
 def small_maps_as_products(model: nn.Module) -> nn.Module:
-    """Let a model's 3x3 convolutions compute maps of up to 2x2 pixels as matrix products while it trains.
+    """Let a model's 3x3 convolutions compute maps of up to 3x3 pixels as matrix products while it trains.
 
-    The last stage of a ResNet sees 2x2 maps at 48 and 64 px. There five of nine taps multiply padding, and oneDNN's
-    kernels are made for larger maps. Values differ from the convolution's by rounding; in evaluation, on accelerators
-    and on larger maps it is the convolution itself. Parameters, state dict and `isinstance(m, nn.Conv2d)` stay.
+    The last stage of a ResNet sees 2x2 maps at 48 and 64 px. There five of nine taps multiply padding (32 of 81 on 3x3
+    maps), and oneDNN's kernels are made for larger maps. Values differ from the convolution's by rounding; in
+    evaluation, on accelerators and on larger maps it is the convolution itself. Parameters, state dict and
+    `isinstance(m, nn.Conv2d)` stay.
 
     Args:
         model: Changed in place.

@@ -118,7 +118,7 @@ def prepare(recipe: Recipe) -> Setup:
     weights = class_weights(data.class_counts, recipe.loss.class_weights)
     model.student.ngd_timm = {"prior": class_prior(data.labels_drawn * (1 if weights is None else weights.numpy()))}
     calibration = calibration_rows(recipe, model, data.valid)
-    precision = autocast_type(recipe.optim.amp, device)
+    precision = autocast_type(recipe.optim.amp, device, model.student)
     cache = None
     if teacher is not None and recipe.kd_cache is not None:
         key = _logits_key(recipe, teacher, data, precision, device)

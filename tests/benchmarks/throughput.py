@@ -97,12 +97,13 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     device = torch.device(options.device)
-    dtype, augment = autocast_type(options.amp, device), AugmentConfig()
-    if dtype == torch.float16:
-        raise SystemExit("this GPU has no bf16; give --amp off, as fp16 needs a scaler")
 
     def student() -> nn.Module:
         return timm.create_model(options.backbone, num_classes=8, in_chans=1).train().to(device)
+
+    dtype, augment = autocast_type(options.amp, device, student()), AugmentConfig()
+    if dtype == torch.float16:
+        raise SystemExit("this GPU has no bf16; give --amp off, as fp16 needs a scaler")
 
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
