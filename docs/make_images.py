@@ -73,6 +73,8 @@ def prediction() -> None:
         Image.fromarray(data.astronaut()).save(file)
         (photo,) = ngd_timm.Predictor().photos([file])
         draw_photo(photo, IMAGES / "prediction.png")
+    with Image.open(IMAGES / "prediction.png") as drawn:
+        drawn.convert("P", palette=Image.Palette.ADAPTIVE).save(IMAGES / "prediction.png", optimize=True)
 
 
 def grid() -> None:

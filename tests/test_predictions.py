@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors import safe_open
@@ -16,13 +18,16 @@ from safetensors.torch import load_file, save_file
 from tiny_runs import tiny_recipe
 
 import ngd_timm.evaluate.predictions as module
-from ngd_timm.core.affect import CLASSES
+from ngd_timm.core.affect import ANCHORS, CLASSES
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import sha256_file
 from ngd_timm.data import FaceBatches, load_fer
+from ngd_timm.data.synthetic.schematic import draw_face
 from ngd_timm.evaluate.metrics import fer_metrics
 from ngd_timm.evaluate.predictions import predict, prediction_file, read_predictions
-from ngd_timm.evaluate.student import evaluate, face_batches
+from ngd_timm.evaluate.student import evaluate, face_batches, summary_line
+from ngd_timm.grid.prototypes import PrototypeGrid
+from ngd_timm.losses.proto_kd import ProtoKDLoss
 from ngd_timm.models.student import open_student
 from ngd_timm.train.interruption import Interruption, Stopped
 from ngd_timm.train.loop import train
@@ -58,6 +63,7 @@ def test_the_metrics_can_be_computed_from_the_file_again(run: Path) -> None:
         temperature = json.loads((run / "student" / "config.json").read_text())["ngd_timm"]["temperature"]
         weights = sha256_file(run / "student" / "model.safetensors")
         notes = {"drop_duplicates": True, "student_sha256": weights, "student_temperature": temperature}
+        entry.pop("ratings", None)  # people's, of the data set
         assert kept.entry(**notes) == entry
         assert fer_metrics(kept.logits, kept.target, kept.classes, kept.subject)["8way"] == entry["8way"]
 
@@ -163,3 +169,24 @@ def test_a_missing_or_damaged_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").write_bytes(b"no tensors")
     with pytest.raises(InputError, match="not a readable safetensors file"):
         read_predictions(tmp_path / "a.safetensors")
+
+
+def test_a_set_with_ratings_is_scored_by_anchors_and_by_the_runs_grid(run: Path, tmp_path: Path) -> None:
+    names = [CLASSES[i % 7] for i in range(24)]
+    places = np.array([ANCHORS[name] for name in names])
+    images = []
+    for number, name in enumerate(names):
+        draw_face(name, seed=number, image_size=48).save(file := tmp_path / "face.png")
+        images.append({"bytes": file.read_bytes(), "path": None})
+    columns = {"image": images, "label": names, "valence": places[:, 0], "arousal": places[:, 1]}
+    pq.write_table(pa.table(columns), tmp_path / "all.parquet")
+    ((key, entry),) = evaluate(run, [f"diffusionfer={tmp_path / 'all.parquet'}"], predictions=True).items()
+    kept = read_predictions(prediction_file(run, key))
+    for name, place in (
+        ("anchors", kept.logits.double().softmax(dim=1).numpy() @ np.array(list(ANCHORS.values()))),
+        ("grid", ProtoKDLoss(PrototypeGrid.load(run / "grid.safetensors")).place(kept.embedding).numpy()),
+    ):
+        for axis, scores in enumerate(entry["ratings"][name].values()):
+            assert scores["n"] == 24
+            assert scores["r"] == pytest.approx(np.corrcoef(place[:, axis], places[:, axis])[0, 1], abs=1e-4)
+    assert "valence r" in summary_line(key, entry)

@@ -20,6 +20,8 @@ ANCHORS: Mapping[str, tuple[float, float]] = {
 }
 """(valence, arousal) of each class, in [-1, 1]: see `anchors` for the sources."""
 
+AXES = ("valence", "arousal")
+
 CLASSES: tuple[str, ...] = tuple(ANCHORS)
 """FER+'s order. Every data set is mapped onto these by name."""
 
@@ -80,3 +82,12 @@ def cell_distances(size: int) -> np.ndarray:
     """Euclidean distance between cells in cell indices, (S*S, S*S) float64."""
     row, column = np.divmod(np.arange(size * size), size)
     return np.hypot(row[:, None] - row[None], column[:, None] - column[None])
+
+
+def ccc(prediction: np.ndarray, target: np.ndarray) -> float:
+    """Lin's concordance correlation of two (N,) series; 0 where neither varies."""
+    denominator = prediction.var() + target.var() + (prediction.mean() - target.mean()) ** 2
+    if denominator == 0:
+        return 0.0
+    covariance = ((prediction - prediction.mean()) * (target - target.mean())).mean()
+    return float(2 * covariance / denominator)

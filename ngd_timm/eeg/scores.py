@@ -7,21 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from ngd_timm.core.affect import AXES, ccc
 from ngd_timm.eeg.signal.bandpower import trial_index
 from ngd_timm.grid.mantel import permute_within
 
-AXES = ("valence", "arousal")
 Metric = Callable[[np.ndarray, np.ndarray], float]
 Permute = Callable[[np.ndarray, np.random.Generator], np.ndarray]
-
-
-def ccc(prediction: np.ndarray, target: np.ndarray) -> float:
-    """Lin's concordance correlation of two (N,) series; 0 where neither varies."""
-    denominator = prediction.var() + target.var() + (prediction.mean() - target.mean()) ** 2
-    if denominator == 0:
-        return 0.0
-    covariance = ((prediction - prediction.mean()) * (target - target.mean())).mean()
-    return float(2 * covariance / denominator)
 
 
 def balanced_accuracy(decision: np.ndarray, target: np.ndarray) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ngd_timm.core.affect import CLASSES
+from ngd_timm.core.affect import AXES, CLASSES, ccc
 from ngd_timm.core.errors import InputError
 
 METRICS = ("acc", "macro_f1", "bacc")
@@ -82,6 +82,33 @@ def fer_metrics(
     entry["ece"] = sum(b["n"] * abs(b["accuracy"] - b["confidence"]) for b in bins if b["n"]) / len(label)
     entry["temperature"] = temperature
     return entry
+
+
+def rating_scores(places: Any, ratings: Any) -> dict[str, dict[str, float]] | None:
+    """How well places in the plane follow people's ratings: Pearson's r and concordance (CCC) by axis.
+
+    Args:
+        places: (N, 2) valence and arousal, as predicted.
+        ratings: (N, 2) as rated, in [-1, 1]; a row with NaN is not rated.
+
+    Returns:
+        {"valence": {"r", "ccc", "n"}, "arousal": …}; None where fewer than three are rated.
+
+    Examples:
+        >>> places = np.array([[-0.5, 0.0], [0.0, 0.5], [0.5, 0.1]])
+        >>> rating_scores(places, places)["valence"]
+        {'r': 1.0, 'ccc': 1.0, 'n': 3}
+    """
+    places, ratings = _to_numpy(places), _to_numpy(ratings)
+    rated = np.isfinite(ratings).all(axis=1)
+    if rated.sum() < 3:
+        return None
+    scores = {}
+    for name, place, rating in zip(AXES, places[rated].T, ratings[rated].T, strict=True):
+        varies = place.std() > 0 and rating.std() > 0
+        r = float(np.corrcoef(place, rating)[0, 1]) if varies else 0.0
+        scores[name] = {"r": round(r, 4), "ccc": round(ccc(place, rating), 4), "n": int(rated.sum())}
+    return scores
 
 
 def mean_over_seeds(

@@ -7,16 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
+from ngd_timm.core.affect import ANCHORS, AXES, anchors
 from ngd_timm.core.devices import open_device
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import check_place, read_json, write_json
 from ngd_timm.core.hub import pin
 from ngd_timm.core.recipe import DataConfig, Recipe, load_recipe
-from ngd_timm.evaluate.metrics import METRIC_NAMES, protocol_name, scoring_name
-from ngd_timm.evaluate.predictions import predict, prediction_file, write_predictions
+from ngd_timm.evaluate.metrics import METRIC_NAMES, protocol_name, rating_scores, scoring_name
+from ngd_timm.evaluate.predictions import Predictions, predict, prediction_file, write_predictions
 from ngd_timm.evaluate.run_log import choice_note, read_rows
+from ngd_timm.grid.prototypes import PrototypeGrid
+from ngd_timm.losses.proto_kd import ProtoKDLoss
 from ngd_timm.models.logit_adjustment import prior_shift
 from ngd_timm.models.ngd_models import DistillationWrapper, TimmModel
 from ngd_timm.models.student import notes_of, read_student, run_folder, student_files, temperature_of, weights_sha256
@@ -104,6 +108,8 @@ def evaluate(
         predicted = predicted.described(classes, label_rule, report.sha256)
         shifted = predicted.shifted(shift)
         results[key] = shifted.entry(temperature, **notes, **hub_note(report.dataset_id))
+        if ratings := _rated(dataset, shifted, temperature, None if recipe is None or run is None else (recipe, run)):
+            results[key]["ratings"] = ratings
         if predictions:
             write_predictions(prediction_file(source, key), predicted)
     if out is not None:
@@ -155,7 +161,24 @@ def summary_line(key: str, entry: dict[str, Any]) -> str:
         spans = {metric: f" [{low:.1f}, {high:.1f}]" for metric, (low, high) in intervals.items()}
         scores = [f"{name} {entry[protocol][m]:.2f}{spans.get(m, '')}" for m, name in METRIC_NAMES.items()]
         parts.append(f"{protocol_name(protocol, entry)} {', '.join(scores)}")
+    for name, scores in entry.get("ratings", {}).items():
+        told = ", ".join(f"{axis} r {s['r']:.2f} CCC {s['ccc']:.2f}" for axis, s in scores.items())
+        parts.append(f"ratings by {name} {told}")
     return f"{key} (n = {entry['n']}, {scoring_name(entry)}): {'; '.join(parts)}; ECE {entry['ece']:.2f}"
+
+
+def _rated(dataset: Any, predicted: Predictions, temperature: float, run: tuple[Recipe, Path] | None) -> dict[str, Any]:
+    """`rating_scores` of the classes' anchors and, of embeddings on a run's grid, of their places there."""
+    if not set(AXES) <= set(dataset.column_names) or not set(predicted.classes) <= set(ANCHORS):
+        return {}
+    ratings = np.stack([np.array(dataset[name][:], dtype=np.float64) for name in AXES], axis=1)
+    probabilities = (predicted.logits.double() / temperature).softmax(dim=1)
+    places = {"anchors": probabilities @ torch.from_numpy(anchors(predicted.classes)).double()}
+    if run is not None and predicted.embedding is not None and (grid := run[1] / "grid.safetensors").is_file():
+        loss = ProtoKDLoss(PrototypeGrid.load(grid), tau=run[0].loss.tau, classes=predicted.classes)
+        places["grid"] = loss.place(predicted.embedding)
+    scores = {name: rating_scores(place, ratings) for name, place in places.items()}
+    return {name: score for name, score in scores.items() if score}
 
 
 def _refuse_kept(run: Path, keys: Sequence[str]) -> None:

@@ -150,5 +150,12 @@ class ProtoKDLoss(nn.Module):
                 q = torch.where(known, torch.where(mass == 0, 1, mass) * self.target_distribution(points), q)
         return proto_kd_loss(embedding, self.prototypes, q, self.tau, self.training and self.gather_distributed)
 
+    def place(self, embedding: Tensor) -> Tensor:
+        """Valence and arousal that embeddings say by where they lie on the grid: (B, D) -> (B, 2).
+
+        The mean of the cells' centres under softmax(cos(embedding, prototypes) / tau).
+        """
+        return torch.softmax(unit(embedding) @ self.prototypes.T / self.tau, dim=1) @ self.cell_centers
+
     def extra_repr(self) -> str:
         return f"tau={self.tau}, target={self.target!r}, sigma={self.sigma}, cells={len(self.prototypes)}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ngd_timm.core.affect import CLASSES, cell_distances, centers
+from ngd_timm.core.affect import AXES, CLASSES, cell_distances, centers
 from ngd_timm.core.citations import dataset_name, dataset_names
 from ngd_timm.core.commands import without_folders
 from ngd_timm.core.errors import InputError
@@ -33,7 +33,6 @@ from ngd_timm.report.plots import plot_forest, plot_scalps, plot_stability
 if TYPE_CHECKING:
     from ngd_timm.eeg.teacher.consolidate import FittedTeacher
 
-_AXES = ("valence", "arousal")
 _SIZE = 5  # of the grid that the page shows, and of cells.safetensors
 _MIN_SUBJECTS = 3  # a map of fewer would show a person, not a cell
 _MAP_PIXELS = 64
@@ -64,7 +63,7 @@ def _read_cells(file: Path, fingerprint: Mapping[str, Any]) -> dict[str, np.ndar
     try:
         cells = load_file(file)
         map_shape = (len(fingerprint["bands"]), len(fingerprint["channels"]))
-        shapes = {"z_mean": (_SIZE**2, *map_shape), "slope": (len(_AXES), *map_shape), "slope_people": (len(_AXES),)}
+        shapes = {"z_mean": (_SIZE**2, *map_shape), "slope": (len(AXES), *map_shape), "slope_people": (len(AXES),)}
         shapes |= {"windows": (_SIZE**2,), "subjects": (_SIZE**2,)}
         fits = all(cells[name].shape == shape for name, shape in shapes.items())
     except (SafetensorError, KeyError, TypeError) as error:
@@ -81,11 +80,11 @@ def _context(teacher: FittedTeacher, cells: Mapping[str, np.ndarray]) -> dict[st
     exploratory = exploratory_tests(grids, declared)
     about_grid = own and grid_verdict(_SIZE, own["mantel_centered"]["p"], exploratory, own["stability"]["centered"])
     simulated = scores.get("simulated") or teacher.fingerprint["simulated"]
-    shown = [axis for axis, n in zip(_AXES, cells["slope_people"], strict=True) if n >= _MIN_SUBJECTS]
+    shown = [axis for axis, n in zip(AXES, cells["slope_people"], strict=True) if n >= _MIN_SUBJECTS]
     rows = list(score_rows(scores))
     groups = {
         (axis, metric): [row for row in rows if (row["axis"], row["metric"]) == (axis, metric)]
-        for axis in _AXES
+        for axis in AXES
         for metric in METRICS
     }
     return {
@@ -107,7 +106,7 @@ def _context(teacher: FittedTeacher, cells: Mapping[str, np.ndarray]) -> dict[st
         "declared": _SIZE if own else None,
         "stability": plot_stability("stability", _stability_alt(grids), grids) if grids else None,
         "slopes": _slopes(fingerprint, cells, shown),
-        "slopes_hidden": [axis for axis in _AXES if axis not in shown],
+        "slopes_hidden": [axis for axis in AXES if axis not in shown],
         "patterns": _patterns(fingerprint, cells),
         "recipe_text": to_yaml(without_folders(recipe)),
         "fingerprint_text": pretty_fingerprint(teacher.fingerprint),
@@ -116,7 +115,7 @@ def _context(teacher: FittedTeacher, cells: Mapping[str, np.ndarray]) -> dict[st
 
 def _forest(metric: str, groups: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]) -> str:
     names = {who: name.partition(",")[0] for who, name in WHO.items()}
-    scores = {axis: {names[row["who"]]: row for row in groups[axis, metric]} for axis in _AXES}
+    scores = {axis: {names[row["who"]]: row for row in groups[axis, metric]} for axis in AXES}
     parts = [
         f"{axis}, {name}: {decimal(row['value'])}, chance {decimal(row['chance'])}"
         for axis, by_name in scores.items()
@@ -138,7 +137,7 @@ def _slopes(fingerprint: Mapping[str, Any], cells: Mapping[str, np.ndarray], axe
     """The axes whose slope is an average over enough subjects."""
     if not axes:
         return None
-    rows = {axis: cells["slope"][_AXES.index(axis)] for axis in axes}
+    rows = {axis: cells["slope"][AXES.index(axis)] for axis in axes}
     what = f"the correlation of band power with {' and with '.join(axes)}"
     return _scalps(fingerprint, "slopes", what, rows, "correlation")
 

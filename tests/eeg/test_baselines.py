@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from ngd_timm.core.affect import ccc
 from ngd_timm.eeg.folds import subject_folds
-from ngd_timm.eeg.scores import balanced_accuracy, ccc, trial_means
+from ngd_timm.eeg.scores import balanced_accuracy, trial_means
 from ngd_timm.eeg.signal.bandpower import log_power_z
 from ngd_timm.eeg.simulate.power import simulate_bandpower
 from ngd_timm.eeg.teacher.baselines import logistic_regression, ridge_regression, trial_number

@@ -7,7 +7,8 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score
 
-from ngd_timm.eeg.scores import balanced_accuracy, ccc, score_trials, trial_means
+from ngd_timm.core.affect import ccc
+from ngd_timm.eeg.scores import balanced_accuracy, score_trials, trial_means
 from ngd_timm.eeg.teacher.training import ccc_loss
 
 

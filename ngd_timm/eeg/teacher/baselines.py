@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from ngd_timm.core.affect import AXES
 from ngd_timm.eeg.folds import cells
-from ngd_timm.eeg.scores import AXES, trial_means
+from ngd_timm.eeg.scores import trial_means
 from ngd_timm.eeg.signal.bandpower import BandPower, trial_index
 
 _ALPHAS = np.logspace(0, 5, 11)

@@ -19,6 +19,7 @@ from rich.progress import Progress
 from safetensors.numpy import save_file
 from timm.optim import list_optimizers
 
+from ngd_timm.core.affect import AXES
 from ngd_timm.core.devices import open_device
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.files import atomic_files, check_place, remove_leftovers, sha256_file, write_json, write_text
@@ -28,7 +29,6 @@ from ngd_timm.core.teacher_recipe import TeacherRecipe
 from ngd_timm.core.version import __version__
 from ngd_timm.eeg.folds import cells, check_split, fold_windows, held_out_rows
 from ngd_timm.eeg.readers.sources import load_eeg, load_rated
-from ngd_timm.eeg.scores import AXES
 from ngd_timm.eeg.signal.bandpower import BandPower, group_trials, log_power_z
 from ngd_timm.eeg.teacher.held_out import log_scores, ridge_in_other_folds, scalp_means, score_run
 from ngd_timm.eeg.teacher.training import AffectTeacher, Trials, infer, train_teacher

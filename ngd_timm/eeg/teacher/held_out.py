@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from ngd_timm.core.affect import cell_of
+from ngd_timm.core.affect import AXES, cell_of
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.teacher_recipe import TeacherRecipe
 from ngd_timm.eeg.folds import FOLDS_BY, align, cells, fold_windows, held_out_rows, shared_stimuli
-from ngd_timm.eeg.scores import AXES, score_trials, trial_means
+from ngd_timm.eeg.scores import score_trials, trial_means
 from ngd_timm.eeg.signal.bandpower import NORMALISATION, SET, BandPower, trial_index
 from ngd_timm.eeg.teacher.baselines import logistic_regression, ridge_regression, trial_number
 from ngd_timm.eeg.teacher.stability import split_half
