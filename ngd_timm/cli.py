@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ngd_timm.core.ending import leave_with, one_line_errors, start_logging
+from ngd_timm.core.ending import Terminal, for_terminal, leave_with, one_line_errors, start_logging
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.paths import last_part
 from ngd_timm.core.version import __version__
@@ -79,6 +79,10 @@ Grey = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.", rich_help_panel=OUTPUT)]
 
 
+def _say(what: object) -> None:
+    typer.echo(for_terminal(what))
+
+
 def _json(value: object) -> str:
     return json.dumps(value, indent=2, allow_nan=False)
 
@@ -90,7 +94,7 @@ def _command() -> list[str]:
 
 def _version(print_it: bool) -> None:
     if print_it:
-        typer.echo(f"ngd-timm {__version__}")
+        _say(f"ngd-timm {__version__}")
         raise typer.Exit
 
 
@@ -109,7 +113,7 @@ def demo(
     """Run the whole flow on simulated EEG and drawn faces: minutes on two cores, no data, no network."""
     from ngd_timm.experiments.demo import run_demo
 
-    typer.echo(f"open {run_demo(out, seed=seed)}")
+    _say(f"open {run_demo(out, seed=seed)}")
 
 
 @app.command(
@@ -138,7 +142,7 @@ def train(
         run = loop.train(load_recipe(Recipe, recipe, overrides or []), _command())
     if is_first():
         try_page(run)
-        typer.echo(run)
+        _say(run)
     leave()
 
 
@@ -199,13 +203,13 @@ def evaluate(
         prior=parse_prior(prior),
     )
     if form == "json":
-        typer.echo(_json(results))
+        _say(_json(results))
     elif form == "text":
         for key, entry in results.items():
-            typer.echo(summary_line(key, entry))
+            _say(summary_line(key, entry))
     else:
         table = score_table({last_part(student): results})
-        typer.echo(table.markdown() if form == "markdown" else table.latex())
+        _say(table.markdown() if form == "markdown" else table.latex())
     if prior == "training" and (Path(student) / "metrics.json").is_file() and os.access(student, os.W_OK):
         write_confusions(results, student)
 
@@ -263,7 +267,7 @@ def robustness(
         amp=amp,
         seed=seed,
     )
-    typer.echo(_json(results) if as_json else "\n\n".join(table.text() for table in tables))
+    _say(_json(results) if as_json else "\n\n".join(table.text() for table in tables))
 
 
 @app.command(
@@ -312,7 +316,7 @@ def ablate(
 
     tables = run_ablation(arguments, seeds, out, warm_start, _command(), sweeps or (), choose)
     results = json.loads((out / "ablation.json").read_text(encoding="utf-8"))
-    typer.echo(_json(results) if as_json else "\n\n".join(table.text() for table in tables))
+    _say(_json(results) if as_json else "\n\n".join(table.text() for table in tables))
 
 
 @app.command(
@@ -344,7 +348,7 @@ def export(
     """Write a student for deployment without this package; checked against PyTorch before it gets its name."""
     from ngd_timm.publish.export import export_student
 
-    typer.echo(export_student(student, form, out, grey=grey, input_name=input_name, quantize=quantize))
+    _say(export_student(student, form, out, grey=grey, input_name=input_name, quantize=quantize))
 
 
 @app.command(
@@ -380,7 +384,7 @@ def import_checkpoint(
         raise choices("number of channels", channels, (1, 3))
     names = logit_classes(classes)
     lines = imported.import_checkpoint(file, backbone, out, names, size, channels, mean, std)
-    typer.echo("\n  ".join([str(out), *lines]))
+    _say("\n  ".join([str(out), *lines]))
 
 
 @app.command(
@@ -449,7 +453,7 @@ def predict(
     form = "csv" if as_csv else "json" if as_json else "text"
     failed = predict_files(
         arguments,
-        sys.stdout,
+        Terminal(sys.stdout),
         form=form,
         crops=crops,
         small_faces=small_faces,
@@ -535,18 +539,18 @@ def _push(
         require_new_folder(folder, "--folder")
         with atomic_folder(folder) as temporary:
             stage(temporary)
-        typer.echo(f"{folder} holds what would go to {repo}")
+        _say(f"{folder} holds what would go to {repo}")
     elif dry_run:
         with tempfile.TemporaryDirectory() as name:
             stage(Path(name))
             kind = "the Space " if "space_sdk" in options else ""
-            typer.echo(f"{kind}{repo} would get:")
+            _say(f"{kind}{repo} would get:")
             for file in sorted(path for path in Path(name).rglob("*") if path.is_file()):
                 shown = file.relative_to(name).as_posix()
-                typer.echo(f"  {file.stat().st_size:>10,} bytes  sha256 {sha256_file(file)}  {shown}")
+                _say(f"  {file.stat().st_size:>10,} bytes  sha256 {sha256_file(file)}  {shown}")
     else:
         done = upload(stage, repo, **options)
-        typer.echo(done.url if "space_sdk" in options else f"{done.url}\nhf-hub:{done.repo}@{done.commit}{note}")
+        _say(done.url if "space_sdk" in options else f"{done.url}\nhf-hub:{done.repo}@{done.commit}{note}")
 
 
 @app.command(
@@ -589,7 +593,7 @@ def results(
     rules = label_rule or ("majority", "argmax")
     scored = score_ablation(sources, data, rules, beside or (), tried or (), earlier, command=_command(), best=best)
     write_results(scored, out)
-    typer.echo(out)
+    _say(out)
 
 
 @app.command(epilog="Example: ngd report runs/b3_full-0 --mistakes 12", rich_help_panel="Train and score")
@@ -602,7 +606,7 @@ def report(
     """Write report.html again, from the files that are there."""
     from ngd_timm.report import write_page
 
-    typer.echo(write_page(folder, mistakes))
+    _say(write_page(folder, mistakes))
 
 
 @data_app.command(
@@ -618,7 +622,7 @@ def data_subset(
     from ngd_timm.data import parse_spec, write_subset
 
     name, root, split, _ = parse_spec(data)
-    typer.echo("\n".join([str(out), *(f"  {line}" for line in write_subset(name, root, out, per_class, seed, split))]))
+    _say("\n".join([str(out), *(f"  {line}" for line in write_subset(name, root, out, per_class, seed, split))]))
 
 
 @teacher_app.command("fit", epilog="Example: ngd teacher fit teacher_gameemo data.root=gameemo_bandpower.npz")
@@ -634,7 +638,7 @@ def teacher_fit(
 
     run = fit_teacher(load_recipe(TeacherRecipe, recipe, overrides or []), command=_command())
     try_page(run)
-    typer.echo(run)
+    _say(run)
 
 
 @teacher_app.command("simulate", epilog="Example: ngd teacher simulate dreamer DREAMER.mat --subjects 16")
@@ -665,7 +669,7 @@ def teacher_simulate(
     from ngd_timm.eeg.simulate.sets import write_simulated
 
     write_simulated(layout, out, subjects, trials, seconds, effect, shuffled, seed)
-    typer.echo(out)
+    _say(out)
 
 
 @prototypes_app.command("build", epilog="Example: ngd prototypes build runs/teacher_gameemo-0 --out grid.safetensors")
@@ -705,7 +709,7 @@ def prototypes_build(
     if card is not None and text is not None:
         write_text(card, text)
         grid.plot(card.with_name("grid.png"))
-    typer.echo(describe(grid, str(out)))
+    _say(describe(grid, str(out)))
 
 
 @prototypes_app.command(
@@ -735,7 +739,7 @@ def prototypes_import(
 
     grid = import_grid(file, prototypes, counts, order)
     grid.save(out)
-    typer.echo(describe(grid, str(out)))
+    _say(describe(grid, str(out)))
 
 
 @prototypes_app.command("validate", epilog="Example: ngd prototypes validate user/my-grid")
@@ -763,7 +767,7 @@ def prototypes_validate(
     )
     if reason := found["not_fit_to_publish"]:
         text += f"\nnot fit to publish: {reason}"
-    typer.echo(_json(found) if as_json else text)
+    _say(_json(found) if as_json else text)
 
 
 @prototypes_app.command("push", epilog="Example: ngd prototypes push grid.safetensors user/my-grid --private")
@@ -800,7 +804,7 @@ def prototypes_pull(
     pinned = pin(source, GRID_FILE)
     grid = PrototypeGrid.from_pretrained(pinned)
     grid.save(out)
-    typer.echo(describe(grid, f"{out} from {pinned}"))
+    _say(describe(grid, f"{out} from {pinned}"))
 
 
 @prototypes_app.command("show", epilog="Example: ngd prototypes show gameemo-v2 --plot grid.png")
@@ -818,7 +822,7 @@ def prototypes_show(
     opened = PrototypeGrid.from_spec(grid) if grid else PrototypeGrid.default()
     if plot is not None:
         opened.plot(plot)
-    typer.echo(_json(as_dict(opened)) if as_json else describe(opened, grid or "bundled grid"))
+    _say(_json(as_dict(opened)) if as_json else describe(opened, grid or "bundled grid"))
 
 
 def main() -> None:

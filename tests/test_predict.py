@@ -209,6 +209,11 @@ def test_an_image_above_the_limit_is_refused_before_it_is_decoded_and_an_option_
     assert ngd("predict", str(student), str(tmp_path / "large.png")).returncode == 0
 
 
+def test_an_image_of_no_size_is_refused(predictor: Predictor) -> None:
+    with pytest.raises(InputError, match="got one of 0 x 0 px"):
+        predictor(Image.new("RGB", (0, 0)))
+
+
 def test_a_colour_student_takes_grey_and_transparent_images(tmp_path: Path) -> None:
     model = create_student(StudentConfig(backbone="test_resnet", image_size=32, in_chans=3), 8)
     predictor = Predictor(save_student(model, tmp_path / "student"))
@@ -451,6 +456,27 @@ def test_one_bad_file_among_many_costs_its_own_line_and_exit_code_1(
     rows = list(csv.DictReader(done.stdout.splitlines()))
     assert [row["label"] for row in rows if "dot" not in row["source"]] == ["happiness"] * 6
     assert [row["notes"] for row in rows if "moving" in row["source"]] == ["the first of 2 frames"]
+
+
+def test_a_line_of_pixels_and_a_colour_space_without_a_conversion_are_one_line_each(
+    student: Path, tmp_path: Path, ngd: Callable[..., Any]
+) -> None:
+    Image.new("L", (1, 1_500_000)).save(tmp_path / "line.png")
+    Image.fromarray(np.full((64, 64, 3), 90, dtype=np.uint8)).convert("LAB").save(tmp_path / "lab.tif")
+    done = ngd("predict", str(student), "--crops", str(tmp_path / "line.png"), str(tmp_path / "lab.tif"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "line.png is not a usable image (1 x 1500000 px can't be brought to" in done.stderr
+    assert "lab.tif is not a usable image" in done.stderr
+
+
+def test_what_files_say_moves_no_cursor(ngd: Callable[..., Any], tmp_path: Path) -> None:
+    model = create_student(StudentConfig(backbone="test_resnet", image_size=32), 1)
+    classes = ["fear\x1b]0;title\x07"]  # of a student with one class
+    draw_face("fear", seed=1).save(tmp_path / "a\x1b[2J.png")
+    save_student(model, tmp_path / "student", classes)
+    done = ngd("predict", str(tmp_path / "student"), "--crops", str(tmp_path / "a\x1b[2J.png"))
+    assert done.returncode == 0
+    assert done.stdout.rstrip().endswith("a\\x1b[2J.png  fear\\x1b]0;title\\x07 100 %")
 
 
 def test_without_opencv_images_are_crops_and_a_line_says_how_to_get_the_detector(

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from rich.console import Console
 
@@ -19,9 +19,38 @@ from ngd_timm.core.errors import InputError
 _GRACE_SECONDS = 5.0
 
 
+def for_terminal(text: object) -> str:
+    """Text for a terminal: control characters but line breaks and tabs, and bytes that are no text, as escapes.
+
+    Examples:
+        >>> for_terminal("fear\\x1b]0;title\\x07")
+        'fear\\\\x1b]0;title\\\\x07'
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in str(text))
+
+
+class Terminal:
+    """A text stream, for what files say."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(for_terminal(text))
+
+
+class _ForTerminal(logging.Formatter):
+    """What files say stands in messages."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return for_terminal(super().format(record))
+
+
 def start_logging() -> None:
     """Log to standard error: the first of torchrun's processes what it does, the others only errors."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_ForTerminal("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("ngd_timm").setLevel(logging.INFO if is_first() else logging.ERROR)
     logging.getLogger("huggingface_hub").propagate = False  # it prints its warnings itself
 
@@ -67,8 +96,7 @@ def leave_with(message: str, code: int) -> NoReturn:
 
 def print_error(message: str) -> None:
     """Print a message in one line on standard error."""
-    # what a user gave may hold line breaks, control characters, or bytes that are no text
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+    line = for_terminal(message).replace("\n", "\\n").replace("\t", "\\t")
     Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"ngd: {line}")
 
 

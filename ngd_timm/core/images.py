@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -72,6 +73,8 @@ def open_image(source: Mapping[str, Any] | str | Path) -> Image.Image:
         file = source["path"] if source["bytes"] is None else io.BytesIO(source["bytes"])
         if file is None:
             raise OSError("neither bytes nor a path")
+    if not isinstance(file, io.BytesIO):
+        require_regular(file)
     refused = Image.DecompressionBombError(
         f"more than {_pixel_limit / 1e6:g} megapixels; raise max_megapixels to open it"
     )
@@ -83,6 +86,12 @@ def open_image(source: Mapping[str, Any] | str | Path) -> Image.Image:
         image.close()
         raise refused
     return image
+
+
+def require_regular(path: str | Path) -> None:
+    """Raise OSError for what is no file on a disk: a device has no end, and a pipe waits for ever."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError("not a regular file")
 
 
 def image_limit() -> float:
@@ -149,6 +158,9 @@ class InputTransform:
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
         """An image as (C, H, W) uint8."""
+        short, long = sorted(image.size)
+        if short < 1 or long / short * self.size[-1] ** 2 > _pixel_limit:
+            raise ValueError(f"{image.width} x {image.height} px can't be brought to {self.size[-1]} px")
         pixels: torch.Tensor = self.resize(to_mode(image, self.mode))
         return pixels
 

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ngd_timm.core.errors import InputError
+from ngd_timm.core.files import read_json
 from ngd_timm.core.hub import PREFIX, HubId, fetch, hub_id
 
 FILES = ("config.json", "model.safetensors")
@@ -27,11 +28,16 @@ TIMM_ERRORS = (
     SafetensorError,
 )
 """What timm raises for a config, weights or images that don't fit."""
+_LARGEST = 4096
+_CROP_MODES = (None, "center", "squash", "border")  # None is timm's default
+_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 
 
 def read_model(folder: str | Path, shown: str) -> Any:
     """The timm model of config.json with all weights of model.safetensors (timm alone takes what doesn't fit)."""
     config, weights = (Path(folder) / name for name in FILES)
+    if (number := _largest(read_json(config, shown).get("model_args"))) > _LARGEST:
+        raise InputError(f"{shown}: model_args in config.json hold {number:g}; {_LARGEST} is the most")
     try:
         model = timm.create_model(f"local-dir:{folder}", pretrained=False)
         wrong = _wrong_classes(json.loads(config.read_text(encoding="utf-8")), model)
@@ -43,6 +49,13 @@ def read_model(folder: str | Path, shown: str) -> Any:
     if wrong is not None:
         raise InputError(f"{shown}: not a readable student ({wrong}); save it, or fetch it, again")
     return model
+
+
+def _largest(arguments: Any) -> float:
+    """The largest number in a model's arguments; layers and channels are made before weights are compared."""
+    if isinstance(arguments, (dict, list)):
+        return max(map(_largest, arguments.values() if isinstance(arguments, dict) else arguments), default=0)
+    return arguments if isinstance(arguments, (int, float)) else 0
 
 
 def backbone_repository(name: str) -> HubId | None:
@@ -83,18 +96,23 @@ def _wrong_classes(config: dict[str, Any], model: Any) -> str | None:
 
 
 def check_input(model: Any, shown: str) -> None:
-    """Refuse a `pretrained_cfg` whose input size, mean or std is none."""
+    """Refuse a `pretrained_cfg` that describes no images, or larger ones than any student takes."""
     cfg = model.pretrained_cfg
+    size, crop = cfg.get("input_size"), cfg.get("crop_pct")
+    sized = isinstance(size, (list, tuple)) and len(size) == 3 and all(type(n) is int for n in size)
 
-    def numbers(key: str, counts: tuple[int, ...], least: float, kind: Any = (int, float)) -> bool:
+    def numbers(key: str, least: float) -> bool:
         values = cfg.get(key)
-        listed = isinstance(values, (list, tuple)) and len(values) in counts
-        return listed and all(isinstance(v, kind) and math.isfinite(v) and v > least for v in values)
+        listed = isinstance(values, (list, tuple)) and sized and len(values) in (1, size[0])
+        return listed and all(isinstance(v, (int, float)) and math.isfinite(v) and v > least for v in values)
 
     for key, valid, allowed in (
-        ("input_size", numbers("input_size", (3,), 0, int), "three whole numbers above 0"),
-        ("mean", numbers("mean", (1, 3), -math.inf), "one or three numbers"),
-        ("std", numbers("std", (1, 3), 0), "one or three numbers above 0"),
+        ("input_size", sized and min(size) > 0 and max(size) <= _LARGEST, f"three of 1 to {_LARGEST}"),
+        ("mean", numbers("mean", -math.inf), "one number, or one a channel"),
+        ("std", numbers("std", 0), "one number above 0, or one a channel"),
+        ("crop_pct", crop is None or (isinstance(crop, (int, float)) and 0.1 <= crop <= 2), "a number from .1 to 2"),
+        ("crop_mode", cfg.get("crop_mode") in _CROP_MODES, "center, squash or border"),
+        ("interpolation", cfg.get("interpolation") in _INTERPOLATIONS, f"one of {', '.join(_INTERPOLATIONS)}"),
     ):
         if not valid:
             raise InputError(f"{shown}: {key} in config.json must be {allowed}, got {str(cfg.get(key))[:80]}")

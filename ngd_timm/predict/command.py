@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from ngd_timm.core.ending import print_error
+from ngd_timm.core.ending import Terminal, print_error
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import atomic_folder, require_new_folder
 from ngd_timm.predict.annotate import annotated, write_rows
@@ -22,7 +22,7 @@ logger = logging.getLogger("ngd_timm.predict")
 
 def predict_files(
     arguments: Sequence[str],
-    out: TextIO,
+    out: TextIO | Terminal,
     *,
     form: str = "text",
     crops: bool = False,
@@ -78,7 +78,7 @@ def predict_files(
     return len(errors)
 
 
-def _write(photos: Iterator[Photo], out: TextIO, form: str, width: int) -> None:
+def _write(photos: Iterator[Photo], out: TextIO | Terminal, form: str, width: int) -> None:
     if form == "csv":
         for _ in write_rows(photos, out):
             pass
@@ -96,11 +96,11 @@ def _lines(photo: Photo) -> Iterator[str]:
     if not photo.faces:
         yield "no face found"
     for number, face in enumerate(photo.faces, start=1):
-        (first, p), (second, q), *_ = sorted(face.probabilities.items(), key=lambda item: -item[1])
+        best = sorted(face.probabilities.items(), key=lambda item: -item[1])[:2]
         where = ""
         if face.box is not None:
             x, y, w, h = (round(value) for value in face.box)
             where = f"face {number} of {len(photo.faces)} at {x},{y} ({w} x {h} px): "
         plane = "" if face.valence is None else f"; valence {face.valence:+.2f}, arousal {face.arousal:+.2f}"
         notes = "".join(f"  ({note})" for note in face.notes)
-        yield f"{where}{first} {100 * p:.0f} %, {second} {100 * q:.0f} %{plane}{notes}"
+        yield f"{where}{', '.join(f'{name} {100 * p:.0f} %' for name, p in best)}{plane}{notes}"

@@ -192,6 +192,8 @@ class Predictor:
         """
         if isinstance(images, (*_SINGLE, bytes)) or not isinstance(images, Iterable):
             raise _not_an_image("images", images)
+        if not crops and self.detector is None:
+            self.detector = FaceDetector()
         waiting: list[_Found] = []
         for one in self._found(images, crops, on_error):
             waiting.append(one)
@@ -206,28 +208,34 @@ class Predictor:
         """The model's input of every face in every image, so that no more than one image is held."""
         for index, image in enumerate(images):
             try:
-                opened, source = _open(image, index)
+                found = self._faces_of(image, index, crops)
             except InputError as error:
                 if on_error is None:
                     raise
                 on_error(error)
-                continue
-            frames = _frame_notes(opened)
+            else:
+                yield found
+
+    def _faces_of(self, image: ImageLike, index: int, crops: bool) -> _Found:
+        """The model's input of every face in an image, the `index`th."""
+        opened, source = _open(image, index)
+        frames = _frame_notes(opened)
+        try:
             if crops:
-                yield _Found([self.transform(opened)[None]], [None], [(*_notes(opened), *frames)], source)
-                continue
-            if self.detector is None:
-                self.detector = FaceDetector()
+                return _Found([self.transform(opened)[None]], [None], [(*_notes(opened), *frames)], source)
             upright = to_mode(opened, "RGB")
+            assert self.detector is not None
             faces = list(self.detector(upright))
             if is_crop(upright, faces):
                 notes = (*_notes(upright), *frames, "taken as a face crop")
-                yield _Found([self.transform(upright)[None]], [None], [notes], source)
-            else:
-                scales = [self.face_crop * scale for scale in (_SCALES if self.views == VIEWS[-1] else (1.0,))]
-                crops_of = ([crop_face(upright, face, scale) for scale in scales] for face in faces)
-                pixels = [torch.stack([self.transform(crop) for crop in own]) for own in crops_of]
-                yield _Found(pixels, faces, [(*_face_notes(face), *frames) for face in faces], source)
+                return _Found([self.transform(upright)[None]], [None], [notes], source)
+            scales = [self.face_crop * scale for scale in (_SCALES if self.views == VIEWS[-1] else (1.0,))]
+            crops_of = ([crop_face(upright, face, scale) for scale in scales] for face in faces)
+            pixels = [torch.stack([self.transform(crop) for crop in own]) for own in crops_of]
+            return _Found(pixels, faces, [(*_face_notes(face), *frames) for face in faces], source)
+        except (ValueError, MemoryError) as error:  # a colour space that PIL can't convert, a line of pixels
+            shown = f"image {index}" if source is None else source
+            raise InputError(f"{shown} is not a usable image ({damage_reason(error)})") from None
 
     @torch.inference_mode()
     def _predicted(self, photos: Sequence[_Found]) -> Iterator[Photo]:
@@ -305,6 +313,8 @@ def image_files(paths: Sequence[str | Path]) -> list[Path]:
 def _open(image: ImageLike, index: int) -> tuple[Image.Image, str | None]:
     """An image with its pixels, and its file's name."""
     if isinstance(image, Image.Image):
+        if not all(image.size):
+            raise _not_an_image(f"image {index}", f"one of {image.width} x {image.height} px")
         return image, None
     if isinstance(image, np.ndarray):
         if image.dtype not in (np.uint8, np.uint16) or image.shape[2:] not in ((), (3,), (4,)) or not image.size:

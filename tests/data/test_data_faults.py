@@ -194,6 +194,18 @@ def table_with_a_changed_byte() -> bytes:
             table(image=image_rows(bytes=None, path="gone.png")),
             "gone.png can't be read (No such file or directory)",
         ),
+        "an image that is a device": (
+            table(image=[{"bytes": None, "path": "/dev/zero"}] * 4),
+            "a row's image is '/dev/zero', outside this folder",
+        ),
+        "an image of the folder above": (
+            table(image=[{"bytes": None, "path": "../secret.png"}] * 4),
+            "a row's image is '../secret.png', outside this folder",
+        ),
+        "an image whose path has a NUL byte": (
+            table(image=[{"bytes": None, "path": "a\0.png"}] * 4),
+            "null byte); check the image paths",
+        ),
         "an empty label": (table(label=["fear", None, "anger", "fear"]), "row 1: column 'label' is empty"),
         "a label that is NaN": (table(label=[0.0, float("nan"), 1.0, 2.0]), "must hold class names"),
         "labels that are bare numbers": (table(label=[0, 1, 2, 3]), "holds plain integers"),
@@ -230,6 +242,12 @@ def test_a_damaged_parquet(content: bytes, message: str, refused: Any, tmp_path:
 def test_options_behind_a_table(options: str, message: str, refused: Any, tmp_path: Path) -> None:
     write(tmp_path, {"set/train.parquet": table()})
     refused(f"{EVALUATE},{options}", message)
+
+
+def test_an_image_that_is_a_pipe_is_not_waited_for(refused: Any, tmp_path: Path) -> None:
+    write(tmp_path, {"set/train.parquet": table(image=[{"bytes": None, "path": "pipe.png"}] * 4)})
+    os.mkfifo(tmp_path / "set" / "pipe.png")
+    refused(EVALUATE, "pipe.png can't be read (not a regular file)")
 
 
 ROWS = "path,label\na.png,happiness\nb.png,fear\nc.png,neutral\n"

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.images import decode_each, open_image, to_mode
+from ngd_timm.core.images import decode_each, open_image, require_regular, to_mode
 from ngd_timm.data.labels import NOT_A_CLASS, SPLITS, is_class, split_of, subject_of
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pgm", ".ppm")
@@ -76,7 +76,7 @@ class Rows:
         for path in paths:
             try:
                 total += 0 if path in self._files else os.path.getsize(path)
-            except OSError:
+            except (OSError, ValueError):
                 continue
             if total > _HELD_BYTES:
                 return False
@@ -86,9 +86,11 @@ class Rows:
 def read_image_file(path: str) -> bytes:
     """A file's bytes."""
     try:
+        require_regular(path)
         return Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} can't be read ({error.strerror or error}); check the image paths") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} can't be read ({reason}); check the image paths") from None
 
 
 def _pixel_hash(record: dict[str, Any]) -> bytes:

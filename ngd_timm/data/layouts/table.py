@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -226,8 +227,15 @@ def _resolved(chunk: pa.StructArray, fields: Sequence[str], folder: Path | None)
     path = field["path"].cast(pa.string()) if "path" in fields else pa.nulls(len(chunk), pa.string())
     if data.null_count and folder is not None:
         missing = data.is_null().to_pylist()
-        path = pa.array(
-            [str(folder / p) if gone and p else p for p, gone in zip(path.to_pylist(), missing, strict=True)],
-            pa.string(),
-        )
+        names = zip(path.to_pylist(), missing, strict=True)
+        path = pa.array([_below(folder, name) if gone and name else name for name, gone in names], pa.string())
     return image_array(data, path)
+
+
+def _below(folder: Path, name: str) -> str:
+    """The path of an image that a table names, which must lie in the table's folder."""
+    if Path(os.path.normpath(folder / name)).is_relative_to(os.path.normpath(folder)):
+        return str(folder / name)
+    raise InputError(
+        f"{folder}: a row's image is '{name[:80]}', outside this folder; give a path within it, or the bytes"
+    )
