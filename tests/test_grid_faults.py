@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from faults import FOLDER, rows, write
 from safetensors.torch import save, save_file
 
+from ngd_timm.grid.card import grid_card, grid_licence
 from ngd_timm.grid.prototypes import PrototypeGrid, _metadata_sha256
 
 GRID = PrototypeGrid.random(30)
@@ -73,6 +75,41 @@ def test_a_grid_that_was_changed(changed: dict[str, Any], message: str, refused:
     tensors = {name: changed.get(name, tensor).contiguous() for name, tensor in TENSORS.items()}
     save_file(tensors, tmp_path / "grid.safetensors", metadata=notes)
     refused("prototypes show grid.safetensors", message)
+
+
+TESTS = {"5": {"mantel": {"p": 0.1}, "mantel_centered": {"p": 0.1}}}
+
+
+@rows(
+    "key, text, message",
+    {
+        "subjects that are TeX": ("subjects_per_cell", r"$\frac$", "should match pattern"),
+        "subjects that are letters": ("subjects_per_cell", "a,b", "should match pattern"),
+        "a p that is a letter": ("mantel_p", "x", "should match pattern"),
+        "scores cut short": ("scores", "{", "Invalid JSON"),
+        "scores without a teacher": ("scores", '{"ridge": {}}', "metadata 'scores': Field required at teacher"),
+        "tests without the agreement of halves": ("grids", json.dumps(TESTS), "Field required at 5.stability"),
+        "a teacher without scores": ("runs", '[{"dataset": "D"}]', "metadata 'runs': Field required at 0.scores"),
+        "a set that is a number": ("sets", "[1]", "metadata 'sets': Input should be a valid dictionary"),
+    },
+)
+def test_metadata_that_say_nothing_a_card_can_use(
+    key: str, text: str, message: str, refused: Any, tmp_path: Path
+) -> None:
+    notes = {"format_version": "1", "sha256": GRID.sha256, **GRID.metadata, key: text}
+    save_file(TENSORS, tmp_path / "grid.safetensors", {**notes, "metadata_sha256": _metadata_sha256(notes)})
+    refused("prototypes show grid.safetensors", message)
+
+
+def test_a_files_words_are_words_on_its_card_and_in_its_licence() -> None:
+    words = "D <script>alert(1)</script>\n# Heading | cell"
+    grid = replace(GRID, metadata={**GRID.metadata, "dataset": words, "subjects_per_cell": ",".join("3" * 25)})
+    for text in (
+        grid_card(replace(grid, metadata={**grid.metadata, "min_subjects": "1"}), "x"),
+        grid_licence(grid, "x"),
+    ):
+        assert "<script" not in text
+        assert not any(line.startswith("# Heading") for line in text.splitlines())
 
 
 @rows(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,14 +32,14 @@ _JSON = ("scores", "grids", "preprocessing", "runs", "sets")  # metadata whose t
 
 def grid_card(grid: PrototypeGrid, name: str, repo_id: str | None = None) -> str:
     """The card of a grid, as Markdown with a YAML header, made of the grid and its metadata alone."""
-    notes = {key: value if key in _JSON else without_paths(value) for key, value in grid.metadata.items()}
+    notes = _plain(grid.metadata)
     missing = [key for key in _NEEDED if key not in notes]
     if missing:
         raise InputError(
             f"this grid's metadata lack {', '.join(missing)}; a card needs a grid made from a teacher run, or built "
             "with subjects=, min_subjects= and metadata={'dataset': ...}"
         )
-    grids = json.loads(notes.get("grids", "{}"))
+    grids = notes.get("grids", {})
     teachers = _teachers(notes)
     exploratory = _exploratory(grid, grids)
     subjects = notes["subjects_per_cell"].split(",")
@@ -62,12 +63,12 @@ def grid_card(grid: PrototypeGrid, name: str, repo_id: str | None = None) -> str
         centered=grid if notes.get("centered") == "true" else grid.centered(),
         teachers=teachers,
         verdict=_verdict(teachers, grid_findings(grid)),
-        sets=without_paths(json.loads(notes.get("sets", "[]"))),
+        sets=notes.get("sets", []),
         grids=grids,
         exploratory=exploratory,
         plain_holm=exploratory.get(("own", "mantel"), exploratory.get((str(grid.size), "mantel"))),
         mantel_r=notes.get("mantel_r") or f"{grid.mantel_r:.4f}",
-        preprocessing=without_paths(json.loads(notes.get("preprocessing", "{}"))),
+        preprocessing=notes.get("preprocessing", {}),
         axis=[f"{v:+.1f}" for v in grid.centers[:: grid.size, 0].tolist()],
         cells=[f"{n} ({who})" if n else "–" for n, who in zip(grid.counts.tolist(), subjects, strict=True)],
         method=METHOD,
@@ -80,13 +81,28 @@ def grid_card(grid: PrototypeGrid, name: str, repo_id: str | None = None) -> str
     )
 
 
-def _teachers(notes: Mapping[str, str]) -> list[dict[str, Any]]:
+def _plain(notes: Mapping[str, Any]) -> dict[str, Any]:
+    """A file's own words without folders and as one line of Markdown each: no tag, no heading, no end of a cell."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, list):
+            return [plain(part) for part in value]
+        if isinstance(value, dict):
+            return {plain(key): plain(part) for key, part in value.items()}
+        if isinstance(value, str):
+            return html.escape(" ".join(value.splitlines()), quote=False).replace("|", "\\|")
+        return value
+
+    known = {key: json.loads(value) if key in _JSON else value for key, value in notes.items()}
+    commands = {key: without_paths(known.pop(key)).replace("```", "") for key in ("command",) if key in known}
+    return {**plain(without_paths(known)), **commands}
+
+
+def _teachers(notes: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The notes and scores of each teacher behind a grid, where they are recorded; `name` where there are several."""
     if "runs" not in notes:
-        scores = json.loads(notes.get("scores", "{}"))
-        return [{**notes, "name": "", "scores": scores}] if scores else []
-    runs = without_paths(json.loads(notes["runs"]))
-    return [{**notes, **run, "name": " and ".join(dataset_names(run["dataset"])), "own": run} for run in runs]
+        return [{**notes, "name": ""}] if notes.get("scores") else []
+    return [{**notes, **run, "name": " and ".join(dataset_names(run["dataset"])), "own": run} for run in notes["runs"]]
 
 
 def _verdict(teachers: Sequence[Mapping[str, Any]], findings: Sequence[str]) -> str:
@@ -165,10 +181,14 @@ def render_card(template: str, **context: Any) -> str:
 
 def grid_licence(grid: PrototypeGrid, name: str) -> str:
     """The terms of a grid, as the text of its LICENSE file."""
-    return render_card("grid_licence.txt", name=name, **_sources(without_paths(grid.metadata)))
+    return render_card(
+        "grid_licence.txt",
+        name=name,
+        **_sources(_plain(grid.metadata)),
+    )
 
 
-def _sources(notes: Mapping[str, str]) -> dict[str, Any]:
+def _sources(notes: Mapping[str, Any]) -> dict[str, Any]:
     """Whose data a grid holds, as card and licence say it; `fewest` subjects are behind a cell, 0 where unknown."""
     datasets = dataset_names(notes["dataset"])
     subjects = [int(n) for n in notes.get("subjects_per_cell", "").split(",") if n not in ("", "0")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, Json, TypeAdapter, ValidationError
 
 from ngd_timm.core.errors import InputError
 
@@ -15,6 +15,66 @@ Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Whole = Annotated[str, Field(pattern=r"^[0-9]+$")]
 Number = Annotated[str, Field(pattern=r"^-?[0-9]+(\.[0-9]+)?$")]
 Names = Annotated[str, Field(pattern=r"^[^,]+(,[^,]+)*$")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class Score(_Part):
+    """One score with its 95 % interval, what chance gives, and p."""
+
+    value: float
+    ci95: tuple[float, float]
+    chance: float
+    p: float
+
+
+class AxisScores(_Part):
+    """Of valence or of arousal."""
+
+    bacc: Score
+    ccc: Score
+
+
+class Scores(_Part):
+    """Held-out scores of a teacher and of what it is compared with, by axis."""
+
+    teacher: dict[str, AxisScores]
+    ridge: dict[str, AxisScores] = {}
+    logistic_regression: dict[str, dict[str, Score]] = {}
+    trial_number: dict[str, dict[str, Score]] = {}
+    stimulus_alone: dict[str, dict[str, Score]] = {}
+    folds_by: Literal["subject", "stimulus", "both"] = "subject"
+    folds: dict[str, dict[str, dict[str, dict[str, Score]]]] = {}
+
+
+class _P(_Part):
+    p: float
+
+
+class _Stability(_Part):
+    centered: Score
+
+
+class GridTests(_Part):
+    """The tests of a grid of one size."""
+
+    mantel: _P
+    mantel_centered: _P
+    stability: _Stability
+
+
+class _Run(_Part):
+    dataset: str
+    scores: Scores
+
+
+class _Set(_Part):
+    dataset: str
+    subjects: int
+    windows: int
+    counts: list[int]
 
 
 def _shorten(schema: dict[str, Any]) -> None:
@@ -77,12 +137,22 @@ def check_metadata(notes: Mapping[str, str], cells: int) -> None:
     Raises:
         InputError: The first key that doesn't fit, and how.
     """
-    try:
-        known = GridMetadata.model_validate(notes)
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        key = str(problem["loc"][0])
-        got = f", got '{str(notes[key])[:60]}'" if key in notes else ""
-        raise InputError(f"metadata '{key}': {problem['msg']}{got}") from None
+    known: GridMetadata = _checked(GridMetadata, notes)
+    _checked(Scores | None, known.scores or None, "scores")
+    _checked(dict[str, GridTests], known.grids, "grids")
+    _checked(list[_Run], known.runs, "runs")
+    _checked(list[_Set], known.sets, "sets")
     if "subjects_per_cell" in notes and (count := known.subjects_per_cell.count(",") + 1) != cells:
         raise InputError(f"metadata 'subjects_per_cell' has {count} numbers for {cells} cells")
+
+
+def _checked(kind: Any, value: Any, *key: str) -> Any:
+    """A value of that type; where it is none, the key of the metadata that is at fault."""
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        name, *inside = [*key, *map(str, problem["loc"])]
+        at = f" at {'.'.join(inside)}" if inside else ""
+        got = "" if problem["type"] == "missing" else f", got '{str(problem['input'])[:60]}'"
+        raise InputError(f"metadata '{name}': {problem['msg']}{at}{got}") from None
