@@ -6,6 +6,7 @@ import csv
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -268,11 +269,43 @@ def test_checkpoints_within_an_epoch_cost_their_share_of_the_time(
     assert due == {"auto": [False, False, False, True], 0: [False] * 4, 2.0: [False, True, True, True]}
 
 
-def test_a_damaged_state_is_refused_by_name(faces: Path, plain: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["cut short", "without the optimizer"])
+def test_where_a_checkpoint_is_damaged_the_one_before_it_serves_to_the_same_bits(
+    damage: str, plain: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     run = Path(shutil.copytree(plain, tmp_path / "run"))
-    (run / "last" / "step.pt").write_bytes(b"half")
-    with pytest.raises(InputError, match=r"step\.pt is not a readable checkpoint .*; remove it to go on from the last"):
+    (run / "metrics.json").unlink()
+    file = run / "last" / "state.pt"
+    if damage == "cut short":
+        file.write_bytes(file.read_bytes()[:2000])
+    else:
+        state = torch.load(file, weights_only=True)
+        torch.save({key: value for key, value in state.items() if key != "optimizer"}, file)
+    resume(run)
+    assert re.search(r"state\.pt is not a (readable|whole) checkpoint .*an earlier one serves", caplog.text)
+    weights = [(folder / "student" / "model.safetensors").read_bytes() for folder in (run, plain)]
+    assert weights[0] == weights[1]
+    assert len({len((folder / "summary.csv").read_text().splitlines()) for folder in (run, plain)}) == 1
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_refused_by_name(faces: Path, plain: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(plain, tmp_path / "run"))
+    for file in (run / "last").glob("*.pt"):
+        file.write_bytes(b"half")
+    with pytest.raises(InputError, match=r"\.pt is not a readable checkpoint .*; start a new run"):
         resume(run)
+    with pytest.raises(InputError, match=r"state\.pt is not a readable checkpoint"):
+        evaluate(run, [f"schematic={faces}:train"], predictions=True)
+
+
+def test_a_run_that_is_removed_while_it_trains_ends_at_its_next_checkpoint(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    monkeypatch.setattr("ngd_timm.train.loop._write_epoch", lambda *_: shutil.rmtree(out))
+    with pytest.raises(InputError, match="run was removed while it trained"):
+        train(recipe(faces, out, save_every=0))
+    assert not out.exists()
 
 
 def test_a_finished_run_of_an_altered_student_is_scored_again_with_its_further_sets(full: Path, tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import torch
+
 from ngd_timm.core.commands import without_folders
 from ngd_timm.core.distributed import is_first
 from ngd_timm.core.errors import InputError
@@ -26,9 +28,8 @@ COLUMNS = (
     *("lambda_proto_kd", "positive_variance", "grad_norm", "valid_acc", "valid_macro_f1", "valid_bacc"),
     *("temperature", "seconds", "images_per_second"),
 )
-
-
 _PRESENT = "_present_"
+_STATE = ("checkpoint", "checkpoint_ema", "optimizer", "scaler", "random", "epoch", "step", "rows", "means")
 
 
 def present_column(name: str, metric: str) -> str:
@@ -192,3 +193,15 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     if short is not None:
         raise InputError(f"{path}: row {short} is not whole; bring the file again, or continue the run")
     return rows
+
+
+def read_state(file: Path) -> dict[str, Any]:
+    """A checkpoint's content, read without pickled code; where it is damaged or lacks something, `InputError`."""
+    try:
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        missing = [key for key in _STATE if key not in state]
+    except Exception as error:  # torch raises a dozen kinds for a damaged file
+        raise InputError(f"{file} is not a readable checkpoint ({type(error).__name__})") from None
+    if missing:
+        raise InputError(f"{file} is not a whole checkpoint (it lacks {', '.join(missing)})")
+    return state

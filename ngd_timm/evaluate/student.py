@@ -18,7 +18,7 @@ from ngd_timm.core.hub import pin
 from ngd_timm.core.recipe import DataConfig, Recipe, load_recipe
 from ngd_timm.evaluate.metrics import METRIC_NAMES, protocol_name, rating_scores, scoring_name
 from ngd_timm.evaluate.predictions import Predictions, predict, prediction_file, write_predictions
-from ngd_timm.evaluate.run_log import choice_note, read_rows
+from ngd_timm.evaluate.run_log import choice_note, read_rows, read_state
 from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.losses.proto_kd import ProtoKDLoss
 from ngd_timm.models.logit_adjustment import prior_shift
@@ -194,7 +194,10 @@ def _wrapped(student: TimmModel, run: Path) -> DistillationWrapper:
     file = run / "last" / "state.pt"
     if not file.is_file():
         raise InputError(f"{run} has no {file.name} in last/, where the projection of embeddings is; train it again")
-    state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    try:
+        state = read_state(file)
+    except InputError as error:
+        raise InputError(f"{error}; fix it with: ngd train --resume {run}") from None
     # summary.csv is written after the student, which is written after the checkpoint
     if state["epoch"] != len(read_rows(run / "summary.csv")):
         raise InputError(f"{run}: student/ and last/ are of different epochs; fix it with: ngd train --resume {run}")

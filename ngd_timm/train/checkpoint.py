@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,10 +16,12 @@ from torch import Tensor
 from ngd_timm.core.distributed import average, gather_bytes, is_first, rank
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import atomic_path
+from ngd_timm.evaluate.run_log import read_state
 
 if TYPE_CHECKING:
     from ngd_timm.train.setup import Setup
 
+logger = logging.getLogger("ngd_timm.train")
 
 _NEVER = 2**62
 _AUTO_SHARE = 0.01
@@ -87,10 +91,10 @@ class Progress:
 
 
 class Checkpoints:
-    """A run's two checkpoints: `state.pt` after its last whole epoch, and `step.pt` within the next."""
+    """A run's checkpoints: `state.pt` after its last epoch, `before.pt` one earlier, `step.pt` within the next."""
 
     def __init__(self, folder: Path, every: float | str, kept: tuple[int, int] = (0, 0)) -> None:
-        self.epoch_file, self.step_file = folder / "state.pt", folder / "step.pt"
+        self.epoch_file, self.step_file, self.before = (folder / f"{name}.pt" for name in ("state", "step", "before"))
         self.every, self.kept = every, kept
         self.cost, self.saved_at = _FIRST_GUESS_SECONDS, time.monotonic()
 
@@ -106,8 +110,13 @@ class Checkpoints:
         began = time.monotonic()
         state = _state(setup, progress)
         if is_first():
-            with atomic_path(self.step_file if progress.step else self.epoch_file) as temporary:
+            file = self.step_file if progress.step else self.epoch_file
+            if not file.parent.parent.is_dir():
+                raise InputError(f"{file.parent.parent} was removed while it trained; start it again")
+            with atomic_path(file) as temporary:
                 torch.save(state, temporary)
+                if not progress.step and file.exists():
+                    os.replace(file, self.before)
             if not progress.step:
                 self.step_file.unlink(missing_ok=True)
         self.kept = (progress.epoch, progress.step)
@@ -115,20 +124,23 @@ class Checkpoints:
         self.cost = self.saved_at - began
 
     def load(self, setup: Setup) -> Progress:
-        """Load the latest checkpoint, if there is one, into a new set-up."""
-        states = [self._read(file) for file in (self.epoch_file, self.step_file) if file.is_file()]
-        if not states:
-            return Progress()
+        """Load the latest whole checkpoint, if there is one, into a new set-up."""
         # a kill after an epoch's checkpoint may leave an earlier step.pt
-        return _restore(setup, max(states, key=lambda state: (state["epoch"], state["step"])))
-
-    def _read(self, file: Path) -> dict[str, Any]:
-        try:
-            state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises a dozen kinds for a damaged file
-            hint = "start a new run" if file == self.epoch_file else "remove it to go on from the last whole epoch"
-            raise InputError(f"{file} is not a readable checkpoint ({type(error).__name__}); {hint}") from None
-        return state
+        states: list[dict[str, Any]] = []
+        damaged: InputError | None = None
+        for file in filter(Path.is_file, (self.epoch_file, self.step_file, self.before)):
+            if file == self.before and states:
+                break
+            try:
+                states.append(read_state(file))
+            except InputError as error:
+                logger.warning(f"{error}; an earlier one serves, if there is one")
+                damaged = error
+        if states:
+            return _restore(setup, max(states, key=lambda state: (state["epoch"], state["step"])))
+        if damaged is not None:
+            raise InputError(f"{damaged}; start a new run")
+        return Progress()
 
 
 def _state(setup: Setup, progress: Progress) -> dict[str, Any]:
