@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -828,6 +829,8 @@ def prototypes_show(
 def main() -> None:
     """Entry point of the `ngd` command."""
     start_logging()
+    # as an exception, so that temporary files go
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with one_line_errors():
         try:
             app()

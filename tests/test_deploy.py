@@ -7,6 +7,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -233,3 +234,15 @@ def test_a_missing_package_a_wrong_format_or_place_is_one_line(
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
         assert message in done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["full"]
+
+
+def test_an_export_that_is_ended_leaves_nothing_behind(student: Path, tmp_path: Path) -> None:
+    script = f"""
+import os, signal, sys, ngd_timm.cli, torch
+torch.export.save = lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)  # with the temporary file begun
+sys.argv = ["ngd", "export", {str(student)!r}, "--format", "pt2", "--out", {str(tmp_path / "a.pt2")!r}]
+ngd_timm.cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (143, "")
+    assert list(tmp_path.iterdir()) == []
