@@ -1,6 +1,6 @@
 """Milliseconds of each step from a photograph to its predictions, beside PyPI's `fer` with its own detector.
 
-    pip install fer scikit-image
+    pip install fer 'setuptools<80' scikit-image        # fer imports pkg_resources
     python tests/benchmarks/photographs.py --threads 1
     python tests/benchmarks/photographs.py --folder 1000
 
@@ -98,7 +98,7 @@ def steps(rounds: int, threads: int) -> None:
     cv2.setNumThreads(threads)
     contenders = {"ngd predict": ours(), "fer": theirs()}
     if contenders["fer"] is None:
-        print("fer is left out: pip install fer")
+        print("fer is left out: pip install fer 'setuptools<80'")
     spent: dict[tuple[str, int, str], list[float]] = {}
     faces: dict[tuple[str, int], int] = {}
     with tempfile.TemporaryDirectory() as name:
