@@ -65,7 +65,8 @@ def read_faced(root: str | Path) -> RecordingSet:
             raise InputError(
                 f"subject {subject} has no ratings: there is no {mat}; get it, or take {files[subject].name} away"
             )
-    remarks = {str(item["subject"]): item for item in read_limited("faced_ratings", ratings, 2, cpu_seconds=300)}
+    items = read_limited("faced_ratings", ratings, gibibytes=2, cpu_seconds=300)
+    remarks = {str(item["subject"]): item for item in items}
     marker = folder.parent / _MARKER
     simulated = marker.is_file()
     return RecordingSet(
