@@ -146,8 +146,8 @@ def standard_montage(name: str) -> mne.channels.DigMontage:
 
 def system_of(channels: Sequence[str]) -> str:
     """The montage that has all these names, or else that of the 10-05 system."""
-    known = (name for name in _SYSTEMS[1:] if set(channels) <= set(standard_montage(name).ch_names))
-    return _SYSTEMS[0] if set(channels) <= set(standard_montage(_SYSTEMS[0]).ch_names) else next(known, _SYSTEMS[0])
+    known = (name for name in _SYSTEMS if set(channels) <= set(standard_montage(name).ch_names))
+    return next(known, _SYSTEMS[0])
 
 
 def _positions(channels: tuple[str, ...], montage: str | mne.channels.DigMontage) -> tuple[np.ndarray, np.ndarray]:

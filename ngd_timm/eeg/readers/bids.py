@@ -101,10 +101,8 @@ def read_bids(
         trials = _trials_of_events(paths, columns, left_out)
     else:
         trials = _trials_of_table(table, paths, columns, left_out)
-    by_subject: dict[str, list[_Trial]] = defaultdict(list)
-    for path, rows in trials.items():
-        by_subject[path.subject] += rows
-    unrated = [name for name, rows in by_subject.items() if all(trial.valence_arousal is None for trial in rows)]
+    rated = {path.subject for path, rows in trials.items() if any(trial.valence_arousal for trial in rows)}
+    unrated = sorted({path.subject for path in (paths if table is None else trials)} - rated)
     if unrated:
         remedy = "list the others in a table, data.ratings" if table is None else f"take its rows out of {table}"
         raise InputError(f"{root}: sub-{unrated[0]} has no ratings of {valence} and {arousal}; {remedy}")
@@ -114,7 +112,7 @@ def read_bids(
     if left_out:
         notes["left out"] = ", ".join(f"{count} {why}" for why, count in left_out.items())
         logger.info("%s: left out: %s", root, notes["left out"])
-    makers = [maker.get("Name") for maker in description.get("GeneratedBy", []) if isinstance(maker, dict)]
+    makers = [maker.get("Name") for maker in description.get("GeneratedBy") or () if isinstance(maker, dict)]
     simulated = SIMULATOR in makers
     name = " ".join(str(description.get("Name", root.name)).split())[:200]
     return RecordingSet(
@@ -181,8 +179,8 @@ def _trials_of_events(
             raise InputError(f"{paths[0].root}: no recording has an events.tsv; name a table of trials in data.ratings")
         raise InputError(
             f"{paths[0].root}: no events.tsv has the column{'s' * (', ' in missing)} {missing}; there are "
-            f"{', '.join(seen)}; name columns in data.valence, data.arousal and data.stimulus, or a table in "
-            "data.ratings"
+            f"{', '.join(seen)}; name columns in data.valence, data.arousal and data.stimulus (null: not "
+            "known), or a table in data.ratings"
         )
     return trials
 

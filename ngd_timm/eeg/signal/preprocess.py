@@ -151,9 +151,7 @@ def _in_order(recording: Recording, channels: Sequence[str] | None, first: Seque
     extra = [name for name in recording.channels if name not in (first or recording.channels)]
     remedy = "name those that all have in data.channels"
     if channels is None and extra:
-        raise InputError(
-            f"{recording} has the channels {', '.join(extra)}, which recordings before it lack; {remedy}"
-        )
+        raise InputError(f"{recording} has the channels {', '.join(extra)}, which recordings before it lack; {remedy}")
     names = tuple(channels or first or recording.channels)
     try:
         return recording if names == recording.channels else recording.pick(names)
