@@ -24,7 +24,6 @@ MUSIC_CHANNELS = (
 """The electrodes of ds002721, in the files' order."""
 
 _OTHERS = {"E129": "REF", "ECG": "ECG", "EMG": "EMG", "EMG_2": "EMG"}
-_CLIPS = 16  # DENS shows each person some of them
 _MUSIC_RUNS = (2, 3, 4, 5)  # of ds002721; before and after them is rest
 _QUESTIONS = ("pleasant", "energetic", "tense", "angry", "afraid", "happy", "sad", "tender")  # 800 to 807
 
@@ -34,7 +33,7 @@ def write_dens(root: str | Path, recordings: Iterable[Recording]) -> None:
 
     A file a person: EEGLAB's .set with the data in .fdt; events in samples (not BIDS's seconds), of which `stm` begins
     a clip, whose `label` is its name and the trial's number, and `vlnc` asks for its valence; ratings in beh/, by the
-    name of the clip's file.
+    name of the clip's file. Clips come in an order of each person's own.
 
     Reference:
         https://openneuro.org/datasets/ds003751; Asif et al., "Emotion recognition using temporally localized emotional
@@ -47,13 +46,13 @@ def write_dens(root: str | Path, recordings: Iterable[Recording]) -> None:
         name = f"sub-mit{subject:03d}"
         people.append(name)
         folder, stem = root / name / "eeg", f"{name}_task-Emotion"
-        rng = np.random.default_rng(subject)
-        clips = iter([*(rng.permutation(_CLIPS) + 1).tolist(), *range(_CLIPS + 1, 1000)])
+        shown, rng = list(trials), np.random.default_rng(subject)
+        clips = iter((rng.permutation(len(shown)) + 1).tolist())
         events: list[tuple[int, int, str, str]] = []
         ratings: list[tuple[Any, ...]] = []
         length = 0
         with atomic_path(folder / f"{stem}_eeg.fdt") as temporary, open(temporary, "wb") as handle:
-            for part in _with_gaps(trials, DENS_CHANNELS, rng):
+            for part in _with_gaps(shown, DENS_CHANNELS, rng):
                 signal = part.signal if isinstance(part, Recording) else part
                 if isinstance(part, Recording):
                     clip, place = f"clip{next(clips):02d}", len(ratings) + 1
@@ -92,7 +91,7 @@ def write_ds002721(root: str | Path, recordings: Iterable[Recording]) -> None:
         name, trials = f"sub-{subject:02d}", list(of_subject)
         people.append(name)
         rng = np.random.default_rng(subject)
-        clips = rng.permutation(max(40, len(trials)))[: len(trials)] + 1
+        clips = rng.permutation(len(trials)) + 1
         runs = np.array_split(np.arange(len(trials)), len(_MUSIC_RUNS))
         for run in (1, *_MUSIC_RUNS, 6):
             rows = runs[run - 2].tolist() if run in _MUSIC_RUNS else []
