@@ -145,9 +145,8 @@ def standard_montage(name: str) -> mne.channels.DigMontage:
 
 
 def system_of(channels: Sequence[str]) -> str:
-    """The montage that has all these names, or else that of the 10-05 system."""
-    known = (name for name in _SYSTEMS if set(channels) <= set(standard_montage(name).ch_names))
-    return next(known, _SYSTEMS[0])
+    """The montage that has most of these names, of the 10-05 system and EGI's HydroCel net."""
+    return max(_SYSTEMS, key=lambda name: len(set(channels) & set(standard_montage(name).ch_names)))
 
 
 def _positions(channels: tuple[str, ...], montage: str | mne.channels.DigMontage) -> tuple[np.ndarray, np.ndarray]:

@@ -250,12 +250,11 @@ def _check_row(where: str, cells: Mapping[str, str], columns: _Columns) -> _Tria
     given = [name for name in (columns.valence, columns.arousal) if cells[name] not in _NOTHING]
     if len(given) == 1:
         raise InputError(f"{where}: has {given[0]} alone; give both ratings, or neither where nobody rated")
-    if given:
+    if rating := [number(name) for name in given]:
         try:
-            va = tuple(rating_to_va(np.array([number(name) for name in given]), *columns.scale).tolist())
+            va = tuple(rating_to_va(np.array(rating), *columns.scale).tolist())
         except InputError as error:
-            remedy = "" if str(error).startswith(where) else "; give the scale's ends in data.scale"
-            raise InputError(f"{where}: {str(error).removeprefix(f'{where}: ')}{remedy}") from None
+            raise InputError(f"{where}: {error}; give the scale's ends in data.scale") from None
     name = cells[columns.stimulus] if columns.stimulus else ""
     return _Trial(where, onset, duration, va, None if name in _NOTHING else name)
 
