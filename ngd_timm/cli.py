@@ -644,7 +644,7 @@ def teacher_fit(
 
 @teacher_app.command("simulate", epilog="Example: ngd teacher simulate dreamer DREAMER.mat --subjects 16")
 def teacher_simulate(
-    layout: Annotated[str, typer.Argument(help="dreamer, mahnob, deap or gameemo: whose file layout.")],
+    layout: Annotated[str, typer.Argument(help="Whose: dreamer, mahnob, deap, gameemo, faced, dens, ds002721.")],
     out: Annotated[Path, typer.Argument(help="The file (dreamer) or folder to write; it must not exist.")],
     subjects: Annotated[int, typer.Option(min=1, help="How many.", rich_help_panel=SIMULATION)] = 16,
     trials: Annotated[
@@ -652,7 +652,8 @@ def teacher_simulate(
         typer.Option(min=1, help="Per subject; default: as in the real data set.", rich_help_panel=SIMULATION),
     ] = None,
     seconds: Annotated[
-        float | None, typer.Option(min=1, help="Per trial; default: 60.", rich_help_panel=SIMULATION)
+        float | None,
+        typer.Option(min=1, help="Per trial; default: 60, FACED 30, ds002721 12.", rich_help_panel=SIMULATION),
     ] = None,
     effect: Annotated[
         float,
@@ -666,7 +667,7 @@ def teacher_simulate(
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.", rich_help_panel=ADVANCED)] = 0,
 ) -> None:
-    """Write simulated EEG in a licensed data set's layout, to try the flow before the data come."""
+    """Write simulated EEG in a data set's layout, to try the flow before the data come."""
     from ngd_timm.eeg.simulate.sets import write_simulated
 
     write_simulated(layout, out, subjects, trials, seconds, effect, shuffled, seed)

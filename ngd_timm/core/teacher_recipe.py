@@ -22,7 +22,7 @@ BANDS: Mapping[str, tuple[float, float]] = {
 """Frequency bands, in Hz from and up to."""
 
 BandPowerName = Literal["gameemo", "bandpower"]
-RecordingName = Literal["dreamer", "mahnob", "deap", "recordings"]
+RecordingName = Literal["dreamer", "mahnob", "deap", "faced", "bids", "recordings"]
 
 
 class Source(StrictModel):
@@ -46,6 +46,12 @@ class TeacherData(StrictModel):
     folds_by: Literal["subject", "stimulus", "both"] = "subject"
     bands: tuple[str, ...] | None = None  # of BANDS, or of the file; None: all
     channels: tuple[str, ...] | None = None  # None: all that the data have
+    # where the ratings of a BIDS data set stand: columns of events.tsv, or of the table that `ratings` names
+    ratings: str | None = None
+    valence: str = "valence"
+    arousal: str = "arousal"
+    stimulus: str | None = None
+    scale: tuple[float, float] = (1.0, 9.0)
     # the keys from here on are about signals; files of band power take none of them
     window_s: Annotated[float, Field(ge=1, le=60)] = 4.0  # seconds, no overlap
     highpass: Annotated[float, Field(gt=0, lt=4)] = 1.0  # Hz
@@ -59,15 +65,29 @@ class TeacherData(StrictModel):
     def _keys_fit_the_sets(self) -> TeacherData:
         if self.montage != "intersection" and not self.also:
             raise ValueError("data.montage=interpolate is about several sets; name the others in data.also")
+        if self.scale[0] >= self.scale[1]:
+            raise ValueError(f"data.scale is [lowest, highest] rating, got {list(self.scale)}")
+        if "bids" not in self.names:
+            for key in BIDS_KEYS:
+                if getattr(self, key) != type(self).model_fields[key].default:
+                    raise ValueError(f"data.{key} is about BIDS data sets, and there is none; see data.name")
         if self.name in get_args(RecordingName) and self.bands is not None:
             unknown = [band for band in self.bands if band not in BANDS]
             if unknown:
                 raise ValueError(f"unknown band {', '.join(unknown)}; allowed: {', '.join(BANDS)}")
         return self
 
+    @property
+    def names(self) -> set[str]:
+        """The layouts of all sets that are read."""
+        return {source.name for source in (self, *self.also, self.support) if source is not None}
+
 
 SIGNAL_KEYS = ("window_s", "highpass", "lowpass", "notch", "artefact_uv", "baseline")
 """Keys of `TeacherData` that change what a signal's band power is."""
+
+BIDS_KEYS = ("ratings", "valence", "arousal", "stimulus", "scale")
+"""Keys of `TeacherData` that say where the ratings of a BIDS data set stand."""
 
 
 class TeacherModel(StrictModel):

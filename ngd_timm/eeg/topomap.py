@@ -23,6 +23,7 @@ _HULL = 1.1  # the ring of extrapolation points lies this many radii out, plus t
 _MIN_CHANNELS = 4
 _RENAMED = {"standard_1005": "colin27_1005", "standard_1020": "colin27_1020"}  # by MNE 1.13, positions unchanged
 _MAX_SIZE = 1024
+_SYSTEMS = ("standard_1005", "GSN-HydroCel-129")  # whose names have nothing in common but Cz
 
 
 class TopomapOperator:
@@ -37,7 +38,8 @@ class TopomapOperator:
     Args:
         channels: Electrode names, in the order of the last axis of the data.
         size: H = W, pixels.
-        montage: A name that `mne.channels.make_standard_montage` knows, or a `DigMontage` of your own.
+        montage: A name that `mne.channels.make_standard_montage` knows, or a `DigMontage` of your own; default: the
+            10-05 system, or EGI's HydroCel net for names like E22.
 
     Attributes:
         matrix: (H*W, C) float64; rows run over the image from back to front, left to right.
@@ -61,13 +63,13 @@ class TopomapOperator:
     """
 
     def __init__(
-        self, channels: Sequence[str], size: int = 32, montage: str | mne.channels.DigMontage = "standard_1005"
+        self, channels: Sequence[str], size: int = 32, montage: str | mne.channels.DigMontage | None = None
     ) -> None:
         if not 4 <= size <= _MAX_SIZE:
             raise InputError(f"a topographic map has 4 to {_MAX_SIZE} pixels a side, got {size}")
         self.channels = tuple(str(name) for name in channels)
         self.size = int(size)
-        positions, sphere = _positions(self.channels, montage)
+        positions, sphere = _positions(self.channels, system_of(self.channels) if montage is None else montage)
         # The image grows past the head where electrodes lie outside it, as MNE's does.
         head = sphere[3] * max(1.0, np.linalg.norm(positions, axis=1).max() * 1.01 / sphere[3])
         self.matrix, self.mask = _interpolation(positions, sphere, head, self.size)
@@ -140,6 +142,11 @@ def standard_montage(name: str) -> mne.channels.DigMontage:
     if name not in known:
         raise choices("montage", name, sorted({*known, *_RENAMED}))
     return mne.channels.make_standard_montage(name)
+
+
+def system_of(channels: Sequence[str]) -> str:
+    """The montage that has most of these names, of the 10-05 system and EGI's HydroCel net."""
+    return max(_SYSTEMS, key=lambda name: len(set(channels) & set(standard_montage(name).ch_names)))
 
 
 def _positions(channels: tuple[str, ...], montage: str | mne.channels.DigMontage) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ngd_timm.core.errors import InputError
-from ngd_timm.eeg.readers import deap, dreamer, untrusted
+from ngd_timm.eeg.readers import deap, dreamer, faced, untrusted
 
 
 @pytest.fixture
@@ -23,5 +23,5 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
         except untrusted.Refused as error:
             raise InputError(f"{path}: {error}") from None
 
-    for module in (deap, dreamer):
+    for module in (deap, dreamer, faced):
         monkeypatch.setattr(module, "read_limited", parse)

@@ -18,7 +18,7 @@ from ngd_timm.eeg.simulate.sets import LAYOUTS, write_simulated
 from ngd_timm.eeg.simulate.signals import simulate_recordings
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", [name for name in LAYOUTS if name not in ("dens", "ds002721")])
 def test_each_layout_reads_back_by_name_and_is_called_simulated(name: str, tmp_path: Path) -> None:
     out = tmp_path / "set"
     size = ["--subjects", "2", "--trials", "3", "--seconds", "4"]

@@ -124,6 +124,8 @@ def test_a_damaged_file_of_gameemo_is_named(tmp_path: Path) -> None:
         ("dreamer", "data.root=DREAMER.mat"),
         ("mahnob", "data.root=PATH, the folder that holds Sessions/"),
         ("deap", "data.root=PATH, the folder that holds data_preprocessed_python/"),
+        ("faced", "data.root=PATH, the folder that holds Processed_data/ and Data/"),
+        ("bids", "data.root=PATH, the folder that holds dataset_description.json"),
         ("recordings", "data.root=recordings.csv"),
         ("gameemo", "data.root=gameemo_bandpower.npz, or the folder that holds (S01)/"),
         ("bandpower", "data.root=mine.npz"),
@@ -138,5 +140,5 @@ def test_without_a_root_an_example_is_given(name: str, example: str) -> None:
 def test_an_unknown_name_gets_the_nearest() -> None:
     with pytest.raises(InputError, match="did you mean 'dreamer'"):
         load_eeg(TeacherData(), "dreamr", "x")
-    with pytest.raises(InputError, match="Allowed: dreamer, mahnob, deap, gameemo, recordings"):
+    with pytest.raises(InputError, match="Allowed: dreamer, mahnob, deap, faced, gameemo, bids, recordings"):
         open_recordings("bandpower", "x")

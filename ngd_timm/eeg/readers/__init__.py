@@ -1,1 +1,1 @@
-"""Recordings from files: DREAMER, MAHNOB-HCI, DEAP, own recordings. May import eeg.signal and core."""
+"""Recordings from files: DREAMER, MAHNOB-HCI, DEAP, FACED, BIDS, own recordings. May import eeg.signal and core."""

@@ -26,14 +26,15 @@ _THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_TH
 
 
 def read_limited(
-    reader: Literal["dreamer", "deap"], path: Path, gibibytes: float, cpu_seconds: int
+    reader: Literal["dreamer", "deap", "faced", "faced_ratings"], path: Path, gibibytes: float, cpu_seconds: int
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Iterate over the arrays that a parser of `untrusted.py` finds in a file, in a child process with limits.
+    """Iterate over the arrays that a parser of `untrusted.py` finds in a file or folder, in a limited child process.
 
     Where the system refuses a limit (Windows; macOS for memory), the parser runs without.
     """
     try:
-        open(path, "rb").close()
+        if not path.is_dir():
+            open(path, "rb").close()
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror or error})") from None
     left = round(gibibytes * 2**30)

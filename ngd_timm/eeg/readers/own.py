@@ -87,7 +87,7 @@ def read_recordings(table: str | Path) -> RecordingSet:
     by_file: dict[Path, dict[str, _Row]] = defaultdict(dict)
     for where, row in rows.items():
         by_file[path.parent / row.file][where] = row
-    files = dict.fromkeys([path, *(part for file in by_file for part in _parts(file))])
+    files = dict.fromkeys([path, *(part for file in by_file for part in recording_files(file))])
     return RecordingSet(f"own recordings ({path.stem})", tuple(files), read=lambda: _read_all(by_file))
 
 
@@ -149,7 +149,7 @@ def _check_row(folder: Path, where: str, cells: Mapping[str, str]) -> _Row:
     return row
 
 
-def _parts(file: Path) -> list[Path]:
+def recording_files(file: Path) -> list[Path]:
     """All files of a recording: a folder's, those of its stem (split ones too), and those that its header names.
 
     BrainVision's header (.vhdr, .ahdr) names them. EEGLAB's (.set) would have to be parsed as a whole, so that every
@@ -195,8 +195,6 @@ def _read_all(by_file: Mapping[Path, Mapping[str, _Row]]) -> Iterator[Recording]
 
 
 def _cut(raw: mne.io.BaseRaw, row: _Row) -> Recording:
-    import mne
-
     descriptions = raw.annotations.description
     matches = np.flatnonzero(descriptions == row.annotation)
     if len(matches) != 1:
@@ -205,19 +203,17 @@ def _cut(raw: mne.io.BaseRaw, row: _Row) -> Recording:
             f"each trial needs its own description. There are: {', '.join(sorted(set(descriptions))) or 'none'}"
         )
     index = int(matches[0])
-    picks = mne.pick_types(raw.info, eeg=True, exclude="bads")
-    if not len(picks):
-        raise InputError(f"no usable EEG among {', '.join(raw.ch_names)}; set channel types in MNE and save the file")
+    picks = eeg_picks(raw)
     rest = None if row.baseline is None else _span(raw, _rest_before(raw, index, row.baseline), None)
     assert row.trial is not None
     return Recording(
         subject=row.subject,
         trial=row.trial,
-        signal=_microvolts(raw, picks, _span(raw, index, row.seconds)),
+        signal=microvolts(raw, picks, _span(raw, index, row.seconds)),
         sfreq=float(raw.info["sfreq"]),
         channels=tuple(raw.ch_names[pick] for pick in picks),
         valence_arousal=row.valence_arousal,
-        baseline=None if rest is None else _microvolts(raw, picks, rest),
+        baseline=None if rest is None else microvolts(raw, picks, rest),
         stimulus=row.stimulus,
     )
 
@@ -248,5 +244,16 @@ def _span(raw: mne.io.BaseRaw, index: int, seconds: float | None) -> tuple[int, 
     return start, min(start + length, raw.n_times)
 
 
-def _microvolts(raw: mne.io.BaseRaw, picks: np.ndarray, span: tuple[int, int]) -> np.ndarray:
+def eeg_picks(raw: mne.io.BaseRaw) -> np.ndarray:
+    """The indices of the EEG channels that aren't marked as bad."""
+    import mne
+
+    picks = mne.pick_types(raw.info, eeg=True, exclude="bads")
+    if not len(picks):
+        raise InputError(f"no usable EEG among {', '.join(raw.ch_names)}; set channel types in MNE and save the file")
+    return picks
+
+
+def microvolts(raw: mne.io.BaseRaw, picks: np.ndarray, span: tuple[int, int]) -> np.ndarray:
+    """(C, T) float32 in µV, from the first sample of a span up to the one past its last."""
     return raw.get_data(picks=picks, start=span[0], stop=span[1], units="uV", verbose="error").astype(np.float32)

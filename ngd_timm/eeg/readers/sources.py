@@ -9,14 +9,16 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.files import sha256_file
-from ngd_timm.core.teacher_recipe import SIGNAL_KEYS, BandPowerName, TeacherData
+from ngd_timm.core.teacher_recipe import BIDS_KEYS, SIGNAL_KEYS, BandPowerName, TeacherData
 from ngd_timm.core.version import __version__
+from ngd_timm.eeg.readers.bids import read_bids
 from ngd_timm.eeg.readers.deap import read_deap
 from ngd_timm.eeg.readers.dreamer import read_dreamer
+from ngd_timm.eeg.readers.faced import read_faced
 from ngd_timm.eeg.readers.gameemo import holds_signals, read_gameemo
 from ngd_timm.eeg.readers.mahnob import read_mahnob
 from ngd_timm.eeg.readers.own import read_recordings
@@ -31,7 +33,9 @@ _READERS = {
     "dreamer": read_dreamer,
     "mahnob": read_mahnob,
     "deap": read_deap,
+    "faced": read_faced,
     "gameemo": read_gameemo,
+    "bids": read_bids,
     "recordings": read_recordings,
 }
 _EXAMPLES = {
@@ -40,15 +44,25 @@ _EXAMPLES = {
     "dreamer": "data.root=DREAMER.mat",
     "mahnob": "data.root=PATH, the folder that holds Sessions/",
     "deap": "data.root=PATH, the folder that holds data_preprocessed_python/",
+    "faced": "data.root=PATH, the folder that holds Processed_data/ and Data/",
+    "bids": "data.root=PATH, the folder that holds dataset_description.json",
     "recordings": "data.root=recordings.csv",
 }
 
 
-def open_recordings(name: str, root: str | None) -> RecordingSet:
-    """Open a data set of signals by name (a CSV of your own is `recordings`); they are read lazily."""
+def open_recordings(name: str, root: str | None, settings: TeacherData | None = None) -> RecordingSet:
+    """Open a data set of signals by name (a CSV of your own is `recordings`); they are read lazily.
+
+    `settings` say where the ratings of a BIDS data set stand.
+    """
     if name not in _READERS:
         raise choices("set of recordings", name, _READERS)
-    return _READERS[name](_given(name, root))
+    return _READERS[name](_given(name, root), **_columns(name, settings))
+
+
+def _columns(name: str, settings: TeacherData | None) -> dict[str, Any]:
+    """The keys that are about BIDS, where the set is one."""
+    return {key: getattr(settings, key) for key in BIDS_KEYS} if name == "bids" and settings is not None else {}
 
 
 def load_rated(settings: TeacherData) -> BandPower:
@@ -62,7 +76,7 @@ def load_rated(settings: TeacherData) -> BandPower:
             example = f"data.also=[{{name: {rated.name}, root: PATH}}]"
             raise InputError(f"data.also: {rated.name} has no root; give it, for example '{example}'")
     places = [(settings.name, settings.root), *((rated.name, rated.root) for rated in settings.also)]
-    opened = [(name, _open(name, root)) for name, root in places]
+    opened = [(name, _open(name, root, settings)) for name, root in places]
     if all(isinstance(source, BandPower) for _, source in opened):
         for key in (*SIGNAL_KEYS, "cache"):
             if getattr(settings, key) != type(settings).model_fields[key].default:
@@ -84,17 +98,17 @@ def load_rated(settings: TeacherData) -> BandPower:
 
 def load_eeg(settings: TeacherData, name: str, root: str | None) -> BandPower:
     """Band power of a data set, by name and root instead of the settings' own, with their bands and channels."""
-    return _power(settings, name, _open(name, root))
+    return _power(settings, name, _open(name, root, settings))
 
 
-def _open(name: str, root: str | None) -> BandPower | RecordingSet:
+def _open(name: str, root: str | None, settings: TeacherData) -> BandPower | RecordingSet:
     """A file of band power, or recordings that are read lazily."""
     if name not in _EXAMPLES:
         raise choices("EEG data set", name, _EXAMPLES)
     root = _given(name, root)
     if name in get_args(BandPowerName) and not (name == "gameemo" and holds_signals(root)):
         return load_bandpower(root, name)
-    return open_recordings(name, root)
+    return open_recordings(name, root, settings)
 
 
 def _channels(source: BandPower | RecordingSet) -> tuple[str, ...]:
@@ -122,6 +136,7 @@ def _power(settings: TeacherData, name: str, recordings: BandPower | RecordingSe
         "ngd_timm": __version__,
         "mne": importlib.metadata.version("mne"),
         "settings": settings.model_dump(mode="json", include={"channels", *SIGNAL_KEYS}) | extra,
+        **{name: value for name, value in _columns(name, settings).items() if name != "ratings"},
     }
     return cached(key, recordings.files, lambda: band_power(recordings, every)).pick(bands)
 

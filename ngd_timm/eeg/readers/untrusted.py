@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import pickle
 import sys
 from collections.abc import Callable, Iterator
@@ -25,20 +26,8 @@ class Refused(Exception):
 
 def dreamer(path: str) -> Iterator[_Arrays]:
     """DREAMER.mat: `rate`, `channels` and `provider`, then one subject's scores and signals at a time."""
-    from scipy.io import loadmat, whosmat
-
-    try:
-        content = loadmat(path, variable_names=["DREAMER"], appendmat=False, simplify_cells=True)
-        if "DREAMER" not in content:
-            names = ", ".join(name for name, _, _ in whosmat(path, appendmat=False)) or "none"
-            raise Refused(f"not DREAMER.mat, which has a variable DREAMER; this has {names}")
-    except (Refused, MemoryError):
-        raise
-    except NotImplementedError:  # what SciPy raises for HDF5
-        raise Refused("a MATLAB 7.3 (HDF5) file; save it in MATLAB with '-v7'") from None
-    except Exception as error:
-        raise Refused(f"damaged, or not a MATLAB file of level 5 ({_one_line(error)})") from None
-    database = _struct(content.pop("DREAMER"), "DREAMER", "Data", "EEG_SamplingRate", "EEG_Electrodes", "Provider")
+    content = _mat_variable(path, "DREAMER", "DREAMER.mat")
+    database = _struct(content.pop(), "DREAMER", "Data", "EEG_SamplingRate", "EEG_Electrodes", "Provider")
     channels, rate = _cells(database["EEG_Electrodes"]), database["EEG_SamplingRate"]
     if not all(isinstance(name, str) for name in channels):
         raise Refused(f"EEG_Electrodes must be a cell array of names, got {_kind(database['EEG_Electrodes'])}")
@@ -69,17 +58,69 @@ def dreamer(path: str) -> Iterator[_Arrays]:
 
 def deap(path: str) -> Iterator[_Arrays]:
     """DEAP's sNN.dat: `data` and `labels`, if they are arrays."""
+    content = _unpickled(path, dict, "dict", "a preprocessed file of DEAP")
+    yield {name: content[name].values for name in ("data", "labels") if isinstance(content.get(name), _Array)}
+
+
+def faced(path: str) -> Iterator[_Arrays]:
+    """FACED's subNNN.pkl: one array."""
+    yield {"data": _unpickled(path, _Array, "array", "a processed file of FACED").values}
+
+
+def faced_ratings(path: str) -> Iterator[_Arrays]:
+    """Each `subNNN/After_remarks.mat` in a folder: `vid` (T,), clips in the order seen, and `score` (T, 12) or NaN."""
+    for subject in sorted(name for name in os.listdir(path) if os.path.isdir(os.path.join(path, name))):
+        file = os.path.join(path, subject, "After_remarks.mat")
+        if os.path.isfile(file):
+            try:
+                yield {"subject": subject, **_remarks(_mat_variable(file, "After_remark", "After_remarks.mat").pop())}
+            except Refused as error:
+                raise Refused(f"{os.path.join(subject, 'After_remarks.mat')}: {error}") from None
+
+
+def _remarks(remarks: Any) -> _Arrays:
+    rows = [_struct(row, f"After_remark {i}", "score", "vid") for i, row in enumerate(_cells(remarks), start=1)]
+    scores = np.full((len(rows), 12), np.nan)
+    for number, row in enumerate(rows, start=1):
+        score = np.ravel(row["score"])
+        if len(score) and not (_numeric(score) and len(score) == 12):
+            raise Refused(f"After_remark {number}: score must be 12 numbers, got {_kind(score)}")
+        if not isinstance(row["vid"], (int, float)):
+            raise Refused(f"After_remark {number}: vid must be one number, got {_kind(row['vid'])}")
+        scores[number - 1, : len(score)] = score
+    return {"score": scores, "vid": np.array([row["vid"] for row in rows], dtype=np.float64)}
+
+
+def _unpickled(path: str, kind: type, name: str, what: str) -> Any:
+    """What lies in a pickle of arrays, if it is of that kind."""
     try:
         with open(path, "rb") as file:
             content = _Unpickler(file, encoding="latin1").load()
-        if type(content) is not dict:
-            raise Refused("no dict at the top")
+        if type(content) is not kind:
+            raise Refused(f"no {name} at the top")
     except MemoryError:
         raise
     except Exception as error:
-        reason = f"not a preprocessed file of DEAP, or damaged ({_one_line(error)})"
-        raise Refused(f"{reason}; nothing in it was run") from None
-    yield {name: content[name].values for name in ("data", "labels") if isinstance(content.get(name), _Array)}
+        raise Refused(f"not {what}, or damaged ({_one_line(error)}); nothing in it was run") from None
+    return content
+
+
+def _mat_variable(path: str, name: str, what: str) -> list[Any]:
+    """A MATLAB file's variable, in a list that a caller can empty."""
+    from scipy.io import loadmat, whosmat
+
+    try:
+        content = loadmat(path, variable_names=[name], appendmat=False, simplify_cells=True)
+        if name not in content:
+            names = ", ".join(other for other, _, _ in whosmat(path, appendmat=False)) or "none"
+            raise Refused(f"not {what}, which has a variable {name}; this has {names}")
+    except (Refused, MemoryError):
+        raise
+    except NotImplementedError:  # what SciPy raises for HDF5
+        raise Refused("a MATLAB 7.3 (HDF5) file; save it in MATLAB with '-v7'") from None
+    except Exception as error:
+        raise Refused(f"damaged, or not a MATLAB file of level 5 ({_one_line(error)})") from None
+    return [content.pop(name)]
 
 
 class _DType:
@@ -179,7 +220,8 @@ def _send(arrays: _Arrays) -> None:
 def _main(reader: str, path: str, memory: str, seconds: str) -> None:
     _limit(int(memory), int(seconds))
     try:
-        for arrays in {"dreamer": dreamer, "deap": deap}[reader](path):
+        parsers = {"dreamer": dreamer, "deap": deap, "faced": faced, "faced_ratings": faced_ratings}
+        for arrays in parsers[reader](path):
             _send(arrays)
         _send({"end": True})
     except Refused as error:

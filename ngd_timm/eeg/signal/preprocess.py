@@ -149,13 +149,14 @@ class _Tally:
 def _in_order(recording: Recording, channels: Sequence[str] | None, first: Sequence[str] | None) -> Recording:
     """The channels that the settings name, or else those of the first recording, in their order."""
     extra = [name for name in recording.channels if name not in (first or recording.channels)]
+    remedy = "name those that all have in data.channels"
     if channels is None and extra:
-        raise InputError(
-            f"{recording} has the channels {', '.join(extra)}, which recordings before it lack; "
-            "name those that all have in data.channels"
-        )
+        raise InputError(f"{recording} has the channels {', '.join(extra)}, which recordings before it lack; {remedy}")
     names = tuple(channels or first or recording.channels)
-    return recording if names == recording.channels else recording.pick(names)
+    try:
+        return recording if names == recording.channels else recording.pick(names)
+    except InputError as error:
+        raise InputError(f"{error}" if channels else f"{error}, unlike recordings before it; {remedy}") from None
 
 
 def _recording_power(

@@ -1,4 +1,4 @@
-"""Simulated data sets in the file layouts of the licensed ones."""
+"""Simulated data sets in the file layouts of the real ones."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.files import atomic_folder
-from ngd_timm.eeg.readers import deap, dreamer, gameemo, mahnob
+from ngd_timm.eeg.readers import deap, dreamer, faced, gameemo, mahnob
 from ngd_timm.eeg.signal.recording import Recording
+from ngd_timm.eeg.simulate import openneuro
 from ngd_timm.eeg.simulate.signals import simulate_recordings
 
 
@@ -22,6 +23,7 @@ class _Layout:
     trials: int  # a subject, in the real data set
     baseline_s: float
     most_trials: int | None = None  # a subject
+    seconds: float = 60.0  # a trial
 
 
 LAYOUTS = {
@@ -29,6 +31,9 @@ LAYOUTS = {
     "mahnob": _Layout(mahnob.write_mahnob, mahnob.CHANNELS, 256.0, 9, 20, 30.0, mahnob.SESSIONS_A_SUBJECT),
     "deap": _Layout(deap.write_deap, deap.CHANNELS, 128.0, 9, 40, 3.0),
     "gameemo": _Layout(gameemo.write_gameemo, gameemo.CHANNELS, 128.0, 9, gameemo.GAMES, 0.0, gameemo.GAMES),
+    "faced": _Layout(faced.write_faced, faced.CHANNELS, faced.SFREQ, faced.LEVELS, faced.CLIPS, 0.0, seconds=30.0),
+    "dens": _Layout(openneuro.write_dens, openneuro.DENS_CHANNELS, 250.0, 9, 11, 0.0),
+    "ds002721": _Layout(openneuro.write_ds002721, openneuro.MUSIC_CHANNELS, 1000.0, 9, 40, 0.0, seconds=12.0),
 }
 
 
@@ -54,7 +59,7 @@ def write_simulated(
     recordings = simulate_recordings(
         subjects,
         trials,
-        60.0 if seconds is None else seconds,
+        layout.seconds if seconds is None else seconds,
         channels=layout.channels,
         sfreq=layout.sfreq,
         baseline_s=layout.baseline_s,

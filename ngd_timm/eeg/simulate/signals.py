@@ -10,6 +10,7 @@ import numpy as np
 from ngd_timm.core.affect import rating_to_va
 from ngd_timm.core.errors import InputError
 from ngd_timm.eeg.signal.recording import Recording
+from ngd_timm.eeg.topomap import standard_montage
 
 # rows of the 10-05 system from the face to the neck, by the letters that electrode names begin with
 _ROWS = (
@@ -29,7 +30,13 @@ _SUBJECT, _DRIFT, _TRIAL = 0.5, 0.25, 0.4  # std of log power: subject, trial wi
 def scalp_pattern(channels: Sequence[str]) -> np.ndarray:
     """How much each axis moves the rhythms at each electrode: (2, 2, C), valence or arousal, alpha or beta."""
     out = np.zeros((2, 2, len(channels)))
+    places = standard_montage("GSN-HydroCel-129").get_positions()["ch_pos"]
     for i, name in enumerate(channels):
+        if name in places and name != "Cz":  # EGI's names are numbers
+            x, y, _ = places[name] / 0.1
+            side, depth = -np.sign(x.round(2)), np.clip((1 - y) / 2, 0, 1)
+            out[:, :, i] = (side * (1 - depth), 0), (-depth, depth)
+            continue
         match = re.fullmatch(r"([A-Z]+?)(Z|\d+)H?", name.upper())
         if not match or match[1] not in _DEPTH:
             raise InputError(f"electrode '{name}' is not a name of the 10-05 system such as Fp1, Cz, FC5 or PO8")

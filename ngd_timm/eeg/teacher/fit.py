@@ -25,7 +25,7 @@ from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.files import atomic_files, check_place, remove_leftovers, sha256_file, write_json, write_text
 from ngd_timm.core.lock import is_unused, locked
 from ngd_timm.core.recipe import to_yaml
-from ngd_timm.core.teacher_recipe import TeacherRecipe
+from ngd_timm.core.teacher_recipe import BIDS_KEYS, TeacherRecipe
 from ngd_timm.core.version import __version__
 from ngd_timm.eeg.folds import cells, check_split, fold_windows, held_out_rows
 from ngd_timm.eeg.readers.sources import load_eeg, load_rated
@@ -211,6 +211,8 @@ def _fingerprint(recipe: TeacherRecipe, rated: BandPower, support: BandPower | N
         places["data"] |= {"also": True, "montage": True}
     if recipe.data.folds_by == "subject":  # nor does it have another since there are folds by stimulus
         places["data"] |= {"folds_by": True}
+    # of the keys about BIDS, where the table lies; all, where there is no such set
+    places["data"] |= dict.fromkeys(BIDS_KEYS[:1] if "bids" in recipe.data.names else BIDS_KEYS, True)
     settings = recipe.model_dump(mode="json", exclude=places)
     return {
         "dataset": rated.dataset,
