@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ngd_timm.core.devices import CPU
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.images import DAMAGE, damage_reason
 from ngd_timm.core.recipe import AugmentConfig
@@ -66,10 +67,13 @@ class FaceStream(Batches):
         seed: int = 0,
         buffer: int = 10_000,
         ahead: bool = False,
+        device: torch.device = CPU,
     ) -> None:
         from datasets import Image
 
-        super().__init__(stream.features, image_size, in_chans, mean, std, batch_size, augment, seed, ahead)
+        super().__init__(
+            stream.features, image_size, in_chans, mean, std, batch_size, augment, seed, ahead, device=device
+        )
         if buffer < 1:
             raise InputError(f"buffer must be at least 1, got {buffer}")
         self.buffer = buffer
@@ -136,7 +140,7 @@ class FaceStream(Batches):
             torch.from_numpy(np.stack([self._target(row) for row in rows])),
             None if va is None else torch.from_numpy(va),
             torch.tensor([index for index, _ in items]),
-        )
+        ).to(self.renderer.device)
 
     def _decode(self, index: int, row: dict[str, Any]) -> np.ndarray:
         try:

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ngd_timm.core.devices import send
 from ngd_timm.core.distributed import distributed
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import atomic_path
@@ -84,7 +85,7 @@ def predict(
     for batch in batches:
         if between_batches is not None:
             between_batches()
-        images = batch.images.to(device)
+        images = send(batch.images, device)
         views = [images, images.flip(-1)] if flip else [images]
         outputs = [model(view, return_embedding=True) if wrapped else (model(view), None) for view in views]
         for name, parts in zip(("logits", "embedding"), zip(*outputs, strict=True), strict=True):

@@ -15,7 +15,7 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from torch import Tensor
 
-from ngd_timm.core.devices import autocast_type, open_device
+from ngd_timm.core.devices import CPU, autocast_type, open_device
 from ngd_timm.core.distributed import rank, world_size
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.recipe import OptimConfig, Recipe
@@ -138,6 +138,8 @@ def prepare(recipe: Recipe) -> Setup:
     best_on = open_best_on(recipe)
     in_order = partial(face_batches, model.student, workers=recipe.data.workers, part=(rank(), world_size()))
     valid, chosen_by = in_order(data.valid), {name: in_order(rows) for name, (rows, _) in best_on.items()}
+    if recipe.optim.compile:
+        task.compile()
     if world_size() > 1:  # all start from one student, and each process has random numbers of its own
         task.prepare_distributed([device.index] if device.type == "cuda" else None)
         torch.manual_seed(recipe.seed + rank() * 2**32)
@@ -247,6 +249,7 @@ def open_data(recipe: Recipe, model: DistillationWrapper, device: torch.device) 
         "augment": data.augment,
         "seed": recipe.seed,
         "ahead": device.type == "cuda",
+        "device": device if device.type == "cuda" else CPU,  # other devices lack operators for it
     }
     unlabelled = None
     if data.unlabelled:
