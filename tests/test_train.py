@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -382,23 +381,6 @@ def test_a_teachers_logit_adjustment_is_taken_back_and_a_shipped_student_can_tea
     np.testing.assert_allclose(taken * shipped.temperature, -0.2 * np.log(prior / prior.sum()), atol=1e-5)
     with pytest.raises(InputError, match="student-ferplus-v1"):
         KDTeacher.open("student-ferplus", CLASSES, (0.5,), (0.25,))
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here that PyTorch can use")
-def test_more_steps_on_a_gpu_do_not_wait_for_it_more_often(faces: Path, tmp_path: Path) -> None:
-    waits = []
-    for limit in (24, 48):
-        data = {"name": "schematic", "root": str(faces), "workers": 0, "limit": limit}
-        optim = {"epochs": 1, "batch_size": 8}
-        torch.cuda.set_sync_debug_mode("warn")
-        try:
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                train(tiny_recipe(faces, tmp_path / str(limit), data=data, optim=optim, device="cuda", share_every=0))
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-        waits.append(sum("synchronizing" in str(w.message) for w in caught))
-    assert waits[0] == waits[1]
 
 
 def test_several_teachers_are_an_ensemble_whose_logits_are_the_mean_of_theirs(faces: Path, tmp_path: Path) -> None:
