@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.distributed as dist
@@ -24,7 +26,7 @@ from ngd_timm.cli import main
 from ngd_timm.core.distributed import join
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.recipe import AugmentConfig, Recipe
-from ngd_timm.data import FaceBatches, load_split
+from ngd_timm.data import FaceBatches, FaceStream, load_split, load_stream
 from ngd_timm.evaluate.metrics import fer_metrics
 from ngd_timm.evaluate.predictions import gather_rows
 from ngd_timm.evaluate.run_log import read_rows
@@ -91,6 +93,34 @@ def with_dropout(faces: str, out: Path) -> Recipe:
     return tiny_recipe(Path(faces), out, student=student, optim=optim, **chosen)
 
 
+def streamed(faces: str, out: Path) -> Recipe:
+    data = {"name": "schematic", "root": faces, "workers": 0, "streaming": True, "shuffle_buffer": 20}
+    return tiny_recipe(Path(faces), out, data=data)
+
+
+def read_parts(rank: int, faces: str, folder: Path) -> None:
+    """Write which images each of two processes gets of a file, of four files alike, and of four of uneven sizes."""
+    for name in ("one file", "even", "uneven"):
+        rows, tally = load_stream("schematic", faces if name == "one file" else folder / name, "train")
+        stream = FaceStream(rows, image_size=32, batch_size=5, buffer=1, part=(rank, 2))
+        pixels = [[hash_of(image) for image in batch.images] for batch in stream]
+        report = stream.report("schematic", "train", tally)
+        counts = {"batches": pixels, "rows": stream.rows, "read": report.read, "kept": report.kept}
+        (folder / f"{name}-{rank}.json").write_text(json.dumps(counts | {"sha256": report.sha256}))
+
+
+def hash_of(image: torch.Tensor) -> str:
+    return hashlib.sha256(image.numpy().tobytes()).hexdigest()
+
+
+def write_shards(faces: Path, folder: Path, sizes: list[int]) -> None:
+    table, start = pq.read_table(faces / "train.parquet"), 0
+    (folder / "train").mkdir(parents=True)
+    for number, size in enumerate(sizes):
+        pq.write_table(table.slice(start, size), folder / "train" / f"{number}.parquet")
+        start += size
+
+
 def uneven_counts(_: Any) -> np.ndarray:
     """The drawn faces are as many in every class; weights would all be 1."""
     return np.arange(1, 9) ** 3
@@ -106,6 +136,8 @@ def everything_together(faces: str, folder: Path) -> None:
     ngd_timm.data.class_counts = uneven_counts
     train(vit(faces, folder / "two"))
     train(with_dropout(faces, folder / "whole"))
+    train(streamed(faces, folder / "streamed"))
+    read_parts(rank, faces, folder)
     due, calls = Checkpoints.due, []
 
     def stop_the_second(checkpoints: Checkpoints) -> bool:
@@ -155,6 +187,8 @@ def together(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("together")
     torch.manual_seed(1)
     save_student(timm.create_model("test_vit", num_classes=8, in_chans=1, img_size=32), faces / "teacher", CLASSES)
+    write_shards(faces, folder / "even", [12, 12, 12, 12])
+    write_shards(faces, folder / "uneven", [20, 4, 20, 4])
     spawn(everything_together, str(faces), folder)
     return folder
 
@@ -162,6 +196,30 @@ def together(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_give_the_metrics_of_one_to_the_last_bit(together: Path) -> None:
     ranks = [json.loads((together / f"{rank}.json").read_text()) for rank in (0, 1)]
     assert ranks[0] == ranks[1] == [scores(rows) for rows, _ in map(label_set, range(20))]
+
+
+@pytest.mark.parametrize(("name", "own"), [("one file", (24, 24)), ("even", (24, 24)), ("uneven", (40, 8))])
+def test_two_processes_read_a_stream_once_together(
+    together: Path, faces: Path, name: str, own: tuple[int, int]
+) -> None:
+    parts = [json.loads((together / f"{name}-{rank}.json").read_text()) for rank in (0, 1)]
+    assert tuple(part["rows"] for part in parts) == own
+    assert parts[0]["sha256"] == parts[1]["sha256"]
+    assert [(part["read"], part["kept"]) for part in parts] == [(48, 48)] * 2
+    batches = [[len(batch) for batch in part["batches"]] for part in parts]
+    steps = 4 if name == "uneven" else 8  # as many as the process with fewer images has
+    assert batches == [[3] * steps, [2] * steps]
+    rows, _ = load_split("schematic", faces, "train")
+    every = {hash_of(image) for batch in FaceBatches(rows, image_size=32, batch_size=16) for image in batch.images}
+    seen = [image for part in parts for batch in part["batches"] for image in batch]
+    assert len(set(seen)) == len(seen)
+    assert set(seen) <= every
+
+
+def test_two_processes_train_from_a_stream(together: Path) -> None:
+    fingerprint = json.loads((together / "streamed" / "fingerprint.json").read_text())
+    assert fingerprint["data"]["train"]["kept"] == fingerprint["data"]["train"]["read"] == 48
+    assert len(rows(together / "streamed")) == 2
 
 
 def rows(run: Path) -> list[dict[str, str]]:

@@ -175,8 +175,6 @@ def open_training_device(recipe: Recipe) -> torch.device:
         device = torch.device("cuda", torch.cuda.current_device())
     if recipe.optim.batch_size < count:
         raise InputError(f"optim.batch_size={recipe.optim.batch_size} is of all processes; give at least {count}")
-    if recipe.data.streaming and count > 1:
-        raise InputError(f"data.streaming=true feeds one process, and there are {count}; leave it out, or use one")
     if recipe.optim.sync_bn and count > 1 and device.type != "cuda":
         raise InputError("optim.sync_bn=true needs GPUs, PyTorch synchronises no batch norm on the CPU; leave it out")
     return device
@@ -257,7 +255,7 @@ def open_data(recipe: Recipe, model: DistillationWrapper, device: torch.device) 
     if data.streaming:
         valid, reports["valid"] = load_split(*place, "valid", **rows)
         training, tally = load_stream(*place, "train", **rows)
-        stream = FaceStream(training, buffer=data.shuffle_buffer, **options)
+        stream = FaceStream(training, buffer=data.shuffle_buffer, part=(rank(), world_size()), **options)
         reports["train"] = stream.report(data.name, "train", tally)
         return TrainingData(stream, unlabelled, valid, stream.counts, stream.counts, reports)
     loaded = load_splits(*place, ["train", "valid"], **rows)
