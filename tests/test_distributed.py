@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -33,6 +35,7 @@ from ngd_timm.evaluate.run_log import read_rows
 from ngd_timm.evaluate.student import evaluate
 from ngd_timm.losses import COMPONENTS, DGeoLoss, NeuroGazeLoss, cross_entropy
 from ngd_timm.train.checkpoint import Checkpoints
+from ngd_timm.train.fingerprint import resume_command
 from ngd_timm.train.gradient_share import GradientShare
 from ngd_timm.train.interruption import Stopped
 from ngd_timm.train.loop import resume, train
@@ -257,6 +260,54 @@ def test_a_signal_to_one_of_two_stops_both_and_both_resume_to_the_same_bits(toge
     random = torch.load(run / "last" / "state.pt", weights_only=True)["random"]
     assert len(random) == 2
     assert not torch.equal(*random), "dropout would hit the same units of both processes' images"
+
+
+def node(port: int, faces: str, folder: Path) -> None:
+    """What `torchrun --nnodes 2 --nproc-per-node 1 --rdzv-backend c10d --rdzv-endpoint localhost:PORT` does."""
+    config = LaunchConfig(
+        2,
+        2,
+        1,
+        run_id="nodes",
+        rdzv_backend="c10d",
+        rdzv_endpoint=f"localhost:{port}",
+        start_method="fork",
+        max_restarts=0,
+    )
+    elastic_launch(config, train_on_a_node)(faces, folder)
+
+
+def train_on_a_node(faces: str, folder: Path) -> None:
+    join()
+    import ngd_timm.data
+
+    ngd_timm.data.class_counts = uneven_counts
+    train(with_dropout(faces, folder / "run"))
+    place = {name: os.environ[name] for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE")}
+    (folder / f"node-{dist.get_rank()}.json").write_text(json.dumps(place | {"resume": resume_command(folder)}))
+    dist.destroy_process_group()
+
+
+def test_two_nodes_of_one_process_end_in_the_student_of_one_node_of_two(
+    together: Path, faces: Path, tmp_path: Path
+) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    agents = [fork.Process(target=node, args=(port, str(faces), tmp_path)) for _ in range(2)]
+    for agent in agents:
+        agent.start()
+    for agent in agents:
+        agent.join(120)
+        agent.kill()
+        assert agent.exitcode == 0
+    launcher = "torchrun --nnodes 2 --rdzv-backend c10d --rdzv-endpoint HOST:PORT --nproc-per-node 1 "
+    places = [json.loads((tmp_path / f"node-{rank}.json").read_text()) for rank in (0, 1)]
+    assert [(place["LOCAL_RANK"], place["GROUP_WORLD_SIZE"]) for place in places] == [("0", "2")] * 2
+    assert launcher in places[0]["resume"]
+    weights = [run / "student" / "model.safetensors" for run in (tmp_path / "run", together / "whole")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
 def test_synchronised_batch_norm_on_the_cpu_is_refused_in_one_line(together: Path) -> None:
