@@ -29,7 +29,7 @@ from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.models.kd_teacher import KDTeacher, open_teacher
 from ngd_timm.models.student import load_student, open_student, save_student, shipped_student
 from ngd_timm.report import write_report
-from ngd_timm.train.loop import train
+from ngd_timm.train.loop import resume, train
 from ngd_timm.train.setup import open_grid, prepare
 from ngd_timm.train.task import NeuroGazeTask
 
@@ -414,3 +414,24 @@ def test_arguments_of_the_backbone_travel_from_the_recipe_to_the_student(faces: 
     with pytest.raises(ValueError, match="model_args: checkpoint_path is no argument to give here; write init"):
         tiny_recipe(faces, tmp_path / "bad", student=narrow | {"model_args": {"checkpoint_path": "x.pth"}})
     assert not (tmp_path / "bad").exists()
+
+
+def test_a_compiled_run_trains_and_resumes_as_an_eager_one(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = []
+
+    def by_graph(task: NeuroGazeTask) -> None:
+        # inductor's kernels take a minute to build, and round otherwise; the graph and what is around it are the same
+        task.trainable_module = torch.compile(task.trainable_module, backend="eager")
+        compiled.append(task.trainable_module)
+
+    monkeypatch.setattr(NeuroGazeTask, "compile", by_graph)
+    optim = {"epochs": 2, "batch_size": 16, "lr": 1e-3, "ema": 0.5}
+    runs = [tiny_recipe(faces, tmp_path / str(on), optim={**optim, "compile": on}) for on in (False, True)]
+    weights = [(train(run) / "student" / "model.safetensors").read_bytes() for run in runs]
+    assert len(compiled) == 1
+    assert weights[0] == weights[1]
+    shutil.rmtree(tmp_path / "True" / "student")
+    resume(tmp_path / "True")
+    assert (tmp_path / "True" / "student" / "model.safetensors").read_bytes() == weights[0]
