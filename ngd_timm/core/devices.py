@@ -45,10 +45,11 @@ def autocast_type(amp: str, device: torch.device, model: nn.Module | None = None
 
 
 def send(values: Tensor, device: torch.device) -> Tensor:
-    """The same on a device, which is not waited for."""
+    """The same on a device; a GPU is not waited for."""
     if device.type == "cuda" and values.device.type == "cpu":
-        values = values.pin_memory()  # from other memory even an asynchronous copy may wait
-    return values.to(device, non_blocking=True)
+        # from memory that is not pinned even an asynchronous copy may wait
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)  # from a GPU nothing may be read before it has come
 
 
 def precision_name(autocast: torch.dtype | None) -> str:

@@ -106,8 +106,10 @@ class FaceStream(Batches):
         """The report that `load_split` gives, from `load_stream`'s tally and this stream's first pass."""
         read, dropped = tally.read, Counter(tally.dropped)
         if self.has_own_shards:  # else each process has read all rows
-            parts = gather((tally.read, tally.dropped))
-            read, dropped = sum(n for n, _ in parts), sum((Counter(d) for _, d in parts), Counter())
+            read, dropped = 0, Counter()
+            for n, reasons in gather((tally.read, tally.dropped)):
+                read += n
+                dropped.update(reasons)
         return LoadReport(
             name=name,
             split=split,

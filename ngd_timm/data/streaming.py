@@ -43,7 +43,7 @@ class StreamedRows:
     training: Sequence[Piece]
     selection: Selection
     tally: Tally = field(default_factory=Tally)
-    counted: dict[str, Tally] = field(default_factory=dict)  # by piece, of the last pass over it
+    counted: dict[tuple[str, str | None], Tally] = field(default_factory=dict)  # by piece, of the last pass over it
 
     def dataset(self) -> IterableDataset:
         from datasets import IterableDataset
@@ -89,9 +89,9 @@ class StreamedRows:
                 if room is not None and left[piece.split] <= 0:
                     break
             tally.dropped, tally.labels = dict(dropped), ", ".join(labels)
-            self.counted[piece.shown] = tally
+            self.counted[piece.shown, piece.split] = tally
         self._sum()
-        if piece is self.pieces[-1]:
+        if piece == self.pieces[-1]:
             tally = self.tally
             reasons = "; ".join(f"{n} {reason}" for reason, n in tally.dropped.items()) or "none"
             log.info("%s: %d of %d images streamed; dropped: %s", self.selection.name, tally.kept, tally.read, reasons)
