@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import multiprocessing
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -12,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.distributed as dist
@@ -24,13 +28,14 @@ from ngd_timm.cli import main
 from ngd_timm.core.distributed import join
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.recipe import AugmentConfig, Recipe
-from ngd_timm.data import FaceBatches, load_split
+from ngd_timm.data import FaceBatches, FaceStream, load_split, load_stream
 from ngd_timm.evaluate.metrics import fer_metrics
 from ngd_timm.evaluate.predictions import gather_rows
 from ngd_timm.evaluate.run_log import read_rows
 from ngd_timm.evaluate.student import evaluate
 from ngd_timm.losses import COMPONENTS, DGeoLoss, NeuroGazeLoss, cross_entropy
 from ngd_timm.train.checkpoint import Checkpoints
+from ngd_timm.train.fingerprint import resume_command
 from ngd_timm.train.gradient_share import GradientShare
 from ngd_timm.train.interruption import Stopped
 from ngd_timm.train.loop import resume, train
@@ -91,6 +96,34 @@ def with_dropout(faces: str, out: Path) -> Recipe:
     return tiny_recipe(Path(faces), out, student=student, optim=optim, **chosen)
 
 
+def streamed(faces: str, out: Path) -> Recipe:
+    data = {"name": "schematic", "root": faces, "workers": 0, "streaming": True, "shuffle_buffer": 20}
+    return tiny_recipe(Path(faces), out, data=data)
+
+
+def read_parts(rank: int, faces: str, folder: Path) -> None:
+    """Write which images each of two processes gets of a file, of four files alike, and of four of uneven sizes."""
+    for name in ("one file", "even", "uneven"):
+        rows, tally = load_stream("schematic", faces if name == "one file" else folder / name, "train")
+        stream = FaceStream(rows, image_size=32, batch_size=5, buffer=1, part=(rank, 2))
+        pixels = [[hash_of(image) for image in batch.images] for batch in stream]
+        report = stream.report("schematic", "train", tally)
+        counts = {"batches": pixels, "rows": stream.rows, "read": report.read, "kept": report.kept}
+        (folder / f"{name}-{rank}.json").write_text(json.dumps(counts | {"sha256": report.sha256}))
+
+
+def hash_of(image: torch.Tensor) -> str:
+    return hashlib.sha256(image.numpy().tobytes()).hexdigest()
+
+
+def write_shards(faces: Path, folder: Path, sizes: list[int]) -> None:
+    table, start = pq.read_table(faces / "train.parquet"), 0
+    (folder / "train").mkdir(parents=True)
+    for number, size in enumerate(sizes):
+        pq.write_table(table.slice(start, size), folder / "train" / f"{number}.parquet")
+        start += size
+
+
 def uneven_counts(_: Any) -> np.ndarray:
     """The drawn faces are as many in every class; weights would all be 1."""
     return np.arange(1, 9) ** 3
@@ -106,6 +139,8 @@ def everything_together(faces: str, folder: Path) -> None:
     ngd_timm.data.class_counts = uneven_counts
     train(vit(faces, folder / "two"))
     train(with_dropout(faces, folder / "whole"))
+    train(streamed(faces, folder / "streamed"))
+    read_parts(rank, faces, folder)
     due, calls = Checkpoints.due, []
 
     def stop_the_second(checkpoints: Checkpoints) -> bool:
@@ -155,6 +190,8 @@ def together(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("together")
     torch.manual_seed(1)
     save_student(timm.create_model("test_vit", num_classes=8, in_chans=1, img_size=32), faces / "teacher", CLASSES)
+    write_shards(faces, folder / "even", [12, 12, 12, 12])
+    write_shards(faces, folder / "uneven", [20, 4, 20, 4])
     spawn(everything_together, str(faces), folder)
     return folder
 
@@ -162,6 +199,30 @@ def together(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_give_the_metrics_of_one_to_the_last_bit(together: Path) -> None:
     ranks = [json.loads((together / f"{rank}.json").read_text()) for rank in (0, 1)]
     assert ranks[0] == ranks[1] == [scores(rows) for rows, _ in map(label_set, range(20))]
+
+
+@pytest.mark.parametrize(("name", "own"), [("one file", (24, 24)), ("even", (24, 24)), ("uneven", (40, 8))])
+def test_two_processes_read_a_stream_once_together(
+    together: Path, faces: Path, name: str, own: tuple[int, int]
+) -> None:
+    parts = [json.loads((together / f"{name}-{rank}.json").read_text()) for rank in (0, 1)]
+    assert tuple(part["rows"] for part in parts) == own
+    assert parts[0]["sha256"] == parts[1]["sha256"]
+    assert [(part["read"], part["kept"]) for part in parts] == [(48, 48)] * 2
+    batches = [[len(batch) for batch in part["batches"]] for part in parts]
+    steps = 4 if name == "uneven" else 8  # as many as the process with fewer images has
+    assert batches == [[3] * steps, [2] * steps]
+    rows, _ = load_split("schematic", faces, "train")
+    every = {hash_of(image) for batch in FaceBatches(rows, image_size=32, batch_size=16) for image in batch.images}
+    seen = [image for part in parts for batch in part["batches"] for image in batch]
+    assert len(set(seen)) == len(seen)
+    assert set(seen) <= every
+
+
+def test_two_processes_train_from_a_stream(together: Path) -> None:
+    fingerprint = json.loads((together / "streamed" / "fingerprint.json").read_text())
+    assert fingerprint["data"]["train"]["kept"] == fingerprint["data"]["train"]["read"] == 48
+    assert len(rows(together / "streamed")) == 2
 
 
 def rows(run: Path) -> list[dict[str, str]]:
@@ -199,6 +260,54 @@ def test_a_signal_to_one_of_two_stops_both_and_both_resume_to_the_same_bits(toge
     random = torch.load(run / "last" / "state.pt", weights_only=True)["random"]
     assert len(random) == 2
     assert not torch.equal(*random), "dropout would hit the same units of both processes' images"
+
+
+def node(port: int, faces: str, folder: Path) -> None:
+    """What `torchrun --nnodes 2 --nproc-per-node 1 --rdzv-backend c10d --rdzv-endpoint localhost:PORT` does."""
+    config = LaunchConfig(
+        2,
+        2,
+        1,
+        run_id="nodes",
+        rdzv_backend="c10d",
+        rdzv_endpoint=f"localhost:{port}",
+        start_method="fork",
+        max_restarts=0,
+    )
+    elastic_launch(config, train_on_a_node)(faces, folder)
+
+
+def train_on_a_node(faces: str, folder: Path) -> None:
+    join()
+    import ngd_timm.data
+
+    ngd_timm.data.class_counts = uneven_counts
+    train(with_dropout(faces, folder / "run"))
+    place = {name: os.environ[name] for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE")}
+    (folder / f"node-{dist.get_rank()}.json").write_text(json.dumps(place | {"resume": resume_command(folder)}))
+    dist.destroy_process_group()
+
+
+def test_two_nodes_of_one_process_end_in_the_student_of_one_node_of_two(
+    together: Path, faces: Path, tmp_path: Path
+) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    agents = [fork.Process(target=node, args=(port, str(faces), tmp_path)) for _ in range(2)]
+    for agent in agents:
+        agent.start()
+    for agent in agents:
+        agent.join(120)
+        agent.kill()
+        assert agent.exitcode == 0
+    launcher = "torchrun --nnodes 2 --rdzv-backend c10d --rdzv-endpoint HOST:PORT --nproc-per-node 1 "
+    places = [json.loads((tmp_path / f"node-{rank}.json").read_text()) for rank in (0, 1)]
+    assert [(place["LOCAL_RANK"], place["GROUP_WORLD_SIZE"]) for place in places] == [("0", "2")] * 2
+    assert launcher in places[0]["resume"]
+    weights = [run / "student" / "model.safetensors" for run in (tmp_path / "run", together / "whole")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
 def test_synchronised_batch_norm_on_the_cpu_is_refused_in_one_line(together: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -64,3 +65,17 @@ def test_lowest_txt_pins_the_lowest_versions_that_pyproject_admits() -> None:
     for name, _, version in (requirement.partition(">=") for requirement in declared):
         release = version.split(".")
         assert lowest[name].split(".")[: len(release)] == release, name
+
+
+def test_importing_the_package_leaves_the_recipes_schema_until_it_is_used() -> None:
+    code = (
+        "import sys, ngd_timm; assert 'pydantic' not in sys.modules, 'imported with the package'; "
+        "from ngd_timm import *; missing = set(ngd_timm.__all__) - set(vars()); assert not missing, missing; "
+        "ngd_timm.data.load_fer, ngd_timm.evaluate.fer_metrics, ngd_timm.eeg.TopomapOperator; ngd_timm.Predicter"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (
+        done.stderr.strip()
+        .splitlines()[-1]
+        .startswith("AttributeError: module 'ngd_timm' has no attribute 'Predicter'")
+    )

@@ -6,10 +6,11 @@ import platform
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ngd_timm.core.errors import InputError, choices
 
+CPU = torch.device("cpu")
 _PRECISIONS = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -41,6 +42,14 @@ def autocast_type(amp: str, device: torch.device, model: nn.Module | None = None
     dot_products = capabilities.get("avx512_bf16") and processor_name().startswith("AMD")
     depthwise = model is not None and any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in model.modules())
     return torch.bfloat16 if capabilities.get("amx_bf16") or (dot_products and not depthwise) else None
+
+
+def send(values: Tensor, device: torch.device) -> Tensor:
+    """The same on a device; a GPU is not waited for."""
+    if device.type == "cuda" and values.device.type == "cpu":
+        # from memory that is not pinned even an asynchronous copy may wait
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)  # from a GPU nothing may be read before it has come
 
 
 def precision_name(autocast: torch.dtype | None) -> str:

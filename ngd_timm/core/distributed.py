@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -54,6 +55,15 @@ def average(values: Tensor) -> Tensor:
     if distributed():
         dist.all_reduce(values)
         values = values / dist.get_world_size()
+    return values
+
+
+def gather(value: Any) -> list[Any]:
+    """The values of all processes, by rank."""
+    if not distributed():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
     return values
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ngd_timm.core.devices import send
 from ngd_timm.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ class InputTransform:
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
         """Uint8 pixels (B, C, H, W) as the model's input, float32."""
-        mean, std = (torch.tensor(v, device=pixels.device)[:, None, None] for v in (self.mean, self.std))
+        mean, std = (send(torch.tensor(v), pixels.device)[:, None, None] for v in (self.mean, self.std))
         return pixels.float().div_(255).sub_(mean).div_(std)
 
 

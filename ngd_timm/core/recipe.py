@@ -212,6 +212,7 @@ class OptimConfig(StrictModel):
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     swa: Annotated[float, Field(gt=0, lt=1)] | None = None  # the last share of the epochs, whose weights are averaged
     sync_bn: bool = False
+    compile: bool = False  # by torch.compile
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> OptimConfig:

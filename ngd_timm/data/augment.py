@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 import torch
 import torch.nn.functional as F
 
+from ngd_timm.core.devices import send
 from ngd_timm.core.recipe import AugmentConfig
 
 _ERASE_AREA = (0.02, 1 / 3)
@@ -33,6 +34,42 @@ class AugmentDraw:
     def __getitem__(self, rows: slice) -> AugmentDraw:
         """The parameters of some rows."""
         return AugmentDraw(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    def to(self, device: torch.device) -> AugmentDraw:
+        """The same on a device, by one copy that is not waited for."""
+        if device.type == "cpu":
+            return self
+        values = [getattr(self, field.name) for field in fields(self)]
+        together = send(torch.cat([v.flatten(1) if v.ndim > 1 else v[:, None] for v in values], dim=1), device)
+        parts = together.split([v[0].numel() for v in values], dim=1)
+        return AugmentDraw(*(p.reshape(v.shape).to(v.dtype) for p, v in zip(parts, values, strict=True)))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What the host decides of a batch, so that a device is never asked."""
+
+    samples: list[tuple[int, torch.Tensor]]  # so many samples a pixel and side, and the rows that need them
+    softens: bool
+    stretched: torch.Tensor | None  # rows
+    has_gamma: bool
+    erased: list[list[int]]  # left, top, right and bottom pixel of each row's box
+
+
+def plan_batch(draw: AugmentDraw, side: int, image_size: int) -> _Plan:
+    """Decide on the CPU, where the draw is; `side` is the shorter one of the images."""
+    # source pixels that lie between two of the output, rounded up: so many samples a pixel and side are averaged
+    reach = draw.theta[:, :, :2].norm(dim=1).amax(dim=1) * side / image_size
+    samples = (reach - 1e-4).ceil().clamp(min=1).int()
+    # a pixel is erased where its centre lies in the box
+    centres = (torch.arange(image_size) + 0.5) / image_size
+    return _Plan(
+        samples=[(n, (samples == n).nonzero()[:, 0]) for n in samples.unique().tolist()],
+        softens=bool((draw.blur > 0).any() or (draw.downscale > 0).any()),
+        stretched=draw.stretch.nonzero()[:, 0] if bool(draw.stretch.any()) else None,
+        has_gamma=bool((draw.gamma != 1).any()),
+        erased=torch.searchsorted(centres, draw.box).tolist(),
+    )
 
 
 def draw_augment(config: AugmentConfig, batch: int, generator: torch.Generator) -> AugmentDraw:
@@ -98,30 +135,43 @@ def render_batch(
 def _render(
     images: torch.Tensor, image_size: int, mean: Sequence[float], std: Sequence[float], draw: AugmentDraw
 ) -> torch.Tensor:
-    device = images.device
-    out = _resample(images, draw.theta, image_size)
-    if bool((draw.blur > 0).any() or (draw.downscale > 0).any()):
-        rows_of = _softening(image_size, draw.blur.to(device), draw.downscale.to(device))[:, None]
+    device, plan = images.device, plan_batch(draw, min(images.shape[-2:]), image_size)
+    draw = draw.to(device)
+    out = _resample(images, draw.theta, image_size, plan)
+    if plan.softens:
+        rows_of = _softening(image_size, draw.blur, draw.downscale)[:, None]
         out = rows_of @ out @ rows_of.mT
-    if bool(draw.stretch.any()):
-        there = draw.stretch.nonzero()[:, 0].to(device)
+    if plan.stretched is not None:
+        there = send(plan.stretched, device)
         out[there] = _stretched(out[there])
-    bright = draw.brightness.to(device, non_blocking=True) / 255
-    contrast = draw.contrast.to(device, non_blocking=True)
-    offset = out.mean(dim=(1, 2, 3)) * bright * (1 - contrast)
-    out.mul_((bright * contrast)[:, None, None, None]).add_(offset[:, None, None, None]).clamp_(0, 1)
-    if bool((draw.gamma != 1).any()):
+    bright = draw.brightness / 255
+    offset = out.mean(dim=(1, 2, 3)) * bright * (1 - draw.contrast)
+    out.mul_((bright * draw.contrast)[:, None, None, None]).add_(offset[:, None, None, None]).clamp_(0, 1)
+    if plan.has_gamma:
         # pow with an exponent a row takes five times as long
-        out.clamp_(min=1e-10).log_().mul_(draw.gamma.to(device)[:, None, None, None]).exp_()
-    mean_ = torch.tensor(mean, device=device)[:, None, None]
-    scale = 1 / torch.tensor(std, device=device)[:, None, None]
+        out.clamp_(min=1e-10).log_().mul_(draw.gamma[:, None, None, None]).exp_()
+    mean_, scale = send(torch.stack([torch.tensor(mean), 1 / torch.tensor(std)]), device)[:, :, None, None]
     out = out.sub_(mean_).mul_(scale) if out.shape[1] == len(mean) else (out - mean_).mul_(scale)
-    # a pixel is erased where its centre lies in the box; slices, as masks of the whole batch cost six passes
-    centres = (torch.arange(image_size) + 0.5) / image_size
-    for row, (left, top, right, bottom) in enumerate(torch.searchsorted(centres, draw.box).tolist()):
+    return _erase(out, plan.erased)
+
+
+def _erase(images: torch.Tensor, boxes: list[list[int]]) -> torch.Tensor:
+    """Set a box of each row to 0, the mean, in place."""
+    if images.device.type != "cpu":
+        return _erase_by_mask(images, boxes)
+    # a mask of the whole batch costs a processor six passes
+    for row, (left, top, right, bottom) in enumerate(boxes):
         if right > left and bottom > top:
-            out[row, :, top:bottom, left:right] = 0.0
-    return out
+            images[row, :, top:bottom, left:right] = 0.0
+    return images
+
+
+def _erase_by_mask(images: torch.Tensor, boxes: list[list[int]]) -> torch.Tensor:
+    """The same by one operation."""
+    left, top, right, bottom = send(torch.tensor(boxes), images.device).mT[:, :, None]
+    at = torch.arange(images.shape[-1], device=images.device)
+    inside = ((top <= at) & (at < bottom))[:, :, None] & ((left <= at) & (at < right))[:, None]
+    return images.masked_fill_(inside[:, None], 0.0)
 
 
 def _softening(size: int, blur: torch.Tensor, downscale: torch.Tensor) -> torch.Tensor:
@@ -154,18 +204,14 @@ def _stretched(images: torch.Tensor) -> torch.Tensor:
     return ((images - low) * (255 / (high - low).clamp(min=1))).clamp_(0, 255)
 
 
-def _resample(images: torch.Tensor, theta: torch.Tensor, image_size: int) -> torch.Tensor:
+def _resample(images: torch.Tensor, theta: torch.Tensor, image_size: int, plan: _Plan) -> torch.Tensor:
     """(B, C, image_size, image_size) float32 on the scale of the pixels, of (B, C, H, W) images and (B, 2, 3) maps."""
-    side = min(images.shape[-2:])
-    # source pixels that lie between two of the output, rounded up: so many samples a pixel and side are averaged
-    samples = (theta[:, :, :2].norm(dim=1).amax(dim=1) * side / image_size - 1e-4).ceil().clamp(min=1).int()
-    if int(samples.max()) == 1:
+    if [n for n, _ in plan.samples] == [1]:
         return _sample(images, theta, image_size)
     out = torch.empty(len(images), images.shape[1], image_size, image_size, device=images.device)
-    for n in samples.unique().tolist():
-        rows = (samples == n).nonzero()[:, 0]
-        there = rows.to(images.device)
-        dense = _sample(images[there], theta[rows], image_size * n)
+    for n, rows in plan.samples:
+        there = send(rows, images.device)
+        dense = _sample(images[there], theta[there], image_size * n)
         out[there] = F.avg_pool2d(dense, n) if n > 1 else dense
     return out
 
@@ -173,9 +219,8 @@ def _resample(images: torch.Tensor, theta: torch.Tensor, image_size: int) -> tor
 def _sample(images: torch.Tensor, theta: torch.Tensor, size: int) -> torch.Tensor:
     height, width = images.shape[-2:]
     device, side = images.device, min(height, width)
-    theta = theta.to(device, non_blocking=True)
     if height != width:
-        theta = theta * torch.tensor([side / width, side / height], device=device)[:, None]
+        theta = theta * send(torch.tensor([side / width, side / height]), device)[:, None]
     # not F.affine_grid: its batched product with three columns takes thrice as long as the sampling itself
     at = (2 * torch.arange(size, device=device) + 1) / size - 1
     across, down, shift = theta[:, :, None, None].unbind(-1)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from ngd_timm.core.devices import CPU, send
 from ngd_timm.core.distributed import part_of
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.images import (
@@ -54,15 +55,9 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> Batch:
-        """The same batch in pinned memory, for asynchronous copies to a GPU."""
-        return self._map(torch.Tensor.pin_memory)
-
-    def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
-        va = None if self.valence_arousal is None else function(self.valence_arousal)
-        return Batch(function(self.images), function(self.target), va, function(self.index))
+        images, target, index = (send(t, torch.device(device)) for t in (self.images, self.target, self.index))
+        va = None if self.valence_arousal is None else send(self.valence_arousal, torch.device(device))
+        return Batch(images, target, va, index)
 
 
 @dataclass
@@ -74,10 +69,15 @@ class Renderer:
     seed: int
     side: int  # a large image is decoded to a square of it before it is augmented
     part: tuple[int, int] = (0, 1)  # (number, count) of the processes that share every batch
+    device: torch.device = CPU  # where batches are augmented
 
     def rows(self, size: int) -> slice:
         """This process's rows of a batch."""
         return part_of(size, *self.part)
+
+    def index(self, rows: np.ndarray) -> torch.Tensor:
+        """This process's row numbers of a batch, on the device."""
+        return send(torch.from_numpy(rows[self.rows(len(rows))]), self.device)
 
     def decode(self, record: Mapping[str, Any]) -> np.ndarray:
         """An encoded image as (C, H, W) uint8."""
@@ -87,7 +87,8 @@ class Renderer:
             return square_pixels(image, self.transform.mode, self.side)
 
     def render(self, pixels: torch.Tensor, epoch: int, number: int, size: int) -> torch.Tensor:
-        """This process's rows of batch `number`, of `size` images in all, as the model's input."""
+        """This process's rows of batch `number`, of `size` images in all, as the model's input on the device."""
+        pixels = send(pixels, self.device)
         if self.augment is None:
             return self.transform.normalize(pixels)
         draw = draw_augment(self.augment, size, generator_for(self.seed, epoch, 1, number))[self.rows(size)]
@@ -110,6 +111,7 @@ class Batches(ABC):
         ahead: bool,
         transform: InputTransform | None = None,
         part: tuple[int, int] = (0, 1),
+        device: torch.device = CPU,
     ) -> None:
         if in_chans not in (1, 3):
             raise InputError(f"in_chans must be 1 (grey) or 3 (RGB), got {in_chans}")
@@ -121,7 +123,7 @@ class Batches(ABC):
         # what is zoomed into keeps its detail
         side = image_size if augment is None else math.ceil(image_size * (1 + augment.scale))
         transform = transform or _square_transform(image_size, self.mean, self.std)
-        self.renderer = Renderer(transform, augment, seed, side, part)
+        self.renderer = Renderer(transform, augment, seed, side, part, device)
         self.ahead = ahead
         self.epoch = 0
 
@@ -136,7 +138,7 @@ class Batches(ABC):
         """The epoch's batches from number `start` on, equal to the tail of a whole epoch."""
         batches = self._batches(self.epoch, start)
         if self.ahead:
-            batches = prefetch(_pinned(batches) if torch.cuda.is_available() else batches)
+            batches = prefetch(_on(self.renderer.device, batches))
         with closing(batches):
             yield from batches
 
@@ -180,6 +182,8 @@ class FaceBatches(Batches):
         part: (number, count) of several processes. In training each takes its rows of every batch, drawn as for one; in
             evaluation they take turns at whole batches.
         ahead: Make batches in a thread while the caller works with the last one, for use with an accelerator.
+        device: Where batches are augmented and left. Images held in memory are held there, and need neither a copy nor
+            `ahead`; others go there as uint8, from pinned memory.
 
     Raises:
         InputError: A damaged image, an empty data set, or settings outside what is allowed.
@@ -213,6 +217,7 @@ class FaceBatches(Batches):
         transform: InputTransform | None = None,
         part: tuple[int, int] = (0, 1),
         ahead: bool = False,
+        device: torch.device = CPU,
     ) -> None:
         if sampler not in SAMPLERS:
             raise choices("sampler", sampler, SAMPLERS)
@@ -220,7 +225,18 @@ class FaceBatches(Batches):
             raise InputError(f"workers must be at least 0, got {workers}")
         augment, shared = (augment, part) if train else (None, (0, 1))
         super().__init__(
-            dataset.features, image_size, in_chans, mean, std, batch_size, augment, seed, ahead, transform, shared
+            dataset.features,
+            image_size,
+            in_chans,
+            mean,
+            std,
+            batch_size,
+            augment,
+            seed,
+            ahead,
+            transform,
+            shared,
+            device,
         )
         self.dataset, self.train, self.sampler, self.workers, self.part = dataset, train, sampler, workers, part
         self.drop_last = train if drop_last is None else drop_last
@@ -235,6 +251,10 @@ class FaceBatches(Batches):
         if self.drop_last:
             self._require_a_batch(len(dataset))
         self._pixels = self._decode(in_memory)
+        if self._pixels is not None and device != CPU:
+            self._pixels, self.ahead = self._pixels.to(device), False
+        self._target = self._target.to(device)
+        self._va = None if self._va is None else self._va.to(device)
         self._loader: _Loader | None = None
 
     @property
@@ -254,9 +274,11 @@ class FaceBatches(Batches):
             order = np.arange(len(self.dataset))
         numbers = [i for i in range(start, len(self)) if self.train or i % self.part[1] == self.part[0]]
         keys = [(epoch, i, order[i * self.batch_size : (i + 1) * self.batch_size]) for i in numbers]
+        device = self.renderer.device
         with closing(_named_failures(self._load(keys))) as images:
-            for (_, _, rows), rendered in zip(keys, images, strict=True):
-                index = torch.from_numpy(rows[self.renderer.rows(len(rows))])
+            for (_, number, rows), loaded in zip(keys, images, strict=True):
+                rendered = loaded if device == CPU else self.renderer.render(loaded, epoch, number, len(rows))
+                index = self.renderer.index(rows)
                 va = None if self._va is None else self._va[index]
                 yield Batch(rendered, self._target[index], va, index)
 
@@ -322,10 +344,10 @@ def class_counts(data: Dataset | FaceBatches) -> np.ndarray:
     return np.bincount(target, minlength=len(dataset.features["label"].names)).astype(np.float64)
 
 
-def _pinned(batches: Generator[Batch, None, None]) -> Generator[Batch, None, None]:
-    with closing(batches):
-        for batch in batches:
-            yield batch.pin_memory()
+def _on(device: torch.device, batches: Generator[Batch, None, None]) -> Generator[Batch, None, None]:
+    """The same, made on a device that need not be the first: a new thread begins there."""
+    with closing(batches), torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        yield from batches
 
 
 def _named_failures(images: Iterator[torch.Tensor]) -> Generator[torch.Tensor, None, None]:
@@ -378,7 +400,7 @@ _Key = tuple[int, int, np.ndarray]
 
 
 class _Images(torch.utils.data.Dataset[torch.Tensor]):
-    """An item is a whole batch, so that workers return finished ones."""
+    """An item is a whole batch, so that workers return finished ones; pixels where a device is to finish them."""
 
     def __init__(self, dataset: Dataset, renderer: Renderer, pixels: torch.Tensor | None) -> None:
         self.encoded = dataset.select_columns(["image"]).with_format("arrow")
@@ -386,14 +408,14 @@ class _Images(torch.utils.data.Dataset[torch.Tensor]):
 
     def __getitem__(self, key: _Key) -> torch.Tensor:
         epoch, number, rows = key
-        own = torch.from_numpy(rows[self.renderer.rows(len(rows))])
         if self.pixels is not None:
-            return self.renderer.render(self.pixels[own], epoch, number, len(rows))
-        raise_image_limit(self.max_megapixels)  # a worker that was spawned has the default
-        # all at once: a look-up in an Arrow table costs as much as decoding a small JPEG
-        records = self.encoded[own.tolist()]["image"].to_pylist()
-        pixels = torch.from_numpy(np.stack([self.renderer.decode(record) for record in records]))
-        return self.renderer.render(pixels, epoch, number, len(rows))
+            pixels = self.pixels[self.renderer.index(rows)]
+        else:
+            raise_image_limit(self.max_megapixels)  # a worker that was spawned has the default
+            # all at once: a look-up in an Arrow table costs as much as decoding a small JPEG
+            records = self.encoded[rows[self.renderer.rows(len(rows))].tolist()]["image"].to_pylist()
+            pixels = torch.from_numpy(np.stack([self.renderer.decode(record) for record in records]))
+        return pixels if self.renderer.device != CPU else self.renderer.render(pixels, epoch, number, len(rows))
 
 
 class _Loader:

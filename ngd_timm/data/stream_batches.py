@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from ngd_timm.core.devices import CPU
+from ngd_timm.core.distributed import gather
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.images import DAMAGE, damage_reason
 from ngd_timm.core.recipe import AugmentConfig
@@ -33,7 +36,9 @@ class FaceStream(Batches):
     Args:
         stream: With `image`, `label` (ClassLabel), and where the set has them `soft_label`, `valence`, `arousal`.
         image_size: As in `FaceBatches`, like the others; a last, smaller batch is left out.
-        buffer: Encoded images that are held.
+        buffer: Encoded images that are held, by each process.
+        part: (number, count) of several processes, which must all make theirs. Each reads its own shards where `count`
+            divides their number, else every `count`-th row, and has its part of every batch.
 
     Attributes:
         counts: (C,) float64 rows a class, sums of the soft targets where there are any: for class weights.
@@ -66,32 +71,52 @@ class FaceStream(Batches):
         seed: int = 0,
         buffer: int = 10_000,
         ahead: bool = False,
+        part: tuple[int, int] = (0, 1),
+        device: torch.device = CPU,
     ) -> None:
         from datasets import Image
+        from datasets.distributed import split_dataset_by_node
 
-        super().__init__(stream.features, image_size, in_chans, mean, std, batch_size, augment, seed, ahead)
+        super().__init__(
+            stream.features, image_size, in_chans, mean, std, batch_size, augment, seed, ahead, None, part, device
+        )
         if buffer < 1:
             raise InputError(f"buffer must be at least 1, got {buffer}")
         self.buffer = buffer
         self._soft = "soft_label" in stream.features
         self._has_va = {"valence", "arousal"} <= set(stream.features)
+        self.part, self.has_own_shards = part, stream.num_shards % part[1] == 0
+        stream = stream if part[1] == 1 else split_dataset_by_node(stream, *part)
         self.stream = stream.cast_column("image", Image(decode=False))
-        self.rows, self.counts, self.sha256 = self._count()
-        self._require_a_batch(self.rows)
+        own = self.renderer.rows(batch_size)
+        self.own_size = own.stop - own.start  # this process's images of a batch
+        self.rows, counts, digest = self._count()
+        each = gather((self.rows, counts, digest, self.rows // self.own_size))
+        self.counts, self.batch_count = sum(c for _, c, *_ in each), min(n for *_, n in each)
+        self.total = sum(rows for rows, *_ in each)
+        digests = [digest for *_, digest, _ in each]
+        self.sha256 = digest if len(each) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+        self._require_a_batch(self.total if self.batch_count else 0)
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
-        return self.rows // self.batch_size
+        """Batches in an epoch: as many as the process with the fewest rows has."""
+        return self.batch_count
 
     def report(self, name: str, split: str, tally: Tally) -> LoadReport:
         """The report that `load_split` gives, from `load_stream`'s tally and this stream's first pass."""
+        read, dropped = tally.read, Counter(tally.dropped)
+        if self.has_own_shards:  # else each process has read all rows
+            read, dropped = 0, Counter()
+            for n, reasons in gather((tally.read, tally.dropped)):
+                read += n
+                dropped.update(reasons)
         return LoadReport(
             name=name,
             split=split,
             labels=tally.labels,
-            read=tally.read,
-            dropped=dict(tally.dropped),
-            kept=self.rows,
+            read=read,
+            dropped=dict(dropped),
+            kept=self.total,
             counts={c: round(float(n), 3) for c, n in zip(self.classes, self.counts, strict=True)},
             duplicates="nothing to compare" if split == "train" else "dropped while streaming",
             sha256=self.sha256,
@@ -103,13 +128,14 @@ class FaceStream(Batches):
         number, items = 0, list[tuple[int, dict[str, Any]]]()
         for item in self._shuffled(epoch):
             items.append(item)
-            if len(items) == self.batch_size:
-                if number >= start:
+            if len(items) == self.own_size:
+                if start <= number < len(self):  # other processes may have fewer
                     yield self._batch(items, epoch, number)
                 number, items = number + 1, []
 
     def _shuffled(self, epoch: int) -> Iterator[tuple[int, dict[str, Any]]]:
-        rng = np.random.default_rng([self.seed, epoch, 4])
+        number = self.part[0]
+        rng = np.random.default_rng([self.seed, epoch, 4] + ([number] if number else []))
         held: list[tuple[int, dict[str, Any]]] = []
         seen = 0
         for item in enumerate(self.stream):
@@ -132,11 +158,11 @@ class FaceStream(Batches):
         pixels = torch.from_numpy(np.stack([self._decode(index, row) for index, row in items]))
         va = np.array([[row["valence"], row["arousal"]] for row in rows], np.float32) if self._has_va else None
         return Batch(
-            self.renderer.render(pixels, epoch, number, len(items)),
+            self.renderer.render(pixels, epoch, number, self.batch_size),
             torch.from_numpy(np.stack([self._target(row) for row in rows])),
             None if va is None else torch.from_numpy(va),
             torch.tensor([index for index, _ in items]),
-        )
+        ).to(self.renderer.device)
 
     def _decode(self, index: int, row: dict[str, Any]) -> np.ndarray:
         try:

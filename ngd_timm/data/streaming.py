@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ngd_timm.data")
 
+_HELD_OUT = ("valid", "test")
+
 
 @dataclass
 class Tally:
@@ -41,6 +43,7 @@ class StreamedRows:
     training: Sequence[Piece]
     selection: Selection
     tally: Tally = field(default_factory=Tally)
+    counted: dict[tuple[str, str | None], Tally] = field(default_factory=dict)  # by piece, of the last pass over it
 
     def dataset(self) -> IterableDataset:
         from datasets import IterableDataset
@@ -52,8 +55,11 @@ class StreamedRows:
                     "out"
                 )
         features = self._features()
-        # bound, not in gen_kwargs: a list there would be divided among the workers of a loader, and rows repeated
-        return IterableDataset.from_generator(partial(self._examples, list(features)), features=features)
+        # lists in gen_kwargs are divided among processes and workers: all others are bound, or rows would be repeated
+        rows = partial(self._examples, list(features))
+        divisible = self.selection.limit is None and all(p.split not in _HELD_OUT for p in self.pieces)
+        shards = {"pieces": list(self.pieces)} if divisible else None
+        return IterableDataset.from_generator(rows, features=features, gen_kwargs=shards)
 
     def _features(self) -> Any:
         """The columns that all pieces have, from the first rows of each."""
@@ -64,13 +70,13 @@ class StreamedRows:
         shared = set.intersection(*(set(f) for f in found))
         return type(found[0])({c: f for c, f in found[0].items() if c in shared})
 
-    def _examples(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    def _examples(self, columns: Sequence[str], pieces: Sequence[Piece] = ()) -> Iterator[dict[str, Any]]:
         left: dict[str | None, int] = {}
-        tally, dropped, labels = Tally(), Counter[str](), dict[str, None]()
         hashes = cache(self._training_hashes)  # one pass over the training split, before the first held-out row
-        for piece in self.pieces:
+        for piece in pieces or self.pieces:
+            tally, dropped, labels = Tally(), Counter[str](), dict[str, None]()
             for part in self._parts(piece):
-                if self.selection.drop_duplicates and piece.split in ("valid", "test"):
+                if self.selection.drop_duplicates and piece.split in _HELD_OUT:
                     part.drop_copies(hashes)
                 room = None if self.selection.limit is None else left.get(piece.split, self.selection.limit)
                 n = len(np.flatnonzero(part.kept)[:room])
@@ -82,12 +88,25 @@ class StreamedRows:
                 yield from part.dataset().with_format("arrow").select_columns(list(columns))[:n].to_pylist()
                 if room is not None and left[piece.split] <= 0:
                     break
-        tally.dropped, tally.labels = dict(dropped), ", ".join(labels)
-        tally.layout = ", ".join(dict.fromkeys(p.kind for p in self.pieces))
-        tally.dataset_id = dataset_id(self.pieces)
-        vars(self.tally).update(vars(tally))
-        reasons = "; ".join(f"{n} {reason}" for reason, n in dropped.items()) or "none"
-        log.info("%s: %d of %d images streamed; dropped: %s", self.selection.name, tally.kept, tally.read, reasons)
+            tally.dropped, tally.labels = dict(dropped), ", ".join(labels)
+            self.counted[piece.shown, piece.split] = tally
+        self._sum()
+        if piece == self.pieces[-1]:
+            tally = self.tally
+            reasons = "; ".join(f"{n} {reason}" for reason, n in tally.dropped.items()) or "none"
+            log.info("%s: %d of %d images streamed; dropped: %s", self.selection.name, tally.kept, tally.read, reasons)
+
+    def _sum(self) -> None:
+        """Bring the tally of all pieces up to date."""
+        dropped, labels, total = Counter[str](), dict[str, None](), self.tally
+        for tally in self.counted.values():
+            dropped.update(tally.dropped)
+            labels.update(dict.fromkeys(tally.labels.split(", ")))
+        total.read = sum(tally.read for tally in self.counted.values())
+        total.kept = sum(tally.kept for tally in self.counted.values())
+        total.dropped, total.labels = dict(dropped), ", ".join(filter(None, labels))
+        total.layout = ", ".join(dict.fromkeys(p.kind for p in self.pieces))
+        total.dataset_id = dataset_id(self.pieces)
 
     def _training_hashes(self) -> set[bytes] | None:
         if not self.training:

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ngd_timm.core.distributed import distributed
+from ngd_timm.core.devices import send
+from ngd_timm.core.distributed import gather
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import atomic_path
 from ngd_timm.evaluate.metrics import fer_metrics
@@ -84,7 +84,7 @@ def predict(
     for batch in batches:
         if between_batches is not None:
             between_batches()
-        images = batch.images.to(device)
+        images = send(batch.images, device)
         views = [images, images.flip(-1)] if flip else [images]
         outputs = [model(view, return_embedding=True) if wrapped else (model(view), None) for view in views]
         for name, parts in zip(("logits", "embedding"), zip(*outputs, strict=True), strict=True):
@@ -103,11 +103,7 @@ def predict(
 
 def gather_rows(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Join the rows (n, …) of all processes by their "index" (n,) in the data set, each row once."""
-    parts = [dict(rows)]
-    if distributed():
-        parts = [{} for _ in range(dist.get_world_size())]
-        dist.all_gather_object(parts, dict(rows))
-    parts = [part for part in parts if part]  # a process may have had no batch
+    parts = [part for part in gather(dict(rows)) if part]  # a process may have had no batch
     joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     _, first = np.unique(joined["index"].numpy(), return_index=True)
     return {name: values[torch.from_numpy(first)] for name, values in joined.items()}

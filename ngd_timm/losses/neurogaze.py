@@ -221,7 +221,8 @@ class NeuroGazeLoss(nn.Module):
             place = _needed(features, "features") if self.needs_features else _needed(embedding)
             geo = self.d_geo.terms(place, target)
             terms["d_geo"] = geo.cap + geo.separation
-            terms["positive_variance"] = geo.variance[self.d_geo.positive].nanmean()
+            # not by a boolean index, for whose size a GPU would be waited for
+            terms["positive_variance"] = torch.where(self.d_geo.positive, geo.variance, torch.nan).nanmean()
         return terms
 
     def forward(

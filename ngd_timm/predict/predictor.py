@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from ngd_timm.core.affect import ANCHORS
-from ngd_timm.core.devices import open_device
+from ngd_timm.core.devices import open_device, send
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.hub import hub_id
 from ngd_timm.core.images import DAMAGE, InputTransform, damage_reason, open_image, raise_image_limit, to_mode
@@ -156,7 +156,7 @@ class Predictor:
         self.face_crop, self.views = float(notes.get("face_crop", FACE_CROP)), views
         prior = ("uniform" if "prior" in notes else "training") if prior is None else prior
         self.prior = prior if isinstance(prior, str) else "given"
-        self._shift = prior_shift(model, self.classes, prior).to(self.device)
+        self._shift = prior_shift(model, self.classes, prior)
 
     @overload
     def __call__(self, images: ImageLike) -> Prediction: ...  # type: ignore[overload-overlap]  # str is Iterable[str]
@@ -254,19 +254,20 @@ class Predictor:
         """Of each face, from its crops (V, C, H, W)."""
         crops = [crop for face in pixels for crop in face]
         logits = [row for part in _parts(crops, self.batch_size) for row in self._logits(torch.stack(list(part)))]
+        if not all(bool(row.isfinite().all()) for row in logits):
+            raise InputError("the student's logits are not finite, so its weights are damaged; save it again")
         last = 0
         for face in pixels:
             first, last = last, last + len(face)
             yield (torch.stack(logits[first:last]).mean(dim=0) + self._shift).softmax(dim=0).tolist()
 
     def _logits(self, pixels: torch.Tensor) -> torch.Tensor:
-        images = self.transform.normalize(pixels.to(self.device)).to(memory_format=torch.channels_last)
+        """Of a batch, on the CPU: a device is waited for once."""
+        images = self.transform.normalize(send(pixels, self.device)).to(memory_format=torch.channels_last)
         logits: torch.Tensor = self.model(images).float()
         if self.views > 1:
             logits = (logits + self.model(images.flip(-1)).float()) / 2
-        if not bool(logits.isfinite().all()):
-            raise InputError("the student's logits are not finite, so its weights are damaged; save it again")
-        return logits
+        return logits.cpu()
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ngd_timm.core.affect import anchors
+from ngd_timm.core.devices import send
 from ngd_timm.losses.functional import IGNORED
 from ngd_timm.models.kd_cache import LogitCache
 
@@ -60,7 +61,7 @@ def with_expected_places(batches: Iterable[TrainingBatch], classes: Sequence[str
         assert logits is not None
         no_class = batch.target == IGNORED if batch.target.ndim == 1 else batch.target.sum(dim=1) == 0
         places = logits.new_full((len(logits), 2), torch.nan) if (va := batch.valence_arousal) is None else va
-        expected = torch.softmax(logits, dim=1) @ torch.from_numpy(anchors(classes)).to(logits)
+        expected = torch.softmax(logits, dim=1) @ send(torch.from_numpy(anchors(classes)), logits.device).to(logits)
         yield batch._replace(valence_arousal=torch.where(no_class[:, None], expected, places))
 
 
@@ -76,7 +77,7 @@ def with_teacher_logits(
     queried: list[Tensor] = []
     for step, batch in enumerate(batches, first):
         if stored is not None:
-            logits = stored[step].to(batch.images.device)
+            logits = send(stored[step], batch.images.device)
         else:
             logits = teacher(batch.images).float()
             if cache is not None:

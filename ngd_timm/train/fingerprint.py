@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -75,7 +76,9 @@ def refuse_changes(out: Path, fingerprint: Mapping[str, Any]) -> None:
 
 def resume_command(out: Path, processes: int | None = None) -> str:
     count = processes or world_size()
-    launcher = f"torchrun --nproc-per-node {count} -m ngd_timm.cli" if count > 1 else "ngd"
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", count))
+    where = f"--nnodes {count // local} --rdzv-backend c10d --rdzv-endpoint HOST:PORT " if 0 < local < count else ""
+    launcher = f"torchrun {where}--nproc-per-node {min(local, count)} -m ngd_timm.cli" if count > 1 else "ngd"
     return f"{launcher} train --resume {out}"
 
 

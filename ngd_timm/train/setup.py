@@ -15,7 +15,7 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from torch import Tensor
 
-from ngd_timm.core.devices import autocast_type, open_device
+from ngd_timm.core.devices import CPU, autocast_type, open_device
 from ngd_timm.core.distributed import rank, world_size
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.recipe import OptimConfig, Recipe
@@ -138,6 +138,8 @@ def prepare(recipe: Recipe) -> Setup:
     best_on = open_best_on(recipe)
     in_order = partial(face_batches, model.student, workers=recipe.data.workers, part=(rank(), world_size()))
     valid, chosen_by = in_order(data.valid), {name: in_order(rows) for name, (rows, _) in best_on.items()}
+    if recipe.optim.compile:
+        task.compile()
     if world_size() > 1:  # all start from one student, and each process has random numbers of its own
         task.prepare_distributed([device.index] if device.type == "cuda" else None)
         torch.manual_seed(recipe.seed + rank() * 2**32)
@@ -173,8 +175,6 @@ def open_training_device(recipe: Recipe) -> torch.device:
         device = torch.device("cuda", torch.cuda.current_device())
     if recipe.optim.batch_size < count:
         raise InputError(f"optim.batch_size={recipe.optim.batch_size} is of all processes; give at least {count}")
-    if recipe.data.streaming and count > 1:
-        raise InputError(f"data.streaming=true feeds one process, and there are {count}; leave it out, or use one")
     if recipe.optim.sync_bn and count > 1 and device.type != "cuda":
         raise InputError("optim.sync_bn=true needs GPUs, PyTorch synchronises no batch norm on the CPU; leave it out")
     return device
@@ -247,6 +247,7 @@ def open_data(recipe: Recipe, model: DistillationWrapper, device: torch.device) 
         "augment": data.augment,
         "seed": recipe.seed,
         "ahead": device.type == "cuda",
+        "device": device if device.type == "cuda" else CPU,  # other devices lack operators for it
     }
     unlabelled = None
     if data.unlabelled:
@@ -254,7 +255,7 @@ def open_data(recipe: Recipe, model: DistillationWrapper, device: torch.device) 
     if data.streaming:
         valid, reports["valid"] = load_split(*place, "valid", **rows)
         training, tally = load_stream(*place, "train", **rows)
-        stream = FaceStream(training, buffer=data.shuffle_buffer, **options)
+        stream = FaceStream(training, buffer=data.shuffle_buffer, part=(rank(), world_size()), **options)
         reports["train"] = stream.report(data.name, "train", tally)
         return TrainingData(stream, unlabelled, valid, stream.counts, stream.counts, reports)
     loaded = load_splits(*place, ["train", "valid"], **rows)

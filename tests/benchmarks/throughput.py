@@ -17,11 +17,12 @@ A round gives every contender two steps that don't count and `--steps` that do. 
 seconds of the process and its workers, which a neighbour on the same cores disturbs less (take `--threads 1` then: with
 more, oneDNN's threads wait for each other by spinning). Ratios are of the same round: median, least and most.
 On a GPU the clock stops once the device has finished, and PyTorch warns where a step of the full objective waits for
-it; there should be no warning.
+it; there should be no warning. `--compile` adds the full objective under torch.compile, `--json FILE` keeps all rates.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import tempfile
@@ -46,6 +47,7 @@ from ngd_timm.data import FaceBatches
 from ngd_timm.models.small_maps import small_maps_as_products
 
 OURS, TIMM, TIMM_BF16, BARE = "full objective", "timm float32", "timm bf16, channels_last", "bare"
+COMPILED = "full objective, compiled"
 
 
 def stepper(
@@ -90,6 +92,8 @@ def main() -> None:
     arguments.add_argument("--backbone", default="resnet18")
     arguments.add_argument("--amp", choices=["auto", "bf16", "off"], default="auto", help="of the full objective")
     arguments.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    arguments.add_argument("--compile", action="store_true", help="add a contender: minutes of compilation on a CPU")
+    arguments.add_argument("--json", type=Path, help="write rates, ratios and peak memory here")
     options = arguments.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         print("skipped: there is no GPU here that PyTorch can use")
@@ -108,15 +112,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         dataset = faces(options.data, scratch)
-        ahead = device.type == "cuda"
         batches = FaceBatches(
-            dataset, image_size=options.size, batch_size=options.batch, train=True, augment=augment, ahead=ahead
+            dataset, image_size=options.size, batch_size=options.batch, train=True, augment=augment, device=device
         )
         grid = PrototypeGrid.default()
-        wrapped = wrap(student(), grid=grid).to(device).to(memory_format=torch.channels_last)
-        small_maps_as_products(wrapped)
-        ours = NeuroGazeTask(wrapped, NeuroGazeLoss(grid, epochs=1, ramp=(0, 0)), device=device, verbose=False)
-        ours.train()
+
+        def objective() -> NeuroGazeTask:
+            model = wrap(student(), grid=grid).to(device).to(memory_format=torch.channels_last)
+            criterion = NeuroGazeLoss(grid, epochs=1, ramp=(0, 0))
+            task = NeuroGazeTask(small_maps_as_products(model), criterion, device=device, verbose=False)
+            task.train()
+            return task
+
+        ours = objective()
         bare = student().to(memory_format=torch.channels_last)
         small_maps_as_products(bare)
         theirs = timm_dataset(dataset, scratch / "timm", "L")
@@ -135,12 +143,18 @@ def main() -> None:
         }
         model32, model16 = timm32.trainable_module, timm16.trainable_module
         steps = {
-            OURS: stepper(wrapped, lambda x, y: ours(x, y)["loss"], device, dtype, ours=True),
+            OURS: stepper(ours.trainable_module, lambda x, y: ours(x, y)["loss"], device, dtype, ours=True),
             TIMM: stepper(model32, lambda x, y: timm32(x, y)["loss"], device, None, channels_last=False),
             TIMM_BF16: stepper(model16, lambda x, y: timm16(x, y)["loss"], device, torch.bfloat16),
             BARE: stepper(bare, lambda x, y: nn.functional.cross_entropy(bare(x).float(), y), device, dtype, ours=True),
         }
+        if options.compile:
+            fast = objective()
+            fast.compile()
+            sources[COMPILED] = sources[OURS]
+            steps[COMPILED] = stepper(fast.trainable_module, lambda x, y: fast(x, y)["loss"], device, dtype, ours=True)
         wall: dict[str, list[float]] = {n: [] for n in steps}
+        peak = dict.fromkeys(steps, 0)
         cpu: dict[str, list[float]] = {n: [] for n in steps}
         for number in range(options.rounds):
             for contender in list(steps)[:: 1 if number % 2 == 0 else -1]:
@@ -148,13 +162,15 @@ def main() -> None:
                 for _ in range(2):
                     step(*next(source))
                 wait(device)
-                if device.type == "cuda" and contender == OURS:
-                    torch.cuda.set_sync_debug_mode("warn")
+                if device.type == "cuda":
+                    torch.cuda.reset_peak_memory_stats()
+                    torch.cuda.set_sync_debug_mode("warn" if contender == OURS else "default")
                 began, used = time.perf_counter(), cpu_seconds()
                 for _ in range(options.steps):
                     step(*next(source))
                 if device.type == "cuda":
                     torch.cuda.set_sync_debug_mode("default")
+                    peak[contender] = max(peak[contender], torch.cuda.max_memory_allocated())
                 wait(device)
                 images = options.steps * options.batch
                 wall[contender].append(images / (time.perf_counter() - began))
@@ -175,6 +191,11 @@ def main() -> None:
                 line += f", ours {spread(a / b for a, b in zip(rates[OURS], rates[name], strict=True))}"
             line += "; " if kind == "wall" else ""
         print(line)
+    if options.json:
+        ratios = {n: sorted(a / b for a, b in zip(wall[OURS], wall[n], strict=True)) for n in steps if n != OURS}
+        figures = {"images_per_second": wall, "ours_over": ratios, "peak_bytes": peak}
+        settings = {name: value for name, value in vars(options).items() if name not in ("json", "data")}
+        options.json.write_text(json.dumps({**settings, "precision": precision, **figures}, indent=2))
 
 
 if __name__ == "__main__":

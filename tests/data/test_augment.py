@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from ngd_timm.core.recipe import AugmentConfig
-from ngd_timm.data.augment import AugmentDraw, draw_augment, render_batch
+from ngd_timm.data.augment import AugmentDraw, _erase, _erase_by_mask, draw_augment, plan_batch, render_batch
 
 OFF = AugmentConfig(flip=0, rotate=0, scale=0, shift=0, brightness=0, contrast=0, erase=0)
 
@@ -199,3 +200,18 @@ def test_further_parts_change_nothing_of_what_was_drawn_before() -> None:
         assert torch.equal(getattr(plain, name), getattr(more, name))
     images = random_images()
     assert not torch.equal(*(render_batch(images, 32, [0.0], [1.0], d) for d in (plain, more)))
+
+
+def test_what_a_gpu_does_in_one_operation_is_what_slices_do() -> None:
+    params = draw(40, erase=0.7)
+    plain = random_images(40).float()
+    boxes = plan_batch(params, 16, 16).erased
+    torch.testing.assert_close(_erase_by_mask(plain.clone(), boxes), _erase(plain.clone(), boxes))
+
+
+def test_a_draw_goes_to_a_device_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ngd_timm.data.augment.send", lambda values, _: values)
+    params = draw(5, gamma=0.3, stretch=0.5, blur=0.1, downscale=0.4)
+    moved = params.to(torch.device("cuda"))
+    for field in fields(params):
+        assert torch.equal(getattr(moved, field.name), getattr(params, field.name)), field.name
