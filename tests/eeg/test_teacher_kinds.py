@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from ngd_timm.core.errors import InputError
 from ngd_timm.core.teacher_recipe import TeacherData, TeacherRecipe
 from ngd_timm.eeg.signal.bandpower import save_bandpower
 from ngd_timm.eeg.signal.cospectra import cospectra, tangent_z
@@ -17,10 +20,11 @@ from ngd_timm.eeg.signal.preprocess import band_power
 from ngd_timm.eeg.signal.recording import Recording, RecordingSet
 from ngd_timm.eeg.simulate.power import simulate_bandpower
 from ngd_timm.eeg.simulate.sets import write_simulated
-from ngd_timm.eeg.teacher.consolidate import build_grid
+from ngd_timm.eeg.teacher.consolidate import add_scores, build_grid
 from ngd_timm.eeg.teacher.fit import fit_teacher
 from ngd_timm.eeg.teacher.linear import fit_linear
 from ngd_timm.grid.card import grid_card
+from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.report.teacher import write_teacher_report
 
 NAMES = ("Fz", "Cz", "Pz", "C3", "C4")
@@ -38,10 +42,17 @@ def recipe_for(kind: str, data: dict[str, Any], **optim: Any) -> TeacherRecipe:
     )
 
 
-def test_a_ridge_is_scored_as_the_baseline_is_and_a_grid_of_it_follows_the_plane(tmp_path: Path) -> None:
-    save_bandpower(tmp_path / "a.npz", simulate_bandpower(6, 9, 2, effect=1.5, stimulus=1.0))
-    data = {"name": "bandpower", "root": str(tmp_path / "a.npz"), "folds_by": "both"}
-    run = fit_teacher(recipe_for("ridge", data), tmp_path / "run")
+@pytest.fixture(scope="module")
+def ridges(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Ridges on the same data, by what their folds hold out."""
+    folder = tmp_path_factory.mktemp("ridges")
+    save_bandpower(folder / "a.npz", simulate_bandpower(6, 9, 2, effect=1.5, stimulus=1.0))
+    data = {"name": "bandpower", "root": str(folder / "a.npz")}
+    return {by: fit_teacher(recipe_for("ridge", {**data, "folds_by": by}), folder / by) for by in ("subject", "both")}
+
+
+def test_a_ridge_is_scored_as_the_baseline_is_and_a_grid_of_it_follows_the_plane(ridges: dict[str, Path]) -> None:
+    run = ridges["both"]
     scores = json.loads((run / "scores.json").read_text())
     for axis in ("valence", "arousal"):
         for metric in ("bacc", "ccc"):
@@ -54,6 +65,28 @@ def test_a_ridge_is_scored_as_the_baseline_is_and_a_grid_of_it_follows_the_plane
     page = write_teacher_report(run).read_text()
     assert "A ridge regression learned to read" in page
     assert "network" not in page
+
+
+def test_the_scores_of_a_teacher_in_other_folds_go_to_the_card(
+    ridges: dict[str, Path], ngd: Callable[..., Any], tmp_path: Path
+) -> None:
+    files = [str(place) for place in (ridges["subject"], tmp_path / "grid.safetensors", tmp_path / "card.md")]
+    command = ("prototypes", "build", files[0], "--out", files[1], "--card", files[2])
+    outcome = ngd(*command, "--scored", str(ridges["both"]))
+    assert outcome.returncode == 0, outcome.stderr
+    card = (tmp_path / "card.md").read_text()
+    assert "Held out by subject, the teacher passes for valence and arousal; held out by both subject and" in card
+    assert "fitted in no other folds: held out by stimulus a ridge passes" in card
+    assert "| by both subject and stimulus: teacher, valence bACC |" in card
+    grid = PrototypeGrid.load(tmp_path / "grid.safetensors")
+    assert grid.sha256 == build_grid(ridges["subject"]).sha256
+    for run, words in ((ridges["both"], "are there already"), (ridges["subject"], "in folds by subject are there")):
+        with pytest.raises(InputError, match=words):
+            add_scores(grid, [run])
+    with pytest.raises(InputError, match="fitted on other recordings than the grid"):
+        add_scores(replace(grid, metadata={**grid.metadata, "data_sha256": "ab"}), [ridges["both"]])
+    with pytest.raises(InputError, match="a grid of one teacher run"):
+        add_scores(PrototypeGrid.random(16), [ridges["both"]])
 
 
 def test_a_ridges_embedding_knows_nothing_of_the_ratings_of_others_than_it_was_fitted_on() -> None:

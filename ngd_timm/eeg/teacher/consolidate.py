@@ -139,7 +139,7 @@ def add_scores(grid: PrototypeGrid, runs: Sequence[str | Path]) -> PrototypeGrid
         if teacher.fingerprint.get("data_sha256") != grid.metadata.get("data_sha256"):
             raise InputError(f"{run} was fitted on other recordings than the grid; fit it on the same, by other folds")
         if by == scores.get("folds_by", "subject") or "teacher" in folds.get(by, {}):
-            raise InputError(f"{run}: a teacher's scores in folds by {by} are there already; give data.folds_by another")
+            raise InputError(f"{run}: scores of a teacher in folds by {by} are there already; name a run of others")
         folds.setdefault(by, {})["teacher"] = teacher.scores["teacher"]
     return replace(grid, metadata={**grid.metadata, "scores": json.dumps(scores)})
 
