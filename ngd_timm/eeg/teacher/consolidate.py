@@ -32,6 +32,8 @@ from ngd_timm.grid.verdict import WHO
 _OWN = ("dataset", "data_sha256", "subjects", "trials", "windows", "scores", "grids", "teacher_recipe_sha256")
 _FILES = ("recipe.yaml", "fingerprint.json", "scores.json", "embeddings.safetensors")
 
+_COMMAND = "ngd teacher fit recipe.yaml data.root=…"  # of a run that doesn't know its own
+
 _KINDS = {
     "topomap": "{} on {} px maps",
     "ridge": "ridge regression on log power",
@@ -132,7 +134,7 @@ def add_scores(grid: PrototypeGrid, runs: Sequence[str | Path]) -> PrototypeGrid
     """
     if "scores" not in grid.metadata:
         raise InputError("scores of other folds are added to a grid of one teacher run, and this one is not")
-    scores = json.loads(grid.metadata["scores"])
+    scores, commands = json.loads(grid.metadata["scores"]), grid.metadata.get("command", "").split("\n")
     for run in map(Path, runs):
         teacher = read_teacher(run)
         by, folds = teacher.recipe.data.folds_by, scores.setdefault("folds", {})
@@ -141,7 +143,10 @@ def add_scores(grid: PrototypeGrid, runs: Sequence[str | Path]) -> PrototypeGrid
         if by == scores.get("folds_by", "subject") or "teacher" in folds.get(by, {}):
             raise InputError(f"{run}: scores of a teacher in folds by {by} are there already; name a run of others")
         folds.setdefault(by, {})["teacher"] = teacher.scores["teacher"]
-    return replace(grid, metadata={**grid.metadata, "scores": json.dumps(scores)})
+        fit = shown_command(public_fingerprint(teacher.fingerprint), _COMMAND)
+        commands = [*commands[:-1], fit, f"{commands[-1]} --scored runs/{by}"]
+    notes = {"scores": json.dumps(scores), "command": "\n".join(commands)}
+    return replace(grid, metadata={**grid.metadata, **notes})
 
 
 def _pool(teachers: Sequence[FittedTeacher]) -> tuple[FittedTeacher, np.ndarray]:
@@ -261,8 +266,7 @@ def _mantel_notes(teacher: FittedTeacher, size: int, min_subjects: int, frames: 
 
 
 def _commands(teachers: Sequence[FittedTeacher], size: int, min_subjects: int, center: bool) -> str:
-    otherwise = "ngd teacher fit recipe.yaml data.root=…"
-    lines = [shown_command(public_fingerprint(teacher.fingerprint), otherwise) for teacher in teachers]
+    lines = [shown_command(public_fingerprint(teacher.fingerprint), _COMMAND) for teacher in teachers]
     runs = [f"runs/{teacher.recipe.name}-{teacher.recipe.seed}" for teacher in teachers]
     build = f"ngd prototypes build {' '.join(runs)} --out grid.safetensors"
     build += f" --size {size}" * (size != 5) + f" --min-subjects {min_subjects}" * (min_subjects != 1)
