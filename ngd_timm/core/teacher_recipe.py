@@ -80,7 +80,6 @@ class TeacherModel(StrictModel):
     image_size: Annotated[int, Field(ge=16, le=512)] = 32
     embedding_dim: Annotated[int, Field(ge=2, le=4096)] = 64
     drop_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    coordinates: bool = False  # two more maps, of where a pixel is: convolutions see the same left and right
 
 
 class TeacherAugment(StrictModel):

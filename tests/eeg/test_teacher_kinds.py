@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from safetensors.numpy import load_file
 
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.teacher_recipe import TeacherData, TeacherModel, TeacherRecipe
+from ngd_timm.core.teacher_recipe import TeacherData, TeacherRecipe
 from ngd_timm.eeg.signal.bandpower import save_bandpower
 from ngd_timm.eeg.signal.cospectra import cospectra, tangent_z
 from ngd_timm.eeg.signal.preprocess import band_power
@@ -24,7 +23,6 @@ from ngd_timm.eeg.simulate.sets import write_simulated
 from ngd_timm.eeg.teacher.consolidate import add_scores, build_grid
 from ngd_timm.eeg.teacher.fit import fit_teacher
 from ngd_timm.eeg.teacher.linear import fit_linear
-from ngd_timm.eeg.teacher.training import AffectTeacher
 from ngd_timm.grid.card import grid_card
 from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.report.teacher import write_teacher_report
@@ -149,16 +147,6 @@ def test_a_riemann_teacher_is_fitted_from_signals(tmp_path: Path, in_process: No
     assert scores["teacher"] != scores["ridge"]
     assert "pyriemann" in json.loads((run / "fingerprint.json").read_text())["packages"]
     assert "tangent vectors" in build_grid(run).metadata["teacher"]
-
-
-def test_coordinates_are_two_more_maps_that_the_network_adds_itself() -> None:
-    models = [
-        AffectTeacher(TeacherModel(backbone="test_resnet", embedding_dim=16, coordinates=on), bands=3)
-        for on in (False, True)
-    ]
-    assert [next(model.parameters()).shape[1] for model in models] == [3, 5]
-    assert models[1](torch.zeros(2, 3, 32, 32))[1].shape == (2, 16)
-    assert set(models[0].state_dict()) == set(models[1].state_dict())
 
 
 def test_a_fast_network_differs_by_rounding_alone(tmp_path: Path) -> None:

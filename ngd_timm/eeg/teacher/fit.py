@@ -264,9 +264,10 @@ def _fingerprint(recipe: TeacherRecipe, rated: BandPower, support: BandPower | N
         places["data"] |= {"also": True, "montage": True}
     if recipe.data.folds_by == "subject":  # nor does it have another since there are folds by stimulus
         places["data"] |= {"folds_by": True}
-    for section, names in (("teacher", ("kind", "coordinates")), ("optim", ("fast",))):  # or since there are these keys
-        own = getattr(recipe, section)
-        places[section] = {name for name in names if getattr(own, name) == type(own).model_fields[name].default}
+    if recipe.teacher.kind == "topomap":  # or since there are these keys
+        places["teacher"] = {"kind"}
+    if not recipe.optim.fast:
+        places["optim"] = {"fast"}
     settings = recipe.model_dump(mode="json", exclude=places)
     packages = (*_PACKAGES, "pyriemann") if recipe.teacher.kind == "riemann" else _PACKAGES
     return {

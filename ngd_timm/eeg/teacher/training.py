@@ -32,14 +32,11 @@ class AffectTeacher(nn.Module):
             near = timm.list_models(f"*{backbone.split('_')[0]}*")[:5]
             raise InputError(f"timm has no model '{backbone}'; try for example {', '.join(near) or 'resnet10t'}")
         # Any: nn.Module types every attribute as a tensor or a module.
-        model: Any = timm.create_model(backbone, in_chans=bands + 2 * settings.coordinates, num_classes=0)
+        model: Any = timm.create_model(backbone, in_chans=bands, num_classes=0)
         self.backbone = model
         self.dropout = nn.Dropout(settings.drop_rate)
         self.embedding = nn.Linear(int(model.head_hidden_size), settings.embedding_dim)
         self.head = nn.Linear(settings.embedding_dim, 2)
-        side = torch.linspace(-1, 1, size)
-        places = torch.stack(torch.meshgrid(side, side, indexing="xy"))[None] if settings.coordinates else None
-        self.register_buffer("places", places, persistent=False)
         try:
             with torch.no_grad():
                 self.eval()(torch.zeros(1, bands, size, size))
@@ -51,8 +48,6 @@ class AffectTeacher(nn.Module):
     def forward(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, bands, H, W) to valence and arousal (B, 2) in (-1, 1) and embeddings (B, D)."""
         backbone: Any = self.backbone
-        if isinstance(self.places, torch.Tensor):  # Liu et al. 2018, "CoordConv"
-            maps = torch.cat([maps, self.places.expand(len(maps), -1, -1, -1)], dim=1)
         features = backbone.forward_head(backbone.forward_features(maps), pre_logits=True)
         embedding = self.embedding(self.dropout(features))
         return torch.tanh(self.head(embedding)), embedding
