@@ -689,13 +689,21 @@ def prototypes_build(
         int, typer.Option(min=1, help="Cells of fewer subjects count as empty.", rich_help_panel=GRID)
     ] = 1,
     center: Annotated[bool, typer.Option("--center", help="Subtract the grand mean.", rich_help_panel=GRID)] = False,
+    scored: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="TEACHER_RUN",
+            help="A teacher of the same recordings in other folds, whose scores go to the card; repeatable.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     card: Annotated[
         Path | None, typer.Option(help="Also write the grid's card here, with its figure.", rich_help_panel=OUTPUT)
     ] = None,
 ) -> None:
     """Average the held-out embeddings of a teacher, or of several, or the rows of a CSV into a frozen grid."""
     from ngd_timm.core.files import write_text
-    from ngd_timm.eeg.teacher.consolidate import build_grid
+    from ngd_timm.eeg.teacher.consolidate import add_scores, build_grid
     from ngd_timm.grid.card import describe, grid_card
 
     if tables := [run for run in runs if run.suffix.lower() == ".csv"]:
@@ -706,6 +714,8 @@ def prototypes_build(
         grid = grid_of_table(tables[0], size=size, center=center, min_subjects=min_subjects)
     else:
         grid = build_grid(runs, size=size, center=center, min_subjects=min_subjects)
+    if scored:
+        grid = add_scores(grid, scored)
     text = None if card is None else grid_card(grid, out.stem)  # refused before anything is written
     grid.save(out)
     if card is not None and text is not None:

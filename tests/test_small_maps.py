@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ngd_timm.models.small_maps import SmallMapConv2d, _Products, small_maps_as_products
+from ngd_timm.core.small_maps import SmallMapConv2d, _Products, small_maps_as_products
 
 
 @pytest.mark.parametrize(("side", "stride"), [(1, 1), (2, 1), (2, 2), (3, 1), (3, 2), (4, 2), (5, 3)])

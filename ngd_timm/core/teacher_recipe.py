@@ -91,8 +91,11 @@ BIDS_KEYS = ("ratings", "valence", "arousal", "stimulus", "scale")
 
 
 class TeacherModel(StrictModel):
-    """The timm backbone that sees topographic maps, bands as channels."""
+    """What reads valence and arousal: a timm backbone that sees topographic maps, bands as channels, or a ridge."""
 
+    # ridge: of the trials' z-scored log power; riemann: of tangent vectors of the signals' co-spectra (pyriemann). Both
+    # take nothing else from here than embedding_dim, and nothing from augment and optim.
+    kind: Literal["topomap", "ridge", "riemann"] = "topomap"
     backbone: str = "resnet10t"
     image_size: Annotated[int, Field(ge=16, le=512)] = 32
     embedding_dim: Annotated[int, Field(ge=2, le=4096)] = 64
@@ -120,6 +123,7 @@ class TeacherOptim(StrictModel):
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     warmup: Annotated[int, Field(ge=0)] = 1
     clip_grad: Annotated[float, Field(gt=0)] | None = 1.0
+    fast: bool = False  # fused optimizer, small maps as matrix products: four tenths less time, other rounding
     ccc: Annotated[float, Field(ge=0)] = 1.0
     mse: Annotated[float, Field(ge=0)] = 1.0
     consistency: Annotated[float, Field(ge=0)] = 0.0  # weight of agreement between two views of unlabelled windows
@@ -144,3 +148,14 @@ class TeacherRecipe(StrictModel):
     optim: TeacherOptim = TeacherOptim()
     scores: TeacherScores = TeacherScores()
     device: str = "auto"
+
+    @model_validator(mode="after")
+    def _keys_fit_the_kind(self) -> TeacherRecipe:
+        kind = self.teacher.kind
+        if kind != "topomap" and (self.data.support is not None or self.optim.consistency > 0):
+            raise ValueError(
+                f"teacher.kind={kind} learns from rated trials alone; set optim.consistency=0, and no data.support"
+            )
+        if kind == "riemann" and self.data.also:
+            raise ValueError("teacher.kind=riemann reads one set; leave data.also out, or use teacher.kind=ridge")
+        return self

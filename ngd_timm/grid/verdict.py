@@ -36,9 +36,8 @@ def fold_rows(scores: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     fitted = scores.get("folds_by", "subject")
     for by, words in FOLDS.items():
         part = scores if by == fitted else scores.get("folds", {}).get(by, {})
-        for row in score_rows({who: part[who] for who in WHO if who in part and (by == fitted or who != "teacher")}):
-            if row["who"] in ("teacher", "ridge"):
-                yield {**row, "by": words}
+        for row in score_rows({who: part[who] for who in ("teacher", "ridge") if who in part}):
+            yield {**row, "by": words}
 
 
 def decimal(value: float, digits: int = 2) -> str:
@@ -94,7 +93,7 @@ def teacher_verdict(scores: Mapping[str, Any]) -> list[str]:
         "chance": [axis for axis in teacher if axis not in above],
     }
     for who, metric in (("logistic_regression", "bacc"), ("ridge", "ccc")):
-        simple = scores.get(who, {})
+        simple = {} if who == scores.get("kind") else scores.get(who, {})  # a ridge does as well as itself
         axes[who] = [axis for axis in simple if simple[axis][metric]["value"] >= teacher[axis][metric]["value"]]
     # the number of a trial is scored only where numbers mean the same for everybody
     for axis, metrics in scores.get("trial_number", {}).items():
@@ -120,13 +119,18 @@ def teacher_verdict(scores: Mapping[str, Any]) -> list[str]:
 def folds_verdict(scores: Mapping[str, Any]) -> str:
     """One sentence: held out by subject, by stimulus and by both, which does the teacher pass, and which a ridge?"""
     fitted, others = scores.get("folds_by", "subject"), scores.get("folds", {})
-    parts = [f"held out {FOLDS[by]} a ridge passes {_passed(others[by]['ridge'])}" for by in FOLDS if by in others]
-    if untested := [words for by, words in FOLDS.items() if by != fitted and by not in others]:
+    teacher = {by: part["teacher"] for by, part in ((fitted, scores), *others.items()) if "teacher" in part}
+    passed = [f"held out {FOLDS[by]}, the teacher passes {_passed(teacher[by])}" for by in FOLDS if by in teacher]
+    parts = [
+        f"held out {FOLDS[by]} a ridge passes {_passed(others[by]['ridge'])}"
+        for by in FOLDS
+        if "ridge" in others.get(by, {})
+    ]
+    if untested := [words for by, words in FOLDS.items() if by not in teacher and by not in others]:
         parts.append(f"{_and(untested)} nothing is scored")
-    passed = (
-        f"Held out {FOLDS[fitted]}, the teacher passes {_passed(scores['teacher'])} (bACC above chance, p below .05)"
-    )
-    return f"{passed}; it was fitted in no other folds: {'; '.join(parts)}."
+    text = f"H{'; '.join(passed)[1:]} (bACC above chance, p below .05)"
+    link = "; it was fitted in no other folds: " if len(teacher) < len(FOLDS) else "; "
+    return f"{text}{link if parts else ''}{'; '.join(parts)}."
 
 
 def _passed(scores: Mapping[str, Any]) -> str:

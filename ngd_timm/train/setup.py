@@ -19,6 +19,7 @@ from ngd_timm.core.devices import CPU, autocast_type, open_device
 from ngd_timm.core.distributed import rank, world_size
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.recipe import OptimConfig, Recipe
+from ngd_timm.core.small_maps import small_maps_as_products
 from ngd_timm.core.version import __version__
 from ngd_timm.evaluate.student import face_batches
 from ngd_timm.grid.prototypes import PrototypeGrid
@@ -30,7 +31,6 @@ from ngd_timm.models.kd_teacher import KDTeacher, TeacherEnsemble, open_teacher
 from ngd_timm.models.logit_adjustment import classifier_bias
 from ngd_timm.models.ngd_models import DistillationWrapper, input_channels, wrap
 from ngd_timm.models.rgb import grey_weights
-from ngd_timm.models.small_maps import small_maps_as_products
 from ngd_timm.models.student import class_prior, create_student, open_student, temperature_of
 from ngd_timm.train.batches import (
     TrainingBatch,

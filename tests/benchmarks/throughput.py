@@ -43,8 +43,8 @@ from torch import nn
 from ngd_timm import NeuroGazeLoss, NeuroGazeTask, PrototypeGrid, wrap
 from ngd_timm.core.devices import autocast_type
 from ngd_timm.core.recipe import AugmentConfig
+from ngd_timm.core.small_maps import small_maps_as_products
 from ngd_timm.data import FaceBatches
-from ngd_timm.models.small_maps import small_maps_as_products
 
 OURS, TIMM, TIMM_BF16, BARE = "full objective", "timm float32", "timm bf16, channels_last", "bare"
 COMPILED = "full objective, compiled"

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
+
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.files import sha256_file
 from ngd_timm.core.teacher_recipe import BIDS_KEYS, SIGNAL_KEYS, BandPowerName, TeacherData
@@ -23,6 +25,7 @@ from ngd_timm.eeg.readers.gameemo import holds_signals, read_gameemo
 from ngd_timm.eeg.readers.mahnob import read_mahnob
 from ngd_timm.eeg.readers.own import read_recordings
 from ngd_timm.eeg.signal.bandpower import BandPower, load_bandpower, pool_sets, save_bandpower
+from ngd_timm.eeg.signal.cospectra import cospectra
 from ngd_timm.eeg.signal.montage import interpolated
 from ngd_timm.eeg.signal.preprocess import FEATURES, band_power, check_bands, filter_bands
 from ngd_timm.eeg.signal.recording import RecordingSet
@@ -94,6 +97,17 @@ def load_rated(settings: TeacherData) -> BandPower:
             raise InputError(f"the sets have no electrode in common ({listed}); try data.montage=interpolate")
     on = settings.model_copy(update={"channels": channels})
     return pool_sets([_power(on, name, source) for name, source in opened])
+
+
+def load_cospectra(settings: TeacherData, data: BandPower) -> np.ndarray:
+    """Co-spectra (N, B, C, C) of the windows of `data`, which `load_rated` gave for these settings."""
+    source = _open(settings.name, settings.root, settings)
+    if isinstance(source, BandPower):
+        raise InputError(
+            f"teacher.kind=riemann reads signals, and {settings.name} is a file of band power here; use "
+            "teacher.kind=ridge, or give the recordings"
+        )
+    return cospectra(source, settings, data)
 
 
 def load_eeg(settings: TeacherData, name: str, root: str | None) -> BandPower:

@@ -208,6 +208,16 @@ def _window_power(
     return power, places, ", ".join(recording.channels[row] for row in np.flatnonzero(dead))
 
 
+def cut_windows(recording: Recording, length: int, settings: TeacherData) -> np.ndarray:
+    """(C, W, length) all windows of a recording's filtered signal, clean or not, in µV."""
+    return _cut(_filtered(recording, recording.signal, settings), recording.signal.shape[1] // length, length)
+
+
+def segment_length(length: int, sfreq: float) -> int:
+    """Samples of the segments that a window's spectrum is the mean of."""
+    return min(length, round(_SEGMENT_S * sfreq))
+
+
 def _cut(signal: np.ndarray, count: int, length: int) -> np.ndarray:
     return signal[:, : count * length].reshape(len(signal), count, length)
 
@@ -238,7 +248,7 @@ def _welch(windows: np.ndarray, sfreq: float, limits: np.ndarray) -> np.ndarray:
     """Windows (C, W, T) to power (W, B, C): the mean density in a band times its width; edges are half-open."""
     import mne
 
-    segment = min(windows.shape[2], round(_SEGMENT_S * sfreq))
+    segment = segment_length(windows.shape[2], sfreq)
     out = np.empty((windows.shape[1], len(limits), len(windows)))
     step = max(1, _WELCH_BYTES // (windows.itemsize * windows.shape[0] * windows.shape[2]))
     for start in range(0, windows.shape[1], step):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ngd_timm.core.affect import AXES
@@ -12,6 +14,21 @@ from ngd_timm.eeg.signal.bandpower import BandPower, trial_index
 _ALPHAS = np.logspace(0, 5, 11)
 
 
+def fit_ridge(features: np.ndarray, target: np.ndarray, groups: np.ndarray) -> list[Any]:
+    """A ridge for each column of (T, 2) targets, on (T, K) features; its strength is chosen in folds of groups (T,)."""
+    from sklearn.linear_model import RidgeCV
+    from sklearn.model_selection import GroupKFold
+
+    splits = GroupKFold(min(5, len(np.unique(groups))))
+    inner = list(splits.split(features, groups=groups))
+    return [RidgeCV(_ALPHAS, cv=inner).fit(features, target[:, axis]) for axis in range(len(AXES))]
+
+
+def inner_groups(data: BandPower, first: np.ndarray, by: str) -> np.ndarray:
+    """What the folds hold out that choose a ridge's strength, for the trials whose first rows these are."""
+    return data.subject[first] if by == "subject" or data.stimulus is None else data.stimulus[first]
+
+
 def ridge_regression(
     data: BandPower, z: np.ndarray, held_out_fold: np.ndarray, by: str = "subject"
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -19,18 +36,12 @@ def ridge_regression(
 
     Its strength is chosen in folds of the training trials by subject, or `by` stimulus where that is held out.
     """
-    from sklearn.linear_model import RidgeCV
-    from sklearn.model_selection import GroupKFold
-
-    features, subject, first = trial_means(z.reshape(len(z), -1), data.subject, data.trial)
+    features, _, first = trial_means(z.reshape(len(z), -1), data.subject, data.trial)
     target, fold = data.valence_arousal[first], held_out_fold[first]
     prediction, decision = np.empty(target.shape), np.empty(target.shape)
-    groups = subject if by == "subject" or data.stimulus is None else data.stimulus[first]
+    groups = inner_groups(data, first, by)
     for own, train in cells(fold):
-        splits = GroupKFold(min(5, len(np.unique(groups[train]))))
-        inner = list(splits.split(features[train], groups=groups[train]))
-        for axis in range(len(AXES)):
-            model = RidgeCV(_ALPHAS, cv=inner).fit(features[train], target[train, axis])
+        for axis, model in enumerate(fit_ridge(features[train], target[train], groups[train])):
             prediction[own, axis] = model.predict(features[own])
             decision[own, axis] = prediction[own, axis] - model.predict(features[train]).mean()
     return np.clip(prediction, -1, 1), decision

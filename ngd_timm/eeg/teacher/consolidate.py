@@ -32,6 +32,13 @@ from ngd_timm.grid.verdict import WHO
 _OWN = ("dataset", "data_sha256", "subjects", "trials", "windows", "scores", "grids", "teacher_recipe_sha256")
 _FILES = ("recipe.yaml", "fingerprint.json", "scores.json", "embeddings.safetensors")
 
+_COMMAND = "ngd teacher fit recipe.yaml data.root=…"  # of a run that doesn't know its own
+
+_KINDS = {
+    "topomap": "{} on {} px maps",
+    "ridge": "ridge regression on log power",
+    "riemann": "ridge regression on tangent vectors of co-spectra",
+}
 _SPLITS = {
     "subject": "{} folds by subject, seed {}; every embedding is of a held-out subject",
     "stimulus": "{} folds by stimulus, seed {}; every embedding is of a held-out stimulus",
@@ -119,6 +126,29 @@ def build_grid(
     return grid if len(sets) == 1 else replace(grid, metadata={**grid.metadata, "sets": json.dumps(sets)})
 
 
+def add_scores(grid: PrototypeGrid, runs: Sequence[str | Path]) -> PrototypeGrid:
+    """The grid with the scores of teachers that were fitted on its recordings in other folds, for its card.
+
+    Raises:
+        InputError: Not a grid of one teacher; a run of other recordings, or in folds that are scored already.
+    """
+    if "scores" not in grid.metadata:
+        raise InputError("scores of other folds are added to a grid of one teacher run, and this one is not")
+    scores, commands = json.loads(grid.metadata["scores"]), grid.metadata.get("command", "").split("\n")
+    for run in map(Path, runs):
+        teacher = read_teacher(run)
+        by, folds = teacher.recipe.data.folds_by, scores.setdefault("folds", {})
+        if teacher.fingerprint.get("data_sha256") != grid.metadata.get("data_sha256"):
+            raise InputError(f"{run} was fitted on other recordings than the grid; fit it on the same, by other folds")
+        if by == scores.get("folds_by", "subject") or "teacher" in folds.get(by, {}):
+            raise InputError(f"{run}: scores of a teacher in folds by {by} are there already; name a run of others")
+        folds.setdefault(by, {})["teacher"] = teacher.scores["teacher"]
+        fit = shown_command(public_fingerprint(teacher.fingerprint), _COMMAND)
+        commands = [*commands[:-1], fit, f"{commands[-1]} --scored runs/{by}"]
+    notes = {"scores": json.dumps(scores), "command": "\n".join(commands)}
+    return replace(grid, metadata={**grid.metadata, **notes})
+
+
 def _pool(teachers: Sequence[FittedTeacher]) -> tuple[FittedTeacher, np.ndarray]:
     """The rows of all runs, with subjects that no two runs share, and the run of each row (N,)."""
     frames = np.repeat(np.arange(len(teachers)), [len(teacher.subject) for teacher in teachers])
@@ -187,11 +217,11 @@ def _provenance(teacher: FittedTeacher) -> dict[str, str]:
         "frame": "teachers of the folds brought into fold 0's frame by orthogonal Procrustes on shared training data",
         "frame_agreement": ",".join(f"{a:.3f}" for a in teacher.agreement),
         "teacher": (
-            f"{without_paths(recipe.teacher.backbone)} on {recipe.teacher.image_size} px maps, "
-            f"{recipe.teacher.embedding_dim}-d embedding"
+            _KINDS[recipe.teacher.kind].format(without_paths(recipe.teacher.backbone), recipe.teacher.image_size)
+            + f", {recipe.teacher.embedding_dim}-d embedding"
         ),
         "teacher_recipe_sha256": fingerprint["recipe_sha256"],
-        "scores": json.dumps({key: scores[key] for key in (*WHO, "folds_by", "folds") if key in scores}),
+        "scores": json.dumps({key: scores[key] for key in (*WHO, "folds_by", "kind", "folds") if key in scores}),
         "grids": json.dumps(scores["grids"]),
         "preprocessing": json.dumps(fingerprint["notes"]),
     }
@@ -236,8 +266,7 @@ def _mantel_notes(teacher: FittedTeacher, size: int, min_subjects: int, frames: 
 
 
 def _commands(teachers: Sequence[FittedTeacher], size: int, min_subjects: int, center: bool) -> str:
-    otherwise = "ngd teacher fit recipe.yaml data.root=…"
-    lines = [shown_command(public_fingerprint(teacher.fingerprint), otherwise) for teacher in teachers]
+    lines = [shown_command(public_fingerprint(teacher.fingerprint), _COMMAND) for teacher in teachers]
     runs = [f"runs/{teacher.recipe.name}-{teacher.recipe.seed}" for teacher in teachers]
     build = f"ngd prototypes build {' '.join(runs)} --out grid.safetensors"
     build += f" --size {size}" * (size != 5) + f" --min-subjects {min_subjects}" * (min_subjects != 1)

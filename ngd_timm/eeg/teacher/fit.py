@@ -8,7 +8,8 @@ import json
 import logging
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,21 @@ from ngd_timm.core.recipe import to_yaml
 from ngd_timm.core.teacher_recipe import BIDS_KEYS, TeacherRecipe
 from ngd_timm.core.version import __version__
 from ngd_timm.eeg.folds import cells, check_split, fold_windows, held_out_rows
-from ngd_timm.eeg.readers.sources import load_eeg, load_rated
+from ngd_timm.eeg.readers.sources import load_cospectra, load_eeg, load_rated
 from ngd_timm.eeg.signal.bandpower import BandPower, group_trials, log_power_z
+from ngd_timm.eeg.signal.cospectra import require_pyriemann, tangent_z
 from ngd_timm.eeg.teacher.held_out import log_scores, ridge_in_other_folds, scalp_means, score_run
+from ngd_timm.eeg.teacher.linear import fit_linear
 from ngd_timm.eeg.teacher.training import AffectTeacher, Trials, infer, train_teacher
 from ngd_timm.eeg.topomap import TopomapOperator
 
 logger = logging.getLogger("ngd_timm.eeg")
 
 _PACKAGES = ("torch", "timm", "mne", "numpy", "scipy", "scikit-learn", "safetensors")
+
+_Advance = Callable[[], None]
+_Fold = Callable[[int, np.ndarray, _Advance], tuple[np.ndarray, np.ndarray]]
+"""A fold's number and the rows (N,) its teacher may see, to embeddings and predictions of all rated rows."""
 
 
 def fit_teacher(recipe: TeacherRecipe, out: Path | None = None, command: Sequence[str] | None = None) -> Path:
@@ -52,18 +59,24 @@ def fit_teacher(recipe: TeacherRecipe, out: Path | None = None, command: Sequenc
     open_device(recipe.device)
     if recipe.optim.opt not in list_optimizers():
         raise choices("optim.opt", recipe.optim.opt, list_optimizers())
+    if recipe.teacher.kind == "riemann":
+        require_pyriemann()
     power = load_rated(recipe.data)
     operator = TopomapOperator(power.channels, size=recipe.teacher.image_size)
     z = log_power_z(power)
     fold = _assign_folds(recipe, power)
     support = _load_support(recipe, power, z)
-    with torch.random.fork_rng(devices=[]):
-        AffectTeacher(recipe.teacher, len(power.bands))  # refuses a backbone that isn't known or can't take the maps
+    _check_model(recipe, power)
+    features = None if recipe.teacher.kind == "topomap" else _linear_features(recipe, power, z)
     with locked(run):
         _check_unused(run)  # another process may have begun it since
         remove_leftovers(run)
         _log_sizes(recipe, power, support)
-        embeddings, predictions, seconds = _fit_folds(recipe, power, z, fold, support, operator)
+        if features is None:
+            epochs, fit_fold = recipe.optim.epochs, partial(_fit_network, recipe, power, z, support, operator)
+        else:
+            epochs, fit_fold = 1, partial(_fit_linear, recipe, power, features)
+        embeddings, predictions, seconds = _fit_folds(list(cells(fold, power.rated)), epochs, fit_fold)
         everything, z, fold = power.rows(power.rated), z[power.rated], fold[power.rated]
         others = ridge_in_other_folds(recipe, everything, z)
         held_out = held_out_rows(fold)
@@ -83,33 +96,73 @@ def fit_teacher(recipe: TeacherRecipe, out: Path | None = None, command: Sequenc
     return run
 
 
-def _fit_folds(
+def _check_model(recipe: TeacherRecipe, power: BandPower) -> None:
+    """Refuse a backbone that isn't known or can't take the maps, and an embedding wider than a ridge's features."""
+    kind, dim, bands, channels = (
+        recipe.teacher.kind,
+        recipe.teacher.embedding_dim,
+        len(power.bands),
+        len(power.channels),
+    )
+    if kind == "topomap":
+        with torch.random.fork_rng(devices=[]):
+            AffectTeacher(recipe.teacher, bands)
+    elif dim > (count := bands * (channels if kind == "ridge" else channels * (channels + 1) // 2)):
+        raise InputError(
+            f"teacher.embedding_dim={dim} is more than the {count} features that teacher.kind={kind} has of {bands} "
+            f"bands and {channels} channels; set teacher.embedding_dim={count} or less"
+        )
+
+
+def _linear_features(recipe: TeacherRecipe, power: BandPower, z: np.ndarray) -> np.ndarray:
+    """What a ridge reads of every window: (N, K)."""
+    if recipe.teacher.kind == "ridge":
+        return z.reshape(len(z), -1)
+    return tangent_z(load_cospectra(recipe.data, power), power.subject)
+
+
+def _fit_linear(
+    recipe: TeacherRecipe, power: BandPower, features: np.ndarray, number: int, seen: np.ndarray, advance: _Advance
+) -> tuple[np.ndarray, np.ndarray]:
+    training = seen & power.rated
+    dim, by = recipe.teacher.embedding_dim, recipe.data.folds_by
+    teacher = fit_linear(features[training], power.rows(training), dim, by)
+    advance()
+    return teacher(features[power.rated])
+
+
+def _fit_network(
     recipe: TeacherRecipe,
     power: BandPower,
     z: np.ndarray,
-    fold: np.ndarray,
     support: BandPower | None,
     operator: TopomapOperator,
-) -> tuple[np.ndarray, np.ndarray, list[float]]:
-    """Each fold's teacher on every rated window: embeddings (F, N, D), predictions (F, N, 2), seconds (F)."""
-    rated = power.rated
-    everything, labels = torch.from_numpy(z), torch.from_numpy(power.valence_arousal)
-    trials = group_trials(power.subject, power.trial)
-    pool = []
+    number: int,
+    seen: np.ndarray,
+    advance: _Advance,
+) -> tuple[np.ndarray, np.ndarray]:
+    everything, rated = torch.from_numpy(z), power.rated
+    training = [rows for rows in group_trials(power.subject, power.trial) if seen[rows[0]]]
+    labels = torch.from_numpy(power.valence_arousal)
+    labelled = Trials(everything, [rows for rows in training if rated[rows[0]]], labels)
+    unlabelled = [(everything, rows) for rows in training if not rated[rows[0]]]
     if support is not None:
         unrated = torch.from_numpy(log_power_z(support))
-        pool = [(unrated, rows) for rows in group_trials(support.subject, support.trial)]
+        unlabelled = [*((unrated, rows) for rows in group_trials(support.subject, support.trial)), *unlabelled]
+    teacher = train_teacher(recipe, labelled, unlabelled, operator, number, advance)
+    return infer(teacher, everything[torch.from_numpy(rated)], operator)
+
+
+def _fit_folds(
+    parts: Sequence[tuple[np.ndarray, np.ndarray]], epochs: int, fit_fold: _Fold
+) -> tuple[np.ndarray, np.ndarray, list[float]]:
+    """Each fold's teacher on every rated window: embeddings (F, N, D), predictions (F, N, 2), seconds (F)."""
     embeddings, predictions, seconds = [], [], []
     with Progress(disable=not Console().is_terminal, transient=True) as progress:
-        parts = list(cells(fold, rated))
-        bar = progress.add_task("teacher", total=len(parts) * recipe.optim.epochs)
+        bar = progress.add_task("teacher", total=len(parts) * epochs)
         for number, (_, seen) in enumerate(parts):
             began = time.monotonic()
-            training = [rows for rows in trials if seen[rows[0]]]
-            labelled = Trials(everything, [rows for rows in training if rated[rows[0]]], labels)
-            unlabelled = [*pool, *((everything, rows) for rows in training if not rated[rows[0]])]
-            teacher = train_teacher(recipe, labelled, unlabelled, operator, number, lambda: progress.advance(bar))
-            embedding, prediction = infer(teacher, everything[torch.from_numpy(rated)], operator)
+            embedding, prediction = fit_fold(number, seen, lambda: progress.advance(bar))
             embeddings.append(embedding)
             predictions.append(prediction)
             seconds.append(time.monotonic() - began)
@@ -213,7 +266,12 @@ def _fingerprint(recipe: TeacherRecipe, rated: BandPower, support: BandPower | N
         places["data"] |= {"folds_by": True}
     # of the keys about BIDS, where the table lies; all, where there is no such set
     places["data"] |= dict.fromkeys(BIDS_KEYS[:1] if "bids" in recipe.data.names else BIDS_KEYS, True)
+    if recipe.teacher.kind == "topomap":  # or since there are these keys
+        places["teacher"] = {"kind"}
+    if not recipe.optim.fast:
+        places["optim"] = {"fast"}
     settings = recipe.model_dump(mode="json", exclude=places)
+    packages = (*_PACKAGES, "pyriemann") if recipe.teacher.kind == "riemann" else _PACKAGES
     return {
         "dataset": rated.dataset,
         "sets": list(rated.sets),
@@ -235,6 +293,6 @@ def _fingerprint(recipe: TeacherRecipe, rated: BandPower, support: BandPower | N
         "recipe_sha256": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
         "embeddings_sha256": sha256_file(folder / "embeddings.safetensors"),
         "seed": recipe.seed,
-        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES} | {"ngd_timm": __version__},
+        "packages": {name: importlib.metadata.version(name) for name in packages} | {"ngd_timm": __version__},
         "python": platform.python_version(),
     }

@@ -50,6 +50,7 @@ def score_run(
             f"windows; 95 % intervals over subjects, chance and p by permuting ratings {permuted}; {NORMALISATION}"
         ),
         "folds_by": by,
+        "kind": recipe.teacher.kind,
         "teacher": score(decision, prediction),
         "ridge": score(ridge_decision, ridge),
         "logistic_regression": score(logistic_regression(data, z, held_out_fold), None),
@@ -157,7 +158,7 @@ def _held_out_trials(
     prediction, decision = np.empty((2, len(trial_fold), len(AXES)))
     for by_window, (own, seen) in zip(predictions, cells(trial_fold), strict=True):
         by_trial, _, _ = trial_means(by_window, data.subject, data.trial)
-        prediction[own] = by_trial[own]
+        prediction[own] = by_trial[own].clip(-1, 1)  # a ridge may go further
         # high or low: against this teacher's mean prediction of its own training trials
         decision[own] = by_trial[own] - by_trial[seen].mean(axis=0)
     return prediction, decision
