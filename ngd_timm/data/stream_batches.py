@@ -96,7 +96,12 @@ class FaceStream(Batches):
         self.total = sum(rows for rows, *_ in each)
         digests = [digest for *_, digest, _ in each]
         self.sha256 = digest if len(each) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-        self._require_a_batch(self.total if self.batch_count else 0)
+        self._require_a_batch(self.total)
+        if not self.batch_count:
+            raise InputError(
+                f"a process has fewer than the {self.own_size} images that are its part of a batch of {batch_size}; "
+                "lower batch_size, or start fewer processes"
+            )
 
     def __len__(self) -> int:
         """Batches in an epoch: as many as the process with the fewest rows has."""

@@ -12,10 +12,10 @@ Prints Pearson's r; for the grid also the difference and its 95 % interval over 
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
+from measuring import parser
 
 from ngd_timm import PrototypeGrid
 from ngd_timm.core.affect import AXES
@@ -43,9 +43,13 @@ def r(prediction: np.ndarray, target: np.ndarray) -> float:
 
 
 def main() -> None:
-    run, root = Path(sys.argv[1]), sys.argv[2]
+    arguments = parser(__doc__)
+    arguments.add_argument("run", type=Path, help="a run with its predictions on DiffusionFER")
+    arguments.add_argument("root", help="DiffusionFER, as parquet")
+    options = arguments.parse_args()
+    run = options.run
     kept = read_predictions(prediction_file(run, "diffusionfer:all"))
-    dataset, _ = load_split("diffusionfer", root, "all")
+    dataset, _ = load_split("diffusionfer", options.root, "all")
     tau, rng = load_recipe(Recipe, run / "recipe.yaml").loss.tau, np.random.default_rng(1)
     embedding = kept.embedding.numpy()
     unit = embedding / np.linalg.norm(embedding, axis=1, keepdims=True)
