@@ -253,6 +253,7 @@ def test_one_student_is_scored_by_one_rule_whatever_it_is_called(faces: Path, tm
     ("changes", "message"),
     [
         ({"student": {"backbone": "resnet81"}}, "did you mean 'resnet18'"),
+        ({"student": {"backbone": "resnet18.a9_in1k"}}, "unknown tag of resnet18 'a9_in1k'; did you mean 'a3_in1k'"),
         ({"grid": "nowhere.safetensors"}, "nowhere.safetensors"),
         ({"teacher": "nowhere", "loss": {"kd": 0.3}}, "nowhere"),
         ({"init": "nowhere"}, "nowhere"),

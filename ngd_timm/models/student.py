@@ -100,7 +100,12 @@ def _backbone(config: StudentConfig) -> tuple[str, dict[str, Any]]:
         if hub_id(name):
             raise InputError(f"student.backbone: '{name}' is no timm name; for the repository write hf-hub:{name}")
         raise choices("timm backbone", name, similar_models(name))
-    published = timm.get_pretrained_cfg(name)
+    try:
+        published = timm.get_pretrained_cfg(name)
+    except RuntimeError:  # a tag that timm doesn't know
+        architecture, _, tag = name.partition(".")
+        known = [full.partition(".")[2] for full in timm.list_models(f"{architecture}.*", pretrained=True)]
+        raise choices(f"tag of {architecture}", tag, known) from None
     if config.pretrained and not (published and published.has_weights):
         raise InputError(f"student.pretrained: timm has no weights of {name}; leave it out, or choose another backbone")
     return name, published.to_dict() if published else {}
