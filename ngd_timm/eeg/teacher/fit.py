@@ -6,13 +6,9 @@ import hashlib
 import importlib.metadata
 import json
 import logging
-import multiprocessing
-import os
 import platform
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -80,8 +76,7 @@ def fit_teacher(recipe: TeacherRecipe, out: Path | None = None, command: Sequenc
             epochs, fit_fold = recipe.optim.epochs, partial(_fit_network, recipe, power, z, support, operator)
         else:
             epochs, fit_fold = 1, partial(_fit_linear, recipe, power, features)
-        parts = list(cells(fold, power.rated))
-        embeddings, predictions, seconds = _fit_folds(parts, epochs, fit_fold, _processes(recipe, len(parts)))
+        embeddings, predictions, seconds = _fit_folds(list(cells(fold, power.rated)), epochs, fit_fold)
         everything, z, fold = power.rows(power.rated), z[power.rated], fold[power.rated]
         others = ridge_in_other_folds(recipe, everything, z)
         held_out = held_out_rows(fold)
@@ -159,51 +154,20 @@ def _fit_network(
 
 
 def _fit_folds(
-    parts: Sequence[tuple[np.ndarray, np.ndarray]], epochs: int, fit_fold: _Fold, processes: int
+    parts: Sequence[tuple[np.ndarray, np.ndarray]], epochs: int, fit_fold: _Fold
 ) -> tuple[np.ndarray, np.ndarray, list[float]]:
     """Each fold's teacher on every rated window: embeddings (F, N, D), predictions (F, N, 2), seconds (F)."""
     embeddings, predictions, seconds = [], [], []
     with Progress(disable=not Console().is_terminal, transient=True) as progress:
         bar = progress.add_task("teacher", total=len(parts) * epochs)
-        folds: Iterator[tuple[np.ndarray, np.ndarray, float]]
-        if processes == 1:
-            folds = (_timed(fit_fold, n, seen, lambda: progress.advance(bar)) for n, (_, seen) in enumerate(parts))
-        else:
-            folds = _side_by_side(fit_fold, [seen for _, seen in parts], processes)
-        for number, (embedding, prediction, spent) in enumerate(folds):
-            progress.update(bar, completed=(number + 1) * epochs)
+        for number, (_, seen) in enumerate(parts):
+            began = time.monotonic()
+            embedding, prediction = fit_fold(number, seen, lambda: progress.advance(bar))
             embeddings.append(embedding)
             predictions.append(prediction)
-            seconds.append(spent)
-            logger.info("fold %d of %d: %.0f s", number + 1, len(parts), spent)
+            seconds.append(time.monotonic() - began)
+            logger.info("fold %d of %d: %.0f s", number + 1, len(parts), seconds[-1])
     return np.stack(embeddings), np.stack(predictions), seconds
-
-
-def _timed(
-    fit_fold: _Fold, number: int, seen: np.ndarray, advance: _Advance = lambda: None
-) -> tuple[np.ndarray, np.ndarray, float]:
-    began = time.monotonic()
-    embedding, prediction = fit_fold(number, seen, advance)
-    return embedding, prediction, time.monotonic() - began
-
-
-def _side_by_side(
-    fit_fold: _Fold, seen: Sequence[np.ndarray], processes: int
-) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
-    """The folds in order, several at a time, each in a process and on one thread, so that bits don't depend on it."""
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("fork")) as pool:
-        try:
-            yield from pool.map(partial(_timed, fit_fold), range(len(seen)), seen)
-        except BaseException:  # a signal too: folds take minutes, and the pool would wait for them
-            for child in multiprocessing.active_children():
-                child.kill()
-            raise
-
-
-def _processes(recipe: TeacherRecipe, folds: int) -> int:
-    """How many folds are fitted at a time: a core each where the network trains on them."""
-    forks = sys.platform == "linux" and recipe.teacher.kind == "topomap" and open_device(recipe.device).type == "cpu"
-    return min(len(os.sched_getaffinity(0)), folds) if forks else 1
 
 
 def _check_unused(run: Path) -> None:
