@@ -47,7 +47,7 @@ class AugmentDraw:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What the host decides of a batch, so that a device is never asked."""
+    """What the host decides of a batch, so that nothing is read back from a device."""
 
     samples: list[tuple[int, torch.Tensor]]  # so many samples a pixel and side, and the rows that need them
     softens: bool

@@ -93,9 +93,9 @@ def _plain(notes: Mapping[str, Any]) -> dict[str, Any]:
             return html.escape(" ".join(value.splitlines()), quote=False).replace("|", "\\|")
         return value
 
-    known = {key: json.loads(value) if key in _JSON else value for key, value in notes.items()}
-    commands = {key: without_paths(known.pop(key)).replace("```", "") for key in ("command",) if key in known}
-    return {**plain(without_paths(known)), **commands}
+    known = without_paths({key: json.loads(value) if key in _JSON else value for key, value in notes.items()})
+    # commands stand in a block of code, a line each
+    return {key: value.replace("```", "") if key == "command" else plain(value) for key, value in known.items()}
 
 
 def _teachers(notes: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -181,11 +181,7 @@ def render_card(template: str, **context: Any) -> str:
 
 def grid_licence(grid: PrototypeGrid, name: str) -> str:
     """The terms of a grid, as the text of its LICENSE file."""
-    return render_card(
-        "grid_licence.txt",
-        name=name,
-        **_sources(_plain(grid.metadata)),
-    )
+    return render_card("grid_licence.txt", name=name, **_sources(_plain(grid.metadata)))
 
 
 def _sources(notes: Mapping[str, Any]) -> dict[str, Any]:
