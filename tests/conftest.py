@@ -6,12 +6,23 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
+from hypothesis import settings
 
 torch.set_num_threads(1)
+settings.register_profile("long", max_examples=10_000, deadline=None)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """After a long run, what the fuzz tests counted."""
+    if terminalreporter.config.getoption("--hypothesis-profile") == "long":
+        for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+            for name, line in report.user_properties:
+                if name == "fuzz":
+                    terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

@@ -181,6 +181,11 @@ def test_prototypes_of_others_that_are_no_grid(
     "content, name, message",
     {
         "an object beside the tensors": ({"a": Path("a")}, "theirs.pt", "it holds a pathlib"),
+        "a number that is said to be four gigabytes": (
+            {"prototypes": torch.zeros(1).expand(10**9)},
+            "theirs.pt",
+            "a tensor (1000000000,) that the file does not hold in full",
+        ),
         "a list of tensors": ([GRID.prototypes], "theirs.pt", "must be finite floats"),
         "a dict in the place of a tensor": ({"prototypes": {}}, "theirs.pt", "got <U"),
         "a torch file by the name of an NPZ": ({"prototypes": GRID.prototypes}, "theirs.npz", "without objects"),

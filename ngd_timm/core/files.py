@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,6 +118,12 @@ def remove_leftovers(folder: Path) -> None:
     for path in folder.iterdir() if folder.is_dir() else ():
         if is_leftover(path):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def require_regular(path: str | Path) -> None:
+    """Raise OSError for what is no file on a disk: a device has no end, and a pipe waits for ever."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
 def write_text(path: str | Path, text: str) -> None:

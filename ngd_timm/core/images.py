@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ngd_timm.core.devices import send
 from ngd_timm.core.errors import InputError
+from ngd_timm.core.files import require_regular
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -87,12 +87,6 @@ def open_image(source: Mapping[str, Any] | str | Path) -> Image.Image:
         image.close()
         raise refused
     return image
-
-
-def require_regular(path: str | Path) -> None:
-    """Raise OSError for what is no file on a disk: a device has no end, and a pipe waits for ever."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise OSError("not a regular file")
 
 
 def image_limit() -> float:
@@ -219,7 +213,8 @@ def damage_reason(error: BaseException) -> str:
     """The message of one of `DAMAGE`, on one line."""
     if isinstance(error, UnidentifiedImageError):  # whose own message is a buffer's address
         return f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image"
-    return " ".join(str(error).split())[:160] or type(error).__name__
+    reason = getattr(error, "strerror", None) or error
+    return " ".join(str(reason).split())[:160] or type(error).__name__
 
 
 def decode_each(dataset: Dataset, function: Callable[[dict[str, Any]], R], what: str = "decoded") -> Iterator[R]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def read_class_map(path: str | Path) -> Mapping[int, str]:
     pairs = list(enumerate(data)) if isinstance(data, list) else list(data) if isinstance(data, tuple) else []
     if pairs and all(type(number) is int for _, number in pairs):
         pairs = [(number, name) for name, number in pairs]
-    if not pairs or not all(str(number).isdecimal() and isinstance(name, str) for number, name in pairs):
+    if not pairs or not all(re.fullmatch(r"\d{1,18}", str(number)) and isinstance(name, str) for number, name in pairs):
         raise InputError(f"{path} must map numbers to class names, as {FORMS}")
     known: dict[int, str] = {}
     for number, name in ((int(number), name) for number, name in pairs):

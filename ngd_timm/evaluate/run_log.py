@@ -200,6 +200,7 @@ def read_state(file: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         missing = [key for key in _STATE if key not in state]
+        missing += [key for key in ("epoch", "step") if type(state.get(key)) is not int]
     except Exception as error:  # torch raises a dozen kinds for a damaged file
         raise InputError(f"{file} is not a readable checkpoint ({type(error).__name__})") from None
     if missing:

@@ -16,7 +16,7 @@ from torch import Tensor
 from ngd_timm.core.distributed import average, gather_bytes, is_first, rank
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import atomic_path
-from ngd_timm.evaluate.run_log import read_state
+from ngd_timm.evaluate.run_log import choice_score, read_state, summary_csv
 
 if TYPE_CHECKING:
     from ngd_timm.train.setup import Setup
@@ -126,18 +126,26 @@ class Checkpoints:
     def load(self, setup: Setup) -> Progress:
         """Load the latest whole checkpoint, if there is one, into a new set-up."""
         # a kill after an epoch's checkpoint may leave an earlier step.pt
-        states: list[dict[str, Any]] = []
+        states: list[tuple[Path, dict[str, Any]]] = []
         damaged: InputError | None = None
         for file in filter(Path.is_file, (self.epoch_file, self.step_file, self.before)):
             if file == self.before and states:
                 break
             try:
-                states.append(read_state(file))
+                states.append((file, read_state(file)))
             except InputError as error:
                 logger.warning(f"{error}; an earlier one serves, if there is one")
                 damaged = error
         if states:
-            return _restore(setup, max(states, key=lambda state: (state["epoch"], state["step"])))
+            file, state = max(states, key=lambda found: (found[1]["epoch"], found[1]["step"]))
+            try:
+                return _restore(setup, state)
+            except Exception as error:  # torch checks little of what it loads, and in a dozen ways
+                reason = " ".join(str(error).split())[:120]
+                raise InputError(
+                    f"{file} is not a checkpoint of this run ({type(error).__name__}: {reason}); remove it to continue "
+                    "from the one before, if there is one"
+                ) from None
         if damaged is not None:
             raise InputError(f"{damaged}; start a new run")
         return Progress()
@@ -178,6 +186,9 @@ def _restore(setup: Setup, state: dict[str, Any]) -> Progress:
         {name: value.to(setup.device) for name, value in state["means"][key].items()} for key in ("sums", "seen")
     )
     means.count = state["means"]["count"]
+    summary_csv(state["rows"], setup.recipe.best_on)
+    for row in state["rows"]:
+        choice_score(setup.recipe, row)
     return Progress(state["epoch"], state["step"], state["rows"], means, state["seconds"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import multiprocessing
 import os
@@ -208,6 +209,7 @@ def table_with_a_changed_byte() -> bytes:
         ),
         "an empty label": (table(label=["fear", None, "anger", "fear"]), "row 1: column 'label' is empty"),
         "a label that is NaN": (table(label=[0.0, float("nan"), 1.0, 2.0]), "must hold class names"),
+        "labels of 19 digits": (table(label=["9" * 19] * 4), "unknown schematic class name '9999999999999999999'"),
         "labels that are bare numbers": (table(label=[0, 1, 2, 3]), "holds plain integers"),
         "labels that are numbers as text": (table(label=["0", "1", "2", "3"]), "names=angry/disgusted/…"),
         "several labels an image": (table(label=[[0], [0, 1], [1], [2]]), "column 'label' has 2 labels; give one"),
@@ -285,7 +287,7 @@ def npz(labels: Any) -> bytes:
 def npz_that_declares_petabytes() -> bytes:
     header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000, 1000000, 3), }"
     header += b" " * (-(len(header) + 11) % 64) + b"\n"
-    sink = io.BytesIO(npz(np.array(["fear", "anger", "neutral"])))
+    sink = io.BytesIO()
     with zipfile.ZipFile(sink, "w") as archive:
         archive.writestr("X.npy", b"\x93NUMPY\x01\0" + struct.pack("<H", len(header)) + header + bytes(64))
     return sink.getvalue()
@@ -296,13 +298,31 @@ def npz_that_declares_petabytes() -> bytes:
     {
         "an NPZ of objects": (npz(np.array(["fear", None, "anger"])), "without objects"),
         "an NPZ cut short": (npz(np.array(["fear"] * 3))[:300], "can't be read as an NPZ"),
-        "an NPZ that declares 3 PB": (npz_that_declares_petabytes(), "can't be read as an NPZ"),
+        "an NPZ that declares 3 PB": (
+            npz_that_declares_petabytes(),
+            "X.npy declares (1000000000, 1000000, 3) of uint8",
+        ),
         "an NPZ of 3 images and 2 labels": (npz(np.array(["fear", "anger"])), "but there are 3"),
     },
 )
 def test_a_damaged_npz(content: bytes, message: str, refused: Any, tmp_path: Path) -> None:
     write(tmp_path, {"set/train.npz": content})
     refused(EVALUATE, message)
+
+
+def test_an_npz_that_unpacks_to_more_than_the_limit(
+    refused: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ngd_timm.core.arrays.LARGEST_UNPACKED", 1 << 19)
+    write(tmp_path, {"set/train.npz": b""})
+    np.savez_compressed(tmp_path / "set" / "train.npz", X=np.zeros((100, 100, 100), np.uint8))
+    refused(EVALUATE, "more than 0.000488, ngd_timm.core.arrays.LARGEST_UNPACKED, is read only where it isn't compre")
+
+
+def test_an_npz_that_is_a_pipe_is_not_waited_for(refused: Any, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    os.mkfifo(tmp_path / "set" / "train.npz")
+    refused(EVALUATE, "train.npz can't be read as an NPZ of plain arrays (not a regular file)")
 
 
 @rows(
@@ -316,6 +336,7 @@ def test_a_damaged_npz(content: bytes, message: str, refused: Any, tmp_path: Pat
         "one that names a class twice": ('{"0": "fear", "1": "scared"}', "has the class fear twice"),
         "one that has a number twice": ('{"0": "fear", "0": "anger"}', "has the number 0 twice"),
         "one that gives two classes a number": ('{"fear": 1, "anger": 1}', "has the number 1 twice"),
+        "one with a number of 5000 digits": (json.dumps({"9" * 5000: "fear"}), "must map numbers to class names"),
         "one that lacks a number that occurs": (
             '["neutral", "fear"]',
             "2 is not in the class map, which has 0 neutral",

@@ -97,7 +97,7 @@ def test_bands_and_channels_are_picked_by_name(data: BandPower) -> None:
         ({"valence_arousal": None}, "lacks ratings"),
         ({"valence_arousal": (np.arange(48).reshape(24, 2) % 9 - 4) / 4}, "more than one rating"),
         ({"subject": np.ones(24)}, "subject must be (24,) integers"),
-        ({"X": np.array([{}], dtype=object)}, "without pickles"),
+        ({"X": np.array([{}], dtype=object)}, "of plain arrays"),
         ({"simulated": np.array([True, False])}, "size 1"),
     ],
 )
@@ -116,7 +116,7 @@ def test_a_truncated_file_a_missing_file_and_a_crowded_folder_are_refused(tmp_pa
     path = tmp_path / "mine.npz"
     save_bandpower(path, data)
     path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(InputError, match="not a readable"):
+    with pytest.raises(InputError, match="can't be read as an NPZ"):
         load_bandpower(path)
     with pytest.raises(InputError, match="no band-power file"):
         load_bandpower(tmp_path / "absent.npz")
@@ -137,7 +137,7 @@ def test_a_lone_array_and_a_damaged_compressed_file_are_refused(tmp_path: Path, 
     damaged[start : start + 4] = b"\xff\xff\xff\xff"
     path.write_bytes(bytes(damaged))
     for name in ("lone.npz", "packed.npz"):
-        with pytest.raises(InputError, match=f"{name}: not a readable") as caught:
+        with pytest.raises(InputError, match=f"{name} can't be read as an NPZ") as caught:
             load_bandpower(tmp_path / name)
         assert "\n" not in str(caught.value)
 

@@ -200,6 +200,13 @@ def test_a_length_beyond_the_file_is_refused_and_costs_no_memory(tmp_path: Path,
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1e5  # kB
 
 
+def test_a_text_that_is_unpacked_again_and_again_is_refused_at_the_files_own_size(tmp_path: Path) -> None:
+    text = b"\x80\x04X" + struct.pack("<I", 1 << 20) + bytes(1 << 20) + b"\x94]"
+    put(tmp_path, text + b"c_codecs\nencode\nh\x00X\x06\x00\x00\x00latin1\x86Ra" * 7000 + b".")  # 7 GB
+    with pytest.raises(InputError, match=r"s01\.dat: .*damaged \(more bytes than the file has\)"):
+        list(read_limited("deap", tmp_path / "s01.dat", gibibytes=0.5, cpu_seconds=60))
+
+
 def test_a_folder_of_other_or_of_doubled_files_is_refused_and_opening_reads_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no s01"):
         read_deap(tmp_path)

@@ -20,6 +20,7 @@ import numpy as np
 
 from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.errors import InputError
+from ngd_timm.core.files import require_regular
 from ngd_timm.data.labels import AFFECTNET_IDS, split_of
 from ngd_timm.data.layouts.csv_file import csv_headers, header_of, numbers, read_csv, whole_numbers
 from ngd_timm.data.layouts.folders import split_folders
@@ -70,11 +71,12 @@ def _read_folder(folder: Path, root: Path) -> Rows:
 def _number(path: Path, kind: type[int] | type[float]) -> float:
     """The one number in an .npy, which the distribution stores as text of no dimension."""
     try:
+        require_regular(path)
         value = np.load(path, allow_pickle=False)
         if value.size != 1:
             raise ValueError(f"an array of shape {value.shape}")
         return kind(value.item())
-    except (ValueError, EOFError, OSError) as error:
+    except Exception as error:  # numpy and tokenize have no common type of error
         raise InputError(
             f"{path} does not hold one number ({' '.join(str(error).split())[:100]}); unpack it again"
         ) from None

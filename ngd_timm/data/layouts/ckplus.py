@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ngd_timm.core.errors import InputError
+from ngd_timm.core.files import require_regular
 from ngd_timm.data.labels import CKPLUS_IDS
 from ngd_timm.data.layouts.options import LayoutOptions, Source
 from ngd_timm.data.layouts.rows import Piece, Rows, image_files, labels_of_ids, subfolders, table_of_files
@@ -90,6 +91,7 @@ def _emotion(folder: Path) -> tuple[int, str] | None:
         return None
     if len(files) > 1:
         raise InputError(f"{folder} has {len(files)} emotion files, expected one; unpack Emotion_labels.zip again")
+    require_regular(files[0])
     try:
         value = float(files[0].read_text(encoding="utf-8"))
     except ValueError:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from pyarrow import csv as pacsv
 
 from ngd_timm.core.errors import InputError
+from ngd_timm.core.files import require_regular
 
 log = logging.getLogger("ngd_timm.data")
 
@@ -25,6 +26,7 @@ _WHOLE = re.compile(r"-?[0-9]{1,18}")
 def header_of(path: Path) -> list[str]:
     """The column names in the first line, trimmed (FER2013's `icml_face_data.csv` has " Usage", " pixels")."""
     try:
+        require_regular(path)
         with open(path, encoding="utf-8-sig", newline="") as handle:
             first = next(csv.reader(handle), None)
     except (UnicodeDecodeError, csv.Error, OSError) as error:

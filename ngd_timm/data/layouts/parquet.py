@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ngd_timm.core.errors import InputError
+from ngd_timm.core.files import require_regular
 from ngd_timm.data.class_map import CLASS_NAMES, names_in_card, read_class_names
 from ngd_timm.data.labels import split_of
 from ngd_timm.data.layouts.options import Source
@@ -55,6 +56,7 @@ def _names_beside(path: Path, column: str) -> Mapping[int, str] | None:
 
 def _read(path: Path, reader: TableReader) -> Rows:
     try:
+        require_regular(path)
         # A memory map would turn a file cut short under us into a crash; pages are checked as they are read.
         large = path.stat().st_size > _LARGE
         table = _mapped_copy(path) if large else pq.read_table(path, page_checksum_verification=True)
@@ -91,6 +93,7 @@ def _mapped_copy(path: Path) -> pa.Table:
 def _stream(path: Path, reader: TableReader) -> Iterator[Rows]:
     start = 0
     try:
+        require_regular(path)
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             for batch in _row_batches(file, _STREAM_ROWS):
                 yield reader.rows(pa.Table.from_batches([batch]), start)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ngd_timm.core.errors import InputError
+from ngd_timm.core.files import require_regular
 from ngd_timm.data.labels import RAFDB_IDS, split_of
 from ngd_timm.data.layouts.csv_file import read_csv
 from ngd_timm.data.layouts.folders import split_folders
@@ -64,6 +65,7 @@ def _read(all_paths: list[Path], label: np.ndarray, root: Path, listed: Path, ro
 
 
 def _read_list(path: Path) -> tuple[list[str], list[int]]:
+    require_regular(path)
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:

@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.images import decode_each, open_image, require_regular, to_mode
+from ngd_timm.core.files import require_regular
+from ngd_timm.core.images import decode_each, open_image, to_mode
 from ngd_timm.data.labels import NOT_A_CLASS, SPLITS, is_class, split_of, subject_of
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pgm", ".ppm")

@@ -216,7 +216,7 @@ def _is(kind: pa.DataType, tests: Sequence[Callable[[pa.DataType], bool]]) -> bo
 
 
 def _are_numbers(names: Sequence[str]) -> bool:
-    return bool(names) and all(name.isdecimal() for name in names)
+    return bool(names) and all(name.isdecimal() and len(name) < 19 for name in names)  # as int64 holds
 
 
 def _resolved(chunk: pa.StructArray, fields: Sequence[str], folder: Path | None) -> pa.StructArray:

@@ -17,6 +17,7 @@ import numpy as np
 
 from ngd_timm.core.affect import rating_to_va
 from ngd_timm.core.errors import InputError
+from ngd_timm.core.files import require_regular
 from ngd_timm.eeg.readers.own import eeg_picks, microvolts, recording_files
 from ngd_timm.eeg.signal.recording import Recording, RecordingSet
 from ngd_timm.eeg.topomap import standard_montage
@@ -220,6 +221,7 @@ def _entities(path: BIDSPath) -> dict[str, str]:
 def _read_table(path: Path) -> tuple[list[str], dict[str, dict[str, str]]]:
     """Its columns, and its rows by the words with which messages name them."""
     try:
+        require_regular(path)
         with open(path, encoding="utf-8-sig", newline="") as handle:
             reader = csv.DictReader(handle, delimiter="," if path.suffix == ".csv" else "\t", strict=True)
             names = list(reader.fieldnames or ())

@@ -11,7 +11,7 @@ import numpy as np
 
 from ngd_timm.core.affect import rating_to_va, va_to_rating
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.files import atomic_path, write_text
+from ngd_timm.core.files import atomic_path, require_regular, write_text
 from ngd_timm.eeg.signal.recording import Recording, RecordingSet
 
 CHANNELS = ("AF3", "AF4", "F3", "F4", "F7", "F8", "FC5", "FC6", "O1", "O2", "P7", "P8", "T7", "T8")
@@ -122,6 +122,7 @@ def _read_ratings(path: Path) -> dict[tuple[int, int], tuple[float, float]]:
 
 
 def _read(path: Path, subject: int, game: int, rating: tuple[float, float] | None) -> Recording:
+    require_regular(path)
     try:
         with open(path, encoding="utf-8-sig") as handle:
             header = [name.strip() for name in handle.readline().split(",")]

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from ngd_timm.core.errors import InputError
+from ngd_timm.core.files import require_regular
 
 _SCRIPT = Path(__file__).with_name("untrusted.py")
 # A plain child rather than `multiprocessing`: it neither imports torch, nor runs the caller's `__main__` again.
@@ -34,6 +35,7 @@ def read_limited(
     """
     try:
         if not path.is_dir():
+            require_regular(path)
             open(path, "rb").close()
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror or error})") from None

@@ -14,7 +14,7 @@ import numpy as np
 
 from ngd_timm.core.affect import rating_to_va, va_to_rating
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.files import atomic_path
+from ngd_timm.core.files import atomic_path, require_regular
 from ngd_timm.eeg.signal.recording import BIOSEMI_32, Recording, RecordingSet, name_indices
 
 logger = logging.getLogger("ngd_timm.eeg")
@@ -126,6 +126,8 @@ class _WithoutDoctype(ElementTree.TreeBuilder):
 
 
 def _open_session(xml: Path, bdf: Path) -> _Session:
+    for path in (xml, bdf):
+        require_regular(path)
     try:
         session = ElementTree.fromstring(xml.read_bytes(), ElementTree.XMLParser(target=_WithoutDoctype()))
         subjects = [element.get("id", "") for element in session.iter("subject")]

@@ -13,7 +13,7 @@ import os
 import pickle
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -149,27 +149,34 @@ class _Array:
         self.values = values.reshape(shape, order="F" if fortran else "C")
 
 
-def _encode(text: str, encoding: str) -> bytes:
-    if encoding not in ("latin1", "latin-1"):
-        raise Refused(f"text in {encoding!r:.40}")
-    return text.encode("latin-1")
-
-
-_ALLOWED: dict[tuple[str, str], Callable[..., object]] = {
+_ALLOWED: dict[tuple[str, str], Callable[..., object]] = {  # and _codecs.encode, by the unpickler itself
     ("numpy.core.multiarray", "_reconstruct"): lambda *_: _Array(),
     ("numpy._core.multiarray", "_reconstruct"): lambda *_: _Array(),
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _DType,
-    ("_codecs", "encode"): _encode,
 }
 
 
 class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: BinaryIO, **options: Any) -> None:
+        super().__init__(file, **options)
+        self._left = os.fstat(file.fileno()).st_size
+
     def find_class(self, module: str, name: str) -> Any:
         """Only the names of arrays, each as a stand-in; anything else is refused before it is imported."""
+        if (module, name) == ("_codecs", "encode"):
+            return self._encode
         if (module, name) not in _ALLOWED:
             raise Refused(f"the name {f'{module}.{name}':.100}")
         return _ALLOWED[module, name]
+
+    def _encode(self, text: str, encoding: str) -> bytes:
+        if encoding not in ("latin1", "latin-1"):
+            raise Refused(f"text in {encoding!r:.40}")
+        self._left -= len(text)
+        if self._left < 0:  # a text that is named again and again
+            raise Refused("more bytes than the file has")
+        return text.encode("latin-1")
 
 
 def _struct(value: Any, where: str, *fields: str) -> dict[str, Any]:

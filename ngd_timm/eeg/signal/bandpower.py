@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ngd_timm.core.affect import rating_to_va
+from ngd_timm.core.arrays import read_npz
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.files import atomic_path
 from ngd_timm.eeg.signal.recording import name_indices
@@ -172,11 +173,7 @@ def load_bandpower(root: str | Path, name: str = "bandpower") -> BandPower:
     if name not in DATASETS:
         raise choices("EEG data set", name, DATASETS)
     path = _find(Path(root))
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: np.asarray(file[key]) for key in file.files}
-    except Exception as error:  # numpy, zipfile and zlib have no common type of error
-        raise InputError(f"{path}: not a readable .npz without pickles ({' '.join(str(error).split())})") from None
+    arrays = read_npz(path)
     trial_key = "trial" if "trial" in arrays else "game"
     rating_key = "valence_arousal" if "valence_arousal" in arrays else "ratings"
     missing = [key for key in ("X", "ch", "bands", "subject", rating_key, trial_key) if key not in arrays]

@@ -1,0 +1,64 @@
+"""Draws altered files of an artifact, and counts how the commands that read them end."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+from edits import MARKER, Edit, apply, edits
+from harness import Artifact, Tally, check, imports_of
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+
+def fuzz(artifact: Artifact, folder: Path, links: dict[str, Path]) -> Tally:
+    """Run an artifact's commands on altered copies of it; with --hypothesis-profile=long on many."""
+    long = settings.default == settings.get_profile("long")
+    template, case = folder / "template", folder / "case"
+    template.mkdir()
+    (folder / "elsewhere.bin").write_bytes(b"of somebody else")
+    for name, target in links.items():
+        if target.is_dir():
+            (template / name).symlink_to(target)
+        else:
+            shutil.copy(target, template / name)
+    files = [path.relative_to(template) for path in artifact.write(template)]
+    commands = artifact.commands + (artifact.slow if long else ())
+    tally = Tally()
+
+    def fresh() -> None:
+        shutil.rmtree(case, ignore_errors=True)
+        case.mkdir()
+        shutil.copytree(template, case / "work", symlinks=True)
+
+    def one(changes: list[Edit], command: str) -> None:
+        fresh()
+        for change in changes:
+            apply(change, [case / "work" / file for file in files], case)
+        with contextlib.suppress(Exception):  # of a file that is damaged
+            artifact.sign(case / "work")
+        ending, problem = check(artifact, case, command.split())
+        if (case / MARKER).exists():
+            problem = f"runs what a pickle says\n{problem}"
+        tally.add(ending, problem, f"ngd {command}, after {changes}")
+
+    for command in dict.fromkeys(artifact.commands):
+        fresh()
+        for module in imports_of(command.split(), case):
+            with contextlib.suppress(Exception):  # one that this machine lacks
+                importlib.import_module(module)
+        one([], command)
+    shown: Any = settings(
+        max_examples=artifact.long if long else artifact.short,
+        derandomize=not long,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    shown(given(changes=edits, command=st.sampled_from(commands))(one))()
+    shutil.rmtree(case)
+    return tally
