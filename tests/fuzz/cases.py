@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import shutil
 from pathlib import Path
 from typing import Any
 
 from edits import MARKER, Edit, apply, edits
-from harness import Artifact, Tally, check, imports_of
+from harness import Artifact, Tally, check, import_what_it_did
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -46,11 +45,8 @@ def fuzz(artifact: Artifact, folder: Path, links: dict[str, Path]) -> Tally:
         tally.add(ending, problem, f"ngd {command}, after {changes}")
 
     for command in dict.fromkeys(artifact.commands):
-        fresh()
-        for module in imports_of(command.split(), case):
-            with contextlib.suppress(Exception):  # one that this machine lacks
-                importlib.import_module(module)
         one([], command)
+        import_what_it_did(case)
     shown: Any = settings(
         max_examples=artifact.long if long else artifact.short,
         derandomize=not long,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,9 @@ def holds(
     student: Path, faces: Path, trained_run: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Callable[[str, Artifact], None]:
     """Fuzz an artifact: every command reads what was altered, or refuses it in one line and writes nothing."""
+
+    if sys.platform != "linux":
+        pytest.skip("what a case took is read from /proc")
 
     def run(name: str, artifact: Artifact) -> None:
         (tmp_path / "face.png").write_bytes(encoded(RAMP))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import importlib
+import json
 import os
 import re
 import resource
@@ -15,7 +17,9 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+import matplotlib.font_manager  # noqa: F401  its first import writes a cache
 
 CPU_SECONDS, WALL_SECONDS = 10, 60  # a command that waits uses no processor; the second is for a loaded machine
 MEMORY, GUARD = 2 << 30, 6 << 30  # bytes above this process's: the limit, and what protects the machine
@@ -95,7 +99,7 @@ def check(artifact: Artifact, folder: Path, command: Sequence[str]) -> tuple[End
         for name in before.keys() | after.keys()
         if before.get(name) != after.get(name) and not (ending.code == 0 and name.startswith(output))
     ]
-    return ending, _problem(ending, strange)
+    return ending, _problem(ending, strange) or _wrong_content(ending, command, work)
 
 
 def _listing(folder: Path) -> dict[str, object]:
@@ -127,6 +131,20 @@ def _problem(ending: Ending, strange: Sequence[str]) -> str | None:
     return None
 
 
+def _wrong_content(ending: Ending, command: Sequence[str], work: Path) -> str | None:
+    """Whether a command that ends well did not write its output, or prints JSON that is none."""
+    if ending.code:
+        return None
+    if absent := [name for name in command if name.startswith(OUTPUT) and not (work / name).exists()]:
+        return f"ends with 0 and leaves no {absent}"
+    if "--json" in command:
+        try:
+            json.loads(ending.stdout, parse_constant=lambda name: float(f"no {name}"))
+        except ValueError as error:
+            return f"prints what is no JSON ({error})\n{ending.stdout[:500]}"
+    return None if ending.stdout else "ends with 0 and says nothing"
+
+
 def run(command: Sequence[str], folder: Path) -> Ending:
     """Run the command line in a forked process, whose temporary files and caches go below `folder`."""
     streams = [Path(tempfile.mkstemp(dir=folder.parent)[1]) for _ in range(2)]
@@ -144,6 +162,13 @@ def run(command: Sequence[str], folder: Path) -> Ending:
     return Ending(os.waitstatus_to_exitcode(status), out, err, used.ru_utime + used.ru_stime, memory)
 
 
+def import_what_it_did(folder: Path) -> None:
+    """Import what the last command in `folder` imported, once for all that this process forks."""
+    for name in (folder.parent / "modules").read_text().split():
+        with contextlib.suppress(Exception):  # one that this machine lacks
+            importlib.import_module(name)
+
+
 def _resident() -> int:
     """Bytes of this process that a forked one begins with: what is not mapped from files."""
     _, resident, shared, *_ = map(int, Path("/proc/self/statm").read_text().split())
@@ -152,7 +177,7 @@ def _resident() -> int:
 
 def _live(command: Sequence[str], folder: Path, streams: Sequence[Path]) -> None:
     """The forked process: it ends here."""
-    code = 70
+    code, known = 70, set(sys.modules)
     try:
         os.setsid()
         os.chdir(folder / "work")
@@ -178,31 +203,8 @@ def _live(command: Sequence[str], folder: Path, streams: Sequence[Path]) -> None
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else 70
         sys.stdout.flush()
+        (folder.parent / "modules").write_text("\n".join(sys.modules.keys() - known))
     except BaseException:
         traceback.print_exc()
     finally:
         os._exit(code)
-
-
-def imports_of(command: Sequence[str], folder: Path) -> list[str]:
-    """What a command imports, for this process to import once for all that it forks."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
-        os.close(reader)
-        known = set(sys.modules)
-        exit_ = os._exit
-
-        def tell(code: int) -> Any:
-            names = [name for name in sys.modules if name not in known and sys.modules[name] is not None]
-            with open(writer, "w") as pipe:
-                pipe.write("\n".join(names))
-            exit_(code)
-
-        os._exit = tell  # type: ignore[assignment]
-        _live(command, folder, [Path(os.devnull)] * 2)
-    os.close(writer)
-    with open(reader) as pipe:
-        names = pipe.read().split("\n")
-    os.waitpid(child, 0)
-    return [name for name in names if name]
