@@ -180,7 +180,7 @@ def _sets() -> dict[str, Artifact]:
         "rafdb-list": (fer_set("rafdb-list"), "rafdb=set:all", 100),
     }
     command = f"evaluate student --data {{}} --out {OUTPUT}.json"
-    return {f"faces: {name}": Artifact(write, (command.format(of),), 6, n) for name, (write, of, n) in made.items()}
+    return {f"faces: {name}": Artifact(write, (command.format(of),), 5, n) for name, (write, of, n) in made.items()}
 
 
 def _recordings() -> dict[str, Artifact]:
@@ -189,7 +189,7 @@ def _recordings() -> dict[str, Artifact]:
     found = {}
     for name, root in roots.items():
         fit = f"{FIT.format(recipe=f'teacher_{name}', root=root)} {SIGNALS} data.folds="
-        found[f"eeg: {name}"] = Artifact(simulated(name, 3), (f"{fit}50",) * 5, 3, 90, slow=(f"{fit}3",))
+        found[f"eeg: {name}"] = Artifact(simulated(name, 3), (f"{fit}50",) * 5, 2, 90, slow=(f"{fit}3",))
     fit = FIT.format(recipe="teacher_gameemo", root="power.npz")
     found["eeg: band power"] = Artifact(
         bandpower, (f"{fit} data.folds=50",) * 5, 10, 600, slow=(f"{fit} data.folds=3",)
@@ -243,7 +243,7 @@ FILES = {
         12,
         700,
     ),
-    "checkpoint of a run": Artifact(unfinished_run, ("train --resume run",), 4, 100, output="run"),
+    "checkpoint of a run": Artifact(unfinished_run, ("train --resume run",), 3, 100, output="run"),
     "image": Artifact(
         images,
         (

@@ -39,6 +39,8 @@ def fuzz(artifact: Artifact, folder: Path, links: dict[str, Path]) -> Tally:
             apply(change, [case / "work" / file for file in files], case)
         with contextlib.suppress(Exception):  # of a file that is damaged
             artifact.sign(case / "work")
+        if (case / MARKER).exists():  # an edit read what an earlier one had put in
+            (case / MARKER).rmdir()
         ending, problem = check(artifact, case, command.split())
         if (case / MARKER).exists():
             problem = f"runs what a pickle says\n{problem}"

@@ -243,7 +243,7 @@ def _safetensors(data: bytes, edit: Edit, folder: Path) -> bytes:
 
 
 def _npz(data: bytes, edit: Edit, folder: Path) -> bytes:
-    with np.load(io.BytesIO(data), allow_pickle=True) as file:
+    with np.load(io.BytesIO(data), allow_pickle=False) as file:
         arrays = dict(file)
     name = sorted(arrays)[edit.at % len(arrays)]
     buffer = io.BytesIO()

@@ -106,6 +106,8 @@ def _listing(folder: Path) -> dict[str, object]:
     """Everything below a folder, with what changes when it is written to; links and devices are not opened."""
     found = {}
     for path in folder.rglob("*"):
+        if path.name == "lock":  # held by whoever resumes a run
+            continue
         status = path.lstat()
         kept = (status.st_mode, status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else status.st_mode
         found[ascii(str(path))] = kept

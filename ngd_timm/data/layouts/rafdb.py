@@ -75,7 +75,7 @@ def _read_list(path: Path) -> tuple[list[str], list[int]]:
         words = line.split()
         if not words:
             continue
-        if len(words) != 2 or not words[1].isdecimal():
+        if len(words) != 2 or not words[1].isdecimal() or len(words[1]) > 9:
             raise InputError(f"{path} row {row}: '{line[:60]}' is not a file name and a number, as 'train_00001.jpg 5'")
         names.append(words[0])
         ids.append(int(words[1]))

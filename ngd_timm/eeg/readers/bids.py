@@ -268,7 +268,7 @@ def _in_order(trials: Iterator[_Trial] | Sequence[_Trial]) -> list[_Trial]:
 def _numbers(labels: Sequence[str]) -> dict[str, int]:
     """Each subject's number: its label's where all are numbers, else its place among them."""
     names = sorted(set(labels))
-    numbers = [int(name) if name.isdecimal() else -1 for name in names]
+    numbers = [int(name) if name.isdecimal() and len(name) < 10 else -1 for name in names]
     if min(numbers) < 0 or len(set(numbers)) < len(names):
         numbers = list(range(1, len(names) + 1))
     return dict(zip(names, numbers, strict=True))

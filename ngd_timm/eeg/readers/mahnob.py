@@ -131,7 +131,7 @@ def _open_session(xml: Path, bdf: Path) -> _Session:
     try:
         session = ElementTree.fromstring(xml.read_bytes(), ElementTree.XMLParser(target=_WithoutDoctype()))
         subjects = [element.get("id", "") for element in session.iter("subject")]
-        if session.tag != "session" or len(subjects) != 1 or not subjects[0].isdecimal():
+        if session.tag != "session" or len(subjects) != 1 or not subjects[0].isdecimal() or len(subjects[0]) > 9:
             raise InputError('must be a <session> with one <subject id="…">, a number')
         ratings, va = [session.get(key) for key in ("feltVlnc", "feltArsl")], None
         if session.get("isStim") != "0" and all(ratings):

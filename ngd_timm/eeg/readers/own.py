@@ -24,15 +24,18 @@ _REQUIRED = ("file", "subject", "annotation", "valence", "arousal")
 _OPTIONAL = ("trial", "stimulus", "baseline", "seconds", "low", "high")
 
 
+_Number = Annotated[int, Field(gt=-(10**9), lt=10**9)]
+
+
 class _Row(StrictModel):
     """A row of the table: one trial. Empty cells are left out."""
 
     file: str
-    subject: int
+    subject: _Number
     annotation: str
     valence: float | None = None
     arousal: float | None = None
-    trial: int | None = None
+    trial: _Number | None = None
     stimulus: str | None = None
     baseline: str | None = None
     seconds: Annotated[float, Field(gt=0)] | None = None
