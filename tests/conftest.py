@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import torch
 from hypothesis import settings
 
 torch.set_num_threads(1)
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # as for `ngd predict`; FFmpeg reads it once a process
 settings.register_profile("long", max_examples=10_000, deadline=None)
 
 

@@ -216,7 +216,7 @@ FILES = {
             "prototypes validate grid.safetensors",
             f"prototypes push grid.safetensors some/body --folder {OUTPUT}",
         ),
-        15,
+        10,
         1100,
         sign=sign_grid,
     ),
@@ -230,7 +230,7 @@ FILES = {
         900,
     ),
     "table of embeddings": Artifact(table, (f"prototypes build table.csv --out {OUTPUT}.safetensors",), 6, 400),
-    "recipe": Artifact(recipe(Recipe, "b3_full", "teacher=student"), (f"train mine.yaml out={OUTPUT}",), 15, 1100),
+    "recipe": Artifact(recipe(Recipe, "b3_full", "teacher=student"), (f"train mine.yaml out={OUTPUT}",), 12, 1100),
     "teacher's recipe": Artifact(
         recipe(TeacherRecipe, "teacher_deap"), (f"teacher fit mine.yaml out={OUTPUT}",), 12, 900
     ),
@@ -251,7 +251,7 @@ FILES = {
             "predict student face.png two.png",
             "predict student two.png --csv",
         ),
-        15,
+        12,
         1200,
     ),
     "video": Artifact(video, (f"predict student clip.mp4 --out {OUTPUT}",), 3, 150),
