@@ -197,12 +197,14 @@ def test_a_killed_process_of_a_fold_is_one_line_and_leaves_no_other(monkeypatch:
         time.sleep(300 * number)
         return seen, seen
 
+    monkeypatch.setattr(fit_module, "cpu_count", lambda: 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(fit_module, "_WORTH", 0.0)
     began = time.monotonic()
     with pytest.raises(
         InputError, match="was killed, perhaps for want of memory; with OMP_NUM_THREADS=1 there are none"
     ):
-        list(fit_module._fitted(fit, [np.ones(3)] * 3, lambda: None, 2))
+        list(fit_module._fitted(fit, [np.ones(3)] * 3, lambda: None, alone=False))
     assert time.monotonic() - began < 600  # the other one, which sleeps, was not waited for
 
 

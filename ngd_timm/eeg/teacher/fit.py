@@ -84,8 +84,8 @@ def fit_teacher(recipe: TeacherRecipe, out: Path | None = None, command: Sequenc
             epochs, fit_fold = recipe.optim.epochs, partial(_fit_network, recipe, power, z, support, operator)
         else:
             epochs, fit_fold = 1, partial(_fit_linear, recipe, power, features)
-        parts = list(cells(fold, power.rated))
-        embeddings, predictions, seconds = _fit_folds(parts, epochs, fit_fold, _processes(recipe))
+        alone = features is not None or open_device(recipe.device).type != "cpu"
+        embeddings, predictions, seconds = _fit_folds(list(cells(fold, power.rated)), epochs, fit_fold, alone)
         everything, z, fold = power.rows(power.rated), z[power.rated], fold[power.rated]
         others = ridge_in_other_folds(recipe, everything, z)
         held_out = held_out_rows(fold)
@@ -163,13 +163,13 @@ def _fit_network(
 
 
 def _fit_folds(
-    parts: Sequence[tuple[np.ndarray, np.ndarray]], epochs: int, fit_fold: _Fold, processes: int
+    parts: Sequence[tuple[np.ndarray, np.ndarray]], epochs: int, fit_fold: _Fold, alone: bool
 ) -> tuple[np.ndarray, np.ndarray, list[float]]:
     """Each fold's teacher on every rated window: embeddings (F, N, D), predictions (F, N, 2), seconds (F)."""
     embeddings, predictions, seconds = [], [], []
     with Progress(disable=not Console().is_terminal, transient=True) as progress:
         bar = progress.add_task("teacher", total=len(parts) * epochs)
-        folds = _fitted(fit_fold, [seen for _, seen in parts], lambda: progress.advance(bar), processes)
+        folds = _fitted(fit_fold, [seen for _, seen in parts], lambda: progress.advance(bar), alone)
         for number, (embedding, prediction, spent) in enumerate(folds, start=1):
             progress.update(bar, completed=number * epochs)
             embeddings.append(embedding)
@@ -180,14 +180,15 @@ def _fit_folds(
 
 
 def _fitted(
-    fit_fold: _Fold, seen: Sequence[np.ndarray], advance: _Advance, processes: int
+    fit_fold: _Fold, seen: Sequence[np.ndarray], advance: _Advance, alone: bool
 ) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
-    """The folds in order: the first here, the others side by side where its time says that it pays."""
+    """The folds in order: the first here, the others, unless `alone`, side by side where its time says that it pays."""
     first = _timed(fit_fold, 0, seen[0], advance)
     yield first
     rest = list(enumerate(seen))[1:]
-    processes = min(processes, len(rest))
-    if processes < 2 or first[-1] * len(rest) < _WORTH:
+    processes = min(torch.get_num_threads(), cpu_count(), _MOST, len(rest))
+    alone = alone or threading.current_thread() is not threading.main_thread()  # which alone may handle signals
+    if alone or processes < 2 or first[-1] * len(rest) < _WORTH:
         yield from (_timed(fit_fold, number, own, advance) for number, own in rest)
         return
     # Loky's are new processes: forks would wait for ever for OpenMP's threads. They inherit that Ctrl-C is ignored; the
@@ -217,13 +218,6 @@ def _timed(fit_fold: _Fold, number: int, seen: np.ndarray, advance: _Advance) ->
     began = time.monotonic()
     embedding, prediction = fit_fold(number, seen, advance)
     return embedding, prediction, time.monotonic() - began
-
-
-def _processes(recipe: TeacherRecipe) -> int:
-    """How many folds are fitted at a time: networks on a processor, of which each takes one thread."""
-    able = threading.current_thread() is threading.main_thread()  # for signals
-    able &= recipe.teacher.kind == "topomap" and open_device(recipe.device).type == "cpu"
-    return min(torch.get_num_threads(), cpu_count(), _MOST) if able else 1
 
 
 def _check_unused(run: Path) -> None:
