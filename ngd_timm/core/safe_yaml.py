@@ -17,7 +17,7 @@ _CONSTRUCTOR_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeErr
 def read_yaml(text: str) -> Any:
     """Plain data from YAML, with the floats of YAML 1.2 (2e-4 is a number)."""
     try:
-        return yaml.load(text, Loader=_Loader)
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except _CONSTRUCTOR_ERRORS as error:
         raise yaml.YAMLError(f"{error or type(error).__name__}") from None
 

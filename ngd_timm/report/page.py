@@ -40,7 +40,7 @@ def fill(template: str, context: Mapping[str, Any]) -> str:
 
     environment = Environment(
         loader=PackageLoader("ngd_timm.report"),
-        autoescape=lambda name: not str(name).endswith(".md.j2"),
+        autoescape=lambda name: not str(name).endswith(".md.j2"),  # noqa: S701 - HTML is escaped
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -127,7 +127,8 @@ class _WithoutDoctype(ElementTree.TreeBuilder):
 
 def _open_session(xml: Path, bdf: Path) -> _Session:
     try:
-        session = ElementTree.fromstring(xml.read_bytes(), ElementTree.XMLParser(target=_WithoutDoctype()))
+        parser = ElementTree.XMLParser(target=_WithoutDoctype())  # noqa: S314 - without a DOCTYPE there are no entities
+        session = ElementTree.fromstring(xml.read_bytes(), parser)  # noqa: S314
         subjects = [element.get("id", "") for element in session.iter("subject")]
         if session.tag != "session" or len(subjects) != 1 or not subjects[0].isdecimal():
             raise InputError('must be a <session> with one <subject id="…">, a number')

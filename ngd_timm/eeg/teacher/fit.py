@@ -221,7 +221,8 @@ def _timed(fit_fold: _Fold, number: int, seen: np.ndarray, advance: _Advance) ->
 
 
 def _check_unused(run: Path) -> None:
-    if not is_unused(run):
+    killed = any(run.glob(".files.*")) and not (run / "fingerprint.json").exists()  # while its files moved up
+    if not (killed or is_unused(run)):
         raise InputError(f"{run} exists and is not empty; choose another out= or remove it")
 
 
