@@ -13,8 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ngd_timm.core.ending import Terminal, for_terminal, leave_with, one_line_errors, start_logging
-from ngd_timm.core.errors import InputError, choices
+from ngd_timm.core.ending import BREAKS, Terminal, leave_with, one_line_errors, start_logging
+from ngd_timm.core.errors import InputError, choices, printable
 from ngd_timm.core.paths import last_part
 from ngd_timm.core.version import __version__
 from ngd_timm.train.interruption import Stopped
@@ -81,7 +81,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program t
 
 
 def _say(what: object) -> None:
-    typer.echo(for_terminal(what))
+    typer.echo(printable(what, BREAKS))
 
 
 def _json(value: object) -> str:

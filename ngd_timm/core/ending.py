@@ -14,19 +14,11 @@ from typing import NoReturn, TextIO
 from rich.console import Console
 
 from ngd_timm.core.distributed import is_first
-from ngd_timm.core.errors import InputError
+from ngd_timm.core.errors import InputError, printable
 
+BREAKS = "\n\t"
+"""Control characters that a terminal may get."""
 _GRACE_SECONDS = 5.0
-
-
-def for_terminal(text: object) -> str:
-    """Text for a terminal: control characters but line breaks and tabs, and bytes that are no text, as escapes.
-
-    Examples:
-        >>> for_terminal("fear\\x1b]0;title\\x07")
-        'fear\\\\x1b]0;title\\\\x07'
-    """
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in str(text))
 
 
 class Terminal:
@@ -36,14 +28,14 @@ class Terminal:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        return self._stream.write(for_terminal(text))
+        return self._stream.write(printable(text, BREAKS))
 
 
 class _ForTerminal(logging.Formatter):
     """What files say stands in messages."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return for_terminal(super().format(record))
+        return printable(super().format(record), BREAKS)
 
 
 def start_logging() -> None:
@@ -96,8 +88,7 @@ def leave_with(message: str, code: int) -> NoReturn:
 
 def print_error(message: str) -> None:
     """Print a message in one line on standard error."""
-    line = for_terminal(message).replace("\n", "\\n").replace("\t", "\\t")
-    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"ngd: {line}")
+    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"ngd: {printable(message)}")
 
 
 def _discard_output() -> None:
