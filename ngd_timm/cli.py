@@ -141,10 +141,11 @@ def train(
         run = loop.resume(resume)
     elif recipe is not None:
         run = loop.train(load_recipe(Recipe, recipe, overrides or []), _command())
+    drawn = not is_first() or try_page(run)
     if is_first():
-        try_page(run)
         _say(run)
     leave()
+    raise typer.Exit(0 if drawn else 1)
 
 
 @app.command(
@@ -638,8 +639,9 @@ def teacher_fit(
     from ngd_timm.report import try_page
 
     run = fit_teacher(load_recipe(TeacherRecipe, recipe, overrides or []), command=_command())
-    try_page(run)
+    drawn = try_page(run)
     _say(run)
+    raise typer.Exit(0 if drawn else 1)
 
 
 @teacher_app.command("simulate", epilog="Example: ngd teacher simulate dreamer DREAMER.mat --subjects 16")

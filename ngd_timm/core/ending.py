@@ -14,7 +14,7 @@ from typing import NoReturn, TextIO
 from rich.console import Console
 
 from ngd_timm.core.distributed import is_first
-from ngd_timm.core.errors import InputError, printable
+from ngd_timm.core.errors import InputError, PageError, printable
 
 BREAKS = "\n\t"
 """Control characters that a terminal may get."""
@@ -55,8 +55,10 @@ def one_line_errors() -> Iterator[None]:
             yield
     except InputError as error:
         leave_with(str(error), 2)
+    except PageError as error:
+        leave_with(str(error), 1)
     except KeyboardInterrupt:
-        sys.exit(130)
+        leave_with("interrupted", 130)
     except BrokenPipeError:  # the reader of a pipe (head, less) went away; that is no failure of ours
         _discard_output()
     except OSError as error:

@@ -10,6 +10,10 @@ class InputError(ValueError):
     """Something the user gave can't be used. The message says what was given, what is allowed and what to do."""
 
 
+class PageError(Exception):
+    """Some page or figure is not written; all that it is about is finished."""
+
+
 def choices(what: str, value: object, allowed: Iterable[object]) -> InputError:
     """An `InputError` for a name outside a closed set, with the nearest allowed name and all of them."""
     names = [str(a) for a in allowed]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Json, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, Json
 
 from ngd_timm.core.errors import InputError
+from ngd_timm.core.schema import Count, Part, checked
 
 FORMAT_VERSION = "1"
 
@@ -17,60 +18,90 @@ Number = Annotated[str, Field(pattern=r"^-?[0-9]+(\.[0-9]+)?$")]
 Names = Annotated[str, Field(pattern=r"^[^,]+(,[^,]+)*$")]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="allow", frozen=True)
+Axis = Literal["valence", "arousal"]
+FoldsBy = Literal["subject", "stimulus", "both"]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Unit = Annotated[float, Field(ge=-1.001, le=1.001)]  # of a rounded cosine or correlation
+Interval = Annotated[list[Unit], Field(min_length=2, max_length=2)]
 
 
-class Score(_Part):
+class Chance(Part):
+    """What permuted ratings give, and the one-sided p of the score."""
+
+    chance: Unit
+    p: Probability
+
+
+class Score(Chance):
     """One score with its 95 % interval, what chance gives, and p."""
 
-    value: float
-    ci95: tuple[float, float]
-    chance: float
-    p: float
+    value: Unit
+    ci95: Interval
+    given_number: Chance = Chance(chance=0, p=1)
+    given_stimulus: Chance = Chance(chance=0, p=1)
 
 
-class AxisScores(_Part):
-    """Of valence or of arousal."""
+class DecisionScores(Part, extra="forbid"):
+    """Of decisions between high and low, on one axis; of predictions too where there are any."""
 
     bacc: Score
-    ccc: Score
+    ccc: Score = Field(None, validate_default=False)  # type: ignore[assignment]
 
 
-class Scores(_Part):
+class AxisScores(DecisionScores):
+    """Of decisions and of predictions, on one axis."""
+
+    ccc: Score = Field()
+
+
+class Scores(Part):
     """Held-out scores of a teacher and of what it is compared with, by axis."""
 
-    teacher: dict[str, AxisScores]
-    ridge: dict[str, AxisScores] = {}
-    logistic_regression: dict[str, dict[str, Score]] = {}
-    trial_number: dict[str, dict[str, Score]] = {}
-    stimulus_alone: dict[str, dict[str, Score]] = {}
-    folds_by: Literal["subject", "stimulus", "both"] = "subject"
-    folds: dict[str, dict[str, dict[str, dict[str, Score]]]] = {}
+    teacher: Annotated[dict[Axis, AxisScores], Field(min_length=2)]
+    ridge: dict[Axis, AxisScores] = {}
+    logistic_regression: dict[Axis, DecisionScores] = {}
+    trial_number: dict[Axis, DecisionScores] = {}
+    stimulus_alone: dict[Axis, DecisionScores] = {}
+    folds_by: FoldsBy = "subject"
+    kind: str = ""
+    folds: dict[FoldsBy, dict[str, dict[Axis, DecisionScores]]] = {}
 
 
-class _P(_Part):
-    p: float
+class _Mantel(Part):
+    r: Unit
+    p: Probability
 
 
-class _Stability(_Part):
+class _Cosine(Part):
+    value: Unit
+    ci95: Interval
+
+
+class _Stability(Part):
+    cosine: _Cosine
     centered: Score
 
 
-class GridTests(_Part):
+class GridTests(Part):
     """The tests of a grid of one size."""
 
-    mantel: _P
-    mantel_centered: _P
+    mantel: _Mantel
+    mantel_centered: _Mantel
     stability: _Stability
+    filled: Count
+    cells: Count
+    mean_cosine: Unit
 
 
-class _Run(_Part):
+Size = Annotated[str, Field(pattern=r"^[0-9]{1,3}$")]
+
+
+class _Run(Part):
     dataset: str
     scores: Scores
 
 
-class _Set(_Part):
+class _Set(Part):
     dataset: str
     subjects: int
     windows: int
@@ -137,22 +168,10 @@ def check_metadata(notes: Mapping[str, str], cells: int) -> None:
     Raises:
         InputError: The first key that doesn't fit, and how.
     """
-    known: GridMetadata = _checked(GridMetadata, notes)
-    _checked(Scores | None, known.scores or None, "scores")
-    _checked(dict[str, GridTests], known.grids, "grids")
-    _checked(list[_Run], known.runs, "runs")
-    _checked(list[_Set], known.sets, "sets")
+    known = checked(GridMetadata, notes, "metadata")
+    checked(Scores | None, known.scores or None, "metadata", "scores")
+    checked(dict[Size, GridTests], known.grids, "metadata", "grids")
+    checked(list[_Run], known.runs, "metadata", "runs")
+    checked(list[_Set], known.sets, "metadata", "sets")
     if "subjects_per_cell" in notes and (count := known.subjects_per_cell.count(",") + 1) != cells:
         raise InputError(f"metadata 'subjects_per_cell' has {count} numbers for {cells} cells")
-
-
-def _checked(kind: Any, value: Any, *key: str) -> Any:
-    """A value of that type; where it is none, the key of the metadata that is at fault."""
-    try:
-        return TypeAdapter(kind).validate_python(value)
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        name, *inside = [*key, *map(str, problem["loc"])]
-        at = f" at {'.'.join(inside)}" if inside else ""
-        got = "" if problem["type"] == "missing" else f", got '{str(problem['input'])[:60]}'"
-        raise InputError(f"metadata '{name}': {problem['msg']}{at}{got}") from None
