@@ -77,7 +77,7 @@ def test_a_grid_that_was_changed(changed: dict[str, Any], message: str, refused:
     refused("prototypes show grid.safetensors", message)
 
 
-TESTS = {"5": {"mantel": {"p": 0.1}, "mantel_centered": {"p": 0.1}}}
+TESTS = {"5": {"mantel": {"r": 0.2, "p": 0.1}, "mantel_centered": {"r": 0.2, "p": 0.1}}}
 
 
 @rows(
@@ -88,7 +88,7 @@ TESTS = {"5": {"mantel": {"p": 0.1}, "mantel_centered": {"p": 0.1}}}
         "a p that is a letter": ("mantel_p", "x", "should match pattern"),
         "scores cut short": ("scores", "{", "Invalid JSON"),
         "scores without a teacher": ("scores", '{"ridge": {}}', "metadata 'scores': Field required at teacher"),
-        "tests without the agreement of halves": ("grids", json.dumps(TESTS), "Field required at 5.mantel.r"),
+        "tests without the agreement of halves": ("grids", json.dumps(TESTS), "Field required at 5.stability"),
         "a teacher without scores": ("runs", '[{"dataset": "D"}]', "metadata 'runs': Field required at 0.scores"),
         "a set that is a number": ("sets", "[1]", "metadata 'sets': Input should be a valid dictionary"),
     },

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -57,6 +58,13 @@ def one_line_errors() -> Iterator[None]:
         leave_with(str(error), 2)
     except PageError as error:
         leave_with(str(error), 1)
+    except RuntimeError as error:
+        if not (_together() and re.search("gloo|NCCL|Connection (closed|reset)", str(error))):
+            raise
+        print_error(
+            "another process of this run has ended; see what it says, then continue with ngd train --resume RUN"
+        )
+        sys.exit(1)
     except KeyboardInterrupt:
         leave_with("interrupted", 130)
     except BrokenPipeError:  # the reader of a pipe (head, less) went away; that is no failure of ours
@@ -75,10 +83,14 @@ def _one_report() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not (is_first() and isinstance(error, (InputError, OSError))):
+        if _together() and not (is_first() and isinstance(error, (InputError, OSError))):
             signal.signal(signal.SIGTERM, lambda *_: os._exit(2))
             time.sleep(_GRACE_SECONDS)
         raise
+
+
+def _together() -> bool:
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 
 def leave_with(message: str, code: int) -> NoReturn:

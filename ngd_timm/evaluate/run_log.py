@@ -20,7 +20,7 @@ from ngd_timm.core.distributed import is_first
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import write_json
 from ngd_timm.core.recipe import Recipe, to_yaml
-from ngd_timm.core.schema import Count, Part, read_checked
+from ngd_timm.core.schema import Count, read_checked, record
 from ngd_timm.evaluate.metrics import METRIC_NAMES, METRICS
 from ngd_timm.losses import COMPONENTS
 
@@ -31,6 +31,7 @@ COLUMNS = (
     *("temperature", "seconds", "images_per_second"),
 )
 _PRESENT = "_present_"
+_TRACKED = record({"id": Annotated[str, Field(pattern=r"^[0-9a-f]+$")], "epochs": Count})
 _LARGEST = 1e12  # of a value of summary.csv
 Row: TypeAlias = dict[str, float | None]
 """Of summary.csv, by column; None where there is no number."""
@@ -113,7 +114,7 @@ def tracking(recipe: Recipe, out: Path) -> Iterator[Callable[[dict[str, Any]], N
     file = out / "tracker.json"
     known: dict[str, Any] = {"id": secrets.token_hex(4), "epochs": 0}
     if file.is_file():
-        known = read_checked(_Tracked, file, fix="remove it, then the tracker begins anew")
+        known = read_checked(_TRACKED, file, fix="remove it, then the tracker begins anew")
     write_json(file, known)
     with redirect_stdout(sys.stderr):  # where a run prints
         log, close = _TRACKERS[recipe.tracker](out.resolve(), known["id"], known["epochs"], without_folders(recipe))
@@ -129,11 +130,6 @@ def tracking(recipe: Recipe, out: Path) -> Iterator[Callable[[dict[str, Any]], N
     finally:
         with redirect_stdout(sys.stderr):
             close()
-
-
-class _Tracked(Part):
-    id: Annotated[str, Field(pattern=r"^[0-9a-f]+$")]
-    epochs: Count
 
 
 _Tracker: TypeAlias = tuple[Callable[[dict[str, Any], int], None], Callable[[], object]]

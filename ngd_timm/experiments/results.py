@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import PositiveInt
 from torch import Tensor
 
 from ngd_timm.core.affect import CLASSES
@@ -17,7 +17,7 @@ from ngd_timm.core.devices import open_device
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.files import check_place, read_json, write_json, write_text
 from ngd_timm.core.recipe import Recipe, load_recipe
-from ngd_timm.core.schema import Amount, Count, Name, Part, read_checked
+from ngd_timm.core.schema import Amount, Count, Name, by_key, listed, read_checked, record
 from ngd_timm.data import load_split, parse_spec
 from ngd_timm.data.labels import LABEL_RULES
 from ngd_timm.evaluate.comparison import (
@@ -37,7 +37,7 @@ from ngd_timm.evaluate.metrics import (
 from ngd_timm.evaluate.predictions import Predictions, predict
 from ngd_timm.evaluate.run import Run, read_run
 from ngd_timm.evaluate.run_log import with_bar
-from ngd_timm.evaluate.schema import Metrics, ScoredOnce, read_comparison
+from ngd_timm.evaluate.schema import KEPT_ENTRY, SCORES, read_comparison
 from ngd_timm.evaluate.student import face_batches
 from ngd_timm.grid.verdict import difference_verdict
 from ngd_timm.models.student import run_folder
@@ -101,41 +101,12 @@ _QUESTIONS: Mapping[str, Sequence[tuple[str, str, str]]] = {
 }
 
 
-class _Scored(Part):
-    n: PositiveInt
-    all_classes: Annotated[Metrics, Field(alias="8way")]
-
-
-class _Notes(Part):
-    command: str
-    epochs: Count
-    minutes: Amount
-    metrics: Annotated[dict[Name, _Scored], Field(min_length=1)]
-
-
-class _Set(Part):
-    classes: list[str]
-    beside: dict[str, ScoredOnce]
-
-
-class _Page(Part):
-    """The JSON beside a page, as far as an earlier one is used."""
-
-    kind: Literal["ngd results"]
-    beside: dict[str, _Notes]
-    tried: dict[str, _Notes]
-    students: dict[str, str]
-    data: dict[str, str]
-    sets: dict[str, _Set]
-
-    @model_validator(mode="after")
-    def _runs_beside_are_in_every_part(self) -> _Page:
-        intervals = [
-            {run for run, entry in found.beside.items() if "8way" in entry.ci95} for found in self.sets.values()
-        ]
-        if any(not self.beside.keys() <= part for part in (self.students.keys(), *intervals)):
-            raise ValueError("a run beside the table is not in every one of students and sets")
-        return self
+_NOTES = {"command": str, "epochs": Count, "minutes": Amount}
+_NOTES |= {"metrics": by_key(record({"n": PositiveInt, "8way": SCORES}), Name, 1)}
+# of the JSON beside a page, what an earlier one is used for
+_PARTS = {"beside": by_key(record(_NOTES)), "tried": by_key(record(_NOTES)), "students": by_key(str)}
+_PARTS |= {"data": by_key(str), "sets": by_key(record({"classes": listed(str), "beside": by_key(KEPT_ENTRY)}))}
+_PAGE = record({**_PARTS, "kind": Literal["ngd results"]})
 
 
 class _Earlier(NamedTuple):
@@ -479,7 +450,13 @@ def _read_earlier(path: str | Path | None, beside: Sequence[str], tried: Sequenc
     if path is None:
         return _Earlier(Path(), {}, {}, {})
     file = Path(path)
-    page = read_checked(_Page, file, fix="give --earlier the JSON that was written with a page of ngd results")
+    page = read_checked(_PAGE, file, fix="give --earlier the JSON that was written with a page of ngd results")
+    parts = [
+        page["students"],
+        *({r for r, e in s["beside"].items() if "8way" in e.get("ci95", ())} for s in page["sets"].values()),
+    ]
+    if not all({*page["beside"]} <= {*part} for part in parts):
+        raise InputError(f"{file} is not whole: a run of 'beside' lacks scores; bring back the JSON of the page")
     others, settings = (
         {run: {**notes, "earlier": True} for run, notes in page[key].items() if run not in again}
         for key, again in (("beside", beside), ("tried", tried))

@@ -7,8 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Json
 
+from ngd_timm.core.affect import AXES
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.schema import Count, Part, checked
+from ngd_timm.core.schema import Count, by_key, checked, listed, record
+from ngd_timm.grid.verdict import FOLDS
 
 FORMAT_VERSION = "1"
 
@@ -18,94 +20,28 @@ Number = Annotated[str, Field(pattern=r"^-?[0-9]+(\.[0-9]+)?$")]
 Names = Annotated[str, Field(pattern=r"^[^,]+(,[^,]+)*$")]
 
 
-Axis = Literal["valence", "arousal"]
-FoldsBy = Literal["subject", "stimulus", "both"]
-Probability = Annotated[float, Field(ge=0, le=1)]
 Unit = Annotated[float, Field(ge=-1.001, le=1.001)]  # of a rounded cosine or correlation
-Interval = Annotated[list[Unit], Field(min_length=2, max_length=2)]
-
-
-class Chance(Part):
-    """What permuted ratings give, and the one-sided p of the score."""
-
-    chance: Unit
-    p: Probability
-
-
-class Score(Chance):
-    """One score with its 95 % interval, what chance gives, and p."""
-
-    value: Unit
-    ci95: Interval
-    given_number: Chance = Chance(chance=0, p=1)
-    given_stimulus: Chance = Chance(chance=0, p=1)
-
-
-class DecisionScores(Part, extra="forbid"):
-    """Of decisions between high and low, on one axis; of predictions too where there are any."""
-
-    bacc: Score
-    ccc: Score = Field(None, validate_default=False)  # type: ignore[assignment]
-
-
-class AxisScores(DecisionScores):
-    """Of decisions and of predictions, on one axis."""
-
-    ccc: Score = Field()
-
-
-class Scores(Part):
-    """Held-out scores of a teacher and of what it is compared with, by axis."""
-
-    teacher: Annotated[dict[Axis, AxisScores], Field(min_length=2)]
-    ridge: dict[Axis, AxisScores] = {}
-    logistic_regression: dict[Axis, DecisionScores] = {}
-    trial_number: dict[Axis, DecisionScores] = {}
-    stimulus_alone: dict[Axis, DecisionScores] = {}
-    folds_by: FoldsBy = "subject"
-    kind: str = ""
-    folds: dict[FoldsBy, dict[str, dict[Axis, DecisionScores]]] = {}
-
-
-class _Mantel(Part):
-    r: Unit
-    p: Probability
-
-
-class _Cosine(Part):
-    value: Unit
-    ci95: Interval
-
-
-class _Stability(Part):
-    cosine: _Cosine
-    centered: Score
-
-
-class GridTests(Part):
-    """The tests of a grid of one size."""
-
-    mantel: _Mantel
-    mantel_centered: _Mantel
-    stability: _Stability
-    filled: Count
-    cells: Count
-    mean_cosine: Unit
-
-
-Size = Annotated[str, Field(pattern=r"^[0-9]{1,3}$")]
-
-
-class _Run(Part):
-    dataset: str
-    scores: Scores
-
-
-class _Set(Part):
-    dataset: str
-    subjects: int
-    windows: int
-    counts: list[int]
+_INTERVAL = Annotated[list[Unit], Field(min_length=2, max_length=2)]
+_P = Annotated[float, Field(ge=0, le=1)]
+_CHANCE = {"chance": Unit, "p": _P}
+_GIVEN = dict.fromkeys(("given_number", "given_stimulus"), record(_CHANCE))
+_SCORE = record({**_CHANCE, "value": Unit, "ci95": _INTERVAL}, _GIVEN)
+_BOTH = by_key(_SCORE, ("bacc", "ccc"), least=2)  # of decisions between high and low, and of predictions
+_DECISIONS = by_key(record({"bacc": _SCORE}, {"ccc": _SCORE}), AXES)
+SCORES_NEEDED = {"teacher": by_key(_BOTH, AXES, least=2)}
+SCORES_OPTIONAL = {"ridge": by_key(_BOTH, AXES), "logistic_regression": _DECISIONS, "trial_number": _DECISIONS}
+SCORES_OPTIONAL |= {"stimulus_alone": _DECISIONS, "folds_by": Literal["subject", "stimulus", "both"], "kind": str}
+SCORES_OPTIONAL |= {"folds": by_key(by_key(_DECISIONS), tuple(FOLDS))}
+"""Held-out scores of a teacher and of what it is compared with, by axis."""
+_SCORES = record(SCORES_NEEDED, SCORES_OPTIONAL)
+_MANTEL = record({"r": Unit, "p": _P})
+_HALVES = record({"cosine": record({"value": Unit, "ci95": _INTERVAL}), "centered": _SCORE})
+_TESTS = {"mantel": _MANTEL, "mantel_centered": _MANTEL, "stability": _HALVES}
+SIZE = Annotated[str, Field(pattern=r"^[0-9]{1,3}$")]
+GRIDS = by_key(record({**_TESTS, "filled": Count, "cells": Count, "mean_cosine": Unit}), SIZE)
+"""The tests of grids by size."""
+_RUN = record({"dataset": str, "scores": _SCORES})
+_SET = record({"dataset": str, "subjects": Count, "windows": Count, "counts": listed(Count)})
 
 
 def _shorten(schema: dict[str, Any]) -> None:
@@ -169,9 +105,8 @@ def check_metadata(notes: Mapping[str, str], cells: int) -> None:
         InputError: The first key that doesn't fit, and how.
     """
     known = checked(GridMetadata, notes, "metadata")
-    checked(Scores | None, known.scores or None, "metadata", "scores")
-    checked(dict[Size, GridTests], known.grids, "metadata", "grids")
-    checked(list[_Run], known.runs, "metadata", "runs")
-    checked(list[_Set], known.sets, "metadata", "sets")
+    for key, kind in (("scores", _SCORES), ("grids", GRIDS), ("runs", listed(_RUN)), ("sets", listed(_SET))):
+        if value := getattr(known, key):
+            checked(kind, value, "metadata", key)
     if "subjects_per_cell" in notes and (count := known.subjects_per_cell.count(",") + 1) != cells:
         raise InputError(f"metadata 'subjects_per_cell' has {count} numbers for {cells} cells")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
@@ -15,64 +14,31 @@ from ngd_timm.core.citations import dataset_name
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import sha256_file
 from ngd_timm.core.recipe import load_recipe
-from ngd_timm.core.schema import Amount, Count, Part, read_checked
+from ngd_timm.core.schema import Amount, Count, by_key, listed, read_checked, record
 from ngd_timm.core.teacher_recipe import TeacherRecipe
 from ngd_timm.eeg.folds import align, cells
 from ngd_timm.eeg.signal.bandpower import SET
-from ngd_timm.grid.metadata import FoldsBy, GridTests, Scores, Size, Unit
+from ngd_timm.grid.metadata import GRIDS, SCORES_NEEDED, SCORES_OPTIONAL, SIZE, Unit
+from ngd_timm.grid.verdict import FOLDS
 
 _FILES = ("recipe.yaml", "fingerprint.json", "scores.json", "embeddings.safetensors")
 _AGAIN = "fit the teacher again"
 
-Names = Annotated[list[str], Field(min_length=1)]
-
-
-class _Support(Part):
-    dataset: str
-    subjects: Count
-    windows: Count
-    notes: dict[str, Any] = {}
-
-
-class _Fingerprint(Part):
-    dataset: str
-    sets: list[str] = []
-    simulated: bool
-    data_sha256: str
-    channels: Names
-    bands: Names
-    notes: dict[str, Any]
-    trials: Count
-    support: _Support | None = None
-    recipe_sha256: str
-    embeddings_sha256: str
-    command: list[str] | None = None
-
-
-class _Numbers(Part):
-    subjects: Count
-    trials: Count
-    windows: Count
-
-
-class _Seconds(Part):
-    fold: Annotated[list[Amount], Field(min_length=1)]
-    total: Amount
-
-
-class _Scores(Scores):
-    """scores.json."""
-
-    dataset: str
-    n: _Numbers
-    protocol: str
-    grids: dict[Size, GridTests]
-    frame_agreement: list[Unit] = []
-    seconds: _Seconds
-    simulated: bool = False
-    folds_not_scored: dict[FoldsBy, str] = {}
-    grids_not_scored: dict[Size, str] = {}
-    stimuli_of_one_subject: list[str] = []
+_SUPPORT = record({"dataset": str, "subjects": Count, "windows": Count}, {"notes": dict[str, Any]})
+_NAMED: dict[str, Any] = dict.fromkeys(("dataset", "data_sha256", "recipe_sha256", "embeddings_sha256"), str)
+_NAMED |= {"simulated": bool, "channels": listed(str, 1), "bands": listed(str, 1), "notes": dict, "trials": Count}
+_FINGERPRINT = record(_NAMED, {"sets": listed(str), "support": _SUPPORT | None, "command": list[str] | None})
+_NEEDED = {**SCORES_NEEDED, "dataset": str, "protocol": str, "grids": GRIDS}
+_NEEDED |= {"n": by_key(Count, ("subjects", "trials", "windows"), 3)}
+_NEEDED |= {"seconds": record({"fold": listed(Amount, 1), "total": Amount})}
+_OPTIONAL = {
+    **SCORES_OPTIONAL,
+    "frame_agreement": listed(Unit),
+    "simulated": bool,
+    "stimuli_of_one_subject": listed(str),
+}
+_OPTIONAL |= {"folds_not_scored": by_key(str, tuple(FOLDS)), "grids_not_scored": by_key(str, SIZE)}
+_SCORES = record(_NEEDED, _OPTIONAL)
 
 
 @dataclass(frozen=True)
@@ -113,8 +79,8 @@ def read_teacher(run: Path, *others: str) -> FittedTeacher:
     if missing:
         raise InputError(f"{run} is not a teacher run: no {', '.join(missing)}; make one with: ngd teacher fit RECIPE")
     recipe = load_recipe(TeacherRecipe, run / "recipe.yaml")
-    fingerprint = read_checked(_Fingerprint, run / "fingerprint.json", fix=_AGAIN)
-    scores = read_checked(_Scores, run / "scores.json", fix=_AGAIN)
+    fingerprint = read_checked(_FINGERPRINT, run / "fingerprint.json", fix=_AGAIN)
+    scores = read_checked(_SCORES, run / "scores.json", fix=_AGAIN)
     path = run / "embeddings.safetensors"
     if sha256_file(path) != fingerprint["embeddings_sha256"]:
         raise InputError(f"{path} is not the file that fingerprint.json describes; {_AGAIN}")
