@@ -522,12 +522,13 @@ def test_a_killed_process_ends_the_other_with_one_line(faces: Path, tmp_path: Pa
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    fork = multiprocessing.get_context("fork")
-    both = [fork.Process(target=die_on_the_second, args=(r, port, tmp_path, "train", "b0_ce", *keys)) for r in (0, 1)]
+    new = multiprocessing.get_context("spawn")  # a forked one could wait for a thread that it has not
+    both = [new.Process(target=die_on_the_second, args=(r, port, tmp_path, "train", "b0_ce", *keys)) for r in (0, 1)]
     for process in both:
         process.start()
     for process in both:
-        process.join(60)
+        process.join(240)  # both import everything anew
+        process.kill()
     assert [process.exitcode for process in both] == [1, -signal.SIGKILL]
     last = (tmp_path / "stderr-0").read_text().splitlines()
     assert last[-1].startswith("ngd: another process of this run has ended")

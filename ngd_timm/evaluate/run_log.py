@@ -32,7 +32,7 @@ COLUMNS = (
 )
 _PRESENT = "_present_"
 _TRACKED = record({"id": Annotated[str, Field(pattern=r"^[0-9a-f]+$")], "epochs": Count})
-_LARGEST = 1e12  # of a value of summary.csv
+_LARGEST = 1e30  # of a value of summary.csv
 Row: TypeAlias = dict[str, float | None]
 """Of summary.csv, by column; None where there is no number."""
 _STATE = ("checkpoint", "checkpoint_ema", "optimizer", "scaler", "random", "epoch", "step", "rows", "means")
@@ -203,7 +203,7 @@ def read_rows(path: Path, needed: Sequence[str] = ()) -> list[Row]:
             row = {name: float(cell) if cell else None for name, cell in text.items() if name in texts[0]}
             values = [row[name] for name in ("epoch", "seconds", *needed)]
             whole = None not in text and None not in text.values() and None not in values and values[0] == number
-            if not whole or any(abs(value) > _LARGEST for value in row.values() if value is not None):
+            if not whole or not all(abs(value or 0) <= _LARGEST for value in row.values()):
                 raise ValueError
         except (ValueError, TypeError, KeyError):
             raise InputError(

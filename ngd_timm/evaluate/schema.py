@@ -19,12 +19,13 @@ _CLASS = record({"precision": Percent, "recall": Percent, "f1": Percent, "suppor
 _BIN = record({"n": Count, "confidence": Percent | None, "accuracy": Percent | None})
 # of metrics.json, as a page of results keeps it: without what its other numbers say already
 _KEPT = {"n": PositiveInt, "present_classes": listed(str), "8way": SCORES, "per_class": by_key(_CLASS)}
-_KEPT |= {"confusion": listed(listed(Count)), "ece": Percent, "label_rule": str, "flip": bool}
+_KEPT |= {"confusion": listed(listed(Count))}
 _MORE = {"ci95": by_key(by_key(Pair, METRICS, len(METRICS)), PROTOCOLS), "confusion_present": listed(listed(Count))}
 _MORE |= {"bootstrap": _SAMPLED, "calibration": listed(_BIN), "temperature": Amount, "prior": str | dict[str, float]}
 _MORE |= {"drop_duplicates": bool, "student_sha256": str, "folded_from": str, "dataset_id": str}
-KEPT_ENTRY = record(_KEPT, _MORE)
-_ENTRY = record({**_KEPT, "present": SCORES}, _MORE)
+_NAMED = {"ece": Percent, "label_rule": str, "flip": bool}
+KEPT_ENTRY = record({**_KEPT, **_NAMED}, _MORE)
+_ENTRY = record({**_KEPT, "present": SCORES}, {**_MORE, **_NAMED})
 
 _SPLIT = {"kept": Count, "read": Count, "labels": str, "dropped": by_key(Count), "sha256": str}
 _SPLIT |= {"counts": by_key(Amount), "dataset_id": str | None}

@@ -524,14 +524,7 @@ def _tried_table(tried: Mapping[str, Any]) -> Table:
     for run, notes in tried.items():
         key, entry = next(iter(notes["metrics"].items()))
         scores = [f"{entry['8way'][m]:.2f}" for m in METRICS]
-        rows.append(
-            (
-                run,
-                f"`{notes['command'].replace('`', chr(39))}`",
-                *scores,
-                f"{key}, n = {entry['n']}",
-                f"{notes['minutes']:.0f}",
-            )
-        )
+        command = "`{}`".format(notes["command"].replace("`", "'"))
+        rows.append((run, command, *scores, f"{key}, n = {entry['n']}", f"{notes['minutes']:.0f}"))
     header = ("run", "command", *METRIC_NAMES.values(), "on", "minutes")
     return Table("every setting tried, percent over all classes, one seed each", header, tuple(rows))
