@@ -37,14 +37,17 @@ _FINGERPRINT = record({}, {**_STARTED, "precision": str, "processes": PositiveIn
 _MEAN = record({"mean": Points, "ci95": Pair, "seed_sd": Amount | None, "seed_ci95": Pair | None})
 _MEANS = by_key(_MEAN, METRICS, len(METRICS))
 _ROW = {"bootstrap": _SAMPLED, "8way": _MEANS, "present": _MEANS}
-_SET = {"n": PositiveInt, "classes": listed(str), "present_classes": listed(str), "label_rule": str, "flip": bool}
+_SET = {"n": PositiveInt, "classes": listed(str), "present_classes": listed(str)}
 _SET |= {"recipes": by_key(record(_ROW), least=1), "differences": listed(record({**_ROW, "a": str, "b": str}))}
 _TRAINING = {"share": by_key(Percent | None, COMPONENTS, len(COMPONENTS)), "lambda_proto_kd": Amount | None}
 _TRAINING |= {"epochs": Count, "minutes": Amount}
 _CHOICE = record({"metric": Literal["acc", "macro_f1", "bacc"], "valid": str, "sets": listed(str, 1)})
 _SWEPT = by_key(record({"recipe": str, "values": dict[str, Any]}))
 _TABLE = {"recipes": listed(str, 1), "seeds": listed(Count, 1), "warm_start": bool, "runs": by_key(listed(Name))}
-_TABLE |= {"sets": by_key(record(_SET), Name, 1), "training": by_key(record(_TRAINING))}
+_TABLE |= {
+    "sets": by_key(record(_SET, {"label_rule": str, "flip": bool}), Name, 1),
+    "training": by_key(record(_TRAINING)),
+}
 _ABLATION = record(_TABLE, {"swept": _SWEPT, "choose": _CHOICE | None, "command": list[str] | None})
 
 

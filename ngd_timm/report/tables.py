@@ -231,7 +231,7 @@ def _training_table(training: Mapping[str, Any]) -> Table:
 
 def _scoring(entry: Mapping[str, Any]) -> str:
     # unknown for scores computed by hand and for older pages
-    return f"{scoring_name(entry)}; " if "label_rule" in entry else ""
+    return f"{scoring_name(entry)}; " if {"label_rule", "flip"} <= entry.keys() else ""
 
 
 def with_interval(value: float, interval: Sequence[float] | None, signed: bool = False) -> str:
