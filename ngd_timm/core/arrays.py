@@ -14,7 +14,7 @@ import torch
 from ngd_timm.core.errors import InputError
 
 # What numpy raises on a damaged file, or on one of pickled objects.
-_DAMAGE = (ValueError, EOFError, OSError, LookupError, MemoryError, AttributeError, TypeError, zlib.error, BadZipFile)
+DAMAGE = (ValueError, EOFError, OSError, LookupError, MemoryError, AttributeError, TypeError, zlib.error, BadZipFile)
 
 
 def read_npz(path: str | Path) -> dict[str, np.ndarray]:
@@ -25,7 +25,7 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
         if strange := [key for key, array in arrays.items() if not isinstance(array, np.ndarray)]:
             raise ValueError(f"{strange[0]} is no array")
         return arrays
-    except _DAMAGE as error:
+    except DAMAGE as error:
         reason = " ".join(str(error).split())[:120]
         raise InputError(
             f"{path} can't be read as an NPZ of plain arrays ({reason}); write it again with numpy.savez, without "

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -187,11 +188,17 @@ def read_json(path: str | Path, shown: str | None = None) -> dict[str, Any]:
     if path.stat().st_size > _LARGEST_JSON:
         raise InputError(f"{name} is larger than {_LARGEST_JSON >> 20} MB; ngd_timm writes none of that size")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"), parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{name} is not valid JSON ({' '.join(str(error).split())[:120]})") from None
     if not isinstance(value, dict):
         raise InputError(f"{name} must hold a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text[:20]} is no number of JSON")
     return value
 
 
