@@ -13,8 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ngd_timm.core.ending import Terminal, for_terminal, leave_with, one_line_errors, start_logging
-from ngd_timm.core.errors import InputError, choices
+from ngd_timm.core.ending import BREAKS, Terminal, leave_with, one_line_errors, start_logging
+from ngd_timm.core.errors import InputError, choices, printable
 from ngd_timm.core.paths import last_part
 from ngd_timm.core.version import __version__
 from ngd_timm.train.interruption import Stopped
@@ -81,7 +81,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program t
 
 
 def _say(what: object) -> None:
-    typer.echo(for_terminal(what))
+    typer.echo(printable(what, BREAKS))
 
 
 def _json(value: object) -> str:
@@ -141,10 +141,11 @@ def train(
         run = loop.resume(resume)
     elif recipe is not None:
         run = loop.train(load_recipe(Recipe, recipe, overrides or []), _command())
+    drawn = not is_first() or try_page(run)
     if is_first():
-        try_page(run)
         _say(run)
     leave()
+    raise typer.Exit(0 if drawn else 1)
 
 
 @app.command(
@@ -638,8 +639,9 @@ def teacher_fit(
     from ngd_timm.report import try_page
 
     run = fit_teacher(load_recipe(TeacherRecipe, recipe, overrides or []), command=_command())
-    try_page(run)
+    drawn = try_page(run)
     _say(run)
+    raise typer.Exit(0 if drawn else 1)
 
 
 @teacher_app.command("simulate", epilog="Example: ngd teacher simulate dreamer DREAMER.mat --subjects 16")

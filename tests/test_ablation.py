@@ -51,7 +51,10 @@ def whole(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "ablation"
     with pytest.MonkeyPatch.context() as patch:  # one run's page is enough
         one = "b1_kd-1"
-        patch.setattr("ngd_timm.experiments.ablation.try_page", lambda run: try_page(run) if run.name == one else None)
+        patch.setattr(
+            "ngd_timm.experiments.ablation.try_page",
+            lambda run, *draw: try_page(run, *draw) if draw or run.name == one else True,
+        )
         ablate([*RECIPES, *settings(faces)], 2, out)
     return out
 
@@ -147,7 +150,9 @@ def test_stopped_and_run_again_it_repeats_nothing_that_is_done_and_ends_in_the_s
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("ngd_timm.experiments.ablation.try_page", lambda run: None)
+    monkeypatch.setattr(
+        "ngd_timm.experiments.ablation.try_page", lambda run, *draw: try_page(run, *draw) if draw else True
+    )
     monkeypatch.setattr("ngd_timm.experiments.ablation.write_ablation_figures", lambda *_: None)
     caplog.set_level("INFO", logger="ngd_timm.experiments")
     arguments, runs = [*RECIPES, *settings(faces)], tmp_path / "runs"
@@ -218,7 +223,9 @@ def test_a_finished_run_whose_teacher_changed_is_refused(whole: Path, faces: Pat
 def test_runs_on_other_data_are_not_mixed_into_a_table(
     faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ngd_timm.experiments.ablation.try_page", lambda run: None)
+    monkeypatch.setattr(
+        "ngd_timm.experiments.ablation.try_page", lambda run, *draw: try_page(run, *draw) if draw else True
+    )
     monkeypatch.setattr("ngd_timm.experiments.ablation.write_ablation_figures", lambda *_: None)
     own, out = tmp_path / "faces", tmp_path / "out"
     shutil.copytree(faces, own)
@@ -300,7 +307,9 @@ def test_a_sweep_is_a_grid_of_rows_whose_names_say_their_values_and_what_the_rec
 def test_a_swept_ablation_trains_each_value_once_and_says_which_row_either_choice_takes(
     faces: Path, tmp_path: Path, ngd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ngd_timm.experiments.ablation.try_page", lambda run: None)
+    monkeypatch.setattr(
+        "ngd_timm.experiments.ablation.try_page", lambda run, *draw: try_page(run, *draw) if draw else True
+    )
     monkeypatch.setattr("ngd_timm.experiments.ablation.write_ablation_figures", lambda *_: None)
     words = ["b0_ce", *settings(faces), "optim.epochs=1", f"eval.affectnet={faces}:test", "--seeds", "1"]
     sweep = ["--set", "loss.label_smoothing=.1,.055,0", "--choose", "macro_f1=affectnet"]

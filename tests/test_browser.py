@@ -11,7 +11,9 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -216,22 +218,78 @@ def test_the_page_is_used_by_keyboard_paste_drop_and_webcam(page: Any, site: str
 
 
 @pytest.fixture(scope="module")
-def space() -> Iterator[str]:
-    """The URL of the Gradio Space, run by this interpreter."""
+def space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path, int]]:
+    """The Gradio Space, run by this interpreter: its URL, the folder of uploads, which go soon, its process."""
     pytest.importorskip("gradio", reason="needs Gradio: pip install 'ngd-timm[browser]'")
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    app = ROOT / "hub" / "space" / "app.py"
-    with subprocess.Popen([sys.executable, app], stdout=subprocess.PIPE, text=True, env=env) as process:
+    kept = tmp_path_factory.mktemp("kept")
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'hub' / 'space'}", "PYTHONUNBUFFERED": "1"}
+    code = "import app; app.KEPT = 3; app.launch()"
+    env |= {"GRADIO_TEMP_DIR": str(kept)}
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=env) as process:
         assert process.stdout is not None
         lines = iter(process.stdout.readline, "")
-        yield next(found[0] for line in lines if (found := re.search(r"http://127.0.0.1:\d+", line)))
+        url = next(found[0] for line in lines if (found := re.search(r"http://127.0.0.1:\d+", line)))
+        yield url, kept, process.pid
         process.terminate()
 
 
-def test_the_space_predicts_what_the_shell_predicts(page: Any, space: str, photographs: Path, tmp_path: Path) -> None:
-    page.goto(space)
+def test_the_space_predicts_what_the_shell_predicts(
+    page: Any, space: tuple[str, Path, int], photographs: Path, tmp_path: Path
+) -> None:
+    page.goto(space[0])
     page.set_input_files("input[type=file]", photographs / "three.png")
     expect(page, "#answer", r"^\s*(happiness 100 %; valence \+0\.76, arousal \+0\.48\s*){3}$")
     page.wait_for_timeout(1000)
     shoot(page, "space", tmp_path)
     assert "What it must not be used for" in page.inner_text("body")
+
+
+def peak_memory(process: int) -> int:
+    """Bytes, at the most so far."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
+    assert found is not None
+    return 1024 * int(found[1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system has no /proc to read memory from")
+def test_the_space_stands_what_strangers_send(space: tuple[str, Path, int], photographs: Path, tmp_path: Path) -> None:
+    client = pytest.importorskip("gradio_client")
+    (url, kept, process), send = space, tmp_path / "send"
+    send.mkdir()
+    api = client.Client(url, verbose=False)
+
+    def ask(name: str) -> str:
+        try:
+            return str(api.predict(client.handle_file(str(send / name)), api_name="/predict")[3])
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+
+    three = Image.open(photographs / "three.png")
+    for number in range(50):
+        three.rotate(number / 50).save(send / f"{number}.jpg")
+    (send / "large.jpg").write_bytes(b"x" * 100_000_000)
+    (send / "text.jpg").write_text("no image")
+    (send / "cut.jpg").write_bytes((send / "0.jpg").read_bytes()[:3000])
+    Image.new("L", (20_000, 20_000)).save(send / "bomb.png")
+    Image.new("L", (7_000, 7_000)).save(send / "wide.png")
+    (send / "page.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>")
+    assert "happiness" in ask("0.jpg")
+    usual = peak_memory(process)
+    assert "exceeds the maximum file size" in ask("large.jpg")
+    assert "more than 50 megapixels" in ask("bomb.png")
+    assert "cut.jpg is not a readable image" in ask("cut.jpg")
+    assert "page.svg is not a readable image" in ask("page.svg")
+    assert ask("text.jpg").startswith("AppError: ")
+    assert ask("wide.png") == "No face found."
+    assert peak_memory(process) < usual + 1e9
+    with ThreadPoolExecutor(50) as strangers:
+        told = list(strangers.map(ask, [f"{number}.jpg" for number in range(50)]))
+    answered, busy = (sum(word in text for text in told) for word in ("happiness", "Queue is full"))
+    assert (answered + busy, answered >= 20) == (50, True), told
+    assert "happiness" in ask("0.jpg")
+    assert peak_memory(process) < usual + 1e9
+    deadline = time.monotonic() + 10
+    seen = {f"{number}.jpg" for number, text in enumerate(told) if "happiness" in text}
+    while left := {file.name for file in kept.rglob("*") if file.is_file()} & seen:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)

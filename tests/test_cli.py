@@ -18,6 +18,31 @@ def test_the_installed_command_exits_with_two_and_one_line() -> None:
     assert "did you mean 'b3_full'" in done.stderr
 
 
+def test_ctrl_c_while_it_starts_ends_in_one_line() -> None:
+    when_torch_is_imported = (
+        "import os, signal, sys, ngd_command\n"
+        "class Interrupt:\n"
+        "    def find_spec(name, *_):\n"
+        "        if name == 'torch': os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupt)\n"
+        "ngd_command.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", when_torch_is_imported], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "ngd: interrupted\n")
+
+
+def test_a_page_that_cannot_be_drawn_costs_no_run_and_ends_with_one(
+    tmp_path: Path, ngd: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("ngd_timm.train.loop.resume", lambda run: run)
+    done = ngd("train", "--resume", str(tmp_path))
+    assert (done.returncode, done.stdout, done.stderr) == (1, f"{tmp_path}\n", "")
+    assert caplog.messages == [
+        f"report.html is not written (InputError: {tmp_path} is not a finished run: fingerprint.json, recipe.yaml, "
+        f"metrics.json, summary.csv missing; train it to its end first); try again: ngd report {tmp_path}"
+    ]
+
+
 def test_evaluate_prints_text_markdown_latex_and_json_of_several_sets(
     student: Path, faces: Path, ngd: Callable[..., Any]
 ) -> None:

@@ -496,3 +496,39 @@ def test_an_error_in_one_process_ends_all_with_one_line_and_exit_code_2(faces: P
     assert lines[1][-1] == "ngd: image 7 is damaged"
     # the other process reports nothing: its connection only broke because of the first
     assert not [line for line in lines[0] + lines[1][:-1] if "ngd: " in line or "Connection closed" in line]
+
+
+def die_on_the_second(rank: int, port: int, folder: Path, *arguments: str) -> None:
+    """As two machines, of which one is gone: no agent of torchrun ends the other's process."""
+    from ngd_timm.core import ending
+
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "localhost"})
+    measure = GradientShare.measure
+
+    def die(shares: GradientShare, update: int, *batch: Any) -> Any:
+        if update == 2 and rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return measure(shares, update, *batch)
+
+    GradientShare.measure, ending._GRACE_SECONDS, sys.argv = die, 0.1, ["ngd", *arguments]
+    with open(folder / f"stderr-{rank}", "w") as sys.stderr:
+        main()
+
+
+def test_a_killed_process_ends_the_other_with_one_line(faces: Path, tmp_path: Path) -> None:
+    keys = ["data.name=schematic", f"data.root={faces}", "data.workers=0", "optim.batch_size=16", "optim.epochs=2"]
+    keys += ["student.backbone=test_resnet", "student.image_size=32", f"out={tmp_path / 'run'}"]
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    new = multiprocessing.get_context("spawn")  # a forked one could wait for a thread that it has not
+    both = [new.Process(target=die_on_the_second, args=(r, port, tmp_path, "train", "b0_ce", *keys)) for r in (0, 1)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(240)  # both import everything anew
+    assert [process.exitcode for process in both] == [1, -signal.SIGKILL]
+    last = (tmp_path / "stderr-0").read_text().splitlines()
+    assert last[-1].startswith("ngd: another process of this run has ended")
+    assert not [line for line in last if "Traceback" in line or "peer" in line]

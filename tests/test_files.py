@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.files import atomic_folder, check_place, write_json
+from ngd_timm.core.files import atomic_folder, atomic_path, check_place, write_json
 from ngd_timm.evaluate.student import evaluate
 
 
@@ -27,6 +29,24 @@ def test_an_interrupted_folder_leaves_the_earlier_folder_and_a_finished_one_repl
         (third / "new").write_text("3")
     assert [p.name for p in (tmp_path / "student").iterdir()] == ["new"]
     assert [p.name for p in tmp_path.iterdir()] == ["student"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows can't tell whether a writer lives")
+def test_a_writer_removes_what_a_killed_one_left_and_nothing_else(tmp_path: Path) -> None:
+    mine = [tmp_path / name for name in (".a.json.backup12", ".b.json.abcdefg1.json", ".a.json")]
+    killed, killed_folder = tmp_path / ".a.json.abcdefg1.json", tmp_path / ".new.old.abcdefg1"
+    for path in (*mine, killed):
+        path.write_text("half")
+    killed_folder.mkdir()
+    (killed_folder / "half").write_text("half")
+    with atomic_path(tmp_path / "a.json") as living:
+        time.sleep(0.2)
+        write_json(tmp_path / "a.json", {})
+        assert living.exists()
+        assert not killed.exists()
+    with atomic_folder(tmp_path / "new"):
+        pass
+    assert sorted(tmp_path.iterdir()) == sorted([*mine, tmp_path / "a.json", tmp_path / "new"])
 
 
 def test_json_without_a_value_for_nan_refuses_it(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_a_grid_that_was_changed(changed: dict[str, Any], message: str, refused:
     refused("prototypes show grid.safetensors", message)
 
 
-TESTS = {"5": {"mantel": {"p": 0.1}, "mantel_centered": {"p": 0.1}}}
+TESTS = {"5": {"mantel": {"r": 0.2, "p": 0.1}, "mantel_centered": {"r": 0.2, "p": 0.1}}}
 
 
 @rows(

@@ -495,6 +495,16 @@ def test_without_opencv_images_are_crops_and_a_line_says_how_to_get_the_detector
         FaceDetector()
 
 
+@pytest.mark.parametrize("left", [1720, 1990, 2030])
+def test_a_small_face_in_a_large_photograph_is_found_once_wherever_it_lies(
+    astronaut: Image.Image, bundled: Predictor, left: int
+) -> None:
+    photo = Image.new("RGB", (2600, 900), (90, 120, 90))
+    photo.paste(astronaut.crop((130, 20, 320, 210)).resize((60, 60)), (left, 400))
+    (face,) = bundled.photo(photo)
+    assert face.box == pytest.approx((left + 16, 414, 28, 33), abs=4)
+
+
 # ------------------------------------------------------------------ video
 
 

@@ -399,12 +399,14 @@ def test_a_grid_built_from_a_run_carries_no_path_and_an_older_run_is_to_be_fitte
     assert json.loads(metadata["preprocessing"])["source"] == "x.bdf"
     assert "DREAMER.mat" in everything
 
+    grids = json.loads((run / "scores.json").read_text())["grids"]
     change_json(run / "scores.json", grids=None)
-    with pytest.raises(InputError, match="lacks 'grids'; fit the teacher again") as e:
+    with pytest.raises(InputError, match="'grids': Field required; fit the teacher again") as e:
         build_grid(run)
     assert "\n" not in str(e.value)
-    with pytest.raises(InputError, match=r"scores\.json or fingerprint\.json lacks 'grids'"):
+    with pytest.raises(InputError, match=r"scores\.json 'grids': Field required; fit the teacher again"):
         write_teacher_report(run)
+    change_json(run / "scores.json", grids=grids)
     cells = load_file(run / "cells.safetensors")
     del cells["slope_people"]
     save_file(cells, run / "cells.safetensors")

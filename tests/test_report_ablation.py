@@ -104,4 +104,4 @@ def test_the_command_writes_the_page_again_and_names_what_is_missing(tmp_path: P
     write_json(tmp_path / "ablation.json", comparison)
     refused = ngd("report", str(tmp_path))
     assert refused.returncode == 2
-    assert "ablation.json lacks 'differences'" in refused.stderr
+    assert "ablation.json 'sets': Field required at ferplus:valid.differences" in refused.stderr

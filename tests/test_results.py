@@ -58,7 +58,7 @@ def voted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ablation(voted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("results") / "ablation"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ngd_timm.experiments.ablation.try_page", lambda run: None)
+        patch.setattr("ngd_timm.experiments.ablation.try_page", lambda *_: True)
         patch.setattr("ngd_timm.experiments.ablation.write_ablation_figures", lambda *_: None)
         arguments = ["b0_ce", "b1_kd", *SETTINGS, f"data.root={voted}"]
         command = ["ngd", "ablate", *arguments, "--seeds", "2", "--warm-start", "1", "--out", str(out)]

@@ -29,7 +29,12 @@ def run(trained_run: Path, tmp_path: Path) -> Path:
         "a fingerprint of one brace": ("fingerprint.json", "{", "train --resume run", "is not valid JSON"),
         "metrics that are no JSON": ("metrics.json", "{nan}", "report run", "metrics.json is not valid JSON"),
         "metrics in a list": ("metrics.json", "[]", "report run", "must hold a JSON object, got list"),
-        "metrics of another form": ("metrics.json", '{"a": 1}', "report run", "'a' is not an evaluation's"),
+        "metrics of another form": (
+            "metrics.json",
+            '{"a": 1}',
+            "report run",
+            "metrics.json 'a': Input should be a valid dictionary",
+        ),
         "a summary cut short": ("summary.csv", "epoch,lr\n0", "report run", "row 1 is not whole"),
     },
 )

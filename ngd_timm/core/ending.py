@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -14,19 +15,11 @@ from typing import NoReturn, TextIO
 from rich.console import Console
 
 from ngd_timm.core.distributed import is_first
-from ngd_timm.core.errors import InputError
+from ngd_timm.core.errors import InputError, PageError, printable
 
+BREAKS = "\n\t"
+"""Control characters that a terminal may get."""
 _GRACE_SECONDS = 5.0
-
-
-def for_terminal(text: object) -> str:
-    """Text for a terminal: control characters but line breaks and tabs, and bytes that are no text, as escapes.
-
-    Examples:
-        >>> for_terminal("fear\\x1b]0;title\\x07")
-        'fear\\\\x1b]0;title\\\\x07'
-    """
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in str(text))
 
 
 class Terminal:
@@ -36,14 +29,14 @@ class Terminal:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        return self._stream.write(for_terminal(text))
+        return self._stream.write(printable(text, BREAKS))
 
 
 class _ForTerminal(logging.Formatter):
     """What files say stands in messages."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return for_terminal(super().format(record))
+        return printable(super().format(record), BREAKS)
 
 
 def start_logging() -> None:
@@ -63,8 +56,17 @@ def one_line_errors() -> Iterator[None]:
             yield
     except InputError as error:
         leave_with(str(error), 2)
+    except PageError as error:
+        leave_with(str(error), 1)
+    except RuntimeError as error:
+        if not (_together() and re.search("gloo|NCCL|Connection (closed|reset)", str(error))):
+            raise
+        print_error(
+            "another process of this run has ended; see what it says, then continue with ngd train --resume RUN"
+        )
+        sys.exit(1)
     except KeyboardInterrupt:
-        sys.exit(130)
+        leave_with("interrupted", 130)
     except BrokenPipeError:  # the reader of a pipe (head, less) went away; that is no failure of ours
         _discard_output()
     except OSError as error:
@@ -81,10 +83,14 @@ def _one_report() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not (is_first() and isinstance(error, (InputError, OSError))):
+        if _together() and not (is_first() and isinstance(error, (InputError, OSError))):
             signal.signal(signal.SIGTERM, lambda *_: os._exit(2))
             time.sleep(_GRACE_SECONDS)
         raise
+
+
+def _together() -> bool:
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 
 def leave_with(message: str, code: int) -> NoReturn:
@@ -96,8 +102,7 @@ def leave_with(message: str, code: int) -> NoReturn:
 
 def print_error(message: str) -> None:
     """Print a message in one line on standard error."""
-    line = for_terminal(message).replace("\n", "\\n").replace("\t", "\\t")
-    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"ngd: {line}")
+    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"ngd: {printable(message)}")
 
 
 def _discard_output() -> None:

@@ -1,4 +1,4 @@
-"""Errors of the input, which the command line prints as one line before it exits with 2."""
+"""Errors of the input, which the command line prints as one line before it exits with 2, and what they quote."""
 
 from __future__ import annotations
 
@@ -10,10 +10,29 @@ class InputError(ValueError):
     """Something the user gave can't be used. The message says what was given, what is allowed and what to do."""
 
 
+class PageError(Exception):
+    """Some page or figure is not written; all that it is about is finished."""
+
+
 def choices(what: str, value: object, allowed: Iterable[object]) -> InputError:
     """An `InputError` for a name outside a closed set, with the nearest allowed name and all of them."""
     names = [str(a) for a in allowed]
     near = difflib.get_close_matches(str(value)[:80], names, n=1, cutoff=0.5)
     hint = f"; did you mean '{near[0]}'?" if near else "."
-    shown = str(value) if len(str(value)) <= 80 else f"{str(value)[:77]}..."
-    return InputError(f"unknown {what} '{shown}'{hint} Allowed: {', '.join(names)}")
+    return InputError(f"unknown {what} '{quoted(value)}'{hint} Allowed: {', '.join(names)}")
+
+
+def printable(text: object, kept: str = "") -> str:
+    """A text with control characters, but those in `kept`, and bytes that are no text, as escapes.
+
+    Examples:
+        >>> printable("fear\\x1b]0;title\\x07")
+        'fear\\\\x1b]0;title\\\\x07'
+    """
+    return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def quoted(value: object) -> str:
+    """A value as a message shows it: one line of at most 80 characters."""
+    text = str(value)
+    return printable(text) if len(text) <= 80 else f"{printable(text[:80])[:77]}..."

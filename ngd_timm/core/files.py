@@ -6,11 +6,13 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,16 @@ from safetensors import SafetensorError
 
 from ngd_timm.core.errors import InputError
 
+try:
+    import fcntl
+except ImportError:  # Windows, where a killed process's temporary files stay
+    fcntl = None  # type: ignore[assignment]
+
 _LARGEST_JSON = 16 << 20
+_RANDOM = "[a-z0-9_]{8}"
+"""What `tempfile` ends its names with."""
+_UNLOCKED = 0.1
+"""Seconds: for longer no living writer leaves what it has made without its lock."""
 
 
 @contextlib.contextmanager
@@ -31,11 +42,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
         os.close(descriptor)
         try:
-            yield Path(name)
-            _settle(Path(name))
-            os.replace(name, path)
+            with _held(Path(name)):
+                yield Path(name)
+                _settle(Path(name))
+                os.replace(name, path)
         finally:
             Path(name).unlink(missing_ok=True)
+        _remove_abandoned(path.parent, path.name, path.suffix)
 
 
 @contextlib.contextmanager
@@ -47,28 +60,31 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         temporary.chmod(0o755)
         try:
-            yield temporary
-            if path.exists():
-                old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-                os.replace(path, old / path.name)
-                os.replace(temporary, path)
-                shutil.rmtree(old)
-            else:
-                os.replace(temporary, path)
+            with _held(temporary):
+                yield temporary
+                if path.exists():
+                    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+                    os.replace(path, old / path.name)
+                    os.replace(temporary, path)
+                    shutil.rmtree(old)
+                else:
+                    os.replace(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+        _remove_abandoned(path.parent, path.name)
 
 
 @contextlib.contextmanager
 def atomic_files(folder: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder within `folder`; its files move up together when the block ends well, others stay."""
+    """Yield a temporary folder within `folder`; its files move up if the block ends well, the newest last."""
     folder = Path(folder)
     with write_refusals(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".files.", dir=folder) as temporary:
+        with tempfile.TemporaryDirectory(prefix=".files.", dir=folder) as temporary, _held(Path(temporary)):
             yield Path(temporary)
-            for path in Path(temporary).iterdir():
+            for path in sorted(Path(temporary).iterdir(), key=lambda path: path.stat().st_mtime_ns):
                 os.replace(path, folder / path.name)
+        _remove_abandoned(folder, "files")
 
 
 def check_place(path: str | Path) -> None:
@@ -100,6 +116,39 @@ def write_refusals(path: Path) -> Iterator[None]:
         raise InputError(f"{path} can't be written ({reason}); choose another place, or free some space") from None
 
 
+@contextlib.contextmanager
+def _held(temporary: Path) -> Iterator[None]:
+    """Lock a temporary file or folder, so that other processes see that its writer lives."""
+    descriptor = os.open(temporary, os.O_RDONLY) if fcntl else None
+    try:
+        if descriptor is not None:
+            with contextlib.suppress(OSError):  # not every file system has locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _remove_abandoned(folder: Path, name: str, suffix: str = "") -> None:
+    """Remove the temporary files and folders that killed processes left when they wrote the same name."""
+    pattern = re.compile(rf"\.{re.escape(name)}\.(old\.)?{_RANDOM}{re.escape(suffix)}")
+    for path in folder.iterdir() if fcntl else ():
+        if pattern.fullmatch(path.name):
+            with contextlib.suppress(OSError):
+                descriptor = os.open(path, os.O_RDONLY)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if time.time() - os.fstat(descriptor).st_ctime > _UNLOCKED:
+                        _remove(path)
+                finally:
+                    os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 def _settle(file: Path) -> None:
     umask = os.umask(0)
     os.umask(umask)
@@ -110,14 +159,14 @@ def _settle(file: Path) -> None:
 
 def is_leftover(path: Path) -> bool:
     """Whether a path has the temporary name of a killed write."""
-    return re.fullmatch(r"\..+\.[a-z0-9_]{8}(\.\w+)?", path.name) is not None
+    return re.fullmatch(rf"\..+\.{_RANDOM}(\.\w+)?", path.name) is not None
 
 
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files of killed writes from a folder, if it exists."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if is_leftover(path):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            _remove(path)
 
 
 def require_regular(path: str | Path) -> None:
@@ -146,11 +195,17 @@ def read_json(path: str | Path, shown: str | None = None) -> dict[str, Any]:
     if path.stat().st_size > _LARGEST_JSON:
         raise InputError(f"{name} is larger than {_LARGEST_JSON >> 20} MB; ngd_timm writes none of that size")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"), parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{name} is not valid JSON ({' '.join(str(error).split())[:120]})") from None
     if not isinstance(value, dict):
         raise InputError(f"{name} must hold a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text[:20]} is no number of JSON")
     return value
 
 

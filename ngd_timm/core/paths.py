@@ -1,10 +1,13 @@
-"""Removes the folders from paths in texts that are published."""
+"""Texts that are published: paths without their folders, and nothing that Markdown would take for its own."""
 
 from __future__ import annotations
 
+import html
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
+
+from ngd_timm.core.errors import printable
 
 ValueT = TypeVar("ValueT")
 
@@ -29,11 +32,31 @@ def last_part(path: str) -> str:
 
 def without_paths(value: ValueT) -> ValueT:
     """The same value with every path in its texts, keys included, cut to its last part; URLs stay."""
-    cleaned: Any = value
+    return _in_texts(value, lambda text: _PATH.sub(lambda found: found["address"] or last_part(found[0]), text))
+
+
+def as_markdown(value: ValueT) -> ValueT:
+    """The same value with every text in it, keys included, as one line of Markdown: no tag, heading or end of a cell.
+
+    Examples:
+        >>> as_markdown(["<b>", "a|b", "one\\n# two"])
+        ['&lt;b&gt;', 'a\\\\|b', 'one # two']
+    """
+    return _in_texts(value, markdown_line)
+
+
+def markdown_line(text: str) -> str:
+    """`as_markdown` of a text."""
+    line = printable(" ".join(text.splitlines()))
+    return re.sub(r"(?<!\\)\|", r"\|", html.escape(line, quote=False))
+
+
+def _in_texts(value: ValueT, change: Callable[[str], str]) -> ValueT:
+    changed: Any = value
     if isinstance(value, Mapping):
-        cleaned = {without_paths(key): without_paths(entry) for key, entry in value.items()}
+        changed = {_in_texts(key, change): _in_texts(entry, change) for key, entry in value.items()}
     elif isinstance(value, list):
-        cleaned = [without_paths(entry) for entry in value]
+        changed = [_in_texts(entry, change) for entry in value]
     elif isinstance(value, str):
-        cleaned = _PATH.sub(lambda found: found["address"] or last_part(found[0]), value)
-    return cleaned
+        changed = change(value)
+    return changed

@@ -23,9 +23,9 @@ from pydantic import (
 )
 
 from ngd_timm.core.affect import ANCHORS, CLASSES
-from ngd_timm.core.errors import InputError, choices
+from ngd_timm.core.errors import InputError, choices, quoted
 from ngd_timm.core.files import packaged
-from ngd_timm.core.safe_yaml import printable, read_yaml, write_yaml
+from ngd_timm.core.safe_yaml import read_yaml, write_yaml
 
 _MAX_BYTES = 1 << 20
 
@@ -145,7 +145,7 @@ def ramp_shares(ramp: Sequence[float]) -> tuple[float, float]:
         start = end = math.nan
     if not 0 <= start <= end <= 1:
         raise InputError(
-            f"ramp must be two shares of the run, 0 <= start <= end <= 1, got {printable(ramp)}; divide epochs by the "
+            f"ramp must be two shares of the run, 0 <= start <= end <= 1, got {quoted(ramp)}; divide epochs by the "
             "length of the run: epochs 20 to 60 of 100 are (0.2, 0.6)"
         )
     return start, end
@@ -323,8 +323,8 @@ class Recipe(StrictModel):
         for name in self.best_on:
             if name not in self.eval:
                 raise ValueError(
-                    f"best_on names {printable(name)}, which is not in eval ({', '.join(self.eval) or 'empty'}); add "
-                    f"it there, as eval={{{printable(name)}: ROOT}}, or leave best_on empty to choose on validation"
+                    f"best_on names {quoted(name)}, which is not in eval ({', '.join(self.eval) or 'empty'}); add "
+                    f"it there, as eval={{{quoted(name)}: ROOT}}, or leave best_on empty to choose on validation"
                 )
         if len(set(self.best_on)) != len(self.best_on):
             raise ValueError(f"best_on names a set twice: {', '.join(self.best_on)}; write each once")
@@ -430,7 +430,7 @@ def _with_base(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if base is None:
         return data
     if not isinstance(base, str):
-        raise InputError(f"{path}: base must be the name or path of a recipe, got {printable(repr(base))}")
+        raise InputError(f"{path}: base must be the name or path of a recipe, got {quoted(repr(base))}")
     if Path(base).suffix in (".yaml", ".yml"):
         base = str(path.parent / base)
     return _merged(_with_base(_find(base), (*seen, path.resolve())), data)
@@ -461,17 +461,17 @@ def _parse(path: Path) -> dict[str, Any]:
 def _apply(data: dict[str, Any], override: str) -> None:
     key, equals, raw = override.partition("=")
     if not equals or not key:
-        raise InputError(f"'{printable(override)}' is not key=value; write for example optim.epochs=12")
+        raise InputError(f"'{quoted(override)}' is not key=value; write for example optim.epochs=12")
     try:
         value = read_yaml(raw)
     except yaml.YAMLError:
-        raise InputError(f"the value in '{printable(override)}' is not valid YAML") from None
+        raise InputError(f"the value in '{quoted(override)}' is not valid YAML") from None
     *parents, leaf = key.split(".")
     for part in parents:
         if data.get(part) is None:
             data[part] = {}
         if not isinstance(data[part], dict):
-            raise InputError(f"'{printable(override)}': '{part}' is a value, not a section")
+            raise InputError(f"'{quoted(override)}': '{part}' is a value, not a section")
         data = data[part]
     data[leaf] = value
 
@@ -479,7 +479,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
 def _first_problem(model: type[StrictModel], error: ValidationError) -> str:
     problem = error.errors(include_url=False)[0]
     where = [part for part in problem["loc"] if isinstance(part, str)]  # without places in a list
-    key = printable(".".join(where))
+    key = quoted(".".join(where))
     if problem["type"] == "extra_forbidden":
         known = list(_keys(model))
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
@@ -490,7 +490,7 @@ def _first_problem(model: type[StrictModel], error: ValidationError) -> str:
     message = " ".join(problem["msg"].removeprefix("Value error, ").split())[:600]
     if problem["type"] == "value_error":
         return f"{key}: {message}" if key else message
-    return f"{key}: {message}, got {printable(repr(problem['input']))}"
+    return f"{key}: {message}, got {quoted(repr(problem['input']))}"
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:

@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from ngd_timm.core.errors import quoted
+
 _DEEPEST = 20
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 # what PyYAML's constructors raise where a tag and its text don't fit: 2024-13-45, !!int "", !!bool x, 5000 digits
@@ -17,7 +19,7 @@ _CONSTRUCTOR_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeErr
 def read_yaml(text: str) -> Any:
     """Plain data from YAML, with the floats of YAML 1.2 (2e-4 is a number)."""
     try:
-        return yaml.load(text, Loader=_Loader)
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except _CONSTRUCTOR_ERRORS as error:
         raise yaml.YAMLError(f"{error or type(error).__name__}") from None
 
@@ -25,13 +27,6 @@ def read_yaml(text: str) -> Any:
 def write_yaml(value: Any) -> str:
     """YAML that `read_yaml` reads back to an equal value."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
-
-
-def printable(value: object) -> str:
-    """A value as a message shows it: one line of at most 80 characters."""
-    text = str(value)
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:80])
-    return shown if len(text) <= 80 else f"{shown[:77]}..."
 
 
 class _Loader(yaml.SafeLoader):
@@ -54,7 +49,7 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, Hashable):
                 raise yaml.YAMLError("a list, a mapping or a set is no key")
             if key in seen:
-                raise yaml.YAMLError(f"key '{printable(key)}' stands twice")
+                raise yaml.YAMLError(f"key '{quoted(key)}' stands twice")
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -67,7 +62,7 @@ class _Loader(yaml.SafeLoader):
     def construct_text(self, node: yaml.ScalarNode) -> str:
         text = str(self.construct_scalar(node))
         if _CONTROL.search(text):
-            raise yaml.YAMLError(f"control characters, or half of one, in {printable(ascii(text))}")
+            raise yaml.YAMLError(f"control characters, or half of one, in {quoted(ascii(text))}")
         return text
 
 

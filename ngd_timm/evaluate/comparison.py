@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.files import read_json
 from ngd_timm.evaluate.metrics import mean_over_seeds, paired_difference
 from ngd_timm.evaluate.predictions import Predictions, prediction_file, read_predictions
 from ngd_timm.evaluate.run_log import read_rows
+from ngd_timm.evaluate.schema import read_entries
 from ngd_timm.losses import COMPONENTS
 
 RecipePredictions = Mapping[str, Sequence[tuple[str, Predictions]]]
@@ -92,7 +92,7 @@ def _shared_keys(runs: Mapping[str, Sequence[Path]]) -> list[str]:
         file = folder / "metrics.json"
         if not file.is_file():
             raise InputError(f"{folder} has no metrics.json; train it to its end: ngd train --resume {folder}")
-        keys.append(list(read_json(file)))
+        keys.append(list(read_entries(file)))
     shared = [key for key in keys[0] if all(key in other for other in keys)]
     if not shared:
         raise InputError(f"the runs were scored on no common set: {', '.join(sorted(set().union(*keys)))}")
@@ -142,10 +142,10 @@ def training_summary(folders: Sequence[Path]) -> dict[str, Any]:
     for folder in folders:
         rows = read_rows(folder / "summary.csv")
         epochs = len(rows)
-        seconds.append(sum(float(row["seconds"]) for row in rows))
+        seconds.append(sum(row["seconds"] or 0 for row in rows))
         for term, values in shares.items():
-            values += [float(row[f"share_{term}"]) for row in rows if row[f"share_{term}"]]
-        lambdas += [float(row["lambda_proto_kd"]) for row in rows if row["lambda_proto_kd"]]
+            values += [share for row in rows if (share := row.get(f"share_{term}")) is not None]
+        lambdas += [weight for row in rows if (weight := row.get("lambda_proto_kd")) is not None]
     return {
         "share": {term: float(np.mean(values)) if values else None for term, values in shares.items()},
         "lambda_proto_kd": float(np.mean(lambdas)) if lambdas else None,

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.files import read_json
 from ngd_timm.core.hub import fetch, hub_id
 from ngd_timm.core.recipe import Recipe, load_recipe
+from ngd_timm.evaluate.metrics import METRICS
 from ngd_timm.evaluate.predictions import Predictions, prediction_file, read_predictions
-from ngd_timm.evaluate.run_log import read_rows
+from ngd_timm.evaluate.run_log import Row, present_column, read_rows
+from ngd_timm.evaluate.schema import read_entries, read_fingerprint
 from ngd_timm.grid.prototypes import GRID_FILE, PrototypeGrid
 from ngd_timm.models.ngd_models import TimmModel
 from ngd_timm.models.student import (
@@ -66,9 +67,11 @@ class Run:
         return {self.student_sha256, notes_of(self.student).get("folded_from", self.student_sha256)}
 
     @cached_property
-    def rows(self) -> list[dict[str, str]]:
+    def rows(self) -> list[Row]:
         """summary.csv, a row an epoch; it is never on the Hub."""
-        return read_rows(self.folder / _SUMMARY)
+        sets, metrics = self.recipe.best_on, METRICS if self.recipe.best_on else ()
+        chosen_by = [present_column(name, metric) for name in sets for metric in metrics]
+        return read_rows(self.folder / _SUMMARY, [*(f"valid_{metric}" for metric in metrics), *chosen_by])
 
     @cached_property
     def predictions(self) -> dict[str, Predictions]:
@@ -115,7 +118,7 @@ def read_metrics(files: Sequence[str | Path], run: Run) -> dict[str, Any]:
     for file in map(Path, files):
         if not file.is_file():
             raise InputError(f"no metrics file {file}; write one with: ngd evaluate RUN --data SPEC --out {file}")
-        entries = read_json(file)
+        entries = read_entries(file)
         check_student(entries, run, str(file))
         if twice := sorted(set(entries) & set(together)):
             raise InputError(f"{file}: {', '.join(twice)} stands in an earlier file too; leave one out")
@@ -127,7 +130,7 @@ def check_student(metrics: Mapping[str, Any], run: Run, shown: str) -> list[str]
     """Refuse metrics of another student than the run's, under the name `shown`; the sets that name no student."""
     unnamed = []
     for key, entry in metrics.items():
-        sha256 = entry.get("student_sha256") if isinstance(entry, dict) else None
+        sha256 = entry.get("student_sha256")
         if sha256 is None:
             unnamed.append(key)
         elif not {sha256, entry.get("folded_from")} & run.known_sha256:
@@ -142,23 +145,29 @@ def _read(folder: Path, student_at: Path, shown: str, needed: Sequence[str]) -> 
     missing = [name for name in needed if not (folder / name).is_file()]
     if missing:
         raise InputError(f"{shown} is not a finished run: {', '.join(missing)} missing; train it to its end first")
-    grid_file = folder / GRID_FILE
+    grid_file, recipe = folder / GRID_FILE, load_recipe(Recipe, folder / "recipe.yaml")
+    metrics = read_entries(folder / "metrics.json", shown)
+    for key, entry in metrics.items():
+        if tuple(entry["per_class"]) != recipe.data.classes:
+            raise InputError(
+                f"{shown}: metrics.json has {key} of other classes than recipe.yaml; evaluate the run again"
+            )
     return Run(
         source=shown,
         folder=folder,
         student_folder=student_at,
-        recipe=load_recipe(Recipe, folder / "recipe.yaml"),
-        fingerprint=read_json(folder / "fingerprint.json", shown),
-        metrics=read_json(folder / "metrics.json", shown),
+        recipe=recipe,
+        fingerprint=read_fingerprint(folder / "fingerprint.json", shown),
+        metrics=metrics,
         grid=PrototypeGrid.load(grid_file) if grid_file.is_file() else None,
     )
 
 
 def _predictions(file: Path, recipe: Recipe, entry: dict[str, Any]) -> Predictions:
     found = read_predictions(file)
-    if found.classes != recipe.data.classes or len(found.target) != entry.get("n"):
+    if found.classes != recipe.data.classes or len(found.target) != entry["n"]:
         raise InputError(
             f"{file} is about {len(found.target)} images of {', '.join(found.classes)}, metrics.json about "
-            f"{entry.get('n')} of {', '.join(recipe.data.classes)}; evaluate the run again"
+            f"{entry['n']} of {', '.join(recipe.data.classes)}; evaluate the run again"
         )
     return found

@@ -10,15 +10,17 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import torch
+from pydantic import Field
 
 from ngd_timm.core.commands import without_folders
 from ngd_timm.core.distributed import is_first
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.files import read_json, write_json
+from ngd_timm.core.files import write_json
 from ngd_timm.core.recipe import Recipe, to_yaml
+from ngd_timm.core.schema import Count, read_checked, record
 from ngd_timm.evaluate.metrics import METRIC_NAMES, METRICS
 from ngd_timm.losses import COMPONENTS
 
@@ -29,6 +31,10 @@ COLUMNS = (
     *("temperature", "seconds", "images_per_second"),
 )
 _PRESENT = "_present_"
+_TRACKED = record({"id": Annotated[str, Field(pattern=r"^[0-9a-f]+$")], "epochs": Count})
+_LARGEST = 1e30  # of a value of summary.csv
+Row: TypeAlias = dict[str, float | None]
+"""Of summary.csv, by column; None where there is no number."""
 _STATE = ("checkpoint", "checkpoint_ema", "optimizer", "scaler", "random", "epoch", "step", "rows", "means")
 
 
@@ -41,7 +47,7 @@ def choice_score(recipe: Recipe, row: Mapping[str, Any]) -> float:
     """What `student_best/` is chosen by, of an epoch's row: on validation, or the mean over the sets of `best_on`."""
     columns = [present_column(name, recipe.best_metric) for name in recipe.best_on]
     columns = columns or [f"valid_{recipe.best_metric}"]
-    return sum(float(row[column]) for column in columns) / len(columns)
+    return sum(row[column] for column in columns) / len(columns)
 
 
 def choice_note(recipe: Recipe) -> str:
@@ -106,7 +112,9 @@ def tracking(recipe: Recipe, out: Path) -> Iterator[Callable[[dict[str, Any]], N
         yield lambda row: None
         return
     file = out / "tracker.json"
-    known: dict[str, Any] = read_json(file, str(file)) if file.is_file() else {"id": secrets.token_hex(4), "epochs": 0}
+    known: dict[str, Any] = {"id": secrets.token_hex(4), "epochs": 0}
+    if file.is_file():
+        known = read_checked(_TRACKED, file, fix="remove it, then the tracker begins anew")
     write_json(file, known)
     with redirect_stdout(sys.stderr):  # where a run prints
         log, close = _TRACKERS[recipe.tracker](out.resolve(), known["id"], known["epochs"], without_folders(recipe))
@@ -181,17 +189,27 @@ def summary_csv(rows: list[dict[str, Any]], best_on: Sequence[str] = ()) -> str:
     return text.getvalue()
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of summary.csv, one an epoch."""
+def read_rows(path: Path, needed: Sequence[str] = ()) -> list[Row]:
+    """The rows of summary.csv, one an epoch; a column that is needed has a number in every row."""
     if not path.is_file():
         raise InputError(f"{path} is missing; it lies in the directory that the run was trained into")
     with open(path, newline="", encoding="utf-8") as handle:
-        rows = list(csv.DictReader(handle))
-    if not rows or "epoch" not in rows[0]:
+        texts = list(csv.DictReader(handle))
+    if not texts or "epoch" not in texts[0]:
         raise InputError(f"{path} has no epochs; train the run first")
-    short = next((i for i, row in enumerate(rows, start=1) if None in row or None in row.values()), None)
-    if short is not None:
-        raise InputError(f"{path}: row {short} is not whole; bring the file again, or continue the run")
+    rows: list[Row] = []
+    for number, text in enumerate(texts):
+        try:
+            row = {name: float(cell) if cell else None for name, cell in text.items() if name in texts[0]}
+            values = [row[name] for name in ("epoch", "seconds", *needed)]
+            whole = None not in text and None not in text.values() and None not in values and values[0] == number
+            if not whole or not all(abs(value or 0) <= _LARGEST for value in row.values()):
+                raise ValueError
+        except (ValueError, TypeError, KeyError):
+            raise InputError(
+                f"{path}: row {number + 1} is not whole; bring the file again, or continue the run"
+            ) from None
+        rows.append(row)
     return rows
 
 

@@ -13,12 +13,13 @@ import torch
 from ngd_timm.core.affect import ANCHORS, AXES, anchors
 from ngd_timm.core.devices import open_device
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.files import check_place, read_json, write_json
+from ngd_timm.core.files import check_place, write_json
 from ngd_timm.core.hub import pin
 from ngd_timm.core.recipe import DataConfig, Recipe, load_recipe
 from ngd_timm.evaluate.metrics import METRIC_NAMES, protocol_name, rating_scores, scoring_name
 from ngd_timm.evaluate.predictions import Predictions, predict, prediction_file, write_predictions
 from ngd_timm.evaluate.run_log import choice_note, read_rows, read_state
+from ngd_timm.evaluate.schema import read_entries
 from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.losses.proto_kd import ProtoKDLoss
 from ngd_timm.models.logit_adjustment import prior_shift
@@ -184,7 +185,7 @@ def _rated(dataset: Any, predicted: Predictions, temperature: float, run: tuple[
 def _refuse_kept(run: Path, keys: Sequence[str]) -> None:
     """Never overwrite the predictions behind a run's metrics.json."""
     file = run / "metrics.json"
-    own = set(read_json(file)) if file.is_file() else set()
+    own = set(read_entries(file)) if file.is_file() else set()
     if twice := [key for key in keys if key in own and prediction_file(run, key).is_file()]:
         raise InputError(f"{run} keeps its own predictions of {', '.join(twice)}; leave --predictions or the set out")
 

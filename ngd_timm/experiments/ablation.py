@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from graphlib import CycleError, TopologicalSorter
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from ngd_timm.core.errors import InputError, choices
-from ngd_timm.core.files import read_json, write_json, write_text
+from ngd_timm.core.errors import InputError, PageError, choices
+from ngd_timm.core.files import write_json, write_text
 from ngd_timm.core.recipe import LossConfig, Recipe, TeacherRun, load_recipe
 from ngd_timm.data import parse_spec
 from ngd_timm.evaluate.comparison import compare
 from ngd_timm.evaluate.metrics import METRICS
+from ngd_timm.evaluate.schema import read_fingerprint
 from ngd_timm.experiments.sweep import read_sweeps, swept_rows
 from ngd_timm.models.student import student_files
 from ngd_timm.report import try_page, write_ablation_report
@@ -68,16 +70,20 @@ def ablate(
         _refuse_another_run(run)
     data = _trained_data(runs)
     tables: list[Table] = []
+    drawn = True
     for number, run in enumerate(runs, 1):
-        _finish(run, command, f"[{number}/{len(runs)}] {run.name}, seed {run.seed}")
+        drawn &= _finish(run, command, f"[{number}/{len(runs)}] {run.name}, seed {run.seed}")
         _refuse_other_data(run, data)
         if run is plan[run.seed][-1]:
             done = range(base, run.seed + 1)
             folders = {name: [_folder(out, name, seed) for seed in done] for name in recipes}
             start = [] if warm_start is None else [_folder(out, WARM_START, seed) for seed in done]
             comparison = compare(folders, done, start, swept=swept)
-            last = number == len(runs)
-            tables = _write({**comparison, "command": command, "choose": choice}, out, last)
+            comparison |= {"command": command, "choose": choice}
+            tables = _write(comparison, out)
+            drawn &= try_page(out, partial(_draw, comparison, number == len(runs)))
+    if not drawn:
+        raise PageError(f"{out}: the runs, ablation.json, table.md and table.tex are finished; a page or figure is not")
     return tables
 
 
@@ -279,10 +285,10 @@ def _refuse_other_data(run: Recipe, known: dict[bool, dict[str, str]]) -> None:
     """A difference between runs on other images, labels, valence or arousal would not be one of their recipes."""
     file = _run_folder(run) / "fingerprint.json"
     try:
-        reports = read_json(file)["data"]
+        reports = read_fingerprint(file)["data"]
         # unlabelled images are a recipe's own, as its teacher is
-        trained = {split: str(reports[split]["sha256"]) for split in ("train", "valid")}
-    except (KeyError, TypeError, AttributeError):
+        trained = {split: reports[split]["sha256"] for split in ("train", "valid")}
+    except KeyError:
         raise InputError(f"{file} lacks the hashes of its data; remove that run, then it is trained again") from None
     for split, sha256 in known.setdefault(run.data.streaming, trained).items():
         if trained[split] != sha256:
@@ -293,12 +299,13 @@ def _refuse_other_data(run: Recipe, known: dict[bool, dict[str, str]]) -> None:
             )
 
 
-def _finish(run: Recipe, command: Sequence[str] | None, title: str) -> None:
+def _finish(run: Recipe, command: Sequence[str] | None, title: str) -> bool:
+    """Train what is missing of a run; whether its page could be written."""
     folder = _run_folder(run)
     if (folder / "metrics.json").is_file():
         _refuse_other_sources(run)
         logger.info(f"{title}: done before")
-        return
+        return True
     try:
         if (folder / "recipe.yaml").is_file():
             logger.info(f"{title}: goes on")
@@ -306,7 +313,7 @@ def _finish(run: Recipe, command: Sequence[str] | None, title: str) -> None:
         else:
             logger.info(f"{title}: begins")
             train(run, command)
-        try_page(folder)
+        return try_page(folder)
     except (KeyboardInterrupt, Stopped):
         logger.info(f"{title}: stopped; the same command goes on from there")
         raise
@@ -314,7 +321,7 @@ def _finish(run: Recipe, command: Sequence[str] | None, title: str) -> None:
 
 def _refuse_other_sources(run: Recipe) -> None:
     """A finished run is no longer the planned one where its teacher, start or grid has changed since."""
-    fingerprint, grid = read_json(_run_folder(run) / "fingerprint.json"), open_grid(run)
+    fingerprint, grid = read_fingerprint(_run_folder(run) / "fingerprint.json"), open_grid(run)
     for key, name, now in (
         ("teacher", "teacher", teacher_hash(run)),
         ("teacher_config", "teacher's config.json", teacher_config_hash(run)),
@@ -325,18 +332,21 @@ def _refuse_other_sources(run: Recipe) -> None:
             raise InputError(f"{_run_folder(run)} was trained with another {name} than is there now; remove that run")
 
 
-def _write(comparison: dict[str, Any], out: Path, last: bool) -> list[Table]:
-    """Tables and page; after the last seed the figures too, which take a minute."""
+def _write(comparison: dict[str, Any], out: Path) -> list[Table]:
     tables = ablation_tables(comparison)
     write_json(out / "ablation.json", comparison)
     write_text(out / "table.md", "\n\n".join(table.markdown() for table in tables) + "\n")
     preamble = "% needs \\usepackage{booktabs,graphicx}; then \\input{table.tex}"
     write_text(out / "table.tex", "\n\n".join([preamble, *(table.latex() for table in tables)]) + "\n")
+    return tables
+
+
+def _draw(comparison: dict[str, Any], last: bool, out: Path) -> Path:
+    """Plots and page; after the last seed the figures too, which take a minute."""
     if len(comparison["recipes"]) > 1:
         write_difference_plot(comparison, out / "ablation.png")
     if comparison["swept"]:
         write_sensitivity_plot(comparison, out / "sensitivity.png")
     if last:
         write_ablation_figures(comparison, out)
-    write_ablation_report(out)
-    return tables
+    return write_ablation_report(out)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor
 
 from ngd_timm.core.affect import CLASSES
@@ -16,6 +17,7 @@ from ngd_timm.core.devices import open_device
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.files import check_place, read_json, write_json, write_text
 from ngd_timm.core.recipe import Recipe, load_recipe
+from ngd_timm.core.schema import Amount, Count, Name, by_key, listed, read_checked, record
 from ngd_timm.data import load_split, parse_spec
 from ngd_timm.data.labels import LABEL_RULES
 from ngd_timm.evaluate.comparison import (
@@ -35,6 +37,7 @@ from ngd_timm.evaluate.metrics import (
 from ngd_timm.evaluate.predictions import Predictions, predict
 from ngd_timm.evaluate.run import Run, read_run
 from ngd_timm.evaluate.run_log import with_bar
+from ngd_timm.evaluate.schema import KEPT_ENTRY, SCORES, read_comparison
 from ngd_timm.evaluate.student import face_batches
 from ngd_timm.grid.verdict import difference_verdict
 from ngd_timm.models.student import run_folder
@@ -96,6 +99,14 @@ _QUESTIONS: Mapping[str, Sequence[tuple[str, str, str]]] = {
         ("the paper's tau and lambda, as tau_paper has them", "tau_paper", "b2_share"),
     ),
 }
+
+
+_NOTES = {"command": str, "epochs": Count, "minutes": Amount}
+_NOTES |= {"metrics": by_key(record({"n": PositiveInt, "8way": SCORES}), Name, 1)}
+# of the JSON beside a page, what an earlier one is used for
+_PARTS = {"beside": by_key(record(_NOTES)), "tried": by_key(record(_NOTES)), "students": by_key(str)}
+_PARTS |= {"data": by_key(str), "sets": by_key(record({"classes": listed(str), "beside": by_key(KEPT_ENTRY)}))}
+_PAGE = record({**_PARTS, "kind": Literal["ngd results"]})
 
 
 class _Earlier(NamedTuple):
@@ -183,9 +194,7 @@ def _is_ablation(sources: Sequence[str | Path]) -> bool:
 
 def _of_ablation(folder: Path) -> tuple[dict[str, Any], dict[str, list[Run]]]:
     """What the page keeps of ablation.json, and the runs by row."""
-    comparison = read_json(folder / "ablation.json")
-    if missing := [key for key in _KEPT if key not in comparison]:
-        raise InputError(f"{folder / 'ablation.json'} lacks {', '.join(missing)}; run the same ngd ablate again")
+    comparison = read_comparison(folder)
     command = shown_command(comparison, f"ngd ablate {' '.join(comparison['recipes'])} data.root=… --out ablation")
     rows = {name: [read_run(folder / "runs" / run) for run in runs] for name, runs in comparison["runs"].items()}
     return {**comparison, "commands": {"ablate": command}}, rows
@@ -441,22 +450,18 @@ def _read_earlier(path: str | Path | None, beside: Sequence[str], tried: Sequenc
     if path is None:
         return _Earlier(Path(), {}, {}, {})
     file = Path(path)
-    page = read_json(file)
-    if page.get("kind") != _KIND:
-        raise InputError(f"{file} is not the JSON of a page of ngd results; give --earlier the one beside RESULTS.md")
-    try:
-        others, settings = (
-            {run: {**notes, "earlier": True} for run, notes in page[key].items() if run not in again}
-            for key, again in (("beside", beside), ("tried", tried))
-        )
-        for notes in (*others.values(), *settings.values()):
-            _ = [notes[key] for key in ("command", "epochs", "minutes", "metrics")]
-        for run in others:
-            _ = page["students"][run], page["data"].get
-            _ = [found["beside"][run]["ci95"]["8way"] for found in page["sets"].values()]
-        return _Earlier(file, others, settings, page)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{file} is not whole ({error}); bring back the JSON that was written with its page") from None
+    page = read_checked(_PAGE, file, fix="give --earlier the JSON that was written with a page of ngd results")
+    parts = [
+        page["students"],
+        *({r for r, e in s["beside"].items() if "8way" in e.get("ci95", ())} for s in page["sets"].values()),
+    ]
+    if not all({*page["beside"]} <= {*part} for part in parts):
+        raise InputError(f"{file} is not whole: a run of 'beside' lacks scores; bring back the JSON of the page")
+    others, settings = (
+        {run: {**notes, "earlier": True} for run, notes in page[key].items() if run not in again}
+        for key, again in (("beside", beside), ("tried", tried))
+    )
+    return _Earlier(file, others, settings, page)
 
 
 def _refuse_twice(names: Sequence[str]) -> None:
@@ -466,16 +471,13 @@ def _refuse_twice(names: Sequence[str]) -> None:
 
 def _run_notes(run: Run) -> dict[str, Any]:
     """A run by its own files: its command, its time, and its scores on validation."""
-    try:
-        scores = {key: {"n": entry["n"], "8way": entry["8way"]} for key, entry in run.metrics.items()}
-    except (KeyError, TypeError):
-        scores = {}
+    scores = {key: {"n": entry["n"], "8way": entry["8way"]} for key, entry in run.metrics.items()}
     if not scores:
         raise InputError(f"{run.folder / 'metrics.json'} holds no scores; train or evaluate the run again")
     return {
         "command": shown_command(run.fingerprint, "ngd train recipe.yaml data.root=…"),
         "epochs": len(run.rows),
-        "minutes": sum(float(row["seconds"]) for row in run.rows) / 60,
+        "minutes": sum(row["seconds"] or 0 for row in run.rows) / 60,
         "metrics": scores,
     }
 
@@ -522,6 +524,7 @@ def _tried_table(tried: Mapping[str, Any]) -> Table:
     for run, notes in tried.items():
         key, entry = next(iter(notes["metrics"].items()))
         scores = [f"{entry['8way'][m]:.2f}" for m in METRICS]
-        rows.append((run, f"`{notes['command']}`", *scores, f"{key}, n = {entry['n']}", f"{notes['minutes']:.0f}"))
+        command = "`{}`".format(notes["command"].replace("`", "'"))
+        rows.append((run, command, *scores, f"{key}, n = {entry['n']}", f"{notes['minutes']:.0f}"))
     header = ("run", "command", *METRIC_NAMES.values(), "on", "minutes")
     return Table("every setting tried, percent over all classes, one seed each", header, tuple(rows))

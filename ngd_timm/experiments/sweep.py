@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from ngd_timm.core.errors import InputError, choices
+from ngd_timm.core.errors import InputError, choices, quoted
 from ngd_timm.core.recipe import Recipe, load_recipe
-from ngd_timm.core.safe_yaml import printable, read_yaml
+from ngd_timm.core.safe_yaml import read_yaml
 
 Sweep = Mapping[str, Sequence[Any]]
 """By key of a recipe the values that it takes."""
@@ -33,18 +33,18 @@ def read_sweeps(options: Sequence[str], recipes: Sequence[str]) -> dict[str, dic
             raise choices(f"recipe in '{option}'", recipe, recipes)
         if not colon and len(recipes) > 1:
             raise InputError(
-                f"--set {printable(option)} doesn't say which of {', '.join(recipes)} it is for; write for example "
-                f"--set {recipes[-1]}:{printable(option)}"
+                f"--set {quoted(option)} doesn't say which of {', '.join(recipes)} it is for; write for example "
+                f"--set {recipes[-1]}:{quoted(option)}"
             )
         if key in ("name", "out", "seed"):
-            raise InputError(f"--set {printable(option)}: an ablation sets {key} itself; sweep another key")
+            raise InputError(f"--set {quoted(option)}: an ablation sets {key} itself; sweep another key")
         try:
             values = read_yaml(f"[{raw}]")
         except yaml.YAMLError:
             values = []
         if not key or len(values) < 2 or len({*map(_text, values)}) < len(values):
             raise InputError(
-                f"--set {printable(option)} is not KEY=VALUE,VALUE,… with two different values or more; write for "
+                f"--set {quoted(option)} is not KEY=VALUE,VALUE,… with two different values or more; write for "
                 "example --set loss.d_geo=.006,.012"
             )
         own = sweeps.setdefault(recipe or recipes[0], {})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from ngd_timm.core.citations import FORBIDDEN, METHOD, dataset_names, eeg_credits
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import packaged
-from ngd_timm.core.paths import without_paths
+from ngd_timm.core.paths import as_markdown, without_paths
 from ngd_timm.grid.prototypes import PrototypeGrid, grid_versions
 from ngd_timm.grid.verdict import (
     METRICS,
@@ -82,20 +81,10 @@ def grid_card(grid: PrototypeGrid, name: str, repo_id: str | None = None) -> str
 
 
 def _plain(notes: Mapping[str, Any]) -> dict[str, Any]:
-    """A file's own words without folders and as one line of Markdown each: no tag, no heading, no end of a cell."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, list):
-            return [plain(part) for part in value]
-        if isinstance(value, dict):
-            return {plain(key): plain(part) for key, part in value.items()}
-        if isinstance(value, str):
-            return html.escape(" ".join(value.splitlines()), quote=False).replace("|", "\\|")
-        return value
-
+    """A file's own words without folders and as one line of Markdown each."""
     known = without_paths({key: json.loads(value) if key in _JSON else value for key, value in notes.items()})
     # commands stand in a block of code, a line each
-    return {key: value.replace("```", "") if key == "command" else plain(value) for key, value in known.items()}
+    return {key: value.replace("```", "") if key == "command" else as_markdown(value) for key, value in known.items()}
 
 
 def _teachers(notes: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -174,7 +163,8 @@ def render_card(template: str, **context: Any) -> str:
     """A text of `hub/templates/` filled in; a name that the context lacks is an error."""
     from jinja2 import Environment, StrictUndefined
 
-    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
+    # Markdown, into which what a grid says comes escaped
+    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)  # noqa: S701
     text = (packaged("hub") / "templates" / template).read_text(encoding="utf-8")
     return environment.from_string(text).render(**context)
 

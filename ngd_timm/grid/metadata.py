@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Json, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, Json
 
+from ngd_timm.core.affect import AXES
 from ngd_timm.core.errors import InputError
+from ngd_timm.core.schema import Count, by_key, checked, listed, record
+from ngd_timm.grid.verdict import FOLDS
 
 FORMAT_VERSION = "1"
 
@@ -17,64 +20,28 @@ Number = Annotated[str, Field(pattern=r"^-?[0-9]+(\.[0-9]+)?$")]
 Names = Annotated[str, Field(pattern=r"^[^,]+(,[^,]+)*$")]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-
-class Score(_Part):
-    """One score with its 95 % interval, what chance gives, and p."""
-
-    value: float
-    ci95: tuple[float, float]
-    chance: float
-    p: float
-
-
-class AxisScores(_Part):
-    """Of valence or of arousal."""
-
-    bacc: Score
-    ccc: Score
-
-
-class Scores(_Part):
-    """Held-out scores of a teacher and of what it is compared with, by axis."""
-
-    teacher: dict[str, AxisScores]
-    ridge: dict[str, AxisScores] = {}
-    logistic_regression: dict[str, dict[str, Score]] = {}
-    trial_number: dict[str, dict[str, Score]] = {}
-    stimulus_alone: dict[str, dict[str, Score]] = {}
-    folds_by: Literal["subject", "stimulus", "both"] = "subject"
-    folds: dict[str, dict[str, dict[str, dict[str, Score]]]] = {}
-
-
-class _P(_Part):
-    p: float
-
-
-class _Stability(_Part):
-    centered: Score
-
-
-class GridTests(_Part):
-    """The tests of a grid of one size."""
-
-    mantel: _P
-    mantel_centered: _P
-    stability: _Stability
-
-
-class _Run(_Part):
-    dataset: str
-    scores: Scores
-
-
-class _Set(_Part):
-    dataset: str
-    subjects: int
-    windows: int
-    counts: list[int]
+Unit = Annotated[float, Field(ge=-1.001, le=1.001)]  # of a rounded cosine or correlation
+_INTERVAL = Annotated[list[Unit], Field(min_length=2, max_length=2)]
+_P = Annotated[float, Field(ge=0, le=1)]
+_CHANCE = {"chance": Unit, "p": _P}
+_GIVEN = dict.fromkeys(("given_number", "given_stimulus"), record(_CHANCE))
+_SCORE = record({**_CHANCE, "value": Unit, "ci95": _INTERVAL}, _GIVEN)
+_BOTH = by_key(_SCORE, ("bacc", "ccc"), least=2)  # of decisions between high and low, and of predictions
+_DECISIONS = by_key(record({"bacc": _SCORE}, {"ccc": _SCORE}), AXES)
+SCORES_NEEDED = {"teacher": by_key(_BOTH, AXES, least=2)}
+SCORES_OPTIONAL = {"ridge": by_key(_BOTH, AXES), "logistic_regression": _DECISIONS, "trial_number": _DECISIONS}
+SCORES_OPTIONAL |= {"stimulus_alone": _DECISIONS, "folds_by": Literal["subject", "stimulus", "both"], "kind": str}
+SCORES_OPTIONAL |= {"folds": by_key(by_key(_DECISIONS), tuple(FOLDS))}
+"""Held-out scores of a teacher and of what it is compared with, by axis."""
+_SCORES = record(SCORES_NEEDED, SCORES_OPTIONAL)
+_MANTEL = record({"r": Unit, "p": _P})
+_HALVES = record({"cosine": record({"value": Unit, "ci95": _INTERVAL}), "centered": _SCORE})
+_TESTS = {"mantel": _MANTEL, "mantel_centered": _MANTEL, "stability": _HALVES}
+SIZE = Annotated[str, Field(pattern=r"^[0-9]{1,3}$")]
+GRIDS = by_key(record({**_TESTS, "filled": Count, "cells": Count, "mean_cosine": Unit}), SIZE)
+"""The tests of grids by size."""
+_RUN = record({"dataset": str, "scores": _SCORES})
+_SET = record({"dataset": str, "subjects": Count, "windows": Count, "counts": listed(Count)})
 
 
 def _shorten(schema: dict[str, Any]) -> None:
@@ -137,22 +104,9 @@ def check_metadata(notes: Mapping[str, str], cells: int) -> None:
     Raises:
         InputError: The first key that doesn't fit, and how.
     """
-    known: GridMetadata = _checked(GridMetadata, notes)
-    _checked(Scores | None, known.scores or None, "scores")
-    _checked(dict[str, GridTests], known.grids, "grids")
-    _checked(list[_Run], known.runs, "runs")
-    _checked(list[_Set], known.sets, "sets")
+    known = checked(GridMetadata, notes, "metadata")
+    for key, kind in (("scores", _SCORES), ("grids", GRIDS), ("runs", listed(_RUN)), ("sets", listed(_SET))):
+        if value := getattr(known, key):
+            checked(kind, value, "metadata", key)
     if "subjects_per_cell" in notes and (count := known.subjects_per_cell.count(",") + 1) != cells:
         raise InputError(f"metadata 'subjects_per_cell' has {count} numbers for {cells} cells")
-
-
-def _checked(kind: Any, value: Any, *key: str) -> Any:
-    """A value of that type; where it is none, the key of the metadata that is at fault."""
-    try:
-        return TypeAdapter(kind).validate_python(value)
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        name, *inside = [*key, *map(str, problem["loc"])]
-        at = f" at {'.'.join(inside)}" if inside else ""
-        got = "" if problem["type"] == "missing" else f", got '{str(problem['input'])[:60]}'"
-        raise InputError(f"metadata '{name}': {problem['msg']}{at}{got}") from None

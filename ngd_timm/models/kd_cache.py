@@ -35,7 +35,7 @@ class LogitCache:
         try:
             rows = np.load(file, allow_pickle=False)
             expected = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))["sha256"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # numpy has no common type of error
             raise InputError(f"{file} can't be read ({' '.join(str(error).split())}); remove {self.folder}") from None
         if rows.ndim != 2 or rows.dtype != np.float32 or len(rows) % self.steps or sha256_file(file) != expected:
             raise InputError(f"{file} is not the one that was written; remove {self.folder}")

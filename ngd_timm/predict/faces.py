@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain, product
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,6 +20,7 @@ THRESHOLD = 0.6
 _MODEL = "face_detection_yunet_2023mar.onnx"
 _OVERLAP = 0.3  # of two boxes, above which they are one face
 _FIRST, _FULL = 640, 4096  # px, the longer side of an image for large and for small faces
+_TILE = 2048  # px: of a larger one at once the detector would take gigabytes
 _RANGE = 300  # px, the largest face that the detector is made for
 _FILLS, _ASPECT, _CROP = 0.7, 1.25, 128
 
@@ -94,11 +96,29 @@ class FaceDetector:
         if scale < 1:
             size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
             image = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
-        self._net.setInputSize(image.size)
-        _, rows = self._net.detect(np.ascontiguousarray(np.asarray(image)[:, :, ::-1]))
+        tiles = [self._tile(image, left, top, scale) for left, top in product(*map(_starts, image.size))]
+        if len(tiles) == 1:
+            return tiles[0]
+        kept: list[Face] = []  # a face that a tile cuts is whole in its neighbour, with a higher score
+        for face in sorted(chain(*tiles), key=lambda face: -face.score):
+            if all(overlap(face, other) <= _OVERLAP for other in kept):
+                kept.append(face)
+        return kept
+
+    def _tile(self, image: Image.Image, left: int, top: int, scale: float) -> list[Face]:
+        tile = image.crop((left, top, min(left + _TILE, image.width), min(top + _TILE, image.height)))
+        self._net.setInputSize(tile.size)
+        _, rows = self._net.detect(np.ascontiguousarray(np.asarray(tile)[:, :, ::-1]))
         if rows is None:
             return []
-        return [Face(tuple((row[:4] / scale).tolist()), float(row[14])) for row in rows.astype(np.float64)]
+        rows = rows.astype(np.float64)
+        rows[:, :2] += (left, top)
+        return [Face(tuple((row[:4] / scale).tolist()), float(row[14])) for row in rows]
+
+
+def _starts(side: int) -> range:
+    """Where tiles begin, which share a face's width, so that each face is whole in one."""
+    return range(0, max(1, side - _RANGE), _TILE - _RANGE)
 
 
 def detector_available() -> bool:

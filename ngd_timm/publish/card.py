@@ -20,7 +20,7 @@ from ngd_timm.core.devices import processor_name
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import write_text
 from ngd_timm.core.hub import hub_id
-from ngd_timm.core.paths import without_paths
+from ngd_timm.core.paths import as_markdown, markdown_line, without_paths
 from ngd_timm.evaluate.metrics import METRIC_TITLES, prior_of, protocol_name, shown_protocols
 from ngd_timm.evaluate.run import Run
 from ngd_timm.evaluate.run_log import choice_note
@@ -53,7 +53,7 @@ def student_card(run: Run, repo_id: str, plot: bool = False) -> str:
         return _card(run, repo_id, plot)
     except InputError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, UndefinedError) as error:
+    except (KeyError, UndefinedError) as error:
         raise InputError(
             f"{run.source}: metrics.json or fingerprint.json is not complete ({error}); an older version may have "
             "written it: evaluate, or train, again"
@@ -87,17 +87,17 @@ def _card(run: Run, repo_id: str, plot: bool) -> str:
         grey=input_channels(run.student) == 1,
         has_prior="prior" in notes_of(run.student),
         prior_of=prior_of,
-        classes=run.classes,
+        classes=as_markdown(list(run.classes)),
         distilled=distilled,
         recipe=recipe,
         choice_note=choice_note(recipe) if recipe.best_on else None,
         faces=faces,
-        metrics=run.metrics,
+        metrics=as_markdown(run.metrics),
         metric_titles=METRIC_TITLES,
         protocols=[(key, p, protocol_name(p, e)) for key, e in run.metrics.items() for p in shown_protocols(e)],
-        splits=without_paths(run.fingerprint["data"]),
+        splits=as_markdown(without_paths(run.fingerprint["data"])),
         terms=list(_terms(run)),
-        command=shown_command(run.fingerprint, "ngd train recipe.yaml data.root=…"),
+        command=shown_command(run.fingerprint, "ngd train recipe.yaml data.root=…").replace("```", ""),
         grid=run.grid if _uses_grid(run) else None,
         notes=_grid_notes(run),
         plot=plot,
@@ -216,11 +216,14 @@ def _hyperparameters(run: Run) -> Iterator[tuple[str, str]]:
     yield "gradient clipping", "none" if optim.clip_grad is None else f"{optim.clip_grad:g}"
     swa = "none" if optim.swa is None else f"of the last {optim.swa:.0%} of the epochs, equally"
     yield "weight averaging", swa if optim.ema is None else f"EMA, {optim.ema:g}"
-    yield "precision", str(run.fingerprint.get("precision", optim.amp))
+    yield "precision", markdown_line(run.fingerprint.get("precision", optim.amp))
     yield "sampling", data.sampler
     yield "augmentation", ", ".join(f"{name} {value:g}" for name, value in augment.model_dump().items())
     yield "seed", str(run.recipe.seed)
-    yield "versions", ", ".join(f"{name} {version}" for name, version in run.fingerprint.get("packages", {}).items())
+    yield (
+        "versions",
+        markdown_line(", ".join(f"{name} {version}" for name, version in run.fingerprint.get("packages", {}).items())),
+    )
 
 
 def _model_index(run: Run) -> Iterator[EvalResult]:
@@ -283,7 +286,7 @@ def last_share(run: Run) -> float | None:
     """Percent of the gradient that Proto-KD had in a run's last epoch; None where it is not known."""
     if "share_proto_kd" in run.fingerprint:  # of a published run, which has no summary.csv
         return float(run.fingerprint["share_proto_kd"])
-    shares = [float(row["share_proto_kd"]) for row in run.rows if row.get("share_proto_kd")]
+    shares = [share for row in run.rows if (share := row.get("share_proto_kd")) is not None]
     return shares[-1] if shares else None
 
 
@@ -293,4 +296,4 @@ def _uses_grid(run: Run) -> bool:
 
 def _grid_notes(run: Run) -> dict[str, str]:
     """The metadata of the grid that the student was distilled from; none where there was no grid."""
-    return without_paths(run.grid.metadata) if run.grid is not None and _uses_grid(run) else {}
+    return as_markdown(without_paths(run.grid.metadata)) if run.grid is not None and _uses_grid(run) else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from ngd_timm.core.errors import InputError
@@ -27,10 +28,12 @@ def write_page(folder: str | Path, mistakes: int = 0) -> Path:
     return write_report(folder, mistakes)
 
 
-def try_page(folder: str | Path) -> None:
-    """`write_page`; a failure is logged and does not end the training or fitting that came before."""
+def try_page(folder: str | Path, write: Callable[[Path], Path] = write_page) -> bool:
+    """Whether the page could be written; a failure is logged and does not end what came before, or comes after."""
     try:
-        logger.info("report: %s", write_page(folder))
+        logger.info("report: %s", write(Path(folder)))
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         logger.warning("report.html is not written (%s); try again: ngd report %s", reason, folder)
+        return False
+    return True

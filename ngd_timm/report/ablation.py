@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ngd_timm.core.errors import InputError
-from ngd_timm.core.files import read_json
 from ngd_timm.evaluate.metrics import METRIC_TITLES, METRICS, protocol_name, shown_protocols
 from ngd_timm.evaluate.run_log import read_rows
+from ngd_timm.evaluate.schema import read_comparison
 from ngd_timm.grid.verdict import difference_verdict
 from ngd_timm.report.figures import CONFUSIONS, figure_folder
 from ngd_timm.report.page import render, to_png_uri
@@ -34,12 +33,7 @@ _SIDES = {1: " (above 0)", -1: " (below 0)", 0: ""}
 def write_ablation_report(folder: str | Path) -> Path:
     """Write `report.html` into the folder of an ablation; it links to the runs' own pages."""
     folder = Path(folder)
-    comparison = read_json(folder / "ablation.json")
-    try:
-        context = _context(comparison, folder)
-    except (KeyError, TypeError, IndexError) as error:
-        raise InputError(f"{folder / 'ablation.json'} lacks {error}; run the same ngd ablate again") from None
-    return render("ablation.html.j2", context, folder / "report.html")
+    return render("ablation.html.j2", _context(read_comparison(folder), folder), folder / "report.html")
 
 
 def _context(comparison: Mapping[str, Any], folder: Path) -> dict[str, Any]:

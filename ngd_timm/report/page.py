@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ngd_timm.core.commands import public_fingerprint
-from ngd_timm.core.errors import InputError
+from ngd_timm.core.errors import InputError, printable
 from ngd_timm.core.files import write_text
-from ngd_timm.core.paths import without_paths
+from ngd_timm.core.paths import markdown_line, without_paths
 from ngd_timm.evaluate.metrics import METRIC_TITLES
 from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.grid.verdict import WHO, decimal, span
@@ -40,13 +40,15 @@ def fill(template: str, context: Mapping[str, Any]) -> str:
 
     environment = Environment(
         loader=PackageLoader("ngd_timm.report"),
-        autoescape=lambda name: not str(name).endswith(".md.j2"),
+        autoescape=lambda name: not str(name).endswith(".md.j2"),  # noqa: S701 - HTML is escaped
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters.update(percent="{:.1f}".format, count="{:,}".format, interval=_interval, svg=Markup)
-    environment.filters.update(decimal=decimal, span=span, p=_p, clock=clock, listed=_listed)
+    environment.filters.update(
+        decimal=decimal, span=span, p=_p, clock=clock, listed=_listed, line=markdown_line, code=_code
+    )
     environment.globals.update(protocols=PROTOCOLS, metric_titles=METRIC_TITLES, eeg_scores=_EEG_SCORES, who=WHO)
     return environment.get_template(template).render(context)
 
@@ -94,6 +96,11 @@ def _interval(pair: Sequence[float] | None) -> str:
 
 def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _code(text: str) -> str:
+    """A text within a line of code, or a block of it."""
+    return printable(" ".join(text.splitlines())).replace("`", "'")
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from ngd_timm.core.recipe import Recipe, StudentConfig, to_yaml
 from ngd_timm.evaluate.metrics import METRIC_TITLES, METRICS
 from ngd_timm.evaluate.predictions import Predictions
 from ngd_timm.evaluate.run import Run, read_run
-from ngd_timm.evaluate.run_log import choice_note, choices_of_epoch, present_column
+from ngd_timm.evaluate.run_log import Row, choice_note, choices_of_epoch, present_column
 from ngd_timm.report.page import clock, grid_context, pretty_fingerprint, render, to_png_uri
 from ngd_timm.report.plots import plot_lines, plot_shares
 from ngd_timm.report.sets import set_context
@@ -62,12 +62,12 @@ def run_context(run: Run) -> dict[str, Any]:
     }
 
 
-def _choices(recipe: Recipe, rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+def _choices(recipe: Recipe, rows: Sequence[Row]) -> dict[str, Any]:
     """The epoch that each way to choose one takes, with its scores on validation and on the sets of `best_on`."""
     columns = {f"{recipe.data.name}:valid, all classes": [f"valid_{metric}" for metric in METRICS]}
     columns |= {f"{key}, present classes only": [present_column(key, m) for m in METRICS] for key in recipe.best_on}
     ways = {
-        way: (int(row["epoch"]), [float(row[name]) for names in columns.values() for name in names])
+        way: (int(row["epoch"]), [row[name] for names in columns.values() for name in names])
         for way, row in choices_of_epoch(recipe, rows).items()
     }
     return {
@@ -78,9 +78,9 @@ def _choices(recipe: Recipe, rows: Sequence[Mapping[str, str]]) -> dict[str, Any
     }
 
 
-def column(rows: Sequence[Mapping[str, str]], name: str) -> list[float]:
+def column(rows: Sequence[Row], name: str) -> list[float]:
     """The numbers of a column of summary.csv; a gap is NaN."""
-    return [float(row[name]) if row.get(name) else math.nan for row in rows]
+    return [math.nan if (value := row.get(name)) is None else value for row in rows]
 
 
 def known(values: Sequence[float]) -> list[float]:
@@ -88,7 +88,7 @@ def known(values: Sequence[float]) -> list[float]:
     return [v for v in values if not math.isnan(v)]
 
 
-def mean_shares(rows: Sequence[Mapping[str, str]]) -> str:
+def mean_shares(rows: Sequence[Row]) -> str:
     """Each term's mean share of the gradient, in words; empty where it wasn't measured."""
     return ", ".join(
         f"{label} gave {statistics.fmean(known(values)):.1f}\N{NO-BREAK SPACE}%"
@@ -96,7 +96,7 @@ def mean_shares(rows: Sequence[Mapping[str, str]]) -> str:
     )
 
 
-def _training_plots(rows: Sequence[Mapping[str, str]]) -> dict[str, str]:
+def _training_plots(rows: Sequence[Row]) -> dict[str, str]:
     """Losses, validation metrics and gradient shares by epoch, those for which there are numbers."""
     epochs, plots = column(rows, "epoch"), {}
     if losses := _filled(rows, {label: t for t, label in TERMS.items()}):
@@ -111,7 +111,7 @@ def _training_plots(rows: Sequence[Mapping[str, str]]) -> dict[str, str]:
     return plots
 
 
-def _filled(rows: Sequence[Mapping[str, str]], columns: Mapping[str, str]) -> dict[str, list[float]]:
+def _filled(rows: Sequence[Row], columns: Mapping[str, str]) -> dict[str, list[float]]:
     """By label the columns that exist and hold at least one number."""
     values = {label: column(rows, name) for label, name in columns.items()}
     return {label: numbers for label, numbers in values.items() if known(numbers)}

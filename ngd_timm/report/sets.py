@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from ngd_timm.core.errors import InputError
 from ngd_timm.evaluate.metrics import METRICS, resampled
 from ngd_timm.evaluate.predictions import Predictions
 from ngd_timm.grid.prototypes import PrototypeGrid
@@ -29,14 +28,9 @@ def set_context(
     name: str = "set",
 ) -> dict[str, Any]:
     """What the templates show of an entry of metrics.json; `name` is the prefix of the element ids."""
-    try:
-        per_class = {c: dict(entry["per_class"][c]) for c in classes}
-        confusion, n = entry["confusion"], int(entry["n"])
-        scores = {p: {s: float(entry[p][s]) for s in METRICS} for p in PROTOCOLS}
-    except KeyError as error:
-        raise InputError(f"metrics.json: the entry '{key}' lacks {error}; evaluate the run again") from None
-    except (TypeError, ValueError):
-        raise InputError(f"metrics.json: the entry '{key}' is not an evaluation's; evaluate the run again") from None
+    per_class = {c: dict(entry["per_class"][c]) for c in classes}
+    confusion, n = entry["confusion"], entry["n"]
+    scores = {p: {s: entry[p][s] for s in METRICS} for p in PROTOCOLS}
     support = dict(zip(classes, map(sum, confusion), strict=True))
     present = [i for i, c in enumerate(classes) if support[c]]
     masked = entry.get("confusion_present") if len(present) < len(classes) else None

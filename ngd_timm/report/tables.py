@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ngd_timm.core.errors import printable
+from ngd_timm.core.paths import markdown_line
 from ngd_timm.evaluate.metrics import METRIC_NAMES, METRICS, protocol_name, scoring_name, shown_protocols
 
 FORMATS = ("text", "markdown", "latex", "json")
@@ -42,9 +44,14 @@ class Table:
 
     def markdown(self) -> str:
         """GitHub's pipe table, the notes as a list below it."""
-        lines = [f"**{self.title}**", "", _pipes(self.header), "|---|" + "---:|" * (len(self.header) - 1)]
+        lines = [
+            f"**{markdown_line(self.title)}**",
+            "",
+            _pipes(self.header),
+            "|---|" + "---:|" * (len(self.header) - 1),
+        ]
         lines += map(_pipes, self.rows)
-        return "\n".join([*lines, *([""] if self.notes else []), *(f"- {note}" for note in self.notes)])
+        return "\n".join([*lines, *([""] if self.notes else []), *(f"- {markdown_line(note)}" for note in self.notes)])
 
     def text(self) -> str:
         """Aligned columns for a terminal."""
@@ -224,7 +231,7 @@ def _training_table(training: Mapping[str, Any]) -> Table:
 
 def _scoring(entry: Mapping[str, Any]) -> str:
     # unknown for scores computed by hand and for older pages
-    return f"{scoring_name(entry)}; " if "label_rule" in entry else ""
+    return f"{scoring_name(entry)}; " if {"label_rule", "flip"} <= entry.keys() else ""
 
 
 def with_interval(value: float, interval: Sequence[float] | None, signed: bool = False) -> str:
@@ -235,7 +242,7 @@ def with_interval(value: float, interval: Sequence[float] | None, signed: bool =
 
 
 def _pipes(row: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |"
+    return "| " + " | ".join(map(markdown_line, row)) + " |"
 
 
 def _ampersands(row: Sequence[str]) -> str:
@@ -243,4 +250,4 @@ def _ampersands(row: Sequence[str]) -> str:
 
 
 def _tex(text: str) -> str:
-    return text.translate(_LATEX)
+    return printable(text).translate(_LATEX)

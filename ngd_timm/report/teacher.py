@@ -31,29 +31,25 @@ from ngd_timm.report.page import grid_context, pretty_fingerprint, render
 from ngd_timm.report.plots import plot_forest, plot_scalps, plot_stability
 
 if TYPE_CHECKING:
-    from ngd_timm.eeg.teacher.consolidate import FittedTeacher
+    from ngd_timm.eeg.teacher.fitted import FittedTeacher
 
 _SIZE = 5  # of the grid that the page shows, and of cells.safetensors
 _MIN_SUBJECTS = 3  # a map of fewer would show a person, not a cell
 _MAP_PIXELS = 64
+_LARGEST = 1e9  # what a map can be drawn of
 
 
 def write_teacher_report(run: str | Path) -> Path:
     """Write `report.html` into a teacher's run directory: averages over subjects only, and no path of a disk."""
-    from jinja2 import UndefinedError
-
-    from ngd_timm.eeg.teacher.consolidate import preview_grid, read_teacher
+    from ngd_timm.eeg.teacher.consolidate import preview_grid
+    from ngd_timm.eeg.teacher.fitted import read_teacher
 
     folder = Path(run)
     teacher = read_teacher(folder, "cells.safetensors")
     cells = _read_cells(folder / "cells.safetensors", teacher.fingerprint)
-    try:
-        context = _context(teacher, cells)
-        grid = preview_grid(teacher, _MIN_SUBJECTS)
-        context["grid"] = None if grid is None else grid_context(grid, CLASSES)
-        return render("teacher.html.j2", context, folder / "report.html")
-    except (KeyError, TypeError, UndefinedError) as error:
-        raise InputError(f"{folder}: scores.json or fingerprint.json lacks {error}; fit the teacher again") from None
+    context, grid = _context(teacher, cells), preview_grid(teacher, _MIN_SUBJECTS)
+    context["grid"] = None if grid is None else grid_context(grid, CLASSES)
+    return render("teacher.html.j2", context, folder / "report.html")
 
 
 def _read_cells(file: Path, fingerprint: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -66,6 +62,8 @@ def _read_cells(file: Path, fingerprint: Mapping[str, Any]) -> dict[str, np.ndar
         shapes = {"z_mean": (_SIZE**2, *map_shape), "slope": (len(AXES), *map_shape), "slope_people": (len(AXES),)}
         shapes |= {"windows": (_SIZE**2,), "subjects": (_SIZE**2,)}
         fits = all(cells[name].shape == shape for name, shape in shapes.items())
+        fits &= all(cells[name].dtype.kind == "i" for name in ("windows", "subjects", "slope_people"))
+        fits &= all(bool((np.abs(cells[name]) <= _LARGEST).all()) for name in shapes)
     except (SafetensorError, KeyError, TypeError) as error:
         raise InputError(f"{file}: {' '.join(str(error).split())}; fit again") from None
     if not fits:

@@ -16,9 +16,10 @@ import torch
 from ngd_timm.core.devices import precision_name
 from ngd_timm.core.distributed import world_size
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.files import read_json, sha256_file
+from ngd_timm.core.files import sha256_file
 from ngd_timm.core.hub import fetch, hub_id, pin
 from ngd_timm.core.recipe import Recipe, StudentConfig, to_yaml
+from ngd_timm.evaluate.schema import read_fingerprint
 from ngd_timm.grid.prototypes import GRID_FILE, PrototypeGrid
 from ngd_timm.models.student import STUDENT_FILES, student_files, weights_sha256
 from ngd_timm.models.timm_folder import FILES, backbone_repository
@@ -55,7 +56,7 @@ def fingerprint_of(
 
 def refuse_changes(out: Path, fingerprint: Mapping[str, Any]) -> None:
     """Refuse to continue a run with other processes, precision, recipe, data, grid, teacher, init or backbone."""
-    before = read_json(out / "fingerprint.json", str(out))
+    before = read_fingerprint(out / "fingerprint.json", str(out))
     processes = before.get("processes", 1)
     if processes != world_size():
         raise InputError(

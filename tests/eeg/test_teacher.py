@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -167,9 +168,11 @@ def test_unrated_trials_of_the_data_support_except_those_of_held_out_subjects(tm
     assert np.abs(embeddings(one, 1) - embeddings(other, 1)).max() > 1e-4
 
 
-def test_a_recipe_gives_the_same_embeddings_on_any_number_of_threads_and_another_seed_does_not(
-    small: TeacherRecipe, tmp_path: Path
+def test_a_recipe_gives_the_same_embeddings_on_any_number_of_cores_and_another_seed_does_not(
+    small: TeacherRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(fit_module, "cpu_count", lambda: 2)
+    monkeypatch.setattr(fit_module, "_WORTH", 0.0)  # so that two threads are two folds at a time
     state, runs = torch.random.get_rng_state(), []
     try:
         for seed, name, threads in ((0, "one", 1), (0, "two", 2), (1, "three", 1)):
@@ -185,6 +188,24 @@ def test_a_recipe_gives_the_same_embeddings_on_any_number_of_threads_and_another
     prints = [json.loads((run / "fingerprint.json").read_text()) for run in runs]
     assert prints[0] == prints[1]
     assert prints[0]["recipe_sha256"] != prints[2]["recipe_sha256"]
+
+
+def test_a_killed_process_of_a_fold_is_one_line_and_leaves_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fit(number: int, seen: np.ndarray, advance: Callable[[], None]) -> tuple[np.ndarray, np.ndarray]:
+        if number == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(300 * number)
+        return seen, seen
+
+    monkeypatch.setattr(fit_module, "cpu_count", lambda: 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(fit_module, "_WORTH", 0.0)
+    began = time.monotonic()
+    with pytest.raises(
+        InputError, match="was killed, perhaps for want of memory; with OMP_NUM_THREADS=1 there are none"
+    ):
+        list(fit_module._fitted(fit, [np.ones(3)] * 3, lambda: None, alone=False))
+    assert time.monotonic() - began < 600  # the other one, which sleeps, was not waited for
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def read_limited(
         raise InputError(f"{path}: can't be read ({error.strerror or error})") from None
     left = round(gibibytes * 2**30)
     arguments = (json.dumps(sys.path), str(_SCRIPT), reader, os.path.abspath(path), str(left), str(cpu_seconds))
-    child = subprocess.Popen(
+    child = subprocess.Popen(  # noqa: S603 - this package's own script, without a shell
         [sys.executable, "-I", "-c", _START, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -4,33 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from ngd_timm.core.affect import cell_of
-from ngd_timm.core.citations import dataset_name
 from ngd_timm.core.commands import public_fingerprint, shown_command
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.files import read_json, sha256_file
 from ngd_timm.core.paths import without_paths
-from ngd_timm.core.recipe import load_recipe
-from ngd_timm.core.teacher_recipe import TeacherRecipe
 from ngd_timm.core.version import __version__
-from ngd_timm.eeg.folds import align, cells
-from ngd_timm.eeg.signal.bandpower import NORMALISATION, SET
+from ngd_timm.eeg.signal.bandpower import NORMALISATION
+from ngd_timm.eeg.teacher.fitted import FittedTeacher, read_teacher
 from ngd_timm.grid.mantel import mantel_test
 from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.grid.verdict import WHO
 
 _OWN = ("dataset", "data_sha256", "subjects", "trials", "windows", "scores", "grids", "teacher_recipe_sha256")
-_FILES = ("recipe.yaml", "fingerprint.json", "scores.json", "embeddings.safetensors")
 
 _COMMAND = "ngd teacher fit recipe.yaml data.root=…"  # of a run that doesn't know its own
 
@@ -45,38 +38,6 @@ _SPLITS = {
     "both": "{} folds by subject and by stimulus, seed {}; every embedding is of a held-out subject at a held-out "
     "stimulus",
 }
-
-
-@dataclass(frozen=True)
-class FittedTeacher:
-    """The files of a teacher run."""
-
-    recipe: TeacherRecipe
-    fingerprint: dict[str, Any]
-    scores: dict[str, Any]
-    subject: np.ndarray  # (N,), as the next two
-    trial: np.ndarray
-    valence_arousal: np.ndarray
-    aligned: np.ndarray  # (N, D) held-out embeddings in fold 0's frame
-    agreement: list[float]  # of each fold's frame
-
-    @property
-    def set_names(self) -> list[str]:
-        """A description of each rated set."""
-        return self.fingerprint.get("sets") or [self.fingerprint["dataset"]]
-
-    @property
-    def set_number(self) -> np.ndarray:
-        """(N,) the place in `set_names` of each row's set."""
-        return self.subject // SET - 1 if self.fingerprint.get("sets") else np.zeros_like(self.subject)
-
-    @property
-    def ratings(self) -> list[tuple[str, set[tuple[float, ...]]]]:
-        """Each set's name, and the subject, number and rating of its trials."""
-        rows = np.column_stack([self.set_number, self.subject % SET, self.trial % SET, self.valence_arousal])
-        trials = np.unique(rows, axis=0).tolist()
-        names = map(dataset_name, self.set_names)
-        return [(name, {tuple(row[1:]) for row in trials if row[0] == k}) for k, name in enumerate(names)]
 
 
 def preview_grid(teacher: FittedTeacher, min_subjects: int = 3) -> PrototypeGrid | None:
@@ -104,12 +65,7 @@ def build_grid(
         if place.resolve() in (before.resolve() for before in places[:k]):
             raise InputError(f"{place} is named twice; a pooled grid takes each run once")
     teachers = [read_teacher(place) for place in places]
-    parts = []
-    for place, teacher in zip(places, teachers, strict=True):
-        try:
-            parts.append(_provenance(teacher))
-        except KeyError as error:
-            raise InputError(f"{place}: fingerprint.json or scores.json lacks {error}; fit the teacher again") from None
+    parts = [_provenance(teacher) for teacher in teachers]
     _check_poolable(places, teachers)
     single = len(teachers) == 1
     pool, frames = _pool(teachers)
@@ -225,7 +181,7 @@ def _provenance(teacher: FittedTeacher) -> dict[str, str]:
         "grids": json.dumps(scores["grids"]),
         "preprocessing": json.dumps(fingerprint["notes"]),
     }
-    if support := fingerprint["support"]:
+    if support := fingerprint.get("support"):
         subjects, windows = support["subjects"], support["windows"]
         notes["support"] = f"{support['dataset']}, {subjects} subjects, {windows} windows, unlabelled"
     if fingerprint["simulated"]:
@@ -271,24 +227,3 @@ def _commands(teachers: Sequence[FittedTeacher], size: int, min_subjects: int, c
     build = f"ngd prototypes build {' '.join(runs)} --out grid.safetensors"
     build += f" --size {size}" * (size != 5) + f" --min-subjects {min_subjects}" * (min_subjects != 1)
     return "\n".join([*lines, f"{build}{' --center' * center}"])
-
-
-def read_teacher(run: Path, *others: str) -> FittedTeacher:
-    """Read a teacher run, which must hold the other files too."""
-    missing = [name for name in (*_FILES, *others) if not (run / name).is_file()]
-    if missing:
-        raise InputError(f"{run} is not a teacher run: no {', '.join(missing)}; make one with: ngd teacher fit RECIPE")
-    recipe = load_recipe(TeacherRecipe, run / "recipe.yaml")
-    fingerprint, scores = read_json(run / "fingerprint.json"), read_json(run / "scores.json")
-    path = run / "embeddings.safetensors"
-    if sha256_file(path) != fingerprint.get("embeddings_sha256"):
-        raise InputError(f"{path} is not the file that fingerprint.json describes; fit the teacher again")
-    try:
-        tensors = load_file(path)
-        held_out = tensors["held_out_fold"]
-        embeddings = np.stack([tensors[f"fold{fold}.embedding"] for fold, _ in enumerate(cells(held_out))])
-        subject, trial, va = tensors["subject"], tensors["trial"], tensors["valence_arousal"]
-        aligned, agreement = align(embeddings, held_out)
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise InputError(f"{path}: {' '.join(str(error).split())}") from None
-    return FittedTeacher(recipe, fingerprint, scores, subject, trial, va, aligned, agreement)

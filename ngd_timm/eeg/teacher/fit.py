@@ -6,15 +6,20 @@ import hashlib
 import importlib.metadata
 import json
 import logging
+import os
 import platform
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from joblib import Parallel, cpu_count, delayed
 from rich.console import Console
 from rich.progress import Progress
 from safetensors.numpy import save_file
@@ -40,6 +45,9 @@ from ngd_timm.eeg.topomap import TopomapOperator
 logger = logging.getLogger("ngd_timm.eeg")
 
 _PACKAGES = ("torch", "timm", "mne", "numpy", "scipy", "scikit-learn", "safetensors")
+
+_WORTH = 30.0  # seconds of work left, from which on processes pay, which take some five seconds to start
+_MOST = 8  # processes, of half a gigabyte each
 
 _Advance = Callable[[], None]
 _Fold = Callable[[int, np.ndarray, _Advance], tuple[np.ndarray, np.ndarray]]
@@ -76,7 +84,8 @@ def fit_teacher(recipe: TeacherRecipe, out: Path | None = None, command: Sequenc
             epochs, fit_fold = recipe.optim.epochs, partial(_fit_network, recipe, power, z, support, operator)
         else:
             epochs, fit_fold = 1, partial(_fit_linear, recipe, power, features)
-        embeddings, predictions, seconds = _fit_folds(list(cells(fold, power.rated)), epochs, fit_fold)
+        alone = features is not None or open_device(recipe.device).type != "cpu"
+        embeddings, predictions, seconds = _fit_folds(list(cells(fold, power.rated)), epochs, fit_fold, alone)
         everything, z, fold = power.rows(power.rated), z[power.rated], fold[power.rated]
         others = ridge_in_other_folds(recipe, everything, z)
         held_out = held_out_rows(fold)
@@ -154,24 +163,66 @@ def _fit_network(
 
 
 def _fit_folds(
-    parts: Sequence[tuple[np.ndarray, np.ndarray]], epochs: int, fit_fold: _Fold
+    parts: Sequence[tuple[np.ndarray, np.ndarray]], epochs: int, fit_fold: _Fold, alone: bool
 ) -> tuple[np.ndarray, np.ndarray, list[float]]:
     """Each fold's teacher on every rated window: embeddings (F, N, D), predictions (F, N, 2), seconds (F)."""
     embeddings, predictions, seconds = [], [], []
     with Progress(disable=not Console().is_terminal, transient=True) as progress:
         bar = progress.add_task("teacher", total=len(parts) * epochs)
-        for number, (_, seen) in enumerate(parts):
-            began = time.monotonic()
-            embedding, prediction = fit_fold(number, seen, lambda: progress.advance(bar))
+        folds = _fitted(fit_fold, [seen for _, seen in parts], lambda: progress.advance(bar), alone)
+        for number, (embedding, prediction, spent) in enumerate(folds, start=1):
+            progress.update(bar, completed=number * epochs)
             embeddings.append(embedding)
             predictions.append(prediction)
-            seconds.append(time.monotonic() - began)
-            logger.info("fold %d of %d: %.0f s", number + 1, len(parts), seconds[-1])
+            seconds.append(spent)
+            logger.info("fold %d of %d: %.0f s", number, len(parts), spent)
     return np.stack(embeddings), np.stack(predictions), seconds
 
 
+def _fitted(
+    fit_fold: _Fold, seen: Sequence[np.ndarray], advance: _Advance, alone: bool
+) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
+    """The folds in order: the first here, the others, unless `alone`, side by side where its time says that it pays."""
+    first = _timed(fit_fold, 0, seen[0], advance)
+    yield first
+    rest = list(enumerate(seen))[1:]
+    processes = min(torch.get_num_threads(), cpu_count(), _MOST, len(rest))
+    alone = alone or threading.current_thread() is not threading.main_thread()  # which alone may handle signals
+    if alone or processes < 2 or first[-1] * len(rest) < _WORTH:
+        yield from (_timed(fit_fold, number, own, advance) for number, own in rest)
+        return
+    # Loky's are new processes: forks would wait for ever for OpenMP's threads. They inherit that Ctrl-C is ignored; the
+    # fit, which it ends, ends them. Mapped arrays (max_nbytes) would be read-only, of which PyTorch warns.
+    pool = Parallel(processes, "loky", return_as="generator", max_nbytes=None, idle_worker_timeout=30)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        stay = partial(_end_without, os.getpid())
+        results = pool(delayed(_timed)(fit_fold, number, own, stay) for number, own in rest)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    try:
+        yield from results
+    except BrokenProcessPool:
+        said = (
+            "a process that fitted a fold was killed, perhaps for want of memory; with OMP_NUM_THREADS=1 there are none"
+        )
+        raise InputError(said) from None
+
+
+def _end_without(parent: int) -> None:
+    if os.getppid() != parent:  # it was killed, and the result would wait for ever to be read
+        os._exit(1)
+
+
+def _timed(fit_fold: _Fold, number: int, seen: np.ndarray, advance: _Advance) -> tuple[np.ndarray, np.ndarray, float]:
+    began = time.monotonic()
+    embedding, prediction = fit_fold(number, seen, advance)
+    return embedding, prediction, time.monotonic() - began
+
+
 def _check_unused(run: Path) -> None:
-    if not is_unused(run):
+    killed = any(run.glob(".files.*")) and not (run / "fingerprint.json").exists()  # while its files moved up
+    if not (killed or is_unused(run)):
         raise InputError(f"{run} exists and is not empty; choose another out= or remove it")
 
 

@@ -17,7 +17,7 @@ from torch.nn.functional import cosine_similarity, mse_loss
 
 from ngd_timm.core.devices import open_device
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.small_maps import small_maps_as_products
+from ngd_timm.core.small_maps import crop_to_one_size, small_maps_as_products
 from ngd_timm.core.teacher_recipe import TeacherAugment, TeacherModel, TeacherOptim, TeacherRecipe
 from ngd_timm.eeg.topomap import TopomapOperator
 
@@ -85,7 +85,7 @@ def train_teacher(
         teacher = AffectTeacher(recipe.teacher, labelled.z.shape[1]).to(memory_format=torch.channels_last).to(device)
         fused: dict[str, Any] = {}
         if optim.fast:
-            small_maps_as_products(teacher)
+            crop_to_one_size(small_maps_as_products(teacher), operator(labelled.z[:1].to(device)))
             fused = {"fused": True} if optim.opt in ("adam", "adamw", "sgd") else {}
         # more samples than windows would be the same ones again, at their full cost
         samples = np.minimum([len(rows) for rows in labelled.windows], optim.samples_per_trial)
