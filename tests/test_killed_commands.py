@@ -25,7 +25,7 @@ TRAIN = (
     "data.name=schematic data.root=faces student.backbone=test_resnet student.image_size=32 data.workers=0 "
     "optim.epochs=2 optim.batch_size=24 share_every=0"
 )
-TEACHER = "data.root=power.npz optim.epochs=1 'scores={bootstrap: 100, permutations: 110}'"
+TEACHER = "data.root=power.npz teacher.kind=ridge teacher.embedding_dim=8 'scores={bootstrap: 100, permutations: 110}'"
 COMMANDS = {
     "train": f"train b2_proto {TRAIN} teacher=made save_every=1e-9 out=run",
     "teacher fit": f"teacher fit teacher_demo {TEACHER} out=run",
