@@ -252,16 +252,17 @@ def test_an_earlier_pages_runs_are_kept_where_images_and_labels_are_the_same(
         return "--earlier", str(file)
 
     (name,) = before["sets"]
+    lacking = "is not whole: a run of 'beside' lacks scores"
     relabelled = {name: {**before["sets"][name], "classes": [*VOTES[:7], "scorn"]}}
     for changed, message in (
         (("--data", f"ferplus={voted}:test", "--label-rule", "majority"), "no scores on the images"),
         ((*valid, *altered(data={name: "0" * 64})), "no scores on the images"),
         ((*valid, *altered(sets=relabelled)), "no scores on the images"),
-        ((*valid, *altered(beside={"b0_ce": before["beside"]["longer-0"]}, sets={})), "is not whole ('b0_ce')"),
-        ((*valid, *altered(students={})), "is not whole ('longer-0')"),
-        ((*valid, *altered(tried={"chosen-0": {}})), "is not whole ('command')"),
-        ((*valid, *altered(tried=[])), "is not whole"),
-        ((*valid, "--earlier", str(ablation / "ablation.json")), "not the JSON of a page"),
+        ((*valid, *altered(beside={"b0_ce": before["beside"]["longer-0"]}, sets={})), lacking),
+        ((*valid, *altered(students={})), lacking),
+        ((*valid, *altered(tried={"chosen-0": {}})), "'tried': Field required at chosen-0.command"),
+        ((*valid, *altered(tried=[])), "'tried': Input should be"),
+        ((*valid, "--earlier", str(ablation / "ablation.json")), "give --earlier the JSON that was written"),
     ):
         done = ngd("results", str(ablation), *earlier, *changed, "--out", str(tmp_path / "other.md"))
         assert (done.returncode, done.stderr.splitlines()[-1].count("ngd: ")) == (2, 1), message
@@ -324,7 +325,7 @@ def test_two_runs_of_one_name_and_runs_without_scores_are_refused_first(
     with pytest.raises(InputError, match="'ckplus' in 'ckplus:ferplus=x' is no title"):
         score_ablation([ablation], ["ckplus:ferplus=x"])
     (tmp_path / "ablation.json").write_text("{}")
-    with pytest.raises(InputError, match="lacks recipes, seeds"):
+    with pytest.raises(InputError, match="ablation.json 'recipes': Field required"):
         score_ablation([tmp_path], specs)
 
 

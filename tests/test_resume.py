@@ -329,7 +329,7 @@ def test_a_student_is_not_evaluated_with_the_projection_of_another_epoch(
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("data", {"train": "another"}, "data is not what the run began with"),
+        ("data", {"train": {"sha256": "another"}}, "data is not what the run began with"),
         ("best_on", {"ckplus": "another"}, "best_on is not what the run began with"),
         ("teacher_config", ["ab" * 32], r"the teacher's config\.json is not what the run began with"),
         ("precision", "float16", r"begun in float16, here it would go on in \w+ .*start a new run"),
