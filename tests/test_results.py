@@ -325,7 +325,7 @@ def test_two_runs_of_one_name_and_runs_without_scores_are_refused_first(
     with pytest.raises(InputError, match="'ckplus' in 'ckplus:ferplus=x' is no title"):
         score_ablation([ablation], ["ckplus:ferplus=x"])
     (tmp_path / "ablation.json").write_text("{}")
-    with pytest.raises(InputError, match="ablation.json 'recipes': Field required"):
+    with pytest.raises(InputError, match=r"ablation\.json 'recipes': Field required"):
         score_ablation([tmp_path], specs)
 
 
