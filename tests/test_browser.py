@@ -258,7 +258,7 @@ def test_the_space_stands_what_strangers_send(space: tuple[str, Path, int], phot
     send.mkdir()
     api = client.Client(url, verbose=False)
 
-    def ask(name: str) -> str:
+    def answer(name: str) -> str:
         try:
             return str(api.predict(client.handle_file(str(send / name)), api_name="/predict")[3])
         except Exception as error:
@@ -273,23 +273,23 @@ def test_the_space_stands_what_strangers_send(space: tuple[str, Path, int], phot
     Image.new("L", (20_000, 20_000)).save(send / "bomb.png")
     Image.new("L", (7_000, 7_000)).save(send / "wide.png")
     (send / "page.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>")
-    assert "happiness" in ask("0.jpg")
+    assert "happiness" in answer("0.jpg")
     usual = peak_memory(process)
-    assert "exceeds the maximum file size" in ask("large.jpg")
-    assert "more than 50 megapixels" in ask("bomb.png")
-    assert "cut.jpg is not a readable image" in ask("cut.jpg")
-    assert "page.svg is not a readable image" in ask("page.svg")
-    assert ask("text.jpg").startswith("AppError: ")
-    assert ask("wide.png") == "No face found."
+    assert "exceeds the maximum file size" in answer("large.jpg")
+    assert "more than 50 megapixels" in answer("bomb.png")
+    assert "cut.jpg is not a readable image" in answer("cut.jpg")
+    assert "page.svg is not a readable image" in answer("page.svg")
+    assert answer("text.jpg").startswith("AppError: ")
+    assert answer("wide.png") == "No face found."
     assert peak_memory(process) < usual + 1e9
     with ThreadPoolExecutor(50) as strangers:
-        told = list(strangers.map(ask, [f"{number}.jpg" for number in range(50)]))
-    answered, busy = (sum(word in text for text in told) for word in ("happiness", "Queue is full"))
-    assert (answered + busy, answered >= 20) == (50, True), told
-    assert "happiness" in ask("0.jpg")
+        replies = list(strangers.map(answer, [f"{number}.jpg" for number in range(50)]))
+    answered, busy = (sum(word in text for text in replies) for word in ("happiness", "Queue is full"))
+    assert (answered + busy, answered >= 20) == (50, True), replies
+    assert "happiness" in answer("0.jpg")
     assert peak_memory(process) < usual + 1e9
     deadline = time.monotonic() + 10
-    seen = {f"{number}.jpg" for number, text in enumerate(told) if "happiness" in text}
+    seen = {f"{number}.jpg" for number, text in enumerate(replies) if "happiness" in text}
     while left := {file.name for file in kept.rglob("*") if file.is_file()} & seen:
         assert time.monotonic() < deadline, left
         time.sleep(0.2)

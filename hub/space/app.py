@@ -32,7 +32,7 @@ Photographs are sent to the computer that runs this page, which deletes them a m
 LARGEST_FILE = "20mb"
 LARGEST_IMAGE = 50  # megapixels
 KEPT = 60  # seconds after its answer
-WAITING = 20  # photographs; whoever sends one more is told that the page is busy
+WAITING = 20  # photographs; one more is refused with "Queue is full"
 EXAMPLES = sorted(str(file) for file in (Path(__file__).parent / "examples").iterdir())
 Image.MAX_IMAGE_PIXELS = None  # `predict` says what is too large, where Gradio would say "Error"
 SHIPPED = {sha256_file(file) for file in EXAMPLES}
