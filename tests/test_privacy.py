@@ -53,17 +53,19 @@ def test_what_leaves_holds_no_path_no_user_no_token_and_no_row_of_a_subject(
         ["evaluate", str(run), "--data", f"schematic={home}/faces:test", "--out", str(out / "scores.json")],
         ["export", str(run), "--out", str(out / "timm")],
         ["export", str(run), "--format", "onnx", "--out", str(out / "student.onnx")],
-        ["push", str(run), "u/student", "--folder", str(out / "student")],
+        ["export", str(run), "--format", "pt2", "--out", str(out / "student.pt2")],
+        ["push", str(run), "u/student", "--onnx", "--folder", str(out / "student")],
         ["prototypes", "push", str(grid), "u/grid", "--folder", str(out / "grid")],
         ["results", str(run), "--data", f"schematic={home}/faces:test", "--out", str(out / "RESULTS.md")],
         ["report", str(teacher)],
+        ["ablate", "b0_ce", "b2_proto", *_split(keys, home), "--seeds", "1", "--out", str(home / "ablation")],
     ):
         done = ngd(*line)
         assert done.returncode == 0, (line, done)
     rows = load_file(teacher / "embeddings.safetensors")["fold0.embedding"].astype(np.float32)
     kinds = {file.suffix for file in files(out)}
-    assert {".onnx", ".safetensors", ".json", ".md", ".yaml", ".png"} <= kinds
-    for file in files(out, run / "report.html", teacher / "report.html", packaged("hub")):
+    assert {".onnx", ".pt2", ".safetensors", ".json", ".md", ".yaml", ".png"} <= kinds
+    for file in files(out, *home.glob("*/report.html"), packaged("hub")):
         content = file.read_bytes()
         for word in (*PLANTED, str(tmp_path)):
             assert word.encode() not in content, f"{file} names {word}"
