@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
+import mne
 import numpy as np
 import timm
 import torch
@@ -79,6 +80,33 @@ def _add_ratings(events: Path) -> None:
         rated = [str(2 + 5 * (number % 2)), str(8 - 5 * (number % 3 // 2)), str(number)]
         text.append("\t".join([line, *(rated if "\t788" in line else ["n/a"] * 3)]))
     events.write_text("\n".join(text) + "\n")
+
+
+def own_recordings(work: Path) -> list[Path]:
+    """A table, and a file a subject in three formats that MNE opens."""
+    folder, names = work / "set", ["Fz", "Cz", "Pz", "Oz"]
+    folder.mkdir()
+    signal = np.random.default_rng(0).normal(0, 1e-5, (4, 1280))
+    raw = mne.io.RawArray(signal, mne.create_info(names, 128.0, "eeg", verbose="error"), verbose="error")
+    raw.set_annotations(mne.Annotations([0, 2, 6], [1, 3, 3], ["rest", "comedy", "news"]), verbose="error")
+    raw.save(folder / "one_raw.fif", verbose="error")
+    mne.export.export_raw(folder / "two.edf", raw, verbose="error")
+    (folder / "three.eeg").write_bytes((signal.T * 1e7).astype("<i2").tobytes())
+    kind = "BrainVision Data Exchange {} File, Version 1.0\n[Common Infos]\nCodepage=UTF-8\nDataFile=three.eeg\n"
+    head = kind.format("Header") + "MarkerFile=three.vmrk\nDataFormat=BINARY\nDataOrientation=MULTIPLEXED\n"
+    head += "NumberOfChannels=4\nSamplingInterval=7812.5\n[Binary Infos]\nBinaryFormat=INT_16\n[Channel Infos]\n"
+    head += "".join(f"Ch{i}={name},,0.1,µV\n" for i, name in enumerate(names, start=1))
+    marks = kind.format("Marker") + "[Marker Infos]\nMk1=New Segment,,1,1,0\nMk2=Comment,rest,1,128,0\n"
+    marks += "Mk3=Comment,comedy,257,384,0\nMk4=Comment,news,769,384,0\n"
+    rows = ["file,subject,annotation,valence,arousal,stimulus,baseline"]
+    for subject, name in enumerate(("one_raw.fif", "two.edf", "three.vhdr"), start=1):
+        prefix = "Comment/" if name == "three.vhdr" else ""
+        rows += [
+            f"{name},{subject},{prefix}{clip},{rating},comedy,{prefix}rest"
+            for clip, rating in (("comedy", ".5,.2"), ("news", "-.5,-.1"))
+        ]
+    write(folder, {"three.vhdr": head, "three.vmrk": marks, "mine.csv": "\n".join(rows) + "\n"})
+    return files_below(folder)
 
 
 def fer_set(layout: str) -> Writer:
@@ -190,6 +218,8 @@ def _recordings() -> dict[str, Artifact]:
     for name, root in roots.items():
         fit = f"{FIT.format(recipe=f'teacher_{name}', root=root)} {SIGNALS} data.folds="
         found[f"eeg: {name}"] = Artifact(simulated(name, 3), (f"{fit}50",) * 5, 2, 90, slow=(f"{fit}3",))
+    fit = f"{FIT.format(recipe='teacher_dreamer', root='set/mine.csv')} data.name=recordings {SIGNALS} data.folds="
+    found["eeg: own recordings"] = Artifact(own_recordings, (f"{fit}50",) * 5, 4, 400, slow=(f"{fit}3",))
     fit = FIT.format(recipe="teacher_gameemo", root="power.npz")
     found["eeg: band power"] = Artifact(
         bandpower, (f"{fit} data.folds=50",) * 5, 10, 600, slow=(f"{fit} data.folds=3",)
@@ -244,6 +274,17 @@ FILES = {
         700,
     ),
     "checkpoint of a run": Artifact(unfinished_run, ("train --resume run",), 3, 100, output="run"),
+    "run": Artifact(
+        copied("trained", f"{OUTPUT}-run"),
+        (
+            f"report {OUTPUT}-run",
+            f"evaluate {OUTPUT}-run --data schematic=faces:test --predictions --out {OUTPUT}.json",
+            f"results {OUTPUT}-run --data schematic=faces:test --out {OUTPUT}.md",
+            f"push {OUTPUT}-run some/body --folder {OUTPUT}",
+        ),
+        8,
+        700,
+    ),
     "image": Artifact(
         images,
         (
@@ -256,6 +297,6 @@ FILES = {
     ),
     "video": Artifact(video, (f"predict student clip.mp4 --out {OUTPUT}",), 3, 150),
 }
-"""Everything but sets; a run directory is one more entry."""
+"""Everything but sets."""
 
 SETS = _sets() | _recordings()

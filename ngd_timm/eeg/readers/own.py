@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 
 from ngd_timm.core.affect import rating_to_va
 from ngd_timm.core.errors import InputError, choices
+from ngd_timm.core.files import require_regular
 from ngd_timm.core.recipe import StrictModel
 from ngd_timm.eeg.signal.recording import Recording, RecordingSet
 
@@ -156,19 +157,31 @@ def recording_files(file: Path) -> list[Path]:
     """All files of a recording: a folder's, those of its stem (split ones too), and those that its header names.
 
     BrainVision's header (.vhdr, .ahdr) names them. EEGLAB's (.set) would have to be parsed as a whole, so that every
-    .fdt beside it counts.
+    .fdt beside it counts. What is neither a regular file nor a folder among them is refused: MNE would wait for it.
     """
     if file.is_dir():
-        return sorted(p for p in file.rglob("*") if p.is_file())
-    siblings = [p for p in file.parent.iterdir() if p.is_file()]
+        return _regular(file.rglob("*"))
+    siblings = list(file.parent.iterdir())
     series = re.escape(file.stem).replace("_split\\-01", r"_split\-\d+")  # BIDS; MNE's own is stem-1, stem-2 …
     parts = {p for p in siblings if re.fullmatch(rf"{series}(-.*)?", p.stem)}
     suffix = file.suffix.lower()
     if suffix == ".set":
         parts |= {p for p in siblings if p.suffix.lower() == ".fdt"}
     if suffix in (".vhdr", ".ahdr"):
-        parts |= {file.parent / name for name in _named_in(file) if (file.parent / name).is_file()}
-    return sorted(parts)
+        _regular([file])
+        parts |= {file.parent / name for name in _named_in(file)}
+    return _regular(parts)
+
+
+def _regular(paths: Iterable[Path]) -> list[Path]:
+    """The files among the paths, sorted."""
+    files = sorted(path for path in paths if path.exists() and not path.is_dir())
+    for path in files:
+        try:
+            require_regular(path)
+        except OSError as error:
+            raise InputError(f"{path}: can't be read ({error.strerror})") from None
+    return files
 
 
 def _named_in(header: Path) -> list[str]:
@@ -194,6 +207,9 @@ def _read_all(by_file: Mapping[Path, Mapping[str, _Row]]) -> Iterator[Recording]
                 recording = _cut(raw, row)
             except InputError as error:
                 raise InputError(f"{where}: {error}") from None
+            except Exception as error:  # a truncated file
+                message = " ".join(str(error).split())
+                raise InputError(f"{where}: {file.name} can't be read there ({message})") from error
             yield recording
 
 
