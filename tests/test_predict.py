@@ -458,6 +458,14 @@ def test_one_bad_file_among_many_costs_its_own_line_and_exit_code_1(
     assert [row["notes"] for row in rows if "moving" in row["source"]] == ["the first of 2 frames"]
 
 
+def test_a_photograph_without_a_face_has_a_line_and_the_csv_its_names(tmp_path: Path, ngd: Callable[..., Any]) -> None:
+    pytest.importorskip("cv2")
+    Image.new("RGB", (300, 300), "white").save(tmp_path / "wall.png")
+    assert "no face found" in ngd("predict", str(tmp_path / "wall.png")).stdout
+    names = ngd("predict", str(tmp_path / "wall.png"), "--csv").stdout
+    assert re.fullmatch("source,face,x,y,.*,neutral,happiness,.*,notes\n", names)
+
+
 def test_a_line_of_pixels_and_a_colour_space_without_a_conversion_are_one_line_each(
     student: Path, tmp_path: Path, ngd: Callable[..., Any]
 ) -> None:

@@ -98,16 +98,15 @@ def _color(number: int) -> str:
     return STYLES[number % len(STYLES)][0]
 
 
-def write_rows(photos: Iterable[Photo], file: Any) -> Iterator[Photo]:
-    """Pass photos on, and write a CSV row for every face."""
+def write_rows(photos: Iterable[Photo], classes: Sequence[str], file: Any) -> Iterator[Photo]:
+    """Pass photos on, and write a CSV row for every face; the columns' names come with the first photo."""
     writer, head = csv.writer(file, lineterminator="\n"), False
     for photo in photos:
+        if not head:
+            writer.writerow(["source", "face", "x", "y", "width", "height", *_PREDICTED, *classes, "notes"])
+            head = True
         for number, face in enumerate(photo.faces, start=1):
             row = face.as_dict()
-            if not head:
-                places = ("x", "y", "width", "height")
-                writer.writerow(["source", "face", *places, *_PREDICTED, *row["probabilities"], "notes"])
-                head = True
             box = row["box"] or [None] * 4
             values = [row[key] for key in _PREDICTED]
             notes = "; ".join(row["notes"])

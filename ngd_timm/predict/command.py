@@ -72,15 +72,15 @@ def predict_files(
         photos = predictor.photos(files, crops, failed)
         if place is not None:
             photos = annotated(photos, place, len(files))
-        _write(photos, out, form, max(len(str(file)) for file in files))
+        _write(photos, predictor.classes, out, form, max(len(str(file)) for file in files))
         if len(errors) == len(files):
             raise errors[0] if len(files) == 1 else InputError(f"none of the {len(files)} images could be read")
     return len(errors)
 
 
-def _write(photos: Iterator[Photo], out: TextIO | Terminal, form: str, width: int) -> None:
+def _write(photos: Iterator[Photo], classes: Sequence[str], out: TextIO | Terminal, form: str, width: int) -> None:
     if form == "csv":
-        for _ in write_rows(photos, out):
+        for _ in write_rows(photos, classes, out):
             pass
     elif form == "json":
         rows = [photo.as_dict() for photo in photos]
