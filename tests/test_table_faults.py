@@ -28,6 +28,8 @@ HEAD = "valence,arousal,f1,f2\n"
         "a word for a number": (f"{HEAD}0,0,1,high\n", "row 2: f2 must be a finite number, got 'high'"),
         "a feature of NaN": (f"{HEAD}0,0,1,nan\n", "row 2: f2 must be a finite number"),
         "ratings from 1 to 9": (f"{HEAD}0,0,1,2\n7,3,1,2\n", "row 3: valence and arousal must lie in [-1, 1]"),
+        "a device": (Path("/dev/zero"), "not readable as a UTF-8 CSV ([Errno 22] not a regular file"),
+        "a name without end": (f"valence,arousal,{'x' * 5000},{'x' * 5000}\n0,0,1,1\n", "xxx … xxx"),
         "bytes that are no text": (b"\xff\xfe\x00", "not readable as a UTF-8 CSV"),
     },
 )

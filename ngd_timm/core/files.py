@@ -211,6 +211,7 @@ def _finite(text: str) -> float:
 
 def sha256_file(path: str | Path) -> str:
     """Hex sha256 of a file's bytes."""
+    require_regular(path)
     digest = hashlib.sha256()
     with open(path, "rb") as handle:
         while block := handle.read(1 << 20):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.files import sha256_file
+from ngd_timm.core.files import require_regular, sha256_file
 from ngd_timm.core.version import __version__
 from ngd_timm.grid.mantel import mantel_test
 from ngd_timm.grid.prototypes import PrototypeGrid
@@ -61,6 +61,7 @@ def grid_of_table(
 def _read_table(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Features (N, D), ratings (N, 2) and subjects (N,), if they are named."""
     try:
+        require_regular(path)
         with open(path, encoding="utf-8-sig", newline="") as handle:
             columns, *rows = list(csv.reader(handle, strict=True)) or [[]]
     except (csv.Error, UnicodeDecodeError, OSError) as error:

@@ -38,6 +38,8 @@ def read_model(folder: str | Path, shown: str) -> Any:
     config, weights = (Path(folder) / name for name in FILES)
     if (number := _largest(read_json(config, shown).get("model_args"))) > _LARGEST:
         raise InputError(f"{shown}: model_args in config.json hold {number:g}; {_LARGEST} is the most")
+    if not weights.is_file():
+        raise InputError(f"{shown}: {weights.name} is missing; restore it, or create it again")
     try:
         model = timm.create_model(f"local-dir:{folder}", pretrained=False)
         wrong = _wrong_classes(json.loads(config.read_text(encoding="utf-8")), model)

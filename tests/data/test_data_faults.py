@@ -111,7 +111,7 @@ def png_with_comment(size: int) -> bytes:
         "a JPEG cut short": ("a.jpg", encoded(NOISE, "JPEG")[:450], "can't be decoded (image file is"),
         "an image of zero bytes": ("a.png", b"", "not a PNG, JPEG"),
         "a text as an image": ("a.png", "I am a text. " * 20, "not a PNG, JPEG"),
-        "an image that links to itself": ("a.png", Path("a.png"), "links to nothing"),
+        "an image that links to itself": ("a.png", Path("a.png"), "is no file (or links to none)"),
         "60 000 x 60 000 px": ("a.png", png_header(60000, 60000), "more than 100 megapixels; raise max_megapixels"),
         "2^31-1 x 2^31-1 px": ("a.png", png_header(2**31 - 1, 2**31 - 1), "can't be decoded"),
         "54 bytes that declare 9 000 x 9 000 px": ("a.bmp", bmp_header(9000, 9000), "can't be decoded (image file is"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,15 @@ def test_a_cropped_raw_is_cut_at_the_same_samples(tmp_path: Path) -> None:
     assert starts(read(tmp_path, raw, "happy,,", "late,,")) == [8.0, 14.0]
     raw.set_meas_date(1_500_000_000)
     assert starts(read(tmp_path, raw, "happy,,", "late,,")) == [8.0, 14.0]
+
+
+@pytest.mark.parametrize(("file", "pipe"), [("r_raw.fif", "r_raw-1.fif"), ("c.vhdr", "other.eeg"), ("d.edf", "d.edf")])
+def test_a_pipe_among_the_files_of_a_recording_is_not_waited_for(tmp_path: Path, file: str, pipe: str) -> None:
+    if file != pipe:
+        (tmp_path / file).write_text("DataFile=other.eeg\n")
+    os.mkfifo(tmp_path / pipe)
+    with pytest.raises(InputError, match=f"{pipe}: can't be read \\(not a regular file\\)"):
+        read_recordings(write_table(tmp_path, f"{file},1,happy,,"))
 
 
 def test_an_annotation_of_a_moment_needs_a_length_in_seconds(tmp_path: Path) -> None:

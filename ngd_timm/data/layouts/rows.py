@@ -160,7 +160,7 @@ def image_files(folder: Path, deep: bool = False) -> list[Path]:
     found = [p for p in files_below(folder, deep) if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
     for path in found:
         if not path.is_file():
-            raise InputError(f"{path} links to nothing; bring the image, or remove the link")
+            raise InputError(f"{path} is no file (or links to none); bring the image, or remove it")
     return sorted(found)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from ngd_timm.core.affect import rating_to_va
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import require_regular
-from ngd_timm.eeg.readers.own import eeg_picks, microvolts, recording_files
+from ngd_timm.eeg.readers.own import eeg_picks, microvolts, recording_files, regular_files
 from ngd_timm.eeg.signal.recording import Recording, RecordingSet
 from ngd_timm.eeg.topomap import standard_montage
 
@@ -275,6 +275,8 @@ def _numbers(labels: Sequence[str]) -> dict[str, int]:
 
 
 def _files(path: BIDSPath) -> list[Path]:
+    """A recording's own files; what else MNE-BIDS may open is looked at as well."""
+    regular_files([*path.root.iterdir(), *(path.root / f"sub-{path.subject}").rglob("*")])
     sidecars = (_sidecar(path, "events"), _sidecar(path, "channels"))
     return [*recording_files(path.fpath), *(file for file in sidecars if file is not None)]
 

@@ -157,10 +157,10 @@ def recording_files(file: Path) -> list[Path]:
     """All files of a recording: a folder's, those of its stem (split ones too), and those that its header names.
 
     BrainVision's header (.vhdr, .ahdr) names them. EEGLAB's (.set) would have to be parsed as a whole, so that every
-    .fdt beside it counts. What is neither a regular file nor a folder among them is refused: MNE would wait for it.
+    .fdt beside it counts.
     """
     if file.is_dir():
-        return _regular(file.rglob("*"))
+        return regular_files(file.rglob("*"))
     siblings = list(file.parent.iterdir())
     series = re.escape(file.stem).replace("_split\\-01", r"_split\-\d+")  # BIDS; MNE's own is stem-1, stem-2 …
     parts = {p for p in siblings if re.fullmatch(rf"{series}(-.*)?", p.stem)}
@@ -168,13 +168,13 @@ def recording_files(file: Path) -> list[Path]:
     if suffix == ".set":
         parts |= {p for p in siblings if p.suffix.lower() == ".fdt"}
     if suffix in (".vhdr", ".ahdr"):
-        _regular([file])
+        regular_files([file])
         parts |= {file.parent / name for name in _named_in(file)}
-    return _regular(parts)
+    return regular_files(parts)
 
 
-def _regular(paths: Iterable[Path]) -> list[Path]:
-    """The files among the paths, sorted."""
+def regular_files(paths: Iterable[Path]) -> list[Path]:
+    """The files among the paths, sorted; a device or a pipe is refused."""
     files = sorted(path for path in paths if path.exists() and not path.is_dir())
     for path in files:
         try:
