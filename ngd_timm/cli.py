@@ -138,7 +138,7 @@ def train(
     from ngd_timm.train import loop
 
     if resume is not None:
-        run = loop.resume(resume)
+        run = loop.resume(resume, _command())
     elif recipe is not None:
         run = loop.train(load_recipe(Recipe, recipe, overrides or []), _command())
     drawn = not is_first() or try_page(run)

@@ -125,6 +125,7 @@ def _said(path: Path) -> str:
             content: Any = list(csv.DictReader(handle))
     elif path.suffix == ".json":
         content = json.loads(path.read_text())
+        content.pop("command", None)  # of a run that had not begun: the one that resumed it
     elif path.suffix == ".pt":
         content = torch.load(path, weights_only=True)
     elif path.suffix == ".safetensors":  # whose metadata come in any order

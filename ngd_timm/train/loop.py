@@ -65,8 +65,11 @@ def train(recipe: Recipe, command: Sequence[str] | None = None) -> Path:
         return _run(setup, out, Progress())
 
 
-def resume(run: str | Path) -> Path:
-    """Continue a run from its last checkpoint, mid-epoch too; it ends in the same student, to the last bit."""
+def resume(run: str | Path, command: Sequence[str] | None = None) -> Path:
+    """Continue a run from its last checkpoint, mid-epoch too; it ends in the same student, to the last bit.
+
+    The command is noted where the run had not got as far as to note its own.
+    """
     join()
     out = Path(run)
     if not (out / "recipe.yaml").is_file():
@@ -78,6 +81,7 @@ def resume(run: str | Path) -> Path:
             refuse_changes(out, setup.fingerprint)
         elif checkpoints.epoch_file.exists() or checkpoints.step_file.exists():
             raise InputError(f"{out} is not a run that can be continued: it has no fingerprint.json; start a new one")
+        setup.fingerprint["command"] = command
         progress = checkpoints.load(setup)
         agree()  # all processes have read before one writes
         _begin(setup, out)
