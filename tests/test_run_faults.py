@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import shutil
 from pathlib import Path
 from typing import Any
@@ -35,10 +37,18 @@ def run(trained_run: Path, tmp_path: Path) -> Path:
             "report run",
             "metrics.json 'a': Input should be a valid dictionary",
         ),
+        "a summary of other bytes": ("summary.csv", b"epoch,lr\n\xff", "report run", "summary.csv is not text"),
+        "weights that are a device": (
+            "student/model.safetensors",
+            Path("/dev/zero"),
+            "evaluate run --data schematic=faces",
+            "model.safetensors",
+        ),
         "a summary cut short": ("summary.csv", "epoch,lr\n0", "report run", "row 1 is not whole"),
     },
 )
-def test_a_damaged_run(name: str, content: str, command: str, message: str, run: Path, refused: Any) -> None:
+def test_a_damaged_run(name: str, content: Any, command: str, message: str, run: Path, refused: Any) -> None:
+    (run / name).unlink()
     write(run, {name: content})
     refused(command, message)
 
@@ -55,6 +65,31 @@ def test_a_damaged_run(name: str, content: str, command: str, message: str, run:
 def test_a_run_with_a_part_missing(name: str, command: str, message: str, run: Path, refused: Any) -> None:
     shutil.rmtree(run / name) if (run / name).is_dir() else (run / name).unlink(missing_ok=True)
     refused(command, message)
+
+
+@rows(
+    "place, message",
+    {
+        "weights that are not finite": (("checkpoint", "state_dict"), "its weights are not finite"),
+        "a log without its times": (("rows",), "its log: row 1 is not whole"),
+    },
+)
+def test_a_checkpoint_that_can_not_be_continued(place: tuple[str, ...], message: str, run: Path, refused: Any) -> None:
+    (run / "metrics.json").unlink()
+    state = torch.load(run / "last" / "state.pt", weights_only=True)
+    part = functools.reduce(operator.getitem, place, state)
+    if isinstance(part, dict):
+        next(value for value in part.values() if value.is_floating_point()).fill_(torch.nan)
+    else:
+        del part[0]["seconds"]
+    torch.save(state, run / "last" / "state.pt")
+    refused("train --resume run", message)
+
+
+def test_a_checkpoint_without_the_projection_is_refused(run: Path, refused: Any) -> None:
+    state = torch.load(run / "last" / "state.pt", weights_only=True)
+    torch.save({**state, "checkpoint": {}, "checkpoint_ema": None}, run / "last" / "state.pt")
+    refused("evaluate run --data schematic=faces:test --predictions", "holds no projection of this student (KeyError)")
 
 
 def test_predictions_cut_short_are_refused(run: Path, refused: Any) -> None:

@@ -20,6 +20,7 @@ from ngd_timm.core.errors import InputError, PageError, printable
 BREAKS = "\n\t"
 """Control characters that a terminal may get."""
 _GRACE_SECONDS = 5.0
+_LONGEST = 900  # characters of a message
 
 
 class Terminal:
@@ -101,8 +102,10 @@ def leave_with(message: str, code: int) -> NoReturn:
 
 
 def print_error(message: str) -> None:
-    """Print a message in one line on standard error."""
-    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"ngd: {printable(message)}")
+    """Print a message in one line on standard error; of a long one the begin and the end."""
+    text = printable(message)
+    text = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 300]} … {text[-300:]}"
+    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"ngd: {text}")
 
 
 def _discard_output() -> None:

@@ -193,10 +193,20 @@ def read_rows(path: Path, needed: Sequence[str] = ()) -> list[Row]:
     """The rows of summary.csv, one an epoch; a column that is needed has a number in every row."""
     if not path.is_file():
         raise InputError(f"{path} is missing; it lies in the directory that the run was trained into")
-    with open(path, newline="", encoding="utf-8") as handle:
-        texts = list(csv.DictReader(handle))
+    try:
+        return parse_rows(path.read_text(encoding="utf-8"), str(path), needed)
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not text; bring the file again, or continue the run") from None
+
+
+def parse_rows(table: str, shown: str, needed: Sequence[str] = ()) -> list[Row]:
+    """The rows of the text of a summary.csv, which messages call `shown`."""
+    try:
+        texts = list(csv.DictReader(io.StringIO(table, newline="")))
+    except csv.Error as error:
+        raise InputError(f"{shown} is not CSV ({error})") from None
     if not texts or "epoch" not in texts[0]:
-        raise InputError(f"{path} has no epochs; train the run first")
+        raise InputError(f"{shown} has no epochs; train the run first")
     rows: list[Row] = []
     for number, text in enumerate(texts):
         try:
@@ -207,7 +217,7 @@ def read_rows(path: Path, needed: Sequence[str] = ()) -> list[Row]:
                 raise ValueError
         except (ValueError, TypeError, KeyError):
             raise InputError(
-                f"{path}: row {number + 1} is not whole; bring the file again, or continue the run"
+                f"{shown}: row {number + 1} is not whole; bring the file again, or continue the run"
             ) from None
         rows.append(row)
     return rows

@@ -202,9 +202,14 @@ def _wrapped(student: TimmModel, run: Path) -> DistillationWrapper:
     # summary.csv is written after the student, which is written after the checkpoint
     if state["epoch"] != len(read_rows(run / "summary.csv")):
         raise InputError(f"{run}: student/ and last/ are of different epochs; fix it with: ngd train --resume {run}")
-    ema = state["checkpoint_ema"]
-    projection = (ema["task_state_ema"] if ema else state["checkpoint"]["task_state"])["projection"]
-    model = DistillationWrapper(student, None if projection is None else projection["weight"].shape[0])
-    if model.projection is not None:
-        model.projection.load_state_dict(projection)
+    try:
+        ema = state["checkpoint_ema"]
+        projection = (ema["task_state_ema"] if ema else state["checkpoint"]["task_state"])["projection"]
+        model = DistillationWrapper(student, None if projection is None else projection["weight"].shape[0])
+        if model.projection is not None:
+            model.projection.load_state_dict(projection)
+    except Exception as error:  # torch checks little of what it loads, and in a dozen ways
+        raise InputError(
+            f"{file} holds no projection of this student ({type(error).__name__}); train it again"
+        ) from None
     return model

@@ -16,7 +16,7 @@ from torch import Tensor
 from ngd_timm.core.distributed import average, gather_bytes, is_first, rank
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import atomic_path
-from ngd_timm.evaluate.run_log import choice_score, read_state, summary_csv
+from ngd_timm.evaluate.run_log import choice_score, parse_rows, read_state, summary_csv
 
 if TYPE_CHECKING:
     from ngd_timm.train.setup import Setup
@@ -172,6 +172,8 @@ def _state(setup: Setup, progress: Progress) -> dict[str, Any]:
 def _restore(setup: Setup, state: dict[str, Any]) -> Progress:
     task = setup.task
     task.load_checkpoint_state(state["checkpoint"]["state_dict"], state["checkpoint"].get("task_state"))
+    if not weights_are_finite(setup):
+        raise ValueError("its weights are not finite")
     if state["checkpoint_ema"]:
         ema = state["checkpoint_ema"]
         task.load_checkpoint_state(ema["state_dict_ema"], ema.get("task_state_ema"), ema=True)
@@ -186,13 +188,15 @@ def _restore(setup: Setup, state: dict[str, Any]) -> Progress:
         {name: value.to(setup.device) for name, value in state["means"][key].items()} for key in ("sums", "seen")
     )
     means.count = state["means"]["count"]
-    summary_csv(state["rows"], setup.recipe.best_on)
+    if state["rows"]:
+        parse_rows(summary_csv(state["rows"], setup.recipe.best_on), "its log")
     for row in state["rows"]:
         choice_score(setup.recipe, row)
     return Progress(state["epoch"], state["step"], state["rows"], means, state["seconds"])
 
 
 def weights_are_finite(setup: Setup) -> bool:
-    """Whether all weights are finite: a step may spoil them before a loss shows it."""
-    sums = [p.detach().sum(dtype=torch.float64) for p in setup.task.trainable_module.parameters()]
+    """Whether all weights and running statistics are finite: a step may spoil them before a loss shows it."""
+    module = setup.task.trainable_module
+    sums = [t.detach().sum(dtype=torch.float64) for t in (*module.parameters(), *module.buffers())]
     return bool(torch.stack(sums).isfinite().all())
