@@ -149,7 +149,9 @@ def _wrong_content(ending: Ending, command: Sequence[str], work: Path) -> str | 
 
 def run(command: Sequence[str], folder: Path) -> Ending:
     """Run the command line in a forked process, whose temporary files and caches go below `folder`."""
-    streams = [Path(tempfile.mkstemp(dir=folder.parent)[1]) for _ in range(2)]
+    streams = [folder.parent / name for name in ("stdout", "stderr")]
+    for path in streams:
+        path.write_bytes(b"")
     floor = _resident()
     child = os.fork()
     if not child:
@@ -158,8 +160,6 @@ def run(command: Sequence[str], folder: Path) -> Ending:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)  # what it started and left
     out, err = (path.read_text(errors="replace") for path in streams)
-    for path in streams:
-        path.unlink()
     memory = max(0, used.ru_maxrss * 1024 - floor)
     return Ending(os.waitstatus_to_exitcode(status), out, err, used.ru_utime + used.ru_stime, memory)
 
