@@ -76,14 +76,21 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_files(folder: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder within `folder`; its files move up if the block ends well, the newest last."""
+    """Yield a temporary folder within `folder`; its files move up if the block ends well, the newest last, or none."""
     folder = Path(folder)
     with write_refusals(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".files.", dir=folder) as temporary, _held(Path(temporary)):
             yield Path(temporary)
-            for path in sorted(Path(temporary).iterdir(), key=lambda path: path.stat().st_mtime_ns):
-                os.replace(path, folder / path.name)
+            files = sorted(Path(temporary).iterdir(), key=lambda path: path.stat().st_mtime_ns)
+            try:
+                for path in files:
+                    os.replace(path, folder / path.name)
+            except BaseException:  # a signal's
+                for path in files:
+                    if not path.exists():
+                        (folder / path.name).unlink()
+                raise
         _remove_abandoned(folder, "files")
 
 
