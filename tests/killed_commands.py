@@ -25,7 +25,7 @@ from safetensors import safe_open
 _OPERATIONS = ("os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.chmod")
 _LONGEST = 120
 """Seconds after which a hung life dies of SIGALRM."""
-_TIMINGS = ("seconds", "images_per_second")
+_TIMINGS = ("seconds", "images_per_second", "minutes")
 
 
 class Cut(NamedTuple):
