@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.files import atomic_folder, atomic_path, check_place, write_json
+from ngd_timm.core.files import atomic_files, atomic_folder, atomic_path, check_place, write_json
 from ngd_timm.evaluate.student import evaluate
 
 
@@ -17,6 +18,26 @@ def write_half_a_folder(path: Path) -> None:
     with atomic_folder(path) as temporary:
         (temporary / "half").write_text("2")
         raise KeyboardInterrupt
+
+
+def write_three_files(folder: Path) -> None:
+    with atomic_files(folder) as temporary:
+        for name in "abc":
+            (temporary / name).touch()
+
+
+def test_files_whose_moves_are_interrupted_leave_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moves = [os.replace, os.replace]
+
+    def replace(source: Path, target: Path) -> None:
+        if not moves:
+            raise KeyboardInterrupt
+        moves.pop()(source, target)
+
+    monkeypatch.setattr("ngd_timm.core.files.os.replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        write_three_files(tmp_path)
+    assert (moves, list(tmp_path.iterdir())) == ([], [])
 
 
 def test_an_interrupted_folder_leaves_the_earlier_folder_and_a_finished_one_replaces_it_whole(tmp_path: Path) -> None:

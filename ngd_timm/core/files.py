@@ -29,6 +29,8 @@ except ImportError:  # Windows, where a killed process's temporary files stay
 _LARGEST_JSON = 16 << 20
 _RANDOM = "[a-z0-9_]{8}"
 """What `tempfile` ends its names with."""
+_FILES = "files"
+"""The temporary name of several files at once."""
 _UNLOCKED = 0.1
 """Seconds: for longer no living writer leaves what it has made without its lock."""
 
@@ -40,14 +42,14 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     with write_refusals(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-        os.close(descriptor)
         try:
+            os.close(descriptor)
             with _held(Path(name)):
                 yield Path(name)
                 _settle(Path(name))
                 os.replace(name, path)
         finally:
-            Path(name).unlink(missing_ok=True)
+            _discard(Path(name))
         _remove_abandoned(path.parent, path.name, path.suffix)
 
 
@@ -58,19 +60,19 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     with write_refusals(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        temporary.chmod(0o755)
         try:
+            temporary.chmod(0o755)
             with _held(temporary):
                 yield temporary
                 if path.exists():
                     old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
                     os.replace(path, old / path.name)
                     os.replace(temporary, path)
-                    shutil.rmtree(old)
+                    _discard(old)
                 else:
                     os.replace(temporary, path)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            _discard(temporary)
         _remove_abandoned(path.parent, path.name)
 
 
@@ -80,18 +82,22 @@ def atomic_files(folder: str | Path) -> Iterator[Path]:
     folder = Path(folder)
     with write_refusals(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".files.", dir=folder) as temporary, _held(Path(temporary)):
-            yield Path(temporary)
-            files = sorted(Path(temporary).iterdir(), key=lambda path: path.stat().st_mtime_ns)
-            try:
-                for path in files:
-                    os.replace(path, folder / path.name)
-            except BaseException:  # a signal's
-                for path in files:
-                    if not path.exists():
-                        (folder / path.name).unlink()
-                raise
-        _remove_abandoned(folder, "files")
+        temporary = Path(tempfile.mkdtemp(prefix=f".{_FILES}.", dir=folder))
+        try:
+            with _held(temporary):
+                yield temporary
+                files = sorted(temporary.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+                try:
+                    for path in files:
+                        os.replace(path, folder / path.name)
+                except BaseException:  # a signal's
+                    for path in files:
+                        if not path.exists():
+                            (folder / path.name).unlink()
+                    raise
+        finally:
+            _discard(temporary)
+        _remove_abandoned(folder, _FILES)
 
 
 def check_place(path: str | Path) -> None:
@@ -138,8 +144,8 @@ def _held(temporary: Path) -> Iterator[None]:
 
 
 def _remove_abandoned(folder: Path, name: str, suffix: str = "") -> None:
-    """Remove the temporary files and folders that killed processes left when they wrote the same name."""
-    pattern = re.compile(rf"\.{re.escape(name)}\.(old\.)?{_RANDOM}{re.escape(suffix)}")
+    """Remove what killed processes left when they wrote the same name, or several files at once."""
+    pattern = re.compile(rf"\.({re.escape(name)}\.(old\.)?{_RANDOM}{re.escape(suffix)}|{_FILES}\.{_RANDOM})")
     for path in folder.iterdir() if fcntl else ():
         if pattern.fullmatch(path.name):
             with contextlib.suppress(OSError):
@@ -153,7 +159,16 @@ def _remove_abandoned(folder: Path, name: str, suffix: str = "") -> None:
 
 
 def _remove(path: Path) -> None:
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _discard(temporary: Path) -> None:
+    """Remove a temporary file or folder, also when a signal comes meanwhile."""
+    try:
+        _remove(temporary)
+    except BaseException:
+        _remove(temporary)
+        raise
 
 
 def _settle(file: Path) -> None:

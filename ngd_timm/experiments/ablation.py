@@ -305,11 +305,11 @@ def _finish(run: Recipe, command: Sequence[str] | None, title: str) -> bool:
     if (folder / "metrics.json").is_file():
         _refuse_other_sources(run)
         logger.info(f"{title}: done before")
-        return True
+        return (folder / "report.html").is_file() or try_page(folder)
     try:
         if (folder / "recipe.yaml").is_file():
             logger.info(f"{title}: goes on")
-            resume(folder)
+            resume(folder, command)
         else:
             logger.info(f"{title}: begins")
             train(run, command)
