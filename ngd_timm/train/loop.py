@@ -85,6 +85,8 @@ def resume(run: str | Path, command: Sequence[str] | None = None) -> Path:
         progress = checkpoints.load(setup)
         agree()  # all processes have read before one writes
         _begin(setup, out)
+        if is_first() and not progress.step:  # a kill after an epoch's checkpoint leaves the one within the epoch
+            checkpoints.step_file.unlink(missing_ok=True)
         if progress.epoch or progress.step:
             within = f", batch {progress.step} of {len(setup.batches)} of the next" if progress.step else ""
             logger.info(f"resuming {out} after epoch {progress.epoch} of {setup.recipe.optim.epochs}{within}")

@@ -48,6 +48,17 @@ def test_gameemos_own_layout_has_games_and_ratings_from_1_to_9_and_is_named(tmp_
         np.testing.assert_array_equal(getattr(read, name), getattr(data, name))
 
 
+def test_numbers_of_any_integer_type_are_the_same_data(tmp_path: Path, data: BandPower) -> None:
+    save_bandpower(tmp_path / "a.npz", data)
+    arrays = dict(np.load(tmp_path / "a.npz"))
+    np.savez(
+        tmp_path / "b.npz",
+        **{**arrays, "subject": arrays["subject"].astype("u1"), "trial": arrays["trial"].astype(">i4")},
+    )
+    found = load_bandpower(tmp_path / "b.npz")
+    assert (found.subject.dtype, found.trial.dtype, found.sha256) == (np.int64, np.int64, data.sha256)
+
+
 def test_trials_that_nobody_rated_come_back_as_such(tmp_path: Path, data: BandPower) -> None:
     va = data.valence_arousal.copy()
     va[data.trial == 2] = np.nan
@@ -97,6 +108,7 @@ def test_bands_and_channels_are_picked_by_name(data: BandPower) -> None:
         ({"valence_arousal": None}, "lacks ratings"),
         ({"valence_arousal": (np.arange(48).reshape(24, 2) % 9 - 4) / 4}, "more than one rating"),
         ({"subject": np.ones(24)}, "subject must be (24,) integers"),
+        ({"subject": np.full(24, 2**63, "u8")}, "subject must be below 2^63"),
         ({"X": np.array([{}], dtype=object)}, "of plain arrays"),
         ({"simulated": np.array([True, False])}, "size 1"),
     ],

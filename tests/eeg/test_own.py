@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,17 @@ def test_a_cropped_raw_is_cut_at_the_same_samples(tmp_path: Path) -> None:
     assert starts(read(tmp_path, raw, "happy,,", "late,,")) == [8.0, 14.0]
     raw.set_meas_date(1_500_000_000)
     assert starts(read(tmp_path, raw, "happy,,", "late,,")) == [8.0, 14.0]
+
+
+def test_a_file_whose_tags_lead_backwards_is_not_followed_for_ever(tmp_path: Path) -> None:
+    read(tmp_path, make_raw(), "happy,,")
+    content = bytearray((tmp_path / "r_raw.fif").read_bytes())
+    _, _, size, _ = struct.unpack_from(">4i", content)
+    struct.pack_into(">i", content, 16 + size + 12, 16)  # after the second tag comes the first one's data
+    (tmp_path / "r_raw.fif").write_bytes(content)
+    recordings = read_recordings(write_table(tmp_path, "r_raw.fif,1,happy,,"))
+    with pytest.raises(InputError, match=r"row 2: MNE can't open r_raw\.fif \(a tag leads backwards"):
+        list(recordings)
 
 
 @pytest.mark.parametrize(("file", "pipe"), [("r_raw.fif", "r_raw-1.fif"), ("c.vhdr", "other.eeg"), ("d.edf", "d.edf")])

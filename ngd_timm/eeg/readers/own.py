@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import re
+import struct
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -198,6 +200,8 @@ def _read_all(by_file: Mapping[Path, Mapping[str, _Row]]) -> Iterator[Recording]
 
     for file, rows in by_file.items():
         try:
+            if file.name.endswith((".fif", ".fif.gz")):
+                _refuse_endless(file)
             raw = mne.io.read_raw(file, preload=False, verbose="error")
         except Exception as error:  # a reader for each of some thirty formats, and no common type of error
             message = " ".join(str(error).split())
@@ -211,6 +215,20 @@ def _read_all(by_file: Mapping[Path, Mapping[str, _Row]]) -> Iterator[Recording]
                 message = " ".join(str(error).split())
                 raise InputError(f"{where}: {file.name} can't be read there ({message})") from error
             yield recording
+
+
+def _refuse_endless(file: Path) -> None:
+    """Refuse a FIF file whose tags don't all lead forward: MNE would follow them for ever."""
+    with gzip.open(file) if file.suffix == ".gz" else open(file, "rb") as handle:
+        while len(head := handle.read(16)) == 16:
+            _kind, _type, size, following = struct.unpack(
+                ">4i", head
+            )  # where the next tag is; 0: after this one's data
+            if following < 0:
+                return
+            if size < 0 or 0 < following < handle.tell():
+                raise ValueError("a tag leads backwards; bring the file again")
+            handle.seek(following or handle.tell() + size)
 
 
 def _cut(raw: mne.io.BaseRaw, row: _Row) -> Recording:

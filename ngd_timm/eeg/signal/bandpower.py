@@ -58,6 +58,9 @@ class BandPower:
             numbers = getattr(self, name)
             if numbers.shape != (shape[0],) or numbers.dtype.kind not in "iu":
                 raise InputError(f"{name} must be ({shape[0]},) integers, got {numbers.dtype} of {numbers.shape}")
+            if (numbers > np.iinfo(np.int64).max).any():
+                raise InputError(f"{name} must be below 2^63, got {numbers.max()}")
+            object.__setattr__(self, name, numbers.astype(np.int64, copy=False))
         bad = ~(np.isfinite(self.power) & (self.power > 0)).all(axis=(1, 2))
         if bad.any():
             raise InputError(f"window {int(bad.argmax())}: power must be finite and above 0 to take its logarithm")
