@@ -75,6 +75,7 @@ def names(values: list[Any] | None) -> dict[str, Any]:
         "an unknown crop": ({"pretrained_cfg": {"crop_mode": "middle"}}, "center, squash or border"),
         "an unknown interpolation": ({"pretrained_cfg": {"interpolation": "sinc"}}, "one of nearest, bilinear"),
         "a hundred thousand layers": ({"model_args": {"layers": [100000, 1, 1, 1]}}, "hold 100000; 4096 is the most"),
+        "no pooling": ({"model_args": {"global_pool": ""}}, "a model that can't take an image of (1, 32, 32)"),
         "no class names": (names(REMOVED), "does not say what its 8 classes are"),
         "seven class names for eight": (names(list("abcdefg")), "does not say what its 8 classes are"),
         "class names that are numbers": (names([*range(8)]), "label_names"),

@@ -36,6 +36,7 @@ from ngd_timm.models.timm_folder import (
     TIMM_ERRORS,
     backbone_folder,
     check_input,
+    check_output,
     label_names,
     open_backbone,
     read_model,
@@ -363,7 +364,8 @@ def read_student(folder: str | Path, shown: str) -> tuple[TimmModel, tuple[str, 
             )
         notes = {**notes, "prior": [float(prior[name]) for name in classes]}
     model.ngd_timm = notes
-    return model.eval(), classes
+    check_output(model.eval(), len(classes), shown)
+    return model, classes
 
 
 def _number(value: Any, above: float = -math.inf) -> bool:

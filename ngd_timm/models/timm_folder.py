@@ -11,6 +11,7 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.models import get_model_input_config
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import read_json
@@ -118,6 +119,21 @@ def check_input(model: Any, shown: str) -> None:
     ):
         if not valid:
             raise InputError(f"{shown}: {key} in config.json must be {allowed}, got {str(cfg.get(key))[:80]}")
+
+
+def check_output(model: Any, classes: int, shown: str) -> None:
+    """Refuse a model in eval mode that gives no logits for an image of its own size."""
+    size = tuple(get_model_input_config(model)["input_size"])
+    try:
+        with torch.inference_mode():
+            shape = tuple(model(torch.zeros(1, *size)).shape)
+    except TIMM_ERRORS as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(
+            f"{shown}: config.json describes a model that can't take an image of {size} ({reason})"
+        ) from None
+    if shape != (1, classes):
+        raise InputError(f"{shown}: the model gives {shape} for one image instead of {(1, classes)} logits")
 
 
 def label_names(model: Any, shown: str) -> tuple[str, ...]:
