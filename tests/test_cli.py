@@ -34,7 +34,7 @@ def test_ctrl_c_while_it_starts_ends_in_one_line() -> None:
 def test_a_page_that_cannot_be_drawn_costs_no_run_and_ends_with_one(
     tmp_path: Path, ngd: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("ngd_timm.train.loop.resume", lambda run: run)
+    monkeypatch.setattr("ngd_timm.train.loop.resume", lambda run, command: run)
     done = ngd("train", "--resume", str(tmp_path))
     assert (done.returncode, done.stdout, done.stderr) == (1, f"{tmp_path}\n", "")
     assert caplog.messages == [

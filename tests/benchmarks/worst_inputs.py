@@ -7,6 +7,7 @@ Each command runs in a process of its own; the figure is the largest resident se
 
 from __future__ import annotations
 
+import argparse
 import json
 import multiprocessing
 import os
@@ -77,6 +78,7 @@ def write_inputs(folder: Path) -> None:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print(f"{'input':44}{'MB':>6}{'s':>7}  code  what it says")
     with tempfile.TemporaryDirectory() as scratch:
         # a process that is started has had the memory of the one that started it
