@@ -59,20 +59,16 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     with write_refusals(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        try:
+        with _temporary_folder(path.parent, path.name) as temporary:
             temporary.chmod(0o755)
-            with _held(temporary):
-                yield temporary
-                if path.exists():
-                    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-                    os.replace(path, old / path.name)
-                    os.replace(temporary, path)
-                    _discard(old)
-                else:
-                    os.replace(temporary, path)
-        finally:
-            _discard(temporary)
+            yield temporary
+            if path.exists():
+                old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+                os.replace(path, old / path.name)
+                os.replace(temporary, path)
+                _discard(old)
+            else:
+                os.replace(temporary, path)
         _remove_abandoned(path.parent, path.name)
 
 
@@ -82,21 +78,17 @@ def atomic_files(folder: str | Path) -> Iterator[Path]:
     folder = Path(folder)
     with write_refusals(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{_FILES}.", dir=folder))
-        try:
-            with _held(temporary):
-                yield temporary
-                files = sorted(temporary.iterdir(), key=lambda path: path.stat().st_mtime_ns)
-                try:
-                    for path in files:
-                        os.replace(path, folder / path.name)
-                except BaseException:  # a signal's
-                    for path in files:
-                        if not path.exists():
-                            (folder / path.name).unlink()
-                    raise
-        finally:
-            _discard(temporary)
+        with _temporary_folder(folder, _FILES) as temporary:
+            yield temporary
+            files = sorted(temporary.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+            try:
+                for path in files:
+                    os.replace(path, folder / path.name)
+            except BaseException:  # a signal's
+                for path in files:
+                    if not path.exists():
+                        (folder / path.name).unlink()
+                raise
         _remove_abandoned(folder, _FILES)
 
 
@@ -127,6 +119,17 @@ def write_refusals(path: Path) -> Iterator[None]:
         if reason is None:
             raise
         raise InputError(f"{path} can't be written ({reason}); choose another place, or free some space") from None
+
+
+@contextlib.contextmanager
+def _temporary_folder(parent: Path, name: str) -> Iterator[Path]:
+    """A new folder with a temporary name, held within the block and removed after it where it still is."""
+    temporary = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=parent))
+    try:
+        with _held(temporary):
+            yield temporary
+    finally:
+        _discard(temporary)
 
 
 @contextlib.contextmanager
