@@ -55,7 +55,7 @@ def test_the_wheel_holds_no_tests_no_data_and_stays_small(wheel: dict[str, int])
     assert not [n for n in wheel if n.startswith("tests/") or n.endswith((".parquet", ".npz", ".npy", ".csv", ".pkl"))]
     assert not [n for n in wheel if "/hub/web/" in n]
     assert all(size < 4_000_000 for size in wheel.values())
-    assert sum(wheel.values()) < 10_000_000
+    assert sum(wheel.values()) < 13_000_000
 
 
 def test_lowest_txt_pins_the_lowest_versions_that_pyproject_admits() -> None:

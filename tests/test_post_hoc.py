@@ -28,7 +28,7 @@ from ngd_timm.evaluate.student import evaluate
 from ngd_timm.models.calibration import TEMPERATURES, can_calibrate, fit_temperature, temperature_line
 from ngd_timm.models.kd_teacher import open_teacher
 from ngd_timm.models.logit_adjustment import logit_shift, prior_shift
-from ngd_timm.models.student import load_student, open_student, shipped_student
+from ngd_timm.models.student import load_student, open_student, shipped_student, student_versions
 from ngd_timm.publish.card import student_card
 from ngd_timm.report import write_report
 from ngd_timm.train.loop import train
@@ -347,15 +347,14 @@ def test_a_student_whose_logits_cannot_be_divided_stays_uncalibrated(
     assert "test_resnet: logits not linear in its classifier, so it stays uncalibrated" in caplog.text
 
 
-def test_the_bundled_student_is_v1_at_a_temperature_and_its_folder_is_consistent() -> None:
+def test_the_bundled_student_is_v1_at_a_temperature() -> None:
     folders = [packaged("hub") / f"student-ferplus-v{version}" for version in (1, 2)]
-    assert shipped_student() == folders[1].name
+    assert shipped_student() == folders[1].name  # and not the fast one
     exact, weights = (load_file(folder / "model.safetensors") for folder in folders)
     assert different(exact, weights) == {"fc.weight", "fc.bias", "conv1.weight"}
     luminance = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
     torch.testing.assert_close(weights["conv1.weight"], exact["conv1.weight"].float() * luminance)
-    notes = load_student().ngd_timm
-    temperature = notes["temperature"]
+    temperature = load_student().ngd_timm["temperature"]
     for name in ("fc.weight", "fc.bias"):
         torch.testing.assert_close(weights[name].float() * temperature, exact[name].float(), rtol=1e-3, atol=1e-6)
     assert load_student("student-ferplus-v1").ngd_timm == {}
@@ -363,19 +362,21 @@ def test_the_bundled_student_is_v1_at_a_temperature_and_its_folder_is_consistent
     taught = [KDTeacher.open(folder.name, CLASSES, (0.5,), (0.25,))(images) for folder in folders]
     torch.testing.assert_close(*taught, rtol=1e-3, atol=5e-3)
 
-    run = load_run(folders[1])
+
+@pytest.mark.parametrize("version", [v for v in student_versions() if v != "student-ferplus-v1"])
+def test_a_bundled_students_folder_is_consistent(version: str) -> None:
+    folder = packaged("hub") / version
+    run, notes = load_run(folder), load_student(version).ngd_timm
     drawn = run.fingerprint["data"]["train"]["counts"]
     assert dict(zip(CLASSES, notes["prior"], strict=True)) == pytest.approx(
         {name: n / sum(drawn.values()) for name, n in drawn.items()}, rel=1e-5
     )
-    assert notes["logit_adjustment"] == run.recipe.student.logit_adjustment == 0.2
+    assert notes["logit_adjustment"] == run.recipe.student.logit_adjustment
     assert check_student(run.metrics, run, "metrics.json") == []
-    assert run.metrics["ferplus:test"]["student_temperature"] == temperature
+    assert run.metrics["ferplus:test"]["student_temperature"] == notes["temperature"]
     assert run.metrics["ferplus:test"]["ece"] <= 3
     for name, sha256 in run.fingerprint["sha256"].items():
-        assert sha256_file(folders[1] / name) == sha256, name
-    card = (folders[1] / "README.md").read_text(encoding="utf-8")
-    untimed = [
-        re.sub(r"one thread of .*", "", text) for text in (student_card(run, "ngd-timm/student-ferplus-v2", True), card)
-    ]
+        assert sha256_file(folder / name) == sha256, name
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    untimed = [re.sub(r"one thread of .*", "", text) for text in (student_card(run, f"ngd-timm/{version}", True), card)]
     assert untimed[0] == untimed[1]

@@ -258,12 +258,12 @@ def student_versions() -> list[str]:
 
 
 def shipped_student() -> str:
-    """Name of the newest bundled student."""
-    return student_versions()[-1]
+    """Name of the newest bundled student; a fast one is taken by its name alone."""
+    return [version for version in student_versions() if "-fast-" not in version][-1]
 
 
 def load_student(version: str | None = None) -> TimmModel:
-    """A bundled student in eval mode: the newest, or one by version. `ngd_timm.Predictor()` prepares its images too.
+    """A bundled student in eval mode: the default, or one by version. `ngd_timm.Predictor()` prepares its images too.
 
     Raises:
         InputError: An unknown version; the message lists the known ones.
