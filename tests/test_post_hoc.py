@@ -369,7 +369,7 @@ def test_a_bundled_students_folder_is_consistent(version: str) -> None:
     run, notes = load_run(folder), load_student(version).ngd_timm
     drawn = run.fingerprint["data"]["train"]["counts"]
     assert dict(zip(CLASSES, notes["prior"], strict=True)) == pytest.approx(
-        {name: n / sum(drawn.values()) for name, n in drawn.items()}, rel=1e-5
+        {name: n / sum(drawn.values()) for name, n in drawn.items()}, rel=1e-4
     )
     assert notes["logit_adjustment"] == run.recipe.student.logit_adjustment
     assert check_student(run.metrics, run, "metrics.json") == []
