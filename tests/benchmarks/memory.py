@@ -34,8 +34,8 @@ KINDS = ("per image", "streamed", "held")
 SHARD = 30_000
 
 
-def write_rows(dataset: Any, folder: Path, rows: int, shards: bool) -> None:
-    """The rows of a set, repeated, as one file or as shards."""
+def write_rows(dataset: Any, folder: Path, rows: int, shard: int) -> None:
+    """The rows of a set, repeated, in files of `shard` rows."""
     import pyarrow.parquet as pq
 
     names = dataset.features["label"].names
@@ -43,10 +43,9 @@ def write_rows(dataset: Any, folder: Path, rows: int, shards: bool) -> None:
     table = encoded[:].combine_chunks()
     table = table.set_column(1, "label_name", [[names[i] for i in table["label"].to_pylist()]])
     folder.mkdir(parents=True)
-    starts = range(0, rows, SHARD) if shards else [0]
-    for start in starts:
-        stop = min(start + SHARD, rows) if shards else rows
-        path = folder / (f"train-{start // SHARD:05d}.parquet" if shards else "train.parquet")
+    for start in range(0, rows, shard):
+        stop = min(start + shard, rows)
+        path = folder / (f"train-{start // shard:05d}.parquet" if shard < rows else "train.parquet")
         with pq.ParquetWriter(path, table.schema) as writer:
             for first in range(start, stop, 1000):
                 some = np.arange(first, min(first + 1000, stop)) % len(table)
@@ -108,7 +107,7 @@ def main() -> None:
         dataset = faces(options.data, scratch, 30_000 if options.data else 2_000)
         for shards in (False, True):
             for rows in options.rows:
-                write_rows(dataset, scratch / f"{rows}-{shards}", rows, shards)
+                write_rows(dataset, scratch / f"{rows}-{shards}", rows, SHARD if shards else rows)
         del dataset
         for kind in options.kinds:
             seen: dict[int, dict[str, float]] = {}
