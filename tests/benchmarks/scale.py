@@ -11,7 +11,7 @@ FOLDER holds FER+ as parquet; without it faces are drawn. Its images are written
 - streamed by four: as many gloo processes, each with a quarter of the shards; rates add up.
 
 "resume" is the time to the first batch of the second half of an epoch. Memory is the maximum of Pss_Anon + Pss_Shmem
-over the process and its workers (memory.py), of the four the sum. Disk is what the shards take.
+over the process and its workers (memory.py), of the four the sum.
 """
 
 from __future__ import annotations
