@@ -368,7 +368,7 @@ def test_a_bundled_students_folder_is_consistent(version: str) -> None:
     folder = packaged("hub") / version
     run, notes = load_run(folder), load_student(version).ngd_timm
     drawn = run.fingerprint["data"]["train"]["counts"]
-    # the report of a data set sums votes in float32
+    # these folders' fingerprints are of a time when votes were summed in float32
     assert dict(zip(CLASSES, notes["prior"], strict=True)) == pytest.approx(
         {name: n / sum(drawn.values()) for name, n in drawn.items()}, rel=1e-4
     )

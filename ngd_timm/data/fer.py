@@ -374,7 +374,7 @@ def _report(name: str, split: str, parts: Sequence[Part], dataset: Dataset, sear
     label = np.asarray(dataset.with_format("numpy")["label"][:], dtype=np.int64)
     soft = "soft_label" in dataset.column_names
     target = np.asarray(dataset.with_format("numpy")["soft_label"][:]) if soft else label
-    counts = target.sum(0) if soft and len(label) else np.bincount(label, minlength=len(names))
+    counts = target.sum(0, dtype=np.float64) if soft and len(label) else np.bincount(label, minlength=len(names))
     return LoadReport(
         name=name,
         split=split,
