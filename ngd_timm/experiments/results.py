@@ -501,7 +501,8 @@ def _paper_table(
         + "; it doesn't say how votes became labels" * (PAPER_BEST in paper),
         *["by that README the paper's epoch is the best on validation by macro-F1"] * any(_BEST in r for r, _ in ours),
         *["tau_paper has the objective of b2_proto, the paper's B2"] * ("tau_paper" in objective),
-        *[f"{PAPER_BEST} is the paper's best row; no recipe here stands for it"] * (PAPER_BEST in dict(alone)),
+        *[f"{PAPER_BEST} is the paper's best row; b3_t1, our reading of it, is not in this table"]
+        * (PAPER_BEST in dict(alone)),
         *[f"b3_t1 stands for {PAPER_BEST}, the paper's best row: that its T is logit KD's is our reading"]
         * (PAPER_BEST in objective.values()),
     ]
