@@ -101,7 +101,8 @@ def test_a_recipe_that_is_published_names_no_folder() -> None:
         }
     )
     support = {"name": "bandpower", "root": "../anna/b.npz"}
-    eeg = TeacherRecipe.model_validate({"name": "mine", "data": {"root": "C:\\anna\\eeg", "support": support}})
+    places = {"root": "C:\\anna\\eeg", "ratings": "/home/anna/trials.tsv", "support": support}
+    eeg = TeacherRecipe.model_validate({"name": "mine", "data": {"name": "bids", **places}})
     for recipe in (student, eeg):
         assert "anna" not in without_folders(recipe).model_dump_json()
     shown = without_folders(student)

@@ -80,6 +80,7 @@ def without_folders(recipe: RecipeT) -> RecipeT:
     sources += [
         (values["data"], "also"),
         (values["data"], "root"),
+        (values["data"], "ratings"),
         (values["data"], "unlabelled"),
         (values["data"].get("support"), "root"),
         (values.get("student"), "backbone"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from pathlib import Path
 
@@ -99,6 +100,18 @@ def test_a_folder_that_cannot_be_written_is_a_warning(
     assert len(cached({}, [], Maker())) == 8
     assert "band power is not cached" in caplog.text
     assert "XDG_CACHE_HOME" in caplog.text
+
+
+def test_a_disk_that_is_full_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("os.replace", full)
+    assert len(cached({}, [], Maker())) == 8
+    assert "band power is not cached" in caplog.text
 
 
 def test_the_folder_is_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import mne
@@ -101,7 +102,15 @@ def test_interpolated_electrodes_are_those_of_mne() -> None:
     rng = np.random.default_rng(0)
     signal = rng.normal(0, 10, (14, 64))
     recording = Recording(1, 1, signal, 64.0, EMOTIV_14, (0.0, 0.0), signal[:, :32])
-    (found,) = interpolated(RecordingSet("noise", (), lambda: iter([recording])), BIOSEMI_32)
+    notes: dict[str, str] = {}
+
+    def read() -> Iterator[Recording]:
+        notes["left out"] = "1 session"  # as read_mahnob does
+        yield recording
+
+    on_more = interpolated(RecordingSet("noise", (), read, notes), BIOSEMI_32)
+    (found,) = on_more
+    assert {"left out", "montage"} == {**on_more.notes}.keys()
     assert found.channels == BIOSEMI_32
     own = [BIOSEMI_32.index(name) for name in EMOTIV_14]
     np.testing.assert_allclose(found.signal[own], signal)
@@ -125,6 +134,15 @@ def licensed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_simulated("mahnob", folder / "MAHNOB-HCI", 3, 4, 8.0, seed=2)
     write_simulated("gameemo", folder / "games", 3, 3, 8.0, seed=3)
     return folder
+
+
+def test_how_signals_are_read_may_be_said_of_the_support_alone(licensed: Path, tmp_path: Path) -> None:
+    save_bandpower(tmp_path / "a.npz", simulate_bandpower(4, 4, 2))
+    support = f"data.support={{name: mahnob, root: {licensed}/MAHNOB-HCI}}"
+    changes = ["data.name=bandpower", f"data.root={tmp_path}/a.npz", support, "data.window_s=2"]
+    assert (
+        len(load_rated(load_recipe(TeacherRecipe, "teacher_gameemo", [*changes, "optim.consistency=0.5"]).data)) == 32
+    )
 
 
 @pytest.mark.parametrize(("montage", "channels"), [("intersection", 14), ("interpolate", 32)])

@@ -120,6 +120,7 @@ def test_keys_that_fit_no_such_set(
         "a column that is missing": ("subject,game,valence\n1,1,5\n", "lacks the column arousal"),
         "a rating of 10": ("subject,game,valence,arousal\n1,1,10,5\n", "ratings.csv, row 2"),
         "a rating that is no number": ("subject,game,valence,arousal\n1,1,high,5\n", "ratings.csv, row 2"),
+        "decimal commas": ("subject,game,valence,arousal\n1,1,7,5,3,2\n", "row 2: must have 4 cells"),
         "two ratings of a game": ("subject,game,valence,arousal\n1,1,4,5\n1,1,5,5\n", "has another rating in an"),
         "a rating of a game that nobody played": (
             "subject,game,valence,arousal\n9,1,4,5\n",

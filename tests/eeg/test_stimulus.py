@@ -23,7 +23,7 @@ from ngd_timm.eeg.signal.preprocess import band_power
 from ngd_timm.eeg.simulate.power import simulate_bandpower
 from ngd_timm.eeg.simulate.sets import write_simulated
 from ngd_timm.eeg.teacher.baselines import ridge_regression
-from ngd_timm.eeg.teacher.consolidate import build_grid
+from ngd_timm.eeg.teacher.consolidate import add_scores, build_grid
 from ngd_timm.eeg.teacher.fit import fit_teacher
 from ngd_timm.grid.card import grid_card
 from ngd_timm.report.teacher import write_teacher_report
@@ -157,6 +157,8 @@ def test_a_teacher_held_out_by_both_is_scored_and_built_from_cells_that_no_model
     assert tensors["held_out_fold"].shape == (58, 2)
     assert "fold8.embedding" in tensors
     assert "fold9.embedding" not in tensors
+    by_subject = fit_teacher(recipe_for(tmp_path / "a.npz"), tmp_path / "by-subject")
+    assert "both" in json.loads(add_scores(build_grid(by_subject), [run]).metadata["scores"])["folds"]
     grid = build_grid(run)
     assert "by subject and by stimulus, seed 0" in grid.metadata["split"]
     card = grid_card(grid, "mine")

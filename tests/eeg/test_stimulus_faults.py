@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from faults import rows
 
+from ngd_timm.core.errors import InputError
 from ngd_timm.eeg.signal.bandpower import BandPower, save_bandpower
 from ngd_timm.eeg.simulate.power import simulate_bandpower
 from ngd_timm.eeg.teacher import fit as fit_module
+from ngd_timm.eeg.teacher.baselines import fit_ridge
 
 FIT = "teacher fit teacher_gameemo data.name=bandpower data.root=a.npz data.folds=3"
 
@@ -49,6 +51,20 @@ def test_stimuli_that_cannot_be_held_out(
     save_bandpower(tmp_path / "a.npz", replace(data, stimulus=stimuli(data)))
     monkeypatch.setattr(fit_module, "train_teacher", lambda *_: pytest.fail("fitted"))
     refused(f"{FIT} data.folds_by={by}", message)
+
+
+def test_folds_are_checked_on_the_trials_that_can_be_held_out(refused: Any, tmp_path: Path) -> None:
+    data = simulate_bandpower(4, 4, 2)
+    # stimuli 1 and 2 are rated high by all, 3 low; the low 4th trial of each is a stimulus of its own
+    stimulus = np.where(data.trial == 4, np.char.add("own", data.subject.astype(str)), data.trial.astype(str))
+    va = np.repeat(np.where(data.trial <= 2, 0.5, -0.5)[:, None], 2, axis=1).astype(np.float32)
+    save_bandpower(tmp_path / "a.npz", replace(data, stimulus=stimulus, valence_arousal=va))
+    refused(f"{FIT} data.folds_by=stimulus", "every training trial is on one side of the middle of the scale")
+
+
+def test_a_ridge_needs_two_groups_to_choose_its_strength() -> None:
+    with pytest.raises(InputError, match="fewer than two subjects or stimuli"):
+        fit_ridge(np.zeros((4, 3)), np.zeros((4, 2)), np.zeros(4))
 
 
 def test_an_unknown_kind_of_folds_is_refused(refused: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import warnings
@@ -17,8 +16,8 @@ import numpy as np
 
 from ngd_timm.core.affect import rating_to_va
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.files import require_regular
 from ngd_timm.eeg.readers.own import eeg_picks, microvolts, recording_files, regular_files
+from ngd_timm.eeg.readers.table import read_table
 from ngd_timm.eeg.signal.recording import Recording, RecordingSet
 from ngd_timm.eeg.topomap import standard_montage
 
@@ -163,7 +162,7 @@ def _trials_of_events(
         if file is None:
             left_out["recordings without events.tsv"] += 1
             continue
-        names, rows = _read_table(file)
+        names, rows = _table(file)
         seen |= dict.fromkeys(names)
         if not set(columns.needed) <= set(names):
             left_out[f"recordings without {columns.valence} and {columns.arousal} in events.tsv"] += 1
@@ -189,7 +188,7 @@ def _trials_of_events(
 def _trials_of_table(
     table: Path, paths: Sequence[BIDSPath], columns: _Columns, left_out: Counter[str]
 ) -> dict[BIDSPath, list[_Trial]]:
-    names, rows = _read_table(table)
+    names, rows = _table(table)
     missing = [name for name in ("participant_id", *columns.needed) if name not in names]
     if missing:
         raise InputError(
@@ -218,22 +217,8 @@ def _entities(path: BIDSPath) -> dict[str, str]:
     return {short[name]: value for name, value in path.entities.items() if name in short and value is not None}
 
 
-def _read_table(path: Path) -> tuple[list[str], dict[str, dict[str, str]]]:
-    """Its columns, and its rows by the words with which messages name them."""
-    try:
-        require_regular(path)
-        with open(path, encoding="utf-8-sig", newline="") as handle:
-            reader = csv.DictReader(handle, delimiter="," if path.suffix == ".csv" else "\t", strict=True)
-            names = list(reader.fieldnames or ())
-            rows = {f"{path}, row {reader.line_num}": row for row in reader}
-    except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror or error})") from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable as a UTF-8 table ({error})") from None
-    for where, row in rows.items():
-        if None in row or None in row.values():
-            raise InputError(f"{where}: must have {len(names)} cells, as the first row has")
-    return names, {where: {name: cell.strip() for name, cell in row.items()} for where, row in rows.items()}
+def _table(path: Path) -> tuple[list[str], dict[str, dict[str, str]]]:
+    return read_table(path, "," if path.suffix == ".csv" else "\t")
 
 
 def _check_row(where: str, cells: Mapping[str, str], columns: _Columns) -> _Trial:

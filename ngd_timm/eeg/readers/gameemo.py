@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from ngd_timm.core.affect import rating_to_va, va_to_rating
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import atomic_path, require_regular, write_text
+from ngd_timm.eeg.readers.table import read_table
 from ngd_timm.eeg.signal.recording import Recording, RecordingSet
 
 CHANNELS = ("AF3", "AF4", "F3", "F4", "F7", "F8", "FC5", "FC6", "O1", "O2", "P7", "P8", "T7", "T8")
@@ -100,24 +100,19 @@ def _read_ratings(path: Path) -> dict[tuple[int, int], tuple[float, float]]:
             f"{', '.join(_COLUMNS)} (ratings from 1 to 9)"
         )
     ratings: dict[tuple[int, int], tuple[float, float]] = {}
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as handle:
-            reader = csv.DictReader(handle, skipinitialspace=True, strict=True)
-            missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
-            if missing:
-                raise InputError(f"{path}: lacks the column {', '.join(missing)}; it has {reader.fieldnames}")
-            for row in reader:
-                where = f"{path}, row {reader.line_num}"
-                try:
-                    key = int(row["subject"]), int(row["game"])
-                    rating = np.array([float(row["valence"]), float(row["arousal"])])
-                    valence, arousal = rating_to_va(rating, _LOW, _HIGH).tolist()
-                except (TypeError, ValueError) as error:
-                    raise InputError(f"{where}: {error}") from None
-                if ratings.setdefault(key, (valence, arousal)) != (valence, arousal):
-                    raise InputError(f"{where}: subject {key[0]}, game {key[1]} has another rating in an earlier row")
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable as a UTF-8 CSV ({error})") from None
+    columns, table = read_table(path)
+    missing = [name for name in _COLUMNS if name not in columns]
+    if missing:
+        raise InputError(f"{path}: lacks the column {', '.join(missing)}; it has {columns}")
+    for where, row in table.items():
+        try:
+            key = int(row["subject"]), int(row["game"])
+            rating = np.array([float(row["valence"]), float(row["arousal"])])
+            valence, arousal = rating_to_va(rating, _LOW, _HIGH).tolist()
+        except ValueError as error:
+            raise InputError(f"{where}: {error}") from None
+        if ratings.setdefault(key, (valence, arousal)) != (valence, arousal):
+            raise InputError(f"{where}: subject {key[0]}, game {key[1]} has another rating in an earlier row")
     return ratings
 
 

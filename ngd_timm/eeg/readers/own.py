@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import re
 import struct
@@ -18,6 +17,7 @@ from ngd_timm.core.affect import rating_to_va
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.files import require_regular
 from ngd_timm.core.recipe import StrictModel
+from ngd_timm.eeg.readers.table import read_table
 from ngd_timm.eeg.signal.recording import Recording, RecordingSet
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def read_recordings(table: str | Path) -> RecordingSet:
     path = Path(table)
     if not path.is_file():
         raise InputError(f"no file {path}; set data.root to a CSV with the columns {', '.join(_REQUIRED)}")
-    rows = _read_table(path)
+    rows = _read_rows(path)
     by_file: dict[Path, dict[str, _Row]] = defaultdict(dict)
     for where, row in rows.items():
         by_file[path.parent / row.file][where] = row
@@ -97,31 +97,23 @@ def read_recordings(table: str | Path) -> RecordingSet:
     return RecordingSet(f"own recordings ({path.stem})", tuple(files), read=lambda: _read_all(by_file))
 
 
-def _read_table(path: Path) -> dict[str, _Row]:
+def _read_rows(path: Path) -> dict[str, _Row]:
     """The rows, by the words with which messages name them."""
     rows: dict[str, _Row] = {}
     counts: Counter[int] = Counter()
     ratings: dict[tuple[int, int | None], tuple[float, float] | None] = {}
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as handle:
-            reader = csv.DictReader(handle, strict=True)
-            columns = list(reader.fieldnames or ())
-            _check_columns(path, columns)
-            for cells in reader:
-                where = f"{path}, row {reader.line_num}"
-                if None in cells or None in cells.values():
-                    raise InputError(f"{where}: must have {len(columns)} cells, as the first row has")
-                row = _check_row(path.parent, where, {key: value.strip() for key, value in cells.items()})
-                counts[row.subject] += 1
-                if "trial" not in columns:
-                    row = row.model_copy(update={"trial": counts[row.subject]})
-                trial, va = (row.subject, row.trial), row.valence_arousal
-                if ratings.setdefault(trial, va) != va:
-                    name = f"subject {row.subject}, trial {row.trial}"
-                    raise InputError(f"{where}: {name} has another rating in an earlier row; a trial has one")
-                rows[where] = row
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable as a UTF-8 CSV ({error})") from None
+    columns, table = read_table(path)
+    _check_columns(path, columns)
+    for where, cells in table.items():
+        row = _check_row(path.parent, where, cells)
+        counts[row.subject] += 1
+        if "trial" not in columns:
+            row = row.model_copy(update={"trial": counts[row.subject]})
+        trial, va = (row.subject, row.trial), row.valence_arousal
+        if ratings.setdefault(trial, va) != va:
+            name = f"subject {row.subject}, trial {row.trial}"
+            raise InputError(f"{where}: {name} has another rating in an earlier row; a trial has one")
+        rows[where] = row
     if not rows:
         raise InputError(f"{path}: has no rows")
     return rows

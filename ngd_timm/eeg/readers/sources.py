@@ -80,7 +80,9 @@ def load_rated(settings: TeacherData) -> BandPower:
             raise InputError(f"data.also: {rated.name} has no root; give it, for example '{example}'")
     places = [(settings.name, settings.root), *((rated.name, rated.root) for rated in settings.also)]
     opened = [(name, _open(name, root, settings)) for name, root in places]
-    if all(isinstance(source, BandPower) for _, source in opened):
+    support = settings.support
+    signals = support is not None and not _is_file(support.name, support.root)
+    if not signals and all(isinstance(source, BandPower) for _, source in opened):
         for key in (*SIGNAL_KEYS, "cache"):
             if getattr(settings, key) != type(settings).model_fields[key].default:
                 raise InputError(f"data.{key} is about signals, and {settings.name} is a file of band power")
@@ -115,12 +117,17 @@ def load_eeg(settings: TeacherData, name: str, root: str | None) -> BandPower:
     return _power(settings, name, _open(name, root, settings))
 
 
+def _is_file(name: str, root: str | None) -> bool:
+    """Whether a set is a file of band power."""
+    return name in get_args(BandPowerName) and not (name == "gameemo" and root is not None and holds_signals(root))
+
+
 def _open(name: str, root: str | None, settings: TeacherData) -> BandPower | RecordingSet:
     """A file of band power, or recordings that are read lazily."""
     if name not in _EXAMPLES:
         raise choices("EEG data set", name, _EXAMPLES)
     root = _given(name, root)
-    if name in get_args(BandPowerName) and not (name == "gameemo" and holds_signals(root)):
+    if _is_file(name, root):
         return load_bandpower(root, name)
     return open_recordings(name, root, settings)
 
@@ -186,6 +193,6 @@ def cached(settings: Mapping[str, object], files: Sequence[Path], compute: Calla
         # EEG of single subjects: a new folder is for its owner alone.
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         save_bandpower(path, data)
-    except OSError as error:
+    except (OSError, InputError) as error:
         logger.warning("band power is not cached: %s; set XDG_CACHE_HOME to a folder that can be written", error)
     return data

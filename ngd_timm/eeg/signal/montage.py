@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -31,8 +32,9 @@ def interpolated(recordings: RecordingSet, channels: Sequence[str]) -> Recording
                 channels=wanted,
             )
 
+    # a reader adds to its notes while it reads, so they are looked at later
     note = "electrodes that a recording lacks are interpolated by spherical splines, which adds no information"
-    return replace(recordings, read=read, notes={**recordings.notes, "montage": note})
+    return replace(recordings, read=read, notes=ChainMap({"montage": note}, recordings.notes))  # type: ignore[arg-type]
 
 
 def spline_matrix(have: Sequence[str], wanted: Sequence[str]) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ngd_timm.core.affect import AXES
+from ngd_timm.core.errors import InputError
 from ngd_timm.eeg.folds import cells
 from ngd_timm.eeg.scores import trial_means
 from ngd_timm.eeg.signal.bandpower import BandPower, trial_index
@@ -19,7 +20,12 @@ def fit_ridge(features: np.ndarray, target: np.ndarray, groups: np.ndarray) -> l
     from sklearn.linear_model import RidgeCV
     from sklearn.model_selection import GroupKFold
 
-    splits = GroupKFold(min(5, len(np.unique(groups))))
+    if (count := len(np.unique(groups))) < 2:
+        raise InputError(
+            "a fold trains on fewer than two subjects or stimuli, so the strength of a ridge can't be chosen; set "
+            "data.folds lower, or data.folds_by=subject"
+        )
+    splits = GroupKFold(min(5, count))
     inner = list(splits.split(features, groups=groups))
     return [RidgeCV(_ALPHAS, cv=inner).fit(features, target[:, axis]) for axis in range(len(AXES))]
 

@@ -99,7 +99,9 @@ def fit_teacher(recipe: TeacherRecipe, out: Path | None = None, command: Sequenc
             write_json(folder / "scores.json", scores)
             save_file(_embedding_tensors(rated, fold, embeddings, predictions), folder / "embeddings.safetensors")
             save_file(scalp_means(rated, z), folder / "cells.safetensors")
-            fingerprint = {**_fingerprint(recipe, rated, support, folder), "command": command}
+            # of all rated windows: a fit by other folds, which may hold out fewer, is of the same data
+            fingerprint = {**_fingerprint(recipe, rated, support, folder), "data_sha256": everything.sha256}
+            fingerprint["command"] = command
             write_json(folder / "fingerprint.json", fingerprint)
         log_scores(scores)
     return run
@@ -233,15 +235,16 @@ def _assign_folds(recipe: TeacherRecipe, power: BandPower) -> np.ndarray:
         raise InputError(f"{power.dataset}: nobody rated anything; a teacher needs rated trials (unrated ones support)")
     by = recipe.data.folds_by
     fold = fold_windows(power, by, recipe.data.folds, recipe.seed)
+    scored = rated & held_out_rows(fold)  # what folds are aligned on and regressions learn from
     parts = list(cells(fold, rated))
     for number, (held_out, seen) in enumerate(parts):
         check_split(seen, held_out, power.subject, power.trial, power.power, power.stimulus, by)
-        if not (rated & seen & parts[0][1]).any():
+        if not (scored & seen & parts[0][1]).any():
             raise InputError(
                 f"folds 0 and {number} share no training trial to align them on; use data.folds_by=subject"
             )
         for axis, name in enumerate(AXES):
-            if len(np.unique(power.valence_arousal[rated & seen, axis] > 0)) < 2:
+            if len(np.unique(power.valence_arousal[scored & seen, axis] > 0)) < 2:
                 raise InputError(
                     f"{name}: in fold {number} every training trial is on one side of the middle of the scale; use "
                     f"fewer folds, another seed or more {'subjects' if by == 'subject' else 'stimuli'}"
@@ -327,7 +330,6 @@ def _fingerprint(recipe: TeacherRecipe, rated: BandPower, support: BandPower | N
         "dataset": rated.dataset,
         "sets": list(rated.sets),
         "simulated": rated.simulated,
-        "data_sha256": rated.sha256,
         "channels": list(rated.channels),
         "bands": list(rated.bands),
         "notes": dict(rated.notes),
