@@ -210,7 +210,7 @@ def evaluate(
         for key, entry in results.items():
             _say(summary_line(key, entry))
     else:
-        table = score_table({last_part(student): results})
+        table = score_table(last_part(student), results)
         _say(table.markdown() if form == "markdown" else table.latex())
     if prior == "training" and (Path(student) / "metrics.json").is_file() and os.access(student, os.W_OK):
         write_confusions(results, student)

@@ -20,7 +20,7 @@ from ngd_timm.core.affect import anchors
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.recipe import Recipe, load_recipe, to_yaml
 from ngd_timm.evaluate import read_predictions
-from ngd_timm.experiments.ablation import ablate
+from ngd_timm.experiments.ablation import _load, _warm_start, ablate
 from ngd_timm.experiments.sweep import read_sweeps, swept_rows
 from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.report import try_page
@@ -336,6 +336,18 @@ def test_a_swept_ablation_trains_each_value_once_and_says_which_row_either_choic
     assert (tmp_path / "sensitivity.png").read_bytes().startswith(b"\x89PNG")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert 'alt="Sensitivity to what was swept"' in page
+
+
+def test_recipes_of_other_shares_of_the_labels_are_no_table(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="label_fraction"):
+        ablate(["b0_ce", "data.root=faces"], 1, tmp_path / "out", sweeps=["data.label_fraction=.05,.2"])
+
+
+def test_a_warm_start_takes_no_unlabelled_images(tmp_path: Path) -> None:
+    words = ["b1_kd", "teacher=student-ferplus-v2", "data.root=faces", "data.unlabelled=[crops]"]
+    recipes, _ = _load(words, [])
+    start = _warm_start(recipes, 0, tmp_path, 1)
+    assert Recipe.model_validate(start.model_dump()).data.unlabelled == ()
 
 
 def test_recipes_of_different_students_cannot_share_a_warm_start(tmp_path: Path) -> None:

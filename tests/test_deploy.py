@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -212,6 +213,19 @@ def test_a_model_that_the_exporter_or_the_runtime_cannot_take_is_one_line(
         assert f"test_resnet can't be exported to {form}" in done.stderr
         assert message in done.stderr
         assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("change", [{"interpolation": "lanczos"}, {"crop_mode": "squash"}])
+def test_transformersjs_refuses_a_student_whose_images_it_prepares_otherwise(
+    change: dict[str, str], student: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(student, tmp_path / "student"))
+    config = json.loads((folder / "config.json").read_text())
+    config["pretrained_cfg"] |= change
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"crops the centre and resizes by .*; export onnx instead"):
+        export_student(folder, "transformersjs", tmp_path / "js")
+    assert not (tmp_path / "js").exists()
 
 
 def test_a_missing_package_a_wrong_format_or_place_is_one_line(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -86,3 +87,9 @@ def test_evaluate_checks_the_place_for_its_metrics_before_it_opens_anything(tmp_
     (tmp_path / "file").write_text("mine")
     with pytest.raises(InputError, match="Not a directory"):
         evaluate(tmp_path / "no student", ["ferplus=nowhere"], tmp_path / "file" / "a.json")
+
+
+def test_a_reader_that_goes_away_is_no_refusal_to_write(tmp_path: Path) -> None:
+    with pytest.raises(BrokenPipeError), atomic_folder(tmp_path / "out"):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+    assert list(tmp_path.iterdir()) == []

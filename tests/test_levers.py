@@ -181,6 +181,11 @@ def test_unlabelled_images_come_of_any_class_or_of_a_plain_folder(people: Path, 
     assert again.sha256 != report.sha256
 
 
+def test_unlabelled_images_take_none_that_are_held_out(people: Path) -> None:
+    with pytest.raises(InputError, match="what hold_out keeps for validation would be trained on; leave it out"):
+        load_unlabelled("fer2013", [f"{people},hold_out=0.1"], CLASSES)
+
+
 def unlabelled_recipe(faces: Path, out: Path, people: Path, teacher: Path, rule: str = "majority") -> Any:
     data = {"name": "schematic", "root": str(faces), "workers": 0, "unlabelled": [str(people)]}
     loss = {"kd": 0.3, "proto_kd": 0.2, "tau": 0.1}

@@ -29,6 +29,7 @@ from ngd_timm.evaluate.student import evaluate, face_batches
 from ngd_timm.models.student import create_student, save_student, set_input, shipped_student
 from ngd_timm.predict.faces import Face, FaceDetector, crop_face
 from ngd_timm.predict.predictor import student_and_images
+from ngd_timm.predict.video import predict_video
 from ngd_timm.publish.export import preprocessing
 
 
@@ -167,7 +168,18 @@ def test_one_image_gets_one_prediction_whatever_its_form_and_batch(
 
 
 @pytest.mark.parametrize(
-    "value", [None, 3, b"bytes", [None], [b"bytes"], np.zeros((2, 3, 4, 5), np.uint8), np.zeros((4, 4)), [[]]]
+    "value",
+    [
+        None,
+        3,
+        b"bytes",
+        [None],
+        [b"bytes"],
+        np.zeros((2, 3, 4, 5), np.uint8),
+        np.zeros(2304, np.uint8),
+        np.zeros((4, 4)),
+        [[]],
+    ],
 )
 def test_what_is_no_image_is_refused_in_one_line(predictor: Predictor, value: Any) -> None:
     with pytest.raises(InputError, match="expected a file, a PIL image, a uint8 or uint16 array") as refused:
@@ -513,6 +525,15 @@ def test_a_small_face_in_a_large_photograph_is_found_once_wherever_it_lies(
     assert face.box == pytest.approx((left + 16, 414, 28, 33), abs=4)
 
 
+def test_an_image_that_is_given_stays_as_it_is(bundled: Predictor, astronaut: Image.Image) -> None:
+    turned = astronaut.copy()
+    turned.getexif()[0x0112] = 6
+    before = turned.tobytes(), turned.size
+    for crops in (True, False):
+        next(bundled.photos([turned], crops=crops))
+        assert (turned.tobytes(), turned.size) == before
+
+
 # ------------------------------------------------------------------ video
 
 
@@ -552,6 +573,16 @@ def test_a_videos_faces_are_tracked_and_written_a_row_each(clip: Path, tmp_path:
     assert (video.get(cv2.CAP_PROP_FRAME_COUNT), video.get(cv2.CAP_PROP_FPS)) == (15, 5)
 
 
+def test_an_annotated_video_is_as_long_as_the_video_whatever_rate_is_asked_for(
+    clip: Path, bundled: Predictor, tmp_path: Path
+) -> None:
+    import cv2
+
+    predict_video(bundled, clip, tmp_path / "out", fps=60, annotate=tmp_path / "drawn.mp4")
+    video = cv2.VideoCapture(str(tmp_path / "drawn.mp4"))
+    assert (video.get(cv2.CAP_PROP_FRAME_COUNT), video.get(cv2.CAP_PROP_FPS)) == (60, 20)
+
+
 def test_what_is_no_video_or_has_no_place_to_go_is_one_line(
     clip: Path, images: Path, tmp_path: Path, ngd: Callable[..., Any]
 ) -> None:
@@ -567,6 +598,8 @@ def test_what_is_no_video_or_has_no_place_to_go_is_one_line(
         ((clip,), "ngd predict clip.mp4 --out DIR"),
         ((clip, images, "--out", out), "ngd predict clip.mp4 --out DIR"),
         ((images, "--out", out), "ngd predict clip.mp4 --out DIR"),
+        ((clip, "--out", out, "--crops"), "--crops, --json and --csv are of images"),
+        ((clip, "--out", out, "--json"), "--crops, --json and --csv are of images"),
         ((clip, "--out", out, "--fps", "0"), "--fps must be above 0"),
         ((clip, "--out", images), "not empty"),
     ):

@@ -24,6 +24,7 @@ from ngd_timm.core.lock import locked
 from ngd_timm.core.recipe import Recipe, to_yaml
 from ngd_timm.evaluate.student import evaluate
 from ngd_timm.train.checkpoint import Checkpoints
+from ngd_timm.train.fingerprint import resume_command
 from ngd_timm.train.loop import resume, train
 
 TIMINGS = ("seconds", "images_per_second")
@@ -349,3 +350,7 @@ def test_a_run_is_continued_only_as_it_began(
 def test_resume_refuses_what_is_not_a_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no recipe\.yaml"):
         resume(tmp_path)
+
+
+def test_the_command_that_continues_a_run_can_be_pasted_whatever_its_folder_is_called() -> None:
+    assert resume_command(Path("my run-0")) == "ngd train --resume 'my run-0'"

@@ -86,6 +86,9 @@ def names(values: list[Any] | None) -> dict[str, Any]:
         ),
         "a prior of zero": ({"ngd_timm": {"prior": dict.fromkeys(CLASSES, 0)}}, "a prior above 0 for each"),
         "an adjustment without its prior": ({"ngd_timm": {"logit_adjustment": 0.2}}, "a prior above 0 for each"),
+        "a crop rule that is text": ({"ngd_timm": {"face_crop": "wide"}}, "face_crop of ngd_timm in config.json must"),
+        "a crop of nothing": ({"ngd_timm": {"face_crop": 0}}, "must be a number above 0"),
+        "a list in the place of a hash": ({"ngd_timm": {"folded_from": []}}, "folded_from a sha256"),
         "a list in the place of a temperature": ({"ngd_timm": [1]}, "a temperature above 0"),
     },
 )

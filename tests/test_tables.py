@@ -19,19 +19,12 @@ def entry(present: list[int]) -> dict[str, object]:
 
 def test_a_set_that_lacks_classes_shows_both_protocols_and_a_full_one_only_one() -> None:
     full, lacking = entry(list(range(8))), entry([0, 1, 4])
-    table = score_table({"mine": {"ferplus:valid": full, "ckplus:all": lacking}})
+    table = score_table("mine", {"ferplus:valid": full, "ckplus:all": lacking})
     heads = [h for h in table.header if ":" in h]
     assert heads == ["ferplus:valid 8-way acc", "ckplus:all 8-way acc", "ckplus:all present-only acc"]
     (row,) = table.rows
     assert len(row) == len(table.header) == 1 + 3 * 3
     assert row[7].startswith(f"{lacking['present']['acc']:.2f} [")  # type: ignore[index]
-
-
-def test_a_student_that_was_not_scored_on_a_set_has_empty_cells() -> None:
-    a, b = entry([0, 1]), entry(list(range(8)))
-    table = score_table({"one": {"x:all": a}, "two": {"x:all": a, "y:all": b}})
-    assert table.rows[0][-3:] == ("", "", "")
-    assert "two, y:all: n = 200" in "\n".join(table.notes)
 
 
 def test_markdown_and_latex_have_a_cell_for_every_column() -> None:
@@ -51,7 +44,7 @@ def test_markdown_and_latex_have_a_cell_for_every_column() -> None:
 @pytest.mark.parametrize("form", ["markdown", "latex", "text"])
 def test_the_shown_scores_are_those_of_the_entry(form: str) -> None:
     scored = {**entry(list(range(8))), "label_rule": "votes", "flip": True}
-    shown = getattr(score_table({"mine": {"a:all": scored}}), form)()
+    shown = getattr(score_table("mine", {"a:all": scored}), form)()
     for metric in ("acc", "macro_f1", "bacc"):
         low, high = scored["ci95"]["8way"][metric]  # type: ignore[index]
         for number in (f"{scored['8way'][metric]:.2f}", f"{low:.1f}", f"{high:.1f}"):  # type: ignore[index]

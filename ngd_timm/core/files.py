@@ -110,6 +110,8 @@ def write_refusals(path: Path) -> Iterator[None]:
     """Turn the system's refusal to write a path into an `InputError`; other errors pass."""
     try:
         yield
+    except BrokenPipeError:  # of standard output, see `core.ending`
+        raise
     except (OSError, RuntimeError, SafetensorError) as error:
         reason = error.strerror or str(error) if isinstance(error, OSError) else None
         if reason is None and (match := re.search(r"([^:]+) \(os error \d+\)", str(error))):

@@ -28,6 +28,8 @@ LUMINANCE = (0.299, 0.587, 0.114)
 """Of red, green and blue in a grey image, by ITU-R BT.601 and PIL's mode "L"."""
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 """The formats that are opened, by PIL's names. Others, such as EPS, may run a program."""
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pgm", ".ppm")
+"""Of image files in a folder."""
 
 DAMAGE = (
     OSError,
@@ -45,6 +47,7 @@ DAMAGE = (
 """What PIL's decoders raise on damaged bytes."""
 _GREY = ("1", "L", "LA", "I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 
+_ORIENTATION = 0x0112  # EXIF's tag
 _BLOCK, _WINDOW = 64, 32
 _TINY = 8192
 
@@ -113,14 +116,19 @@ def image_size_and_grey(record: dict[str, Any]) -> tuple[int, int, bool]:
 def size_and_grey(image: Image.Image) -> tuple[int, int, bool]:
     """`image_size_and_grey` of an image that is open."""
     width, height = image.size
-    if image.format == "JPEG" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8):
+    if image.format == "JPEG" and image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8):
         width, height = height, width
     return width, height, image.mode in _GREY
 
 
+def upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF says, itself where that says nothing."""
+    return image if image.getexif().get(_ORIENTATION, 1) == 1 else ImageOps.exif_transpose(image)
+
+
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
     """Upright 8-bit pixels in "L" or "RGB"; 16 bits are scaled (PIL clips them), transparency is laid on white."""
-    ImageOps.exif_transpose(image, in_place=True)
+    image = upright(image)
     if image.mode.startswith("I;16") or image.mode == "I":
         image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
     elif image.mode == "F":

@@ -172,6 +172,11 @@ class LossConfig(StrictModel):
     label_smoothing: ShareBelowOne = 0.055
     class_weights: Literal["none", "balanced", "effective_number"] = "effective_number"
 
+    @property
+    def uses_grid(self) -> bool:
+        """Whether Proto-KD has a part."""
+        return self.proto_kd > 0 or self.proto_share is not None
+
     @model_validator(mode="after")
     def _a_temperature_has_an_effect(self) -> LossConfig:
         default = type(self).model_fields["temperature"].default
@@ -357,7 +362,7 @@ class Recipe(StrictModel):
                 "data.unlabelled are images for a teacher to label, and loss.kd is 0; give teacher=RUN with loss.kd, "
                 "or leave them out"
             )
-        if (self.loss.proto_kd > 0 or self.loss.proto_share is not None) and self.grid is None:
+        if self.loss.uses_grid and self.grid is None:
             if (size := self.grid_size) is None:
                 raise ValueError("loss.proto_kd is above 0 but there is no grid; give grid=gameemo-v2 or a grid file")
             raise ValueError(

@@ -170,13 +170,12 @@ class FaceBatches(Batches):
         mean: Mean on the scale 0-1, one number or one a channel.
         std: Standard deviation on the scale 0-1, one number or one a channel.
         batch_size: Images a batch.
-        train: Draw by the sampler and augment; otherwise rows in order, unaugmented.
+        train: Draw by the sampler, augment, and leave out a last, smaller batch; otherwise rows in order, unaugmented.
         augment: Augmentation for `train`; None means none.
         seed: The run's seed.
         sampler: For `train`: "random" or "class_aware", see `samplers.epoch_order`.
         in_memory: Force or forbid the in-memory path; None decides by size.
         workers: Processes of the per-image path; 0 makes its batches in this one.
-        drop_last: Leave out a last, smaller batch; None means as `train`.
         transform: What prepares an image where nothing is augmented, of the size, channels, mean and std given here;
             None is a bilinear resize of the largest central square.
         part: (number, count) of several processes. In training each takes its rows of every batch, drawn as for one; in
@@ -213,7 +212,6 @@ class FaceBatches(Batches):
         sampler: str = "random",
         in_memory: bool | None = None,
         workers: int = 0,
-        drop_last: bool | None = None,
         transform: InputTransform | None = None,
         part: tuple[int, int] = (0, 1),
         ahead: bool = False,
@@ -239,7 +237,6 @@ class FaceBatches(Batches):
             device,
         )
         self.dataset, self.train, self.sampler, self.workers, self.part = dataset, train, sampler, workers, part
-        self.drop_last = train if drop_last is None else drop_last
         self.labels = _column(dataset, "label").astype(np.int64)
         self._target = torch.from_numpy(targets(dataset))
         self._va: torch.Tensor | None = None
@@ -248,7 +245,7 @@ class FaceBatches(Batches):
             self._va = torch.from_numpy(places.astype(np.float32))
         if not len(dataset):
             raise InputError("the data set is empty, there is nothing to make batches of")
-        if self.drop_last:
+        if train:
             self._require_a_batch(len(dataset))
         self._pixels = self._decode(in_memory)
         if self._pixels is not None and device != CPU:
@@ -265,7 +262,7 @@ class FaceBatches(Batches):
     def __len__(self) -> int:
         """Batches in an epoch."""
         n = len(self.dataset)
-        return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
+        return n // self.batch_size if self.train else -(-n // self.batch_size)
 
     def _batches(self, epoch: int, start: int) -> Generator[Batch, None, None]:
         if self.train:

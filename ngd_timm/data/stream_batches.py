@@ -17,6 +17,7 @@ from ngd_timm.core.images import DAMAGE, damage_reason
 from ngd_timm.core.recipe import AugmentConfig
 from ngd_timm.data.batches import Batch, Batches
 from ngd_timm.data.fer import LoadReport
+from ngd_timm.data.layouts.rows import read_image_file
 from ngd_timm.data.streaming import Tally
 
 if TYPE_CHECKING:
@@ -192,7 +193,8 @@ class FaceStream(Batches):
             digest.update(target.tobytes())
             if self._has_va:
                 digest.update(np.array([row["valence"], row["arousal"]], dtype=np.float32).tobytes())
-            data = row["image"]["bytes"] or str(row["image"]["path"]).encode()
+            data = row["image"]["bytes"]
+            data = read_image_file(row["image"]["path"]) if data is None else data
             digest.update(len(data).to_bytes(8, "little") + data)
             rows += 1
         return rows, counts, digest.hexdigest()

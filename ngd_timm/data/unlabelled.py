@@ -85,6 +85,10 @@ def _pieces(name: str, root: str) -> list[Piece]:
     if path.is_dir() and image_files(path):
         return [Piece("folder of images", path, None, path.name, partial(_rows_of_folder, path))]
     found: Found = look_at(root, name)
+    if found.hold_out is not None:
+        raise InputError(
+            f"data.unlabelled={root}: what hold_out keeps for validation would be trained on; leave it out"
+        )
     return choose(found, split, root)
 
 

@@ -70,10 +70,11 @@ def fer_metrics(
     for name in PROTOCOLS:
         entry[name] = {k: float(v[0]) for k, v in _metrics(confusion[name][None], counted[name]).items()}
     if resamples:
-        entry["ci95"] = {}
+        entry["ci95"], drawn = {}, dict[bytes, np.ndarray]()
         for name in PROTOCOLS:
-            bootstrap = resampled(cells[name][None], size, subjects, resamples, seed)[:, 0]
-            entry["ci95"][name] = {k: _interval(v) for k, v in _metrics(bootstrap, counted[name]).items()}
+            if (key := cells[name].tobytes()) not in drawn:  # most protocols share their predictions
+                drawn[key] = resampled(cells[name][None], size, subjects, resamples, seed)[:, 0]
+            entry["ci95"][name] = {k: _interval(v) for k, v in _metrics(drawn[key], counted[name]).items()}
         entry["bootstrap"] = {"unit": "image" if subjects is None else "subject", "resamples": resamples, "seed": seed}
     entry["per_class"] = _per_class(confusion["8way"], classes)
     entry["confusion"] = confusion["8way"].tolist()

@@ -184,7 +184,7 @@ def _problem(tensors: dict[str, Tensor], notes: dict[str, str]) -> str | None:
         return "classes or flip are not JSON"
     if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes) or not isinstance(flip, bool):
         return "classes must be a list of names and flip true or false"
-    rows = len(tensors["target"])
+    rows = tensors["target"].numel()
     for name, tensor in tensors.items():
         if name not in _TENSORS:
             return f"unknown tensor '{name}'"

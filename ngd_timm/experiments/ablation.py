@@ -33,7 +33,7 @@ logger = logging.getLogger("ngd_timm.experiments")
 WARM_START = "warm_start"
 """The name of the runs from which all others of a table start."""
 # the keys by which two runs are scored on the same images with the same labels
-_SAME_DATA = ("name", "root", "label_rule", "drop_duplicates", "limit", "classes")
+_SAME_DATA = ("name", "root", "label_rule", "drop_duplicates", "limit", "label_fraction", "classes")
 
 
 def ablate(
@@ -192,6 +192,7 @@ def _warm_start(recipes: Mapping[str, Recipe], seed: int, out: Path, epochs: int
         "name": WARM_START,
         "seed": seed,
         "out": str(_folder(out, WARM_START, seed)),
+        "data": first.data.model_copy(update={"unlabelled": ()}),
         "student": first.student.model_copy(update={"weights": "float32", "logit_adjustment": 0.0, "calibrate": False}),
         "loss": LossConfig(**kept),
         "optim": first.optim.model_copy(update={"epochs": epochs, "warmup": warmup}),

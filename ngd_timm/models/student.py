@@ -49,7 +49,7 @@ NOTES = "ngd_timm"
 """The key of config.json, and the attribute of an opened student, for what timm has no place for: `temperature`;
 `prior`, the class prior of training, by name in the file and in the order of the logits in the attribute;
 `logit_adjustment`, the tau of its log that the bias lost before the temperature; `folded_from`, the sha256 of the grey
-weights that an RGB student was made of."""
+weights that an RGB student was made of; `face_crop`, the side of a crop over that of the detector's box."""
 
 # what pretrained_cfg says of weights that a student may have started from and no longer has
 _ORIGIN = (
@@ -354,6 +354,11 @@ def read_student(folder: str | Path, shown: str) -> tuple[TimmModel, tuple[str, 
     notes = read_json(Path(folder) / STUDENT_FILES[0], shown).get(NOTES, {})
     if not isinstance(notes, dict) or not _number(notes.get("temperature", 1.0), above=0):
         raise InputError(f"{shown}: {NOTES} in config.json must name a temperature above 0, got {str(notes)[:80]}")
+    if not _number(notes.get("face_crop", 1.0), above=0) or not isinstance(notes.get("folded_from", ""), str):
+        raise InputError(
+            f"{shown}: face_crop of {NOTES} in config.json must be a number above 0 and folded_from a sha256, got "
+            f"{str({key: notes.get(key) for key in ('face_crop', 'folded_from')})[:120]}"
+        )
     if "prior" in notes or "logit_adjustment" in notes:
         prior, tau = notes.get("prior"), notes.get("logit_adjustment", 0.0)
         valid = isinstance(prior, dict) and set(prior) == set(classes) and all(_number(p, 0) for p in prior.values())

@@ -49,6 +49,8 @@ def predict_files(
     if videos or out_folder is not None:
         if len(images) != 1 or not videos or out_folder is None:
             raise InputError("a video is predicted by itself, into a folder: ngd predict clip.mp4 --out DIR")
+        if crops or form != "text":
+            raise InputError("--crops, --json and --csv are of images; a video's faces are found, and go to faces.csv")
         predictor = Predictor(student, device, detector=FaceDetector(threshold, small_faces), **how)
         out.write(f"{predict_video(predictor, videos[0], out_folder, fps, annotate)}\n")
         return 0

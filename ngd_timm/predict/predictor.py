@@ -15,12 +15,20 @@ from ngd_timm.core.affect import ANCHORS
 from ngd_timm.core.devices import open_device, send
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.hub import hub_id
-from ngd_timm.core.images import DAMAGE, InputTransform, damage_reason, open_image, raise_image_limit, to_mode
+from ngd_timm.core.images import (
+    DAMAGE,
+    SUFFIXES,
+    InputTransform,
+    damage_reason,
+    open_image,
+    raise_image_limit,
+    to_mode,
+    upright,
+)
 from ngd_timm.models.logit_adjustment import prior_shift
 from ngd_timm.models.student import STUDENT_FILES, notes_of, open_student, shipped_student, student_versions
 from ngd_timm.predict.faces import FACE_CROP, Detector, Face, FaceDetector, crop_face, is_crop
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pgm", ".ppm")
 VIEWS = (1, 2, 6)
 _SCALES = (0.925, 1.0, 1.075)  # of a crop's side: .86, .93 and 1 of the box's
 _SMALLEST, _SQUARE = 24, 1.4  # px, longer side over shorter
@@ -222,15 +230,16 @@ class Predictor:
         frames = _frame_notes(opened)
         try:
             if crops:
+                opened = upright(opened)
                 return _Found([self.transform(opened)[None]], [None], [(*_notes(opened), *frames)], source)
-            upright = to_mode(opened, "RGB")
+            photo = to_mode(opened, "RGB")
             assert self.detector is not None
-            faces = list(self.detector(upright))
-            if is_crop(upright, faces):
-                notes = (*_notes(upright), *frames, "taken as a face crop")
-                return _Found([self.transform(upright)[None]], [None], [notes], source)
+            faces = list(self.detector(photo))
+            if is_crop(photo, faces):
+                notes = (*_notes(photo), *frames, "taken as a face crop")
+                return _Found([self.transform(photo)[None]], [None], [notes], source)
             scales = [self.face_crop * scale for scale in (_SCALES if self.views == VIEWS[-1] else (1.0,))]
-            crops_of = ([crop_face(upright, face, scale) for scale in scales] for face in faces)
+            crops_of = ([crop_face(photo, face, scale) for scale in scales] for face in faces)
             pixels = [torch.stack([self.transform(crop) for crop in own]) for own in crops_of]
             return _Found(pixels, faces, [(*_face_notes(face), *frames) for face in faces], source)
         except (ValueError, MemoryError) as error:  # a colour space that PIL can't convert, a line of pixels
@@ -239,7 +248,7 @@ class Predictor:
 
     @torch.inference_mode()
     def _predicted(self, photos: Sequence[_Found]) -> Iterator[Photo]:
-        pixels = [row for photo in photos for row in photo.pixels]
+        pixels = [face for photo in photos for face in photo.pixels]
         rows = iter(self._probabilities(pixels))
         for photo in photos:
             faces = []
@@ -250,16 +259,15 @@ class Predictor:
                 faces.append(Prediction(label, probabilities, notes, photo.source, box, score, self.prior))
             yield Photo(tuple(faces), photo.source)
 
-    def _probabilities(self, pixels: Sequence[torch.Tensor]) -> Iterator[list[float]]:
+    def _probabilities(self, pixels: Sequence[torch.Tensor]) -> list[list[float]]:
         """Of each face, from its crops (V, C, H, W)."""
-        crops = [crop for face in pixels for crop in face]
-        logits = [row for part in _parts(crops, self.batch_size) for row in self._logits(torch.stack(list(part)))]
-        if not all(bool(row.isfinite().all()) for row in logits):
+        if not pixels:
+            return []
+        logits = torch.cat([self._logits(part) for part in torch.cat(list(pixels)).split(self.batch_size)])
+        if not logits.isfinite().all():
             raise InputError("the student's logits are not finite, so its weights are damaged; save it again")
-        last = 0
-        for face in pixels:
-            first, last = last, last + len(face)
-            yield (torch.stack(logits[first:last]).mean(dim=0) + self._shift).softmax(dim=0).tolist()
+        faces = torch.stack([own.mean(dim=0) for own in logits.split([len(face) for face in pixels])])
+        return (faces + self._shift).softmax(dim=1).tolist()
 
     def _logits(self, pixels: torch.Tensor) -> torch.Tensor:
         """Of a batch, on the CPU: a device is waited for once."""
@@ -280,10 +288,6 @@ class _Found:
     source: str | None
 
 
-def _parts(rows: Sequence[torch.Tensor], size: int) -> Iterator[Sequence[torch.Tensor]]:
-    return (rows[i : i + size] for i in range(0, len(rows), size))
-
-
 def student_and_images(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     """Split the arguments of `ngd predict [STUDENT] IMAGE…`: the first is a student if it names one."""
     first, *rest = arguments
@@ -300,7 +304,8 @@ def image_files(paths: Sequence[str | Path]) -> list[Path]:
     found: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            images = (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+            inside = sorted(p for p in images if p.is_file())
             if not inside:
                 raise InputError(f"{path} holds no images ({', '.join(SUFFIXES)})")
             found += inside
@@ -318,7 +323,8 @@ def _open(image: ImageLike, index: int) -> tuple[Image.Image, str | None]:
             raise _not_an_image(f"image {index}", f"one of {image.width} x {image.height} px")
         return image, None
     if isinstance(image, np.ndarray):
-        if image.dtype not in (np.uint8, np.uint16) or image.shape[2:] not in ((), (3,), (4,)) or not image.size:
+        shaped = image.ndim in (2, 3) and image.shape[2:] in ((), (3,), (4,)) and image.size
+        if image.dtype not in (np.uint8, np.uint16) or not shaped:
             raise _not_an_image(f"image {index}", f"{image.dtype} {image.shape}")
         if image.dtype == np.uint16:
             image = (image >> 8).astype(np.uint8)

@@ -53,10 +53,18 @@ def predict_video(
     frames = _predicted(predictor, itertools.chain([first], sampled))
     with atomic_folder(out) as folder, contextlib.ExitStack() as stack:
         if annotate is not None:
-            frames = _drawn(frames, stack.enter_context(atomic_path(annotate)), fps)
+            frames = _drawn(frames, stack.enter_context(atomic_path(annotate)), first.rate)
         rows = list(_write_rows(frames, predictor.classes, folder / "faces.csv"))
         _plot_timeline(rows, folder / "timeline.png")
     return out
+
+
+class _Sampled(NamedTuple):
+    """A frame that is looked at."""
+
+    time: float  # seconds
+    image: Image.Image
+    rate: float  # such frames a second
 
 
 class _Row(NamedTuple):
@@ -76,8 +84,8 @@ class _Frame:
     faces: list[tuple[int, Prediction]]  # with their track
 
 
-def _frames(file: Path, fps: float) -> Iterator[tuple[float, Image.Image]]:
-    """The time and image of sampled frames; the others are not decoded."""
+def _frames(file: Path, fps: float) -> Iterator[_Sampled]:
+    """The sampled frames; the others are not decoded."""
     import cv2
     from rich.console import Console
     from rich.progress import track
@@ -94,8 +102,15 @@ def _frames(file: Path, fps: float) -> Iterator[tuple[float, Image.Image]]:
         count = max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT)))
         due = 0.0
         console = Console(stderr=True)
-        every = range(count) if count else itertools.count()
-        for number in track(every, file.name, console=console, transient=True, disable=not console.is_terminal):
+        numbers = track(
+            itertools.count(),  # the number of frames is a guess in some containers
+            file.name,
+            total=count or None,
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        for number in numbers:
             if not video.grab():
                 break
             if number < due:
@@ -103,17 +118,18 @@ def _frames(file: Path, fps: float) -> Iterator[tuple[float, Image.Image]]:
             due += step
             decoded, pixels = video.retrieve()
             if decoded:
-                yield number / rate if rate > 0 else float(number), Image.fromarray(pixels[:, :, ::-1].copy())
+                image = Image.fromarray(pixels[:, :, ::-1].copy())
+                yield _Sampled(number / rate, image, rate / step) if rate > 0 else _Sampled(number, image, fps)
     finally:
         video.release()
         cv2.utils.logging.setLogLevel(level)
 
 
-def _predicted(predictor: Predictor, frames: Iterable[tuple[float, Image.Image]]) -> Iterator[_Frame]:
+def _predicted(predictor: Predictor, frames: Iterable[_Sampled]) -> Iterator[_Frame]:
     """Predictions of each frame; faces that overlap from frame to frame are one track."""
     last: dict[int, tuple[float, Face]] = {}
     count = 0
-    for time, image in frames:
+    for time, image, _ in frames:
         last = {track: seen for track, seen in last.items() if time - seen[0] <= _LOST}
         free, faces = dict(last), []
         for prediction in predictor.photo(image):

@@ -62,7 +62,7 @@ def student_card(run: Run, repo_id: str, plot: bool = False) -> str:
 
 def _card(run: Run, repo_id: str, plot: bool) -> str:
     recipe, faces, name = run.recipe, FACES[run.recipe.data.name], repo_id.partition("/")[2]
-    distilled = recipe.loss.kd > 0 or recipe.loss.d_geo > 0 or _uses_grid(run)
+    distilled = recipe.loss.kd > 0 or recipe.loss.d_geo > 0 or recipe.loss.uses_grid
     others = [FACES[name] for name in (key.partition(":")[0] for key in run.metrics) if name in FACES]
     credits = dict.fromkeys([faces, *others, *eeg_credits(_grid_notes(run))])
     return render_card(
@@ -98,7 +98,7 @@ def _card(run: Run, repo_id: str, plot: bool) -> str:
         splits=as_markdown(without_paths(run.fingerprint["data"])),
         terms=list(_terms(run)),
         command=shown_command(run.fingerprint, "ngd train recipe.yaml data.root=…").replace("```", ""),
-        grid=run.grid if _uses_grid(run) else None,
+        grid=run.grid if recipe.loss.uses_grid else None,
         notes=_grid_notes(run),
         plot=plot,
         forbidden=FORBIDDEN,
@@ -266,7 +266,7 @@ def _terms(run: Run) -> Iterator[tuple[str, str, str, str]]:
     if loss.kd > 0:
         kd = LogitKDLoss(loss.kd_mode, loss.temperature)
         yield "logit KD", f"{loss.kd:g}", kd.extra_repr(), kd.citation
-    if _uses_grid(run):
+    if run.recipe.loss.uses_grid:
         weight = f"{loss.proto_kd:g}"
         if loss.proto_share:
             measured = last_share(run)
@@ -290,10 +290,6 @@ def last_share(run: Run) -> float | None:
     return shares[-1] if shares else None
 
 
-def _uses_grid(run: Run) -> bool:
-    return run.recipe.loss.proto_kd > 0 or run.recipe.loss.proto_share is not None
-
-
 def _grid_notes(run: Run) -> dict[str, str]:
     """The metadata of the grid that the student was distilled from; none where there was no grid."""
-    return as_markdown(without_paths(run.grid.metadata)) if run.grid is not None and _uses_grid(run) else {}
+    return as_markdown(without_paths(run.grid.metadata)) if run.grid is not None and run.recipe.loss.uses_grid else {}

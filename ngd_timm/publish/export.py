@@ -28,6 +28,7 @@ logger = logging.getLogger("ngd_timm.publish")
 FORMATS = ("timm", "onnx", "pt2", "transformersjs")
 _BATCHES = (1, 2, 5)
 _TOLERANCE = 1e-4
+_RESAMPLE = {"nearest": 0, "bilinear": 2, "bicubic": 3}  # PIL's numbers
 
 
 def export_student(
@@ -83,6 +84,11 @@ def write_transformersjs(model: TimmModel, folder: Path, source: str, quantize: 
     cfg = model.pretrained_cfg
     if input_channels(model) == 1:
         raise InputError(f"{source}: transformers.js feeds three channels; leave --grey out")
+    if cfg.get("crop_mode") not in (None, "center") or cfg["interpolation"] not in _RESAMPLE:
+        raise InputError(
+            f"{source}: transformers.js crops the centre and resizes by {', '.join(_RESAMPLE)}; this student has "
+            f"crop_mode {cfg.get('crop_mode')} and {cfg['interpolation']}; export onnx instead"
+        )
     names = dict(enumerate(cfg["label_names"]))
     write_json(
         folder / "config.json",
@@ -101,7 +107,7 @@ def write_transformersjs(model: TimmModel, folder: Path, source: str, quantize: 
             "image_processor_type": "ViTImageProcessor",
             "do_resize": True,
             "size": {"shortest_edge": round(min(height, width) / cfg["crop_pct"])},
-            "resample": {"nearest": 0, "bilinear": 2, "bicubic": 3}[cfg["interpolation"]],
+            "resample": _RESAMPLE[cfg["interpolation"]],
             "do_center_crop": True,
             "crop_size": {"height": height, "width": width},
             "do_rescale": True,

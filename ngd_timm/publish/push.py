@@ -85,12 +85,12 @@ def onnx_repo(repo_id: str) -> str:
     return f"{repo_id}-ONNX"
 
 
-def stage_onnx(run: Run, folder: Path, repo_id: str, quantize: str | None = None) -> None:
+def stage_onnx(run: Run, folder: Path, repo_id: str) -> None:
     """Write a run's student for transformers.js, with a card that leads to its repository `repo_id`."""
     folder.mkdir(parents=True, exist_ok=True)
     with published_student(run.student_folder, run.source) as student:
         model, classes = read_student(student, run.source)
-    write_transformersjs(model, folder, run.source, quantize)
+    write_transformersjs(model, folder, run.source)
     header = card_header(
         library_name="transformers.js",
         pipeline_tag="image-classification",

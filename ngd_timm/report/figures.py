@@ -189,12 +189,10 @@ def class_centers(run: Path, kept: Sequence[Predictions]) -> tuple[str, np.ndarr
     """
     recipe, grid, classes = (found := read_run(run)).recipe, found.grid, kept[0].classes
     embeddings = [p.embedding for p in kept if p.embedding is not None]
-    proto = recipe.loss.proto_kd > 0 or recipe.loss.proto_share is not None
-    if grid is None or not proto or embeddings[0].shape[1] != grid.dim:
+    if grid is None or not recipe.loss.uses_grid or embeddings[0].shape[1] != grid.dim:
         return "no Proto-KD: the anchors", anchors(classes).astype(np.float64), None
     loss = ProtoKDLoss(grid, recipe.loss.tau, recipe.loss.target, recipe.loss.sigma, classes)
-    q = [torch.softmax(unit(z) @ loss.prototypes.T / loss.tau, dim=1) @ loss.cell_centers for z in embeddings]
-    places = torch.stack(q).mean(dim=0).double().numpy()
+    places = torch.stack([loss.place(z) for z in embeddings]).mean(dim=0).double().numpy()
     target = kept[0].target.numpy()
     means = [places[target == c].mean(axis=0) if (target == c).any() else [np.nan] * 2 for c in range(len(classes))]
     return f"τ {loss.tau:g}", np.array(means), (loss.class_targets @ loss.cell_centers).double().numpy()

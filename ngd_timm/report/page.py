@@ -72,7 +72,7 @@ def pretty_fingerprint(value: dict[str, Any]) -> str:
 
 def grid_context(grid: PrototypeGrid, classes: Sequence[str]) -> dict[str, Any]:
     """What `parts.html.j2` shows of a grid."""
-    cells, filled, total = grid.size**2, int((grid.counts > 0).sum()), int(grid.counts.sum())
+    cells, filled, total = grid.size**2, grid.filled, int(grid.counts.sum())
     plane_alt = f"Valence/arousal plane of {cells} cells, {filled} filled by {total} EEG windows; class anchors marked."
     cosine_alt = f"Matrix of cosines between {cells} prototypes; mean off the diagonal {grid.mean_cosine:.3f}."
     metadata = dict(sorted(without_paths(grid.metadata).items()))

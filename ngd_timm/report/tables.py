@@ -74,32 +74,21 @@ class Table:
         return "\n".join([*head, *rows, r"\end{tabular}}", r"\end{table}"])
 
 
-def score_table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
-    """A row a student; accuracy, macro-F1 and balanced accuracy of each data set in both protocols, with intervals.
+def score_table(student: str, entries: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Accuracy, macro-F1 and balanced accuracy of a student on each data set in both protocols, with intervals.
 
-    `results` are entries of metrics.json, by set, by student.
+    `entries` are those of metrics.json, by set.
     """
-    several = len(results) > 1
-    sets: dict[str, Mapping[str, Any]] = {}
-    for entries in results.values():
-        sets |= {key: entry for key, entry in entries.items() if key not in sets}
-    columns = [(key, protocol) for key, entry in sets.items() for protocol in shown_protocols(entry)]
     first, *others = METRIC_NAMES.values()
-    header = ["student" if several else ""]
-    for key, protocol in columns:
-        header += [f"{key} {protocol_name(protocol, sets[key])} {first}", *others]
-    rows, notes = [], []
-    for name, entries in results.items():
-        row = [name]
-        for key, protocol in columns:
-            entry = entries.get(key)
-            intervals = entry.get("ci95", {}).get(protocol, {}) if entry else {}
-            row += [with_interval(entry[protocol][m], intervals.get(m)) if entry else "" for m in METRICS]
-        rows.append(tuple(row))
-        for key, entry in entries.items():
-            calibration = f"ECE {entry['ece']:.2f} at T = {entry.get('temperature', 1.0):g}"
-            notes.append(f"{name}, " * several + f"{key}: n = {entry['n']}, {_scoring(entry)}{calibration}")
-    return Table("percent, with 95 % bootstrap intervals", tuple(header), tuple(rows), tuple(notes))
+    header, row, notes = [""], [student], []
+    for key, entry in entries.items():
+        for protocol in shown_protocols(entry):
+            header += [f"{key} {protocol_name(protocol, entry)} {first}", *others]
+            intervals = entry.get("ci95", {}).get(protocol, {})
+            row += [with_interval(entry[protocol][m], intervals.get(m)) for m in METRICS]
+        calibration = f"ECE {entry['ece']:.2f} at T = {entry.get('temperature', 1.0):g}"
+        notes.append(f"{key}: n = {entry['n']}, {_scoring(entry)}{calibration}")
+    return Table("percent, with 95 % bootstrap intervals", tuple(header), (tuple(row),), tuple(notes))
 
 
 def ablation_tables(comparison: Mapping[str, Any]) -> list[Table]:

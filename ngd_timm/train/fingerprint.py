@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def resume_command(out: Path, processes: int | None = None) -> str:
     local = int(os.environ.get("LOCAL_WORLD_SIZE", count))
     where = f"--nnodes {count // local} --rdzv-backend c10d --rdzv-endpoint HOST:PORT " if 0 < local < count else ""
     launcher = f"torchrun {where}--nproc-per-node {min(local, count)} -m ngd_timm.cli" if count > 1 else "ngd"
-    return f"{launcher} train --resume {out}"
+    return f"{launcher} train --resume {shlex.quote(str(out))}"
 
 
 def pinned(recipe: Recipe) -> Recipe:

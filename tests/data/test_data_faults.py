@@ -238,6 +238,7 @@ def test_a_damaged_parquet(content: bytes, message: str, refused: Any, tmp_path:
         "a single class name": ("names=angry", "names must be class names from number 0 on"),
         "unknown classes to keep": ("unknown=keep", "unknown must be drop, got 'keep'"),
         "a config of a local file": ("config=small", "is read as parquet, which takes no config"),
+        "frames of what has no sequences": ("apex_frames=3", "is read as parquet, which takes no apex_frames"),
         "a revision of a local file": ("revision=main", "is read as parquet, which takes no revision"),
     },
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,24 @@ def test_a_large_file_reads_as_it_would_in_memory_and_its_copy_has_no_name(
     held, expected = load_split("schematic", path)
     assert report == expected
     assert [r["source"] for r in mapped] == [r["source"] for r in held]
+
+
+def test_a_cache_that_cannot_be_written_is_not_called_a_damaged_file(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = faces(tmp_path)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pyarrow.ipc.RecordBatchFileWriter.write_batch", full, raising=True)
+        with pytest.raises(InputError, match=rf"no space left in {cache}, where .*train.parquet is unpacked"):
+            load_split("schematic", path)
+    cache.rmdir()
+    cache.write_text("mine")
+    with pytest.raises(InputError, match=rf"{cache} can't be written"):
+        load_split("schematic", path)
 
 
 def test_a_large_file_that_is_cut_short_is_refused_and_leaves_no_copy(tmp_path: Path, cache: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from writers import IDS, write_numbered
+from writers import IDS, png, write_numbered
 
 from ngd_timm.core.affect import CLASSES, anchors
 from ngd_timm.core.errors import InputError
@@ -175,6 +175,40 @@ def test_sfew_is_read_without_the_folder_in_between_and_without_its_unlabelled_t
         (root / split / inner).rename(root / inner)
         shutil.rmtree(root / split)
     assert load_split("sfew", root)[1].kept == 28
+
+
+def test_sfews_whole_frames_are_read_where_the_folder_of_aligned_faces_is_empty(tmp_path: Path) -> None:
+    (tmp_path / "Train" / "Angry").mkdir(parents=True)
+    (tmp_path / "Train" / "Angry" / "0.png").write_bytes(png(0))
+    (tmp_path / "Train_Aligned_Faces").mkdir()
+    assert load_split("sfew", tmp_path, "train")[1].kept == 1
+
+
+def test_text_in_an_npz_may_be_bytes(tmp_path: Path) -> None:
+    texts = {"split": ["train", "test"], "subject": ["a", "b"], "file_name": ["x.png", "y.png"]}
+    columns = {key: np.array(value, dtype="S") for key, value in texts.items()}
+    np.savez(
+        tmp_path / "faces.npz",
+        X=np.arange(128, dtype=np.uint8).reshape(2, 8, 8),
+        y=np.array(["fear", "anger"], "S"),
+        **columns,
+    )
+    (row,) = load_split("jaffe", tmp_path / "faces.npz", "test")[0]
+    assert (row["subject"], row["file_name"]) == ("b", "y.png")
+
+
+def test_rows_of_unknown_classes_may_be_listed_twice_where_they_are_dropped(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(png(0))
+    (tmp_path / "train.csv").write_text("path,label\na.png,confused\na.png,confused\nb.png,fear\n")
+    assert load_split("ferplus", f"{tmp_path / 'train.csv'},unknown=drop", "train")[1].kept == 1
+
+
+def test_a_part_may_be_given_as_a_pair_of_numbers(tmp_path: Path) -> None:
+    root = write_tiny("npz", tmp_path / "set")
+    halves = [load_split("ferplus", root, options={"part": (n, 2), "by": "source"})[1].kept for n in range(2)]
+    assert sum(halves) == load_split("ferplus", root)[1].kept
+    assert all(halves)
 
 
 def test_a_manifest_of_numbers_is_read_with_its_class_map(tmp_path: Path) -> None:

@@ -83,6 +83,19 @@ def test_other_valence_is_other_data_streamed_or_not(tmp_path: Path) -> None:
     assert len(set(hashes)) == 6
 
 
+def test_a_streams_hash_is_of_its_image_files_not_of_their_names(tmp_path: Path) -> None:
+    hashes = []
+    for seed, folder in enumerate((tmp_path / "a", tmp_path / "b", tmp_path / "b")):
+        folder.mkdir(exist_ok=True)
+        (folder / "0.png").write_bytes(png(min(seed, 1)))
+        path = write_parquet(folder / "train.parquet", [{"bytes": None, "path": "0.png"}], label=["sad"])
+        hashes.append(FaceStream(load_fer("ckplus", path, streaming=True), image_size=16, batch_size=1).sha256)
+        (folder / "0.png").rename(folder / "1.png")
+    moved = write_parquet(tmp_path / "train.parquet", [{"bytes": None, "path": "b/1.png"}], label=["sad"])
+    hashes.append(FaceStream(load_fer("ckplus", moved, streaming=True), image_size=16, batch_size=1).sha256)
+    assert hashes[0] != hashes[1] == hashes[2] == hashes[3]
+
+
 @pytest.mark.parametrize("option", [{"sampler": "class_aware"}, {"in_memory": True}])
 def test_streaming_refuses_what_needs_the_whole_set(option: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="streaming"):

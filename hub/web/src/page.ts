@@ -56,7 +56,13 @@ function addExample(name: string): void {
   const image = Object.assign(document.createElement("img"), { src: `examples/${name}`, alt: "" });
   const button = Object.assign(document.createElement("button"), { type: "button" });
   button.append(image, `Example: ${label}`);
-  button.onclick = async () => look(await (await get(`examples/${name}`)).blob(), label);
+  button.onclick = async () => {
+    try {
+      await look(await (await get(`examples/${name}`)).blob(), label);
+    } catch (reason) {
+      fail(`${label}: ${message(reason)}`);
+    }
+  };
   byId("examples").append(button);
 }
 

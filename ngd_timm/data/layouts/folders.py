@@ -64,7 +64,7 @@ def find_sfew(source: Source) -> list[Piece] | None:
     found = [(path, split, _class_folders(path)) for path, split in split_folders(root)]
     if not any(folder for *_, folder in found):
         return None
-    aligned = {split for path, split, _ in found if _is_aligned(path)}
+    aligned = {split for path, split, folder in found if folder is not None and _is_aligned(path)}
     pieces = []
     for path, split, folder in found:
         if split in aligned and not _is_aligned(path):

@@ -14,10 +14,11 @@ from huggingface_hub.errors import EntryNotFoundError
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.hub import PREFIX, REQUEST_ERRORS, HubId
+from ngd_timm.core.images import SUFFIXES
 from ngd_timm.data.class_map import CLASS_NAMES, read_class_names
 from ngd_timm.data.labels import split_of
 from ngd_timm.data.layouts.options import Source
-from ngd_timm.data.layouts.rows import IMAGE_SUFFIXES, Piece, Rows, files_below
+from ngd_timm.data.layouts.rows import Piece, Rows, files_below
 from ngd_timm.data.layouts.table import TableReader
 
 ClassNames = Mapping[int, str] | None
@@ -44,7 +45,7 @@ def find_webdataset(source: Source) -> list[Piece] | None:
     root = source.root
     files = sorted(p for p in files_below(root) if not p.name.startswith("."))
     shards = [p for p in files if p.suffix == ".tar"]
-    if not shards or any(p.suffix.lower() in IMAGE_SUFFIXES for p in files):  # an archive of the images beside it
+    if not shards or any(p.suffix.lower() in SUFFIXES for p in files):  # an archive of the images beside it
         return None
     by_split: dict[str, list[str]] = {}
     for path in shards:

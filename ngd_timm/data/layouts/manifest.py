@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.data.class_map import names_of
-from ngd_timm.data.labels import NOT_A_CLASS, class_of, split_of
+from ngd_timm.data.labels import NOT_A_CLASS, class_of, is_class, split_of
 from ngd_timm.data.layouts.csv_file import csv_headers, first_column, header_of, numbers, read_csv, whole_numbers
 from ngd_timm.data.layouts.image_list import PATH_COLUMNS, check_sha256
 from ngd_timm.data.layouts.options import Source
@@ -88,7 +88,7 @@ class _Manifest:
             self.splits = named_splits(path, self.columns["split"])
         self.affect = {c: numbers(path, self.columns[c], c) for c in ("valence", "arousal") if c in self.columns}
         self.names, self.label = self._labels(source)
-        self.again = self._listed_again(self._meanings(source.dataset))
+        self.again = self._listed_again(self._meanings(source))
 
     def pieces(self) -> list[Piece]:
         return pieces_by_split("CSV manifest", self.path, self.splits, self.read)
@@ -151,16 +151,19 @@ class _Manifest:
             seen.add((image, self.splits[row]))
         return again
 
-    def _meanings(self, dataset: str) -> Mapping[str, Callable[[int], object]]:
+    def _meanings(self, source: Source) -> Mapping[str, Callable[[int], object]]:
         """By column, what a row says of its image."""
-        found: dict[str, Callable[[int], object]] = {self.label_column: partial(self._class, dataset)}
+        found: dict[str, Callable[[int], object]] = {self.label_column: partial(self._class, source)}
         if "subject" in self.columns:
             found["subject"] = self.columns["subject"].__getitem__
         return found | {c: values.__getitem__ for c, values in self.affect.items()}
 
-    def _class(self, dataset: str, row: int) -> str:
+    def _class(self, source: Source, row: int) -> str:
+        name = self.names[self.label[row]]
+        if source.options.unknown is not None and not is_class(source.dataset, name):
+            return name
         try:
-            return class_of(dataset, self.names[self.label[row]])
+            return class_of(source.dataset, name)
         except InputError as error:
             raise InputError(f"{self.path}: {error}") from None
 

@@ -73,7 +73,7 @@ def _pieces(path: Path, arrays: Arrays, source: Source, named: str | None) -> li
             )
     splits = [named] * n
     if "split" in arrays:
-        splits = named_splits(path, [str(s) for s in arrays["split"]])
+        splits = named_splits(path, arrays["split"].astype(np.str_).tolist())
     return pieces_by_split("NPZ", path, splits, partial(_read, path, arrays, images, names, label))
 
 
@@ -82,13 +82,13 @@ def _read(
 ) -> Rows:
     further: dict[str, Any] = {}
     if "subject" in arrays:
-        further["subject"] = [str(s) for s in arrays["subject"][rows]]
+        further["subject"] = arrays["subject"][rows].astype(np.str_).tolist()
     if {"valence", "arousal"} <= set(arrays):
         for c in ("valence", "arousal"):
             if not np.issubdtype(arrays[c].dtype, np.floating):
                 raise InputError(f"{path}: '{c}' must hold floats in [-1, 1], got {arrays[c].dtype}")
             further[c] = affect_column(arrays[c][rows].tolist(), c, path.name)
-    file_names = [str(name) for name in arrays["file_name"][rows]] if "file_name" in arrays else None
+    file_names = arrays["file_name"][rows].astype(np.str_).tolist() if "file_name" in arrays else None
     return Rows(table_of_pixels(images, rows, path.name, file_names, **further), None, names, label[rows])
 
 

@@ -111,7 +111,7 @@ def parse_root(root: str | Path, further: Mapping[str, Any] | None = None) -> tu
         if key not in _OPTIONS:
             raise choices("layout option", key, tuple(_OPTIONS))
         pattern, convert, allowed = _OPTIONS[key]
-        value = ("/".join(value) if isinstance(value, (list, tuple)) else str(value)).strip()
+        value = ("/".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)).strip()
         if not re.fullmatch(pattern, value, re.IGNORECASE):
             raise InputError(f"{key} must be {allowed}, got '{value[:80]}'")
         options[key] = convert(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.files import require_regular
+from ngd_timm.core.files import require_regular, write_refusals
 from ngd_timm.data.class_map import CLASS_NAMES, names_in_card, read_class_names
 from ngd_timm.data.labels import split_of
 from ngd_timm.data.layouts.options import Source
@@ -73,9 +74,11 @@ def _mapped_copy(path: Path) -> pa.Table:
     """
     from datasets import config
 
-    config.HF_DATASETS_CACHE.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix="ngd_timm-", suffix=".arrow", dir=config.HF_DATASETS_CACHE)
-    os.close(handle)
+    cache = Path(config.HF_DATASETS_CACHE)
+    with write_refusals(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix="ngd_timm-", suffix=".arrow", dir=cache)
+        os.close(handle)
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             schema = file.schema_arrow
@@ -83,6 +86,12 @@ def _mapped_copy(path: Path) -> pa.Table:
                 for batch in _row_batches(file, _COPY_ROWS):
                     writer.write_batch(batch)
         return pa.ipc.open_file(pa.memory_map(name)).read_all()
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InputError(
+                f"no space left in {cache}, where {path} is unpacked; free some, or set HF_DATASETS_CACHE"
+            ) from None
+        raise
     finally:
         try:
             os.unlink(name)

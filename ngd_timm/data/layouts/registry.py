@@ -69,6 +69,7 @@ _TAKEN_BY: Mapping[str, Sequence[str]] = {
     **dict.fromkeys(("image", "label"), _TABLES),
     **dict.fromkeys(("names", "class_map"), (*_TABLES, "NPZ", "CSV manifest")),
     **dict.fromkeys(("config", "revision"), ("Hub data set",)),
+    **dict.fromkeys(("apex_frames", "neutral_frame"), ("CK+ sequences",)),
 }
 """Options that only some layouts take, by the words of `Piece.kind`."""
 
@@ -97,7 +98,7 @@ def look_at(root: str | Path, dataset: str, options: Mapping[str, Any] | None = 
             f"no data set at {text}: the path doesn't exist; give its folder or file, or a Hub id (user/dataset)"
         )
     for key, kinds in _TAKEN_BY.items():
-        if getattr(parsed, key) is not None and pieces[0].kind not in kinds:
+        if getattr(parsed, key) != getattr(LayoutOptions, key) and pieces[0].kind not in kinds:
             raise InputError(f"{text} is read as {pieces[0].kind}, which takes no {key}; leave {key}=… out")
     if parsed.unknown is not None:
         pieces = [_changed(piece, partial(without_unknown, dataset=dataset)) for piece in pieces]

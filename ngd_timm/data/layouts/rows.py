@@ -18,10 +18,8 @@ from PIL import Image
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import require_regular
-from ngd_timm.core.images import decode_each, open_image, to_mode
+from ngd_timm.core.images import SUFFIXES, decode_each, open_image, to_mode
 from ngd_timm.data.labels import NOT_A_CLASS, SPLITS, is_class, split_of, subject_of
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pgm", ".ppm")
 
 # Image files of so many bytes in all are read once and held; larger sets stay on disk.
 _HELD_BYTES = 1 << 30
@@ -157,7 +155,7 @@ def subfolders(folder: Path) -> list[Path]:
 
 def image_files(folder: Path, deep: bool = False) -> list[Path]:
     """The images in a folder, in order, by their suffix; hidden files are left out."""
-    found = [p for p in files_below(folder, deep) if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
+    found = [p for p in files_below(folder, deep) if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
     for path in found:
         if not path.is_file():
             raise InputError(f"{path} is no file (or links to none); bring the image, or remove it")
