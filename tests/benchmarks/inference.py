@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ from ngd_timm.publish.export import export_student
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Contender = Callable[[Sequence[Image.Image]], np.ndarray]
+Run = Callable[[Sequence[Image.Image]], np.ndarray]
 STUDENTS = {"ResNet-18": "resnet18", "small (MobileNetV4-small x0.5)": "mobilenetv4_conv_small_050"}
 PEERS = {"fer": "data/emotion_model_quantized.tflite", "facex": "assets/model_optimized.tflite"}
 PEER_CLASSES = {  # in the order of their own code
@@ -48,12 +48,17 @@ PEER_CLASSES = {  # in the order of their own code
 }
 
 
-def in_pytorch(folder: Path) -> Contender:
+class Contender(NamedTuple):
+    run: Run  # faces in, probabilities out
+    classes: Sequence[str] | None = None  # of the probabilities; None where accuracy says nothing, or has been said
+
+
+def in_pytorch(folder: Path) -> Run:
     predictor = Predictor(folder, device="cpu", batch_size=64)
     return lambda faces: np.array([list(p.probabilities.values()) for p in predictor(faces)])
 
 
-def in_onnx(folder: Path, file: Path, threads: int) -> Contender:
+def in_onnx(folder: Path, file: Path, threads: int) -> Run:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -72,7 +77,7 @@ def in_onnx(folder: Path, file: Path, threads: int) -> Contender:
     return run
 
 
-def in_tflite(package: str, threads: int) -> Contender | None:
+def in_tflite(package: str, threads: int) -> Run | None:
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None or importlib.util.find_spec("ai_edge_litert") is None:
         return None
@@ -107,20 +112,23 @@ def all_contenders(folder: Path, trained: Sequence[str], size: int, threads: int
     contenders: dict[str, Contender] = {}
     names = [version for version in student_versions() if version == shipped_student() or "-fast-" in version]
     students = {Path(name).name: student_folder(name) for name in [*names, *trained]}
-    for name, backbone in {} if trained else STUDENTS.items():
-        student = create_student(StudentConfig(backbone=backbone, image_size=size), len(CLASSES))
-        students[f"{name}, {size} px"] = save_student(student, folder / backbone)
+    learned = set(students)
+    if not trained:
+        for name, backbone in STUDENTS.items():
+            student = create_student(StudentConfig(backbone=backbone, image_size=size), len(CLASSES))
+            students[f"{name}, {size} px"] = save_student(student, folder / backbone)
     for number, (name, path) in enumerate(students.items()):
         mib = (path / "model.safetensors").stat().st_size / 2**20
         title = f"{name}, {mib:.1f} MiB"
-        contenders[f"{title}, PyTorch"] = in_pytorch(path)
-        contenders[f"{title}, ONNX"] = in_onnx(path, folder / f"{number}.onnx", threads)
+        contenders[f"{title}, PyTorch"] = Contender(in_pytorch(path))
+        onnx = in_onnx(path, folder / f"{number}.onnx", threads)
+        contenders[f"{title}, ONNX"] = Contender(onnx, CLASSES if name in learned else None)
     for package in PEERS:
         peer = in_tflite(package, threads)
         if peer is None:
             print(f"{package} is left out: pip install --no-deps {package} && pip install ai-edge-litert")
         else:
-            contenders[f"{package}, TensorFlow Lite"] = peer
+            contenders[f"{package}, TensorFlow Lite"] = Contender(peer, PEER_CLASSES[package])
     return contenders
 
 
@@ -129,7 +137,7 @@ def timed(contenders: dict[str, Contender], batch_size: int, rounds: int) -> dic
     images = [draw_face(CLASSES[i % 8], seed=i, image_size=48).convert("L") for i in range(batch_size)]
     seconds: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in contenders}
     for number in range(rounds + 2):
-        for name, run in contenders.items():
+        for name, (run, _) in contenders.items():
             for column, batch in enumerate((images[:1], images)):
                 repeats = 5 if column == 0 else 1
                 run(batch)  # a change of batch size is not what is timed
@@ -141,7 +149,7 @@ def timed(contenders: dict[str, Contender], batch_size: int, rounds: int) -> dic
     return seconds
 
 
-def accuracy(run: Contender, classes: Sequence[str], dataset: Dataset, batch_size: int) -> float:
+def accuracy(run: Run, classes: Sequence[str], dataset: Dataset, batch_size: int) -> float:
     """Percent of a set's images of which a contender's first class is the label."""
     names, right = dataset.features["label"].names, 0
     for start in range(0, len(dataset), batch_size):
@@ -180,9 +188,8 @@ def main() -> None:
         seconds = timed(contenders, options.batch, options.rounds)
         if options.data:
             dataset = load_fer("ferplus", options.data, "test")
-            for name, run in contenders.items():
-                if not name.endswith("PyTorch") and (options.students or not name.startswith(tuple(STUDENTS))):
-                    classes = PEER_CLASSES.get(name.split(",")[0], CLASSES)
+            for name, (run, classes) in contenders.items():
+                if classes is not None:
                     scores[name] = accuracy(run, classes, dataset, options.batch)
 
     reference = next((name for name in seconds if name.startswith("fer,")), None)

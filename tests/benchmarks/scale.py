@@ -36,13 +36,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import drawn_jpegs, faces, parser
+from measuring import faces, parser
 from memory import Watch, write_rows
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from ngd_timm.core.distributed import gather, join, rank, world_size
 from ngd_timm.core.recipe import AugmentConfig
 from ngd_timm.data import FaceBatches, FaceStream, load_fer
+from ngd_timm.data.synthetic.schematic import write_schematic
 
 OPTIONS: dict[str, Any] = {"image_size": 64, "batch_size": 128, "augment": AugmentConfig()}
 SETTINGS = ("mapped, 1 worker", "mapped, 2 workers", "mapped, 4 workers", "streamed")
@@ -100,8 +101,9 @@ def measure_one_of_four(folder: str, batches: int, out: str) -> None:
 
 def train_on_a_tenth(scratch: Path) -> None:
     shards, run = scratch / "shards", scratch / "run"
-    write_rows(drawn_jpegs(scratch, 2_000, 256), shards, TENTH, 4_500)
-    shutil.copy(scratch / "png256" / "valid.parquet", shards)
+    drawn = write_schematic(scratch / "drawn", "paint", 2_000, 8, 8, seed=0, image_size=256)
+    write_rows(as_jpegs(load_fer("schematic", drawn, "train")), shards, TENTH, 4_500)
+    shutil.copy(drawn / "valid.parquet", shards)
     size = sum(file.stat().st_size for file in shards.iterdir())
     print(f"{TENTH:,} JPEGs of 256 px, {size / 2**20:,.0f} MiB, load {os.getloadavg()[0]:.1f}", flush=True)
     settings = ["data.name=schematic", f"data.root={shards}", "student.image_size=224", "student.in_chans=3"]

@@ -56,26 +56,21 @@ function addExample(name: string): void {
   const image = Object.assign(document.createElement("img"), { src: `examples/${name}`, alt: "" });
   const button = Object.assign(document.createElement("button"), { type: "button" });
   button.append(image, `Example: ${label}`);
-  button.onclick = async () => {
-    try {
-      await look(await (await get(`examples/${name}`)).blob(), label);
-    } catch (reason) {
-      fail(`${label}: ${message(reason)}`);
-    }
-  };
+  button.onclick = () => look(get(`examples/${name}`).then((response) => response.blob()), label);
   byId("examples").append(button);
 }
 
 /** Predicts one image file, and shows or says what came of it. */
-async function look(image: Blob, name: string): Promise<void> {
+async function look(image: Blob | Promise<Blob>, name: string): Promise<void> {
   stop();
   const request = ++latest;
   error.textContent = "";
   try {
+    const bytes = await image;
     const predictor = await models;
     say("Looking for faces …");
     await painted();
-    const photo = await decode(image, predictor.settings.megapixels);
+    const photo = await decode(bytes, predictor.settings.megapixels);
     const faces = await predictor.photo(photo);
     if (request === latest) say(show(photo, faces, predictor.settings));
   } catch (reason) {

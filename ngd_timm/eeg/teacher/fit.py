@@ -99,9 +99,11 @@ def fit_teacher(recipe: TeacherRecipe, out: Path | None = None, command: Sequenc
             write_json(folder / "scores.json", scores)
             save_file(_embedding_tensors(rated, fold, embeddings, predictions), folder / "embeddings.safetensors")
             save_file(scalp_means(rated, z), folder / "cells.safetensors")
-            # of all rated windows: a fit by other folds, which may hold out fewer, is of the same data
-            fingerprint = {**_fingerprint(recipe, rated, support, folder), "data_sha256": everything.sha256}
-            fingerprint["command"] = command
+            fingerprint = {
+                **_fingerprint(recipe, rated, support, folder),
+                "data_sha256": everything.sha256,  # the same in other folds, which may hold out fewer windows
+                "command": command,
+            }
             write_json(folder / "fingerprint.json", fingerprint)
         log_scores(scores)
     return run
