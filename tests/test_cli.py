@@ -21,6 +21,7 @@ def test_the_installed_command_exits_with_two_and_one_line() -> None:
 def test_ctrl_c_while_it_starts_ends_in_one_line() -> None:
     when_torch_is_imported = (
         "import os, signal, sys, ngd_command\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job starts with it ignored
         "class Interrupt:\n"
         "    def find_spec(name, *_):\n"
         "        if name == 'torch': os.kill(os.getpid(), signal.SIGINT)\n"
