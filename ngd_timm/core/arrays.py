@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ngd_timm.core.errors import InputError
+from ngd_timm.core.errors import InputError, one_line
 from ngd_timm.core.files import require_regular
 
 LARGEST_UNPACKED = 1 << 30
@@ -34,7 +34,7 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
             raise ValueError(f"{strange[0]} is no array")
         return arrays
     except Exception as error:  # numpy, zipfile, zlib and tokenize have no common type of error
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200] or type(error).__name__
+        reason = one_line(getattr(error, "strerror", None) or error)
         raise InputError(
             f"{path} can't be read as an NPZ of plain arrays ({reason}); write it again with numpy.savez, without "
             "objects"
@@ -79,9 +79,7 @@ def read_torch(path: str | Path) -> Any:
         return content
     except Exception as error:  # torch raises a dozen kinds for a damaged file
         strange = re.search(r"GLOBAL ([\w.]+)", str(error))
-        reason = (
-            f"it holds a {strange[1]}" if strange else f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        )
+        reason = f"it holds a {strange[1]}" if strange else f"{type(error).__name__}: {one_line(error)}"
         raise InputError(
             f"{path} can't be read as a torch file of tensors alone ({reason}); nothing else is unpickled: save the "
             "tensors again, as torch.save(model.state_dict(), FILE)"

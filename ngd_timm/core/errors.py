@@ -32,6 +32,17 @@ def printable(text: object, kept: str = "") -> str:
     return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in str(text))
 
 
+def one_line(error: object) -> str:
+    """What another library's exception says, on one line of at most 300 characters; its type's name if nothing.
+
+    Examples:
+        >>> one_line(ValueError("unexpected end,\\n  line 3")), one_line(EOFError())
+        ('unexpected end, line 3', 'EOFError')
+    """
+    text = str(error).split(":\n\t", 1)[-1]  # torch begins with a title
+    return " ".join(text.split())[:300] or type(error).__name__
+
+
 def quoted(value: object) -> str:
     """A value as a message shows it: one line of at most 80 characters."""
     text = str(value)

@@ -19,7 +19,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from ngd_timm.core.errors import InputError
+from ngd_timm.core.errors import InputError, one_line
 
 try:
     import fcntl
@@ -224,7 +224,7 @@ def read_json(path: str | Path, shown: str | None = None) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"), parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{name} is not valid JSON ({' '.join(str(error).split())[:120]})") from None
+        raise InputError(f"{name} is not valid JSON ({one_line(error)})") from None
     if not isinstance(value, dict):
         raise InputError(f"{name} must hold a JSON object, got {type(value).__name__}")
     return value

@@ -16,7 +16,7 @@ from typing import Any
 from huggingface_hub import HfApi, constants, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HTTPError
 
-from ngd_timm.core.errors import InputError
+from ngd_timm.core.errors import InputError, one_line
 from ngd_timm.core.files import sha256_file
 
 PREFIX = "hf-hub:"
@@ -199,5 +199,4 @@ def _reason(error: BaseException, repository: HubId) -> str:
     if isinstance(error, OSError) and error.strerror and not isinstance(error, ConnectionError):
         where = f" ({error.filename})" if error.filename else ""
         return f"{error.strerror}{where}; set HF_HOME to a folder with space that you may write to"
-    text = " ".join(str(error).split())[:160] or type(error).__name__
-    return f"no complete response from {constants.ENDPOINT} ({text}); check the network and try again"
+    return f"no complete response from {constants.ENDPOINT} ({one_line(error)}); check the network and try again"

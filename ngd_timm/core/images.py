@@ -17,7 +17,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ngd_timm.core.devices import send
-from ngd_timm.core.errors import InputError
+from ngd_timm.core.errors import InputError, one_line
 from ngd_timm.core.files import require_regular
 
 if TYPE_CHECKING:
@@ -221,8 +221,7 @@ def damage_reason(error: BaseException) -> str:
     """The message of one of `DAMAGE`, on one line."""
     if isinstance(error, UnidentifiedImageError):  # whose own message is a buffer's address
         return f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image"
-    reason = getattr(error, "strerror", None) or error
-    return " ".join(str(reason).split())[:160] or type(error).__name__
+    return one_line(getattr(error, "strerror", None) or error)
 
 
 def decode_each(dataset: Dataset, function: Callable[[dict[str, Any]], R], what: str = "decoded") -> Iterator[R]:

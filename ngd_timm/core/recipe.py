@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from ngd_timm.core.affect import ANCHORS, CLASSES
-from ngd_timm.core.errors import InputError, choices, quoted
+from ngd_timm.core.errors import InputError, choices, one_line, quoted
 from ngd_timm.core.files import packaged
 from ngd_timm.core.safe_yaml import read_yaml, write_yaml
 
@@ -457,7 +457,7 @@ def _parse(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{path} can't be read ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())[:200]})") from None
+        raise InputError(f"{path}: not valid YAML ({one_line(error)})") from None
     if not isinstance(data, dict):
         raise InputError(f"{path}: a recipe is a mapping of keys, got {type(data).__name__}")
     return data

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from ngd_timm.core.affect import CLASSES
-from ngd_timm.core.errors import InputError
+from ngd_timm.core.errors import InputError, one_line
 from ngd_timm.data.labels import class_of
 
 CLASS_NAMES = "classnames.txt"
@@ -38,7 +38,7 @@ def read_class_map(path: str | Path) -> Mapping[int, str]:
         # an object as its pairs: a dict would keep the last of two equal keys
         data = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=tuple)
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON ({' '.join(str(error).split())[:100]}); a class map is {FORMS}") from None
+        raise InputError(f"{path} is not JSON ({one_line(error)}); a class map is {FORMS}") from None
     pairs = list(enumerate(data)) if isinstance(data, list) else list(data) if isinstance(data, tuple) else []
     if pairs and all(type(number) is int for _, number in pairs):
         pairs = [(number, name) for name, number in pairs]
@@ -74,7 +74,7 @@ def names_in_card(path: Path, column: str) -> Mapping[int, str] | None:
         pairs = names.items() if isinstance(names, dict) else enumerate(names or [])
         return {int(number): str(name) for number, name in pairs} or None
     except (OSError, ValueError, AttributeError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: its dataset_info can't be read ({' '.join(str(error).split())[:100]})") from None
+        raise InputError(f"{path}: its dataset_info can't be read ({one_line(error)})") from None
 
 
 def names_of(ids: Iterable[int], known: Mapping[int, str], where: str) -> list[str]:

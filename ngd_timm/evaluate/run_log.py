@@ -17,7 +17,7 @@ from pydantic import Field
 
 from ngd_timm.core.commands import without_folders
 from ngd_timm.core.distributed import is_first
-from ngd_timm.core.errors import InputError
+from ngd_timm.core.errors import InputError, one_line
 from ngd_timm.core.files import write_json
 from ngd_timm.core.recipe import Recipe, to_yaml
 from ngd_timm.core.schema import Count, read_checked, record
@@ -159,10 +159,9 @@ def _wandb(out: Path, identity: str, epochs: int, recipe: Recipe) -> _Tracker:
     try:
         run = wandb.init(project=project, dir=folder, **options)
     except wandb.Error as error:
-        reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"tracker=wandb: {reason.rstrip('.')}; log in (wandb login) or set WANDB_MODE=offline, then go on with: "
-            f"ngd train --resume {out}"
+            f"tracker=wandb: {one_line(error).rstrip('.')}; log in (wandb login) or set WANDB_MODE=offline, then go on "
+            f"with: ngd train --resume {out}"
         ) from None
     return lambda row, epoch: run.log(row, step=epoch), run.finish
 

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ngd_timm.core.affect import anchors, cell_distances, cell_of, centers
-from ngd_timm.core.errors import InputError, choices
+from ngd_timm.core.errors import InputError, choices, one_line
 from ngd_timm.core.files import atomic_path, packaged, packaged_versions
 from ngd_timm.core.hub import Published, fetch, hub_id, upload
 from ngd_timm.grid.averages import checked_rows, checked_size, fill_empty, pooled_sums, unit
@@ -280,7 +280,7 @@ class PrototypeGrid:
                     )
                 tensors = {name: handle.get_tensor(name) for name in _TENSORS}
         except (SafetensorError, UnicodeDecodeError, OSError) as error:
-            raise InputError(f"{path}: not a readable safetensors file ({' '.join(str(error).split())})") from None
+            raise InputError(f"{path}: not a readable safetensors file ({one_line(error)})") from None
         if notes.get("format_version") != FORMAT_VERSION:
             raise InputError(
                 f"{path}: format version {notes.get('format_version')!r}, this package reads {FORMAT_VERSION!r}"

@@ -11,7 +11,7 @@ from timm.layers import AttentionPool2d, RotAttentionPool2d
 from timm.models import get_model_input_config
 from torch import Tensor, nn
 
-from ngd_timm.core.errors import InputError
+from ngd_timm.core.errors import InputError, one_line
 from ngd_timm.models.timm_folder import TIMM_ERRORS
 
 _ONE_CALL = """
@@ -64,10 +64,9 @@ def head_calls(model: Any) -> HeadCalls:
     try:
         parts_are_whole, classifier_is_last, norms, shapes = seen or _run(_perturbed(model), size)
     except TIMM_ERRORS as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"{name} can't run on images of its own input size {size} ({reason}); choose another in_chans, img_size, "
-            "global_pool or backbone"
+            f"{name} can't run on images of its own input size {size} ({one_line(error)}); choose another "
+            "in_chans, img_size, global_pool or backbone"
         ) from None
     if not parts_are_whole:
         raise InputError(

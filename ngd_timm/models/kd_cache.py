@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ngd_timm.core.errors import InputError
+from ngd_timm.core.errors import InputError, one_line
 from ngd_timm.core.files import atomic_path, sha256_file, write_json
 
 logger = logging.getLogger("ngd_timm.models")
@@ -36,7 +36,7 @@ class LogitCache:
             rows = np.load(file, allow_pickle=False)
             expected = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))["sha256"]
         except Exception as error:  # numpy has no common type of error
-            raise InputError(f"{file} can't be read ({' '.join(str(error).split())}); remove {self.folder}") from None
+            raise InputError(f"{file} can't be read ({one_line(error)}); remove {self.folder}") from None
         if rows.ndim != 2 or rows.dtype != np.float32 or len(rows) % self.steps or sha256_file(file) != expected:
             raise InputError(f"{file} is not the one that was written; remove {self.folder}")
         return torch.from_numpy(rows).split(len(rows) // self.steps)

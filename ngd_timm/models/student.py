@@ -17,7 +17,7 @@ from huggingface_hub.errors import HTTPError
 from timm.models import save_for_hf
 
 from ngd_timm.core.affect import CLASSES
-from ngd_timm.core.errors import InputError, choices
+from ngd_timm.core.errors import InputError, choices, one_line
 from ngd_timm.core.files import (
     atomic_folder,
     is_leftover,
@@ -82,8 +82,9 @@ def create_student(config: StudentConfig, num_classes: int) -> TimmModel:
         if not config.model_args:
             raise
         options = ", ".join(f"{key}={value}" for key, value in config.model_args.items())
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"student.model_args: {config.backbone} can't be made with {options} ({reason})") from None
+        raise InputError(
+            f"student.model_args: {config.backbone} can't be made with {options} ({one_line(error)})"
+        ) from None
     # after the weights are in: these describe the student, not the checkpoint it starts from
     own_mean, own_std = config.mean, config.std
     set_input(model, config.image_size, mean if own_mean is None else own_mean, std if own_std is None else own_std)

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models import get_model_input_config
 
-from ngd_timm.core.errors import InputError
+from ngd_timm.core.errors import InputError, one_line
 from ngd_timm.core.files import read_json
 from ngd_timm.core.hub import PREFIX, HubId, fetch, hub_id
 
@@ -47,8 +47,7 @@ def read_model(folder: str | Path, shown: str) -> Any:
         if wrong is None:
             model.load_state_dict(load_file(weights))
     except TIMM_ERRORS as error:
-        # torch's message begins with a title
-        wrong = " ".join(str(error).split(":\n\t", 1)[-1].split())[:200] or type(error).__name__
+        wrong = one_line(error)
     if wrong is not None:
         raise InputError(f"{shown}: not a readable student ({wrong}); save it, or fetch it, again")
     return model
@@ -82,8 +81,7 @@ def open_backbone(folder: Path, pretrained: bool, shown: str) -> Any:
         with torch.random.fork_rng(devices=[]):  # what is trained draws its own weights as ever
             return timm.create_model(f"local-dir:{folder}", pretrained=pretrained)
     except TIMM_ERRORS as error:
-        reason = " ".join(str(error).split(":\n\t", 1)[-1].split())[:200] or type(error).__name__
-        raise InputError(f"{shown}: timm can't open it ({reason}); give one that timm saved") from None
+        raise InputError(f"{shown}: timm can't open it ({one_line(error)}); give one that timm saved") from None
 
 
 def _wrong_classes(config: dict[str, Any], model: Any) -> str | None:
@@ -128,9 +126,8 @@ def check_output(model: Any, classes: int, shown: str) -> None:
         with torch.inference_mode():
             shape = tuple(model(torch.zeros(1, *size)).shape)
     except TIMM_ERRORS as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(
-            f"{shown}: config.json describes a model that can't take an image of {size} ({reason})"
+            f"{shown}: config.json describes a model that can't take an image of {size} ({one_line(error)})"
         ) from None
     if shape != (1, classes):
         raise InputError(f"{shown}: the model gives {shape} for one image instead of {(1, classes)} logits")

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ngd_timm.core.errors import InputError, choices
+from ngd_timm.core.errors import InputError, choices, one_line
 from ngd_timm.core.files import atomic_folder, atomic_path, require_new_folder, write_json
 from ngd_timm.models.ngd_models import TimmModel, input_channels
 from ngd_timm.models.rgb import published_student
@@ -168,7 +168,7 @@ def _write_checked(
     except Exception as error:  # of no common kind
         if isinstance(error, OSError) and error.errno:
             raise  # of the disk
-        reason = " ".join(str(error).replace(str(file), shown.name).split())[:300]
+        reason = one_line(str(error).replace(str(file), shown.name))
         raise InputError(
             f"{source}: {model.pretrained_cfg['architecture']} can't be exported to {form} by torch "
             f"{torch.__version__} ({type(error).__name__}: {reason}); use another format"

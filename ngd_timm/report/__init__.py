@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from ngd_timm.core.errors import InputError
+from ngd_timm.core.errors import InputError, one_line
 from ngd_timm.report.ablation import write_ablation_report
 from ngd_timm.report.run import write_report
 from ngd_timm.report.teacher import write_teacher_report
@@ -33,7 +33,7 @@ def try_page(folder: str | Path, write: Callable[[Path], Path] = write_page) -> 
     try:
         logger.info("report: %s", write(Path(folder)))
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = f"{type(error).__name__}: {one_line(error)}"
         logger.warning("report.html is not written (%s); try again: ngd report %s", reason, folder)
         return False
     return True

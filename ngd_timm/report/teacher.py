@@ -11,7 +11,7 @@ import numpy as np
 from ngd_timm.core.affect import AXES, CLASSES, cell_distances, centers
 from ngd_timm.core.citations import dataset_name, dataset_names
 from ngd_timm.core.commands import without_folders
-from ngd_timm.core.errors import InputError
+from ngd_timm.core.errors import InputError, one_line
 from ngd_timm.core.paths import without_paths
 from ngd_timm.core.recipe import to_yaml
 from ngd_timm.grid.verdict import (
@@ -65,7 +65,7 @@ def _read_cells(file: Path, fingerprint: Mapping[str, Any]) -> dict[str, np.ndar
         fits &= all(cells[name].dtype.kind == "i" for name in ("windows", "subjects", "slope_people"))
         fits &= all(bool((np.abs(cells[name]) <= _LARGEST).all()) for name in shapes)
     except (SafetensorError, KeyError, TypeError) as error:
-        raise InputError(f"{file}: {' '.join(str(error).split())}; fit again") from None
+        raise InputError(f"{file}: {one_line(error)}; fit again") from None
     if not fits:
         raise InputError(f"{file} doesn't fit fingerprint.json's bands and channels; fit again")
     return cells

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ngd_timm.core.distributed import average, gather_bytes, is_first, rank
-from ngd_timm.core.errors import InputError
+from ngd_timm.core.errors import InputError, one_line
 from ngd_timm.core.files import atomic_path
 from ngd_timm.evaluate.run_log import choice_score, parse_rows, read_state, summary_csv
 
@@ -141,10 +141,9 @@ class Checkpoints:
             try:
                 return _restore(setup, state)
             except Exception as error:  # torch checks little of what it loads, and in a dozen ways
-                reason = " ".join(str(error).split())[:120]
                 raise InputError(
-                    f"{file} is not a checkpoint of this run ({type(error).__name__}: {reason}); remove it to continue "
-                    "from the one before, if there is one"
+                    f"{file} is not a checkpoint of this run ({type(error).__name__}: {one_line(error)}); remove it to "
+                    "continue from the one before, if there is one"
                 ) from None
         if damaged is not None:
             raise InputError(f"{damaged}; start a new run")

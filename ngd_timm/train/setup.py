@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ngd_timm.core.devices import CPU, autocast_type, open_device
 from ngd_timm.core.distributed import rank, world_size
-from ngd_timm.core.errors import InputError
+from ngd_timm.core.errors import InputError, one_line
 from ngd_timm.core.recipe import OptimConfig, Recipe
 from ngd_timm.core.small_maps import small_maps_as_products
 from ngd_timm.core.version import __version__
@@ -213,9 +213,7 @@ def build_model(recipe: Recipe, grid: PrototypeGrid | None) -> DistillationWrapp
             weights = grey_weights(weights, {name: t.shape for name, t in model.student.state_dict().items()})
         model.student.load_state_dict(weights)
     except (RuntimeError, LookupError) as error:
-        raise InputError(
-            f"init={recipe.init} is another backbone than the recipe's ({str(error).splitlines()[0]})"
-        ) from None
+        raise InputError(f"init={recipe.init} is another backbone than the recipe's ({one_line(error)})") from None
     return model
 
 
@@ -344,7 +342,7 @@ def build_optimizer(optim: OptimConfig, model: DistillationWrapper) -> torch.opt
     try:
         return create_optimizer_v2(model, opt=optim.opt, lr=optim.lr, weight_decay=optim.weight_decay, **fused)
     except (AssertionError, ValueError) as error:
-        raise InputError(f"optim.opt={optim.opt}: {' '.join(str(error).split())}") from None
+        raise InputError(f"optim.opt={optim.opt}: {one_line(error)}") from None
 
 
 def build_scheduler(optim: OptimConfig, optimizer: torch.optim.Optimizer, steps: int) -> Any:

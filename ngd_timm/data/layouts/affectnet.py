@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ngd_timm.core.affect import CLASSES
-from ngd_timm.core.errors import InputError
+from ngd_timm.core.errors import InputError, one_line
 from ngd_timm.core.files import require_regular
 from ngd_timm.data.labels import AFFECTNET_IDS, split_of
 from ngd_timm.data.layouts.csv_file import csv_headers, header_of, numbers, read_csv, whole_numbers
@@ -77,9 +77,7 @@ def _number(path: Path, kind: type[int] | type[float]) -> float:
             raise ValueError(f"an array of shape {value.shape}")
         return kind(value.item())
     except Exception as error:  # numpy and tokenize have no common type of error
-        raise InputError(
-            f"{path} does not hold one number ({' '.join(str(error).split())[:100]}); unpack it again"
-        ) from None
+        raise InputError(f"{path} does not hold one number ({one_line(error)}); unpack it again") from None
 
 
 def find_affectnet_csv(source: Source) -> list[Piece] | None:

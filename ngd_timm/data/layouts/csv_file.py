@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as pacsv
 
-from ngd_timm.core.errors import InputError
+from ngd_timm.core.errors import InputError, one_line
 from ngd_timm.core.files import require_regular
 
 log = logging.getLogger("ngd_timm.data")
@@ -30,7 +30,7 @@ def header_of(path: Path) -> list[str]:
         with open(path, encoding="utf-8-sig", newline="") as handle:
             first = next(csv.reader(handle), None)
     except (UnicodeDecodeError, csv.Error, OSError) as error:
-        raise InputError(f"{path} can't be read as a UTF-8 CSV ({' '.join(str(error).split())[:120]})") from None
+        raise InputError(f"{path} can't be read as a UTF-8 CSV ({one_line(error)})") from None
     if not first:
         raise InputError(f"{path} is empty; a CSV with a header line was expected")
     return [name.strip() for name in first]
@@ -72,8 +72,7 @@ def read_csv(path: Path, columns: Sequence[str] | None = None, required: Sequenc
             convert_options=pacsv.ConvertOptions(column_types={n: pa.string() for n in names}),
         )
     except (pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(f"{path} is damaged or not a CSV ({reason}); copy or write it again") from None
+        raise InputError(f"{path} is damaged or not a CSV ({one_line(error)}); copy or write it again") from None
     return pa.table({n: pc.utf8_trim_whitespace(table[n]) for n in names})
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 
-from ngd_timm.core.errors import InputError
+from ngd_timm.core.errors import InputError, one_line
 from ngd_timm.core.hub import PREFIX, REQUEST_ERRORS, HubId
 from ngd_timm.core.images import SUFFIXES
 from ngd_timm.data.class_map import CLASS_NAMES, read_class_names
@@ -54,7 +54,7 @@ def find_webdataset(source: Source) -> list[Piece] | None:
     try:
         splits = datasets.load_dataset("webdataset", data_files=by_split)
     except (*REQUEST_ERRORS, datasets.exceptions.DatasetsError) as error:
-        raise InputError(f"{root}: no webdataset is in its tar files ({_line(error)}); copy them again") from None
+        raise InputError(f"{root}: no webdataset is in its tar files ({one_line(error)}); copy them again") from None
     names = read_class_names(root / CLASS_NAMES) if (root / CLASS_NAMES).is_file() else None
     return _pieces("webdataset", source, str(root), splits, names)
 
@@ -92,13 +92,9 @@ def _problem(repository: HubId, config: str | None, error: Exception) -> str:
             which = "several configs" if config is None else f"no config '{config}'"
             return f"'{root}' has {which}; choose one behind the id, {root},config=NAME: {', '.join(configs)}"
     return (
-        f"'{root}' is no path here, and as a dataset on the Hub it can't be loaded ({_line(error)}); check path, id, "
-        "revision, network and access (hf auth login)"
+        f"'{root}' is no path here, and as a dataset on the Hub it can't be loaded ({one_line(error)}); check path, "
+        "id, revision, network and access (hf auth login)"
     )
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 def _class_names(repository: HubId) -> ClassNames:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ngd_timm.core.errors import InputError
+from ngd_timm.core.errors import InputError, one_line
 from ngd_timm.core.files import require_regular, write_refusals
 from ngd_timm.data.class_map import CLASS_NAMES, names_in_card, read_class_names
 from ngd_timm.data.labels import split_of
@@ -120,5 +120,4 @@ def _row_batches(file: pq.ParquetFile, rows: int) -> Iterator[pa.RecordBatch]:
 def _damaged(path: Path, error: Exception) -> InputError:
     # arrow's own OSErrors carry a number, and a text that repeats the path before it comes to the reason
     known = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
-    reason = " ".join(known.split())[:160]
-    return InputError(f"{path} is not a whole parquet file ({reason}); copy or write it again")
+    return InputError(f"{path} is not a whole parquet file ({one_line(known)}); copy or write it again")

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ngd_timm.core.errors import InputError
+from ngd_timm.core.errors import InputError, one_line
 from ngd_timm.data.labels import CKPLUS_48_IDS, FER2013_IDS, split_of
 from ngd_timm.data.layouts.csv_file import header_of, read_csv, whole_numbers
 from ngd_timm.data.layouts.options import Source
@@ -110,9 +110,8 @@ class PixelFile:
         try:
             levels = pc.cast(words.flatten(), pa.uint8())
         except pa.ArrowException as error:
-            reason = " ".join(str(error).split())[:100]
             raise InputError(
                 f"{self.path} rows {begin} to {begin + len(block) - 1}: a pixel is no whole number from 0 to 255 "
-                f"({reason})"
+                f"({one_line(error)})"
             ) from None
         return levels.to_numpy().reshape(-1, _SIDE, _SIDE)

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ngd_timm.core.errors import InputError
+from ngd_timm.core.errors import InputError, one_line
 from ngd_timm.data.class_map import names_of, shown_ids
 from ngd_timm.data.labels import LISTED_IDS, VOTE_COLUMNS
 from ngd_timm.data.layouts.csv_file import first_column
@@ -53,7 +53,7 @@ class TableReader:
         try:
             return self._rows(table, start)
         except pa.ArrowException as error:
-            raise InputError(f"{self.where}: {' '.join(str(error).split())[:160]}; write the table again") from None
+            raise InputError(f"{self.where}: {one_line(error)}; write the table again") from None
 
     def _rows(self, table: pa.Table, start: int) -> Rows:
         options, shown = self.source.options, self.shown

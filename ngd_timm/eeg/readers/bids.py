@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ngd_timm.core.affect import rating_to_va
-from ngd_timm.core.errors import InputError
+from ngd_timm.core.errors import InputError, one_line
 from ngd_timm.eeg.readers.own import eeg_picks, microvolts, recording_files, regular_files
 from ngd_timm.eeg.readers.table import read_table
 from ngd_timm.eeg.signal.recording import Recording, RecordingSet
@@ -285,7 +285,7 @@ def _read_all(trials: Mapping[BIDSPath, Sequence[_Trial]], numbers: Mapping[str,
                 warnings.simplefilter("ignore")  # of onsets beyond the recording, which are looked at below
                 raw = _mne_bids().read_raw_bids(path, verbose="error")
         except Exception as error:  # a reader for each format, and no common type of error
-            raise InputError(f"{path.fpath}: MNE-BIDS can't read it ({' '.join(str(error).split())[:300]})") from error
+            raise InputError(f"{path.fpath}: MNE-BIDS can't read it ({one_line(error)})") from error
         picks, sfreq = eeg_picks(raw), float(raw.info["sfreq"])
         channels = tuple(_standard_names().get(raw.ch_names[pick].upper(), raw.ch_names[pick]) for pick in picks)
         for trial in rows:
@@ -301,8 +301,7 @@ def _read_all(trials: Mapping[BIDSPath, Sequence[_Trial]], numbers: Mapping[str,
                 number, va = numbers[path.subject], trial.valence_arousal
                 recording = Recording(number, counts[path.subject], signal, sfreq, channels, va, None, trial.stimulus)
             except Exception as error:  # a truncated file
-                message = " ".join(str(error).split())[:300]
-                raise InputError(f"{trial.where}: {path.fpath.name} can't be read there ({message})") from error
+                raise InputError(f"{trial.where}: {path.fpath.name} can't be read there ({one_line(error)})") from error
             yield recording
 
 

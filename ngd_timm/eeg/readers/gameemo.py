@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ngd_timm.core.affect import rating_to_va, va_to_rating
-from ngd_timm.core.errors import InputError
+from ngd_timm.core.errors import InputError, one_line
 from ngd_timm.core.files import atomic_path, require_regular, write_text
 from ngd_timm.eeg.readers.table import read_table
 from ngd_timm.eeg.signal.recording import Recording, RecordingSet
@@ -128,4 +128,4 @@ def _read(path: Path, subject: int, game: int, rating: tuple[float, float] | Non
             signal = np.loadtxt(handle, dtype=np.float32, delimiter=",", usecols=columns, ndmin=2)
         return Recording(subject, game, np.ascontiguousarray(signal.T), _SFREQ, CHANNELS, rating, stimulus=str(game))
     except ValueError as error:  # InputError is one
-        raise InputError(f"{path}: {' '.join(str(error).split())}") from None
+        raise InputError(f"{path}: {one_line(error)}") from None

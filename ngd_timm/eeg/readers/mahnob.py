@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from ngd_timm.core.affect import rating_to_va, va_to_rating
-from ngd_timm.core.errors import InputError
+from ngd_timm.core.errors import InputError, one_line
 from ngd_timm.core.files import atomic_path, require_regular
 from ngd_timm.eeg.signal.recording import BIOSEMI_32, Recording, RecordingSet, name_indices
 
@@ -183,7 +183,7 @@ def _read_session(session: _Session) -> Recording | None:
     except InputError:
         raise
     except (ValueError, OSError, AssertionError) as error:  # what MNE raises for a broken file
-        raise InputError(f"{session.bdf}: not readable as BDF ({' '.join(str(error).split())})") from None
+        raise InputError(f"{session.bdf}: not readable as BDF ({one_line(error)})") from None
     return Recording(
         subject=session.subject,
         trial=session.number,

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from ngd_timm.core.affect import rating_to_va
-from ngd_timm.core.errors import InputError, choices
+from ngd_timm.core.errors import InputError, choices, one_line
 from ngd_timm.core.files import require_regular
 from ngd_timm.core.recipe import StrictModel
 from ngd_timm.eeg.readers.table import read_table
@@ -196,16 +196,14 @@ def _read_all(by_file: Mapping[Path, Mapping[str, _Row]]) -> Iterator[Recording]
                 _refuse_endless(file)
             raw = mne.io.read_raw(file, preload=False, verbose="error")
         except Exception as error:  # a reader for each of some thirty formats, and no common type of error
-            message = " ".join(str(error).split())
-            raise InputError(f"{next(iter(rows))}: MNE can't open {file.name} ({message})") from error
+            raise InputError(f"{next(iter(rows))}: MNE can't open {file.name} ({one_line(error)})") from error
         for where, row in rows.items():
             try:
                 recording = _cut(raw, row)
             except InputError as error:
                 raise InputError(f"{where}: {error}") from None
             except Exception as error:  # a truncated file
-                message = " ".join(str(error).split())
-                raise InputError(f"{where}: {file.name} can't be read there ({message})") from error
+                raise InputError(f"{where}: {file.name} can't be read there ({one_line(error)})") from error
             yield recording
 
 

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from ngd_timm.core.citations import dataset_name
-from ngd_timm.core.errors import InputError
+from ngd_timm.core.errors import InputError, one_line
 from ngd_timm.core.files import sha256_file
 from ngd_timm.core.recipe import load_recipe
 from ngd_timm.core.schema import Amount, Count, by_key, listed, read_checked, record
@@ -97,5 +97,5 @@ def read_teacher(run: Path, *others: str) -> FittedTeacher:
             raise ValueError(f"embeddings are not of {n} windows")
         aligned, agreement = align(embeddings, held_out)
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise InputError(f"{path}: {' '.join(str(error).split())}; {_AGAIN}") from None
+        raise InputError(f"{path}: {one_line(error)}; {_AGAIN}") from None
     return FittedTeacher(recipe, fingerprint, scores, subject, trial, rated, aligned, agreement)

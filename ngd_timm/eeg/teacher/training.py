@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.functional import cosine_similarity, mse_loss
 
 from ngd_timm.core.devices import open_device
-from ngd_timm.core.errors import InputError
+from ngd_timm.core.errors import InputError, one_line
 from ngd_timm.core.small_maps import crop_to_one_size, small_maps_as_products
 from ngd_timm.core.teacher_recipe import TeacherAugment, TeacherModel, TeacherOptim, TeacherRecipe
 from ngd_timm.eeg.topomap import TopomapOperator
@@ -41,8 +41,7 @@ class AffectTeacher(nn.Module):
             with torch.no_grad():
                 self.eval()(torch.zeros(1, bands, size, size))
         except (RuntimeError, AssertionError) as error:
-            reason = " ".join(str(error).split())[:160]
-            raise InputError(f"'{backbone}' can't take maps of {size} x {size} ({reason})") from None
+            raise InputError(f"'{backbone}' can't take maps of {size} x {size} ({one_line(error)})") from None
         self.train()
 
     def forward(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
