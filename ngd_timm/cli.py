@@ -169,6 +169,14 @@ def evaluate(
             rich_help_panel=ADVANCED,
         ),
     ] = "training",
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STUDENT",
+            help="Another one, scored alike: adds the paired differences to it.",
+            rich_help_panel=INPUT,
+        ),
+    ] = None,
     temperature: Annotated[
         float, typer.Option(help="Of the softmax, for the calibration error alone.", rich_help_panel=ADVANCED)
     ] = 1.0,
@@ -203,6 +211,7 @@ def evaluate(
         drop_duplicates=False if keep_duplicates else None,
         flip=flip,
         prior=parse_prior(prior),
+        against=against,
     )
     if form == "json":
         _say(_json(results))

@@ -92,6 +92,24 @@ def test_scores_at_another_prior_say_so_and_are_those_of_the_predictor(faces: Pa
     assert "without flip, a prior that was given)" in ngd(*arguments, given).stdout
 
 
+def test_a_student_against_another_shows_the_paired_differences_of_their_scores(
+    faces: Path, ngd: Callable[..., Any]
+) -> None:
+    arguments = ["evaluate", "student-ferplus-fast-v1", "--data", f"schematic={faces}:test"]
+    (alone,) = json.loads(ngd("evaluate", "student-ferplus-v1", *arguments[2:], "--json").stdout).values()
+    arguments += ["--against", "student-ferplus-v1"]
+    (entry,) = json.loads(ngd(*arguments, "--json").stdout).values()
+    found = entry["against"]
+    assert (found["student"], found["student_sha256"]) == ("student-ferplus-v1", alone["student_sha256"])
+    for metric, difference in found["8way"].items():
+        assert difference["mean"] == pytest.approx(entry["8way"][metric] - alone["8way"][metric])
+        assert difference["ci95"][0] <= difference["mean"] <= difference["ci95"][1]
+    shown = f"{found['8way']['acc']['mean']:+.2f} ["
+    assert f"minus student-ferplus-v1 on the same images: 8-way acc {shown}" in ngd(*arguments).stdout
+    table = ngd(*arguments, "--format", "markdown").stdout
+    assert f"| student-ferplus-fast-v1 − student-ferplus-v1 | {shown.replace('-', '−')}" in table
+
+
 def test_ablate_refuses_in_one_line_and_writes_nothing(tmp_path: Path, ngd: Callable[..., Any]) -> None:
     done = ngd("ablate", "b0_ce", "b1_kd", "optim.epoch=1", "--out", str(tmp_path / "out"))
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)

@@ -13,6 +13,7 @@ import torch
 from faults import FOLDER, RAMP, SCORE, encoded, rows, write
 from safetensors.torch import load_file, save, save_file
 
+from ngd_timm import save_student
 from ngd_timm.core.affect import CLASSES
 
 PREDICT = "predict damaged face.png"
@@ -131,6 +132,12 @@ def test_weights_in_a_pickle_alone_are_refused(damaged: Path, refused: Any) -> N
         "a uniform prior of a student without one": ({}, f"{SCORE} --prior uniform", "records no training prior"),
         "a prior of one class": ({}, f"{SCORE} --prior fear=1", "a number above 0 for each of neutral"),
         "a prior in words": ({}, f"{SCORE} --prior fear=much", "CLASS=P,CLASS=P…; got 'fear=much'"),
+        "a student against one that is missing": ({}, f"{SCORE} --against gone", "is neither a run directory"),
+        "a student against one without a prior": (
+            {},
+            f"{SCORE.replace('student', 'student-ferplus-fast-v1')} --prior uniform --against student",
+            "student: the student records no training prior",
+        ),
         "a prior that is none": ({}, f"{SCORE} --prior unifrom", "did you mean 'uniform'"),
         "predictions kept at another prior": ({}, f"{SCORE} --prior uniform --predictions", "leave --predictions or"),
         "five views": ({"a.png": encoded(RAMP)}, "predict student a.png --views 5", "unknown number of views '5'"),
@@ -141,6 +148,11 @@ def test_nothing_to_predict_with(
 ) -> None:
     write(tmp_path, files)
     refused(command, message)
+
+
+def test_a_student_against_one_of_other_classes_is_refused(student: Path, tmp_path: Path, refused: Any) -> None:
+    save_student(timm.create_model(f"local-dir:{student}"), tmp_path / "other", [*CLASSES[1:], CLASSES[0]])
+    refused(f"{SCORE} --against other", "compare students of the same classes in one order")
 
 
 IMPORT = "import-checkpoint best.ckpt --backbone test_resnet --size 32 --channels 1 --out new"

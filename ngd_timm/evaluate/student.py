@@ -14,9 +14,17 @@ from ngd_timm.core.affect import ANCHORS, AXES, anchors
 from ngd_timm.core.devices import open_device
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import check_place, write_json
-from ngd_timm.core.hub import pin
+from ngd_timm.core.hub import hub_id, pin
+from ngd_timm.core.paths import last_part
 from ngd_timm.core.recipe import DataConfig, Recipe, load_recipe
-from ngd_timm.evaluate.metrics import METRIC_NAMES, protocol_name, rating_scores, scoring_name
+from ngd_timm.evaluate.metrics import (
+    METRIC_NAMES,
+    paired_difference,
+    protocol_name,
+    rating_scores,
+    scoring_name,
+    shown_protocols,
+)
 from ngd_timm.evaluate.predictions import Predictions, predict, prediction_file, write_predictions
 from ngd_timm.evaluate.run_log import choice_note, read_rows, read_state
 from ngd_timm.evaluate.schema import read_entries
@@ -62,11 +70,13 @@ def evaluate(
     drop_duplicates: bool | None = None,
     flip: bool | None = None,
     prior: str | Mapping[str, float] = "training",
+    against: str | Path | None = None,
     between_batches: Callable[[], object] | None = None,
 ) -> dict[str, Any]:
     """Score a saved student on data sets `name=root[:split]`, by default as its recipe says; in metrics.json's form.
 
-    `prior` is the class prior of its predictions, as in `Predictor`.
+    `prior` is the class prior of its predictions, as in `Predictor`. `against`, another student, is scored in the same
+    way on the same images; "against" of an entry is then the `paired_difference` to it.
     """
     from ngd_timm.data import load_split, parse_spec
 
@@ -90,6 +100,7 @@ def evaluate(
         _refuse_kept(Path(source), keys)
         model = _wrapped(bare, Path(source))
     shift = prior_shift(bare, classes, prior)
+    opponent = None if against is None else _open_opponent(against, source, classes, prior)
     data = recipe.data if recipe else DataConfig()
     label_rule = label_rule or data.label_rule
     drop = data.drop_duplicates if drop_duplicates is None else drop_duplicates
@@ -111,6 +122,12 @@ def evaluate(
         results[key] = shifted.entry(temperature, **notes, **hub_note(report.dataset_id))
         if ratings := _rated(dataset, shifted, temperature, None if recipe is None or run is None else (recipe, run)):
             results[key]["ratings"] = ratings
+        if opponent is not None:
+            other, other_shift = opponent
+            rival = predict(other.model.to(device), face_batches(other.model, dataset), device, flip, between_batches)
+            logits = [shifted.logits], [rival.logits + other_shift]
+            difference = paired_difference(*logits, shifted.target, classes, shifted.subject)
+            results[key]["against"] = {"student": other.shown, "student_sha256": other.sha256, **difference}
         if predictions:
             write_predictions(prediction_file(source, key), predicted)
     if out is not None:
@@ -133,6 +150,11 @@ class Scored(NamedTuple):
     recipe: Recipe | None
     sha256: str  # of its weights
 
+    @property
+    def shown(self) -> str:
+        """Its name in tables: a Hub id, or the last part of its path."""
+        return self.source if hub_id(self.source) is not None else last_part(self.source)
+
 
 def open_scored(source: str | Path) -> Scored:
     """Open a run's student, or any saved student, for scoring."""
@@ -142,6 +164,22 @@ def open_scored(source: str | Path) -> Scored:
     run = run_folder(source)
     recipe = None if run is None else load_recipe(Recipe, run / "recipe.yaml")
     return Scored(source, model, classes, run, recipe, weights_sha256(folder))
+
+
+def _open_opponent(
+    against: str | Path, source: str, classes: tuple[str, ...], prior: str | Mapping[str, float]
+) -> tuple[Scored, torch.Tensor]:
+    """Another student of the same classes, and what to add to its logits."""
+    other = open_scored(against)
+    if other.classes != classes:
+        raise InputError(
+            f"{against} predicts {', '.join(other.classes)}, {source} {', '.join(classes)}; compare students of the "
+            "same classes in one order"
+        )
+    try:
+        return other, prior_shift(other.model, classes, prior)
+    except InputError as error:
+        raise InputError(f"{against}: {error}") from None
 
 
 def check_specs(specs: Sequence[str]) -> None:
@@ -155,7 +193,10 @@ def check_specs(specs: Sequence[str]) -> None:
 
 
 def summary_line(key: str, entry: dict[str, Any]) -> str:
-    """One line of an entry: n, label rule, flip and both protocols, with intervals where it has them."""
+    """One line of an entry: n, label rule, flip and both protocols, with intervals where it has them.
+
+    A second one has the difference to another student, where there is one.
+    """
     parts = []
     for protocol in ("8way", "present"):
         intervals = entry.get("ci95", {}).get(protocol, {})
@@ -163,9 +204,17 @@ def summary_line(key: str, entry: dict[str, Any]) -> str:
         scores = [f"{name} {entry[protocol][m]:.2f}{spans.get(m, '')}" for m, name in METRIC_NAMES.items()]
         parts.append(f"{protocol_name(protocol, entry)} {', '.join(scores)}")
     for name, scores in entry.get("ratings", {}).items():
-        told = ", ".join(f"{axis} r {s['r']:.2f} CCC {s['ccc']:.2f}" for axis, s in scores.items())
-        parts.append(f"ratings by {name} {told}")
-    return f"{key} (n = {entry['n']}, {scoring_name(entry)}): {'; '.join(parts)}; ECE {entry['ece']:.2f}"
+        by_axis = ", ".join(f"{axis} r {s['r']:.2f} CCC {s['ccc']:.2f}" for axis, s in scores.items())
+        parts.append(f"ratings by {name} {by_axis}")
+    line = f"{key} (n = {entry['n']}, {scoring_name(entry)}): {'; '.join(parts)}; ECE {entry['ece']:.2f}"
+    if difference := entry.get("against"):
+        parts = []
+        for protocol in shown_protocols(entry):
+            found = ((name, difference[protocol][m]) for m, name in METRIC_NAMES.items())
+            scores = [f"{name} {d['mean']:+.2f} [{d['ci95'][0]:+.1f}, {d['ci95'][1]:+.1f}]" for name, d in found]
+            parts.append(f"{protocol_name(protocol, entry)} {', '.join(scores)}")
+        line += f"\n  minus {difference['student']} on the same {difference['bootstrap']['unit']}s: {'; '.join(parts)}"
+    return line
 
 
 def _rated(dataset: Any, predicted: Predictions, temperature: float, run: tuple[Recipe, Path] | None) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from PIL import Image
 from ngd_timm.core.devices import autocast_type, open_device, precision_name
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import check_place, write_json, write_text
-from ngd_timm.core.hub import hub_id
 from ngd_timm.core.images import (
     InputTransform,
     check_image,
@@ -26,7 +25,6 @@ from ngd_timm.core.images import (
     row_name,
     to_mode,
 )
-from ngd_timm.core.paths import last_part
 from ngd_timm.core.recipe import DataConfig, Recipe
 from ngd_timm.data import load_split, parse_spec
 from ngd_timm.data.batches import held_in_memory, targets
@@ -173,9 +171,10 @@ def robustness(
 
 
 def _open(source: str | Path) -> _Student:
-    source, model, classes, run, recipe, sha256 = open_scored(source)
-    shown = source if hub_id(source) is not None else last_part(source)
-    return _Student(shown, sha256, model, classes, recipe, run is not None and Path(source).resolve().parent != run)
+    student = open_scored(source)
+    _, model, classes, run, recipe, sha256 = student
+    is_seed = run is not None and Path(student.source).resolve().parent != run
+    return _Student(student.shown, sha256, model, classes, recipe, is_seed)
 
 
 def _grouped(students: Sequence[_Student]) -> dict[str, list[int]]:

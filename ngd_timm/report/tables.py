@@ -77,18 +77,22 @@ class Table:
 def score_table(student: str, entries: Mapping[str, Mapping[str, Any]]) -> Table:
     """Accuracy, macro-F1 and balanced accuracy of a student on each data set in both protocols, with intervals.
 
-    `entries` are those of metrics.json, by set.
+    `entries` are those of metrics.json, by set. A second row has the differences to another student.
     """
     first, *others = METRIC_NAMES.values()
-    header, row, notes = [""], [student], []
+    header, row, difference, notes = [""], [student], [""], []
     for key, entry in entries.items():
         for protocol in shown_protocols(entry):
             header += [f"{key} {protocol_name(protocol, entry)} {first}", *others]
             intervals = entry.get("ci95", {}).get(protocol, {})
             row += [with_interval(entry[protocol][m], intervals.get(m)) for m in METRICS]
+            if against := entry.get("against"):
+                difference[0] = f"{student} − {against['student']}"
+                difference += _differences(against[protocol])
         calibration = f"ECE {entry['ece']:.2f} at T = {entry.get('temperature', 1.0):g}"
         notes.append(f"{key}: n = {entry['n']}, {_scoring(entry)}{calibration}")
-    return Table("percent, with 95 % bootstrap intervals", tuple(header), (tuple(row),), tuple(notes))
+    rows = (tuple(row), tuple(difference)) if difference[0] else (tuple(row),)
+    return Table("percent, with 95 % bootstrap intervals", tuple(header), rows, tuple(notes))
 
 
 def ablation_tables(comparison: Mapping[str, Any]) -> list[Table]:
