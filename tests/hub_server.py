@@ -18,7 +18,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path, PurePosixPath
@@ -60,9 +60,18 @@ class Repo:
     def files(self, revision: str = "main") -> dict[str, bytes]:
         return dict(self.head(revision).files)
 
-    def commit(self, changes: Mapping[str, bytes], message: str, revision: str = "main", branch: str = "") -> Commit:
+    def commit(
+        self,
+        changes: Mapping[str, bytes],
+        message: str,
+        revision: str = "main",
+        branch: str = "",
+        deleted: Sequence[str] = (),
+    ) -> Commit:
         """Commit on top of a revision, and let `branch` (or that revision) stand for it."""
         files = {**(self.files(revision) if self.branches else {}), **changes}
+        for name in deleted:
+            del files[name]
         text = f"{len(self.commits)} {message} {sorted((name, _sha256(data)) for name, data in files.items())}"
         commit = Commit(hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), files, message)
         self.commits[commit.oid] = commit
@@ -259,18 +268,20 @@ class HubServer:
         return _json({"transfer": "basic", "objects": links})
 
     def _commit(self, repo_id: str, repo: Repo, revision: str, body: bytes, create_pr: bool) -> Reply:
-        changes, message = dict[str, bytes](), ""
+        changes, gone, message = dict[str, bytes](), list[str](), ""
         for entry in map(json.loads, body.splitlines()):
             value = entry["value"]
             if entry["key"] == "header":
                 message = value["summary"]
             elif entry["key"] == "file":
                 changes[value["path"]] = base64.b64decode(value["content"])
+            elif entry["key"] == "deletedFile":
+                gone.append(value["path"])
             else:
                 assert entry["key"] == "lfsFile"
                 changes[value["path"]] = self.objects[value["oid"]]
         number = sum(name.startswith("refs/pr/") for name in repo.branches) + 1
-        commit = repo.commit(changes, message, revision, f"refs/pr/{number}" if create_pr else "")
+        commit = repo.commit(changes, message, revision, f"refs/pr/{number}" if create_pr else "", gone)
         pull = {"pullRequestUrl": f"{self.url}/{repo_id}/discussions/{number}"} if create_pr else {}
         url = f"{self.url}/{repo_id}/commit/{commit.oid}"
         return _json({"success": True, "commitOid": commit.oid, "commitUrl": url, "hookOutput": "", **pull})

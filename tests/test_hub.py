@@ -527,6 +527,29 @@ def test_a_student_that_is_not_the_one_that_was_pushed_or_of_a_later_format_is_r
     refused(lambda: load_run("ann/student"), "upgrade ngd-timm")
 
 
+def test_what_the_student_before_had_and_this_one_has_not_is_gone_after_a_push(
+    hub: HubServer, run: Path, faces: Path, tmp_path: Path
+) -> None:
+    push_run(load_run(run), "ann/student")
+    hub.put("ann/student", {".eval_results/old.yaml": b"- value: 99\n", "notes.txt": b"mine"})
+    recipe = settings(faces, name="plain", out=str(tmp_path / "plain"))
+    push_run(load_run(train(Recipe.model_validate(recipe))), "ann/student")
+    assert load_run("ann/student").grid is None
+    files = hub.repos["ann/student"].files()
+    assert files.keys() & {"grid.safetensors", "grid.png", ".eval_results/old.yaml", "notes.txt"} == {"notes.txt"}
+
+
+def test_without_the_network_a_file_that_was_never_looked_for_is_not_taken_for_missing(
+    hub: HubServer, run: Path, faces: Path, offline: Callable[[], None]
+) -> None:
+    push_run(load_run(run), "ann/student")
+    timm.create_model("hf-hub:ann/student", pretrained=True)  # caches what timm needs, not the run's record
+    offline()
+    refused(
+        lambda: evaluate("ann/student", [f"schematic={faces}:test"]), "not in the local cache, and the network is off"
+    )
+
+
 def test_a_teacher_of_the_hub_teaches_what_its_run_teaches(
     hub: HubServer, run: Path, tmp_path: Path, offline: Callable[[], None]
 ) -> None:
@@ -543,10 +566,13 @@ def test_a_teacher_of_the_hub_teaches_what_its_run_teaches(
     refused(
         lambda: KDTeacher.open("ann/teacher", CLASSES, (0.5,), (0.25,)), r"recipe\.yaml is not the file that was pushed"
     )
+    part = {name: data for name, data in hub.repos["ann/teacher"].files().items() if name != "recipe.yaml"}
+    hub.put("ann/part", part)
+    refused(lambda: KDTeacher.open("ann/part", CLASSES, (0.5,), (0.25,)), "it lacks recipe.yaml, which says how")
     hub.put("ann/teacher", {"notes.txt": b"another commit"})
     open_student("ann/teacher")
     offline()
-    refused(lambda: KDTeacher.open("ann/teacher", CLASSES, (0.5,), (0.25,)), "recipe.yaml, which says how its logits")
+    refused(lambda: KDTeacher.open("ann/teacher", CLASSES, (0.5,), (0.25,)), "the network is off")
 
 
 def test_a_grid_of_another_format_is_refused_by_its_repository_and_not_by_a_place_in_the_cache(

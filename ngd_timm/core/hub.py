@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HTTPError
 
 from ngd_timm.core.errors import InputError, one_line
@@ -24,6 +24,7 @@ REQUEST_ERRORS = (HTTPError, OSError, ValueError, RuntimeError)
 """What a request may raise: the Hub's errors, those of the client's HTTP library, and the disk's."""
 _ID = re.compile(r"^([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?$")
 _FILES = (".safetensors", ".yaml", ".yml", ".json", ".npz")
+_OF_ONE_PUSH = ["grid.safetensors", "grid.png", ".eval_results/*"]  # the next may be of a student without them
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 _OFFLINE = "not in the local cache, and the network is off; use it once with the network on"
 _REASONS: Mapping[str | int, str] = {
@@ -110,9 +111,12 @@ def fetch(repository: HubId, needed: Sequence[str], optional: Sequence[str] = ()
             try:
                 path = hf_hub_download(repository.repo, name, revision=revision, library_name="ngd_timm", **options)
             except EntryNotFoundError as error:
-                if name in optional:
+                offline = isinstance(error, FileNotFoundError)  # not in the cache, and no network
+                # the cache notes which files a commit lacks, as something that is no path
+                noted = try_to_load_from_cache(repository.repo, name, options.get("cache_dir"), revision)
+                if name in optional and (not offline or not isinstance(noted, str | None)):
                     continue
-                if isinstance(error, FileNotFoundError):  # not in the cache, and no network
+                if offline:
                     raise
                 raise InputError(f"{repository} holds no {name}; {_content(repository, options)}") from None
             file = Path(path)
@@ -167,6 +171,7 @@ def upload(
                 revision=revision,
                 create_pr=create_pr,
                 repo_type=kind,
+                delete_patterns=None if kind else _OF_ONE_PUSH,
             )
     return Published(repo_id, info.oid, info.pr_url or info.commit_url)
 

@@ -324,8 +324,8 @@ def run_folder(source: str | Path) -> Path | None:
         check_published(snapshot)
         if "fingerprint.json" in snapshot.names and "recipe.yaml" not in snapshot.names:
             raise InputError(
-                f"{source}: recipe.yaml, which says how its logits were adjusted and how it is scored, is neither "
-                "there nor in the local cache; fetch it once with the network on, or push the run again"
+                f"{source}: it lacks recipe.yaml, which says how its logits were adjusted and how it is scored; push "
+                "the run again"
             )
         places = [snapshot.folder]
     return next((place for place in places if all((place / name).is_file() for name in RUN_RECORD)), None)

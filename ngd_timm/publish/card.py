@@ -31,6 +31,7 @@ from ngd_timm.models.calibration import CITATION as TEMPERATURE
 from ngd_timm.models.logit_adjustment import CITATION
 from ngd_timm.models.ngd_models import input_channels
 from ngd_timm.models.student import notes_of, temperature_of
+from ngd_timm.models.timm_folder import backbone_repository
 
 # as the Hub knows them
 _METRIC_IDS = {"acc": "accuracy", "macro_f1": "f1", "bacc": "balanced_accuracy"}
@@ -173,6 +174,8 @@ def _base_model(run: Run) -> str | None:
     if run.recipe.init is not None:
         started = hub_id(run.recipe.init)
         return None if started is None else started.repo
+    if student.pretrained and (repository := backbone_repository(student.backbone)) is not None:
+        return repository.repo
     source = timm.get_pretrained_cfg(student.backbone) if student.pretrained and ":" not in student.backbone else None
     if source is None or not source.hf_hub_id:
         return None
