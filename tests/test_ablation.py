@@ -116,7 +116,7 @@ def test_the_figures_of_the_paper_lie_beside_it_as_png_and_pdf_and_are_on_the_pa
 def test_a_classs_place_is_the_expected_cell_under_the_students_q(whole: Path) -> None:
     run = whole / "runs" / "b3_share-0"
     predictions = read_predictions(run / "predictions" / "schematic-valid.safetensors")
-    note, places, aims = class_centers(run, [predictions])
+    note, places, aims = class_centers([run], [predictions])
     grid, tau = PrototypeGrid.load(run / "grid.safetensors"), load_recipe(Recipe, run / "recipe.yaml").loss.tau
     assert note == f"τ {tau:g}"
     assert aims is not None
@@ -126,8 +126,18 @@ def test_a_classs_place_is_the_expected_cell_under_the_students_q(whole: Path) -
             q = np.exp(grid.prototypes.numpy() @ z / np.linalg.norm(z) / tau)
             slow.append(q / q.sum() @ grid.centers.numpy())
         assert places[c] == pytest.approx(np.mean(slow, axis=0), abs=1e-5)
-    note, places, aims = class_centers(whole / "runs" / "b0_ce-0", [predictions])
+    note, places, aims = class_centers([whole / "runs" / "b0_ce-0"], [predictions])
     assert (note, places.tolist(), aims) == ("no Proto-KD: the anchors", anchors().tolist(), None)
+
+
+def test_each_seeds_images_are_placed_on_its_own_grid(whole: Path, tmp_path: Path) -> None:
+    runs = [Path(shutil.copytree(whole / "runs" / f"b3_share-{seed}", tmp_path / str(seed))) for seed in (0, 1)]
+    for seed, run in enumerate(runs):
+        PrototypeGrid.random(64, 5, seed).save(run / "grid.safetensors")
+    kept = [read_predictions(run / "predictions" / "schematic-valid.safetensors") for run in runs]
+    alone = [class_centers([run], [predictions])[1] for run, predictions in zip(runs, kept, strict=True)]
+    assert class_centers(runs, kept)[1] == pytest.approx(np.mean(alone, axis=0))
+    assert alone[1] != pytest.approx(class_centers(runs[:1], kept[1:])[1], abs=1e-4)
 
 
 def test_the_teacher_is_the_same_seeds_run(whole: Path) -> None:
@@ -210,14 +220,16 @@ def test_another_setting_in_the_same_folder_is_refused_in_one_line(whole: Path, 
         ablate([*RECIPES, *settings(faces), "optim.lr=1e-3"], 2, whole)
 
 
-def test_a_finished_run_whose_teacher_changed_is_refused(whole: Path, faces: Path, tmp_path: Path) -> None:
+def test_a_run_whose_teacher_changed_is_refused(whole: Path, faces: Path, tmp_path: Path) -> None:
     shutil.copytree(whole / "runs", tmp_path / "ablation" / "runs")
     teacher = tmp_path / "ablation" / "runs" / "b0_ce-0"
     shutil.copyfile(
         whole / "runs" / "b0_ce-1" / "student" / "model.safetensors", teacher / "student" / "model.safetensors"
     )
-    with pytest.raises(InputError, match="b1_kd-0 was trained with another teacher"):
-        ablate([*RECIPES, *settings(faces)], 2, tmp_path / "ablation")
+    for _ in ("a finished run", "one that goes on"):
+        with pytest.raises(InputError, match="b1_kd-0 was trained with another teacher"):
+            ablate([*RECIPES, *settings(faces)], 2, tmp_path / "ablation")
+        (tmp_path / "ablation" / "runs" / "b1_kd-0" / "metrics.json").unlink(missing_ok=True)
 
 
 def test_runs_on_other_data_are_not_mixed_into_a_table(

@@ -15,7 +15,14 @@ from ngd_timm.core.errors import InputError
 from ngd_timm.core.recipe import Recipe, load_recipe
 from ngd_timm.evaluate.student import evaluate
 from ngd_timm.experiments.ablation import ablate
-from ngd_timm.experiments.results import PAPER, PAPER_BEST, results_markdown, score_ablation, teacher_terms
+from ngd_timm.experiments.results import (
+    PAPER,
+    PAPER_BEST,
+    _by_first_rule,
+    results_markdown,
+    score_ablation,
+    teacher_terms,
+)
 
 VOTES = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
 
@@ -214,6 +221,30 @@ def test_runs_alone_are_scored_at_the_last_and_at_the_best_epoch_and_one_seed_co
     assert text.count("| b0_ce, best by acc | 78.22 |") == 2, "under either rule"
     assert set(results["commands"]) == {"b0_ce-0", "b1_kd-0", "results"}
     assert "b1_kd-0/student_best" in results["students"]
+
+
+def test_every_set_is_in_the_plot_and_the_summaries_whichever_comes_first(
+    ablation: Path, voted: Path, faces: Path
+) -> None:
+    specs = [f"ckplus={faces}:test", f"ferplus={voted}:valid"]
+    results = score_ablation([ablation], specs, resamples=20)
+    names = ["ckplus:test, given", "ferplus:valid, majority"]
+    assert list(_by_first_rule(results)) == names
+    page = results_markdown(results)
+    assert [name for name in results["sets"] if f"What each term adds ({name}" in page] == names
+
+
+def test_runs_of_one_name_with_other_settings_are_no_seeds_and_a_folder_may_have_its_recipes_name(
+    ablation: Path, voted: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(ablation / "runs" / "b0_ce-0", own := tmp_path / "b0_ce")
+    shutil.copytree(ablation / "runs" / "b0_ce-1", longer := tmp_path / "longer")
+    spec = [f"ferplus={voted}:valid"]
+    assert score_ablation([own], spec, ["majority"], resamples=20)["recipes"] == ["b0_ce"]
+    recipe = (longer / "recipe.yaml").read_text().replace("epochs: 1", "epochs: 100")
+    (longer / "recipe.yaml").write_text(recipe)
+    with pytest.raises(InputError, match="b0_ce and longer are both of the recipe b0_ce, but optim differs"):
+        score_ablation([own, longer], spec)
 
 
 def test_an_earlier_pages_runs_are_kept_where_images_and_labels_are_the_same(

@@ -26,7 +26,7 @@ from ngd_timm.evaluate.metrics import METRICS, metrics_of_versions, paired_diffe
 from ngd_timm.evaluate.predictions import predict
 from ngd_timm.evaluate.student import evaluate, face_batches
 from ngd_timm.experiments.robustness import robustness
-from ngd_timm.models.student import create_student, open_student, save_student
+from ngd_timm.models.student import create_student, open_student, save_student, shipped_student
 
 
 def make_student(folder: Path, seed: int, **settings: Any) -> Path:
@@ -160,6 +160,12 @@ def test_what_is_no_seed_of_a_recipe_stands_for_itself_and_equal_students_differ
         for row in (*CORRUPTIONS, "mean", "clean"):
             for metric in METRICS:
                 assert (difference[row][metric]["mean"], difference[row][metric]["ci95"]) == (0, [0, 0])
+
+
+def test_published_students_of_one_recipe_stand_for_themselves(faces: Path, tmp_path: Path) -> None:
+    names = ["student-ferplus-v1", shipped_student()]
+    options = {"severities": [1], "resamples": 20, "label_rule": "votes"}
+    assert list(score(names, f"schematic={faces}:test", tmp_path / "out", **options)["recipes"]) == names
 
 
 def test_a_runs_student_folder_is_scored_by_the_runs_rule(faces: Path, tmp_path: Path) -> None:

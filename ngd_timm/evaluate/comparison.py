@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ngd_timm.core.errors import InputError
+from ngd_timm.core.recipe import Recipe
 from ngd_timm.evaluate.metrics import mean_over_seeds, paired_difference
 from ngd_timm.evaluate.predictions import Predictions, prediction_file, read_predictions
 from ngd_timm.evaluate.run_log import read_rows
@@ -42,6 +43,21 @@ _TWINS = (
     ("low_both", "low_real"),
     ("low_both", "low_geo"),
 )
+
+
+_OF_A_RUN = {"seed", "out", "init", "teacher", "kd_cache", "device"}  # keys in which seeds of a recipe may differ
+
+
+def refuse_other_recipes(name: str, recipes: Mapping[str, Recipe], remedy: str) -> None:
+    """Seeds of the recipe `name`, by run, differ in the seed, and in what lies where."""
+    first, *others = recipes
+    settings = {run: recipe.model_dump(exclude=_OF_A_RUN) for run, recipe in recipes.items()}
+    for run in others:
+        if changed := [key for key, value in settings[first].items() if settings[run][key] != value]:
+            raise InputError(
+                f"{first} and {run} are both of the recipe {name}, but {', '.join(changed)} differs, so they are not "
+                f"its seeds; {remedy}"
+            )
 
 
 def difference_pairs(names: Sequence[str], swept: Mapping[str, Any] | None = None) -> list[tuple[str, str]]:

@@ -303,8 +303,9 @@ def _refuse_other_data(run: Recipe, known: dict[bool, dict[str, str]]) -> None:
 def _finish(run: Recipe, command: Sequence[str] | None, title: str) -> bool:
     """Train what is missing of a run; whether its page could be written."""
     folder = _run_folder(run)
-    if (folder / "metrics.json").is_file():
+    if (folder / "fingerprint.json").is_file():
         _refuse_other_sources(run)
+    if (folder / "metrics.json").is_file():
         logger.info(f"{title}: done before")
         return (folder / "report.html").is_file() or try_page(folder)
     try:
@@ -321,7 +322,7 @@ def _finish(run: Recipe, command: Sequence[str] | None, title: str) -> bool:
 
 
 def _refuse_other_sources(run: Recipe) -> None:
-    """A finished run is no longer the planned one where its teacher, start or grid has changed since."""
+    """A run that was begun is no longer the planned one where its teacher, start or grid has changed since."""
     fingerprint, grid = read_fingerprint(_run_folder(run) / "fingerprint.json"), open_grid(run)
     for key, name, now in (
         ("teacher", "teacher", teacher_hash(run)),

@@ -24,6 +24,7 @@ from ngd_timm.evaluate.comparison import (
     RecipePredictions,
     compare_predictions,
     difference_pairs,
+    refuse_other_recipes,
     training_summary,
 )
 from ngd_timm.evaluate.metrics import (
@@ -153,7 +154,8 @@ def score_ablation(
     kept = _read_earlier(earlier, beside_names, tried_names)
     comparison, rows = _of_ablation(Path(sources[0])) if _is_ablation(sources) else _of_runs(sources)
     row_names = comparison["runs"]
-    _refuse_twice([*row_names, *(run for runs in row_names.values() for run in runs), *beside_names, *kept.beside])
+    for names in (row_names, [run for runs in row_names.values() for run in runs]):
+        _refuse_twice([*names, *beside_names, *kept.beside])
     _refuse_twice([*tried_names, *kept.tried])
     others = {name: [read_run(run)] for name, run in zip(beside_names, beside, strict=True)}
     # what can't be read is refused before anything is scored
@@ -209,6 +211,9 @@ def _of_runs(folders: Sequence[str | Path]) -> tuple[dict[str, Any], dict[str, l
     seeds = {name: [run.recipe.seed for run in runs] for name, runs in rows.items()}
     first, *others = seeds
     for name in (first, *others):
+        refuse_other_recipes(
+            name, {run.folder.name: run.recipe for run in rows[name]}, "train one under another name=…, or leave it out"
+        )
         if seeds[name] != seeds[first] or len({*seeds[name]}) < len(seeds[name]):
             raise InputError(
                 f"{first} has the seeds {seeds[first]} and {name} {seeds[name]}; a table needs each seed once, "
@@ -296,8 +301,9 @@ def write_results(results: Mapping[str, Any], out: str | Path) -> None:
 
 def _by_first_rule(results: Mapping[str, Any]) -> dict[str, Any]:
     """The sets as the first label rule counts them, and those that name one class an image."""
-    _, _, rule = next(iter(results["sets"])).partition(", ")
-    return {name: found for name, found in results["sets"].items() if name.endswith((f", {rule}", f", {_GIVEN}"))}
+    rules = [name.partition(", ")[2] for name in results["sets"]]
+    shown = {next((rule for rule in rules if rule != _GIVEN), _GIVEN), _GIVEN}
+    return {name: found for (name, found), rule in zip(results["sets"].items(), rules, strict=True) if rule in shown}
 
 
 def _compact(value: Any, whole: bool = False) -> Any:

@@ -29,6 +29,7 @@ from ngd_timm.core.recipe import DataConfig, Recipe
 from ngd_timm.data import load_split, parse_spec
 from ngd_timm.data.batches import held_in_memory, targets
 from ngd_timm.data.synthetic.corruptions import CORRUPTIONS, FRAMINGS, SEVERITIES, SMALLEST, corrupt, reframe
+from ngd_timm.evaluate.comparison import refuse_other_recipes
 from ngd_timm.evaluate.metrics import METRICS, metrics_of_versions, summary
 from ngd_timm.evaluate.predictions import subject_codes
 from ngd_timm.evaluate.run_log import with_bar
@@ -44,7 +45,6 @@ logger = logging.getLogger("ngd_timm.experiments")
 
 _BATCH, _LARGE_BATCH = 256, 32  # images at once: small ones of one size as `ngd evaluate` takes them; others
 
-_OF_A_RUN = {"seed", "out", "init", "teacher", "kd_cache", "device"}  # keys in which seeds of a recipe may differ
 _REMEDIES = {
     "classes": "compare students of the same classes",
     "label_rule": "give --label-rule",
@@ -67,7 +67,7 @@ class _Student:
     model: TimmModel
     classes: tuple[str, ...]
     recipe: Recipe | None
-    is_seed: bool  # of its recipe, beside others; a run's student/ folder stands for itself
+    is_seed: bool  # of its recipe, beside others, as a run is; its student/ folder and published students are not
 
     @property
     def seed(self) -> int | None:
@@ -173,7 +173,7 @@ def robustness(
 def _open(source: str | Path) -> _Student:
     student = open_scored(source)
     _, model, classes, run, recipe, sha256 = student
-    is_seed = run is not None and Path(student.source).resolve().parent != run
+    is_seed = run is not None and Path(student.source).resolve() == run and (run / "student").is_dir()
     return _Student(student.shown, sha256, model, classes, recipe, is_seed)
 
 
@@ -202,13 +202,8 @@ def _refuse_other_runs(name: str, students: Sequence[_Student]) -> None:
                 f"{student.shown} and {after.shown} are both seed {student.seed} of the recipe {name}; leave one out, "
                 "or give its student/ folder to have it count by itself"
             )
-    recipes = [s.recipe.model_dump(exclude=_OF_A_RUN) for s in students if s.recipe is not None]
-    for student, recipe in zip(students, recipes, strict=True):
-        if changed := [key for key, value in recipes[0].items() if recipe[key] != value]:
-            raise InputError(
-                f"{students[0].shown} and {student.shown} are both of the recipe {name}, but {', '.join(changed)} "
-                "differs, so they are not its seeds; give the student/ folder of one to have it count by itself"
-            )
+    recipes = {s.shown: s.recipe for s in students if s.recipe is not None}
+    refuse_other_recipes(name, recipes, "give the student/ folder of one to have it count by itself")
 
 
 def _shared(students: Sequence[_Student], key: str) -> Any:

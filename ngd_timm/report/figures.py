@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from ngd_timm.core.affect import anchors
 from ngd_timm.core.plots import INK, RULE, png_figure
@@ -64,7 +63,7 @@ def write_ablation_figures(comparison: Mapping[str, Any], folder: str | Path) ->
         if number == 0:
             drawn = recipes[:_MOST_ROWS]
             _write_embeddings(at, {name: kept[name][0] for name in drawn}, key)
-            places = {name: class_centers(runs[name][0], kept[name]) for name in drawn}
+            places = {name: class_centers(runs[name], kept[name]) for name in drawn}
             _write_panels(at / "va_plane.png", places, partial(_draw_centers, classes=classes), key)
 
 
@@ -182,20 +181,24 @@ def _write_embeddings(at: Path, rows: Mapping[str, Predictions], key: str) -> No
             _write_panels(at / f"{name}.png", panels, draw, f"{key}, {len(sample)} images", scale=2)
 
 
-def class_centers(run: Path, kept: Sequence[Predictions]) -> tuple[str, np.ndarray, np.ndarray | None]:
+def class_centers(runs: Sequence[Path], kept: Sequence[Predictions]) -> tuple[str, np.ndarray, np.ndarray | None]:
     """A note, the classes' (C, 2) places on the plane, and those at which Proto-KD is 0; anchors without Proto-KD.
 
-    A class's place is the mean over its images, and seeds, of the expected cell centre under the student's q.
+    A class's place is the mean over its images, and seeds, of the expected cell centre under the student's q on its
+    run's own grid, which controls draw anew for each seed.
     """
-    recipe, grid, classes = (found := read_run(run)).recipe, found.grid, kept[0].classes
-    embeddings = [p.embedding for p in kept if p.embedding is not None]
-    if grid is None or not recipe.loss.uses_grid or embeddings[0].shape[1] != grid.dim:
-        return "no Proto-KD: the anchors", anchors(classes).astype(np.float64), None
-    loss = ProtoKDLoss(grid, recipe.loss.tau, recipe.loss.target, recipe.loss.sigma, classes)
-    places = torch.stack([loss.place(z) for z in embeddings]).mean(dim=0).double().numpy()
-    target = kept[0].target.numpy()
-    means = [places[target == c].mean(axis=0) if (target == c).any() else [np.nan] * 2 for c in range(len(classes))]
-    return f"τ {loss.tau:g}", np.array(means), (loss.class_targets @ loss.cell_centers).double().numpy()
+    classes, target = kept[0].classes, kept[0].target.numpy()
+    places, aims = [], []
+    for run, predictions in zip(map(read_run, runs), kept, strict=True):
+        settings, embedding = run.recipe.loss, predictions.embedding
+        if run.grid is None or not settings.uses_grid or embedding is None or embedding.shape[1] != run.grid.dim:
+            return "no Proto-KD: the anchors", anchors(classes).astype(np.float64), None
+        loss = ProtoKDLoss(run.grid, settings.tau, settings.target, settings.sigma, classes)
+        places.append(loss.place(embedding).double().numpy())
+        aims.append((loss.class_targets @ loss.cell_centers).double().numpy())
+    place = np.mean(places, axis=0)
+    means = [place[target == c].mean(axis=0) if (target == c).any() else [np.nan] * 2 for c in range(len(classes))]
+    return f"τ {loss.tau:g}", np.array(means), np.mean(aims, axis=0)
 
 
 def _draw_centers(

@@ -41,22 +41,23 @@ def run_context(run: Run) -> dict[str, Any]:
     """What the templates show of a run."""
     recipe = run.recipe
     classes, sigma = recipe.data.classes, recipe.loss.sigma
+    grid = run.grid if recipe.loss.uses_grid else None
     simulated = {
         "the faces are drawn by a program": recipe.data.name == "schematic",
-        "the grid was built from simulated EEG": run.grid and "simulated" in str(run.grid.metadata).lower(),
+        "the grid was built from simulated EEG": grid and "simulated" in str(grid.metadata).lower(),
     }
     return {
         "title": f"Run {recipe.name}, seed {recipe.seed}",
         "simulated": [what for what, true in simulated.items() if true],
         "facts": _facts(run),
         "sets": [
-            set_context(key, entry, classes, run.predictions.get(key), run.grid, sigma, name=f"set{i}")
+            set_context(key, entry, classes, run.predictions.get(key), grid, sigma, name=f"set{i}")
             for i, (key, entry) in enumerate(run.metrics.items())
         ],
         "unpredicted": [key for key in run.metrics if key not in run.predictions],
         "plots": _training_plots(run.rows),
         "choices": _choices(recipe, run.rows) if recipe.best_on else None,
-        "grid": None if run.grid is None else grid_context(run.grid, classes),
+        "grid": None if grid is None else grid_context(grid, classes),
         "recipe_text": to_yaml(without_folders(recipe)),
         "fingerprint_text": pretty_fingerprint(run.fingerprint),
     }
