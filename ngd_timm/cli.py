@@ -713,10 +713,11 @@ def prototypes_build(
     ] = None,
 ) -> None:
     """Average the held-out embeddings of a teacher, or of several, or the rows of a CSV into a frozen grid."""
-    from ngd_timm.core.files import write_text
+    from ngd_timm.core.files import check_place, write_text
     from ngd_timm.eeg.teacher.consolidate import add_scores, build_grid
     from ngd_timm.grid.card import describe, grid_card
 
+    check_place(out)
     if tables := [run for run in runs if run.suffix.lower() == ".csv"]:
         from ngd_timm.grid.table import grid_of_table
 

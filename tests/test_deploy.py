@@ -22,6 +22,7 @@ from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import sha256_file
 from ngd_timm.core.recipe import StudentConfig
+from ngd_timm.data import load_fer
 from ngd_timm.data.synthetic.schematic import draw_face
 from ngd_timm.models.student import create_student, open_student, save_student
 from ngd_timm.predict.predictor import Predictor
@@ -141,6 +142,23 @@ def test_an_int8_export_is_smaller_and_says_what_it_costs(
         small = export_student(student, "onnx", tmp_path / "b.onnx", quantize=f"schematic={faces}:train")
     assert small.stat().st_size < plain.stat().st_size / 2
     assert re.search(r"int8, calibrated on \d+ images of schematic; on \d+ others accuracy [\d.]+ %, in", caplog.text)
+
+
+def test_an_int8_export_is_calibrated_and_scored_on_all_classes_of_a_sorted_set(
+    student: Path, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test = load_fer("schematic", faces, "test").sort("label")
+    for number, row in enumerate(test):
+        folder = tmp_path / "sorted" / "test" / CLASSES[row["label"]]
+        folder.mkdir(parents=True, exist_ok=True)
+        row["image"].save(folder / f"{number:02}.png")
+    seen: list[int] = []
+    monkeypatch.setattr("ngd_timm.publish.onnx_file._SCORED", 8)
+    monkeypatch.setattr(
+        "ngd_timm.publish.onnx_file._accuracy", lambda run, images, labels: seen.extend(labels.tolist()) or 0.0
+    )
+    export_student(student, "onnx", tmp_path / "b.onnx", quantize=f"mine:schematic={tmp_path / 'sorted'}:test")
+    assert len({*seen}) >= 3
 
 
 def test_transformers_js_answers_as_the_predictor(student: Path, tmp_path: Path) -> None:

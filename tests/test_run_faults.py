@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from faults import TRAIN, rows, write
+from faults import SCORE, TRAIN, rows, write
 from safetensors.torch import load_file, save_file
 
 from ngd_timm.core.errors import InputError
@@ -102,6 +102,7 @@ def test_predictions_cut_short_are_refused(run: Path, refused: Any) -> None:
     {
         "a run that is not there": ("train --resume gone", "is not a run that can be continued"),
         "a run into a folder that holds something": (f"{TRAIN} out=full", "is not empty"),
+        "scores into a folder": (f"{SCORE} --out full", "full is a folder; give the name of a file"),
         "a temperature of zero": ("evaluate student --data schematic=faces:test --temperature 0", "must be above 0"),
     },
 )

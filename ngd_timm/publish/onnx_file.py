@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -88,13 +89,15 @@ def quantize_onnx(model: TimmModel, file: Path, spec: str, input_name: str) -> s
 
 
 def _images_and_labels(model: TimmModel, spec: str) -> tuple[Tensor, Tensor]:
-    """Up to `_SCORED` images (N, C, H, W) of a data set and their classes (N,), where they have one."""
+    """Up to `_SCORED` images (N, C, H, W), from all over a data set, and their classes (N,), where they have one."""
     from ngd_timm.data import load_split, parse_spec
 
     name, root, split, _ = parse_spec(spec)
     classes = tuple(model.pretrained_cfg["label_names"])
-    dataset, _ = load_split(name, root, split or "all", classes=classes, limit=_SCORED)
-    batches = list(face_batches(model, dataset))
+    dataset, _ = load_split(name, root, split or "all", classes=classes)
+    # over all of it: many sets lie class by class
+    rows = np.linspace(0, len(dataset) - 1, min(_SCORED, len(dataset))).round().astype(int)
+    batches = list(face_batches(model, dataset.select(rows)))
     return torch.cat([batch.images for batch in batches]), torch.cat([batch.target for batch in batches])
 
 
