@@ -52,6 +52,7 @@ def test_the_temperature_has_the_least_negative_log_likelihood() -> None:
     assert temperature == pytest.approx(grid[int(np.argmin(losses))], rel=0.005)
     assert temperature == pytest.approx(0.3, rel=0.15)
     assert fit_temperature(7 * logits.numpy(), targets.numpy()) == pytest.approx(7 * temperature, rel=1e-3)
+    assert fit_temperature(logits.bfloat16(), targets) == pytest.approx(temperature, rel=0.05)
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,10 @@ def test_a_sweep_or_a_choice_that_cannot_be(options: str, message: str, refused:
             "best_on names a set twice",
         ),
         "an unknown set to evaluate": (f"{TRAIN} 'eval={{ckpluss: x}}'", "did you mean 'ckplus'"),
+        "the run's own validation set to evaluate": (
+            f"{TRAIN} 'eval={{schematic: faces:valid}}'",
+            "is the run's own validation set",
+        ),
         "a set to evaluate that is missing": (f"{TRAIN} 'eval={{ckplus: gone/there/x}}'", "gone/there/x"),
         "a teacher that is missing": (f"{TRAIN} loss.kd=.3 teacher=gone/there/x", "neither a run directory"),
         "a start that is missing": (f"{TRAIN} init=gone/there/x", "is neither a run directory"),

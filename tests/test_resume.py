@@ -9,6 +9,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ import ngd_timm.train.loop as training
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.lock import locked
 from ngd_timm.core.recipe import Recipe, to_yaml
+from ngd_timm.data.synthetic.schematic import write_schematic
 from ngd_timm.evaluate.student import evaluate
 from ngd_timm.train.checkpoint import Checkpoints
 from ngd_timm.train.fingerprint import resume_command
@@ -254,6 +257,26 @@ def test_a_signal_stops_it_with_a_state_and_one_line_that_says_how_to_go_on(
     assert done.stderr.strip().splitlines()[-1] == expected
     assert ngd("train", "--resume", str(run)).returncode == 0
     assert_same_end(run, plain)
+
+
+def test_a_signal_to_the_whole_process_group_is_left_to_the_process_that_writes_the_checkpoint(
+    plain: Path, tmp_path: Path
+) -> None:
+    write_schematic(tmp_path / "faces", "pencil", n_train=24, n_valid=8, n_test=8, seed=0, image_size=112)
+    data = {"name": "schematic", "root": str(tmp_path / "faces"), "workers": 1}
+    optim = {"epochs": 500, "batch_size": 4, "lr": 1e-3}
+    run = tmp_path / "run"
+    (tmp_path / "long.yaml").write_text(to_yaml(recipe(plain, run, data=data, optim=optim, save_every=0)))
+    command = [sys.executable, "-m", "ngd_timm.cli", "train", str(tmp_path / "long.yaml")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stderr is not None
+        lines = iter(process.stderr.readline, "")
+        assert any(line.startswith("epoch 1/500") for line in lines)
+        os.killpg(process.pid, signal.SIGTERM)
+        *_, last = lines
+        assert process.wait() == 143
+    assert f"continue with: ngd train --resume {run}" in last
+    assert (run / "last").is_dir()
 
 
 def test_checkpoints_within_an_epoch_cost_their_share_of_the_time(

@@ -141,6 +141,15 @@ def test_logits_and_embedding_are_one_graph_for_the_compiler_however_the_head_is
         assert torch.equal(output, expected)
 
 
+def test_measuring_under_autocast_leaves_every_weight_its_gradient() -> None:
+    task = make()
+    task.set_epoch(2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        task.gradient_norms(*batch())
+        task(*batch())["loss"].backward()
+    assert all(p.grad is not None for p in task.trainable_module.parameters())
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_under_autocast_the_backbone_runs_low_and_the_losses_in_float32(dtype: torch.dtype) -> None:
     task, reference = make().eval(), make().eval()

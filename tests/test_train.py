@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,13 +24,15 @@ from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import packaged, read_json, sha256_file
 from ngd_timm.core.recipe import Recipe
 from ngd_timm.data import load_split
+from ngd_timm.evaluate.metrics import METRICS
 from ngd_timm.evaluate.predictions import predict, prediction_file, read_predictions
-from ngd_timm.evaluate.run_log import read_rows
+from ngd_timm.evaluate.run_log import epoch_line, present_column, read_rows
 from ngd_timm.evaluate.student import evaluate, face_batches
 from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.models.kd_teacher import KDTeacher, open_teacher
 from ngd_timm.models.student import load_student, open_student, save_student, shipped_student
 from ngd_timm.report import write_report
+from ngd_timm.train.checkpoint import weights_are_finite
 from ngd_timm.train.loop import resume, train
 from ngd_timm.train.setup import open_grid, prepare
 from ngd_timm.train.task import NeuroGazeTask
@@ -195,6 +199,12 @@ def test_a_student_is_chosen_by_sets_that_it_does_not_train_on_and_the_run_says_
     assert found == [*((f"best by {way}", epoch) for way, epoch in ways.items()), ("last epoch", "1")]
 
 
+def test_an_epochs_line_names_a_set_by_its_title_whatever_that_is() -> None:
+    row = {"epoch": 0, "seconds": 1.0, "images_per_second": 9.0, **{f"valid_{m}": 1.0 for m in METRICS}}
+    row |= {present_column("a_present_b", m): 50.0 for m in METRICS}
+    assert "  a_present_b present-only acc 50.00 " in epoch_line(row, 1)
+
+
 def test_a_run_without_a_projection_keeps_the_students_own_features(faces: Path, tmp_path: Path) -> None:
     student = {"backbone": "test_resnet", "image_size": 32, "projection": "none"}
     width = timm.create_model("test_resnet").head_hidden_size
@@ -300,6 +310,24 @@ def test_weights_that_are_not_finite_are_never_saved(faces: Path, tmp_path: Path
     assert not (tmp_path / "run" / "last").exists()
 
 
+def test_a_limit_without_bound_is_no_spoilt_weight_and_a_spoilt_average_is_one() -> None:
+    model = timm.create_model("test_resnet")
+    model.register_buffer("clip_min", torch.tensor(-math.inf))
+    setup: Any = SimpleNamespace(task=SimpleNamespace(trainable_module=model))
+    assert weights_are_finite(setup)
+    next(b for name, b in model.named_buffers() if name.endswith("running_var")).fill_(math.inf)
+    assert not weights_are_finite(setup)
+
+
+def test_training_is_refused_on_devices_that_it_was_not_written_for(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ngd_timm.train.setup.open_device", torch.device)
+    with pytest.raises(InputError, match="device=mps: training is written for cpu and cuda"):
+        train(tiny_recipe(faces, tmp_path / "run", device="mps"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_fingerprint_changes_with_the_teachers_class_order_and_with_valence_and_arousal(
     faces: Path, tmp_path: Path
 ) -> None:
@@ -362,12 +390,15 @@ def test_a_teachers_logit_adjustment_is_taken_back_and_a_shipped_student_can_tea
     alone = tmp_path / "proj" / "student"
     shutil.copytree(adjusted / "student", alone)
     (tmp_path / "proj" / "recipe.yaml").write_text("flour: 500 g", encoding="utf-8")
-    assert KDTeacher.open(alone, CLASSES, (0.5,), (0.25,)).adjustments == (0.0,)
+    for source in (alone, open_student(alone)[0]):
+        teacher = KDTeacher.open(source, CLASSES, (0.5,), (0.25,))
+        assert teacher.adjustments == (0.5,)
+        torch.testing.assert_close(teacher(images), logits_of[str(plain)])
     taught = [
         tiny_recipe(faces, tmp_path / "taught", teacher=str(source), kd_cache="kd", loss={"kd": 0.3})
         for source in (adjusted, alone)
     ]
-    assert len({prepare(each).logit_cache.folder for each in taught}) == 2
+    assert len({prepare(each).logit_cache.folder for each in taught}) == 1, "they teach the same logits"
 
     fingerprint = json.loads((adjusted / "fingerprint.json").read_text(encoding="utf-8"))
     del fingerprint["data"]["train"]["counts"]["fear"]

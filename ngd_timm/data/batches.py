@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
@@ -429,6 +430,7 @@ class _Loader:
             sampler=self.keys,
             num_workers=workers,
             persistent_workers=keep,
+            worker_init_fn=_leave_signals,
             # without its own generator the loader would draw its workers' seed from the global state
             generator=torch.Generator().manual_seed(0),
         )
@@ -440,6 +442,12 @@ class _Loader:
             yield from self.loader
         finally:
             self.busy = False
+
+
+def _leave_signals(worker: int) -> None:
+    """Let a signal to the whole process group be the main process's, which still needs its workers to stop in order."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def held_in_memory(sizes: np.ndarray, channels: int) -> bool:

@@ -94,7 +94,7 @@ def epoch_line(row: dict[str, Any], epochs: int) -> str:
     valid = [f"{name} {row[f'valid_{metric}']:.2f}" for metric, name in METRIC_NAMES.items()]
     chosen_on = {
         name: [f"{title} {row[present_column(name, metric)]:.2f}" for metric, title in METRIC_NAMES.items()]
-        for name in (column.partition(_PRESENT)[0] for column in row if column.endswith(f"{_PRESENT}acc"))
+        for name in (column.removesuffix(f"{_PRESENT}acc") for column in row if column.endswith(f"{_PRESENT}acc"))
     }
     return (
         f"epoch {row['epoch'] + 1}/{epochs}  {'  '.join(parts)}"

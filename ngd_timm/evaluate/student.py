@@ -71,6 +71,7 @@ def evaluate(
     flip: bool | None = None,
     prior: str | Mapping[str, float] = "training",
     against: str | Path | None = None,
+    device: str = "auto",
     between_batches: Callable[[], object] | None = None,
 ) -> dict[str, Any]:
     """Score a saved student on data sets `name=root[:split]`, by default as its recipe says; in metrics.json's form.
@@ -105,8 +106,8 @@ def evaluate(
     label_rule = label_rule or data.label_rule
     drop = data.drop_duplicates if drop_duplicates is None else drop_duplicates
     flip = bool(recipe and recipe.eval_flip) if flip is None else flip
-    device = open_device("auto")
-    model.to(device)
+    place = open_device(device)
+    model.to(place)
     notes: dict[str, Any] = {"prior": prior if isinstance(prior, str) else dict(prior)}
     notes |= {"drop_duplicates": drop, "student_sha256": sha256, "student_temperature": temperature_of(bare)}
     if (folded_from := notes_of(bare).get("folded_from")) is not None:
@@ -116,7 +117,7 @@ def evaluate(
         dataset, report = load_split(
             name, root, split or "all", label_rule=label_rule, drop_duplicates=drop, classes=classes
         )
-        predicted = predict(model, face_batches(model, dataset), device, flip, between_batches)
+        predicted = predict(model, face_batches(model, dataset), place, flip, between_batches)
         predicted = predicted.described(classes, label_rule, report.sha256)
         shifted = predicted.shifted(shift)
         results[key] = shifted.entry(temperature, **notes, **hub_note(report.dataset_id))
@@ -124,7 +125,7 @@ def evaluate(
             results[key]["ratings"] = ratings
         if opponent is not None:
             other, other_shift = opponent
-            rival = predict(other.model.to(device), face_batches(other.model, dataset), device, flip, between_batches)
+            rival = predict(other.model.to(place), face_batches(other.model, dataset), place, flip, between_batches)
             logits = [shifted.logits], [rival.logits + other_shift]
             difference = paired_difference(*logits, shifted.target, classes, shifted.subject)
             results[key]["against"] = {"student": other.shown, "student_sha256": other.sha256, **difference}

@@ -1,4 +1,4 @@
-"""Drop-in losses: each is one small module, called as `loss(embedding, target)`.
+"""Drop-in losses: each is one small module, called as `loss(embedding, target)`; logit KD with two sets of logits.
 
 May import grid and core.
 """

@@ -71,7 +71,7 @@ def fit_temperature(logits: Any, targets: Any) -> float:
     """The T within `TEMPERATURES` at which softmax(logits / T) has the least negative log-likelihood."""
     from scipy.optimize import brentq
 
-    z = np.asarray(logits.detach().cpu() if isinstance(logits, Tensor) else logits, dtype=np.float64)
+    z = np.asarray(logits.detach().cpu().double() if isinstance(logits, Tensor) else logits, dtype=np.float64)
     y = np.asarray(targets.cpu() if isinstance(targets, Tensor) else targets)
     if z.ndim != 2 or y.shape != z.shape[:1] or not len(y) or y.dtype.kind not in "iu":
         raise InputError(f"logits must be (N, C) and targets (N,) class indices, got {z.shape} and {y.shape}")

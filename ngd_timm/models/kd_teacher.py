@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from ngd_timm.core.images import LUMINANCE
 from ngd_timm.core.recipe import Recipe, load_recipe
 from ngd_timm.models.logit_adjustment import classifier_bias, logit_shift
 from ngd_timm.models.ngd_models import TimmModel, input_channels, normalisation
-from ngd_timm.models.student import open_student, run_folder, temperature_of
+from ngd_timm.models.student import notes_of, open_student, run_folder, temperature_of
 from ngd_timm.models.timm_folder import label_names
 
 
@@ -38,7 +39,8 @@ class _Frozen(nn.Module):
 class KDTeacher(_Frozen):
     """A frozen classifier, always in eval mode, without gradients and without an entry in any state dict.
 
-    It teaches the logits that were learned: a temperature folded into its classifier is divided out again.
+    It teaches the logits that were learned: a temperature folded into its classifier is divided out again, and `open`
+    also reverts a logit adjustment.
 
     Args:
         model: A timm classifier with its own `pretrained_cfg`.
@@ -100,13 +102,16 @@ class KDTeacher(_Frozen):
     ) -> KDTeacher:
         """Open a run directory, a student folder, a Hub id, a bundled student, or a timm model with label names.
 
-        Where its run subtracted tau · log prior from the saved bias (`student.logit_adjustment`), that is reverted.
+        Where tau · log prior was subtracted from its bias (`student.logit_adjustment`), by what its run or its
+        config.json records, that is reverted.
         """
         if isinstance(source, nn.Module):
-            return cls(source, label_names(source, "teacher"), classes, student_mean, student_std)
-        source = pin(str(source), "config.json")
-        model, names = open_student(source)
-        tau = _revert_adjustment(model, names, source)
+            adjusted = "logit_adjustment" in notes_of(source)
+            model, names, run = copy.deepcopy(source) if adjusted else source, label_names(source, "teacher"), None
+        else:
+            source = pin(str(source), "config.json")
+            (model, names), run = open_student(source), run_folder(source)
+        tau = _revert_run(model, names, run) if run is not None else _revert_notes(model)
         teacher = cls(model, names, classes, student_mean, student_std)
         teacher.adjustments = (tau,)
         return teacher
@@ -162,11 +167,17 @@ def open_teacher(
     return teachers[0] if len(teachers) == 1 else TeacherEnsemble(teachers)
 
 
-def _revert_adjustment(model: TimmModel, names: Sequence[str], source: str) -> float:
-    """Add to the bias what the student's run subtracted from it; τ of that, 0 where nothing is known of a run."""
-    run = run_folder(source)
-    if run is None:
-        return 0.0
+def _revert_notes(model: TimmModel) -> float:
+    """Add to the bias what was subtracted from it, as its config.json notes; τ of that."""
+    notes = notes_of(model)
+    tau = float(notes.get("logit_adjustment", 0.0)) if "prior" in notes else 0.0
+    if tau:
+        _add_to_bias(model, logit_shift(notes["prior"], tau))
+    return tau
+
+
+def _revert_run(model: TimmModel, names: Sequence[str], run: Path) -> float:
+    """Add to the bias what the student's run subtracted from it; τ of that."""
     recipe = load_recipe(Recipe, run / "recipe.yaml")
     tau = recipe.student.logit_adjustment
     if tau:
@@ -177,9 +188,13 @@ def _revert_adjustment(model: TimmModel, names: Sequence[str], source: str) -> f
             shift = logit_shift([counts[name] for name in names], tau)
         except (KeyError, TypeError):
             raise InputError(
-                f"{source}: its logits were adjusted, and {run / 'fingerprint.json'} lacks the counts of its classes "
-                "to revert that; train the teacher again"
+                f"{run}: its logits were adjusted, and its fingerprint.json lacks the counts of its classes to revert "
+                "that; train the teacher again"
             ) from None
-        bias = classifier_bias(model)
-        bias.data.add_(shift.to(bias) / temperature_of(model))
+        _add_to_bias(model, shift)
     return tau
+
+
+def _add_to_bias(model: TimmModel, shift: Tensor) -> None:
+    bias = classifier_bias(model)
+    bias.data.add_(shift.to(bias) / temperature_of(model))

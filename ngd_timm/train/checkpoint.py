@@ -197,5 +197,7 @@ def _restore(setup: Setup, state: dict[str, Any]) -> Progress:
 def weights_are_finite(setup: Setup) -> bool:
     """Whether all weights and running statistics are finite: a step may spoil them before a loss shows it."""
     module = setup.task.trainable_module
-    sums = [t.detach().sum(dtype=torch.float64) for t in (*module.parameters(), *module.buffers())]
+    # other buffers may be infinite, as limits that never bind
+    running = (buffer for name, buffer in module.named_buffers() if name.endswith(("running_mean", "running_var")))
+    sums = [t.detach().sum(dtype=torch.float64) for t in (*module.parameters(), *running)]
     return bool(torch.stack(sums).isfinite().all())

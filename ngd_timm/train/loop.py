@@ -55,6 +55,7 @@ def train(recipe: Recipe, command: Sequence[str] | None = None) -> Path:
     join()
     out = Path(recipe.out or f"runs/{recipe.name}-{recipe.seed}")
     _require_unused(out)
+    _refuse_own_validation(recipe)
     check_specs(_eval_specs(recipe))
     setup = prepare(pinned(recipe))
     setup.fingerprint["command"] = command
@@ -269,7 +270,8 @@ def _write_metrics(
         logger.info(temperature_line(temperature, len(setup.calibration[0])))
     if recipe.eval:
         (out / "metrics.json").unlink(missing_ok=True)  # of a run that is finished again: its predictions are renewed
-        metrics |= evaluate(out, _eval_specs(recipe), predictions=True, between_batches=stop.check)
+        sets, options = _eval_specs(recipe), {"predictions": True, "device": recipe.device}
+        metrics |= evaluate(out, sets, between_batches=stop.check, **options)
     stop.check()
     for name, entry in metrics.items():
         logger.info(summary_line(name, entry))
@@ -280,6 +282,19 @@ def _write_metrics(
 
 def _eval_specs(recipe: Recipe) -> list[str]:
     return [f"{name}={root}" for name, root in recipe.eval.items()]
+
+
+def _refuse_own_validation(recipe: Recipe) -> None:
+    """A set of `eval` under the name of the run's validation set would take the place of its scores."""
+    from ngd_timm.data import parse_spec
+
+    for spec in _eval_specs(recipe):
+        name, root, _, key = parse_spec(spec)
+        if key == f"{recipe.data.name}:valid":
+            raise InputError(
+                f"eval: {key} is the run's own validation set, which is scored anyway; leave it out, or give another "
+                f"set a title: 'eval={{mine:{name}: {root}:valid}}'"
+            )
 
 
 def _lock(out: Path) -> contextlib.AbstractContextManager[None]:

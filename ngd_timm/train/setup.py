@@ -171,6 +171,8 @@ def prepare(recipe: Recipe) -> Setup:
 def open_training_device(recipe: Recipe) -> torch.device:
     """The recipe's device, each process's own of several; recipes that can't be shared by them are refused."""
     device, count = open_device(recipe.device), world_size()
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"device={recipe.device}: training is written for cpu and cuda; give one of them, or auto")
     if count > 1 and device.type == "cuda":
         device = torch.device("cuda", torch.cuda.current_device())
     if recipe.optim.batch_size < count:

@@ -154,6 +154,7 @@ class NeuroGazeTask(TrainingTask):
         with torch.random.fork_rng(devices), batch_norm_statistics_kept(wrapper.modules()):
             with torch.no_grad():
                 features = wrapper.student.forward_features(input)
+            torch.clear_autocast_cache()  # some releases of torch would train with these casts, which have no gradient
             several = isinstance(features, (list, tuple))
             leaves = [f.detach().requires_grad_() for f in (features if several else [features])]
             logits, embedding, pooled = wrapper.heads(type(features)(leaves) if several else leaves[0])
