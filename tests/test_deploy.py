@@ -18,6 +18,7 @@ import pytest
 import timm
 import torch
 
+from ngd_timm import set_input
 from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import sha256_file
@@ -170,6 +171,13 @@ def test_transformers_js_answers_as_the_predictor(student: Path, tmp_path: Path)
         "model.onnx",
         "preprocessor_config.json",
     ]
+    cropped, _ = open_student(student)
+    set_input(cropped, image_size=96)
+    cropped.pretrained_cfg["crop_pct"] = 0.9
+    export_student(save_student(cropped, tmp_path / "cropped"), "transformersjs", tmp_path / "other")
+    timms = timm.data.create_transform(**timm.data.resolve_model_data_config(cropped))
+    resize = json.loads((tmp_path / "other" / "preprocessor_config.json").read_text())["size"]["shortest_edge"]
+    assert resize == timms.transforms[0].size
     node = os.environ.get("NGD_TRANSFORMERS_JS")
     if node is None:
         pytest.skip("set NGD_TRANSFORMERS_JS to a folder where npm installed @huggingface/transformers")

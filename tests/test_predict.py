@@ -534,6 +534,24 @@ def test_an_image_that_is_given_stays_as_it_is(bundled: Predictor, astronaut: Im
         assert (turned.tobytes(), turned.size) == before
 
 
+def test_an_unreadable_exif_block_and_frames_cut_short_cost_no_other_file_its_line(
+    tmp_path: Path, ngd: Callable[..., Any]
+) -> None:
+    face = draw_face("fear", seed=1, image_size=48)
+    (tmp_path / "a").mkdir()
+    face.save(tmp_path / "a" / "exif.jpg", dpi=(72, 72), exif=b"Exif\0\0" + bytes(8))
+    face.save(whole := tmp_path / "whole.gif", save_all=True, append_images=[face.rotate(180)])
+    content = whole.read_bytes()
+    second = content.index(b"\x21\xf9", content.index(b"\x2c"))  # the extension before the second frame
+    (tmp_path / "a" / "cut.gif").write_bytes(content[: second + 1])
+    face.save(tmp_path / "a" / "whole.png")
+    done = ngd("predict", str(tmp_path / "a"), "--crops", "--json")
+    read = {Path(photo["source"]).name for photo in json.loads(done.stdout)}
+    assert {"exif.jpg", "whole.png"} <= read
+    assert done.returncode == (0 if "cut.gif" in read else 1)
+    assert "cut.gif" in read or "cut.gif is not a usable image" in done.stderr
+
+
 # ------------------------------------------------------------------ video
 
 
@@ -583,6 +601,24 @@ def test_an_annotated_video_is_as_long_as_the_video_whatever_rate_is_asked_for(
     assert (video.get(cv2.CAP_PROP_FRAME_COUNT), video.get(cv2.CAP_PROP_FPS)) == (60, 20)
 
 
+def test_the_label_of_a_face_that_fills_the_frame_is_inside_it(
+    astronaut: Image.Image, bundled: Predictor, tmp_path: Path
+) -> None:
+    import cv2
+
+    frame = astronaut.crop((161, 57, 285, 181)).resize((320, 320)).convert("RGB")
+    writer = cv2.VideoWriter(str(tmp_path / "near.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 5, frame.size)
+    for _ in range(3):
+        writer.write(np.ascontiguousarray(np.asarray(frame)[:, :, ::-1]))
+    writer.release()
+    predict_video(bundled, tmp_path / "near.mp4", tmp_path / "out", annotate=tmp_path / "drawn.mp4")
+    (row, *_) = csv.DictReader((tmp_path / "out" / "faces.csv").read_text().splitlines())
+    assert (row["x"], row["y"]) == ("0.0", "0.0")
+    pair = [cv2.VideoCapture(str(tmp_path / name)).read()[1].astype(int) for name in ("near.mp4", "drawn.mp4")]
+    changed = np.abs(pair[0] - pair[1]).max(axis=2) > 80
+    assert changed[5:24, 5:150].sum() > 200, "the label"
+
+
 def test_what_is_no_video_or_has_no_place_to_go_is_one_line(
     clip: Path, images: Path, tmp_path: Path, ngd: Callable[..., Any]
 ) -> None:
@@ -602,6 +638,11 @@ def test_what_is_no_video_or_has_no_place_to_go_is_one_line(
         ((clip, "--out", out, "--json"), "--crops, --json and --csv are of images"),
         ((clip, "--out", out, "--fps", "0"), "--fps must be above 0"),
         ((clip, "--out", images), "not empty"),
+        *(
+            ((clip, "--out", out, "--annotate", place), "is no place for the video; give an .mp4 that is neither")
+            for place in (f"{out}/drawn.mp4", clip, tmp_path / "drawn")
+        ),
+        ((clip, "--out", out, "--annotate", tmp_path / "text.mp4" / "a.mp4"), "can't be written"),
     ):
         done = ngd("predict", *map(str, arguments))
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), arguments

@@ -8,15 +8,14 @@ on this machine. Each worker opens the student once; what a worker that dies had
 one processor, or a part of a GPU: `map_batches(..., num_gpus=0.5)`. `read_images` would not turn images upright.
 """
 
-import io
 import sys
 from pathlib import Path
 
 import ray
 import torch
-from PIL import Image
 
 from ngd_timm import Predictor
+from ngd_timm.core.images import DAMAGE, open_image
 
 
 class Score:
@@ -30,8 +29,8 @@ class Score:
         rows = {"path": [], "label": [], "confidence": [], "valence": [], "arousal": []}
         for path, image in zip(batch["path"], batch["bytes"], strict=True):
             try:
-                found = self.predictor(Image.open(io.BytesIO(image)))
-            except (OSError, ValueError):
+                found = self.predictor(open_image({"bytes": image, "path": None}))
+            except DAMAGE:
                 found = None
             rows["path"].append(path)
             rows["label"].append(found.label if found else "")

@@ -3,10 +3,11 @@
 // interpreter that has ngd-timm.
 import { execFileSync } from "node:child_process";
 import { copyFileSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 
 const RUNTIME = "ort-wasm-simd-threaded.wasm";
-const dist = new URL("dist/", import.meta.url).pathname;
+const dist = fileURLToPath(new URL("dist/", import.meta.url));
 
 rmSync(dist, { recursive: true, force: true });
 mkdirSync(dist);

@@ -116,14 +116,24 @@ def image_size_and_grey(record: dict[str, Any]) -> tuple[int, int, bool]:
 def size_and_grey(image: Image.Image) -> tuple[int, int, bool]:
     """`image_size_and_grey` of an image that is open."""
     width, height = image.size
-    if image.format == "JPEG" and image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8):
+    # PIL turns a TIFF by itself, and would decode a PNG to look for an EXIF block behind the pixels
+    known = image.format in ("JPEG", "MPO", "WEBP") or (image.format == "PNG" and "exif" in image.info)
+    if known and _orientation(image) in (5, 6, 7, 8):
         width, height = height, width
     return width, height, image.mode in _GREY
 
 
 def upright(image: Image.Image) -> Image.Image:
     """The image turned as its EXIF says, itself where that says nothing."""
-    return image if image.getexif().get(_ORIENTATION, 1) == 1 else ImageOps.exif_transpose(image)
+    return image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
+
+
+def _orientation(image: Image.Image) -> int:
+    """As EXIF says; 1, upright, where its block can't be read, which does not hide the image."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except DAMAGE:
+        return 1
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, overload
 
@@ -227,24 +229,22 @@ class Predictor:
     def _faces_of(self, image: ImageLike, index: int, crops: bool) -> _Found:
         """The model's input of every face in an image, the `index`th."""
         opened, source = _open(image, index)
-        frames = _frame_notes(opened)
-        try:
-            if crops:
-                opened = upright(opened)
-                return _Found([self.transform(opened)[None]], [None], [(*_notes(opened), *frames)], source)
-            photo = to_mode(opened, "RGB")
+        usable = partial(_usable, f"image {index}" if source is None else source)
+        with usable():
+            frames = _frame_notes(opened)
+            photo = upright(opened) if crops else to_mode(opened, "RGB")
+        faces: list[Face] = []
+        if not crops:
             assert self.detector is not None
             faces = list(self.detector(photo))
-            if is_crop(photo, faces):
-                notes = (*_notes(photo), *frames, "taken as a face crop")
+        with usable():
+            if crops or is_crop(photo, faces):
+                notes = (*_notes(photo), *frames, *([] if crops else ["taken as a face crop"]))
                 return _Found([self.transform(photo)[None]], [None], [notes], source)
             scales = [self.face_crop * scale for scale in (_SCALES if self.views == VIEWS[-1] else (1.0,))]
             crops_of = ([crop_face(photo, face, scale) for scale in scales] for face in faces)
             pixels = [torch.stack([self.transform(crop) for crop in own]) for own in crops_of]
-            return _Found(pixels, faces, [(*_face_notes(face), *frames) for face in faces], source)
-        except (ValueError, MemoryError) as error:  # a colour space that PIL can't convert, a line of pixels
-            shown = f"image {index}" if source is None else source
-            raise InputError(f"{shown} is not a usable image ({damage_reason(error)})") from None
+        return _Found(pixels, faces, [(*_face_notes(face), *frames) for face in faces], source)
 
     @torch.inference_mode()
     def _predicted(self, photos: Sequence[_Found]) -> Iterator[Photo]:
@@ -337,6 +337,15 @@ def _open(image: ImageLike, index: int) -> tuple[Image.Image, str | None]:
     except DAMAGE as error:
         raise InputError(f"{image} is not a readable image ({damage_reason(error)})") from None
     return opened, str(image)
+
+
+@contextmanager
+def _usable(shown: str) -> Iterator[None]:
+    """One line where PIL can't: a colour space that it can't convert, a line of pixels, frames cut short."""
+    try:
+        yield
+    except DAMAGE as error:
+        raise InputError(f"{shown} is not a usable image ({damage_reason(error)})") from None
 
 
 def _not_an_image(what: str, value: object) -> InputError:

@@ -15,13 +15,14 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.files import atomic_folder, atomic_path, require_new_folder
+from ngd_timm.core.files import atomic_folder, atomic_path, check_place, require_new_folder
 from ngd_timm.core.plots import RULE, STYLES, png_figure
 from ngd_timm.predict.faces import Face, detector_available, overlap_over_union
 from ngd_timm.predict.predictor import Prediction, Predictor
 
 VIDEOS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm")
 _SAME, _LOST = 0.3, 1.0  # overlap over union of one face in two frames; seconds after which a track has ended
+_LABEL = 18  # px
 _HEAD = ("time", "track", "x", "y", "width", "height", "score", "label", "valence", "arousal", "prior")
 
 
@@ -46,6 +47,8 @@ def predict_video(
     if not detector_available():
         raise InputError("reading a video needs OpenCV: pip install 'ngd-timm[faces]'")
     require_new_folder(out, "--out")
+    if annotate is not None:
+        _check_annotate(Path(annotate), Path(file), out)
     sampled = _frames(Path(file), fps)
     first = next(sampled, None)
     if first is None:
@@ -57,6 +60,15 @@ def predict_video(
         rows = list(_write_rows(frames, predictor.classes, folder / "faces.csv"))
         _plot_timeline(rows, folder / "timeline.png")
     return out
+
+
+def _check_annotate(path: Path, file: Path, out: Path) -> None:
+    """Refuse a place for the video with boxes where it would take another's, or be lost."""
+    if path.suffix.lower() != ".mp4" or path.resolve() == file.resolve() or out.resolve() in path.resolve().parents:
+        raise InputError(
+            f"--annotate {path} is no place for the video; give an .mp4 that is neither {file} nor in {out}"
+        )
+    check_place(path)
 
 
 class _Sampled(NamedTuple):
@@ -163,7 +175,7 @@ def _drawn(frames: Iterable[_Frame], path: Path, fps: float) -> Iterator[_Frame]
     """Pass frames on, and write them with boxes and labels as an MP4 of the first one's size."""
     import cv2
 
-    writer, size, font = None, (0, 0), ImageFont.load_default(size=18)
+    writer, size, font = None, (0, 0), ImageFont.load_default(size=_LABEL)
     try:
         for frame in frames:
             image = frame.image.copy()
@@ -173,7 +185,8 @@ def _drawn(frames: Iterable[_Frame], path: Path, fps: float) -> Iterator[_Frame]
                 x, y, width, height = face.box or (0.0, 0.0, *image.size)
                 draw.rectangle((x, y, x + width, y + height), outline=color, width=3)
                 label = f"{track}: {face.label} {100 * face.probabilities[face.label]:.0f} %"
-                draw.text((x, y), label, fill="white", font=font, anchor="lb", stroke_width=2, stroke_fill=color)
+                at, anchor = (max(x, 0.0), max(y, 0.0)), "lb" if y > 1.3 * _LABEL else "lt"
+                draw.text(at, label, fill="white", font=font, anchor=anchor, stroke_width=2, stroke_fill=color)
             if writer is None:
                 size = image.size
                 # by another name: the suffix tells OpenCV the container

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import math
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -106,7 +107,7 @@ def write_transformersjs(model: TimmModel, folder: Path, source: str, quantize: 
         {
             "image_processor_type": "ViTImageProcessor",
             "do_resize": True,
-            "size": {"shortest_edge": round(min(height, width) / cfg["crop_pct"])},
+            "size": {"shortest_edge": math.floor(min(height, width) / cfg["crop_pct"])},
             "resample": _RESAMPLE[cfg["interpolation"]],
             "do_center_crop": True,
             "crop_size": {"height": height, "width": width},

@@ -150,6 +150,11 @@ def half_transparent() -> bytes:
         "a GIF is its first frame": (encoded(GREY, "GIF", save_all=True, append_images=[GREY.rotate(180)]), RAMP, 3),
         "an image that EXIF turns is turned upright": (turned(), RAMP, 6),
         "a broken EXIF block does not hide the image": (encoded(RAMP, "JPEG", quality=100, exif=BROKEN_EXIF), RAMP, 6),
+        "nor does one beside its dots per inch": (
+            encoded(RAMP, "JPEG", quality=100, dpi=(72, 72), exif=b"Exif\0\0" + bytes(8)),
+            RAMP,
+            6,
+        ),
         "a transparent palette is laid on white": (half_transparent(), HALF, 1.5),
         "1 bit is 0 and 255": (encoded(Image.fromarray(BITS.astype(np.uint8)).convert("1")), BITS, 0.5),
         "floats are rounded to 8 bits": (encoded(Image.fromarray(RAMP.astype(np.float32)), "TIFF"), RAMP, 1),

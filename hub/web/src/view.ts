@@ -13,6 +13,7 @@ export function show(image: Pixels, faces: Prediction[], { anchors, colors }: Se
   result.hidden = false;
   result.className = faces.length === 0 ? "none" : faces.length === 1 ? "one" : "several";
   byId("photo").replaceChildren(frame(image, faces, color));
+  byId("plane").hidden = faces.length > 0 && faces[0].valence === null; // of classes without a place there
   byId("plane").replaceChildren(plane(faces, anchors, color));
   byId("faces").replaceChildren(...faces.map((face, i) => card(face, i, color(i))));
   if (faces.length === 0) return "No face found.";
