@@ -220,3 +220,8 @@ def test_the_verdict_says_what_is_known_beyond_the_trials_number() -> None:
     verdict = " ".join(teacher_verdict({"teacher": teacher, "logistic_regression": {}}))
     assert "no better than chance for valence (p 0.84): nothing is shown beyond" in verdict
     assert "better than chance for arousal (p 0.0010): more than which stimulus" in verdict
+    assert "The interval over people reaches" not in verdict
+    teacher["arousal"]["bacc"]["chance"] = 0.56
+    assert "The interval over people reaches chance for arousal." in teacher_verdict(
+        {"teacher": teacher, "logistic_regression": {}}
+    )

@@ -181,6 +181,14 @@ def test_unlabelled_images_come_of_any_class_or_of_a_plain_folder(people: Path, 
     assert again.sha256 != report.sha256
 
 
+def test_only_the_split_that_is_named_is_taken_without_labels_whatever_lies_beside_it(tmp_path: Path) -> None:
+    for n, place in enumerate(("train/happy", "train/sad", "test/happy", "")):
+        (tmp_path / "set" / place).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / place / f"{n}.png").write_bytes(_png(n))
+    images, _ = load_unlabelled("fer2013", [f"{tmp_path / 'set'}:train"], CLASSES)
+    assert sorted(images["source"][:]) == ["train/happy/0.png", "train/sad/1.png"]
+
+
 def test_unlabelled_images_take_none_that_are_held_out(people: Path) -> None:
     with pytest.raises(InputError, match="what hold_out keeps for validation would be trained on; leave it out"):
         load_unlabelled("fer2013", [f"{people},hold_out=0.1"], CLASSES)

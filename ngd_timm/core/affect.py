@@ -68,13 +68,20 @@ def centers(size: int) -> np.ndarray:
 
 
 def cell_of(valence_arousal: np.ndarray, size: int) -> np.ndarray:
-    """Index of the cell that holds each point of (N, 2); the upper edge 1.0 belongs to the last cell."""
+    """Index of the cell that holds each point of (N, 2); an edge belongs to the cell above it, 1.0 to the last.
+
+    Examples:
+        >>> ratings = rating_to_va(np.array([[1, 2], [3, 4], [5, 6]]), 1, 6).astype(np.float32)
+        >>> [divmod(cell, 5) for cell in cell_of(ratings, 5).tolist()]
+        [(0, 1), (2, 3), (4, 4)]
+    """
     va = np.asarray(valence_arousal, dtype=np.float64)
     if va.ndim != 2 or va.shape[1] != 2:
         raise InputError(f"valence_arousal must have shape (N, 2), got {va.shape}")
     if not np.isfinite(va).all() or (va.size and np.abs(va).max() > 1):
         raise InputError("valence and arousal must be finite and lie in [-1, 1]; map ratings with rating_to_va first")
-    index = np.clip(np.floor((va + 1) / 2 * size).astype(np.int64), 0, size - 1)
+    # ratings kept as float32 may lie a rounding below the edge that they are on
+    index = np.clip(np.floor(np.round((va + 1) / 2 * size, 6)).astype(np.int64), 0, size - 1)
     return index[:, 0] * size + index[:, 1]
 
 

@@ -67,6 +67,11 @@ class TeacherData(StrictModel):
             raise ValueError("data.montage=interpolate is about several sets; name the others in data.also")
         if self.scale[0] >= self.scale[1]:
             raise ValueError(f"data.scale is [lowest, highest] rating, got {list(self.scale)}")
+        if sum(source.name == "bids" for source in (self, *self.also, self.support) if source is not None) > 1:
+            raise ValueError(
+                f"data.{', data.'.join(BIDS_KEYS)} are of one BIDS data set, and several are named; fit a teacher on "
+                "each, and pool their grids"
+            )
         if "bids" not in self.names:
             for key in BIDS_KEYS:
                 if getattr(self, key) != type(self).model_fields[key].default:

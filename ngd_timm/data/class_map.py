@@ -69,12 +69,19 @@ def names_in_card(path: Path, column: str) -> Mapping[int, str] | None:
     try:
         info = (metadata_load(path) or {}).get("dataset_info") or []
         features = [f for config in (info if isinstance(info, list) else [info]) for f in config.get("features") or []]
-        dtype = next((f["dtype"] for f in features if f.get("name") == column), None)
-        names = dtype.get("class_label", dtype).get("names") if isinstance(dtype, dict) else None
-        pairs = names.items() if isinstance(names, dict) else enumerate(names or [])
-        return {int(number): str(name) for number, name in pairs} or None
+        found = []
+        for dtype in (f["dtype"] for f in features if f.get("name") == column):
+            names = dtype.get("class_label", dtype).get("names") if isinstance(dtype, dict) else None
+            pairs = names.items() if isinstance(names, dict) else enumerate(names or [])
+            found.append({int(number): str(name) for number, name in pairs})
     except (OSError, ValueError, AttributeError, KeyError, TypeError, yaml.YAMLError) as error:
         raise InputError(f"{path}: its dataset_info can't be read ({one_line(error)})") from None
+    if any(names != found[0] for names in found):
+        raise InputError(
+            f"{path} numbers the classes of '{column}' otherwise in one config than in another; say which holds, "
+            "ROOT,names=angry/disgusted/…"
+        )
+    return (found[0] or None) if found else None
 
 
 def names_of(ids: Iterable[int], known: Mapping[int, str], where: str) -> list[str]:

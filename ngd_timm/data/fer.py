@@ -259,8 +259,8 @@ def _load_pieces(
     read: Callable[[Piece], Rows],
 ) -> tuple[Dataset, LoadReport]:
     parts = [Part(piece, read(piece), selection) for piece in pieces]
-    if found.listed is not None and split == "all":
-        _require_whole_list(parts, len(found.listed), root)
+    if found.listed is not None:
+        _require_whole_list([read(piece) for piece in found.pieces], len(found.listed), root)
     if found.hold_out is not None and split in ("train", "valid"):
         masks = held_out([part.rows for part in parts], found.hold_out, selection.name)
         for part, held in zip(parts, masks, strict=True):
@@ -305,8 +305,8 @@ def choose(found: Found, split: str | None, root: str | Path) -> list[Piece]:
     return pieces
 
 
-def _require_whole_list(parts: Sequence[Part], listed: int, root: str | Path) -> None:
-    found = sum(int((~p.dropped[NOT_LISTED]).sum()) for p in parts)
+def _require_whole_list(pieces: Sequence[Rows], listed: int, root: str | Path) -> None:
+    found = sum(int((~rows.dropped[NOT_LISTED]).sum()) for rows in pieces)
     if found < listed:
         raise InputError(
             f"{root}: only {found} of the {listed} images on the list are in this data set; is it the list of "

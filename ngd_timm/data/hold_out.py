@@ -22,7 +22,8 @@ def held_out(pieces: Sequence[Rows], share: float, dataset: str) -> list[np.ndar
     the hashes of their names; else the images whose own hash lies in the first `share` of all hashes, copies with them.
     """
     subjects = [_subjects(rows) for rows in pieces]
-    known = sorted({name for names in subjects for name in names if name is not None})
+    named = zip(subjects, (rows.usable() for rows in pieces), strict=True)
+    known = sorted({name for names, usable in named for name in np.array(names, object)[usable] if name is not None})
     if known or dataset in SUBJECT_IN_NAME:
         _refuse_unnamed(pieces, subjects, share, dataset)
         first = _first_subjects(known, share)

@@ -82,7 +82,7 @@ def load_unlabelled(name: str, roots: Sequence[str], classes: Sequence[str]) -> 
 def _pieces(name: str, root: str) -> list[Piece]:
     _, root, split, _ = parse_spec(f"{name}={root}")
     path = Path(root)
-    if path.is_dir() and image_files(path):
+    if split in (None, "all") and path.is_dir() and image_files(path):
         return [Piece("folder of images", path, None, path.name, partial(_rows_of_folder, path))]
     found: Found = look_at(root, name)
     if found.hold_out is not None:

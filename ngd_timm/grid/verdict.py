@@ -89,7 +89,7 @@ def teacher_verdict(scores: Mapping[str, Any]) -> list[str]:
     weak = all(teacher[axis]["ccc"]["value"] < 0.5 for axis in above)
     axes: dict[str, list[str]] = {
         "weakly" if weak else "above": above,
-        "unsure": [axis for axis in above if teacher[axis]["bacc"]["ci95"][0] <= 0.5],
+        "unsure": [axis for axis in above if teacher[axis]["bacc"]["ci95"][0] <= teacher[axis]["bacc"]["chance"]],
         "chance": [axis for axis in teacher if axis not in above],
     }
     for who, metric in (("logistic_regression", "bacc"), ("ridge", "ccc")):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Features
 from datasets import Image as ImageFeature
@@ -16,7 +17,7 @@ from writers import png, random_votes, write_parquet
 from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.errors import InputError
 from ngd_timm.data import load_fer, load_split, parse_spec
-from ngd_timm.data.labels import apply_rule
+from ngd_timm.data.labels import VOTE_COLUMNS, apply_rule
 
 Writer = Callable[..., Path]
 
@@ -54,6 +55,17 @@ def test_images_stay_with_their_labels(ferplus: Writer) -> None:
         number = int(row["file_name"][3:10])
         expected = np.random.default_rng(number).integers(0, 256, (12, 12), dtype=np.uint8)
         np.testing.assert_array_equal(np.asarray(row["image"]), expected)
+
+
+def test_votes_given_as_shares_are_refused(ferplus: Writer) -> None:
+    root = ferplus()
+    table = pq.read_table(root / "train.parquet")
+    for place, name in enumerate(table.column_names):
+        if name in VOTE_COLUMNS:
+            table = table.set_column(place, name, pa.array(table[name].to_numpy() / 10))
+    pq.write_table(table, root / "train.parquet")
+    with pytest.raises(InputError, match=r"vote column '\w+' holds shares; give the number of votes"):
+        load_fer("ferplus", root, "train")
 
 
 def test_votes_come_as_soft_labels_beside_the_counts(ferplus: Writer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -84,6 +85,17 @@ def test_of_a_set_that_names_subjects_whole_subjects_are_held_out(tmp_path: Path
     assert set(training["subject"][:])
     assert set(held["subject"][:])
     assert not set(training["subject"][:]) & set(held["subject"][:])
+
+
+def test_of_a_part_its_own_subjects_are_held_out(tmp_path: Path) -> None:
+    who = [f"person {i % 8}" for i in range(24)]
+    root = write_parquet(tmp_path / "train.parquet", [png(i) for i in range(24)], subject=who, label=["anger"] * 24)
+    digests = sorted(hashlib.sha256(name.encode()).digest() for name in set(who))
+    other = 1 - int.from_bytes(digests[0][:8], "big") % 2  # the part without the subject that the whole set holds out
+    part = f"{root},part={other}/2,by=subject"
+    training, held = (load_split("fer2013", f"{part},hold_out=0.1", split)[0] for split in ("train", "valid"))
+    assert len({*held["subject"][:]}) == 1
+    assert len(training) + len(held) == len(load_fer("fer2013", part))
 
 
 CK_NAMES = [f"S0{10 + i // 3}_00{i % 3 + 1}_000000{19 + i}.png" for i in range(24)]

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from datasets import ClassLabel, Features, Value
@@ -102,6 +104,29 @@ def test_class_names_of_a_local_copy_come_from_its_cards_dataset_info(names: str
         assert [CLASSES[i] for i in load_fer("fer2013", f"{root},label=emotion")["label"]] == [
             *("anger", "happiness", "sadness", "happiness")
         ]
+
+
+def test_a_card_whose_configs_number_the_classes_otherwise_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "train.parquet").write_bytes(parquet(ROWS, PLAIN))
+    configs = [
+        {"config_name": name, "features": [{"name": "emotion", "dtype": {"class_label": {"names": names}}}]}
+        for name, names in (("raw", ["angry", "happy", "sad"]), ("clean", ["happy", "angry", "sad"]))
+    ]
+    (tmp_path / "README.md").write_text(f"---\n{yaml.safe_dump({'dataset_info': configs})}---\n")
+    with pytest.raises(InputError, match=r"README\.md numbers the classes of 'emotion' otherwise in one config"):
+        load_fer("fer2013", f"{tmp_path},label=emotion")
+    chosen = load_fer("fer2013", f"{tmp_path},label=emotion,names=angry/happy/sad")["label"]
+    assert [CLASSES[i] for i in chosen] == ["anger", "happiness", "sadness", "happiness"]
+
+
+def test_a_row_of_the_hub_may_not_name_a_file_of_this_machine(data_hub: HubServer, tmp_path: Path) -> None:
+    (tmp_path / "private.png").write_bytes(png(1))
+    record = {"bytes": None, "path": str(tmp_path / "private.png")}
+    table = pa.table({"image": [record], "label": ["happy"]})
+    pq.write_table(table, file := tmp_path / "train.parquet")
+    data_hub.put("user/faces", {"README.md": b"", "train.parquet": file.read_bytes()})
+    with pytest.raises(InputError, match=r"private\.png', which is no downloaded file"):
+        load_fer("fer2013", "user/faces")
 
 
 @pytest.mark.parametrize("info", ["[1]", "{features: [{name: emotion, dtype: {class_label: {names: {a: b}}}}]}"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,19 @@ def test_a_spec_carries_the_list_and_its_hash(affectnet: Path) -> None:
     name, root, split, key = parse_spec(f"affectnet={affectnet},list=mini.txt,sha256={digest}:valid")
     assert load_split(name, root, split)[1].kept == 3
     assert key == "affectnet:valid"
+
+
+@pytest.mark.parametrize("split", ["valid", "all"])
+def test_a_list_of_images_in_a_file_that_lacks_some_is_refused_for_a_split_too(
+    split: str, faces: Path, tmp_path: Path
+) -> None:
+    faces = Path(shutil.copytree(faces, tmp_path / "faces"))
+    names = load_fer("schematic", faces, "valid")["file_name"]
+    write_list(faces / "mini.txt", [*names[:3], "gone.png"])
+    with pytest.raises(InputError, match="only 3 of the 4 images on the list are in this data set"):
+        load_split("schematic", f"{faces},list=mini.txt", split)
+    write_list(faces / "mini.txt", names[:3])
+    assert load_split("schematic", f"{faces},list=mini.txt", split)[1].kept == 3
 
 
 @pytest.mark.parametrize("where", ["beside", "given"])

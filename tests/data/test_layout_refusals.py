@@ -215,6 +215,14 @@ def test_a_manifest_that_contradicts_itself_names_the_image_and_both_lines(
     )
 
 
+def test_two_manifests_of_a_folder_that_list_an_image_for_one_split_are_refused(tmp_path: Path) -> None:
+    path = manifest(tmp_path, "path,label", "0.png,fear")
+    (path.parent / "newer.csv").write_text("path,label\n./0.png,anger\n")
+    refused(r"faces\.csv and newer\.csv both list 0\.png for no split", "affectnet", path.parent)
+    (path.parent / "newer.csv").write_text("path,label,split\n0.png,fear,test\n")
+    assert len(load_fer("affectnet", path.parent, drop_duplicates=False)) == 2
+
+
 def test_a_manifest_says_how_many_images_are_missing_and_shows_three(tmp_path: Path) -> None:
     path = manifest(tmp_path, "path,label", "0.png,fear", *(f"{c}.png,fear" for c in "abcd"))
     refused(

@@ -26,6 +26,10 @@ FIT = "teacher fit teacher_gameemo data.name=bandpower data.root=a.npz data.fold
         "no signals": ("teacher.kind=riemann", "teacher.kind=riemann reads signals, and bandpower is a file of band"),
         "unlabelled support": ("teacher.kind=ridge optim.consistency=0.5", "learns from rated trials alone"),
         "a pool": ("teacher.kind=riemann 'data.also=[{name: bandpower, root: b.npz}]'", "reads one set"),
+        "two BIDS sets under one set of keys": (
+            "data.name=bids data.root=a 'data.also=[{name: bids, root: b}]'",
+            "are of one BIDS data set, and several are named",
+        ),
         "a kind that isn't known": ("teacher.kind=svm", "topomap"),
     },
 )

@@ -83,6 +83,9 @@ def test_the_scores_of_a_teacher_in_other_folds_go_to_the_card(
     for run, words in ((ridges["both"], "are there already"), (ridges["subject"], "in folds by subject are there")):
         with pytest.raises(InputError, match=words):
             add_scores(grid, [run])
+    as_network = json.dumps({k: v for k, v in json.loads(grid.metadata["scores"]).items() if k != "kind"})
+    with pytest.raises(InputError, match="is a teacher of kind ridge, the grid's is topomap"):
+        add_scores(replace(grid, metadata={**grid.metadata, "scores": as_network}), [ridges["both"]])
     with pytest.raises(InputError, match="fitted on other recordings than the grid"):
         add_scores(replace(grid, metadata={**grid.metadata, "data_sha256": "ab"}), [ridges["both"]])
     with pytest.raises(InputError, match="a grid of one teacher run"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from huggingface_hub import hf_hub_download
+from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 
 from ngd_timm.core.errors import InputError, one_line
@@ -116,10 +117,20 @@ def _pieces(
     pieces = []
     for name, data in splits.items():
         shown = f"{root} {name}"
-        reader = TableReader(source, shown, f"{root} ({name})", partial(_of_any_column, names))
+        reader = TableReader(source, shown, f"{root} ({name})", partial(_of_any_column, names), _file_in_cache)
         stream = partial(_stream, data, reader) if streaming else None
         pieces.append(Piece(kind, Path(root), split_of(name), shown, partial(_read, data, reader), stream))
     return pieces
+
+
+def _file_in_cache(name: str) -> str:
+    """The path of an image that a row of somebody else's table names: of what was downloaded, and no other file."""
+    from datasets import config
+
+    caches = (config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH, constants.HF_HUB_CACHE)
+    if "://" in name or any(Path(os.path.normpath(name)).is_relative_to(os.path.normpath(cache)) for cache in caches):
+        return name
+    raise InputError(f"a row's image is '{name[:80]}', which is no downloaded file; the set must hold its images")
 
 
 def _read(data: Any, reader: TableReader) -> Rows:

@@ -61,7 +61,22 @@ def find_manifests(source: Source) -> list[Piece] | None:
     for path in files if manifests else ():
         if path not in manifests:
             log.warning("%s: %s has no path and label columns and is left out", root, path.name)
-    return [piece for path in manifests for piece in _Manifest(path, source).pieces()] or None
+    opened = [_Manifest(path, source) for path in manifests]
+    _refuse_shared(opened)
+    return [piece for manifest in opened for piece in manifest.pieces()] or None
+
+
+def _refuse_shared(manifests: Sequence[_Manifest]) -> None:
+    """Manifests that list an image in the same split, as two versions of one list do, would count it twice."""
+    listed_in: dict[tuple[tuple[str, str], str | None], Path] = {}
+    for manifest in manifests:
+        for image, split in zip(manifest.images, manifest.splits, strict=True):
+            before = listed_in.setdefault((image, split), manifest.path)
+            if before != manifest.path:
+                raise InputError(
+                    f"{before} and {manifest.path.name} both list {image[1]} for {split or 'no split'}; give one of "
+                    "them as the root, or take the other away"
+                )
 
 
 def _columns(names: Sequence[str]) -> tuple[str, str] | None:
@@ -88,6 +103,7 @@ class _Manifest:
             self.splits = named_splits(path, self.columns["split"])
         self.affect = {c: numbers(path, self.columns[c], c) for c in ("valence", "arousal") if c in self.columns}
         self.names, self.label = self._labels(source)
+        self.images = self._images()
         self.again = self._listed_again(self._meanings(source))
 
     def pieces(self) -> list[Piece]:
@@ -127,17 +143,24 @@ class _Manifest:
             values = names_of(ids, known, f"{self.path}: {column}")
         return index_names(values)
 
-    def _listed_again(self, meanings: Mapping[str, Callable[[int], object]]) -> np.ndarray:
-        """(N,) bool: rows whose image an earlier row of the same split lists; the two must agree about it."""
+    def _images(self) -> list[tuple[str, str]]:
+        """Each row's image, by its real folder and its name."""
         folders: dict[str, str] = {}
-        first: dict[tuple[str, str], int] = {}
-        seen: set[tuple[tuple[str, str], str | None]] = set()
-        again = np.zeros(len(self.label), dtype=bool)
-        for row, written in enumerate(self.columns[self.path_column]):
+        images = []
+        for written in self.columns[self.path_column]:
             folder, name = os.path.split(os.path.join(self.path.parent, written))
             if folder not in folders:
                 folders[folder] = os.path.realpath(folder)
-            image = folders[folder], name
+            images.append((folders[folder], name))
+        return images
+
+    def _listed_again(self, meanings: Mapping[str, Callable[[int], object]]) -> np.ndarray:
+        """(N,) bool: rows whose image an earlier row of the same split lists; the two must agree about it."""
+        first: dict[tuple[str, str], int] = {}
+        seen: set[tuple[tuple[str, str], str | None]] = set()
+        again = np.zeros(len(self.label), dtype=bool)
+        for row, image in enumerate(self.images):
+            written = self.columns[self.path_column][row]
             before = first.setdefault(image, row)
             for column, meaning in meanings.items() if before != row else ():
                 if meaning(before) != meaning(row):

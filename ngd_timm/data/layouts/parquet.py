@@ -19,7 +19,7 @@ from ngd_timm.data.class_map import CLASS_NAMES, names_in_card, read_class_names
 from ngd_timm.data.labels import split_of
 from ngd_timm.data.layouts.options import Source
 from ngd_timm.data.layouts.rows import Piece, Rows, files_below
-from ngd_timm.data.layouts.table import TableReader
+from ngd_timm.data.layouts.table import TableReader, file_below
 
 _STREAM_ROWS, _COPY_ROWS = 256, 1024
 # Bytes above which a file is copied to be mapped instead of being held in memory.
@@ -36,7 +36,7 @@ def find_parquet(source: Source) -> list[Piece] | None:
 
 
 def _piece(source: Source, path: Path, split: str | None, shown: str) -> Piece:
-    reader = TableReader(source, shown, str(path), partial(_names_beside, path), path.parent)
+    reader = TableReader(source, shown, str(path), partial(_names_beside, path), partial(file_below, path.parent))
     return Piece("parquet", path, split, shown, partial(_read, path, reader), partial(_stream, path, reader))
 
 

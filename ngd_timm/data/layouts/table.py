@@ -46,7 +46,7 @@ class TableReader:
     shown: str  # the piece, in messages about a row and in the column `source`
     where: str  # the piece, in messages about the table
     beside: Callable[[str], Mapping[int, str] | None]  # a column's names from what lies beside the table
-    folder: Path | None = None  # that paths of images are relative to
+    file: Callable[[str], str]  # where the image is that a row names instead of holding it
 
     def rows(self, table: pa.Table, start: int = 0) -> Rows:
         """The rows of a table, of which the first has the number `start`."""
@@ -99,7 +99,7 @@ class TableReader:
     def _images(self, column: pa.ChunkedArray, name: str, start: int) -> pa.ChunkedArray:
         kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
         if pa.types.is_struct(column.type) and "bytes" in (fields := [f.name for f in column.type]):
-            chunks = [_resolved(chunk, fields, self.folder) for chunk in column.chunks]
+            chunks = [_resolved(chunk, fields, self.file) for chunk in column.chunks]
         elif pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
             chunks = [image_array(c.cast(pa.binary()), pa.nulls(len(c), pa.string())) for c in column.chunks]
         else:
@@ -149,7 +149,11 @@ class TableReader:
         for c in VOTE_COLUMNS:
             if table[c].null_count or not (pa.types.is_integer(table[c].type) or pa.types.is_floating(table[c].type)):
                 raise InputError(f"{self.where}: vote column '{c}' must hold a whole number in every row")
-        return np.stack([table[c].to_numpy() for c in VOTE_COLUMNS], axis=1)
+        votes = np.stack([table[c].to_numpy() for c in VOTE_COLUMNS], axis=1)
+        if (part := (votes != np.floor(votes)).any(axis=0)).any():
+            name = VOTE_COLUMNS[int(part.argmax())]
+            raise InputError(f"{self.where}: vote column '{name}' holds shares; give the number of votes")
+        return votes
 
     def _labels(self, table: pa.Table, column: str, start: int) -> tuple[tuple[str, ...], np.ndarray]:
         """The names in a label column, and each row's (N,) place among them."""
@@ -219,20 +223,20 @@ def _are_numbers(names: Sequence[str]) -> bool:
     return bool(names) and all(name.isdecimal() and len(name) < 19 for name in names)  # as int64 holds
 
 
-def _resolved(chunk: pa.StructArray, fields: Sequence[str], folder: Path | None) -> pa.StructArray:
-    """Bytes as they are; where there are none, the path is taken relative to the table's folder."""
+def _resolved(chunk: pa.StructArray, fields: Sequence[str], file: Callable[[str], str]) -> pa.StructArray:
+    """Bytes as they are; where there are none, the path of the file."""
     # flatten, unlike field, takes the struct's own nulls along
     field = dict(zip(fields, chunk.flatten(), strict=True))
     data = field["bytes"].cast(pa.binary())
     path = field["path"].cast(pa.string()) if "path" in fields else pa.nulls(len(chunk), pa.string())
-    if data.null_count and folder is not None:
+    if data.null_count:
         missing = data.is_null().to_pylist()
         names = zip(path.to_pylist(), missing, strict=True)
-        path = pa.array([_below(folder, name) if gone and name else name for name, gone in names], pa.string())
+        path = pa.array([file(name) if gone and name else name for name, gone in names], pa.string())
     return image_array(data, path)
 
 
-def _below(folder: Path, name: str) -> str:
+def file_below(folder: Path, name: str) -> str:
     """The path of an image that a table names, which must lie in the table's folder."""
     if Path(os.path.normpath(folder / name)).is_relative_to(os.path.normpath(folder)):
         return str(folder / name)

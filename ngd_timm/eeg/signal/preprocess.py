@@ -236,12 +236,16 @@ def _filtered(recording: Recording, signal: np.ndarray, settings: TeacherData) -
     values -= values.mean(axis=1, keepdims=True)
     values = mne.filter.filter_data(values, sfreq, settings.highpass, settings.lowpass, copy=False, verbose="error")
     if settings.notch is not None:
-        # Past the low-pass there is nothing left to notch; MNE needs an edge of a hertz below half the rate.
-        top = min(settings.lowpass + max(0.25 * settings.lowpass, 2.0), sfreq / 2 - 1)
+        top = min(_passed(settings), sfreq / 2 - 1)  # MNE needs an edge of a hertz below half the rate
         lines = np.arange(settings.notch, top, settings.notch, dtype=float)
         if len(lines):
             values = mne.filter.notch_filter(values, sfreq, lines, copy=False, verbose="error")
     return values
+
+
+def _passed(settings: TeacherData) -> float:
+    """The frequency, Hz, past which the low-pass leaves nothing to notch."""
+    return settings.lowpass + max(0.25 * settings.lowpass, 2.0)
 
 
 def _welch(windows: np.ndarray, sfreq: float, limits: np.ndarray) -> np.ndarray:
@@ -284,7 +288,7 @@ def _have_z_scores(subject: np.ndarray, trial: np.ndarray, tally: _Tally) -> np.
 def _notes(settings: TeacherData, corrected: bool, tally: _Tally, subjects: int) -> dict[str, str]:
     total, read = sum(tally.windows.values()), len({subject for subject, _ in tally.windows})
     brief = f"; signals shorter than it, and less exact in the slowest band: {tally.brief}" if tally.brief else ""
-    notch = f", notch at {settings.notch} Hz" if settings.notch else ""
+    notch = f", notch at {settings.notch} Hz" if settings.notch and settings.notch < _passed(settings) else ""
     share = f"{tally.dropped} of {total} windows ({100 * tally.dropped / max(total, 1):.2f} %) dropped"
     uncorrected = "not corrected: the recordings have none" if settings.baseline else "not corrected"
     return {

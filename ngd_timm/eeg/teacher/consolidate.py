@@ -86,7 +86,8 @@ def add_scores(grid: PrototypeGrid, runs: Sequence[str | Path]) -> PrototypeGrid
     """The grid with the scores of teachers that were fitted on its recordings in other folds, for its card.
 
     Raises:
-        InputError: Not a grid of one teacher; a run of other recordings, or in folds that are scored already.
+        InputError: Not a grid of one teacher; a run of other recordings, of another kind of teacher, or in folds that
+            are scored already.
     """
     if "scores" not in grid.metadata:
         raise InputError("scores of other folds are added to a grid of one teacher run, and this one is not")
@@ -96,6 +97,9 @@ def add_scores(grid: PrototypeGrid, runs: Sequence[str | Path]) -> PrototypeGrid
         by, folds = teacher.recipe.data.folds_by, scores.setdefault("folds", {})
         if teacher.fingerprint.get("data_sha256") != grid.metadata.get("data_sha256"):
             raise InputError(f"{run} was fitted on other recordings than the grid; fit it on the same, by other folds")
+        kind, own = teacher.recipe.teacher.kind, scores.get("kind", "topomap")
+        if kind != own:
+            raise InputError(f"{run} is a teacher of kind {kind}, the grid's is {own}; fit one of that kind")
         if by == scores.get("folds_by", "subject") or "teacher" in folds.get(by, {}):
             raise InputError(f"{run}: scores of a teacher in folds by {by} are there already; name a run of others")
         folds.setdefault(by, {})["teacher"] = teacher.scores["teacher"]

@@ -101,7 +101,8 @@ def fit_teacher(recipe: TeacherRecipe, out: Path | None = None, command: Sequenc
             save_file(scalp_means(rated, z), folder / "cells.safetensors")
             fingerprint = {
                 **_fingerprint(recipe, rated, support, folder),
-                "data_sha256": everything.sha256,  # the same in other folds, which may hold out fewer windows
+                # of all windows, also unrated ones: the same in other folds, which may hold out fewer
+                "data_sha256": power.sha256,
                 "command": command,
             }
             write_json(folder / "fingerprint.json", fingerprint)
