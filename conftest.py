@@ -27,7 +27,7 @@ SHORT = [
     "student.backbone=test_resnet",
     "student.image_size=32",
 ]
-SHORT_TEACHER = ["optim.epochs=1", "data.folds=3", "optim.samples_per_trial=1"]
+SHORT_TEACHER = ["optim.epochs=1", "optim.samples_per_trial=1"]
 # pages that begin with runs that the page on recipes trains
 AFTER_TRAINING = {"evaluation.md", "hub.md", "predict.md"}
 

@@ -178,7 +178,8 @@ def evaluate(
         ),
     ] = None,
     temperature: Annotated[
-        float, typer.Option(help="Of the softmax, for the calibration error alone.", rich_help_panel=ADVANCED)
+        float,
+        typer.Option(help="Of the softmax, for the calibration error, valence and arousal.", rich_help_panel=ADVANCED),
     ] = 1.0,
     predictions: Annotated[
         bool,
@@ -351,7 +352,7 @@ def export(
         str | None,
         typer.Option(
             metavar="NAME=ROOT[:SPLIT]",
-            help="ONNX in int8, calibrated on 256 of these images; the others show what it costs.",
+            help="ONNX in int8, calibrated on 256 of these images; others, at most 5,000 in all, show what it costs.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,

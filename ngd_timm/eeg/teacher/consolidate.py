@@ -104,7 +104,7 @@ def add_scores(grid: PrototypeGrid, runs: Sequence[str | Path]) -> PrototypeGrid
             raise InputError(f"{run}: scores of a teacher in folds by {by} are there already; name a run of others")
         folds.setdefault(by, {})["teacher"] = teacher.scores["teacher"]
         fit = shown_command(public_fingerprint(teacher.fingerprint), _COMMAND)
-        commands = [*commands[:-1], fit, f"{commands[-1]} --scored runs/{by}"]
+        commands = [*commands[:-1], f"{fit} out=runs/{by}", f"{commands[-1]} --scored runs/{by}"]
     notes = {"scores": json.dumps(scores), "command": "\n".join(commands)}
     return replace(grid, metadata={**grid.metadata, **notes})
 
