@@ -6,7 +6,7 @@ says why in a comment above the block, `<!-- skip: next "needs the network" -->`
 
 from __future__ import annotations
 
-import contextlib
+import atexit
 import functools
 import os
 import shlex
@@ -38,7 +38,7 @@ def data() -> Path:
     from ngd_timm.data.synthetic.schematic import draw_face
     from ngd_timm.data.synthetic.tiny import write_tiny
 
-    folder = Path(tempfile.mkdtemp(prefix="ngd-docs-"))
+    folder = _kept_folder()
     layouts = {"ferplus": "ferplus-export", "RAF-DB": "rafdb-list", "CK+": "ckplus-sequences"}
     for name, layout in (layouts | {"AffectNet": "affectnet-lists"}).items():
         write_tiny(layout, folder / name, n=3)
@@ -46,6 +46,13 @@ def data() -> Path:
     for number, path in enumerate(("face.png", "faces/one.png", "faces/two.png")):
         draw_face("happiness", seed=number).save(folder / path)
     _draw_photographs(folder)
+    return folder
+
+
+def _kept_folder() -> Path:
+    """A folder that goes with this process."""
+    folder = Path(tempfile.mkdtemp(prefix="ngd-docs-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
@@ -69,11 +76,15 @@ def _draw_photographs(folder: Path) -> None:
 
 @functools.cache
 def data_and_runs() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="ngd-docs-"))
+    folder = _kept_folder()
     shutil.copytree(data(), folder, dirs_exist_ok=True)
-    with contextlib.chdir(folder):
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
         ngd("train b0_ce data.root=ferplus")
         ngd("train b3_full data.root=ferplus teacher=runs/b0_ce-0")
+    finally:
+        os.chdir(before)
     return folder
 
 
@@ -104,14 +115,18 @@ def note_page(document: Document) -> tuple[()]:
 def enter(namespace: dict[str, Any]) -> None:
     folder = Path(tempfile.mkdtemp(prefix="ngd-docs-"))
     shutil.copytree(data_and_runs() if namespace["page"] in AFTER_TRAINING else data(), folder, dirs_exist_ok=True)
-    namespace["folders"] = (Path.cwd(), folder)
+    namespace["before"], namespace["folder"] = (Path.cwd(), os.environ.get("XDG_CACHE_HOME")), folder
     os.chdir(folder)
+    os.environ["XDG_CACHE_HOME"] = str(folder / ".cache")  # the user's may hold band power of an earlier day
 
 
 def leave(namespace: dict[str, Any]) -> None:
-    before, folder = namespace["folders"]
-    os.chdir(before)
-    shutil.rmtree(folder)
+    place, cache = namespace["before"]
+    os.chdir(place)
+    os.environ.pop("XDG_CACHE_HOME")
+    if cache is not None:
+        os.environ["XDG_CACHE_HOME"] = cache
+    shutil.rmtree(namespace["folder"])
 
 
 pytest_collect_file = Sybil(

@@ -25,7 +25,7 @@ from ngd_timm.core.teacher_recipe import TeacherRecipe
 from ngd_timm.eeg.signal.bandpower import save_bandpower
 from ngd_timm.eeg.simulate.power import simulate_bandpower
 from ngd_timm.eeg.teacher.fit import fit_teacher
-from ngd_timm.evaluate.comparison import compare
+from ngd_timm.experiments.ablation import ablate
 from ngd_timm.experiments.results import score_ablation, write_results
 from ngd_timm.train.loop import train
 
@@ -38,8 +38,9 @@ SCORE, BUILD = (
     "evaluate run --data schematic=faces:train --predictions",
     "prototypes build teacher --out new.safetensors --card new.md",
 )
-ABLATE = "ablate b0_ce data.name=schematic data.root={} student.backbone=test_resnet student.image_size=32 "
-ABLATE += "data.workers=0 optim.epochs=2 optim.batch_size=16 optim.lr=1e-3 share_every=2 --seeds 1 --out ablation"
+KEYS = "data.name=schematic data.root={} student.backbone=test_resnet student.image_size=32 data.workers=0 "
+KEYS += "optim.epochs=2 optim.batch_size=16 optim.lr=1e-3 share_every=2"
+ABLATE, OF_ABLATION = f"ablate b0_ce {KEYS} --seeds 1 --out ablation", f"results ablation {SET} --out new.md"
 READ = {
     "run/metrics.json": (REPORT, RESULTS, PUSH, SCORE),
     "run/fingerprint.json": (REPORT, RESULTS, PUSH, "train --resume run"),
@@ -51,10 +52,10 @@ READ = {
     "teacher/fingerprint.json": ("report teacher", BUILD),
     "teacher/embeddings.safetensors": ("report teacher", BUILD),
     "teacher/cells.safetensors": ("report teacher",),
-    "ablation/ablation.json": ("report ablation", f"results ablation {SET} --out new.md"),
+    "ablation/ablation.json": ("report ablation", OF_ABLATION),
     "ablation/runs/b0_ce-0/fingerprint.json": (ABLATE,),
     "ablation/runs/b0_ce-0/metrics.json": (ABLATE,),
-    "page.json": (f"{RESULTS} --earlier page.json",),
+    "page.json": (f"{OF_ABLATION} --earlier page.json",),
 }
 """By file the commands that read it back."""
 
@@ -68,11 +69,9 @@ def home(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     rich = {"eval": {"schematic": f"{faces}:test"}, "best_on": ("schematic",), "grid": "gameemo-v2"}
     loss = {"kd": 0.0, "proto_kd": 0.1, "d_geo": 0.01}
     train(tiny_recipe(faces, home / "run", tracker="tensorboard", loss=loss, **rich), ["ngd", "train", "tiny"])
-    plain = home / "ablation/runs/b0_ce-0"
-    train(tiny_recipe(faces, plain).model_copy(update={"name": "b0_ce"}))
-    write_json(home / "ablation/ablation.json", compare({"b0_ce": [plain]}, [0], resamples=20))
+    ablate(["b0_ce", *KEYS.format(faces).split()], 1, home / "ablation")
     page = score_ablation(
-        [plain], [f"schematic={faces}:test"], ["majority"], [home / "run"], [home / "run"], resamples=20
+        [home / "ablation"], [f"schematic={faces}:test"], ["majority"], [home / "run"], [home / "run"], resamples=20
     )
     write_results(page, home / "page.md")
     save_bandpower(home / "eeg.npz", simulate_bandpower(9, 9, 2, effect=1.5, stimulus=1.0))
@@ -169,14 +168,24 @@ def problem(done: Any, home: Path, before: dict[str, str]) -> str | None:
     return None
 
 
-def try_all(ngd: Callable[..., Any], home: Path, count: int) -> tuple[int, list[str]]:
+def remove_written(home: Path) -> None:
+    for path in [*home.glob("new*"), *home.glob("*/report.html")]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def try_all(ngd: Callable[..., Any], home: Path, faces: Path, count: int) -> tuple[int, list[str]]:
     """How many alterations were tried, so many of each file and command, and what went wrong."""
     tried, wrong = 0, []
     for file, commands in READ.items():
         place, fingerprint = home / file, home / file.partition("/")[0] / "fingerprint.json"
         kept, cases = place.read_bytes(), altered(place)
         known = json.loads(fingerprint.read_text()) if place.name == "embeddings.safetensors" else None
-        for command in (c.format(home / "faces") for c in commands):
+        for command in (c.format(faces) for c in commands):
+            if known is not None:
+                write_json(fingerprint, known)
+            done = ngd(*command.split())
+            assert done.returncode == 0, f"{command}, with nothing altered: {done}"
+            remove_written(home)
             for what, content in random.Random(command + file).sample(cases, min(count, len(cases))):
                 place.write_bytes(content())
                 if known is not None:
@@ -189,8 +198,7 @@ def try_all(ngd: Callable[..., Any], home: Path, count: int) -> tuple[int, list[
                 tried += 1
                 wrong += [] if found is None else [f"{command}: {file}: {what}: {found}"]
                 place.write_bytes(kept)
-                for path in [*home.glob("new*"), *home.glob("*/report.html")]:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                remove_written(home)
         if known is not None:
             write_json(fingerprint, known)
     return tried, wrong
@@ -198,9 +206,9 @@ def try_all(ngd: Callable[..., Any], home: Path, count: int) -> tuple[int, list[
 
 @pytest.mark.parametrize("count", [1, pytest.param(60, marks=pytest.mark.long)])
 def test_a_value_altered_in_a_file_of_a_run_is_no_traceback_and_no_markup(
-    count: int, home: Path, ngd: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    count: int, home: Path, faces: Path, ngd: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(home)
-    tried, wrong = try_all(ngd, home, count)
+    tried, wrong = try_all(ngd, home, faces, count)
     print(f"{tried} tried, {tried - len(wrong)} held")
     assert wrong == []

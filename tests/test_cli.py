@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -110,6 +111,29 @@ def test_a_student_against_another_shows_the_paired_differences_of_their_scores(
     assert f"| student-ferplus-fast-v1 − student-ferplus-v1 | {shown.replace('-', '−')}" in table
 
 
+def test_copies_of_training_images_are_scored_where_the_option_says_so(tmp_path: Path, ngd: Callable[..., Any]) -> None:
+    from ngd_timm.data.synthetic.schematic import write_schematic
+
+    write_schematic(tmp_path, "pencil", n_train=16, n_valid=8, n_test=8, seed=0, image_size=32)
+    shutil.copy(tmp_path / "train.parquet", tmp_path / "test.parquet")
+    arguments = ("evaluate", "student-ferplus-fast-v1", "--data", f"schematic={tmp_path}:test")
+    assert "no image left of 16" in ngd(*arguments).stderr
+    assert "schematic:test (n = 16," in ngd(*arguments, "--keep-duplicates").stdout
+
+
+def test_simulated_ratings_are_shuffled_where_the_option_says_so(tmp_path: Path, ngd: Callable[..., Any]) -> None:
+    from ngd_timm.eeg.readers.gameemo import read_gameemo
+
+    rated = []
+    for name, options in (("as they are", []), ("again", []), ("shuffled", ["--shuffled"])):
+        command = ("teacher", "simulate", "gameemo", str(tmp_path / name), "--subjects", "2", "--seconds", "2")
+        assert ngd(*command, *options).returncode == 0
+        rated.append([r.valence_arousal for r in read_gameemo(tmp_path / name).read()])
+    assert rated[0] == rated[1] != rated[2]
+    for first in (0, 4):  # of each subject
+        assert sorted(rated[0][first : first + 4]) == sorted(rated[2][first : first + 4])
+
+
 def test_ablate_refuses_in_one_line_and_writes_nothing(tmp_path: Path, ngd: Callable[..., Any]) -> None:
     done = ngd("ablate", "b0_ce", "b1_kd", "optim.epoch=1", "--out", str(tmp_path / "out"))
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
@@ -125,17 +149,3 @@ def test_show_prints_the_packaged_grid_for_people_and_for_programs(tmp_path: Pat
     shown = json.loads(ngd("prototypes", "show", "gameemo-v2", "--json").stdout)
     assert shown["size"] == 5
     assert shown["sha256"] in done.stdout
-
-
-@pytest.mark.parametrize(
-    "command",
-    [[], ["demo"], ["train"], ["evaluate"], ["robustness"], ["ablate"], ["teacher", "fit"], ["prototypes", "build"]],
-)
-def test_every_command_has_help_with_an_example(command: list[str]) -> None:
-    from typer.testing import CliRunner
-
-    from ngd_timm.cli import app
-
-    result = CliRunner().invoke(app, [*command, "--help"])
-    assert result.exit_code == 0
-    assert not command or f"ngd {' '.join(command)}" in result.output

@@ -528,6 +528,7 @@ def test_a_killed_process_ends_the_other_with_one_line(faces: Path, tmp_path: Pa
         process.start()
     for process in both:
         process.join(240)  # both import everything anew
+        process.kill()
     assert [process.exitcode for process in both] == [1, -signal.SIGKILL]
     last = (tmp_path / "stderr-0").read_text().splitlines()
     assert last[-1].startswith("ngd: another process of this run has ended")

@@ -56,7 +56,8 @@ def test_an_example_trains_in_one_process_and_timm_opens_its_student(
         target=run_example, args=(name, str(few_faces), str(tmp_path), 1)
     )
     process.start()
-    process.join()
+    process.join(240)
+    process.kill()
     assert process.exitcode == 0
     assert "loaded" in torch.load(tmp_path / "0.pt", weights_only=True)
 

@@ -534,6 +534,18 @@ def test_an_image_that_is_given_stays_as_it_is(bundled: Predictor, astronaut: Im
         assert (turned.tobytes(), turned.size) == before
 
 
+def test_the_threshold_of_a_faces_score_is_the_option_and_must_be_a_share(
+    astronaut: Image.Image, tmp_path: Path, ngd: Callable[..., Any]
+) -> None:
+    pytest.importorskip("cv2")
+    astronaut.save(tmp_path / "photo.png")
+    command = ("predict", str(tmp_path / "photo.png"), "--json", "--threshold")
+    found = [len(json.loads(ngd(*command, share).stdout)[0]["faces"]) for share in ("0.6", "0.99")]
+    assert found == [1, 0]
+    with pytest.raises(InputError, match=r"threshold of a face's score must lie in \[0, 1\], got 2"):
+        FaceDetector(threshold=2)
+
+
 def test_an_unreadable_exif_block_and_frames_cut_short_cost_no_other_file_its_line(
     tmp_path: Path, ngd: Callable[..., Any]
 ) -> None:

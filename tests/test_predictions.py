@@ -171,6 +171,14 @@ def test_a_missing_or_damaged_file_is_refused(tmp_path: Path) -> None:
         read_predictions(tmp_path / "a.safetensors")
 
 
+def test_a_second_ctrl_c_interrupts_at_once() -> None:
+    with Interruption() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.number == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
 def test_a_set_with_ratings_is_scored_by_anchors_and_by_the_runs_grid(run: Path, tmp_path: Path) -> None:
     names = [CLASSES[i % 7] for i in range(24)]
     places = np.array([ANCHORS[name] for name in names])

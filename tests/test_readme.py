@@ -34,7 +34,8 @@ def test_the_commands_it_lists_are_those_of_the_command_line() -> None:
     listed = re.findall(r"^\| `ngd ((?:teacher|prototypes|data) \w+|[\w-]+)(.*)", listing, flags=re.M)
     assert {words for words, _ in listed} == set(commands(get_command(app)))
     for words, rest in listed:
-        shown = CliRunner().invoke(app, [*words.split(), "--help"]).output
+        shown = re.sub(r"\x1b\[[\d;]*m", "", CliRunner().invoke(app, [*words.split(), "--help"]).output)
+        assert f"Example: ngd {words}" in " ".join(shown.split())
         for option in re.findall(r"--[\w-]+", rest):
             assert option in shown, f"ngd {words} {option}"
 

@@ -102,7 +102,7 @@ def test_predictions_cut_short_are_refused(run: Path, refused: Any) -> None:
     {
         "a run that is not there": ("train --resume gone", "is not a run that can be continued"),
         "a run into a folder that holds something": (f"{TRAIN} out=full", "is not empty"),
-        "scores into a folder": (f"{SCORE} --out full", "full is a folder; give the name of a file"),
+        "scores into a folder": (f"{SCORE} --out full", "full can't be written (Is a directory)"),
         "a temperature of zero": ("evaluate student --data schematic=faces:test --temperature 0", "must be above 0"),
     },
 )

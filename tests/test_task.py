@@ -123,9 +123,9 @@ def test_a_compiled_task_gives_the_same_losses_and_gradients_in_one_graph() -> N
         results.append(result)
     for name in ("loss", "ce", "proto_kd", "d_geo", "output"):
         torch.testing.assert_close(results[0][name], results[1][name])
-    expected = grads(plain.get_eval_model())
-    assert expected
-    for name, g in grads(compiled.get_eval_model()).items():
+    expected, found = grads(plain.get_eval_model()), grads(compiled.get_eval_model())
+    assert found.keys() == expected.keys() != set()
+    for name, g in found.items():
         torch.testing.assert_close(g, expected[name], rtol=1e-4, atol=1e-6)
     assert set(compiled.get_checkpoint_state()["state_dict"]) == set(plain.get_checkpoint_state()["state_dict"])
 
@@ -217,8 +217,9 @@ def test_gradients_accumulated_over_two_halves_are_those_of_the_whole_batch() ->
     for part in (slice(0, 4), slice(4, 8)):
         with halves.no_sync():
             (halves(images[part], target[part])["loss"] / 2).backward()
-    expected = grads(whole)
-    for name, g in grads(halves).items():
+    expected, found = grads(whole), grads(halves)
+    assert found.keys() == expected.keys() != set()
+    for name, g in found.items():
         torch.testing.assert_close(g, expected[name], rtol=1e-4, atol=1e-6)
 
 

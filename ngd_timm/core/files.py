@@ -94,11 +94,10 @@ def atomic_files(folder: str | Path) -> Iterator[Path]:
 
 def check_place(path: str | Path) -> None:
     """Refuse a file that can't be written, before hours of work; nothing stays there."""
-    if Path(path).is_dir():
-        raise InputError(f"{path} is a folder; give the name of a file")
     above = next(folder for folder in Path(path).absolute().parents if folder.exists())
     with write_refusals(Path(path)), tempfile.TemporaryFile(dir=above):
-        pass
+        if os.path.isdir(path):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
 
 
 def require_new_folder(folder: Path, option: str) -> None:

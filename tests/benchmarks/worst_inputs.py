@@ -1,4 +1,4 @@
-"""The most memory that ngd takes on files made to take much, beside the same command on an ordinary one.
+"""The most memory that ngd takes on files made to take much, beside an ordinary face.
 
     python tests/benchmarks/worst_inputs.py
 
