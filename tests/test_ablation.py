@@ -356,7 +356,7 @@ def test_recipes_of_other_shares_of_the_labels_are_no_table(tmp_path: Path) -> N
 
 
 def test_a_warm_start_takes_no_unlabelled_images(tmp_path: Path) -> None:
-    words = ["b1_kd", "teacher=student-ferplus-v2", "data.root=faces", "data.unlabelled=[crops]"]
+    words = ["b1_kd", "teacher=student-ferplus-v1", "data.root=faces", "data.unlabelled=[crops]"]
     recipes, _ = _load(words, [])
     start = _warm_start(recipes, 0, tmp_path, 1)
     assert Recipe.model_validate(start.model_dump()).data.unlabelled == ()

@@ -80,11 +80,11 @@ def test_scores_at_another_prior_say_so_and_are_those_of_the_predictor(faces: Pa
     from ngd_timm import Predictor
     from ngd_timm.data import load_fer
 
-    arguments = ["evaluate", "student-ferplus-v2", "--data", f"schematic={faces}:test", "--prior"]
+    arguments = ["evaluate", "student-ferplus-v3", "--data", f"schematic={faces}:test", "--prior"]
     assert "labels: votes, without flip, uniform prior)" in ngd(*arguments, "uniform").stdout
     (entry,) = json.loads(ngd(*arguments, "uniform", "--json").stdout).values()
     dataset = load_fer("schematic", faces, "test")
-    predictions = Predictor("student-ferplus-v2")(dataset["image"])
+    predictions = Predictor("student-ferplus-v3")(dataset["image"])
     names = dataset.features["label"].names
     right = [p.label == names[label] for p, label in zip(predictions, dataset["label"], strict=True)]
     assert entry["prior"] == predictions[0].prior == "uniform"

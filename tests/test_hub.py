@@ -225,7 +225,7 @@ def test_one_command_publishes_every_packaged_grid_and_student_and_the_space_und
     space = hub.repos["spaces/lab/expressions"].files()
     assert {"app.py", "requirements.txt", "README.md", "examples/astronaut.jpg"} <= set(space)
     header = yaml.safe_load(space["README.md"].decode().split("---")[1])
-    assert (header["sdk"], header["app_file"], header["models"]) == ("gradio", "app.py", ["lab/student-ferplus-v2"])
+    assert (header["sdk"], header["app_file"], header["models"]) == ("gradio", "app.py", ["lab/student-ferplus-v3"])
     pulled, packaged = open_student("lab/student-ferplus-v1")[0], load_student("student-ferplus-v1")
     assert all(torch.equal(pulled.state_dict()[name], value) for name, value in packaged.state_dict().items())
 

@@ -1,6 +1,6 @@
 """Does a student's place on the grid know more of people's ratings than its class probabilities do?
 
-    ngd train student_small data.root=FERPLUS init=student-ferplus-v2 teacher=student-ferplus-v2 optim.epochs=3 \\
+    ngd train student_small data.root=FERPLUS init=student-ferplus-v3 teacher=student-ferplus-v3 optim.epochs=3 \\
       optim.lr=5e-4 loss.proto_share=.2 grid_center=true student.logit_adjustment=0 loss.d_geo=0 out=va
     ngd evaluate va --no-flip --predictions --data diffusionfer=DIFFUSIONFER
     python tests/benchmarks/ratings.py va DIFFUSIONFER
