@@ -270,8 +270,8 @@ def _write_metrics(
         logger.info(temperature_line(temperature, len(setup.calibration[0])))
     if recipe.eval:
         (out / "metrics.json").unlink(missing_ok=True)  # of a run that is finished again: its predictions are renewed
-        sets, options = _eval_specs(recipe), {"predictions": True, "device": recipe.device}
-        metrics |= evaluate(out, sets, between_batches=stop.check, **options)
+        sets = _eval_specs(recipe)
+        metrics |= evaluate(out, sets, predictions=True, device=recipe.device, between_batches=stop.check)
     stop.check()
     for name, entry in metrics.items():
         logger.info(summary_line(name, entry))
