@@ -115,18 +115,18 @@ def note_page(document: Document) -> tuple[()]:
 def enter(namespace: dict[str, Any]) -> None:
     folder = Path(tempfile.mkdtemp(prefix="ngd-docs-"))
     shutil.copytree(data_and_runs() if namespace["page"] in AFTER_TRAINING else data(), folder, dirs_exist_ok=True)
-    namespace["before"], namespace["folder"] = (Path.cwd(), os.environ.get("XDG_CACHE_HOME")), folder
+    namespace["_page"] = Path.cwd(), folder, os.environ.get("XDG_CACHE_HOME")
     os.chdir(folder)
     os.environ["XDG_CACHE_HOME"] = str(folder / ".cache")  # the user's may hold band power of an earlier day
 
 
 def leave(namespace: dict[str, Any]) -> None:
-    place, cache = namespace["before"]
+    place, folder, cache = namespace["_page"]
     os.chdir(place)
     os.environ.pop("XDG_CACHE_HOME")
     if cache is not None:
         os.environ["XDG_CACHE_HOME"] = cache
-    shutil.rmtree(namespace["folder"])
+    shutil.rmtree(folder)
 
 
 pytest_collect_file = Sybil(

@@ -55,7 +55,7 @@ def test_a_trained_runs_page_has_every_part_and_is_the_same_twice(run: Path) -> 
     html = write_report(run).read_text(encoding="utf-8")
     for words in ("F1 of each class", "Is it as sure as it is right?", "Which images look alike to it"):
         assert words in html
-    assert "places on the EEG grid" in html
+    assert "places on the grid" in html
     assert "This page holds faces" not in html
     assert "No predictions of single images" not in html
     assert write_report(run).read_text(encoding="utf-8") == html

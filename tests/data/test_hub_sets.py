@@ -125,7 +125,7 @@ def test_a_row_of_the_hub_may_not_name_a_file_of_this_machine(data_hub: HubServe
     table = pa.table({"image": [record], "label": ["happy"]})
     pq.write_table(table, file := tmp_path / "train.parquet")
     data_hub.put("user/faces", {"README.md": b"", "train.parquet": file.read_bytes()})
-    with pytest.raises(InputError, match=r"private\.png', which is no downloaded file"):
+    with pytest.raises(InputError, match=r"which is no downloaded file; the set must hold its images"):
         load_fer("fer2013", "user/faces")
 
 
