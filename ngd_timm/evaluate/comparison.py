@@ -48,12 +48,13 @@ _TWINS = (
 _OF_A_RUN = {"seed", "out", "init", "teacher", "kd_cache", "device"}  # keys in which seeds of a recipe may differ
 
 
-def refuse_other_recipes(name: str, recipes: Mapping[str, Recipe], remedy: str) -> None:
-    """Seeds of the recipe `name`, by run, differ in the seed, and in what lies where."""
-    first, *others = recipes
-    settings = {run: recipe.model_dump(exclude=_OF_A_RUN) for run, recipe in recipes.items()}
-    for run in others:
-        if changed := [key for key, value in settings[first].items() if settings[run][key] != value]:
+def refuse_other_recipes(name: str, runs: Sequence[tuple[str, Recipe]], remedy: str) -> None:
+    """Seeds of the recipe `name`, each with its run's name, differ in the seed, and in what lies where."""
+    (first, recipe), *others = runs
+    settings = recipe.model_dump(exclude=_OF_A_RUN)
+    for run, other in others:
+        own = other.model_dump(exclude=_OF_A_RUN)
+        if changed := [key for key, value in settings.items() if own[key] != value]:
             raise InputError(
                 f"{first} and {run} are both of the recipe {name}, but {', '.join(changed)} differs, so they are not "
                 f"its seeds; {remedy}"

@@ -212,7 +212,9 @@ def _of_runs(folders: Sequence[str | Path]) -> tuple[dict[str, Any], dict[str, l
     first, *others = seeds
     for name in (first, *others):
         refuse_other_recipes(
-            name, {run.folder.name: run.recipe for run in rows[name]}, "train one under another name=…, or leave it out"
+            name,
+            [(run.folder.name, run.recipe) for run in rows[name]],
+            "train one under another name=…, or leave it out",
         )
         if seeds[name] != seeds[first] or len({*seeds[name]}) < len(seeds[name]):
             raise InputError(

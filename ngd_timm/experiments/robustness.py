@@ -202,7 +202,7 @@ def _refuse_other_runs(name: str, students: Sequence[_Student]) -> None:
                 f"{student.shown} and {after.shown} are both seed {student.seed} of the recipe {name}; leave one out, "
                 "or give its student/ folder to have it count by itself"
             )
-    recipes = {s.shown: s.recipe for s in students if s.recipe is not None}
+    recipes = [(s.shown, s.recipe) for s in students if s.recipe is not None]
     refuse_other_recipes(name, recipes, "give the student/ folder of one to have it count by itself")
 
 
