@@ -112,9 +112,7 @@ def fetch(repository: HubId, needed: Sequence[str], optional: Sequence[str] = ()
                 path = hf_hub_download(repository.repo, name, revision=revision, library_name="ngd_timm", **options)
             except EntryNotFoundError as error:
                 offline = isinstance(error, FileNotFoundError)  # not in the cache, and no network
-                # the cache notes which files a commit lacks, as something that is no path
-                noted = try_to_load_from_cache(repository.repo, name, options.get("cache_dir"), revision)
-                if name in optional and (not offline or not isinstance(noted, str | None)):
+                if name in optional and (not offline or _known_absent(repository.repo, name, revision, options)):
                     continue
                 if offline:
                     raise
@@ -130,6 +128,11 @@ def fetch(repository: HubId, needed: Sequence[str], optional: Sequence[str] = ()
                 folder = file.parents[len(Path(name).parts) - 1]
                 revision = folder.name
     return Snapshot(HubId(repository.repo, revision), folder, tuple(files))
+
+
+def _known_absent(repo: str, name: str, revision: str | None, options: Mapping[str, Any]) -> bool:
+    """Whether the cache notes that a commit lacks a file, which it does by something that is no path."""
+    return not isinstance(try_to_load_from_cache(repo, name, options.get("cache_dir"), revision), str | None)
 
 
 def _content(repository: HubId, options: Mapping[str, Any]) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
@@ -260,7 +261,8 @@ def _load_pieces(
 ) -> tuple[Dataset, LoadReport]:
     parts = [Part(piece, read(piece), selection) for piece in pieces]
     if found.listed is not None:
-        _require_whole_list([read(piece) for piece in found.pieces], len(found.listed), root)
+        others = (read(piece) for piece in found.pieces if piece not in pieces)
+        _require_whole_list(chain((part.rows for part in parts), others), len(found.listed), root)
     if found.hold_out is not None and split in ("train", "valid"):
         masks = held_out([part.rows for part in parts], found.hold_out, selection.name)
         for part, held in zip(parts, masks, strict=True):
@@ -305,13 +307,17 @@ def choose(found: Found, split: str | None, root: str | Path) -> list[Piece]:
     return pieces
 
 
-def _require_whole_list(pieces: Sequence[Rows], listed: int, root: str | Path) -> None:
-    found = sum(int((~rows.dropped[NOT_LISTED]).sum()) for rows in pieces)
-    if found < listed:
-        raise InputError(
-            f"{root}: only {found} of the {listed} images on the list are in this data set; is it the list of "
-            "another copy? Its paths are relative to the data set's root"
-        )
+def _require_whole_list(pieces: Iterable[Rows], listed: int, root: str | Path) -> None:
+    """Refuse a set that lacks images of the list; no more pieces are read than it takes to find them."""
+    found = 0
+    for rows in pieces:
+        found += int((~rows.dropped[NOT_LISTED]).sum())
+        if found >= listed:
+            return
+    raise InputError(
+        f"{root}: only {found} of the {listed} images on the list are in this data set; is it the list of "
+        "another copy? Its paths are relative to the data set's root"
+    )
 
 
 def _drop_duplicates(
