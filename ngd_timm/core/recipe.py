@@ -104,6 +104,7 @@ class DataConfig(StrictModel):
     drop_duplicates: bool = True
     limit: PositiveInt | None = None
     label_fraction: Annotated[float, Field(gt=0, le=1)] | None = None  # of the training images, by class
+    epoch_repeats: PositiveInt = 1  # passes over the training images in an epoch
     unlabelled: tuple[str, ...] = ()  # roots of images for logit KD, whose labels are not read
     unlabelled_share: Annotated[float, Field(gt=0, le=4)] = 0.25  # so many a step beside optim.batch_size, as a share
     sampler: Literal["random", "class_aware"] = "random"
@@ -124,6 +125,8 @@ class DataConfig(StrictModel):
             raise ValueError(
                 "data.label_fraction is counted over the whole set, which data.streaming does not hold; leave one out"
             )
+        if self.streaming and self.epoch_repeats > 1:
+            raise ValueError("data.epoch_repeats is for small sets, which data.streaming is not for; leave one out")
         return self
 
     @field_validator("classes")

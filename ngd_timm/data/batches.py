@@ -175,6 +175,7 @@ class FaceBatches(Batches):
         augment: Augmentation for `train`; None means none.
         seed: The run's seed.
         sampler: For `train`: "random" or "class_aware", see `samplers.epoch_order`.
+        epoch_repeats: For `train`: how often an epoch goes through the data set, each time in an order of its own.
         in_memory: Force or forbid the in-memory path; None decides by size.
         workers: Processes of the per-image path; 0 makes its batches in this one.
         transform: What prepares an image where nothing is augmented, of the size, channels, mean and std given here;
@@ -211,6 +212,7 @@ class FaceBatches(Batches):
         augment: AugmentConfig | None = None,
         seed: int = 0,
         sampler: str = "random",
+        epoch_repeats: int = 1,
         in_memory: bool | None = None,
         workers: int = 0,
         transform: InputTransform | None = None,
@@ -222,6 +224,8 @@ class FaceBatches(Batches):
             raise choices("sampler", sampler, SAMPLERS)
         if workers < 0:
             raise InputError(f"workers must be at least 0, got {workers}")
+        if epoch_repeats < 1:
+            raise InputError(f"epoch_repeats must be at least 1, got {epoch_repeats}")
         augment, shared = (augment, part) if train else (None, (0, 1))
         super().__init__(
             dataset.features,
@@ -238,6 +242,7 @@ class FaceBatches(Batches):
             device,
         )
         self.dataset, self.train, self.sampler, self.workers, self.part = dataset, train, sampler, workers, part
+        self.epoch_repeats = epoch_repeats if train else 1
         self.labels = _column(dataset, "label").astype(np.int64)
         self._target = torch.from_numpy(targets(dataset))
         self._va: torch.Tensor | None = None
@@ -247,7 +252,7 @@ class FaceBatches(Batches):
         if not len(dataset):
             raise InputError("the data set is empty, there is nothing to make batches of")
         if train:
-            self._require_a_batch(len(dataset))
+            self._require_a_batch(len(dataset) * epoch_repeats)
         self._pixels = self._decode(in_memory)
         if self._pixels is not None and device != CPU:
             self._pixels, self.ahead = self._pixels.to(device), False
@@ -262,12 +267,13 @@ class FaceBatches(Batches):
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        n = len(self.dataset)
+        n = len(self.dataset) * self.epoch_repeats
         return n // self.batch_size if self.train else -(-n // self.batch_size)
 
     def _batches(self, epoch: int, start: int) -> Generator[Batch, None, None]:
         if self.train:
-            order = epoch_order(self.labels, self.sampler, self.seed, epoch)
+            passes = range(epoch * self.epoch_repeats, (epoch + 1) * self.epoch_repeats)
+            order = np.concatenate([epoch_order(self.labels, self.sampler, self.seed, number) for number in passes])
         else:
             order = np.arange(len(self.dataset))
         numbers = [i for i in range(start, len(self)) if self.train or i % self.part[1] == self.part[0]]

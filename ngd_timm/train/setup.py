@@ -260,7 +260,7 @@ def open_data(recipe: Recipe, model: DistillationWrapper, device: torch.device) 
         return TrainingData(stream, unlabelled, valid, stream.counts, stream.counts, reports)
     loaded = load_splits(*place, ["train", "valid"], **rows)
     (training, reports["train"]), (valid, reports["valid"]) = loaded["train"], loaded["valid"]
-    options |= {"sampler": data.sampler, "in_memory": data.in_memory, "workers": data.workers}
+    options |= data.model_dump(include={"sampler", "epoch_repeats", "in_memory", "workers"})
     batches = FaceBatches(training, train=True, part=(rank(), world_size()), **options)
     labels_drawn = drawn_counts(targets(training), batches.labels, data.sampler, len(data.classes))
     return TrainingData(batches, unlabelled, valid, class_counts(training), labels_drawn, reports)
@@ -404,7 +404,7 @@ def _logits_key(
         "unlabelled": data.unlabelled and [data.reports["unlabelled"].sha256, data.unlabelled.batch_size],
         "classes": recipe.data.classes,
         "augment": recipe.data.augment.model_dump(),
-        "sampler": recipe.data.sampler,
+        "sampler": [recipe.data.sampler, recipe.data.epoch_repeats],
         "seed": recipe.seed,
         "batch_size": recipe.optim.batch_size,
         "images": [batches.image_size, batches.in_chans, batches.mean, batches.std],
