@@ -16,7 +16,8 @@ from tiny_runs import tiny_recipe
 
 from ngd_timm.core.affect import CLASSES, anchors
 from ngd_timm.core.errors import InputError
-from ngd_timm.data import load_split
+from ngd_timm.core.recipe import AugmentConfig
+from ngd_timm.data import FaceBatches, load_split
 from ngd_timm.data.synthetic.schematic import draw_face
 from ngd_timm.data.unlabelled import load_unlabelled
 from ngd_timm.grid.prototypes import PrototypeGrid
@@ -115,6 +116,28 @@ def test_a_run_of_few_labels_trains_on_those_alone(faces: Path, tmp_path: Path) 
     report = setup.fingerprint["data"]["train"]
     assert report["kept"] == sum(report["counts"].values()) < 48 / 2
     assert len(setup.valid.dataset) == 16
+
+
+def test_an_epoch_of_several_passes_draws_every_image_as_often_each_time_in_another_order(faces: Path) -> None:
+    dataset, _ = load_split("schematic", faces, "train", limit=20)
+    options: dict[str, Any] = {"image_size": 32, "train": True, "augment": AugmentConfig()}
+    batches = FaceBatches(dataset, batch_size=12, epoch_repeats=3, **options)
+    batches.set_epoch(1)
+    drawn = list(batches)
+    assert len(drawn) == len(batches) == 5
+    rows = torch.cat([batch.index for batch in drawn]).tolist()
+    # passes 3, 4 and 5 of the run
+    single = FaceBatches(dataset, batch_size=20, **options)
+    for number in range(3):
+        single.set_epoch(3 + number)
+        (whole,) = single
+        assert rows[20 * number : 20 * (number + 1)] == whole.index.tolist()
+    assert not torch.equal(drawn[0].images, drawn[1].images)
+    # a set smaller than a batch does, where it is repeated
+    assert len(FaceBatches(dataset, batch_size=32, epoch_repeats=2, **options)) == 1
+    assert len(FaceBatches(dataset, image_size=32, batch_size=10, epoch_repeats=2)) == 2, "evaluation reads once"
+    with pytest.raises(InputError, match="epoch_repeats must be at least 1, got 0"):
+        FaceBatches(dataset, epoch_repeats=0, **options)
 
 
 @pytest.fixture

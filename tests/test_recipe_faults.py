@@ -34,6 +34,7 @@ from faults import FOLDER, RAMP, TRAIN, encoded, rows, write
         "no data": ("", "data.root is not set"),
         "a temperature without effect": ("loss.kd=.3 teacher=x loss.temperature=1", "has no effect on kd_mode=mse"),
         "few labels of a stream": ("data.label_fraction=.05 data.streaming=true", "which data.streaming does not hold"),
+        "a stream read twice": ("data.epoch_repeats=2 data.streaming=true", "data.epoch_repeats is for small sets"),
         "no label at all": ("data.label_fraction=0", "data.label_fraction: Input should be greater than 0"),
         "weights averaged twice": ("optim.ema=.99 optim.swa=.25", "both average the weights; leave one out"),
         "unlabelled images without a teacher": ("data.unlabelled=[faces]", "images for a teacher to label"),

@@ -74,9 +74,10 @@ def full(faces: Path, plain: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def levers(faces: Path, out: Path, teacher: Path, **changes: Any) -> Recipe:
-    """Weights averaged over the last epochs, images without labels, few labels, every augmentation."""
+    """Weights averaged over the last epochs, images without labels, few labels in two passes, every augmentation."""
     augment = {"gamma": 0.4, "stretch": 0.3, "blur": 0.02, "downscale": 0.5}
-    data = {"name": "schematic", "root": str(faces), "workers": 0, "label_fraction": 0.8, "augment": augment}
+    data = {"name": "schematic", "root": str(faces), "workers": 0, "label_fraction": 0.8, "epoch_repeats": 2}
+    data["augment"] = augment
     settings: dict[str, Any] = {
         "data": {**data, "unlabelled": [f"{faces}:test"], "unlabelled_share": 0.5},
         "optim": {"epochs": 4, "batch_size": 12, "lr": 1e-3, "swa": 0.75},
