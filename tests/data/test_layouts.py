@@ -146,6 +146,17 @@ def test_a_face_without_valence_and_arousal_has_none_and_trains_towards_its_clas
     assert va.isfinite().all(dim=1).sum() == 15  # ProtoKDLoss takes the class's place for the other
 
 
+def test_an_empty_valence_in_an_affectnet_list_is_none(tmp_path: Path) -> None:
+    root = write_tiny("affectnet-lists", tmp_path / "set")
+    (path,) = (path for path in root.rglob("valid*.csv"))
+    header, *lines = path.read_text().splitlines()
+    column, row = header.split(",").index("valence"), lines[0].split(",")
+    row[column] = ""
+    path.write_text("\n".join([header, ",".join(row), *lines[1:]]) + "\n")
+    dataset = load_fer("affectnet", root, "valid")
+    assert dataset["valence"][:].count(None) == dataset["arousal"][:].count(None) == 1
+
+
 @pytest.mark.parametrize("value", [np.array(4), np.array("4"), np.array([4.0]), np.array(4, dtype=np.int8)])
 def test_affectnet_annotations_may_be_text_or_numbers(tmp_path: Path, value: np.ndarray) -> None:
     root = write_tiny("affectnet-folders", tmp_path / "set")

@@ -118,6 +118,14 @@ def test_a_damaged_file_of_gameemo_is_named(tmp_path: Path) -> None:
         open_recordings("gameemo", str(tmp_path / "games"))
 
 
+def test_two_folders_of_one_subject_of_gameemo_are_refused(tmp_path: Path) -> None:
+    write_simulated("gameemo", tmp_path / "games", 1, 1, 1.0)
+    (folder,) = (tmp_path / "games").rglob("(S01)")
+    (folder.parent / "(S1)").mkdir()
+    with pytest.raises(InputError, match=r"\(S01\) and \(S1\) are the same subject; remove one"):
+        open_recordings("gameemo", str(tmp_path / "games"))
+
+
 @pytest.mark.parametrize(
     ("name", "example"),
     [

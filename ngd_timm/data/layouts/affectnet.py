@@ -118,7 +118,7 @@ def _rows(paths: Sequence[Path], root: Path, ids: Any, valence: Any, arousal: An
     label[label >= len(CLASSES)] = -1
     # a face without one of the two has no place in the plane
     places = np.array([valence, arousal], dtype=np.float64)
-    absent = (places == _MISSING).any(axis=0) | (label < 0)
+    absent = ((places == _MISSING) | np.isnan(places)).any(axis=0) | (label < 0)
     va = {
         name: affect_column([None if gone else v for v, gone in zip(values, absent, strict=True)], name, shown)
         for name, values in zip(("valence", "arousal"), places.tolist(), strict=True)

@@ -89,8 +89,12 @@ def write_gameemo(root: str | Path, recordings: Iterable[Recording]) -> None:
 
 def _subjects(root: Path) -> dict[int, Path]:
     root = root / _FOLDER if (root / _FOLDER).is_dir() else root
-    found = ((re.fullmatch(r"\(S(\d+)\)", path.name), path) for path in root.glob("(S*)") if path.is_dir())
-    return {int(name[1]): path for name, path in sorted(found, key=lambda pair: pair[1]) if name}
+    subjects: dict[int, Path] = {}
+    for path in sorted(path for path in root.glob("(S*)") if path.is_dir()):
+        name = re.fullmatch(r"\(S(\d+)\)", path.name)
+        if name and (other := subjects.setdefault(int(name[1]), path)) != path:
+            raise InputError(f"{root}: {other.name} and {path.name} are the same subject; remove one")
+    return subjects
 
 
 def _read_ratings(path: Path) -> dict[tuple[int, int], tuple[float, float]]:
