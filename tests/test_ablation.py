@@ -81,7 +81,7 @@ def test_rows_are_means_of_the_runs_scores_and_differences_are_paired_by_seed(wh
             for difference in on["differences"]:
                 a, b = scores[difference["a"]], scores[difference["b"]]
                 assert difference[protocol][metric]["per_seed"] == pytest.approx(np.subtract(a, b))
-    assert [(d["a"], d["b"]) for d in on["differences"]] == [("b0_ce", "b1_kd"), ("b3_share", "b1_kd")]
+    assert [(d["a"], d["b"]) for d in on["differences"]] == [("b1_kd", "b0_ce"), ("b3_share", "b1_kd")]
 
 
 def test_the_tables_name_every_recipe_difference_share_lambda_and_time(whole: Path) -> None:
@@ -94,10 +94,12 @@ def test_the_tables_name_every_recipe_difference_share_lambda_and_time(whole: Pa
     assert training["b3_share"]["share"]["proto_kd"] == pytest.approx(5, abs=2.5)
     assert f"{training['b3_share']['lambda_proto_kd']:.3g}" in markdown
     assert training["b0_ce"]["share"] == {"ce": 100, "kd": None, "proto_kd": None, "d_geo": None}
-    assert "| λ Proto-KD | epochs | minutes |" in markdown
+    assert "| λ Proto-KD | images | epochs | minutes |" in markdown
+    assert {row["images"] for row in training.values()} == {48}
+    assert "- few images: neutral 2, happiness 2," in markdown.replace("labels: majority, ", "")
     for line in latex.splitlines():
         if line.endswith(r"\\"):
-            assert line.count(" & ") in (3, 7)
+            assert line.count(" & ") in (3, 8)
     assert (whole / "ablation.png").read_bytes().startswith(b"\x89PNG")
     assert 'href="runs/b1_kd-1/report.html"' in (whole / "report.html").read_text(encoding="utf-8")
 
@@ -210,6 +212,27 @@ def test_finished_runs_give_their_table_again_without_training(
     ablate(["b0_ce", *settings(faces)], 1, tmp_path)
     assert found(tmp_path)["recipes"] == ["b0_ce"]
     assert not (tmp_path / "ablation.png").exists(), "one recipe has no differences"
+
+
+def test_a_table_of_more_seeds_stays_until_a_new_row_has_as_many(
+    whole: Path, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Path(shutil.copytree(whole, tmp_path / "ablation"))
+
+    def train_or_stop(recipe: Recipe, command: Any) -> Path:
+        if recipe.seed == 1:
+            raise Stopped(signal.SIGTERM, "stopped")
+        return train(recipe, command)
+
+    monkeypatch.setattr("ngd_timm.experiments.ablation.train", train_or_stop)
+    monkeypatch.setattr("ngd_timm.experiments.ablation.try_page", lambda *_: True)
+    with pytest.raises(Stopped):
+        ablate([*RECIPES, "c_va", *settings(faces)], 2, out)
+    assert (out / "ablation.json").read_bytes() == (whole / "ablation.json").read_bytes()
+    monkeypatch.undo()
+    monkeypatch.setattr("ngd_timm.experiments.ablation.try_page", lambda *_: True)
+    ablate([*RECIPES, "c_va", *settings(faces)], 2, out)
+    assert (found(out)["recipes"], found(out)["seeds"]) == ([*RECIPES, "c_va"], [0, 1])
 
 
 def test_another_setting_in_the_same_folder_is_refused_in_one_line(whole: Path, faces: Path) -> None:

@@ -13,6 +13,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.recipe import Recipe, load_recipe
+from ngd_timm.evaluate.comparison import difference_pairs
 from ngd_timm.evaluate.student import evaluate
 from ngd_timm.experiments.ablation import ablate
 from ngd_timm.experiments.results import (
@@ -380,3 +381,62 @@ def test_the_page_of_results_and_the_differences_in_readme_and_docs_follow_from_
                 found = differences[pair][metric]
                 low, high = (f"{bound:+.1f}".replace("-", "−") for bound in found["ci95"])
                 assert f"{found['mean']:+.2f}".replace("-", "−") + f" [{low}, {high}]" in text, (page, pair, metric)
+
+
+@pytest.mark.parametrize(
+    ("names", "pairs"),
+    [
+        # the reference first, and any other order
+        (["low_ce", "low_real", "low_random"], [("low_real", "low_ce"), ("low_random", "low_ce")]),
+        (["low_random", "low_real", "low_ce"], [("low_real", "low_random"), ("low_ce", "low_random")]),
+        (["low_real", "low_ce", "low_random"], [("low_real", "low_ce"), ("low_real", "low_random")]),
+    ],
+)
+def test_a_difference_that_answers_a_question_has_its_direction_in_any_order_of_the_rows(
+    names: list[str], pairs: list[tuple[str, str]]
+) -> None:
+    asked = {("low_real", "low_ce"), ("low_real", "low_random")}
+    found = difference_pairs(names)
+    assert found[:2] == pairs
+    assert asked <= set(found)
+    assert len({frozenset(pair) for pair in found}) == len(found)
+
+
+def test_few_labels_have_their_own_questions_and_no_table_of_the_paper(results: dict[str, Any]) -> None:
+    rows = ["low_ce", "low_real", "low_random", "low_both"]
+    found = results["sets"]["ferplus:valid, majority"]
+    difference = found["differences"][0]
+    low = {
+        **results,
+        "recipes": rows,
+        "teachers": {},
+        "training": {name: results["training"]["b0_ce"] | {"images": 1427, "epoch_repeats": 10} for name in rows},
+        "sets": {
+            "ferplus:valid, majority": {
+                **found,
+                "recipes": dict.fromkeys(rows, found["recipes"]["b0_ce"]),
+                "differences": [{**difference, "a": a, "b": b} for a, b in difference_pairs(rows)],
+            }
+        },
+    }
+    page = results_markdown(low)
+    first, second = (page.index(question) for question in ("Does a prior help", "Does real EEG add"))
+    assert "Does a prior help where labels are few? (ferplus:valid, majority, 8-way; paired" in page
+    for sentence in ("- Proto-KD (low_real", "- Proto-KD and D-Geo (low_both", "- D-Geo beside Proto-KD (low_both"):
+        assert first < page.index(sentence) < second
+    assert page.index("- the EEG grid against a random grid (low_real − low_random)") > second
+    for absent in ("What each term adds", "better off otherwise", "beside the paper"):
+        assert absent not in page
+    assert "| 1427 | 1 of 10 passes |" in page
+
+
+def test_a_set_that_is_missing_is_refused_before_the_others_are_scored(
+    ablation: Path, voted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("experiments.results", "evaluate.student"):
+        monkeypatch.setattr(f"ngd_timm.{module}.predict", lambda *_: pytest.fail("scored"))
+    specs = [f"ferplus={voted}:test", "ckplus=nowhere"]
+    with pytest.raises(InputError, match="no data set at nowhere"):
+        score_ablation([ablation], specs)
+    with pytest.raises(InputError, match="no data set at nowhere"):
+        evaluate(ablation / "runs" / "b0_ce-0", specs)

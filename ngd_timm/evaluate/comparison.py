@@ -9,40 +9,52 @@ from typing import Any
 import numpy as np
 
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.recipe import Recipe
+from ngd_timm.core.recipe import Recipe, load_recipe
 from ngd_timm.evaluate.metrics import mean_over_seeds, paired_difference
 from ngd_timm.evaluate.predictions import Predictions, prediction_file, read_predictions
 from ngd_timm.evaluate.run_log import read_rows
-from ngd_timm.evaluate.schema import read_entries
+from ngd_timm.evaluate.schema import read_entries, read_fingerprint
 from ngd_timm.losses import COMPONENTS
 
 RecipePredictions = Mapping[str, Sequence[tuple[str, Predictions]]]
 """By recipe, the name and predictions of each seed's run."""
 
-# recipes that differ in one thing (tau_paper and b2_share: in Proto-KD's setting as a whole, tau and fixed lambda)
-_TWINS = (
-    ("b1_kd", "b0_ce"),
-    ("b2_proto", "b1_kd"),
-    ("b3_full", "b2_proto"),
-    ("b3_full", "b1_kd"),
-    ("b2_share", "b1_kd"),
-    ("b3_share", "b2_share"),
-    ("b3_share", "b1_kd"),
-    ("b2_share", "c_random"),
-    ("b2_share", "c_shuffled"),
-    ("b2_share", "c_va"),
-    ("g3", "b2_share"),
-    ("g7", "b2_share"),
-    ("tau_paper", "b2_share"),
-    ("kd_kl", "b1_kd"),
-    ("d_geo_epoch0", "b3_full"),
-    ("d_geo_no_separation", "b3_full"),
-    ("low_real", "low_random"),
-    ("low_real", "low_shuffled"),
-    ("low_real", "low_va"),
-    ("low_both", "low_real"),
-    ("low_both", "low_geo"),
-)
+QUESTIONS: Mapping[str, Sequence[tuple[str, str, str]]] = {
+    "What each term adds": (
+        ("logit KD", "b1_kd", "b0_ce"),
+        ("Proto-KD", "b2_proto", "b1_kd"),
+        ("Proto-KD at its share", "b2_share", "b1_kd"),
+        ("D-Geo", "b3_full", "b2_proto"),
+        ("Proto-KD and D-Geo", "b3_full", "b1_kd"),
+        ("D-Geo, Proto-KD at its share", "b3_share", "b2_share"),
+        ("Proto-KD at its share and D-Geo", "b3_share", "b1_kd"),
+    ),
+    "Does a prior help where labels are few?": (
+        ("Proto-KD", "low_real", "low_ce"),
+        ("D-Geo", "low_geo", "low_ce"),
+        ("Proto-KD and D-Geo", "low_both", "low_ce"),
+        ("D-Geo beside Proto-KD", "low_both", "low_real"),
+        ("Proto-KD beside D-Geo", "low_both", "low_geo"),
+    ),
+    "Does real EEG add anything over its controls, at an equal share of the gradient?": (
+        ("the EEG grid against a random grid", "b2_share", "c_random"),
+        ("the EEG grid against a shuffled grid", "b2_share", "c_shuffled"),
+        ("the EEG grid against valence and arousal alone", "b2_share", "c_va"),
+        ("the EEG grid against a random grid", "low_real", "low_random"),
+        ("the EEG grid against a shuffled grid", "low_real", "low_shuffled"),
+        ("the EEG grid against valence and arousal alone", "low_real", "low_va"),
+    ),
+    "Would the terms be better off otherwise?": (
+        ("3x3 cells instead of 5x5", "g3", "b2_share"),
+        ("7x7 cells instead of 5x5", "g7", "b2_share"),
+        ("the paper's tau and lambda, as tau_paper has them", "tau_paper", "b2_share"),
+        ("logit KD by kl instead of mse", "kd_kl", "b1_kd"),
+        ("D-Geo from epoch 0", "d_geo_epoch0", "b3_full"),
+        ("D-Geo without separation", "d_geo_no_separation", "b3_full"),
+    ),
+}
+"""By question the differences that answer it: what is compared, recipe a minus recipe b."""
+_TWINS = [(a, b) for pairs in QUESTIONS.values() for _, a, b in pairs]
 
 
 _OF_A_RUN = {"seed", "out", "init", "teacher", "kd_cache", "device"}  # keys in which seeds of a recipe may differ
@@ -62,13 +74,14 @@ def refuse_other_recipes(name: str, runs: Sequence[tuple[str, Recipe]], remedy: 
 
 
 def difference_pairs(names: Sequence[str], swept: Mapping[str, Any] | None = None) -> list[tuple[str, str]]:
-    """The differences that a table shows: each recipe to the first, a sweep's rows to its first, and `_TWINS`."""
+    """The differences that a table shows: each recipe to the first, a sweep's rows to its first, and of `QUESTIONS`."""
     pairs = [(name, names[0]) for name in names[1:]]
+    pairs = [(b, a) if (b, a) in _TWINS else (a, b) for a, b in pairs]
     first: dict[str, str] = {}
     for row, sweep in (swept or {}).items():
         pair = (row, first.setdefault(sweep["recipe"], row))
         pairs += [pair] if row != pair[1] and pair not in pairs else []
-    pairs += [pair for pair in _TWINS if set(pair) <= set(names) and pair not in pairs and pair[::-1] not in pairs]
+    pairs += [pair for pair in _TWINS if set(pair) <= set(names) and pair not in pairs]
     return pairs
 
 
@@ -132,6 +145,7 @@ def compare_predictions(
         "n": len(reference.target),
         "classes": list(reference.classes),
         "present_classes": [reference.classes[c] for c in present],
+        "counts": {reference.classes[c]: int((reference.target == c).sum()) for c in present},
         "label_rule": reference.label_rule,
         "flip": reference.flip,
         "recipes": {name: mean_over_seeds(each, *shared, resamples=resamples) for name, each in logits.items()},
@@ -153,7 +167,7 @@ def _refuse_other_images(key: str, first: tuple[str, Predictions], other: tuple[
 
 
 def training_summary(folders: Sequence[Path]) -> dict[str, Any]:
-    """Of one recipe's runs: each term's share of the gradient, λ of Proto-KD, epochs, and minutes of a run."""
+    """Of one recipe's runs: each term's share of the gradient, λ of Proto-KD, images, epochs, and minutes of a run."""
     shares: dict[str, list[float]] = {term: [] for term in COMPONENTS}
     lambdas, seconds, epochs = [], [], 0
     for folder in folders:
@@ -166,6 +180,8 @@ def training_summary(folders: Sequence[Path]) -> dict[str, Any]:
     return {
         "share": {term: float(np.mean(values)) if values else None for term, values in shares.items()},
         "lambda_proto_kd": float(np.mean(lambdas)) if lambdas else None,
+        "images": read_fingerprint(folders[0] / "fingerprint.json").get("data", {}).get("train", {}).get("kept"),
+        "epoch_repeats": load_recipe(Recipe, folders[0] / "recipe.yaml").data.epoch_repeats,
         "epochs": epochs,
         "minutes": float(np.mean(seconds)) / 60,
     }

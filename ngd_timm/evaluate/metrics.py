@@ -409,6 +409,12 @@ def protocol_name(protocol: str, entry: Mapping[str, Any]) -> str:
     return f"{_width(entry)}-way" if protocol == "8way" else "present-only"
 
 
+def unit_of(found: Mapping[str, Any]) -> str:
+    """What the intervals of a set of `compare` are over: an "image", or all images of a "subject"."""
+    unit: str = next(iter(found["recipes"].values()))["bootstrap"]["unit"]
+    return unit
+
+
 def scoring_name(entry: Mapping[str, Any]) -> str:
     """How a result was scored: the label rule, whether logits are averaged with the mirror image's, the class prior."""
     return f"labels: {entry['label_rule']}, {'with' if entry['flip'] else 'without'} flip, {prior_of(entry)}"

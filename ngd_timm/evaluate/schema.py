@@ -45,8 +45,8 @@ _CHOICE = record({"metric": Literal["acc", "macro_f1", "bacc"], "valid": str, "s
 _SWEPT = by_key(record({"recipe": str, "values": dict[str, Any]}))
 _TABLE = {"recipes": listed(str, 1), "seeds": listed(Count, 1), "warm_start": bool, "runs": by_key(listed(Name))}
 _TABLE |= {
-    "sets": by_key(record(_SET, {"label_rule": str, "flip": bool}), Name, 1),
-    "training": by_key(record(_TRAINING)),
+    "sets": by_key(record(_SET, {"label_rule": str, "flip": bool, "counts": by_key(PositiveInt)}), Name, 1),
+    "training": by_key(record(_TRAINING, {"images": Count | None, "epoch_repeats": PositiveInt})),
 }
 _ABLATION = record(_TABLE, {"swept": _SWEPT, "choose": _CHOICE | None, "command": list[str] | None})
 

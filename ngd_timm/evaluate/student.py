@@ -91,6 +91,7 @@ def evaluate(
     keys = [key for *_, key in parsed]
     if len(set(keys)) != len(keys):
         raise InputError(f"the same data set twice: {', '.join(keys)}; evaluate them one by one")
+    check_specs(specs)
     if recipe and Path(source).name == "student_best" and {name for name, *_ in parsed} & set(recipe.best_on):
         logger.warning(f"{source}: {choice_note(recipe)}")
     if predictions:

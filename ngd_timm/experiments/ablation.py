@@ -16,7 +16,7 @@ from ngd_timm.core.recipe import LossConfig, Recipe, TeacherRun, load_recipe
 from ngd_timm.data import parse_spec
 from ngd_timm.evaluate.comparison import compare
 from ngd_timm.evaluate.metrics import METRICS
-from ngd_timm.evaluate.schema import read_fingerprint
+from ngd_timm.evaluate.schema import read_comparison, read_fingerprint
 from ngd_timm.experiments.sweep import read_sweeps, swept_rows
 from ngd_timm.models.student import student_files
 from ngd_timm.report import try_page, write_ablation_report
@@ -69,13 +69,14 @@ def ablate(
     for run in runs:
         _refuse_another_run(run)
     data = _trained_data(runs)
-    tables: list[Table] = []
+    compared, tables = _seeds_compared(out), list[Table]()
     drawn = True
     for number, run in enumerate(runs, 1):
         drawn &= _finish(run, command, f"[{number}/{len(runs)}] {run.name}, seed {run.seed}")
         _refuse_other_data(run, data)
-        if run is plan[run.seed][-1]:
-            done = range(base, run.seed + 1)
+        done = range(base, run.seed + 1)
+        # a table of more seeds stays until there is one of as many
+        if run is plan[run.seed][-1] and len(done) >= min(compared, seeds):
             folders = {name: [_folder(out, name, seed) for seed in done] for name in recipes}
             start = [] if warm_start is None else [_folder(out, WARM_START, seed) for seed in done]
             comparison = compare(folders, done, start, swept=swept)
@@ -85,6 +86,14 @@ def ablate(
     if not drawn:
         raise PageError(f"{out}: the runs, ablation.json, table.md and table.tex are finished; a page or figure is not")
     return tables
+
+
+def _seeds_compared(out: Path) -> int:
+    """How many seeds the table has that an earlier call left."""
+    try:
+        return len(read_comparison(out)["seeds"])
+    except InputError:  # there is none, or it is damaged: it is written anew
+        return 0
 
 
 def _load(arguments: Sequence[str], sweeps: Sequence[str]) -> tuple[dict[str, Recipe], dict[str, Any]]:

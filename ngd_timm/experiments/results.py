@@ -21,6 +21,7 @@ from ngd_timm.core.schema import Amount, Count, Name, by_key, listed, read_check
 from ngd_timm.data import load_split, parse_spec
 from ngd_timm.data.labels import LABEL_RULES
 from ngd_timm.evaluate.comparison import (
+    QUESTIONS,
     RecipePredictions,
     compare_predictions,
     difference_pairs,
@@ -39,7 +40,7 @@ from ngd_timm.evaluate.predictions import Predictions, predict
 from ngd_timm.evaluate.run import Run, read_run
 from ngd_timm.evaluate.run_log import with_bar
 from ngd_timm.evaluate.schema import KEPT_ENTRY, SCORES, read_comparison
-from ngd_timm.evaluate.student import face_batches
+from ngd_timm.evaluate.student import check_specs, face_batches
 from ngd_timm.grid.verdict import difference_verdict
 from ngd_timm.models.student import run_folder
 from ngd_timm.report.page import fill
@@ -70,36 +71,6 @@ _PLOTTED = "macro_f1"
 _GIVEN = "given"  # instead of a label rule, of sets that name one class an image
 # recipes that stand for a row of the paper under another name; that T is logit KD's is our reading
 _SAME_OBJECTIVE = {"tau_paper": "b2_proto", "b3_t1": PAPER_BEST}
-# by question the differences that answer it: what is compared, recipe a minus recipe b
-_QUESTIONS: Mapping[str, Sequence[tuple[str, str, str]]] = {
-    "": (
-        ("logit KD", "b1_kd", "b0_ce"),
-        ("Proto-KD", "b2_proto", "b1_kd"),
-        ("Proto-KD at its share", "b2_share", "b1_kd"),
-        ("D-Geo", "b3_full", "b2_proto"),
-        ("Proto-KD and D-Geo", "b3_full", "b1_kd"),
-        ("D-Geo, Proto-KD at its share", "b3_share", "b2_share"),
-        ("Proto-KD at its share and D-Geo", "b3_share", "b1_kd"),
-    ),
-    "Does real EEG add anything over its controls, at an equal share of the gradient?": (
-        ("the EEG grid against a random grid", "b2_share", "c_random"),
-        ("the EEG grid against a shuffled grid", "b2_share", "c_shuffled"),
-        ("the EEG grid against valence and arousal alone", "b2_share", "c_va"),
-    ),
-    "Does a prior help where labels are few?": (
-        ("Proto-KD", "low_real", "low_ce"),
-        ("D-Geo", "low_geo", "low_ce"),
-        ("Proto-KD and D-Geo", "low_both", "low_ce"),
-        ("the EEG grid against a random grid", "low_real", "low_random"),
-        ("the EEG grid against a shuffled grid", "low_real", "low_shuffled"),
-        ("the EEG grid against valence and arousal alone", "low_real", "low_va"),
-    ),
-    "Would Proto-KD be better off otherwise?": (
-        ("3x3 cells instead of 5x5", "g3", "b2_share"),
-        ("7x7 cells instead of 5x5", "g7", "b2_share"),
-        ("the paper's tau and lambda, as tau_paper has them", "tau_paper", "b2_share"),
-    ),
-}
 
 
 _NOTES = {"command": str, "epochs": Count, "minutes": Amount}
@@ -167,6 +138,7 @@ def score_ablation(
         chosen = {name: f"{name}{_BEST}{_choice(runs[0].recipe)}" for name, runs in rows.items()}
         pairs += [(chosen[name], name) for name in rows]
         rows = {row: at for name, runs in rows.items() for row, at in ((name, runs), (chosen[name], _at_best(runs)))}
+    teachers = teacher_terms(run.recipe for runs in rows.values() for run in runs)
     sets, data = {}, {}
     for name, answers in _predictions({**rows, **others}, specs, label_rules, kept):
         data[name] = next(iter(answers.values()))[0][1].data_sha256
@@ -177,7 +149,7 @@ def score_ablation(
     return {
         "kind": _KIND,
         **{key: comparison[key] for key in _KEPT},
-        "teachers": teacher_terms(run.recipe for runs in rows.values() for run in runs),
+        "teachers": teachers,
         "sets": sets,
         "beside": {**beside_notes, **kept.beside},
         "tried": {**kept.tried, **tried_notes},
@@ -347,18 +319,20 @@ def results_markdown(results: Mapping[str, Any], plot: str | None = None) -> str
 
 
 def _summary(name: str, results: Mapping[str, Any]) -> dict[str, Any]:
-    """What each term adds, whether EEG does, and whether other settings of Proto-KD do, by rule, on one set."""
+    """What the differences on one set say to each question, over the classes that it has."""
     found = results["sets"][name]
-    differences = {(d["a"], d["b"]): d["8way"] for d in found["differences"]}
+    protocol = shown_protocols(found)[-1]
+    differences = {(d["a"], d["b"]): d[protocol] for d in found["differences"]}
     verdicts = {
         question: [
             difference_verdict(f"{what} ({a} − {b})", differences[a, b], METRIC_TITLES)
             for what, a, b in pairs
             if (a, b) in differences
         ]
-        for question, pairs in _QUESTIONS.items()
+        for question, pairs in QUESTIONS.items()
     }
-    return {"set": name, "protocol": protocol_name("8way", found), "verdicts": verdicts}
+    answered = {question: sentences for question, sentences in verdicts.items() if sentences}
+    return {"set": name, "protocol": protocol_name(protocol, found), "verdicts": answered}
 
 
 def _overview(results: Mapping[str, Any]) -> Table:
@@ -387,10 +361,13 @@ def _tables(name: str, results: Mapping[str, Any]) -> list[Table]:
     found = results["sets"][name]
     *tables, _ = ablation_tables({**results, "sets": {name: found}})
     key = name.partition(",")[0]
+    of_paper = {recipe for paper in PAPER.values() for recipe in paper}
     papers = [
         _paper_table(paper, found, protocol)
         for (where, protocol), paper in PAPER.items()
-        if where in (key, key.partition(":")[0]) and tuple(found["classes"]) == CLASSES
+        if where in (key, key.partition(":")[0])
+        and tuple(found["classes"]) == CLASSES
+        and not of_paper.isdisjoint(map(_objective, found["recipes"]))
     ]
     return [*papers, *tables, *([_beside_table(found["beside"])] if found["beside"] else [])]
 
@@ -407,6 +384,7 @@ def _predictions(
         raise InputError(f"the same data set or label rule twice: {', '.join([*keys, *rules])}; give each once")
     if not specs or not rules:
         raise InputError("nothing to score on; give --data name=root[:split] and at least one --label-rule")
+    check_specs(specs)
     for key in (key for key in keys if f"{key}, {_GIVEN}" not in earlier.page.get("sets", ())):
         for rule in rules:
             earlier.refuse_others(f"{key}, {rule}")
@@ -490,11 +468,17 @@ def _run_notes(run: Run) -> dict[str, Any]:
     }
 
 
+def _objective(row: str) -> str:
+    """The row of the paper that a recipe's row stands for, else the recipe's name."""
+    recipe = row.partition(_BEST)[0]
+    return _SAME_OBJECTIVE.get(recipe, recipe)
+
+
 def _paper_table(
     paper: Mapping[str, tuple[float, float, float | None]], found: Mapping[str, Any], protocol: str
 ) -> Table:
     """The paper's scores beside those of the recipes with its objectives, and its rows that no recipe here has."""
-    objective = {row: (base := row.partition(_BEST)[0], _SAME_OBJECTIVE.get(base, base))[1] for row in found["recipes"]}
+    objective = {row: _objective(row) for row in found["recipes"]}
     ours = [(row, paper[name]) for row, name in objective.items() if name in paper]
     alone = [(name, scores) for name, scores in paper.items() if name not in objective.values()]
     rows = []

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ngd_timm.evaluate.metrics import METRIC_TITLES, METRICS, protocol_name, shown_protocols
+from ngd_timm.evaluate.metrics import METRIC_TITLES, METRICS, protocol_name, shown_protocols, unit_of
 from ngd_timm.evaluate.run_log import read_rows
 from ngd_timm.evaluate.schema import read_comparison
 from ngd_timm.grid.verdict import difference_verdict
@@ -41,7 +41,7 @@ def _context(comparison: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     *tables, training = ablation_tables(comparison)
     schematic = [key for key in comparison["sets"] if key.partition(":")[0] == "schematic"]
     return {
-        "title": f"Ablation of {len(recipes)} recipes, {len(seeds)} seed{'s' * (len(seeds) > 1)}",
+        "title": f"Ablation: {len(recipes)} recipe{'s'[: len(recipes) > 1]}, {len(seeds)} seed{'s'[: len(seeds) > 1]}",
         "simulated": [f"the faces of {', '.join(schematic)} are drawn by a program"] if schematic else [],
         "recipes": recipes,
         "seeds": seeds,
@@ -73,7 +73,7 @@ def _comparison(name: str, key: str, found: Mapping[str, Any], protocol: str) ->
         alt = f"{key}, {shown}, {METRIC_TITLES[metric]}: {'; '.join(parts)} points."
         plots[metric] = plot_differences(name + metric, alt, differences, protocol, metric)
     verdicts = [difference_verdict(p, d[protocol], METRIC_TITLES) for p, d in zip(pairs, differences, strict=True)]
-    return {"set": key, "protocol": shown, "plots": plots, "verdicts": verdicts}
+    return {"set": key, "protocol": shown, "unit": unit_of(found), "plots": plots, "verdicts": verdicts}
 
 
 def _figures(comparison: Mapping[str, Any], folder: Path) -> list[dict[str, str]]:

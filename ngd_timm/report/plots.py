@@ -1,4 +1,4 @@
-"""The plots of all pages, and the two PNGs.
+"""The plots of all pages, and those written as files.
 
 A `plot_*` function takes `name`, the prefix of its element ids, unique on a page, and `alt`, the text for those who
 can't see the plot. It returns an `<svg>` element, the same bytes for the same input.
@@ -15,7 +15,7 @@ import numpy as np
 
 from ngd_timm.core.affect import anchors
 from ngd_timm.core.plots import ACCENT, INK, PAGE, RULE, STYLES, png_figure, to_svg
-from ngd_timm.evaluate.metrics import METRIC_NAMES, METRIC_TITLES, METRICS, protocol_name, shown_protocols
+from ngd_timm.evaluate.metrics import METRIC_NAMES, METRIC_TITLES, METRICS, protocol_name, shown_protocols, unit_of
 from ngd_timm.grid.prototypes import PrototypeGrid
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ def write_difference_plot(comparison: Mapping[str, Any], path: str | Path) -> No
                 _draw_differences(axis, found["differences"], protocol, metric)
                 axis.set_title(f"{key}, {protocol_name(protocol, found)}: {METRIC_NAMES[metric]}", fontsize=9)
                 axis.set_xlabel("difference, points")
-        figure.suptitle(_legend_of_intervals(comparison["seeds"]), fontsize=10)
+        figure.suptitle(_legend_of_intervals(comparison["seeds"], comparison["sets"]), fontsize=10)
 
 
 def write_forest_plot(sets: Mapping[str, Any], metric: str, seeds: Sequence[int], path: str | Path) -> None:
@@ -213,7 +213,7 @@ def write_forest_plot(sets: Mapping[str, Any], metric: str, seeds: Sequence[int]
         for axis in axes[len(sets) :]:
             axis.set_visible(False)
         figure.supxlabel(f"difference in {METRIC_TITLES[metric]}, points", fontsize=9)
-        figure.suptitle(_legend_of_intervals(seeds).replace("; ", "\n"), fontsize=9)
+        figure.suptitle(_legend_of_intervals(seeds, sets).replace("; ", "\n"), fontsize=9)
 
 
 def write_sensitivity_plot(comparison: Mapping[str, Any], path: str | Path) -> None:
@@ -231,7 +231,7 @@ def write_sensitivity_plot(comparison: Mapping[str, Any], path: str | Path) -> N
             for axis, metric in zip(row, METRICS, strict=True):
                 _draw_sensitivity(axis, comparison, swept, key, protocol, metric)
                 axis.set_title(f"{key}, {protocol_name(protocol, comparison['sets'][key])}", fontsize=9, pad=22)
-        figure.suptitle(_legend_of_intervals(comparison["seeds"]), fontsize=10)
+        figure.suptitle(_legend_of_intervals(comparison["seeds"], comparison["sets"]), fontsize=10)
 
 
 def plot_recipe_shares(name: str, alt: str, shares: Mapping[str, Mapping[str, float]], terms: Mapping[str, str]) -> str:
@@ -395,9 +395,11 @@ def plot_scalps(
     return svg.replace("image-rendering:crisp-edges;image-rendering:pixelated", "")
 
 
-def _legend_of_intervals(seeds: Sequence[int]) -> str:
+def _legend_of_intervals(seeds: Sequence[int], sets: Mapping[str, Any]) -> str:
+    units = {unit_of(found) for found in sets.values()}
+    over = "images (subjects where they are known)" if len(units) > 1 else f"{units.pop()}s"
     over_seeds = "; thin line: 95 % over seeds, ticks: single seeds" * (len(seeds) > 1)
-    return f"dot: mean over seeds, thick line: 95 % over images{over_seeds}"
+    return f"dot: mean over seeds, thick line: 95 % over {over}{over_seeds}"
 
 
 def _draw_differences(axes: Axes, differences: Sequence[Mapping[str, Any]], protocol: str, metric: str) -> None:

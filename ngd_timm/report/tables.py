@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from ngd_timm.core.errors import printable
 from ngd_timm.core.paths import markdown_line
-from ngd_timm.evaluate.metrics import METRIC_NAMES, METRICS, protocol_name, scoring_name, shown_protocols
+from ngd_timm.evaluate.metrics import METRIC_NAMES, METRICS, protocol_name, scoring_name, shown_protocols, unit_of
 
+_FEW = 30  # images of a class below which a table names it
 FORMATS = ("text", "markdown", "latex", "json")
 _LATEX = str.maketrans(
     {
@@ -102,11 +104,14 @@ def ablation_tables(comparison: Mapping[str, Any]) -> list[Table]:
     names = tuple(METRIC_NAMES[m] for m in METRICS)
     tables = []
     for key, found in comparison["sets"].items():
-        unit = next(iter(found["recipes"].values()))["bootstrap"]["unit"]
+        unit = unit_of(found)
         for protocol in shown_protocols(found):
             where = f"{key}, {protocol_name(protocol, found)}, n = {found['n']}"
             rows = [(name, *_means(mean[protocol])) for name, mean in found["recipes"].items()]
             notes = [f"{_scoring(found)}mean over seeds [95 % over {unit}s] ± std between seeds"]
+            counts = sorted(found.get("counts", {}).items(), key=itemgetter(1))
+            if rare := [f"{name} {n}" for name, n in counts if n < _FEW]:
+                notes.append(f"few images: {', '.join(rare)}, on which macro-F1 and bACC hang as much as on the rest")
             if comparison["warm_start"]:
                 notes.append("every recipe starts from the same seed's warm_start, cross-entropy alone")
             tables.append(Table(f"{where}: percent, {run}", ("recipe", *names), tuple(rows), tuple(notes)))
@@ -211,13 +216,17 @@ def _differences(found: Mapping[str, Any], metrics: Sequence[str] = METRICS) -> 
 
 def _training_table(training: Mapping[str, Any]) -> Table:
     terms = {"ce": "CE %", "kd": "KD %", "proto_kd": "Proto-KD %", "d_geo": "D-Geo %"}
+    counted = any("images" in found for found in training.values())  # not in older pages
     rows = []
     for name, found in training.items():
         shares = ["" if found["share"][t] is None else f"{found['share'][t]:.2f}" for t in terms]
         weight = found["lambda_proto_kd"]
-        cells = (*shares, "" if weight is None else f"{weight:.3g}", str(found["epochs"]), f"{found['minutes']:.2f}")
+        repeats = found.get("epoch_repeats", 1)
+        epochs = str(found["epochs"]) if repeats == 1 else f"{found['epochs']} of {repeats} passes"
+        images = [str(found.get("images") or "")] * counted
+        cells = (*shares, "" if weight is None else f"{weight:.3g}", *images, epochs, f"{found['minutes']:.2f}")
         rows.append((name, *cells))
-    header = ("recipe", *terms.values(), "λ Proto-KD", "epochs", "minutes")
+    header = ("recipe", *terms.values(), "λ Proto-KD", *["images"] * counted, "epochs", "minutes")
     note = "shares of the gradient at the backbone's features, means over epochs and seeds; minutes of one run"
     return Table("training", header, tuple(rows), (note,))
 
