@@ -8,6 +8,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,9 +29,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-# the groups of options in --help
-INPUT, OUTPUT, TRAINING, HUB, ADVANCED = "Input", "Output", "Training", "Hub", "Advanced"
-GRID, SIMULATION = "Grid", "Simulation"
+# an option, in its group in --help
+INPUT, OUTPUT, TRAINING, HUB, ADVANCED, GRID, SIMULATION = (
+    partial(typer.Option, rich_help_panel=group)
+    for group in ("Input", "Output", "Training", "Hub", "Advanced", "Grid", "Simulation")
+)
 
 teacher_app = typer.Typer(help="The EEG teacher.", no_args_is_help=True)
 prototypes_app = typer.Typer(help="The prototype grid.", no_args_is_help=True)
@@ -41,43 +44,22 @@ app.add_typer(prototypes_app, name="prototypes", rich_help_panel="From EEG to a 
 
 StudentSource = Annotated[str, typer.Argument(help="A run directory, a student folder, or user/repo on the Hub.")]
 DataSets = Annotated[
-    list[str],
-    typer.Option(
-        "--data", metavar="NAME=ROOT[:SPLIT]", help="Without :SPLIT all rows; repeatable.", rich_help_panel=INPUT
-    ),
+    list[str], INPUT("--data", metavar="NAME=ROOT[:SPLIT]", help="Without :SPLIT all rows; repeatable.")
 ]
-LabelRule = Annotated[
-    str | None, typer.Option(help="majority, argmax or votes; default: as the run.", rich_help_panel=INPUT)
-]
-Flip = Annotated[
-    bool | None, typer.Option("--flip/--no-flip", help="Average with the mirror image.", rich_help_panel=ADVANCED)
-]
-KeepDuplicates = Annotated[
-    bool, typer.Option("--keep-duplicates", help="Keep duplicates of training images.", rich_help_panel=INPUT)
-]
+LabelRule = Annotated[str | None, INPUT(help="majority, argmax or votes; default: as the run.")]
+Flip = Annotated[bool | None, ADVANCED("--flip/--no-flip", help="Average with the mirror image.")]
+KeepDuplicates = Annotated[bool, INPUT("--keep-duplicates", help="Keep duplicates of training images.")]
 RecipeName = Annotated[str | None, typer.Argument(help="The name of a bundled recipe, or a YAML file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the recipe to change.")]
 RepoId = Annotated[str, typer.Argument(metavar="USER/REPO", help="The repository on the Hub; made if it is missing.")]
-Private = Annotated[
-    bool | None, typer.Option("--private/--public", help="Of a repository that is made now.", rich_help_panel=HUB)
-]
-Branch = Annotated[
-    str | None, typer.Option("--revision", help="A branch, made if it is missing; default: main.", rich_help_panel=HUB)
-]
-Message = Annotated[str | None, typer.Option("--message", help="Title of the commit.", rich_help_panel=HUB)]
-CreatePr = Annotated[
-    bool, typer.Option("--create-pr", help="Open a pull request instead of committing.", rich_help_panel=HUB)
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list what would go up.", rich_help_panel=OUTPUT)]
-Folder = Annotated[
-    Path | None,
-    typer.Option(help="Write what would go up into this new folder, and push nothing.", rich_help_panel=OUTPUT),
-]
-Grey = Annotated[
-    bool,
-    typer.Option("--grey", help="Leave a grey student its one channel; else it takes RGB.", rich_help_panel=OUTPUT),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.", rich_help_panel=OUTPUT)]
+Private = Annotated[bool | None, HUB("--private/--public", help="Of a repository that is made now.")]
+Branch = Annotated[str | None, HUB("--revision", help="A branch, made if it is missing; default: main.")]
+Message = Annotated[str | None, HUB("--message", help="Title of the commit.")]
+CreatePr = Annotated[bool, HUB("--create-pr", help="Open a pull request instead of committing.")]
+DryRun = Annotated[bool, OUTPUT("--dry-run", help="Only list what would go up.")]
+Folder = Annotated[Path | None, OUTPUT(help="Write what would go up into this new folder, and push nothing.")]
+Grey = Annotated[bool, OUTPUT("--grey", help="Leave a grey student its one channel; else it takes RGB.")]
+AsJson = Annotated[bool, OUTPUT("--json", help="Print JSON for a program to read.")]
 
 
 def _say(what: object) -> None:
@@ -108,8 +90,8 @@ def _options(
 
 @app.command(epilog="Example: ngd demo --out ngd_demo", rich_help_panel="Start")
 def demo(
-    out: Annotated[Path, typer.Option(help="A new or empty folder.", rich_help_panel=OUTPUT)] = Path("ngd_demo"),
-    seed: Annotated[int, typer.Option(min=0, help="Of everything random.", rich_help_panel=ADVANCED)] = 0,
+    out: Annotated[Path, OUTPUT(help="A new or empty folder.")] = Path("ngd_demo"),
+    seed: Annotated[int, ADVANCED(min=0, help="Of everything random.")] = 0,
 ) -> None:
     """Run the whole flow on simulated EEG and drawn faces: minutes on two cores, no data, no network."""
     from ngd_timm.experiments.demo import run_demo
@@ -124,9 +106,7 @@ def demo(
 def train(
     recipe: RecipeName = None,
     overrides: Overrides = None,
-    resume: Annotated[
-        Path | None, typer.Option(help="A run directory to continue instead.", rich_help_panel=TRAINING)
-    ] = None,
+    resume: Annotated[Path | None, TRAINING(help="A run directory to continue instead.")] = None,
 ) -> None:
     """Train a student by a recipe into a run directory."""
     from ngd_timm.core.distributed import is_first, leave
@@ -155,41 +135,23 @@ def train(
 def evaluate(
     student: StudentSource,
     data: DataSets,
-    out: Annotated[
-        Path | None, typer.Option(help="Write the metrics here, in metrics.json's form.", rich_help_panel=OUTPUT)
-    ] = None,
+    out: Annotated[Path | None, OUTPUT(help="Write the metrics here, in metrics.json's form.")] = None,
     label_rule: LabelRule = None,
     flip: Flip = None,
     keep_duplicates: KeepDuplicates = False,
     prior: Annotated[
-        str,
-        typer.Option(
-            metavar="training|uniform|CLASS=P,...",
-            help="Class prior of the predictions.",
-            rich_help_panel=ADVANCED,
-        ),
+        str, ADVANCED(metavar="training|uniform|CLASS=P,...", help="Class prior of the predictions.")
     ] = "training",
     against: Annotated[
-        str | None,
-        typer.Option(
-            metavar="STUDENT",
-            help="Another one, scored alike: adds the paired differences to it.",
-            rich_help_panel=INPUT,
-        ),
+        str | None, INPUT(metavar="STUDENT", help="Another one, scored alike: adds the paired differences to it.")
     ] = None,
     temperature: Annotated[
-        float,
-        typer.Option(help="Of the softmax, for the calibration error, valence and arousal.", rich_help_panel=ADVANCED),
+        float, ADVANCED(help="Of the softmax, for the calibration error, valence and arousal.")
     ] = 1.0,
     predictions: Annotated[
-        bool,
-        typer.Option(
-            "--predictions", help="Keep logits and embeddings in the run's predictions/.", rich_help_panel=OUTPUT
-        ),
+        bool, OUTPUT("--predictions", help="Keep logits and embeddings in the run's predictions/.")
     ] = False,
-    form: Annotated[
-        str, typer.Option("--format", help="text, markdown, latex or json.", rich_help_panel=OUTPUT)
-    ] = "text",
+    form: Annotated[str, OUTPUT("--format", help="text, markdown, latex or json.")] = "text",
     as_json: AsJson = False,
 ) -> None:
     """Score a student on any number of data sets, 8-way and present-only, with 95 % intervals."""
@@ -238,27 +200,14 @@ def robustness(
             help="As in ngd evaluate; runs of one recipe are its seeds, and the first recipe is the reference.",
         ),
     ],
-    data: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME=ROOT[:SPLIT]", help="The images to corrupt; without :SPLIT all rows.", rich_help_panel=INPUT
-        ),
-    ],
-    out: Annotated[
-        Path, typer.Option(help="robustness.json, table.md and robustness.png go here.", rich_help_panel=OUTPUT)
-    ],
-    severities: Annotated[
-        str, typer.Option(metavar="1,2,...", help="Which of 1 to 5, with commas.", rich_help_panel=INPUT)
-    ] = "1,2,3,4,5",
+    data: Annotated[str, INPUT(metavar="NAME=ROOT[:SPLIT]", help="The images to corrupt; without :SPLIT all rows.")],
+    out: Annotated[Path, OUTPUT(help="robustness.json, table.md and robustness.png go here.")],
+    severities: Annotated[str, INPUT(metavar="1,2,...", help="Which of 1 to 5, with commas.")] = "1,2,3,4,5",
     label_rule: LabelRule = None,
     flip: Flip = None,
-    amp: Annotated[
-        str, typer.Option(help="Precision: off (float32), bf16, fp16 or auto.", rich_help_panel=ADVANCED)
-    ] = "off",
+    amp: Annotated[str, ADVANCED(help="Precision: off (float32), bf16, fp16 or auto.")] = "off",
     keep_duplicates: KeepDuplicates = False,
-    seed: Annotated[
-        int, typer.Option(min=0, help="Of the corruptions and of the bootstrap.", rich_help_panel=ADVANCED)
-    ] = 0,
+    seed: Annotated[int, ADVANCED(min=0, help="Of the corruptions and of the bootstrap.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Score students under fifteen common corruptions of the same images, with paired differences."""
@@ -294,31 +243,22 @@ def ablate(
             help="Recipes, the first is the reference; keys to change in all of them, or in one: RECIPE:KEY=VALUE.",
         ),
     ],
-    out: Annotated[
-        Path,
-        typer.Option(help="Runs, ablation.json, table.md, table.tex and ablation.png go here.", rich_help_panel=OUTPUT),
-    ],
-    seeds: Annotated[
-        int, typer.Option(min=1, help="How many, each trained by every recipe.", rich_help_panel=TRAINING)
-    ] = 3,
-    warm_start: Annotated[
-        int | None, typer.Option(min=1, help="Epochs of cross-entropy that all start from.", rich_help_panel=TRAINING)
-    ] = None,
+    out: Annotated[Path, OUTPUT(help="Runs, ablation.json, table.md, table.tex and ablation.png go here.")],
+    seeds: Annotated[int, TRAINING(min=1, help="How many, each trained by every recipe.")] = 3,
+    warm_start: Annotated[int | None, TRAINING(min=1, help="Epochs of cross-entropy that all start from.")] = None,
     sweeps: Annotated[
         list[str] | None,
-        typer.Option(
+        TRAINING(
             "--set",
             metavar="[RECIPE:]KEY=VALUE,VALUE...",
             help="A row for each value, and for each combination of several --set; repeatable.",
-            rich_help_panel=TRAINING,
         ),
     ] = None,
     choose: Annotated[
         str | None,
-        typer.Option(
+        OUTPUT(
             metavar="METRIC=SET,SET...",
             help="Also print the row with the best mean METRIC (acc, macro_f1, bacc) over sets of eval, present-only.",
-            rich_help_panel=OUTPUT,
         ),
     ] = None,
     as_json: AsJson = False,
@@ -336,24 +276,15 @@ def ablate(
 )
 def export(
     student: StudentSource,
-    out: Annotated[
-        Path,
-        typer.Option(help="The file to write; for timm and transformersjs a new folder.", rich_help_panel=OUTPUT),
-    ],
-    form: Annotated[
-        str,
-        typer.Option("--format", help="timm, onnx, pt2 (torch.export) or transformersjs.", rich_help_panel=OUTPUT),
-    ] = "timm",
+    out: Annotated[Path, OUTPUT(help="The file to write; for timm and transformersjs a new folder.")],
+    form: Annotated[str, OUTPUT("--format", help="timm, onnx, pt2 (torch.export) or transformersjs.")] = "timm",
     grey: Grey = False,
-    input_name: Annotated[
-        str | None, typer.Option(help="Of an ONNX file's input; default: images.", rich_help_panel=OUTPUT)
-    ] = None,
+    input_name: Annotated[str | None, OUTPUT(help="Of an ONNX file's input; default: images.")] = None,
     quantize: Annotated[
         str | None,
-        typer.Option(
+        OUTPUT(
             metavar="NAME=ROOT[:SPLIT]",
             help="ONNX in int8, calibrated on 256 of these images; others, at most 5,000 in all, show what it costs.",
-            rich_help_panel=OUTPUT,
         ),
     ] = None,
 ) -> None:
@@ -370,23 +301,18 @@ def export(
 )
 def import_checkpoint(
     file: Annotated[Path, typer.Argument(help="What torch.save wrote; nothing but tensors is unpickled.")],
-    backbone: Annotated[str, typer.Option(help="The timm name of what it holds.", rich_help_panel=INPUT)],
-    out: Annotated[Path, typer.Option(help="A new folder for the student.", rich_help_panel=OUTPUT)],
+    backbone: Annotated[str, INPUT(help="The timm name of what it holds.")],
+    out: Annotated[Path, OUTPUT(help="A new folder for the student.")],
     classes: Annotated[
         str | None,
-        typer.Option(
-            metavar="A,B,...|JSON",
-            help="The order of its logits: names, or a class map; default: FER+'s.",
-            rich_help_panel=INPUT,
-        ),
+        INPUT(metavar="A,B,...|JSON", help="The order of its logits: names, or a class map; default: FER+'s."),
     ] = None,
-    size: Annotated[int, typer.Option(min=16, max=1024, help="Of its images, px.", rich_help_panel=INPUT)] = 224,
-    channels: Annotated[int, typer.Option(help="Of its images, 1 or 3.", rich_help_panel=INPUT)] = 3,
+    size: Annotated[int, INPUT(min=16, max=1024, help="Of its images, px.")] = 224,
+    channels: Annotated[int, INPUT(help="Of its images, 1 or 3.")] = 3,
     mean: Annotated[
-        list[float] | None,
-        typer.Option(help="Of pixels in [0, 1], once or once a channel; default: timm's.", rich_help_panel=INPUT),
+        list[float] | None, INPUT(help="Of pixels in [0, 1], once or once a channel; default: timm's.")
     ] = None,
-    std: Annotated[list[float] | None, typer.Option(help="As --mean.", rich_help_panel=INPUT)] = None,
+    std: Annotated[list[float] | None, INPUT(help="As --mean.")] = None,
 ) -> None:
     """Write a student from somebody else's checkpoint, and print what was found and assumed."""
     from ngd_timm.data.class_map import logit_classes
@@ -412,48 +338,27 @@ def predict(
             "photographs, folders of them, or one video.",
         ),
     ],
-    crops: Annotated[
-        bool,
-        typer.Option("--crops", help="Each image is cropped to one face.", rich_help_panel=INPUT),
-    ] = False,
-    small_faces: Annotated[
-        bool,
-        typer.Option("--small-faces", help="Look at every image at full size too.", rich_help_panel=INPUT),
-    ] = False,
+    crops: Annotated[bool, INPUT("--crops", help="Each image is cropped to one face.")] = False,
+    small_faces: Annotated[bool, INPUT("--small-faces", help="Look at every image at full size too.")] = False,
     prior: Annotated[
         str | None,
-        typer.Option(
+        INPUT(
             metavar="training|uniform|CLASS=P,...",
             help="Class prior of the predictions; default: uniform where the student records its training prior.",
-            rich_help_panel=INPUT,
         ),
     ] = None,
     views: Annotated[
-        int,
-        typer.Option(
-            help="2 averages with the mirror image, 6 also over three crops of a found face.", rich_help_panel=ADVANCED
-        ),
+        int, ADVANCED(help="2 averages with the mirror image, 6 also over three crops of a found face.")
     ] = 1,
-    threshold: Annotated[float, typer.Option(min=0, max=1, help="Of a face's score.", rich_help_panel=ADVANCED)] = 0.6,
+    threshold: Annotated[float, ADVANCED(min=0, max=1, help="Of a face's score.")] = 0.6,
     annotate: Annotated[
-        Path | None,
-        typer.Option(
-            help="A new folder for the images with their predictions; of a video the MP4 file.", rich_help_panel=OUTPUT
-        ),
+        Path | None, OUTPUT(help="A new folder for the images with their predictions; of a video the MP4 file.")
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Of a video: a new folder for faces.csv and its plot.", rich_help_panel=OUTPUT)
-    ] = None,
-    fps: Annotated[
-        float, typer.Option(help="Of a video: frames a second that are looked at.", rich_help_panel=INPUT)
-    ] = 5.0,
-    as_csv: Annotated[
-        bool, typer.Option("--csv", help="Print CSV, a row for each face.", rich_help_panel=OUTPUT)
-    ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=ADVANCED)] = "auto",
-    max_megapixels: Annotated[
-        float, typer.Option(help="Open images of up to so many megapixels, beyond 100.", rich_help_panel=ADVANCED)
-    ] = 100,
+    out: Annotated[Path | None, OUTPUT(help="Of a video: a new folder for faces.csv and its plot.")] = None,
+    fps: Annotated[float, INPUT(help="Of a video: frames a second that are looked at.")] = 5.0,
+    as_csv: Annotated[bool, OUTPUT("--csv", help="Print CSV, a row for each face.")] = False,
+    device: Annotated[str, ADVANCED(help="auto, cpu or cuda.")] = "auto",
+    max_megapixels: Annotated[float, ADVANCED(help="Open images of up to so many megapixels, beyond 100.")] = 100,
     as_json: AsJson = False,
 ) -> None:
     """Find the faces in photographs and predict the expression of each."""
@@ -489,17 +394,13 @@ def predict(
 def push(
     run: Annotated[Path, typer.Argument(help="A finished run directory.")],
     repo: RepoId,
-    metrics: Annotated[
-        list[Path] | None, typer.Option(help="More for the card, from ngd evaluate --out.", rich_help_panel=INPUT)
-    ] = None,
+    metrics: Annotated[list[Path] | None, INPUT(help="More for the card, from ngd evaluate --out.")] = None,
     private: Private = None,
     revision: Branch = None,
     message: Message = None,
     create_pr: CreatePr = False,
     grey: Grey = False,
-    onnx: Annotated[
-        bool, typer.Option("--onnx", help="Also publish USER/REPO-ONNX, for transformers.js.", rich_help_panel=HUB)
-    ] = False,
+    onnx: Annotated[bool, HUB("--onnx", help="Also publish USER/REPO-ONNX, for transformers.js.")] = False,
     dry_run: DryRun = False,
     folder: Folder = None,
 ) -> None:
@@ -518,9 +419,7 @@ def push(
 
 @app.command(epilog="Example: ngd publish --dry-run", rich_help_panel="Publish and deploy")
 def publish(
-    namespace: Annotated[
-        str | None, typer.Option(help="Whose repositories; default: pyproject.toml's Hub.", rich_help_panel=HUB)
-    ] = None,
+    namespace: Annotated[str | None, HUB(help="Whose repositories; default: pyproject.toml's Hub.")] = None,
     private: Private = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -575,28 +474,16 @@ def results(
         typer.Argument(metavar="ABLATION|RUN...", help="The folder that ngd ablate filled, or finished runs."),
     ],
     data: DataSets,
-    out: Annotated[
-        Path, typer.Option(help="The page, Markdown; its scores go beside it as .json.", rich_help_panel=OUTPUT)
-    ],
-    label_rule: Annotated[
-        list[str] | None, typer.Option(help="Repeatable; default: majority and argmax.", rich_help_panel=INPUT)
-    ] = None,
-    beside: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="RUN", help="A run beside the table; repeatable.", rich_help_panel=INPUT),
-    ] = None,
+    out: Annotated[Path, OUTPUT(help="The page, Markdown; its scores go beside it as .json.")],
+    label_rule: Annotated[list[str] | None, INPUT(help="Repeatable; default: majority and argmax.")] = None,
+    beside: Annotated[list[Path] | None, INPUT(metavar="RUN", help="A run beside the table; repeatable.")] = None,
     tried: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="RUN", help="A run that settings were chosen by; repeatable.", rich_help_panel=INPUT),
+        list[Path] | None, INPUT(metavar="RUN", help="A run that settings were chosen by; repeatable.")
     ] = None,
     earlier: Annotated[
-        Path | None,
-        typer.Option(metavar="JSON", help="Of an earlier page: keeps its --beside and --tried.", rich_help_panel=INPUT),
+        Path | None, INPUT(metavar="JSON", help="Of an earlier page: keeps its --beside and --tried.")
     ] = None,
-    best: Annotated[
-        bool,
-        typer.Option("--best", help="Beside the last epoch, the one that validation chose.", rich_help_panel=INPUT),
-    ] = False,
+    best: Annotated[bool, INPUT("--best", help="Beside the last epoch, the one that validation chose.")] = False,
 ) -> None:
     """Score runs on any data sets by any label rules, and write a page: beside the paper, with what each term adds."""
     from ngd_timm.experiments.results import check_out, score_ablation, write_results
@@ -611,9 +498,7 @@ def results(
 @app.command(epilog="Example: ngd report runs/b3_full-0 --mistakes 12", rich_help_panel="Train and score")
 def report(
     folder: Annotated[Path, typer.Argument(help="A finished run directory, a teacher's, or an ablation's.")],
-    mistakes: Annotated[
-        int, typer.Option(min=0, help="Show the faces of so many wrong predictions.", rich_help_panel=OUTPUT)
-    ] = 0,
+    mistakes: Annotated[int, OUTPUT(min=0, help="Show the faces of so many wrong predictions.")] = 0,
 ) -> None:
     """Write report.html again, from the files that are there."""
     from ngd_timm.report import write_page
@@ -626,9 +511,9 @@ def report(
 )
 def data_subset(
     data: Annotated[str, typer.Argument(metavar="NAME=ROOT[:SPLIT]", help="Without :SPLIT every split.")],
-    per_class: Annotated[int, typer.Option(min=1, help="Images of each class in each split.", rich_help_panel=INPUT)],
-    out: Annotated[Path, typer.Option(help="The list; its sha256 goes beside it.", rich_help_panel=OUTPUT)],
-    seed: Annotated[int, typer.Option(min=0, help="Hashed with each file's name.", rich_help_panel=INPUT)] = 0,
+    per_class: Annotated[int, INPUT(min=1, help="Images of each class in each split.")],
+    out: Annotated[Path, OUTPUT(help="The list; its sha256 goes beside it.")],
+    seed: Annotated[int, INPUT(min=0, help="Hashed with each file's name.")] = 0,
 ) -> None:
     """Draw a part of a data set by hashes of file names, and write it as a list for NAME=ROOT,list=FILE."""
     from ngd_timm.data import parse_spec, write_subset
@@ -658,26 +543,14 @@ def teacher_fit(
 def teacher_simulate(
     layout: Annotated[str, typer.Argument(help="Whose: dreamer, mahnob, deap, gameemo, faced, dens, ds002721.")],
     out: Annotated[Path, typer.Argument(help="The file (dreamer) or folder to write; it must not exist.")],
-    subjects: Annotated[int, typer.Option(min=1, help="How many.", rich_help_panel=SIMULATION)] = 16,
-    trials: Annotated[
-        int | None,
-        typer.Option(min=1, help="Per subject; default: as in the real data set.", rich_help_panel=SIMULATION),
-    ] = None,
-    seconds: Annotated[
-        float | None,
-        typer.Option(min=1, help="Per trial; default: 60, FACED 30, ds002721 12.", rich_help_panel=SIMULATION),
-    ] = None,
-    effect: Annotated[
-        float,
-        typer.Option(min=0, help="Of valence and arousal on alpha and beta; 0: none.", rich_help_panel=SIMULATION),
-    ] = 1.0,
+    subjects: Annotated[int, SIMULATION(min=1, help="How many.")] = 16,
+    trials: Annotated[int | None, SIMULATION(min=1, help="Per subject; default: as in the real data set.")] = None,
+    seconds: Annotated[float | None, SIMULATION(min=1, help="Per trial; default: 60, FACED 30, ds002721 12.")] = None,
+    effect: Annotated[float, SIMULATION(min=0, help="Of valence and arousal on alpha and beta; 0: none.")] = 1.0,
     shuffled: Annotated[
-        bool,
-        typer.Option(
-            "--shuffled", help="Permute each subject's ratings: nothing left to find.", rich_help_panel=SIMULATION
-        ),
+        bool, SIMULATION("--shuffled", help="Permute each subject's ratings: nothing left to find.")
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of everything random.", rich_help_panel=ADVANCED)] = 0,
+    seed: Annotated[int, ADVANCED(min=0, help="Of everything random.")] = 0,
 ) -> None:
     """Write simulated EEG in a data set's layout, to try the flow before the data come."""
     from ngd_timm.eeg.simulate.sets import write_simulated
@@ -695,23 +568,18 @@ def prototypes_build(
             help="A teacher run; several, of different recordings, are pooled. Or one CSV of embeddings.",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The grid's file.", rich_help_panel=OUTPUT)],
-    size: Annotated[int, typer.Option(min=2, max=15, help="Cells a side.", rich_help_panel=GRID)] = 5,
-    min_subjects: Annotated[
-        int, typer.Option(min=1, help="Cells of fewer subjects count as empty.", rich_help_panel=GRID)
-    ] = 1,
-    center: Annotated[bool, typer.Option("--center", help="Subtract the grand mean.", rich_help_panel=GRID)] = False,
+    out: Annotated[Path, OUTPUT(help="The grid's file.")],
+    size: Annotated[int, GRID(min=2, max=15, help="Cells a side.")] = 5,
+    min_subjects: Annotated[int, GRID(min=1, help="Cells of fewer subjects count as empty.")] = 1,
+    center: Annotated[bool, GRID("--center", help="Subtract the grand mean.")] = False,
     scored: Annotated[
         list[Path] | None,
-        typer.Option(
+        OUTPUT(
             metavar="TEACHER_RUN",
             help="A teacher of the same recordings in other folds, whose scores go to the card; repeatable.",
-            rich_help_panel=OUTPUT,
         ),
     ] = None,
-    card: Annotated[
-        Path | None, typer.Option(help="Also write the grid's card here, with its figure.", rich_help_panel=OUTPUT)
-    ] = None,
+    card: Annotated[Path | None, OUTPUT(help="Also write the grid's card here, with its figure.")] = None,
 ) -> None:
     """Average the held-out embeddings of a teacher, or of several, or the rows of a CSV into a frozen grid."""
     from ngd_timm.core.files import check_place, write_text
@@ -742,19 +610,14 @@ def prototypes_build(
 )
 def prototypes_import(
     file: Annotated[Path, typer.Argument(help="An NPZ of plain arrays, or a torch file of tensors.")],
-    out: Annotated[Path, typer.Option(help="The grid's file.", rich_help_panel=OUTPUT)],
-    prototypes: Annotated[
-        str, typer.Option(metavar="KEY", help="Its entry of (S*S, D) or (S, S, D).", rich_help_panel=INPUT)
-    ] = "prototypes",
-    counts: Annotated[
-        str, typer.Option(metavar="KEY", help="Its entry of (S*S,) or (S, S), if any.", rich_help_panel=INPUT)
-    ] = "counts",
+    out: Annotated[Path, OUTPUT(help="The grid's file.")],
+    prototypes: Annotated[str, INPUT(metavar="KEY", help="Its entry of (S*S, D) or (S, S, D).")] = "prototypes",
+    counts: Annotated[str, INPUT(metavar="KEY", help="Its entry of (S*S,) or (S, S), if any.")] = "counts",
     order: Annotated[
         str | None,
-        typer.Option(
+        INPUT(
             help="valence-major (row = i_valence * S + i_arousal, as here) or arousal-major; default: as its entry "
-            "'order' says.",
-            rich_help_panel=INPUT,
+            "'order' says."
         ),
     ] = None,
 ) -> None:
@@ -819,7 +682,7 @@ def prototypes_push(
 @prototypes_app.command("pull", epilog="Example: ngd prototypes pull user/my-grid@v1 --out grid.safetensors")
 def prototypes_pull(
     source: Annotated[str, typer.Argument(metavar="USER/REPO[@REVISION]", help="A repository on the Hub.")],
-    out: Annotated[Path, typer.Option(help="The grid's file; an earlier one is replaced.", rich_help_panel=OUTPUT)],
+    out: Annotated[Path, OUTPUT(help="The grid's file; an earlier one is replaced.")],
 ) -> None:
     """Download a grid, check all of it, and write it to a file."""
     from ngd_timm.core.hub import pin
@@ -835,9 +698,7 @@ def prototypes_pull(
 @prototypes_app.command("show", epilog="Example: ngd prototypes show gameemo-v2 --plot grid.png")
 def prototypes_show(
     grid: Annotated[str, typer.Argument(help="A bundled version or a file; default: the newest that is bundled.")] = "",
-    plot: Annotated[
-        Path | None, typer.Option(help="Draw counts and the cosine matrix into this PNG.", rich_help_panel=OUTPUT)
-    ] = None,
+    plot: Annotated[Path | None, OUTPUT(help="Draw counts and the cosine matrix into this PNG.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Print what a grid is made of and what its tests say."""

@@ -53,6 +53,40 @@ def test_an_interrupted_folder_leaves_the_earlier_folder_and_a_finished_one_repl
     assert [p.name for p in tmp_path.iterdir()] == ["student"]
 
 
+def test_a_folder_whose_replacement_is_interrupted_is_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(text: str) -> None:
+        with atomic_folder(tmp_path / "student") as folder:
+            (folder / "weights").write_text(text)
+
+    write("1")
+    replace, calls = os.replace, iter(range(9))
+
+    def replace_or_stop(source: Path, target: Path) -> None:
+        if next(calls) == 1:  # the earlier folder is away, the new one not yet there
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr("ngd_timm.core.files.os.replace", replace_or_stop)
+    with pytest.raises(KeyboardInterrupt):
+        write("2")
+    monkeypatch.undo()
+    assert (tmp_path / "student" / "weights").read_text() == "1"
+    write("3")
+    assert (tmp_path / "student" / "weights").read_text() == "3"
+    assert [p.name for p in tmp_path.iterdir()] == ["student"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions")
+def test_a_folder_has_the_permissions_of_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        with atomic_folder(tmp_path / "student") as folder:
+            (folder / "weights").touch()
+    finally:
+        os.umask(before)
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("student", "student/weights")] == [0o700, 0o600]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows can't tell whether a writer lives")
 def test_a_writer_removes_what_a_killed_one_left_and_nothing_else(tmp_path: Path) -> None:
     mine = [tmp_path / name for name in (".a.json.backup12", ".b.json.abcdefg1.json", ".a.json")]

@@ -26,7 +26,7 @@ from ngd_timm.data import load_fer
 from ngd_timm.data.synthetic.schematic import draw_face
 from ngd_timm.evaluate.predictions import predict
 from ngd_timm.evaluate.student import evaluate, face_batches
-from ngd_timm.models.student import create_student, save_student, set_input, shipped_student
+from ngd_timm.models.student import create_student, save_student, set_input, shipped_student, student_folder
 from ngd_timm.predict.faces import Face, FaceDetector, crop_face
 from ngd_timm.predict.predictor import student_and_images
 from ngd_timm.predict.video import predict_video
@@ -276,6 +276,21 @@ def test_without_a_student_the_newest_bundled_one_predicts_and_needs_no_network(
     assert load_student().pretrained_cfg["label_names"] == list(CLASSES)
     with pytest.raises(InputError, match=r"student version 'student-ferplus-v0'.*student-ferplus-v1"):
         load_student("student-ferplus-v0")
+
+
+def test_a_folder_of_a_bundled_students_name_is_opened_as_a_path_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(shipped_student()).mkdir()
+    assert student_folder(shipped_student()).is_absolute()
+    with pytest.raises(InputError, match="neither a run directory"):
+        student_folder(f"./{shipped_student()}")
+
+
+def test_a_wrapped_name_is_no_students_backbone() -> None:
+    with pytest.raises(InputError, match="ngd_resnet18 is the wrapped resnet18; give resnet18"):
+        create_student(StudentConfig(backbone="ngd_resnet18"), 8)
 
 
 def test_a_student_whose_files_disagree_is_refused_whatever_opens_it(tmp_path: Path) -> None:

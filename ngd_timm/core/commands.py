@@ -70,22 +70,9 @@ def _public_value(source: str) -> str:
 
 def without_folders(recipe: RecipeT) -> RecipeT:
     """The same recipe with paths cut to their last part and without what holds for one machine only."""
-    values = recipe.model_dump(mode="json")
-    values.update(out=None, device="auto")
+    values = _public_leaves(recipe.model_dump(mode="json")) | {"out": None, "device": "auto"}
     if "kd_cache" in values:
         values["kd_cache"] = None
     if "cache" in values["data"]:
         values["data"]["cache"] = True
-    sources: list[tuple[Any, str]] = [(values, key) for key in ("grid", "teacher", "init", "eval")]
-    sources += [
-        (values["data"], "also"),
-        (values["data"], "root"),
-        (values["data"], "ratings"),
-        (values["data"], "unlabelled"),
-        (values["data"].get("support"), "root"),
-        (values.get("student"), "backbone"),
-    ]
-    for section, key in sources:
-        if section and section.get(key):
-            section[key] = _public_leaves(section[key])
     return type(recipe).model_validate(values)

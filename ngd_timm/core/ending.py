@@ -30,7 +30,13 @@ class Terminal:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        return self._stream.write(printable(text, BREAKS))
+        try:
+            return self._stream.write(printable(text, BREAKS))
+        except BrokenPipeError:
+            raise
+        except OSError as error:  # by its own name, not that of a file which is written meanwhile
+            _discard_output()
+            raise InputError(f"standard output: {error.strerror}") from None
 
 
 class _ForTerminal(logging.Formatter):

@@ -60,13 +60,18 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     with write_refusals(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with _temporary_folder(path.parent, path.name) as temporary:
-            temporary.chmod(0o755)
             yield temporary
+            for file in (*(file for file in temporary.rglob("*") if file.is_file()), temporary):
+                _settle(file)
             if path.exists():
                 old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-                os.replace(path, old / path.name)
-                os.replace(temporary, path)
-                _discard(old)
+                try:
+                    os.replace(path, old / path.name)
+                    os.replace(temporary, path)
+                finally:
+                    if not path.exists():  # a signal came between the two
+                        os.replace(old / path.name, path)
+                    _discard(old)
             else:
                 os.replace(temporary, path)
         _remove_abandoned(path.parent, path.name)
@@ -94,7 +99,8 @@ def atomic_files(folder: str | Path) -> Iterator[Path]:
 
 def check_place(path: str | Path) -> None:
     """Refuse a file that can't be written, before hours of work; nothing stays there."""
-    above = next(folder for folder in Path(path).absolute().parents if folder.exists())
+    absolute = Path(path).absolute()
+    above = next(folder for folder in (*absolute.parents, absolute) if folder.exists())
     with write_refusals(Path(path)), tempfile.TemporaryFile(dir=above):
         if os.path.isdir(path):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -177,12 +183,14 @@ def _discard(temporary: Path) -> None:
         raise
 
 
-def _settle(file: Path) -> None:
+def _settle(path: Path) -> None:
+    """Give a temporary file or folder the usual permissions, and write a file to the disk."""
     umask = os.umask(0)
     os.umask(umask)
-    file.chmod(0o666 & ~umask)
-    with open(file, "rb") as handle:
-        os.fsync(handle.fileno())
+    path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
+    if path.is_file():
+        with open(path, "rb") as handle:
+            os.fsync(handle.fileno())
 
 
 def is_leftover(path: Path) -> bool:

@@ -28,7 +28,7 @@ LUMINANCE = (0.299, 0.587, 0.114)
 """Of red, green and blue in a grey image, by ITU-R BT.601 and PIL's mode "L"."""
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 """The formats that are opened, by PIL's names. Others, such as EPS, may run a program."""
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pgm", ".ppm")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pgm", ".ppm")
 """Of image files in a folder."""
 
 DAMAGE = (
@@ -107,14 +107,8 @@ def raise_image_limit(megapixels: float) -> None:
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, _pixel_limit)
 
 
-def image_size_and_grey(record: dict[str, Any]) -> tuple[int, int, bool]:
-    """Width and height after any EXIF rotation, and whether the image is grey, from the header alone."""
-    with open_image(record) as image:
-        return size_and_grey(image)
-
-
 def size_and_grey(image: Image.Image) -> tuple[int, int, bool]:
-    """`image_size_and_grey` of an image that is open."""
+    """Width and height after any EXIF rotation, and whether the image is grey, from the header alone."""
     width, height = image.size
     # PIL turns a TIFF by itself, and would decode a PNG to look for an EXIF block behind the pixels
     known = image.format in ("JPEG", "MPO", "WEBP") or (image.format == "PNG" and "exif" in image.info)
@@ -215,14 +209,8 @@ def square_pixels(image: Image.Image, mode: str, side: int) -> np.ndarray:
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
-def check_image(record: dict[str, Any]) -> None:
-    """Decode an image and forget it; JPEGs at an eighth of their size, which still reads every byte."""
-    with open_image(record) as image:
-        check_pixels(image)
-
-
 def check_pixels(image: Image.Image) -> None:
-    """`check_image` of an image that is open."""
+    """Decode an image and forget it; JPEGs at an eighth of their size, which still reads every byte."""
     image.draft(image.mode, (max(image.width // 8, 1), max(image.height // 8, 1)))
     image.load()
 

@@ -269,6 +269,7 @@ def _load_pieces(
             part.drop(*((HELD_OUT, held) if split == "train" else (TRAINED_ON, ~held)))
     training = [piece for piece in found.pieces if piece.split == "train"]
     searched = _drop_duplicates(parts, training, selection.drop_duplicates, read)
+    _warn_of_shared_people(parts, training, read)
     if selection.label_fraction is not None and split == "train":
         keep_fraction(parts, selection.label_fraction)
     _apply_limit(parts, selection.limit)
@@ -337,6 +338,21 @@ def _drop_duplicates(
     if training:
         return "by comparing pixels with the train split"
     return "not looked for, there is no train split"
+
+
+def _warn_of_shared_people(parts: Sequence[Part], training: Sequence[Piece], read: Callable[[Piece], Rows]) -> None:
+    """Say so where held-out images are of people who are in the training images too."""
+    for part in parts:
+        if part.piece.split in ("valid", "test") and (people := part.rows.people()):
+            shared = sorted(people & set().union(*(read(piece).people() for piece in training)))
+            if shared:
+                log.warning(
+                    "%s: %d of %d people are in the train split too (%s), so scores there say less of new faces",
+                    part.piece.shown,
+                    len(shared),
+                    len(people),
+                    ", ".join(shared[:3]) + (", …" if len(shared) > 3 else ""),
+                )
 
 
 def _apply_limit(parts: Sequence[Part], limit: int | None) -> None:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.errors import InputError, choices
-from ngd_timm.data.labels import DATASETS, LABEL_RULES, NOT_A_CLASS, OTHER_CLASS, apply_rule, class_of
+from ngd_timm.data.labels import DATASETS, LABEL_RULES, NOT_A_CLASS, OTHER_CLASS, apply_rule, class_of, is_class
 from ngd_timm.data.layouts import Piece, Rows
 
 if TYPE_CHECKING:
@@ -86,7 +86,12 @@ class Part:
         try:
             index = np.array([place.get(class_of(dataset, name), NOT_A_CLASS) for name in names], dtype=np.int64)
         except InputError as error:
-            raise InputError(f"{self.piece.shown}: {error}; ROOT,unknown=drop drops such rows") from None
+            remedy = "ROOT,unknown=drop drops such rows"
+            if all(name.isdecimal() for name in names):
+                remedy = "say which number is which class: ROOT,names=angry/disgusted/…, from 0 on"
+            elif not any(is_class(dataset, name) for name in names):
+                remedy = f"nor is any other name one of {dataset}'s; give the folder or file whose names are classes"
+            raise InputError(f"{self.piece.shown}: {error}; {remedy}") from None
         return np.where(label < 0, NOT_A_CLASS, index[label])
 
     def drop(self, reason: str, mask: np.ndarray) -> None:

@@ -18,11 +18,11 @@ from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import check_place, write_json, write_text
 from ngd_timm.core.images import (
     InputTransform,
-    check_image,
+    check_pixels,
     decode_each,
-    image_size_and_grey,
     open_image,
     row_name,
+    size_and_grey,
     to_mode,
 )
 from ngd_timm.core.recipe import DataConfig, Recipe
@@ -218,6 +218,14 @@ def _shared(students: Sequence[_Student], key: str) -> Any:
     return first
 
 
+def _look(record: dict[str, Any]) -> tuple[int, int, bool]:
+    """Size and colour of an image; a damaged one is found now, not hours later."""
+    with open_image(record) as image:
+        size = size_and_grey(image)
+        check_pixels(image)
+    return size
+
+
 @torch.inference_mode()
 def _predict(
     students: Sequence[_Student],
@@ -232,7 +240,7 @@ def _predict(
     layout = torch.preserve_format if autocast is None else torch.channels_last
     for student in students:
         student.model.to(device, memory_format=layout).eval()
-    sizes = np.array(list(decode_each(dataset, image_size_and_grey, "opened")), dtype=np.int64)
+    sizes = np.array(list(decode_each(dataset, _look)), dtype=np.int64)
     if (least := sizes[:, :2].min(axis=1)).min() < SMALLEST:
         raise InputError(
             f"{row_name(dataset, int(least.argmin()))}: a side of {least.min()} px; images to corrupt need at least "
@@ -240,8 +248,6 @@ def _predict(
         )
     mode = "L" if sizes[:, 2].all() else "RGB"
     small = held_in_memory(sizes, len(mode))
-    for _ in decode_each(dataset, check_image):  # a damaged image is found now, not hours later
-        pass
     predictions = np.empty((len(versions), len(students), len(dataset)), dtype=np.uint8)
     step = _BATCH if small else _LARGE_BATCH
     blocks = _corrupted_blocks(dataset, versions, mode, small, step, seed)

@@ -46,7 +46,7 @@ def import_grid(
     path = Path(path)
     arrays = read_npz(path) if path.suffix.lower() == ".npz" else _read_torch(path)
     for key, option in ((prototypes, "--prototypes"), (counts, "--counts")):
-        if key not in arrays and key != _COUNTS:
+        if key not in arrays and (option, key) != ("--counts", _COUNTS):
             held = ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in arrays.items())[:400]
             raise InputError(f"{path} has no '{key}'; it has {held or 'nothing'}: name the right one with {option} KEY")
     order, said = _order(path, arrays.get("order"), order)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
-import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import timm
 import torch
-from timm.models import DefaultCfg, get_model_input_config, group_parameters, model_entrypoint, register_model
+from timm.models import (
+    DefaultCfg,
+    get_arch_pretrained_cfgs,
+    get_model_input_config,
+    group_parameters,
+    register_model,
+)
 from timm.optim import auto_group_layers
 from torch import Tensor, nn
 
@@ -266,21 +271,10 @@ def _register(architecture: str) -> None:
     entrypoint.__name__ = entrypoint.__qualname__ = name
     entrypoint.__doc__ = f"timm's {architecture} in a DistillationWrapper."
     entrypoint.__module__ = __name__
-    source = getattr(sys.modules[model_entrypoint(architecture).__module__], "default_cfgs", {}).get(architecture)
-    if isinstance(source, DefaultCfg):
-        default_cfgs[name] = _same_weights(architecture, source)
+    cfgs = {full.partition(".")[2]: cfg for full, cfg in get_arch_pretrained_cfgs(architecture).items()}
+    if cfgs:
+        default_cfgs[name] = DefaultCfg(tags=deque(cfgs), cfgs=cfgs)
     register_model(entrypoint)
-
-
-def _same_weights(architecture: str, source: DefaultCfg) -> DefaultCfg:
-    """timm's tags for a name of ours: 'timm/' stands for a repository of the model's own name, so it is spelt out."""
-    cfgs = {}
-    for tag, cfg in source.cfgs.items():
-        if cfg.hf_hub_id == "timm/":
-            cfg = copy.copy(cfg)
-            cfg.hf_hub_id = f"timm/{architecture}.{tag}" if tag else f"timm/{architecture}"
-        cfgs[tag] = cfg
-    return DefaultCfg(tags=source.tags, cfgs=cfgs, is_pretrained=source.is_pretrained)
 
 
 # register_model looks here for a name's pretrained tags

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import timm
 import torch
 from huggingface_hub.errors import HTTPError
+from pydantic import Field
 from timm.models import save_for_hf
 
 from ngd_timm.core.affect import CLASSES
@@ -30,6 +30,7 @@ from ngd_timm.core.files import (
 from ngd_timm.core.hub import HubId, Snapshot, fetch, hub_id, refusal
 from ngd_timm.core.images import per_channel
 from ngd_timm.core.recipe import StudentConfig
+from ngd_timm.core.schema import by_key, checked, record
 from ngd_timm.models.ngd_models import TimmModel, for_channels, input_channels, normalisation, similar_models
 from ngd_timm.models.timm_folder import (
     FILES,
@@ -95,6 +96,8 @@ def create_student(config: StudentConfig, num_classes: int) -> TimmModel:
 def _backbone(config: StudentConfig) -> tuple[str, dict[str, Any]]:
     """What timm opens a recipe's backbone by, and the input and weights that it was published with."""
     name = config.backbone
+    if name.startswith("ngd_"):
+        raise InputError(f"student.backbone: {name} is the wrapped {name[4:]}; give {name[4:]}, training wraps it")
     folder = backbone_folder(name, config.pretrained)
     if folder is not None:
         return f"local-dir:{folder}", open_backbone(folder, config.pretrained, name).pretrained_cfg
@@ -281,9 +284,9 @@ def load_student(version: str | None = None) -> TimmModel:
 
 def student_folder(source: str | Path) -> Path:
     """The student of a run directory, the folder itself where it is one, or a bundled one by its name."""
-    path = Path(source)
-    if not path.exists() and str(source) in student_versions():
+    if source in student_versions():  # ./NAME is a folder
         return packaged("hub") / str(source)
+    path = Path(source)
     for candidate in (path / "student", path):
         if all((candidate / name).is_file() for name in STUDENT_FILES):
             return candidate
@@ -353,29 +356,17 @@ def read_student(folder: str | Path, shown: str) -> tuple[TimmModel, tuple[str, 
     check_input(model, shown)
     classes = label_names(model, shown)
     notes = read_json(Path(folder) / STUDENT_FILES[0], shown).get(NOTES, {})
-    if not isinstance(notes, dict) or not _number(notes.get("temperature", 1.0), above=0):
-        raise InputError(f"{shown}: {NOTES} in config.json must name a temperature above 0, got {str(notes)[:80]}")
-    if not _number(notes.get("face_crop", 1.0), above=0) or not isinstance(notes.get("folded_from", ""), str):
-        raise InputError(
-            f"{shown}: face_crop of {NOTES} in config.json must be a number above 0 and folded_from a sha256, got "
-            f"{str({key: notes.get(key) for key in ('face_crop', 'folded_from')})[:120]}"
-        )
-    if "prior" in notes or "logit_adjustment" in notes:
-        prior, tau = notes.get("prior"), notes.get("logit_adjustment", 0.0)
-        valid = isinstance(prior, dict) and set(prior) == set(classes) and all(_number(p, 0) for p in prior.values())
-        if prior is None or not valid or not _number(tau):
-            raise InputError(
-                f"{shown}: {NOTES} in config.json must name a prior above 0 for each class, and a number as "
-                f"logit_adjustment, got {str({'prior': prior, 'logit_adjustment': tau})[:120]}"
-            )
-        notes = {**notes, "prior": [float(prior[name]) for name in classes]}
+    positive = Annotated[float, Field(gt=0)]
+    optional = {"temperature": positive, "face_crop": positive, "folded_from": str, "logit_adjustment": float}
+    kind = record({}, {**optional, "prior": by_key(positive, classes, len(classes))})
+    checked(kind, notes, f"{shown}: {NOTES} in config.json", fix="; save the student again")
+    if "logit_adjustment" in notes and "prior" not in notes:
+        raise InputError(f"{shown}: {NOTES} in config.json has a logit_adjustment and no prior; save the student again")
+    if "prior" in notes:
+        notes = {**notes, "prior": [float(notes["prior"][name]) for name in classes]}
     model.ngd_timm = notes
     check_output(model.eval(), len(classes), shown)
     return model, classes
-
-
-def _number(value: Any, above: float = -math.inf) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > above
 
 
 def class_prior(counts: np.ndarray | Sequence[float]) -> list[float]:

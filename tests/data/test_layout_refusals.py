@@ -178,7 +178,7 @@ def manifest(folder: Path, header: str, *rows: str) -> Path:
         ("path,label", ["0.png,"], "column 'label' is empty in 1 rows"),
         ("path,label,split", ["0.png,fear,trian"], "row 0: split 'trian' is unknown; write train, valid or test"),
         ("path,label,valence,arousal", ["0.png,fear,x,0"], "valence must be a number or empty, got 'x'"),
-        ("image,label", ["0.png,fear"], r"faces\.csv needs a path column \(image_path, path"),
+        ("picture,label", ["0.png,fear"], r"faces\.csv needs a path column \(image_path, path"),
     ],
 )
 def test_a_manifest_that_says_too_little_is_refused(tmp_path: Path, header: str, rows: list[str], message: str) -> None:
@@ -225,9 +225,10 @@ def test_two_manifests_of_a_folder_that_list_an_image_for_one_split_are_refused(
 
 def test_a_manifest_says_how_many_images_are_missing_and_shows_three(tmp_path: Path) -> None:
     path = manifest(tmp_path, "path,label", "0.png,fear", *(f"{c}.png,fear" for c in "abcd"))
-    refused(
-        r"4 of 5 images aren't there \(first: \S*a\.png, \S*b\.png, \S*c\.png\); paths are relative", "ckplus", path
-    )
+    first = r"4 of 5 images aren't there, or are empty \(first: \S*a\.png, \S*b\.png, \S*c\.png\)"
+    refused(rf"{first}; paths are relative.*missing=drop", "ckplus", path)
+    report = load_split("ckplus", f"{path},missing=drop")[1]
+    assert (report.kept, report.dropped) == (1, {"not there, or empty": 4})
 
 
 @pytest.mark.parametrize(
@@ -311,3 +312,45 @@ def test_numbered_folders_are_classes_for_rafdb_only(tmp_path: Path) -> None:
     root = write_tiny("rafdb-kaggle", tmp_path / "set") / "DATASET"
     assert load_split("rafdb", root)[1].kept == 28
     refused("unknown affectnet class name '1'", "affectnet", root)
+
+
+def class_folders(root: Path, *names: str) -> Path:
+    for number, name in enumerate(names):
+        (root / name).mkdir(parents=True)
+        (root / name / f"{number}.png").write_bytes(png(number))
+    return root
+
+
+def test_folders_that_are_no_classes_are_refused_with_the_way_in(tmp_path: Path) -> None:
+    refused(
+        r"set: unknown ckplus class name 'CK\+48'.*nor is any other name one of ckplus's; give the folder",
+        "ckplus",
+        class_folders(tmp_path / "set", "CK+48/anger", "CK+48/fear"),
+    )
+    refused("unknown=drop drops such rows", "ckplus", class_folders(tmp_path / "some", "anger", "calm"))
+    numbered = class_folders(tmp_path / "numbered", "train/0", "train/1")
+    refused("say which number is which class: ROOT,names=", "affectnet", numbered)
+    refused(
+        "folder 1 is not in the class map, which has 0 neutral, 2 sad", "affectnet", numbered, names="neutral/-/sad"
+    )
+    named = class_folders(tmp_path / "named", "anger", "fear")
+    refused("has class folders with names, which take no names", "affectnet", named, names="anger/fear")
+
+
+def test_what_datasets_saved_to_disk_is_refused_by_that_name(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "saved", "train/fear")
+    (root / "dataset_dict.json").write_text("{}")
+    refused("was written by save_to_disk, which is not read; write it with to_parquet", "ferplus", root)
+
+
+def test_ck_plus_refuses_emotions_whose_images_are_missing(tmp_path: Path) -> None:
+    root = write_tiny("ckplus-sequences", tmp_path / "set")
+    folder = root / "Emotion" / "S099" / "001"
+    folder.mkdir(parents=True)
+    (folder / "S099_001_00000005_emotion.txt").write_text("3.0000000e+00\n")
+    refused(r"lacks the images of 1 sequences with an emotion \(first: S099/001\); unpack it whole", "ckplus", root)
+
+
+def test_sfew_refuses_two_folders_of_aligned_faces(tmp_path: Path) -> None:
+    root = class_folders(tmp_path, "Train_Aligned_Faces/Angry", "Train_Aligned_Faces_SAN/Angry")
+    refused("Train_Aligned_Faces and .*Train_Aligned_Faces_SAN are both faces of 'train'; remove one", "sfew", root)

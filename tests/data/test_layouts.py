@@ -371,3 +371,124 @@ def test_jaffe_letters_mean_what_its_read_me_says(tmp_path: Path) -> None:
         folder.mkdir()
         tiny_face("neutral", 0).save(folder / f"KA.{short}1.39.tiff")
         assert load_fer("jaffe", folder)["label"][:] == [CLASSES.index(expression)]
+
+
+def faces(root: Path, *names: str) -> Path:
+    """A drawn face by each name."""
+    for number, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(png(number))
+    return root
+
+
+def test_folders_that_programs_make_for_themselves_are_passed_over(tmp_path: Path) -> None:
+    kept = ("train/angry/a.png", "train/fear/b.JPG", "train/fear/deep/c.jfif")
+    left = ("train/angry/.ipynb_checkpoints/a.png", "train/fear/@eaDir/b.png", "train/angry/__MACOSX/q.png")
+    root = faces(tmp_path / "set", *kept, *left, "__MACOSX/train/angry/a.png")
+    assert load_fer("fer2013", root, "train")["source"][:] == list(kept)
+    table = write_tiny("manifest", tmp_path / "tables")
+    rows = load_fer("ferplus", table, "train")
+    for place in ("train.PARQUET", ".cache/test.parquet", ".ipynb_checkpoints/train.parquet"):
+        (tmp_path / "parquet" / place).parent.mkdir(parents=True, exist_ok=True)
+        rows.to_parquet(tmp_path / "parquet" / place)
+    assert {
+        split: report.kept for split, (_, report) in load_splits("ferplus", tmp_path / "parquet", ["train"]).items()
+    } == {"train": len(rows)}
+
+
+@pytest.mark.parametrize(
+    ("names", "read"),
+    [
+        (("Train/Angry/a.png", "Train/Train_Aligned_Faces/Angry/b.png"), {"Train/Train_Aligned_Faces/Angry/b.png"}),
+        (
+            ("Val/Val/Angry/a.png", "Val/Val_new/Val_Aligned_Faces/Angry/b.png"),
+            {"Val/Val_new/Val_Aligned_Faces/Angry/b.png"},
+        ),
+        (("Train/Angry/a.png", "Train_Aligned_Faces/Angry/b.png"), {"Train_Aligned_Faces/Angry/b.png"}),
+    ],
+)
+def test_sfew_takes_the_aligned_faces_wherever_they_lie(
+    tmp_path: Path, names: tuple[str, ...], read: set[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert set(load_fer("sfew", faces(tmp_path, *names))["source"][:]) == read
+    assert "is left out, the aligned faces beside it are read" in caplog.text
+
+
+def test_aligned_faces_in_one_split_and_frames_in_another_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load_fer("sfew", faces(tmp_path, "Train_Aligned_Faces/Angry/a.png", "Val/Angry/b.png"))
+    assert "aligned faces in one split, whole frames in another" in caplog.text
+
+
+def test_what_is_odd_about_class_folders_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = faces(tmp_path, "train/anger/a.png", "train_new/anger/b.png", "test/anger/c.png")
+    (root / "test" / "fear").mkdir()
+    (root / "boxes.csv").write_text("filename,x,y,w,h\na.png,1,2,3,4\n")
+    assert len(load_fer("fer2013", root)) == 3
+    for said in (
+        "train, train_new are all read as 'train'",
+        "boxes.csv lies beside class folders and is not read",
+        "fear holds no image",
+    ):
+        assert said in caplog.text
+
+
+def test_scored_people_who_were_trained_on_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = faces(tmp_path, "train/anger/S011_004_00000011.png", "test/anger/S012_004_00000012.png")
+    load_fer("ckplus", root, "test")
+    assert "of new faces" not in caplog.text
+    (root / "test/anger/S011_005_00000013.png").write_bytes(png(2))
+    load_fer("ckplus", root, "test")
+    assert "test: 1 of 2 people are in the train split too (S011), so scores there say less of new faces" in caplog.text
+
+
+def test_numbered_class_folders_are_named_behind_the_root(tmp_path: Path) -> None:
+    root = faces(tmp_path, "train/0/a.png", "train/4/b.png")
+    rows = load_fer("affectnet", root, "train", options={"names": "neutral/happy/sad/surprise/fear"})
+    assert [CLASSES[label] for label in rows["label"][:]] == ["neutral", "fear"]
+
+
+def test_a_table_of_labels_beside_class_folders_is_taken_at_its_word(tmp_path: Path) -> None:
+    root = faces(tmp_path, "anger/a.png", "fear/b.png")
+    (root / "labels.csv").write_text("pth,label,relFCs\nanger\\a.png,surprise,.8\nfear/b.png,fear,.7\n")
+    assert [CLASSES[label] for label in load_fer("affectnet", root)["label"][:]] == ["surprise", "fear"]
+    (root / "labels.csv").write_text("pth,label\nanger/a.png,3.0\nfear/b.png,0\n")
+    rows = load_fer("affectnet", f"{root},names=fear/anger/sad/surprise")
+    assert [CLASSES[label] for label in rows["label"][:]] == ["surprise", "fear"]
+
+
+def test_affectnets_lists_go_on_without_the_images_that_are_not_there(tmp_path: Path) -> None:
+    root = write_tiny("affectnet-lists", tmp_path / "set")
+    whole = load_split("affectnet", root, "valid")[1].kept
+    first, second, *_ = sorted(root.rglob("*.jpg"))
+    first.unlink()
+    second.write_bytes(b"")
+    reports = [load_split("affectnet", f"{root},missing=drop", split)[1] for split in ("train", "valid")]
+    assert sum(report.dropped.get("not there, or empty", 0) for report in reports) == 2
+    assert reports[1].kept <= whole
+
+
+def test_ck_plus_and_rafdb_are_read_with_the_names_that_copies_have(tmp_path: Path) -> None:
+    root = write_tiny("ckplus-sequences", tmp_path / "ck")
+    before = load_split("ckplus", root)[1].sha256
+    for path in (root / "Emotion").rglob("*.txt"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    (root / "Emotion").rename(root / "Emotion_labels")
+    assert load_split("ckplus", root)[1].sha256 == before
+    root = write_tiny("rafdb-list", tmp_path / "raf")
+    before = load_split("rafdb", root, "train")[1].sha256
+    (path,) = root.rglob("list_patition_label.txt")
+    path.rename(path.with_name("list_partition_label.txt"))
+    assert load_split("rafdb", root, "train")[1].sha256 == before
+    root = write_tiny("rafdb-kaggle", tmp_path / "kaggle")
+    (train,) = root.rglob("train")
+    assert load_split("rafdb", train, "train")[1].sha256 == load_split("rafdb", root, "train")[1].sha256
+
+
+def test_ferplus_is_joined_from_the_pixel_file_of_kaggle_too(tmp_path: Path) -> None:
+    root = write_tiny("ferplus-two-csv", tmp_path / "set")
+    before = load_split("ferplus", root, "test")[1].sha256
+    (root / "fer2013").mkdir()
+    (root / "fer2013.csv").rename(root / "fer2013" / "fer2013.csv")
+    assert load_split("ferplus", root, "test")[1].sha256 == before

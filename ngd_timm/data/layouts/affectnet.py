@@ -11,7 +11,7 @@ Reference:
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from ngd_timm.data.layouts.rows import (
     affect_column,
     image_files,
     labels_of_ids,
-    require_files,
+    missing_files,
     table_of_files,
 )
 
@@ -88,14 +88,18 @@ def find_affectnet_csv(source: Source) -> list[Piece] | None:
     else:
         files = next((f for b in _LISTS if (f := csv_headers(root / b))), {})
     lists = [(p, split_of(p.stem)) for p, names in files.items() if _PATH in names]
+    for path in files if lists else ():
+        if path not in [p for p, _ in lists]:
+            log.warning("%s has no column %s and is left out", path, _PATH)
     if not root.is_file() and any(split for _, split in lists):
         for path in (p for p, split in lists if split is None):
             log.warning("%s: %s is not named after a split and is left out", root, path.name)
         lists = [(p, split) for p, split in lists if split]
-    return [Piece("AffectNet lists", p, split, p.name, partial(_read_list, p, root)) for p, split in lists] or None
+    return [Piece("AffectNet lists", p, split, p.name, partial(_read_list, p, source)) for p, split in lists] or None
 
 
-def _read_list(path: Path, root: Path) -> Rows:
+def _read_list(path: Path, source: Source) -> Rows:
+    root = source.root
     table = read_csv(path, required=(_PATH, "expression", "valence", "arousal"))
     ids = whole_numbers(path, table["expression"], "expression")
     folders = [path.parent, path.parent.parent, root if root.is_dir() else path.parent]
@@ -103,19 +107,29 @@ def _read_list(path: Path, root: Path) -> Rows:
     names = table[_PATH].to_pylist()
     base = next((b for b in bases for n in names[:50] if n and (b / n).is_file()), bases[0])
     paths = [base / n for n in names]
-    faces = [p for p, i in zip(paths, ids, strict=True) if i < len(CLASSES)]
-    require_files(faces, str(path), "unpack the images into Manually_Annotated_Images beside the lists")
+    hint = "unpack the images into Manually_Annotated_Images beside the lists"
+    missing = missing_files(paths, np.array(ids) < len(CLASSES), source.options.missing is not None, str(path), hint)
     valence, arousal = (numbers(path, table[name].to_pylist(), name) for name in ("valence", "arousal"))
-    return _rows(paths, root if root.is_dir() else path.parent, ids, valence, arousal, path.name)
+    return _rows(paths, root if root.is_dir() else path.parent, ids, valence, arousal, path.name, missing)
 
 
-def _rows(paths: Sequence[Path], root: Path, ids: Any, valence: Any, arousal: Any, shown: str) -> Rows:
+def _rows(
+    paths: Sequence[Path],
+    root: Path,
+    ids: Any,
+    valence: Any,
+    arousal: Any,
+    shown: str,
+    missing: Mapping[str, np.ndarray] | None = None,
+) -> Rows:
     label = labels_of_ids(ids, AFFECTNET_IDS, shown, "expression")
     names = tuple(AFFECTNET_IDS.values())
     dropped = {
         f"labelled '{name}'": label == i for i, name in enumerate(names) if i >= len(CLASSES) and (label == i).any()
     }
     label[label >= len(CLASSES)] = -1
+    for reason, mask in (missing or {}).items():
+        dropped[reason], label[mask] = mask, -1
     # a face without one of the two has no place in the plane
     places = np.array([valence, arousal], dtype=np.float64)
     absent = ((places == _MISSING) | np.isnan(places)).any(axis=0) | (label < 0)
@@ -123,6 +137,6 @@ def _rows(paths: Sequence[Path], root: Path, ids: Any, valence: Any, arousal: An
         name: affect_column([None if gone else v for v, gone in zip(values, absent, strict=True)], name, shown)
         for name, values in zip(("valence", "arousal"), places.tolist(), strict=True)
     }
-    if missing := int((absent & (label >= 0)).sum()):
-        log.info("%s: %d labelled faces have no valence and arousal", shown, missing)
+    if placeless := int((absent & (label >= 0)).sum()):
+        log.info("%s: %d labelled faces have no valence and arousal", shown, placeless)
     return Rows(table_of_files(paths, root, **va), None, names[: len(CLASSES)], label, None, dropped)

@@ -16,12 +16,12 @@ from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import require_regular
 from ngd_timm.data.labels import CKPLUS_IDS
 from ngd_timm.data.layouts.options import LayoutOptions, Source
-from ngd_timm.data.layouts.rows import Piece, Rows, image_files, labels_of_ids, subfolders, table_of_files
+from ngd_timm.data.layouts.rows import Piece, Rows, files_with, image_files, labels_of_ids, subfolders, table_of_files
 
 NO_EMOTION = "the apex of a sequence without an emotion"
 
 _IMAGES = ("cohn-kanade-images", "extended-cohn-kanade-images/cohn-kanade-images")
-_EMOTIONS = ("Emotion", "Emotion_labels/Emotion")
+_EMOTIONS = ("Emotion", "Emotion_labels/Emotion", "Emotion_labels")
 _NEUTRAL = 0
 
 
@@ -46,11 +46,13 @@ def _read(images: Path, emotions: Path, root: Path, options: LayoutOptions) -> R
     paths: list[Path] = []
     ids: list[int] = []
     unlabelled: list[bool] = []
+    lost = {path.parent.relative_to(emotions) for path in files_with(emotions, (".txt",), deep=True)}
     for subject in subfolders(images):
         for sequence in subfolders(subject):
             frames = image_files(sequence)
             if not frames:
                 continue
+            lost.discard(sequence.relative_to(images))
             emotion = _emotion(emotions / subject.name / sequence.name)
             if emotion is None:
                 used, numbers = frames[-1:], [_NEUTRAL]
@@ -59,6 +61,10 @@ def _read(images: Path, emotions: Path, root: Path, options: LayoutOptions) -> R
             paths += used
             ids += numbers
             unlabelled += [emotion is None] * len(used)
+    if lost:
+        raise InputError(
+            f"{images} lacks the images of {len(lost)} sequences with an emotion (first: {min(lost)}); unpack it whole"
+        )
     label = labels_of_ids(ids, CKPLUS_IDS, images.name, "emotion")
     drop = np.array(unlabelled, dtype=bool)
     label[drop] = -1
@@ -93,7 +99,7 @@ def _emotion(folder: Path) -> tuple[int, str] | None:
         raise InputError(f"{folder} has {len(files)} emotion files, expected one; unpack Emotion_labels.zip again")
     require_regular(files[0])
     try:
-        value = float(files[0].read_text(encoding="utf-8"))
+        value = float(files[0].read_text(encoding="utf-8-sig"))
     except ValueError:
         raise InputError(f"{files[0]} does not hold one number, as 3.0000000e+00; unpack it again") from None
     if not value.is_integer():

@@ -15,6 +15,7 @@ from pyarrow import csv as pacsv
 
 from ngd_timm.core.errors import InputError, one_line
 from ngd_timm.core.files import require_regular
+from ngd_timm.data.layouts.rows import files_with
 
 log = logging.getLogger("ngd_timm.data")
 
@@ -39,9 +40,7 @@ def header_of(path: Path) -> list[str]:
 def csv_headers(folder: Path) -> dict[Path, list[str]]:
     """The CSV files in a folder and their columns; one that can't be read is left out with a warning."""
     found = {}
-    for path in sorted(folder.glob("*.csv")):
-        if path.name.startswith("."):
-            continue
+    for path in files_with(folder, (".csv",)) if folder.is_dir() else ():
         try:
             found[path] = header_of(path)
         except InputError as error:

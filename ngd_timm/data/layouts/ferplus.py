@@ -20,7 +20,7 @@ from ngd_timm.core.errors import InputError
 from ngd_timm.data.labels import VOTE_COLUMNS
 from ngd_timm.data.layouts.csv_file import header_of, read_csv, whole_numbers
 from ngd_timm.data.layouts.options import Source
-from ngd_timm.data.layouts.pixels_csv import PixelFile, is_pixels_csv, usage_splits
+from ngd_timm.data.layouts.pixels_csv import FER2013_FILES, PixelFile, is_pixels_csv, usage_splits
 from ngd_timm.data.layouts.rows import (
     Piece,
     Rows,
@@ -105,11 +105,12 @@ def _votes(table: pa.Table, path: Path) -> np.ndarray:
 def find_ferplus_two_csv(source: Source) -> list[Piece] | None:
     """`fer2013.csv` and `fer2013new.csv`, joined by row as Microsoft's script does."""
     root = source.root
-    path = root if root.is_file() else root / "fer2013.csv"
+    places = [root] if root.is_file() else [root / name for name in FER2013_FILES]
+    path = next((p for p in places if p.is_file()), root)
     if not path.is_file() or path.suffix.lower() != ".csv" or not is_pixels_csv(path):
         return None
-    labels = path.with_name(LABEL_FILE)
-    if not labels.is_file():
+    labels = next((p for p in (path.with_name(LABEL_FILE), root / LABEL_FILE) if p.is_file()), None)
+    if labels is None:
         raise InputError(
             f"{path} has FER2013's labels, not FER+'s votes; put Microsoft's {LABEL_FILE} beside it, or name the data "
             "set fer2013"

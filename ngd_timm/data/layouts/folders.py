@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import re
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 
 from ngd_timm.core.errors import InputError
+from ngd_timm.data.class_map import names_of
 from ngd_timm.data.labels import JAFFE_LETTERS, is_class, split_of
 from ngd_timm.data.layouts.options import Source
-from ngd_timm.data.layouts.rows import Piece, Rows, image_files, subfolders, table_of_files
+from ngd_timm.data.layouts.rows import Piece, Rows, files_with, image_files, subfolders, table_of_files
 
 log = logging.getLogger("ngd_timm.data")
 
@@ -24,16 +27,25 @@ def find_folders(source: Source) -> list[Piece]:
     root = source.root
     inside = subfolders(root)
     if not inside:
+        files = sorted(p.name for p in root.iterdir() if not p.name.startswith("."))
         raise InputError(
-            f"{root} holds neither parquet, NPZ or CSV files nor folders; expected one of the layouts of "
-            f"{source.dataset} that the README lists, for example class-named folders of images"
+            f"{root} holds neither parquet, NPZ or CSV files that are read as {source.dataset}, nor folders (it has: "
+            f"{', '.join(files[:5]) or 'nothing'}); expected one of the layouts in docs/data.md, for example "
+            "class-named folders of images"
         )
+    if any((root / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        raise InputError(f"{root} was written by save_to_disk, which is not read; write it with to_parquet")
     found: list[tuple[Path, str | None]] = [*split_folders(root)]
     for path in inside if found else ():
         if split_of(path.name) is None:
             log.warning("%s: folder '%s' is not named after a split and is left out", root, path.name)
+    for split, several in groupby(sorted(found, key=itemgetter(1)), key=itemgetter(1)):
+        if len(names := [path.name for path, _ in several]) > 1:
+            log.warning("%s: %s are all read as '%s'", root, ", ".join(names), split)
+    for path in (file for folder in (root, *(path for path, _ in found)) for file in files_with(folder, (".csv",))):
+        log.warning("%s lies beside class folders and is not read; to take its labels, give it as the root", path)
     return [
-        Piece("class folders", path, split, path.name, partial(_read_class_folders, path, root))
+        Piece("class folders", path, split, path.name, partial(_read_class_folders, path, source))
         for path, split in found or [(root, split_of(root.name))]
     ]
 
@@ -43,15 +55,29 @@ def split_folders(root: Path) -> list[tuple[Path, str]]:
     return [(p, split) for p in subfolders(root) if (split := split_of(p.name))]
 
 
-def _read_class_folders(path: Path, root: Path) -> Rows:
+def split_folders_or_root(root: Path) -> list[tuple[Path, str]]:
+    """The same, else `root` itself where it is named after a split."""
+    own = split_of(root.name)
+    return split_folders(root) or ([] if own is None else [(root, own)])
+
+
+def _read_class_folders(path: Path, source: Source) -> Rows:
     """All images below the class folders of `path`."""
     folders = subfolders(path)
     if not folders:
         raise InputError(f"{path} holds no class-named folders")
+    names = [folder.name for folder in folders]
+    if source.options.named:
+        if not all(name.isdecimal() for name in names):
+            raise InputError(f"{path} has class folders with names, which take no names and no class_map; leave it out")
+        names = names_of(map(int, names), source.class_numbers(path, "its folders are"), f"{path}: folder")
     images = [image_files(folder, deep=True) for folder in folders]
+    for folder, files in zip(folders, images, strict=True):
+        if not files:
+            log.warning("%s holds no image", folder)
     label = np.repeat(np.arange(len(folders)), [len(files) for files in images])
-    table = table_of_files([file for files in images for file in files], root)
-    return Rows(table, None, tuple(p.name for p in folders), label)
+    table = table_of_files([file for files in images for file in files], source.root)
+    return Rows(table, None, tuple(names), label)
 
 
 def find_sfew(source: Source) -> list[Piece] | None:
@@ -61,34 +87,42 @@ def find_sfew(source: Source) -> list[Piece] | None:
     distribution has no labels and is left out with a warning.
     """
     root = source.root
-    found = [(path, split, _class_folders(path)) for path, split in split_folders(root)]
-    if not any(folder for *_, folder in found):
-        return None
-    aligned = {split for path, split, folder in found if folder is not None and _is_aligned(path)}
-    pieces = []
-    for path, split, folder in found:
-        if split in aligned and not _is_aligned(path):
-            log.warning("%s: '%s' is left out, the aligned faces beside it are read", root, path.name)
-        elif folder is None:
+    found: dict[str, list[Path]] = {}
+    for path, split in split_folders(root):
+        places = _class_folders(path)
+        if not places:
             log.warning("%s: '%s' has no class folders, so no labels, and is left out", root, path.name)
-        else:
-            shown = folder.relative_to(root).as_posix()
-            pieces.append(Piece("SFEW folders", folder, split, shown, partial(_read_class_folders, folder, root)))
-    return pieces
+        found.setdefault(split, []).extend(places)
+    pieces = []
+    for split, places in found.items():
+        aligned = [path for path in places if _is_aligned(path.relative_to(root))]
+        folder, *others = aligned or places or [None]
+        if folder is None:
+            continue
+        if others:
+            raise InputError(f"{root}: {folder} and {others[0]} are both faces of '{split}'; remove one")
+        for path in places:
+            if path != folder:
+                shown = path.relative_to(root).as_posix()
+                log.warning("%s: '%s' is left out, the aligned faces beside it are read", root, shown)
+        shown = folder.relative_to(root).as_posix()
+        pieces.append(Piece("SFEW folders", folder, split, shown, partial(_read_class_folders, folder, source)))
+    if len({_is_aligned(piece.path.relative_to(root)) for piece in pieces}) > 1:
+        log.warning("%s: aligned faces in one split, whole frames in another; scores don't compare", root)
+    return pieces or None
 
 
-def _class_folders(path: Path) -> Path | None:
-    """The folder whose folders are classes: `path`, or one in it."""
+def _class_folders(path: Path, depth: int = 2) -> list[Path]:
+    """The folders whose folders are classes: `path`, and those in it."""
     inside = subfolders(path)
-    if any(is_class("sfew", p.name) for p in inside):
-        return path
-    deeper = [p for p in inside if any(is_class("sfew", c.name) for c in subfolders(p))]
-    return next((p for p in deeper if _is_aligned(p)), deeper[0] if deeper else None)
+    own = [path] if any(is_class("sfew", p.name) for p in inside) else []
+    deeper = (_class_folders(p, depth - 1) for p in inside if depth and not is_class("sfew", p.name))
+    return [*own, *(place for places in deeper for place in places)]
 
 
 def _is_aligned(path: Path) -> bool:
-    """Train_Aligned_Faces, Val_Aligned_Faces_new."""
-    return "aligned" in path.name.lower().split("_")
+    """Whether Train_Aligned_Faces, Val_Aligned_Faces_new or the like is in a path."""
+    return any("aligned" in part.lower().split("_") for part in path.parts)
 
 
 def find_jaffe(source: Source) -> list[Piece] | None:

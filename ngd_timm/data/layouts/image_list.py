@@ -14,7 +14,10 @@ from ngd_timm.core.files import sha256_file, write_text
 from ngd_timm.data.layouts.csv_file import first_column, header_of, read_csv
 from ngd_timm.data.layouts.rows import Rows
 
-PATH_COLUMNS = ("image_path", "path", "img", "file", "filepath", "filename")
+PATH_COLUMNS = (
+    *("image_path", "path", "img", "file", "filepath", "filename"),
+    *("pth", "file_path", "img_path", "image_name", "file_name", "image"),
+)
 
 
 def check_sha256(path: Path, expected: str | None, required: bool = False) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,9 +25,9 @@ from ngd_timm.data.layouts.rows import (
     Rows,
     affect_column,
     index_names,
+    missing_files,
     named_splits,
     pieces_by_split,
-    require_files,
     table_of_files,
 )
 from ngd_timm.data.layouts.table import LABEL_COLUMNS
@@ -35,6 +36,7 @@ log = logging.getLogger("ngd_timm.data")
 
 ID_COLUMNS = ("label_id", "class_id", "label_idx")
 _LABELS = (*LABEL_COLUMNS, *ID_COLUMNS, "class", "target", "y")
+_NUMBER = re.compile(r"[+-]?\d+(\.0+)?")  # pandas writes whole numbers beside an empty cell as 3.0
 LISTED_AGAIN = "listed again with the same label, of which the first row counts"
 
 
@@ -83,6 +85,8 @@ def _columns(names: Sequence[str]) -> tuple[str, str] | None:
     """The path column and the label column, None where one is missing."""
     names = [name.lower() for name in names]
     path, label = first_column(names, PATH_COLUMNS), first_column(names, _LABELS)
+    if label == "y" and "x" in names:  # the corner of a box
+        label = None
     return None if path is None or label is None else (path, label)
 
 
@@ -98,6 +102,8 @@ class _Manifest:
         columns = _columns(table.column_names)
         assert columns is not None
         self.path_column, self.label_column = columns
+        self.drop_missing = source.options.missing is not None
+        self.columns[self.path_column] = [written.replace("\\", "/") for written in self.columns[self.path_column]]
         self.splits = [split_of(path.stem)] * table.num_rows
         if "split" in self.columns:
             self.splits = named_splits(path, self.columns["split"])
@@ -112,11 +118,8 @@ class _Manifest:
     def read(self, rows: np.ndarray) -> Rows:
         folder = self.path.parent
         paths = [folder / self.columns[self.path_column][row] for row in rows]
-        require_files(
-            paths,
-            str(self.path),
-            f"paths are relative to {folder} unless they are absolute; correct them or bring the files",
-        )
+        hint = f"paths are relative to {folder} unless they are absolute; correct them or bring the files"
+        missing = missing_files(paths, np.ones(len(rows), dtype=bool), self.drop_missing, str(self.path), hint)
         further: dict[str, Any] = {}
         if "subject" in self.columns:
             further["subject"] = [self.columns["subject"][row] or None for row in rows]
@@ -126,8 +129,8 @@ class _Manifest:
             for c, values in self.affect.items():
                 further[c] = affect_column([values[row] for row in rows], c, self.path.name)
         repeated = self.again[rows]
-        dropped = {LISTED_AGAIN: repeated} if repeated.any() else {}
-        label = np.where(repeated, NOT_A_CLASS, self.label[rows])
+        dropped = {**({LISTED_AGAIN: repeated} if repeated.any() else {}), **missing}
+        label = np.where(np.logical_or.reduce([repeated, *missing.values()]), NOT_A_CLASS, self.label[rows])
         return Rows(table_of_files(paths, folder, **further), None, self.names, label, None, dropped)
 
     def _labels(self, source: Source) -> tuple[tuple[str, ...], np.ndarray]:
@@ -137,7 +140,8 @@ class _Manifest:
             raise InputError(
                 f"{self.path}: column '{column}' is empty in {values.count('')} rows; label or remove them"
             )
-        if values and (column in ID_COLUMNS or all(v.lstrip("+-").isdecimal() for v in values)):
+        if values and (column in ID_COLUMNS or all(_NUMBER.fullmatch(v) for v in values)):
+            values = [value.partition(".0")[0] for value in values]
             ids = whole_numbers(self.path, pa.chunked_array([pa.array(values)]), column).tolist()
             known = source.class_numbers(self.path, f"column '{column}' holds")
             values = names_of(ids, known, f"{self.path}: {column}")

@@ -24,6 +24,7 @@ from ngd_timm.data.layouts.rows import (
     Piece,
     Rows,
     affect_column,
+    files_with,
     index_names,
     named_splits,
     pieces_by_split,
@@ -41,7 +42,7 @@ def find_npz(source: Source) -> list[Piece] | None:
     if root.is_file():
         files = [root] if root.suffix.lower() == ".npz" else []
     else:
-        files = sorted(p for p in root.glob("*.npz") if not p.name.startswith("."))
+        files = files_with(root, (".npz",))
     return [piece for path in files for piece in _pieces_of_file(path, source)] or None
 
 

@@ -26,6 +26,7 @@ class LayoutOptions:
     image: str | None = None  # the column of a table that holds the images
     label: str | None = None  # the column of a table that holds the labels
     unknown: str | None = None  # "drop": rows of a class that the data set's name doesn't know are dropped and counted
+    missing: str | None = None  # "drop": listed images that are not there, or empty, are dropped and counted
     config: str | None = None  # of a Hub data set that has several
     revision: str | None = None  # of a Hub data set: a branch, tag or commit
     max_megapixels: float | None = None  # open images of more than 100 megapixels too, up to this many
@@ -54,6 +55,7 @@ _OPTIONS: Mapping[str, tuple[str, Callable[[str], Any], str]] = {
     "image": (".+", str, "a column"),
     "label": (".+", str, "a column"),
     "unknown": ("drop", str.lower, "drop"),
+    "missing": ("drop", str.lower, "drop"),
     "config": (".+", str, "a config of the Hub data set"),
     "revision": (r"[\w./-]+", str, "a branch, tag or commit of the Hub data set"),
     "part": (

@@ -18,7 +18,7 @@ from ngd_timm.core.files import require_regular, write_refusals
 from ngd_timm.data.class_map import CLASS_NAMES, names_in_card, read_class_names
 from ngd_timm.data.labels import split_of
 from ngd_timm.data.layouts.options import Source
-from ngd_timm.data.layouts.rows import Piece, Rows, files_below
+from ngd_timm.data.layouts.rows import Piece, Rows, files_with
 from ngd_timm.data.layouts.table import TableReader, file_below
 
 _STREAM_ROWS, _COPY_ROWS = 256, 1024
@@ -30,8 +30,8 @@ def find_parquet(source: Source) -> list[Piece] | None:
     """A parquet file, or every parquet file below a folder."""
     root = source.root
     if root.is_file():
-        return [_piece(source, root, split_of(root.stem), root.name)] if root.suffix == ".parquet" else None
-    files = sorted(p for p in files_below(root) if p.suffix == ".parquet" and not p.name.startswith("."))
+        return [_piece(source, root, split_of(root.stem), root.name)] if root.suffix.lower() == ".parquet" else None
+    files = files_with(root, (".parquet",), deep=True)
     return [_piece(source, p, _split_of_file(p, root), p.relative_to(root).as_posix()) for p in files] or None
 
 

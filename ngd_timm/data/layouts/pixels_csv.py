@@ -20,10 +20,8 @@ from ngd_timm.data.layouts.rows import Piece, Rows, labels_of_ids, named_splits,
 log = logging.getLogger("ngd_timm.data")
 
 _SIDE = 48
-_FILES: Mapping[str, tuple[str, ...]] = {
-    "fer2013": ("fer2013.csv", "fer2013/fer2013.csv", "icml_face_data.csv"),
-    "ckplus": ("ckextended.csv",),
-}
+FER2013_FILES = ("fer2013.csv", "fer2013/fer2013.csv", "icml_face_data.csv")
+_FILES: Mapping[str, tuple[str, ...]] = {"fer2013": FER2013_FILES, "ckplus": ("ckextended.csv",)}
 _IDS: Mapping[str, Mapping[int, str]] = {"fer2013": FER2013_IDS, "ckplus": CKPLUS_48_IDS}
 _CHUNK = 1024
 

@@ -12,7 +12,7 @@ from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import require_regular
 from ngd_timm.data.labels import RAFDB_IDS, split_of
 from ngd_timm.data.layouts.csv_file import read_csv
-from ngd_timm.data.layouts.folders import split_folders
+from ngd_timm.data.layouts.folders import split_folders_or_root
 from ngd_timm.data.layouts.options import Source
 from ngd_timm.data.layouts.rows import (
     Piece,
@@ -25,7 +25,7 @@ from ngd_timm.data.layouts.rows import (
     table_of_files,
 )
 
-_LIST = "list_patition_label.txt"
+_LISTS = ("list_patition_label.txt", "list_partition_label.txt")
 # Where the images are, and what is added to the name in the list; faces that are cut out and aligned come first.
 _IMAGES = (("Image/aligned", "_aligned"), ("aligned", "_aligned"), ("Image/original", ""), ("original", ""))
 
@@ -36,8 +36,9 @@ def find_rafdb_list(source: Source) -> list[Piece] | None:
     A line is `train_00001.jpg 5`; the number is a class by `labels.RAFDB_IDS`, the name's beginning the split.
     """
     root = source.root
-    places = [root] if root.is_file() else [root / "EmoLabel" / _LIST, root / _LIST, root / "basic/EmoLabel" / _LIST]
-    path = next((p for p in places if p.name == _LIST and p.is_file()), None)
+    folders = [root / "EmoLabel", root, root / "basic/EmoLabel"]
+    places = [root] if root.is_file() else [folder / name for folder in folders for name in _LISTS]
+    path = next((p for p in places if p.name in _LISTS and p.is_file()), None)
     if path is None:
         return None
     base = path.parent.parent if path.parent.name == "EmoLabel" else path.parent
@@ -90,7 +91,7 @@ def find_rafdb_kaggle(source: Source) -> list[Piece] | None:
     base = root / "DATASET" if (root / "DATASET").is_dir() else root
     return [
         Piece("RAF-DB folders 1 to 7", path, split, path.name, partial(_read_numbered, path, root, base))
-        for path, split in split_folders(base)
+        for path, split in split_folders_or_root(base)
         if any(folder.name.isdecimal() for folder in subfolders(path))
     ] or None
 

@@ -67,7 +67,8 @@ LAYOUTS: tuple[Layout, ...] = (
 _TABLES = ("parquet", "Hub data set", "webdataset")
 _TAKEN_BY: Mapping[str, Sequence[str]] = {
     **dict.fromkeys(("image", "label"), _TABLES),
-    **dict.fromkeys(("names", "class_map"), (*_TABLES, "NPZ", "CSV manifest")),
+    **dict.fromkeys(("names", "class_map"), (*_TABLES, "NPZ", "CSV manifest", "class folders")),
+    "missing": ("AffectNet lists", "CSV manifest"),
     **dict.fromkeys(("config", "revision"), ("Hub data set",)),
     **dict.fromkeys(("apex_frames", "neutral_frame"), ("CK+ sequences",)),
 }

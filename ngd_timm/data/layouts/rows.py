@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -44,6 +44,13 @@ class Rows:
     def usable(self) -> np.ndarray:
         """(N,) bool: rows that the layout doesn't drop; only their images need exist."""
         return ~np.logical_or.reduce([np.zeros(self.table.num_rows, dtype=bool), *self.dropped.values()])
+
+    def people(self) -> set[str]:
+        """The subjects of the usable rows, where they are known."""
+        if "subject" not in self.table.column_names:
+            return set()
+        subjects = self.table["subject"].to_pylist()
+        return {subject for subject, used in zip(subjects, self.usable(), strict=True) if used and subject}
 
     @cached_property
     def pixel_hashes(self) -> list[bytes]:
@@ -149,28 +156,37 @@ def index_names(values: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The folders in a folder, in order, without hidden ones."""
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    """The folders in a folder, in order, without `_is_by_product`."""
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not _is_by_product(p.name))
+
+
+def _is_by_product(folder: str) -> bool:
+    """Whether a folder is hidden, or made by macOS' archiver or a file server for itself."""
+    return folder.startswith(".") or folder in ("__MACOSX", "@eaDir")
+
+
+def files_with(folder: Path, suffixes: Collection[str], deep: bool = False) -> list[Path]:
+    """The files of some suffixes in a folder, in order; hidden ones are left out."""
+    return sorted(p for p in files_below(folder, deep) if p.suffix.lower() in suffixes and not p.name.startswith("."))
 
 
 def image_files(folder: Path, deep: bool = False) -> list[Path]:
-    """The images in a folder, in order, by their suffix; hidden files are left out."""
-    found = [p for p in files_below(folder, deep) if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
+    """The images in a folder, in order, by their suffix."""
+    found = files_with(folder, SUFFIXES, deep)
     for path in found:
         if not path.is_file():
             raise InputError(f"{path} is no file (or links to none); bring the image, or remove it")
-    return sorted(found)
+    return found
 
 
 def files_below(folder: Path, deep: bool = True) -> Iterator[Path]:
-    """Everything in a folder, and in the folders below it, that is no folder."""
+    """Everything in a folder, and in the folders below it but for `_is_by_product`, that is no folder."""
 
     def refuse(error: OSError) -> None:
         raise InputError(f"{error.filename} can't be read ({error.strerror}); change its permissions") from None
 
     for at, folders, names in os.walk(folder, onerror=refuse):
-        if not deep:
-            folders.clear()
+        folders[:] = [name for name in folders if deep and not _is_by_product(name)]
         yield from (Path(at, name) for name in names)
 
 
@@ -180,6 +196,20 @@ def require_files(paths: Sequence[Path], listed_in: str, hint: str) -> None:
     if missing:
         first = ", ".join(str(p) for p in missing[:3])
         raise InputError(f"{listed_in}: {len(missing)} of {len(paths)} images aren't there (first: {first}); {hint}")
+
+
+def missing_files(
+    paths: Sequence[Path], used: np.ndarray, drop: bool, listed_in: str, hint: str
+) -> dict[str, np.ndarray]:
+    """Of the (N,) used files those that are not there, or empty, as a reason to drop them; without `drop` a refusal."""
+    missing = used & np.array([not os.path.isfile(p) or os.path.getsize(p) == 0 for p in paths], dtype=bool)
+    if missing.any() and not drop:
+        first = ", ".join(str(paths[row]) for row in np.flatnonzero(missing)[:3])
+        raise InputError(
+            f"{listed_in}: {missing.sum()} of {used.sum()} images aren't there, or are empty (first: {first}); {hint}, "
+            "or leave them out: ROOT,missing=drop"
+        )
+    return {"not there, or empty": missing} if missing.any() else {}
 
 
 def image_array(data: Any, paths: Any) -> pa.StructArray:
