@@ -142,7 +142,9 @@ def paired_difference(
       not resampled: from 2 to 5 of them a bootstrap would understate their spread by (S - 1)/S.
     - "seed_ci95", Student's t over the S per-seed differences: covers other seeds, on these images.
 
-    Neither covers both sources of chance: call it a difference of the recipes where both exclude zero.
+    Neither covers both sources of chance: call it a difference of the recipes where both exclude zero. Recipes that do
+    not differ pass that test in 2 to 5 of 100 cases with two seeds, in 5 to 6 with three and in 5 to 8 with five, by
+    whichever source is larger.
 
     Reference:
         Koehn, "Statistical significance tests for machine translation evaluation", EMNLP 2004 (the paired bootstrap);

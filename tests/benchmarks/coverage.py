@@ -5,6 +5,9 @@
 A student predicts class k for class c at a fixed rate; a set draws its classes at about FER+'s frequencies. The truth
 is the score on infinitely many images; beside it stands the mean score of sets of that size, which for macro-F1 is
 another number (a mean of ratios). Where there are subjects, each has an own rate of being missed.
+
+Then: how often do both intervals of `paired_difference` exclude 0 where two recipes don't differ? Images and seeds move
+each difference on their own, by standard errors of a given ratio.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import time
 
 import numpy as np
 from measuring import parser
+from scipy import stats
 
 from ngd_timm.core.affect import CLASSES
 from ngd_timm.evaluate.metrics import METRICS, fer_metrics
@@ -55,6 +59,16 @@ def draw_set(
     return np.eye(len(CLASSES))[np.where(lost, 0, predicted)], target, subject
 
 
+def false_findings(seeds: int, ratio: float, draws: int) -> float:
+    """Percent of differences of 0 whose intervals over images and over seeds both exclude it."""
+    rng = np.random.default_rng([seeds, round(100 * ratio)])
+    of_images = rng.normal(size=draws)
+    of_seeds = rng.normal(0, ratio * np.sqrt(seeds), (draws, seeds))
+    mean = of_images + of_seeds.mean(axis=1)
+    half = stats.t.ppf(0.975, seeds - 1) * of_seeds.std(axis=1, ddof=1) / np.sqrt(seeds)
+    return 100 * float(np.mean((abs(mean) > stats.norm.ppf(0.975)) & (abs(mean) > half)))
+
+
 def main() -> None:
     options = parser(__doc__, draws=1000, resamples=500).parse_args()
     print(f"{options.draws} sets each, {options.resamples} resamples; chance alone moves a 95 by", end=" ")
@@ -81,6 +95,10 @@ def main() -> None:
             covers = [100 * np.mean((low <= t) & (t <= high)) for t in (exact[metric], mean)]
             print(f"{name:33} {metric:8} {exact[metric]:6.2f} {mean:13.2f} {covers[0]:15.1f} {covers[1]:22.1f}")
         print(f"{'':33} ({time.perf_counter() - began:.0f} s)")
+    ratios = (0.25, 0.5, 1, 2, 4)
+    print("both intervals exclude a difference of 0, %; standard error over seeds / over images:", *ratios)
+    for seeds in (2, 3, 5):
+        print(f"{seeds} seeds", *(f"{false_findings(seeds, ratio, 200_000):5.1f}" for ratio in ratios))
 
 
 if __name__ == "__main__":
