@@ -23,7 +23,7 @@ from ngd_timm.core.plots import png_figure
 from ngd_timm.predict.annotate import draw_bars, draw_boxes, draw_plane
 from ngd_timm.report.page import to_png_uri
 
-TITLE = "# Expressions of faces\nFind every face in a photograph and predict its expression."
+TITLE = "# Expressions of faces\nFind the faces in a photograph and predict their expressions."
 TERMS = f"""**What it must not be used for.** A shown expression is not a felt emotion, and the labels are what
 annotators saw. Do not use this {FORBIDDEN}.
 
