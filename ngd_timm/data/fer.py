@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 import numpy as np
 
-from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.citations import FACES
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.images import image_records
@@ -130,13 +129,8 @@ def load_fer(
     root: str | Path,
     split: str | None = None,
     *,
-    label_rule: str = "majority",
-    drop_duplicates: bool = True,
-    classes: Sequence[str] = CLASSES,
-    limit: int | None = None,
-    label_fraction: float | None = None,
-    options: Mapping[str, Any] | None = None,
     streaming: bool = False,
+    **options: Unpack[Options],
 ) -> Dataset | IterableDataset:
     """Load one split, or all rows, of a facial-expression data set by name and root.
 
@@ -187,18 +181,7 @@ def load_fer(
         >>> next(iter(load_fer("schematic", folder, "valid", streaming=True)))["source"]
         'valid.parquet row 0'
     """
-    load = load_stream if streaming else load_split
-    return load(
-        name,
-        root,
-        split,
-        label_rule=label_rule,
-        drop_duplicates=drop_duplicates,
-        classes=classes,
-        limit=limit,
-        label_fraction=label_fraction,
-        options=options,
-    )[0]
+    return (load_stream if streaming else load_split)(name, root, split, **options)[0]
 
 
 def load_stream(

@@ -51,7 +51,7 @@ def _refuse_unnamed(
 ) -> None:
     """An image without a subject may show one of the other side."""
     usable = np.concatenate([rows.usable() for rows in pieces])
-    unnamed = np.array([name is None for names in subjects for name in names]) & usable
+    unnamed = np.array([name is None for names in subjects for name in names], dtype=bool) & usable
     if unnamed.any():
         sources = [source for rows in pieces for source in rows.table["source"].to_pylist()]
         raise InputError(

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from scipy.linalg import orthogonal_procrustes
 
 from ngd_timm.core.errors import InputError
-from ngd_timm.eeg.signal.bandpower import SET, BandPower, trial_index
-from ngd_timm.grid.averages import procrustes
+from ngd_timm.eeg.signal.bandpower import SET, BandPower
+from ngd_timm.grid.averages import trial_index
 
 __all__ = [
     "FOLDS_BY",
@@ -252,7 +253,7 @@ def align(embeddings: np.ndarray, held_out_fold: np.ndarray) -> tuple[np.ndarray
     parts = list(cells(held_out_fold))
     for fold, (own, seen) in enumerate(parts):
         shared = seen & parts[0][1]
-        rotation = np.eye(rows.shape[-1]) if fold == 0 else procrustes(rows[fold, shared], rows[0, shared])
+        rotation = orthogonal_procrustes(rows[fold, shared], rows[0, shared])[0] if fold else np.eye(rows.shape[-1])
         out[own] = rows[fold, own] @ rotation
         agreement.append(float(((rows[fold, shared] @ rotation) * rows[0, shared]).sum(axis=1).mean()))
     return out, agreement

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 
 from ngd_timm.core.affect import AXES, ccc
-from ngd_timm.eeg.signal.bandpower import trial_index
-from ngd_timm.grid.mantel import permute_within
+from ngd_timm.grid.averages import sums_of, trial_index
+from ngd_timm.grid.mantel import permute
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
-Permute = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
 def balanced_accuracy(decision: np.ndarray, target: np.ndarray) -> float:
@@ -26,10 +25,8 @@ def trial_means(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean of (N, …) values over each trial's windows, (T, …), with each trial's subject and first row."""
     first, index = trial_index(subject, trial)
-    sums = np.zeros((len(first), *values.shape[1:]))
-    np.add.at(sums, index, values)
     counts = np.bincount(index).reshape(-1, *[1] * (values.ndim - 1))
-    return sums / counts, subject[first], first
+    return sums_of(values, index, len(first)) / counts, subject[first], first
 
 
 def score_trials(
@@ -48,11 +45,13 @@ def score_trials(
     """Scores of both axes over all held-out trials, from decisions (T, 2), above 0 for high, and predictions (T, 2).
 
     `chance` and one-sided `p` are with ratings permuted within each subject or, with the `fold` of stimuli held out,
-    (T,) or (T, 2), within each fold (see `permute_stimuli`); with `number` (T,), the trial's number where it means the
-    same for all subjects, `given_number` has them permuted among the trials of that number, `given_stimulus` likewise.
+    (T,) or (T, 2), within each fold (see `grid.mantel.permute`); with `number` (T,), the trial's number where it means
+    the same for all subjects, `given_number` has them permuted among the trials of it, `given_stimulus` likewise.
     """
     by_subject = _groups(subject)
-    permute = _among(subject) if fold is None or stimulus is None else _stimuli_within(fold, stimulus)
+    groups: tuple[np.ndarray, np.ndarray | None] = (subject, None)
+    if fold is not None and stimulus is not None:
+        groups = np.unique(fold.reshape(len(fold), -1), axis=0, return_inverse=True)[1].reshape(-1), _numbers(stimulus)
     given = {"given_number": number, "given_stimulus": stimulus}
     scores: dict[str, Any] = {axis: {} for axis in AXES}
     for column, axis in enumerate(AXES):
@@ -65,41 +64,19 @@ def score_trials(
             scores[axis][name] = {
                 "value": round(metric(values, rating), 4),
                 "ci95": _interval(metric, values, rating, by_subject, bootstrap, rng),
-                **_chance(metric, values, rating, permute, permutations, rng),
+                **_chance(metric, values, rating, groups, permutations, rng),
             }
             for key, names in given.items():
                 if names is not None:
                     rng = np.random.default_rng(seed)
-                    scores[axis][name][key] = _chance(metric, values, rating, _among(names), permutations, rng)
+                    scores[axis][name][key] = _chance(
+                        metric, values, rating, (_numbers(names), None), permutations, rng
+                    )
     return scores
 
 
-def permute_stimuli(values: np.ndarray, fold: np.ndarray, stimulus: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A copy of (T,) values permuted within folds (T,): stimuli (T,), numbered from 0, change places as wholes.
-
-    Subjects are permuted within a stimulus. What subjects share about a stimulus, in the EEG as in the ratings, stays
-    together, so that few stimuli make a wide chance; a fold that holds out high ratings stays one.
-
-    Examples:
-        >>> clip = np.array([0, 1, 2, 3, 0, 1, 2, 3])
-        >>> permute_stimuli(clip, clip // 2, clip, np.random.default_rng(3)).tolist()
-        [1, 0, 3, 2, 1, 0, 3, 2]
-    """
-    place, order = rng.permutation(stimulus.max() + 1), rng.permutation(len(values))
-    out = np.empty_like(values)
-    out[np.lexsort((stimulus, fold))] = values[order][np.lexsort((place[stimulus][order], fold[order]))]
-    return out
-
-
-def _stimuli_within(fold: np.ndarray, stimulus: np.ndarray) -> Permute:
-    part = np.unique(fold.reshape(len(fold), -1), axis=0, return_inverse=True)[1].reshape(-1)
-    number = np.unique(stimulus, return_inverse=True)[1].reshape(-1)
-    return lambda values, rng: permute_stimuli(values, part, number, rng)
-
-
-def _among(names: np.ndarray) -> Permute:
-    groups = _groups(names)
-    return lambda values, rng: permute_within(values, groups, rng)
+def _numbers(names: np.ndarray) -> np.ndarray:
+    return np.unique(names, return_inverse=True)[1].reshape(-1)
 
 
 def _groups(names: np.ndarray) -> list[np.ndarray]:
@@ -133,12 +110,12 @@ def _chance(
     metric: Metric,
     values: np.ndarray,
     target: np.ndarray,
-    permute: Permute,
+    groups: tuple[np.ndarray, np.ndarray | None],
     permutations: int,
     rng: np.random.Generator,
 ) -> dict[str, float]:
     """Mean of the metric with ratings permuted, and the one-sided p of the metric itself."""
     value = metric(values, target)
-    permuted = np.array([metric(values, permute(target, rng)) for _ in range(permutations)])
+    permuted = np.array([metric(values, permute(target, groups[0], rng, groups[1])) for _ in range(permutations)])
     p = (1 + int((permuted >= value - 1e-12).sum())) / (1 + permutations)
     return {"chance": round(float(permuted.mean()), 4), "p": round(p, 5)}

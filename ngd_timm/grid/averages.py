@@ -59,22 +59,22 @@ def cell_sums(
     """For each cell the sum of its subjects' means (S*S, D) and their number; rows are sums of `weights` embeddings."""
     people = int(subjects.max()) + 1
     groups, group = np.unique(cells * people + subjects, return_inverse=True)
-    means = np.zeros((len(groups), rows.shape[1]))
-    np.add.at(means, group, rows)
-    means /= np.bincount(group, weights=weights)[:, None]
-    sums = np.zeros((size * size, rows.shape[1]))
-    np.add.at(sums, groups // people, means)
-    return sums, np.bincount(groups // people, minlength=size * size)
+    means = sums_of(rows, group, len(groups)) / np.bincount(group, weights=weights)[:, None]
+    return sums_of(means, groups // people, size * size), np.bincount(groups // people, minlength=size * size)
 
 
-def procrustes(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The orthogonal (D, D) matrix R that brings `source @ R` nearest to `target`, both (N, D).
+def sums_of(rows: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
+    """(groups, …) float64 sums of the rows (N, …) of each group (N,): as `np.add.at`, ten times faster."""
+    from scipy.sparse import csr_array
 
-    Reference:
-        Schoenemann, "A generalized solution of the orthogonal Procrustes problem", Psychometrika 31 (1966).
-    """
-    left, _, right = np.linalg.svd(source.T @ target)
-    return left @ right
+    members = csr_array((np.ones(len(group)), group, np.arange(len(group) + 1)), shape=(len(group), groups))
+    return (members.T @ rows.reshape(len(rows), -1)).reshape(groups, *rows.shape[1:])
+
+
+def trial_index(subject: np.ndarray, trial: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Trials in order of subject and trial: the first row of each, (T,), and the trial of each row, (N,)."""
+    who, which = (np.unique(names, return_inverse=True)[1].reshape(-1) for names in (subject, trial))
+    return np.unique(who * (which.max() + 1) + which, return_index=True, return_inverse=True)[1:]
 
 
 def pooled_sums(
@@ -91,6 +91,8 @@ def pooled_sums(
     """
     if frames is None:
         return cell_sums(rows, cells, subjects, size, weights)
+    from scipy.linalg import orthogonal_procrustes
+
     total, counts = np.zeros((size * size, rows.shape[1])), np.zeros(size * size, dtype=np.int64)
     onto: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
     for frame in np.unique(frames):
@@ -103,7 +105,7 @@ def pooled_sums(
         elif not (onto[2] & (count > 0)).any():
             raise InputError("the runs fill no cell in common, so nothing says how their frames lie; lower the size")
         else:
-            sums = inside.T @ procrustes(inside.T, onto[1]) @ onto[0].T
+            sums = inside.T @ orthogonal_procrustes(inside.T, onto[1])[0] @ onto[0].T
         total += sums
         counts += count
     return total, counts

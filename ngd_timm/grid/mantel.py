@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 
 from ngd_timm.core.affect import cell_distances, cell_of
 from ngd_timm.core.errors import InputError
-from ngd_timm.grid.averages import cell_sums, checked_rows, checked_size, pooled_sums, unit
+from ngd_timm.grid.averages import cell_sums, checked_rows, checked_size, pooled_sums, sums_of, trial_index, unit
 
 
 class Mantel(NamedTuple):
@@ -52,6 +51,9 @@ def mantel_test(
     permutation rotates them onto one another anew, because that uses the ratings. The declared test is that of
     `center=True` at the grid's own size.
 
+    Where stimuli are shared, embeddings of a teacher that knows a stimulus by its EEG pass as well, whatever they hold
+    of affect (`tests/benchmarks/null_grids.py --stimulus .3`): scores with the stimulus given tell the two apart.
+
     Reference:
         Mantel, "The detection of disease clustering and a generalized regression approach", Cancer Res. 27 (1967).
     """
@@ -59,15 +61,15 @@ def mantel_test(
     if permutations < 1:
         raise InputError(f"permutations must be at least 1, got {permutations}")
     rows, va, who = checked_rows(embeddings, valence_arousal, subjects, min_subjects)
-    first, trial = _trials(np.asarray(trials), who)
+    if np.shape(trials) != who.shape:
+        raise InputError(f"trials must have shape {who.shape}, got {np.shape(trials)}")
+    first, trial = trial_index(who, np.asarray(trials))
     owner, cells = who[first], cell_of(va[first], size)
     if not np.array_equal(va, va[first][trial]):
         raise InputError("a trial has more than one valence/arousal rating; permuting trials needs exactly one")
     if np.bincount(owner).max() < 2:
         raise InputError("no subject has two trials: nothing to permute; give subject and trial of each row")
-    sums = np.zeros((len(first), rows.shape[1]))
-    np.add.at(sums, trial, rows)
-    windows = np.bincount(trial).astype(np.float64)
+    sums, windows = sums_of(rows, trial, len(first)), np.bincount(trial).astype(np.float64)
     frame = None if frames is None else np.asarray(frames)[first]
     filled = cell_sums(sums, cells, owner, size, windows)[1] >= min_subjects
     distances = cell_distances(size)[np.ix_(filled, filled)]
@@ -81,22 +83,30 @@ def mantel_test(
 
     r = statistic(cells)
     rng = np.random.default_rng(seed)
-    by_subject = [np.flatnonzero(owner == subject) for subject in range(int(owner.max()) + 1)]
-    reached = sum(statistic(permute_within(cells, by_subject, rng)) >= r - 1e-12 for _ in range(permutations))
+    reached = sum(statistic(permute(cells, owner, rng)) >= r - 1e-12 for _ in range(permutations))
     return Mantel(r, (1 + reached) / (1 + permutations), permutations)
 
 
-def _trials(names: np.ndarray, subjects: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The first row of each trial of each subject, and the trial of each row."""
-    if names.shape != subjects.shape:
-        raise InputError(f"trials must have shape {subjects.shape}, got {names.shape}")
-    number = np.unique(names, return_inverse=True)[1].reshape(-1)
-    return np.unique(subjects * (int(number.max()) + 1) + number, return_index=True, return_inverse=True)[1:]
+def permute(
+    values: np.ndarray, within: np.ndarray, rng: np.random.Generator, together: np.ndarray | None = None
+) -> np.ndarray:
+    """A copy of (T, …) values permuted within groups (T,).
 
+    With `together` (T,), stimuli numbered from 0, these change places as wholes, and rows are permuted within each.
+    What subjects share about a stimulus, in the EEG as in the ratings, stays together, so that few stimuli make a wide
+    chance; a fold that holds out high ratings stays one.
 
-def permute_within(values: np.ndarray, groups: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """A copy of (N, …) values, permuted among the rows of each group."""
+    Examples:
+        >>> clip = np.array([0, 1, 2, 3, 0, 1, 2, 3])
+        >>> permute(clip, clip // 2, np.random.default_rng(3), clip).tolist()
+        [1, 0, 3, 2, 1, 0, 3, 2]
+    """
     out = values.copy()
-    for rows in groups:
-        out[rows] = values[rng.permutation(rows)]
+    if together is None:
+        for group in np.unique(within):
+            rows = np.flatnonzero(within == group)
+            out[rows] = values[rng.permutation(rows)]
+        return out
+    place, order = rng.permutation(int(together.max()) + 1), rng.permutation(len(values))
+    out[np.lexsort((together, within))] = values[order][np.lexsort((place[together][order], within[order]))]
     return out

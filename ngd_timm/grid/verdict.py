@@ -138,7 +138,8 @@ def _passed(scores: Mapping[str, Any]) -> str:
 
 
 _GRID = {
-    True: "the grid follows the valence/arousal plane more than permuted ratings do.",
+    True: "the grid follows the valence/arousal plane more than ratings permuted within each subject do. A teacher "
+    "that knows stimuli by their EEG passes this test too, whatever it knows of affect.",
     False: "the grid does not follow the valence/arousal plane more than permuted ratings do: its geometry is no "
     "evidence of affect, and a student may gain no more from it than from a shuffled or a random grid.",
 }

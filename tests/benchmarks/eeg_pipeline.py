@@ -16,6 +16,7 @@ from typing import Any
 
 import mne
 import numpy as np
+import scipy.signal
 import torch
 
 from ngd_timm.core.teacher_recipe import TeacherData
@@ -93,7 +94,7 @@ def main() -> None:
     torch.set_num_threads(1)
     mne.filter.filter_data = timed("filter", mne.filter.filter_data)
     mne.filter.notch_filter = timed("notch", mne.filter.notch_filter)
-    mne.time_frequency.psd_array_welch = timed("Welch", mne.time_frequency.psd_array_welch)
+    scipy.signal.welch = timed("Welch", scipy.signal.welch)
     warm = simulated(EMOTIV, 128.0, 8.0, argparse.Namespace(subjects=1, trials=1, seconds=20))
     preprocess.band_power(RecordingSet("warm-up", (), lambda: iter(warm)), TeacherData(name="recordings"))
     measure("14 channels at 128 Hz", simulated(EMOTIV, 128.0, 61.0, options), options.size)

@@ -7,7 +7,6 @@ import pytest
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.eeg.folds import align, check_split, subject_folds
-from ngd_timm.grid.averages import procrustes
 
 
 def test_no_subject_is_in_two_folds_and_folds_are_even() -> None:
@@ -48,14 +47,6 @@ def test_one_recording_under_two_names_is_found_in_a_split() -> None:
     power[3] = power[0]
     with pytest.raises(InputError, match="filed under subject 1 and subject 2"):
         check_split(subjects == 1, subjects == 2, subjects, trials, power)
-
-
-def test_procrustes_recovers_a_rotation_and_a_reflection() -> None:
-    rng = np.random.default_rng(0)
-    source = rng.standard_normal((50, 6))
-    turn = np.linalg.qr(rng.standard_normal((6, 6)))[0]
-    for target in (turn, turn * np.array([-1, 1, 1, 1, 1, 1])):
-        np.testing.assert_allclose(procrustes(source, source @ target), target, atol=1e-9)
 
 
 def test_teachers_that_differ_by_a_rotation_agree_after_alignment() -> None:

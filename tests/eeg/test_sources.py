@@ -118,6 +118,20 @@ def test_a_damaged_file_of_gameemo_is_named(tmp_path: Path) -> None:
         open_recordings("gameemo", str(tmp_path / "games"))
 
 
+def test_arrays_of_a_recording_are_floats() -> None:
+    for signal in ([[0.0, 1.0]], np.zeros((1, 2), dtype=np.int16)):
+        with pytest.raises(InputError, match="signal must be an array of floats in µV, got"):
+            Recording(1, 1, signal, 128.0, ("O1",))  # type: ignore[arg-type]
+
+
+def test_two_files_of_one_game_of_gameemo_are_refused(tmp_path: Path) -> None:
+    write_simulated("gameemo", tmp_path / "games", 1, 1, 1.0)
+    (file,) = (tmp_path / "games").rglob("S01G1AllChannels.csv")
+    file.with_name("S1G1AllChannels.csv").write_bytes(file.read_bytes())
+    with pytest.raises(InputError, match=r"S01G1AllChannels\.csv and S1G1AllChannels\.csv are the same game"):
+        open_recordings("gameemo", str(tmp_path / "games"))
+
+
 def test_two_folders_of_one_subject_of_gameemo_are_refused(tmp_path: Path) -> None:
     write_simulated("gameemo", tmp_path / "games", 1, 1, 1.0)
     (folder,) = (tmp_path / "games").rglob("(S01)")

@@ -96,9 +96,9 @@ def find_sfew(source: Source) -> list[Piece] | None:
     pieces = []
     for split, places in found.items():
         aligned = [path for path in places if _is_aligned(path.relative_to(root))]
-        folder, *others = aligned or places or [None]
-        if folder is None:
+        if not places:
             continue
+        folder, *others = aligned or places
         if others:
             raise InputError(f"{root}: {folder} and {others[0]} are both faces of '{split}'; remove one")
         for path in places:

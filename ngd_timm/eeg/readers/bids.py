@@ -18,6 +18,7 @@ from ngd_timm.core.affect import rating_to_va
 from ngd_timm.core.errors import InputError, one_line
 from ngd_timm.eeg.readers.own import eeg_picks, microvolts, recording_files, regular_files
 from ngd_timm.eeg.readers.table import read_table
+from ngd_timm.eeg.signal.bandpower import SET
 from ngd_timm.eeg.signal.recording import Recording, RecordingSet
 from ngd_timm.eeg.topomap import standard_montage
 
@@ -112,8 +113,9 @@ def read_bids(
     if left_out:
         notes["left out"] = ", ".join(f"{count} {why}" for why, count in left_out.items())
         logger.info("%s: left out: %s", root, notes["left out"])
-    makers = [maker.get("Name") for maker in description.get("GeneratedBy") or () if isinstance(maker, dict)]
-    simulated = SIMULATOR in makers
+    makers = description.get("GeneratedBy")
+    makers = makers if isinstance(makers, list) else []
+    simulated = any(isinstance(maker, dict) and maker.get("Name") == SIMULATOR for maker in makers)
     name = " ".join(str(description.get("Name", root.name)).split())[:200]
     return RecordingSet(
         dataset=f"simulated recordings in the layout of {name}" if simulated else f"{name}, in BIDS",
@@ -251,10 +253,10 @@ def _in_order(trials: Iterator[_Trial] | Sequence[_Trial]) -> list[_Trial]:
 
 
 def _numbers(labels: Sequence[str]) -> dict[str, int]:
-    """Each subject's number: its label's where all are numbers, else its place among them."""
+    """Each subject's number: its label's where all are numbers that pooled sets take, else its place among them."""
     names = sorted(set(labels))
     numbers = [int(name) if name.isdecimal() and len(name) < 10 else -1 for name in names]
-    if min(numbers) < 0 or len(set(numbers)) < len(names):
+    if min(numbers) < 0 or max(numbers) >= SET or len(set(numbers)) < len(names):
         numbers = list(range(1, len(names) + 1))
     return dict(zip(names, numbers, strict=True))
 

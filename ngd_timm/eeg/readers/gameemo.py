@@ -51,8 +51,10 @@ def read_gameemo(root: str | Path) -> RecordingSet:
     for subject, place in _subjects(folder).items():
         for path in sorted((place / _SIGNALS).glob("*.csv")):
             name = re.fullmatch(r"S(\d+)G(\d+)AllChannels\.csv", path.name, re.IGNORECASE)
-            if name and int(name[1]) == subject:
-                files[subject, int(name[2])] = path
+            if not name or int(name[1]) != subject:
+                continue
+            if (other := files.setdefault((subject, int(name[2])), path)) != path:
+                raise InputError(f"{place / _SIGNALS}: {other.name} and {path.name} are the same game; remove one")
     if not files:
         raise InputError(f"no (S01)/{_SIGNALS}/S01G1AllChannels.csv … in {folder}; give the folder that holds (S01)")
     ratings = _read_ratings(folder / _RATINGS)

@@ -15,6 +15,7 @@ from ngd_timm.core.arrays import read_npz
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.files import atomic_path
 from ngd_timm.eeg.signal.recording import name_indices
+from ngd_timm.grid.averages import trial_index
 
 DATASETS = {
     "gameemo": "GAMEEMO (Alakus et al. 2020), 14-channel Emotiv EPOC+ at 128 Hz, four games a person, 12 s windows",
@@ -68,23 +69,14 @@ class BandPower:
         if half.any() or np.isinf(va).any() or (np.abs(va) > 1).any():
             raise InputError("valence and arousal must lie in [-1, 1], or both be NaN where nobody rated the trial")
         first, trial = trial_index(self.subject, self.trial)
-        differs = ~((va == va[first][trial]) | np.isnan(va) & np.isnan(va[first][trial])).all(axis=1)
-        if differs.any():
-            row = int(differs.argmax())
-            raise InputError(
-                f"subject {self.subject[row]}, trial {self.trial[row]} has more than one rating; a trial has one"
-            )
-        if self.stimulus is not None:
-            self._check_stimulus(self.stimulus, self.stimulus[first][trial] if len(self.stimulus) == shape[0] else None)
-
-    def _check_stimulus(self, stimulus: np.ndarray, of_trial: np.ndarray | None) -> None:
-        if of_trial is None or stimulus.ndim != 1 or stimulus.dtype.kind != "U":
-            raise InputError(f"stimulus must be ({len(self)},) strings, got {stimulus.dtype} of {stimulus.shape}")
-        if (differs := stimulus != of_trial).any():
-            row = int(differs.argmax())
-            raise InputError(
-                f"subject {self.subject[row]}, trial {self.trial[row]} has more than one stimulus; a trial has one"
-            )
+        if (names := self.stimulus) is not None and (names.shape != (shape[0],) or names.dtype.kind != "U"):
+            raise InputError(f"stimulus must be ({shape[0]},) strings, got {names.dtype} of {names.shape}")
+        for what, values in (("rating", np.nan_to_num(va, nan=9)), ("stimulus", self.stimulus)):
+            if values is not None and (differs := values != values[first][trial]).any():
+                row = np.argwhere(differs)[0][0]
+                raise InputError(
+                    f"subject {self.subject[row]}, trial {self.trial[row]} has more than one {what}; a trial has one"
+                )
 
     def __len__(self) -> int:
         return len(self.power)
@@ -251,13 +243,6 @@ def log_power_z(data: BandPower) -> np.ndarray:
             )
         out[rows] = (log[rows] - log[rows].mean(axis=0)) / std
     return out.astype(np.float32)
-
-
-def trial_index(subject: np.ndarray, trial: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Trials in order of subject and trial: the first row of each, (T,), and the trial of each row, (N,)."""
-    keys = np.stack([subject, trial], axis=1)
-    _, first, index = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-    return first, index.reshape(-1)
 
 
 def group_trials(subject: np.ndarray, trial: np.ndarray) -> list[np.ndarray]:

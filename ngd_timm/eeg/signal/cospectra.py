@@ -98,12 +98,13 @@ def tangent_z(matrices: np.ndarray, subject: np.ndarray) -> np.ndarray:
     """
     from pyriemann.tangentspace import TangentSpace
 
-    out = np.empty((len(matrices), matrices.shape[1], matrices.shape[2] * (matrices.shape[2] + 1) // 2))
+    count, bands, size, _ = matrices.shape
+    out = np.empty((count, bands, size * (size + 1) // 2), dtype=np.float32)
     for number in np.unique(subject):
         rows = subject == number
-        for band in range(matrices.shape[1]):
+        for band in range(bands):
             space = TangentSpace(metric={"mean": "logeuclid", "map": "riemann"})
             vectors = space.fit_transform(matrices[rows, band].astype(np.float64))
             std = vectors.std(axis=0)
             out[rows, band] = (vectors - vectors.mean(axis=0)) / np.maximum(std, 1e-9)
-    return out.reshape(len(out), -1).astype(np.float32)
+    return out.reshape(count, -1)

@@ -60,6 +60,11 @@ class Recording:
         for what, values in (("signal", self.signal), ("baseline", self.baseline)):
             if values is None:
                 continue
+            if not isinstance(values, np.ndarray) or values.dtype.kind != "f":
+                got = getattr(values, "dtype", type(values).__name__)
+                raise InputError(
+                    f"{self}: {what} must be an array of floats in µV, got {got}; call .astype(np.float32)"
+                )
             if values.ndim != 2 or len(values) != len(self.channels) or not values.shape[1]:
                 raise InputError(f"{self}: {what} must be ({len(self.channels)} channels, samples), got {values.shape}")
             finite = np.isfinite(values).all(axis=1)

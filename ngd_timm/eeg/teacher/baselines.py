@@ -10,7 +10,8 @@ from ngd_timm.core.affect import AXES
 from ngd_timm.core.errors import InputError
 from ngd_timm.eeg.folds import cells
 from ngd_timm.eeg.scores import trial_means
-from ngd_timm.eeg.signal.bandpower import BandPower, trial_index
+from ngd_timm.eeg.signal.bandpower import BandPower
+from ngd_timm.grid.averages import trial_index
 
 _ALPHAS = np.logspace(0, 5, 11)
 

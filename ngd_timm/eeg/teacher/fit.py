@@ -31,7 +31,7 @@ from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.files import atomic_files, check_place, remove_leftovers, sha256_file, write_json, write_text
 from ngd_timm.core.lock import is_unused, locked
 from ngd_timm.core.recipe import to_yaml
-from ngd_timm.core.teacher_recipe import BIDS_KEYS, TeacherRecipe
+from ngd_timm.core.teacher_recipe import TeacherRecipe
 from ngd_timm.core.version import __version__
 from ngd_timm.eeg.folds import cells, check_split, fold_windows, held_out_rows
 from ngd_timm.eeg.readers.sources import load_cospectra, load_eeg, load_rated
@@ -314,20 +314,8 @@ def _embedding_tensors(
 
 def _fingerprint(recipe: TeacherRecipe, rated: BandPower, support: BandPower | None, folder: Path) -> dict[str, Any]:
     # Where the data lie and where the run goes don't change what comes out.
-    places: dict[str, Any] = {"out": True, "device": True, "data": {"root": True, "cache": True, "support": {"root"}}}
-    if recipe.data.also:
-        places["data"]["also"] = {"__all__": {"root"}}
-    else:  # a recipe of one set keeps the hash that it had before pools
-        places["data"] |= {"also": True, "montage": True}
-    if recipe.data.folds_by == "subject":  # nor does it have another since there are folds by stimulus
-        places["data"] |= {"folds_by": True}
-    # of the keys about BIDS, where the table lies; all, where there is no such set
-    places["data"] |= dict.fromkeys(BIDS_KEYS[:1] if "bids" in recipe.data.names else BIDS_KEYS, True)
-    if recipe.teacher.kind == "topomap":  # or since there are these keys
-        places["teacher"] = {"kind"}
-    if not recipe.optim.fast:
-        places["optim"] = {"fast"}
-    settings = recipe.model_dump(mode="json", exclude=places)
+    elsewhere: dict[str, Any] = {"root": True, "cache": True, "ratings": True, "support": {"root"}, "also": {"__all__": {"root"}}}
+    settings = recipe.model_dump(mode="json", exclude={"out": True, "device": True, "data": elsewhere})
     packages = (*_PACKAGES, "pyriemann") if recipe.teacher.kind == "riemann" else _PACKAGES
     return {
         "dataset": rated.dataset,

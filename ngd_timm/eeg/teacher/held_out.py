@@ -14,9 +14,10 @@ from ngd_timm.core.errors import InputError
 from ngd_timm.core.teacher_recipe import TeacherRecipe
 from ngd_timm.eeg.folds import FOLDS_BY, align, cells, fold_windows, held_out_rows, shared_stimuli
 from ngd_timm.eeg.scores import score_trials, trial_means
-from ngd_timm.eeg.signal.bandpower import NORMALISATION, SET, BandPower, trial_index
+from ngd_timm.eeg.signal.bandpower import NORMALISATION, SET, BandPower
 from ngd_timm.eeg.teacher.baselines import logistic_regression, ridge_regression, trial_number
 from ngd_timm.eeg.teacher.stability import split_half
+from ngd_timm.grid.averages import trial_index
 from ngd_timm.grid.mantel import mantel_test
 from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.grid.verdict import score_rows

@@ -9,8 +9,8 @@ import numpy as np
 from ngd_timm.core.affect import cell_of
 from ngd_timm.core.errors import InputError
 from ngd_timm.eeg.scores import middle
-from ngd_timm.eeg.signal.bandpower import trial_index
-from ngd_timm.grid.mantel import permute_within
+from ngd_timm.grid.averages import sums_of, trial_index
+from ngd_timm.grid.mantel import permute
 
 
 def split_half(
@@ -34,9 +34,7 @@ def split_half(
     if count < 4:
         raise InputError(f"halves of {count} subjects can't be compared; at least four are needed")
     first, trial = trial_index(index, trials)
-    sums = np.zeros((len(first), unit.shape[1]))
-    np.add.at(sums, trial, unit)
-    weights = np.bincount(trial).astype(np.float64)
+    sums, weights = sums_of(unit, trial, len(first)), np.bincount(trial).astype(np.float64)
     owner, cells = index[first], cell_of(valence_arousal[first], size)
 
     rng = np.random.default_rng(seed)
@@ -49,11 +47,10 @@ def split_half(
     if not usable.any():
         raise InputError(f"no two halves of the subjects fill three cells of a {size} x {size} grid in common")
     value = float(centred[usable].mean())
-    by_subject = [np.flatnonzero(owner == subject) for subject in range(count)]
     by_chance = np.empty(permutations)
     for i in range(permutations):
         # which cells a subject fills never changes, so neither do the usable splits
-        permuted = permute_within(cells, by_subject, rng)
+        permuted = permute(cells, owner, rng)
         by_chance[i] = _compare(halves, sums, weights, owner, permuted, size)[1][usable].mean()
     return {
         "splits": int(usable.sum()),
@@ -73,10 +70,8 @@ def _compare(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean cosine as they are and centred, and the number of cells that both halves fill, for each split."""
     splits, subjects = halves.shape
-    total, weight = np.zeros((subjects * size * size, sums.shape[1])), np.zeros(subjects * size * size)
-    slot = owner * size * size + cells
-    np.add.at(total, slot, sums)
-    np.add.at(weight, slot, weights)
+    slot, slots = owner * size * size + cells, subjects * size * size
+    total, weight = sums_of(sums, slot, slots), np.bincount(slot, weights, slots)
     present = (weight > 0).reshape(subjects, size * size)
     means = (total / np.maximum(weight, 1)[:, None]).reshape(subjects, -1)
     grids = []
