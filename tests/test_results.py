@@ -427,7 +427,7 @@ def test_few_labels_have_their_own_questions_and_no_table_of_the_paper(results: 
     assert page.index("- the EEG grid against a random grid (low_real − low_random)") > second
     for absent in ("What each term adds", "better off otherwise", "beside the paper"):
         assert absent not in page
-    assert "| 1427 | 1 of 10 passes |" in page
+    assert "| 1427 | 1 × 10 passes |" in page
 
 
 def test_a_set_that_is_missing_is_refused_before_the_others_are_scored(

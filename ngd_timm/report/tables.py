@@ -222,7 +222,7 @@ def _training_table(training: Mapping[str, Any]) -> Table:
         shares = ["" if found["share"][t] is None else f"{found['share'][t]:.2f}" for t in terms]
         weight = found["lambda_proto_kd"]
         repeats = found.get("epoch_repeats", 1)
-        epochs = str(found["epochs"]) if repeats == 1 else f"{found['epochs']} of {repeats} passes"
+        epochs = str(found["epochs"]) if repeats == 1 else f"{found['epochs']} × {repeats} passes"
         images = [str(found.get("images") or "")] * counted
         cells = (*shares, "" if weight is None else f"{weight:.3g}", *images, epochs, f"{found['minutes']:.2f}")
         rows.append((name, *cells))
