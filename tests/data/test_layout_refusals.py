@@ -340,7 +340,10 @@ def test_folders_that_are_no_classes_are_refused_with_the_way_in(tmp_path: Path)
 def test_what_datasets_saved_to_disk_is_refused_by_that_name(tmp_path: Path) -> None:
     root = class_folders(tmp_path / "saved", "train/fear")
     (root / "dataset_dict.json").write_text("{}")
-    refused("was written by save_to_disk, which is not read; write it with to_parquet", "ferplus", root)
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "state.json").write_text("{}")
+    for saved in (root, tmp_path / "one"):
+        refused("was written by save_to_disk, which is not read; write it with to_parquet", "ferplus", saved)
 
 
 def test_ck_plus_refuses_emotions_whose_images_are_missing(tmp_path: Path) -> None:

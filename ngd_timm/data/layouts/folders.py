@@ -25,6 +25,8 @@ _JAFFE_NAME = re.compile(rf"[A-Z]{{2}}\.({'|'.join(JAFFE_LETTERS)})\d+\.\d+\.\w+
 def find_folders(source: Source) -> list[Piece]:
     """`root/class/*`, or `root/split/class/*`."""
     root = source.root
+    if any((root / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        raise InputError(f"{root} was written by save_to_disk, which is not read; write it with to_parquet")
     inside = subfolders(root)
     if not inside:
         files = sorted(p.name for p in root.iterdir() if not p.name.startswith("."))
@@ -33,8 +35,6 @@ def find_folders(source: Source) -> list[Piece]:
             f"{', '.join(files[:5]) or 'nothing'}); expected one of the layouts in docs/data.md, for example "
             "class-named folders of images"
         )
-    if any((root / name).is_file() for name in ("dataset_dict.json", "state.json")):
-        raise InputError(f"{root} was written by save_to_disk, which is not read; write it with to_parquet")
     found: list[tuple[Path, str | None]] = [*split_folders(root)]
     for path in inside if found else ():
         if split_of(path.name) is None:
