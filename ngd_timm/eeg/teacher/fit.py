@@ -314,7 +314,8 @@ def _embedding_tensors(
 
 def _fingerprint(recipe: TeacherRecipe, rated: BandPower, support: BandPower | None, folder: Path) -> dict[str, Any]:
     # Where the data lie and where the run goes don't change what comes out.
-    elsewhere: dict[str, Any] = {"root": True, "cache": True, "ratings": True, "support": {"root"}, "also": {"__all__": {"root"}}}
+    elsewhere: dict[str, Any] = dict.fromkeys(("root", "cache", "ratings"), True)
+    elsewhere |= {"support": {"root"}, "also": {"__all__": {"root"}}}
     settings = recipe.model_dump(mode="json", exclude={"out": True, "device": True, "data": elsewhere})
     packages = (*_PACKAGES, "pyriemann") if recipe.teacher.kind == "riemann" else _PACKAGES
     return {
