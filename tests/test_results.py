@@ -395,10 +395,10 @@ def test_the_page_of_results_and_the_differences_in_readme_and_docs_follow_from_
 def test_a_difference_that_answers_a_question_has_its_direction_in_any_order_of_the_rows(
     names: list[str], pairs: list[tuple[str, str]]
 ) -> None:
-    asked = {("low_real", "low_ce"), ("low_real", "low_random")}
+    answers = {("low_real", "low_ce"), ("low_real", "low_random")}
     found = difference_pairs(names)
     assert found[:2] == pairs
-    assert asked <= set(found)
+    assert answers <= set(found)
     assert len({frozenset(pair) for pair in found}) == len(found)
 
 

@@ -325,17 +325,19 @@ def _drop_duplicates(
 
 def _warn_of_shared_people(parts: Sequence[Part], training: Sequence[Piece], read: Callable[[Piece], Rows]) -> None:
     """Say so where held-out images are of people who are in the training images too."""
-    for part in parts:
-        if part.piece.split in ("valid", "test") and (people := part.rows.people()):
-            shared = sorted(people & set().union(*(read(piece).people() for piece in training)))
-            if shared:
-                log.warning(
-                    "%s: %d of %d people are in the train split too (%s), so scores there say less of new faces",
-                    part.piece.shown,
-                    len(shared),
-                    len(people),
-                    ", ".join(shared[:3]) + (", …" if len(shared) > 3 else ""),
-                )
+    scored = [(part.piece.shown, part.rows.people()) for part in parts if part.piece.split in ("valid", "test")]
+    if not any(people for _, people in scored):
+        return
+    trained = set[str]().union(*(read(piece).people() for piece in training))
+    for shown, people in scored:
+        if shared := sorted(people & trained):
+            log.warning(
+                "%s: %d of %d people are in the train split too (%s), so scores there say less of new faces",
+                shown,
+                len(shared),
+                len(people),
+                ", ".join(shared[:3]) + (", …" if len(shared) > 3 else ""),
+            )
 
 
 def _apply_limit(parts: Sequence[Part], limit: int | None) -> None:

@@ -103,8 +103,8 @@ def permute(
     """
     out = values.copy()
     if together is None:
-        for group in np.unique(within):
-            rows = np.flatnonzero(within == group)
+        order = np.argsort(within, kind="stable")
+        for rows in np.split(order, np.flatnonzero(within[order][1:] != within[order][:-1]) + 1):
             out[rows] = values[rng.permutation(rows)]
         return out
     place, order = rng.permutation(int(together.max()) + 1), rng.permutation(len(values))

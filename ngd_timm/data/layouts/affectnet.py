@@ -88,9 +88,8 @@ def find_affectnet_csv(source: Source) -> list[Piece] | None:
     else:
         files = next((f for b in _LISTS if (f := csv_headers(root / b))), {})
     lists = [(p, split_of(p.stem)) for p, names in files.items() if _PATH in names]
-    for path in files if lists else ():
-        if path not in [p for p, _ in lists]:
-            log.warning("%s has no column %s and is left out", path, _PATH)
+    for path in (p for p, names in files.items() if lists and _PATH not in names):
+        log.warning("%s has no column %s and is left out", path, _PATH)
     if not root.is_file() and any(split for _, split in lists):
         for path in (p for p, split in lists if split is None):
             log.warning("%s: %s is not named after a split and is left out", root, path.name)
