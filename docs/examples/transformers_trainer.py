@@ -39,7 +39,6 @@ model = ngd_timm.wrap(backbone, num_classes=8, grid=grid)  # a TimmWrapperForIma
 ngd_timm.set_input(model.student, image_size=64)
 criterion = ngd_timm.NeuroGazeLoss(grid, num_classes=8, epochs=epochs, gather_distributed=True)
 distillation = Distillation(model, criterion)
-
 transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model.student), is_training=True)
 faces = load_fer("schematic", folder, "train").with_transform(
     lambda rows: {"image": [transform(i.convert("RGB")) for i in rows["image"]], "label": rows["label"]}
@@ -53,7 +52,8 @@ arguments = TrainingArguments(
 )
 trainer = Trainer(distillation, arguments, train_dataset=faces, callbacks=[Epoch])
 trainer.train()
-
 if trainer.is_world_process_zero():
     ngd_timm.save_student(model.student, "student")
     student = timm.create_model("local-dir:student", pretrained=True).eval()
+if torch.distributed.is_initialized():
+    torch.distributed.destroy_process_group()  # else a process may abort as it ends

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -58,13 +60,27 @@ def mean_by(total: Tensor, weight: Tensor, gather_distributed: bool = False) -> 
     return total / torch.where(weight > 0, weight, 1)
 
 
-def gather_with_gradient(x: Tensor) -> Tensor:
-    """Concatenate `x` (B_r, ...) of all ranks; the plain `all_gather` would cut the graph to the other ranks."""
-    from torch.distributed.nn.functional import all_gather
+class _Gather(torch.autograd.Function):
+    """Rows of all ranks; a rank's gradient is the sum of what all ranks' losses have for its rows."""
 
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, counts: list[int]) -> Tensor:
+        ctx.counts = counts
+        padding = x.new_zeros(max(counts) - x.shape[0], *x.shape[1:])
+        padded = torch.cat([x, padding]).contiguous()
+        parts = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        gradient = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        return gradient.split(ctx.counts)[dist.get_rank()], None
+
+
+def gather_with_gradient(x: Tensor) -> Tensor:
+    """Concatenate `x` (B_r, ...) of all ranks; `dist.all_gather` by itself would cut the graph."""
     sizes = [torch.zeros(1, dtype=torch.long, device=x.device) for _ in range(dist.get_world_size())]
     dist.all_gather(sizes, torch.tensor([x.shape[0]], device=x.device))
-    counts = [int(s) for s in sizes]
-    padding = x.new_zeros(max(counts) - x.shape[0], *x.shape[1:])
-    parts = all_gather(torch.cat([x, padding]).contiguous())
-    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+    return _Gather.apply(x, [int(size) for size in sizes])
