@@ -15,7 +15,7 @@ from scipy.stats import binom
 from ngd_timm.core.affect import cell_of
 from ngd_timm.core.errors import InputError
 from ngd_timm.grid.imported import import_grid
-from ngd_timm.grid.mantel import mantel_test
+from ngd_timm.grid.mantel import HeldOut, mantel_test
 from ngd_timm.grid.prototypes import PrototypeGrid, grid_versions
 from ngd_timm.grid.verdict import grid_verdict
 
@@ -236,6 +236,31 @@ def test_of_grids_that_know_nothing_one_in_twenty_passes_the_declared_test() -> 
     rate = 3 / (1 + permutations)  # of p below .05
     low, high = binom.interval(0.99, grids, rate)
     assert low <= passed <= high
+
+
+def test_of_embeddings_that_know_a_stimulus_and_not_its_rating_few_pass_with_stimuli_held_out() -> None:
+    passed = np.zeros(2, dtype=int)
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        subjects, stimuli = np.indices((24, 12)).reshape(2, -1)
+        va = np.clip(rng.normal(0, 0.4, (12, 2))[stimuli] + rng.normal(0, 0.4, (288, 2)), -1, 1)
+        embeddings = rng.standard_normal((12, 6))[stimuli] + rng.standard_normal((288, 6)) + 2
+        rows = (embeddings, va, subjects, stimuli, 3, 39, seed)
+        for k, held_out in enumerate((None, HeldOut(stimuli, stimuli % 2))):
+            passed[k] += mantel_test(*rows, center=True, held_out=held_out).p < 0.05
+    assert passed[0] > 15
+    assert passed[1] <= binom.ppf(0.995, 40, 1 / 40)
+
+
+def test_affect_that_is_a_stimulus_own_passes_with_stimuli_held_out_and_a_fold_of_one_is_refused() -> None:
+    rng = np.random.default_rng(0)
+    subjects, stimuli = np.indices((6, 12)).reshape(2, -1)
+    va = rng.uniform(-1, 1, (12, 2))[stimuli]
+    embeddings = np.column_stack([3 * va, rng.standard_normal((72, 3)) + 2])
+    rows = (embeddings, va, subjects, stimuli, 3, 199)
+    assert mantel_test(*rows, center=True, held_out=HeldOut(stimuli, stimuli % 3)).p < 0.02
+    with pytest.raises(InputError, match="one stimulus"):
+        mantel_test(*rows, held_out=HeldOut(stimuli, stimuli))
 
 
 def test_mantel_refuses_a_trial_with_two_ratings_and_subjects_with_one_trial() -> None:

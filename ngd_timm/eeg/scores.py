@@ -9,7 +9,7 @@ import numpy as np
 
 from ngd_timm.core.affect import AXES, ccc
 from ngd_timm.grid.averages import sums_of, trial_index
-from ngd_timm.grid.mantel import permute
+from ngd_timm.grid.mantel import HeldOut, exchangeable, permute
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
 
@@ -49,9 +49,9 @@ def score_trials(
     the same for all subjects, `given_number` has them permuted among the trials of it, `given_stimulus` likewise.
     """
     by_subject = _groups(subject)
-    groups: tuple[np.ndarray, np.ndarray | None] = (subject, None)
+    groups = exchangeable(subject)
     if fold is not None and stimulus is not None:
-        groups = np.unique(fold.reshape(len(fold), -1), axis=0, return_inverse=True)[1].reshape(-1), _numbers(stimulus)
+        groups = exchangeable(np.zeros_like(subject), HeldOut(stimulus, fold))
     given = {"given_number": number, "given_stimulus": stimulus}
     scores: dict[str, Any] = {axis: {} for axis in AXES}
     for column, axis in enumerate(AXES):

@@ -61,6 +61,7 @@ def grid_card(grid: PrototypeGrid, name: str, repo_id: str | None = None) -> str
         grid=grid,
         centered=grid if notes.get("centered") == "true" else grid.centered(),
         teachers=teachers,
+        by_subject=_folds_by(teachers) == "subject",
         verdict=_verdict(teachers, grid_findings(grid)),
         sets=notes.get("sets", []),
         grids=grids,
@@ -94,6 +95,10 @@ def _teachers(notes: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{**notes, **run, "name": " and ".join(dataset_names(run["dataset"])), "own": run} for run in notes["runs"]]
 
 
+def _folds_by(teachers: Sequence[Mapping[str, Any]]) -> str:
+    return teachers[0]["scores"].get("folds_by", "subject") if teachers else "subject"
+
+
 def _verdict(teachers: Sequence[Mapping[str, Any]], findings: Sequence[str]) -> str:
     about = [
         (part["name"], " ".join([*teacher_verdict(part["scores"]), folds_verdict(part["scores"])])) for part in teachers
@@ -109,7 +114,8 @@ def grid_findings(grid: PrototypeGrid) -> list[str]:
         return []
     grids = json.loads(notes.get("grids", "{}"))
     halves = grids[str(grid.size)]["stability"]["centered"] if str(grid.size) in grids else None
-    return grid_verdict(grid.size, float(notes["mantel_p_centered"]), _exploratory(grid, grids), halves)
+    p, by = float(notes["mantel_p_centered"]), _folds_by(_teachers(_plain(notes)))
+    return grid_verdict(grid.size, p, _exploratory(grid, grids), halves, by)
 
 
 def describe(grid: PrototypeGrid, name: str) -> str:

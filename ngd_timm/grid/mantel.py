@@ -20,6 +20,17 @@ class Mantel(NamedTuple):
     permutations: int
 
 
+class HeldOut(NamedTuple):
+    """Of each row its stimulus (N,) and the fold, (N,) or (N, 2), whose teacher has not seen that stimulus."""
+
+    stimulus: np.ndarray
+    fold: np.ndarray
+
+    def rows(self, which: np.ndarray) -> HeldOut:
+        """Some of the rows."""
+        return HeldOut(self.stimulus[which], self.fold[which])
+
+
 def mantel_r(rows: np.ndarray, distances: np.ndarray) -> float:
     """Pearson r between 1 - cosine of unit rows (F, D) and the distances (F, F) of their cells, over pairs of cells."""
     if len(rows) < 3:
@@ -43,6 +54,7 @@ def mantel_test(
     min_subjects: int = 1,
     center: bool = False,
     frames: np.ndarray | None = None,
+    held_out: HeldOut | None = None,
 ) -> Mantel:
     """Test whether the grid of these embeddings follows the plane more than grids of permuted ratings do.
 
@@ -51,8 +63,9 @@ def mantel_test(
     permutation rotates them onto one another anew, because that uses the ratings. The declared test is that of
     `center=True` at the grid's own size.
 
-    Where stimuli are shared, embeddings of a teacher that knows a stimulus by its EEG pass as well, whatever they hold
-    of affect (`tests/benchmarks/null_grids.py --stimulus .3`): scores with the stimulus given tell the two apart.
+    Where stimuli are shared, embeddings that know a stimulus by its EEG pass as well, whatever they hold of affect
+    (`tests/benchmarks/null_grids.py --stimulus .3`). With `held_out` they don't: the ratings of a fold's stimuli change
+    places as wholes. That needs teachers fitted without the stimulus, since others were told its rating.
 
     Reference:
         Mantel, "The detection of disease clustering and a generalized regression approach", Cancer Res. 27 (1967).
@@ -65,9 +78,12 @@ def mantel_test(
         raise InputError(f"trials must have shape {who.shape}, got {np.shape(trials)}")
     first, trial = trial_index(who, np.asarray(trials))
     owner, cells = who[first], cell_of(va[first], size)
+    groups = exchangeable(owner, held_out and held_out.rows(first))
     if not np.array_equal(va, va[first][trial]):
         raise InputError("a trial has more than one valence/arousal rating; permuting trials needs exactly one")
-    if np.bincount(owner).max() < 2:
+    if np.bincount(groups[0]).max() < 2:
+        if held_out is not None:
+            raise InputError("every fold holds out one stimulus, and there is nothing to exchange; use fewer folds")
         raise InputError("no subject has two trials: nothing to permute; give subject and trial of each row")
     sums, windows = sums_of(rows, trial, len(first)), np.bincount(trial).astype(np.float64)
     frame = None if frames is None else np.asarray(frames)[first]
@@ -83,8 +99,16 @@ def mantel_test(
 
     r = statistic(cells)
     rng = np.random.default_rng(seed)
-    reached = sum(statistic(permute(cells, owner, rng)) >= r - 1e-12 for _ in range(permutations))
+    reached = sum(statistic(permute(cells, groups[0], rng, groups[1])) >= r - 1e-12 for _ in range(permutations))
     return Mantel(r, (1 + reached) / (1 + permutations), permutations)
+
+
+def exchangeable(within: np.ndarray, held_out: HeldOut | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Groups (T,) to permute within, and what changes places as wholes, for `permute`; stimuli stay in their fold."""
+    if held_out is None:
+        return within, None
+    groups = np.unique(np.column_stack([within, held_out.fold]), axis=0, return_inverse=True)[1].reshape(-1)
+    return groups, np.unique(held_out.stimulus, return_inverse=True)[1].reshape(-1)
 
 
 def permute(

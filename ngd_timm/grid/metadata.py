@@ -87,7 +87,7 @@ class GridMetadata(BaseModel):
     mantel_p: Annotated[Number, Field(description="Its one-sided permutation p.")] = ""
     mantel_r_centered: Annotated[Number, Field(description="The declared test: of the centred grid.")] = ""
     mantel_p_centered: Annotated[Number, Field(description="Its one-sided permutation p.")] = ""
-    mantel_permutations: Annotated[Whole, Field(description="Of ratings within a subject.")] = "0"
+    mantel_permutations: Annotated[Whole, Field(description="Of ratings in a subject, or of held-out stimuli.")] = "0"
     scores: Annotated[Json[dict[str, Any]], Field(description="Held-out scores of the teacher and its baselines.")] = {}
     grids: Annotated[Json[dict[str, Any]], Field(description="Tests of grids by size.")] = {}
     preprocessing: Annotated[Json[dict[str, Any]], Field(description="From signal to features.")] = {}

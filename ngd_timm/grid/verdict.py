@@ -138,19 +138,26 @@ def _passed(scores: Mapping[str, Any]) -> str:
 
 
 _GRID = {
-    True: "the grid follows the valence/arousal plane more than ratings permuted within each subject do. A teacher "
-    "that knows stimuli by their EEG passes this test too, whatever it knows of affect.",
-    False: "the grid does not follow the valence/arousal plane more than permuted ratings do: its geometry is no "
+    "subject": "the grid follows the valence/arousal plane more than ratings permuted within each subject do. A "
+    "teacher that knows stimuli by their EEG passes this test too, whatever it knows of affect.",
+    "stimulus": "the grid, of stimuli that its teachers have not seen, follows the valence/arousal plane more than it "
+    "does with the ratings of whole stimuli exchanged.",
+    None: "the grid does not follow the valence/arousal plane more than permuted ratings do: its geometry is no "
     "evidence of affect, and a student may gain no more from it than from a shuffled or a random grid.",
 }
 
 
 def grid_verdict(
-    size: int, p: float, exploratory: Mapping[Test, float], stability: Mapping[str, Any] | None = None
+    size: int,
+    p: float,
+    exploratory: Mapping[Test, float],
+    stability: Mapping[str, Any] | None = None,
+    folds_by: str = "subject",
 ) -> list[str]:
     """Sentences about a grid: one test, declared beforehand, says whether it follows the plane; the rest explores."""
     declared = f"By the declared test (Mantel of the centred grid at its own size, {size} x {size}; p {p:.4f})"
-    lines = [f"{declared} {_GRID[p < _ALPHA]}"]
+    followed = "subject" if folds_by == "subject" else "stimulus"
+    lines = [f"{declared} {_GRID[followed if p < _ALPHA else None]}"]
     if stability is not None and exploratory.get((str(size), "stability"), 0) >= _ALPHA:
         lines.append(
             f"Grids of two halves of the subjects agree no more than chance (centred cosine {stability['value']:.2f}, "

@@ -76,7 +76,9 @@ def _context(teacher: FittedTeacher, cells: Mapping[str, np.ndarray]) -> dict[st
     grids, support = scores["grids"], fingerprint.get("support")
     own, declared = grids.get(str(_SIZE)), str(_SIZE)
     exploratory = exploratory_tests(grids, declared)
-    about_grid = own and grid_verdict(_SIZE, own["mantel_centered"]["p"], exploratory, own["stability"]["centered"])
+    about_grid = own and grid_verdict(
+        _SIZE, own["mantel_centered"]["p"], exploratory, own["stability"]["centered"], recipe.data.folds_by
+    )
     simulated = scores.get("simulated") or teacher.fingerprint["simulated"]
     shown = [axis for axis, n in zip(AXES, cells["slope_people"], strict=True) if n >= _MIN_SUBJECTS]
     rows = list(score_rows(scores))

@@ -4,8 +4,9 @@
 
 Embeddings and ratings of 28 subjects with four trials each (as in GAMEEMO) are drawn independently of each other; both
 differ between subjects, and ratings between stimuli. With `--stimulus .3` each stimulus has a pattern of its own in
-everybody's embeddings, as a teacher's have that knows stimuli by their EEG, and still nothing of its rating. Prints the
-share of grids with p below .05, and the 95 % interval in which that share lies where the true rate is 5 %.
+everybody's embeddings, as a teacher's have that knows stimuli by their EEG, and still nothing of its rating. With
+`--held-out` the test is that of teachers that have not seen the stimuli, whose ratings change places as wholes. Prints
+the share of grids with p below .05, and the 95 % interval in which that share lies where the true rate is 5 %.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from measuring import parser
 from scipy.stats import binom
 
-from ngd_timm.grid.mantel import mantel_test
+from ngd_timm.grid.mantel import HeldOut, mantel_test
 from ngd_timm.grid.verdict import grid_verdict
 
 
@@ -50,6 +51,7 @@ def main() -> None:
     arguments = parser(__doc__, simulations=1000, permutations=499, size=5, seed=0, subjects=28, trials=4)
     arguments.add_argument("--stimulus", type=float, default=0.0, help="spread of the stimuli's own patterns")
     arguments.add_argument("--sizes", type=int, nargs="*", default=[], help="further ones, of the rules before")
+    arguments.add_argument("--held-out", action="store_true", help="test as for folds by stimulus")
     options = arguments.parse_args()
 
     logging.disable()
@@ -58,9 +60,11 @@ def main() -> None:
     for row in range(options.simulations):
         rng = np.random.default_rng([options.seed, row])
         recordings = null_recordings(rng, options.subjects, options.trials, stimulus=options.stimulus)
+        trial = recordings[3]
+        held_out = HeldOut(trial, np.zeros_like(trial)) if options.held_out else None
         for column, size in enumerate(sizes):
             for center in (False, True):
-                found = mantel_test(*recordings, size, options.permutations, row, center=center)
+                found = mantel_test(*recordings, size, options.permutations, row, center=center, held_out=held_out)
                 p[row, column, int(center)] = found.p
     own = sizes.index(options.size)
     declared = ["the grid follows" in grid_verdict(options.size, value, {})[0] for value in p[:, own, 1]]

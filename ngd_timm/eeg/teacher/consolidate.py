@@ -19,7 +19,7 @@ from ngd_timm.core.paths import without_paths
 from ngd_timm.core.version import __version__
 from ngd_timm.eeg.signal.bandpower import NORMALISATION
 from ngd_timm.eeg.teacher.fitted import FittedTeacher, read_teacher
-from ngd_timm.grid.mantel import mantel_test
+from ngd_timm.grid.mantel import HeldOut, mantel_test
 from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.grid.verdict import WHO
 
@@ -114,8 +114,18 @@ def _pool(teachers: Sequence[FittedTeacher]) -> tuple[FittedTeacher, np.ndarray]
     frames = np.repeat(np.arange(len(teachers)), [len(teacher.subject) for teacher in teachers])
     columns = ("subject", "trial", "valence_arousal", "aligned")
     pool: dict[str, Any] = {name: np.concatenate([getattr(teacher, name) for teacher in teachers]) for name in columns}
-    pool["subject"] = np.unique(np.stack([frames, pool["subject"]]), axis=1, return_inverse=True)[1].reshape(-1)
+    pool["subject"] = _numbered(frames, pool["subject"])
+    pool["held_out"] = None
+    if parts := [teacher.held_out for teacher in teachers if teacher.held_out is not None]:
+        stimulus = _numbered(frames, np.concatenate([part.stimulus for part in parts]))
+        fold = np.concatenate([_numbered(*part.fold.reshape(len(part.fold), -1).T) for part in parts])
+        pool["held_out"] = HeldOut(stimulus, fold)
     return replace(teachers[0], **pool), frames
+
+
+def _numbered(*columns: np.ndarray) -> np.ndarray:
+    """A number for each combination of values."""
+    return np.unique(np.stack(columns), axis=1, return_inverse=True)[1].reshape(-1)
 
 
 def _counts_by_set(
@@ -135,7 +145,7 @@ def _counts_by_set(
 
 
 def _check_poolable(places: Sequence[Path], teachers: Sequence[FittedTeacher]) -> None:
-    """Runs of one width, of different subjects, all simulated or none."""
+    """Runs of one width and kind of folds, of different subjects, all simulated or none."""
     first = teachers[0]
     for place, teacher in zip(places[1:], teachers[1:], strict=True):
         width, other = first.aligned.shape[1], teacher.aligned.shape[1]
@@ -143,6 +153,11 @@ def _check_poolable(places: Sequence[Path], teachers: Sequence[FittedTeacher]) -
             raise InputError(
                 f"{places[0]} has embeddings of {width} values and {place} of {other}; fit both with the same "
                 "teacher.embedding_dim"
+            )
+        if (first.held_out is None) != (teacher.held_out is None):
+            raise InputError(
+                f"one of {places[0]} and {place} holds out stimuli and the other does not, and one test can't be of "
+                "both; fit them with the same data.folds_by"
             )
         if first.fingerprint.get("simulated") != teacher.fingerprint.get("simulated"):
             raise InputError(
@@ -217,7 +232,8 @@ def _pooled_provenance(teachers: Sequence[FittedTeacher], parts: Sequence[dict[s
 def _mantel_notes(teacher: FittedTeacher, size: int, min_subjects: int, frames: np.ndarray | None) -> dict[str, str]:
     permutations, seed = teacher.recipe.scores.permutations, teacher.recipe.seed
     rows = (teacher.aligned, teacher.valence_arousal, teacher.subject, teacher.trial)
-    test = partial(mantel_test, *rows, size, permutations, seed, min_subjects=min_subjects, frames=frames)
+    common: dict[str, Any] = {"min_subjects": min_subjects, "frames": frames, "held_out": teacher.held_out}
+    test = partial(mantel_test, *rows, size, permutations, seed, **common)
     notes = {"mantel_permutations": str(permutations)}
     for suffix, center in (("", False), ("_centered", True)):
         found = test(center=center)

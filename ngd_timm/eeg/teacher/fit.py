@@ -308,6 +308,8 @@ def _embedding_tensors(
         "valence_arousal": rated.valence_arousal,
         "held_out_fold": fold,
     }
+    if rated.stimulus is not None:
+        tensors["stimulus"] = np.unique(rated.stimulus, return_inverse=True)[1].reshape(-1)
     tensors |= {f"fold{number}.embedding": rows for number, rows in enumerate(embeddings)}
     return tensors | {f"fold{number}.valence_arousal": rows for number, rows in enumerate(predictions)}
 

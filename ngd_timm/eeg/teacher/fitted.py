@@ -18,6 +18,7 @@ from ngd_timm.core.schema import Amount, Count, by_key, listed, read_checked, re
 from ngd_timm.core.teacher_recipe import TeacherRecipe
 from ngd_timm.eeg.folds import align, cells
 from ngd_timm.eeg.signal.bandpower import SET
+from ngd_timm.grid.mantel import HeldOut
 from ngd_timm.grid.metadata import GRIDS, SCORES_NEEDED, SCORES_OPTIONAL, SIZE, Unit
 from ngd_timm.grid.verdict import FOLDS
 
@@ -53,6 +54,7 @@ class FittedTeacher:
     valence_arousal: np.ndarray
     aligned: np.ndarray  # (N, D) held-out embeddings in fold 0's frame
     agreement: list[float]  # of each fold's frame
+    held_out: HeldOut | None  # where stimuli are
 
     @property
     def set_names(self) -> list[str]:
@@ -90,12 +92,14 @@ def read_teacher(run: Path, *others: str) -> FittedTeacher:
         subject, trial = tensors["subject"], tensors["trial"]
         n, whole = len(subject), all(part.dtype == np.int64 for part in (subject, trial, held_out))
         whole &= subject.shape == trial.shape == (n,) and rated.shape == (n, 2) and bool((np.abs(rated) <= 1).all())
+        stimuli = None if recipe.data.folds_by == "subject" else HeldOut(tensors["stimulus"], held_out)
+        whole &= stimuli is None or (stimuli.stimulus.shape == (n,) and stimuli.stimulus.dtype == np.int64)
         if not whole or len(held_out) != n or held_out.ndim > 2 or (held_out < 0).any():
-            raise ValueError("subject, trial, held_out_fold and valence_arousal don't fit together")
+            raise ValueError("subject, trial, stimulus, held_out_fold and valence_arousal don't fit together")
         embeddings = np.stack([tensors[f"fold{fold}.embedding"] for fold, _ in enumerate(cells(held_out))])
         if embeddings.ndim != 3 or embeddings.shape[1] != n or embeddings.dtype.kind != "f":
             raise ValueError(f"embeddings are not of {n} windows")
         aligned, agreement = align(embeddings, held_out)
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise InputError(f"{path}: {one_line(error)}; {_AGAIN}") from None
-    return FittedTeacher(recipe, fingerprint, scores, subject, trial, rated, aligned, agreement)
+    return FittedTeacher(recipe, fingerprint, scores, subject, trial, rated, aligned, agreement, stimuli)

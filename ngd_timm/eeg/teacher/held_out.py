@@ -18,7 +18,7 @@ from ngd_timm.eeg.signal.bandpower import NORMALISATION, SET, BandPower
 from ngd_timm.eeg.teacher.baselines import logistic_regression, ridge_regression, trial_number
 from ngd_timm.eeg.teacher.stability import split_half
 from ngd_timm.grid.averages import trial_index
-from ngd_timm.grid.mantel import mantel_test
+from ngd_timm.grid.mantel import HeldOut, mantel_test
 from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.grid.verdict import score_rows
 
@@ -65,10 +65,11 @@ def score_run(
         scores.setdefault("sets", {})[name] = {"teacher": part(decision[own], prediction[own])}
     scores |= _score_controls(score, controls)
     aligned, agreement = align(embeddings, held_out_fold)
+    held_out = None if by == "subject" or data.stimulus is None else HeldOut(data.stimulus, held_out_fold)
     scores["grids"] = {}
     for size in _GRID_SIZES:
         try:
-            scores["grids"][str(size)] = _score_grid(recipe, data, aligned, size)
+            scores["grids"][str(size)] = _score_grid(recipe, data, aligned, size, held_out)
         except InputError as error:  # few subjects leave too few cells to compare; the scores above still hold
             scores.setdefault("grids_not_scored", {})[str(size)] = str(error)
             logger.warning("grid %dx%d is not scored: %s", size, size, error)
@@ -165,15 +166,17 @@ def _held_out_trials(
     return prediction, decision
 
 
-def _score_grid(recipe: TeacherRecipe, data: BandPower, aligned: np.ndarray, size: int) -> dict[str, Any]:
-    va, permutations, seed = data.valence_arousal, recipe.scores.permutations, recipe.seed
-    grid = PrototypeGrid.build(aligned, va, data.subject, size)
+def _score_grid(
+    recipe: TeacherRecipe, data: BandPower, aligned: np.ndarray, size: int, held_out: HeldOut | None
+) -> dict[str, Any]:
+    rows = (aligned, data.valence_arousal, data.subject, data.trial)
+    common: dict[str, Any] = {"seed": recipe.seed, "held_out": held_out}
+    grid = PrototypeGrid.build(*rows[:3], size)
     out: dict[str, Any] = {"filled": grid.filled, "cells": size * size, "mean_cosine": round(grid.mean_cosine, 4)}
     for key, center in (("mantel", False), ("mantel_centered", True)):
-        test = mantel_test(aligned, va, data.subject, data.trial, size, permutations, seed, center=center)
+        test = mantel_test(*rows, size, recipe.scores.permutations, center=center, **common)
         out[key] = {"r": round(test.r, 4), "p": round(test.p, 5), "permutations": test.permutations}
-    times = min(permutations, 500)
-    out["stability"] = split_half(aligned, va, data.subject, data.trial, size, permutations=times, seed=seed)
+    out["stability"] = split_half(*rows, size, permutations=min(recipe.scores.permutations, 500), **common)
     return out
 
 

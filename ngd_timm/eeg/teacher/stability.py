@@ -10,7 +10,7 @@ from ngd_timm.core.affect import cell_of
 from ngd_timm.core.errors import InputError
 from ngd_timm.eeg.scores import middle
 from ngd_timm.grid.averages import sums_of, trial_index
-from ngd_timm.grid.mantel import permute
+from ngd_timm.grid.mantel import HeldOut, exchangeable, permute
 
 
 def split_half(
@@ -22,11 +22,12 @@ def split_half(
     splits: int = 200,
     permutations: int = 500,
     seed: int = 0,
+    held_out: HeldOut | None = None,
 ) -> dict[str, Any]:
     """Grids of random halves of the subjects, compared cell by cell; `embeddings` (N, D) are held out, in one frame.
 
     `cosine` is near 1 for any grid whose rows crowd together; `centered` subtracts each half's mean prototype, and has
-    `chance` and one-sided `p` under ratings permuted among a subject's trials.
+    `chance` and one-sided `p` under ratings permuted as in `mantel_test`.
     """
     unit = _unit(np.asarray(embeddings, dtype=np.float64))
     index = np.unique(subjects, return_inverse=True)[1].reshape(-1)
@@ -36,6 +37,7 @@ def split_half(
     first, trial = trial_index(index, trials)
     sums, weights = sums_of(unit, trial, len(first)), np.bincount(trial).astype(np.float64)
     owner, cells = index[first], cell_of(valence_arousal[first], size)
+    groups = exchangeable(owner, held_out and held_out.rows(first))
 
     rng = np.random.default_rng(seed)
     halves = np.zeros((splits, count), dtype=bool)
@@ -50,7 +52,7 @@ def split_half(
     by_chance = np.empty(permutations)
     for i in range(permutations):
         # which cells a subject fills never changes, so neither do the usable splits
-        permuted = permute(cells, owner, rng)
+        permuted = permute(cells, groups[0], rng, groups[1])
         by_chance[i] = _compare(halves, sums, weights, owner, permuted, size)[1][usable].mean()
     return {
         "splits": int(usable.sum()),
