@@ -38,6 +38,23 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def voted(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The drawn faces in FER+'s form: ten votes an image, all for its class."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from ngd_timm.data.labels import VOTE_COLUMNS
+
+    folder = tmp_path_factory.mktemp("voted")
+    for file in faces.glob("*.parquet"):
+        table = pq.read_table(file)
+        label = table["label"].to_numpy()
+        votes = {name: pa.array(10 * (label == k), pa.int8()) for k, name in enumerate(VOTE_COLUMNS)}
+        pq.write_table(pa.table({"image": table["image"], **votes}), folder / file.name)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an untrained student of eight classes, which tests copy and never change."""
     from ngd_timm.core.recipe import StudentConfig

@@ -47,7 +47,7 @@ def test_a_run_keeps_its_predictions_on_validation_and_on_every_further_set(run:
     valid = run / "predictions" / names[1]
     with safe_open(valid, framework="pt") as file:
         notes = file.metadata()
-    assert (json.loads(notes["classes"]), notes["label_rule"], notes["flip"]) == (list(CLASSES), "majority", "true")
+    assert (json.loads(notes["classes"]), notes["label_rule"], notes["flip"]) == (list(CLASSES), "given", "true")
     assert notes["data_sha256"] == fingerprint["data"]["valid"]["sha256"]
     tensors = load_file(valid)
     assert {k: (tuple(t.shape), t.dtype) for k, t in tensors.items() if k != "subject"} == {

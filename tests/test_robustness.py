@@ -168,9 +168,9 @@ def test_published_students_of_one_recipe_stand_for_themselves(faces: Path, tmp_
     assert list(score(names, f"schematic={faces}:test", tmp_path / "out", **options)["recipes"]) == names
 
 
-def test_a_runs_student_folder_is_scored_by_the_runs_rule(faces: Path, tmp_path: Path) -> None:
+def test_a_runs_student_folder_is_scored_by_the_runs_rule(voted: Path, tmp_path: Path) -> None:
     run = make_run(tmp_path / "voted-0", "voted", 0, label_rule="votes")
-    results = score([run / "student"], f"schematic={faces}:test", tmp_path / "out", severities=[1], resamples=20)
+    results = score([run / "student"], f"ferplus={voted}:test", tmp_path / "out", severities=[1], resamples=20)
     assert results["data"]["label_rule"] == "votes"
     assert "labels: votes, without flip, training prior" in (tmp_path / "out" / "table.md").read_text()
 

@@ -270,24 +270,24 @@ def test_evaluate_scores_several_sets_and_writes_the_metrics_form(baseline: Path
         evaluate(baseline, [f"schematic={faces}:test"] * 2)
 
 
-def test_one_student_is_scored_by_one_rule_whatever_it_is_called(faces: Path, tmp_path: Path) -> None:
-    votes = {"name": "schematic", "root": str(faces), "workers": 0, "label_rule": "votes"}
+def test_one_student_is_scored_by_one_rule_whatever_it_is_called(voted: Path, tmp_path: Path) -> None:
+    votes = {"name": "ferplus", "root": str(voted), "workers": 0, "label_rule": "votes"}
     optim = {"epochs": 1, "batch_size": 16}
-    run = train(tiny_recipe(faces, tmp_path / "run", data=votes, optim=optim, eval_flip=True))
+    run = train(tiny_recipe(voted, tmp_path / "run", data=votes, optim=optim, eval_flip=True))
     for source in (run, run / "student", run / "student_best"):
-        (entry,) = evaluate(source, [f"schematic={faces}:test"]).values()
+        (entry,) = evaluate(source, [f"ferplus={voted}:test"]).values()
         assert (entry["label_rule"], entry["flip"]) == ("votes", True), source
     shutil.copytree(run / "student", tmp_path / "bare" / "student")
     (tmp_path / "bare" / "recipe.yaml").write_text("flour: 500 g", encoding="utf-8")
-    (entry,) = evaluate(tmp_path / "bare" / "student", [f"schematic={faces}:test"]).values()
+    (entry,) = evaluate(tmp_path / "bare" / "student", [f"ferplus={voted}:test"]).values()
     assert (entry["label_rule"], entry["flip"]) == ("majority", False)
     bundled = packaged("hub") / "student-ferplus-v1"
     for source in (bundled, bundled.name):
-        (entry,) = evaluate(source, [f"schematic={faces}:test"]).values()
+        (entry,) = evaluate(source, [f"ferplus={voted}:test"]).values()
         assert entry["label_rule"] == "votes", source
     for source in (run / "student", bundled.name):
         with pytest.raises(InputError, match="is not a run directory"):
-            evaluate(source, [f"schematic={faces}:test"], predictions=True)
+            evaluate(source, [f"ferplus={voted}:test"], predictions=True)
 
 
 @pytest.mark.parametrize(

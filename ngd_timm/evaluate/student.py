@@ -119,7 +119,7 @@ def evaluate(
             name, root, split or "all", label_rule=label_rule, drop_duplicates=drop, classes=classes
         )
         predicted = predict(model, face_batches(model, dataset), place, flip, between_batches)
-        predicted = predicted.described(classes, label_rule, report.sha256)
+        predicted = predicted.described(classes, report.labels, report.sha256)
         shifted = predicted.shifted(shift)
         results[key] = shifted.entry(temperature, **notes, **hub_note(report.dataset_id))
         if ratings := _rated(dataset, shifted, temperature, None if recipe is None or run is None else (recipe, run)):

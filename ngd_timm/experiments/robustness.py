@@ -137,7 +137,7 @@ def robustness(
             "n": len(target),
             "sha256": report.sha256,
             "classes": list(classes),
-            "label_rule": label_rule,
+            "label_rule": report.labels,
             "drop_duplicates": drop_duplicates,
         },
         "settings": {

@@ -261,7 +261,7 @@ def _write_metrics(
     """Score validation and the sets of `eval`, and write predictions and metrics.json."""
     recipe, key = setup.recipe, f"{setup.recipe.data.name}:valid"
     valid = setup.fingerprint["data"]["valid"]
-    predictions = predictions.described(recipe.data.classes, recipe.data.label_rule, valid["sha256"])
+    predictions = predictions.described(recipe.data.classes, valid["labels"], valid["sha256"])
     write_predictions(prediction_file(out, key), predictions)
     notes: dict[str, Any] = {"drop_duplicates": recipe.data.drop_duplicates, "student_temperature": temperature or 1.0}
     notes |= {"student_sha256": weights_sha256(out / "student"), **hub_note(valid.get("dataset_id"))}
