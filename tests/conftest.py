@@ -38,19 +38,33 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def voted(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The drawn faces in FER+'s form: ten votes an image, all for its class."""
+def voted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """FER+ as parquet: drawn faces, most with a clear vote, every sixth without a majority."""
+    import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from ngd_timm.data.labels import VOTE_COLUMNS
+    from ngd_timm.data.synthetic.tiny import tiny_face
 
     folder = tmp_path_factory.mktemp("voted")
-    for file in faces.glob("*.parquet"):
-        table = pq.read_table(file)
-        label = table["label"].to_numpy()
-        votes = {name: pa.array(10 * (label == k), pa.int8()) for k, name in enumerate(VOTE_COLUMNS)}
-        pq.write_table(pa.table({"image": table["image"], **votes}), folder / file.name)
+    for seed, (split, count) in enumerate((("train", 48), ("valid", 24), ("test", 24))):
+        rows: dict[str, list[Any]] = {"image": [], "file_name": [], **{name: [] for name in VOTE_COLUMNS}}
+        for number in range(count):
+            votes = np.zeros(10, int)
+            votes[number % 8] = 8
+            votes[(number + 1) % 8] = 2
+            if number % 6 == 5:
+                votes[:8] = 0
+                votes[number % 8], votes[(number + 1) % 8], votes[(number + 2) % 8] = 4, 3, 3
+            file = folder / "face.png"
+            tiny_face(VOTE_COLUMNS[number % 8], number, seed=seed).save(file)
+            rows["image"].append({"bytes": file.read_bytes(), "path": None})
+            rows["file_name"].append(f"{split}{number}.png")
+            for name, vote in zip(VOTE_COLUMNS, votes.tolist(), strict=True):
+                rows[name].append(vote)
+            file.unlink()
+        pq.write_table(pa.table(rows), folder / f"{split}.parquet")
     return folder
 
 

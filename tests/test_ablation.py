@@ -96,7 +96,7 @@ def test_the_tables_name_every_recipe_difference_share_lambda_and_time(whole: Pa
     assert training["b0_ce"]["share"] == {"ce": 100, "kd": None, "proto_kd": None, "d_geo": None}
     assert "| λ Proto-KD | images | epochs | minutes |" in markdown
     assert {row["images"] for row in training.values()} == {48}
-    assert "- few images: neutral 2, happiness 2," in markdown.replace("labels: majority, ", "")
+    assert "- few images: neutral 2, happiness 2," in markdown.replace("labels: given, ", "")
     for line in latex.splitlines():
         if line.endswith(r"\\"):
             assert line.count(" & ") in (3, 8)

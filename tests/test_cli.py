@@ -53,8 +53,8 @@ def test_evaluate_prints_text_markdown_latex_and_json_of_several_sets(
         ngd(*arguments, *form).stdout
         for form in ([], ["--format", "markdown"], ["--format", "latex"], ["--format", "json"], ["--json"])
     )
-    assert text.startswith("schematic:test (n = 16, labels: majority, without flip, training prior): 8-way acc ")
-    assert "labels: majority, without flip" in markdown
+    assert text.startswith("schematic:test (n = 16, labels: given, without flip, training prior): 8-way acc ")
+    assert "labels: given, without flip" in markdown
     assert "| mine |" in markdown
     assert "schematic:all 8-way acc" in markdown
     assert r"\begin{tabular}" in latex
@@ -81,7 +81,7 @@ def test_scores_at_another_prior_say_so_and_are_those_of_the_predictor(faces: Pa
     from ngd_timm.data import load_fer
 
     arguments = ["evaluate", "student-ferplus-v3", "--data", f"schematic={faces}:test", "--prior"]
-    assert "labels: votes, without flip, uniform prior)" in ngd(*arguments, "uniform").stdout
+    assert "labels: given, without flip, uniform prior)" in ngd(*arguments, "uniform").stdout
     (entry,) = json.loads(ngd(*arguments, "uniform", "--json").stdout).values()
     dataset = load_fer("schematic", faces, "test")
     predictions = Predictor("student-ferplus-v3")(dataset["image"])

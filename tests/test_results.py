@@ -34,35 +34,6 @@ SETTINGS = (
 
 
 @pytest.fixture(scope="module")
-def voted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """FER+ as parquet: drawn faces, most with a clear vote, every sixth without a majority."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from ngd_timm.data.synthetic.tiny import tiny_face
-
-    folder = tmp_path_factory.mktemp("voted")
-    for seed, (split, count) in enumerate((("train", 48), ("valid", 24), ("test", 24))):
-        rows: dict[str, list[Any]] = {"image": [], "file_name": [], **{name: [] for name in VOTES}}
-        for number in range(count):
-            votes = np.zeros(10, int)
-            votes[number % 8] = 8
-            votes[(number + 1) % 8] = 2
-            if number % 6 == 5:
-                votes[:8] = 0
-                votes[number % 8], votes[(number + 1) % 8], votes[(number + 2) % 8] = 4, 3, 3
-            file = folder / "face.png"
-            tiny_face(VOTES[number % 8], number, seed=seed).save(file)
-            rows["image"].append({"bytes": file.read_bytes(), "path": None})
-            rows["file_name"].append(f"{split}{number}.png")
-            for name, vote in zip(VOTES, votes.tolist(), strict=True):
-                rows[name].append(vote)
-            file.unlink()
-        pq.write_table(pa.table(rows), folder / f"{split}.parquet")
-    return folder
-
-
-@pytest.fixture(scope="module")
 def ablation(voted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("results") / "ablation"
     with pytest.MonkeyPatch.context() as patch:
