@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -411,10 +412,13 @@ def push(
     opened = load_run(run)
     more = read_metrics(metrics or [], opened)
     options = {"private": private, "revision": revision, "commit_message": message, "create_pr": create_pr}
-    _push(repo, lambda at: stage_run(opened, at, repo, more, grey), dry_run, folder, options)
-    if onnx:
-        beside = None if folder is None else folder.with_name(onnx_repo(folder.name))
-        _push(onnx_repo(repo), lambda at: stage_onnx(opened, at, repo), dry_run, beside, options)
+    with tempfile.TemporaryDirectory() as made:
+        if onnx:  # first: it may be refused, and then nothing is published
+            stage_onnx(opened, Path(made), repo)
+        _push(repo, lambda at: stage_run(opened, at, repo, more, grey), dry_run, folder, options)
+        if onnx:
+            beside = None if folder is None else folder.with_name(onnx_repo(folder.name))
+            _push(onnx_repo(repo), partial(shutil.copytree, made, dirs_exist_ok=True), dry_run, beside, options)
 
 
 @app.command(epilog="Example: ngd publish --dry-run", rich_help_panel="Publish and deploy")

@@ -217,6 +217,9 @@ def test_the_page_is_used_by_keyboard_paste_drop_and_webcam(page: Any, site: str
     expect(page, "#status", "^1 face: happiness")
     page.click("#webcam")
     expect(page, "#webcam", "Use the webcam")
+    page.wait_for_timeout(1000)
+    assert page.inner_text("#error") == ""
+    assert page.is_visible("#result")
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ from ngd_timm.core.files import sha256_file
 from ngd_timm.core.recipe import StudentConfig
 from ngd_timm.data import load_fer
 from ngd_timm.data.synthetic.schematic import draw_face
+from ngd_timm.evaluate.student import face_batches
 from ngd_timm.models.student import create_student, open_student, save_student
 from ngd_timm.predict.predictor import Predictor
 from ngd_timm.publish import export as deploy
@@ -153,13 +154,25 @@ def test_an_int8_export_is_calibrated_and_scored_on_all_classes_of_a_sorted_set(
         folder = tmp_path / "sorted" / "test" / CLASSES[row["label"]]
         folder.mkdir(parents=True, exist_ok=True)
         row["image"].save(folder / f"{number:02}.png")
-    seen: list[int] = []
+    seen: list[set[int]] = []
+
+    def recorded(*arguments: Any) -> list[Any]:
+        batches = list(face_batches(*arguments))
+        seen.append({label for batch in batches for label in batch.target.tolist()})
+        return batches
+
     monkeypatch.setattr("ngd_timm.publish.onnx_file._SCORED", 8)
-    monkeypatch.setattr(
-        "ngd_timm.publish.onnx_file._accuracy", lambda run, images, labels: seen.extend(labels.tolist()) or 0.0
-    )
+    monkeypatch.setattr("ngd_timm.publish.onnx_file.face_batches", recorded)
     export_student(student, "onnx", tmp_path / "b.onnx", quantize=f"mine:schematic={tmp_path / 'sorted'}:test")
-    assert len({*seen}) >= 3
+    assert [len(labels) >= 3 for labels in seen] == [True, True]
+
+
+def test_an_int8_export_needs_two_images(student: Path, tmp_path: Path) -> None:
+    (tmp_path / "one" / "happiness").mkdir(parents=True)
+    draw_face("happiness", seed=0, image_size=48).save(tmp_path / "one" / "happiness" / "a.png")
+    with pytest.raises(InputError, match="has one image; int8 needs some to be calibrated on"):
+        export_student(student, "onnx", tmp_path / "b.onnx", quantize=f"mine:schematic={tmp_path / 'one'}")
+    assert not (tmp_path / "b.onnx").exists()
 
 
 def test_transformers_js_answers_as_the_predictor(student: Path, tmp_path: Path) -> None:

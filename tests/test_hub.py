@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import re
 import shutil
@@ -214,6 +215,16 @@ def test_the_docs_lines_about_the_hub_run_when_pasted(hub: HubServer, run: Path)
     assert torch.equal(names["student"].fc.weight, names["run"].student.fc.weight)
 
 
+def test_where_the_onnx_files_cannot_be_written_nothing_is_published(
+    run: Path, tmp_path: Path, ngd: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnx" else found(name))
+    done = ngd("push", str(run), "ann/student", "--onnx", "--folder", str(tmp_path / "staged"))
+    assert (done.returncode, done.stderr.count("exporting to ONNX needs onnx")) == (2, 1)
+    assert list(tmp_path.glob("staged*")) == []
+
+
 def test_one_command_publishes_every_packaged_grid_and_student_and_the_space_under_one_name(
     hub: HubServer, ngd: Callable[..., Any]
 ) -> None:
@@ -226,6 +237,9 @@ def test_one_command_publishes_every_packaged_grid_and_student_and_the_space_und
     assert {"app.py", "requirements.txt", "README.md", "examples/astronaut.jpg"} <= set(space)
     header = yaml.safe_load(space["README.md"].decode().split("---")[1])
     assert (header["sdk"], header["app_file"], header["models"]) == ("gradio", "app.py", ["lab/student-ferplus-v3"])
+    card = hub.repos["lab/student-ferplus-v3"].files()["README.md"].decode()
+    assert card.count("lab/student-ferplus-v3") > 5
+    assert "ngd-timm/student-ferplus-v3" not in card
     pulled, packaged = open_student("lab/student-ferplus-v1")[0], load_student("student-ferplus-v1")
     assert all(torch.equal(pulled.state_dict()[name], value) for name, value in packaged.state_dict().items())
 
@@ -375,7 +389,7 @@ def test_further_metrics_go_on_the_card_unless_they_are_there_or_of_another_stud
     (warning,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert "schematic:train don't name their student" in warning
     card = (tmp_path / "staged" / "README.md").read_text(encoding="utf-8")
-    assert "| schematic:train | majority | 48 |" in card
+    assert "| schematic:train | given | 48 |" in card
     assert card.count("copies of training images kept") == 1
 
 

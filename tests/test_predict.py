@@ -29,7 +29,7 @@ from ngd_timm.evaluate.student import evaluate, face_batches
 from ngd_timm.models.student import create_student, save_student, set_input, shipped_student, student_folder
 from ngd_timm.predict.faces import Face, FaceDetector, crop_face
 from ngd_timm.predict.predictor import student_and_images
-from ngd_timm.predict.video import predict_video
+from ngd_timm.predict.video import _frames, predict_video
 from ngd_timm.publish.export import preprocessing
 
 
@@ -257,13 +257,24 @@ def test_the_command_prints_lines_with_notes_or_json_and_writes_annotated_images
             assert image.width > 500
 
 
+def test_a_long_file_name_costs_no_annotated_image(student: Path, tmp_path: Path, ngd: Callable[..., Any]) -> None:
+    (tmp_path / "images").mkdir()
+    draw_face("fear", seed=1, image_size=48).save(tmp_path / "images" / f"{'ä' * 120}.png")
+    done = ngd("predict", str(student), str(tmp_path / "images"), "--crops", "--annotate", str(tmp_path / "drawn"))
+    assert done.returncode == 0, done.stderr
+    assert [p.name for p in (tmp_path / "drawn").iterdir()] == [f"1-{'ä' * 100}.png"]
+
+
 def test_a_first_argument_that_is_no_student_is_an_image(student: Path, images: Path) -> None:
     one, folder = str(images / "a.png"), str(images)
     assert student_and_images([str(student), one]) == (str(student), [one])
     assert student_and_images([one, folder]) == (None, [one, folder])
     assert student_and_images([folder]) == (None, [folder])
     assert student_and_images(["user/student", one]) == ("user/student", [one])
-    assert student_and_images(["gone/face.png"]) == (None, ["gone/face.png"])
+    for arguments in (["gone/face.png"], ["gone/face.png", one], ["gone/clip.MP4", one]):
+        assert student_and_images(arguments) == (None, arguments)
+    (images / "student").mkdir()
+    assert student_and_images([folder]) == (None, [folder])
 
 
 def test_without_a_student_the_newest_bundled_one_predicts_and_needs_no_network(
@@ -628,6 +639,42 @@ def test_an_annotated_video_is_as_long_as_the_video_whatever_rate_is_asked_for(
     assert (video.get(cv2.CAP_PROP_FRAME_COUNT), video.get(cv2.CAP_PROP_FPS)) == (60, 20)
 
 
+@pytest.mark.parametrize(
+    ("stated", "rate", "expected"),
+    [
+        ([0.0, 0.1, 0.15, 0.9, 1.0, 1.25, 4.0], 1000.0, [0.0, 0.9, 1.0, 1.25, 4.0]),
+        ([0.0] * 7, 10.0, [0.0, 0.2, 0.4, 0.6]),
+        ([0.0] * 3, 0.0, [0.0, 1.0, 2.0]),
+    ],
+    ids=["the rate varies", "no times", "neither times nor a rate"],
+)
+def test_frames_are_sampled_by_the_times_that_they_state(
+    stated: list[float], rate: float, expected: list[float], clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import cv2
+
+    class Video:
+        frame = -1
+
+        def __init__(self, file: str) -> None:
+            self.known = {cv2.CAP_PROP_FPS: rate, cv2.CAP_PROP_FRAME_COUNT: 0}
+
+        def get(self, key: int) -> float:
+            return 1000 * stated[self.frame] if key == cv2.CAP_PROP_POS_MSEC else self.known[key]
+
+        def grab(self) -> bool:
+            self.frame += 1
+            return self.frame < len(stated)
+
+        def retrieve(self) -> tuple[bool, np.ndarray]:
+            return True, np.zeros((4, 4, 3), np.uint8)
+
+        def release(self) -> None: ...
+
+    monkeypatch.setattr(cv2, "VideoCapture", Video)
+    assert [frame.time for frame in _frames(clip, 5)] == pytest.approx(expected)
+
+
 def test_the_label_of_a_face_that_fills_the_frame_is_inside_it(
     astronaut: Image.Image, bundled: Predictor, tmp_path: Path
 ) -> None:
@@ -663,12 +710,13 @@ def test_what_is_no_video_or_has_no_place_to_go_is_one_line(
         ((images, "--out", out), "ngd predict clip.mp4 --out DIR"),
         ((clip, "--out", out, "--crops"), "--crops, --json and --csv are of images"),
         ((clip, "--out", out, "--json"), "--crops, --json and --csv are of images"),
-        ((clip, "--out", out, "--fps", "0"), "--fps must be above 0"),
+        *(((clip, "--out", out, "--fps", fps), "--fps must be a number above 0") for fps in ("0", "nan", "inf")),
         ((clip, "--out", images), "not empty"),
         *(
             ((clip, "--out", out, "--annotate", place), "is no place for the video; give an .mp4 that is neither")
             for place in (f"{out}/drawn.mp4", clip, tmp_path / "drawn")
         ),
+        ((clip, "--out", f"{out}.mp4", "--annotate", f"{out}.mp4"), "is no place for the video"),
         ((clip, "--out", out, "--annotate", tmp_path / "text.mp4" / "a.mp4"), "can't be written"),
     ):
         done = ngd("predict", *map(str, arguments))

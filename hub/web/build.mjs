@@ -24,8 +24,6 @@ const settings = JSON.parse(readFileSync(`${dist}settings.json`, "utf8"));
 settings.runtime = { file: RUNTIME, bytes: statSync(dist + RUNTIME).size };
 writeFileSync(`${dist}settings.json`, JSON.stringify(settings));
 
-const page = readFileSync("src/index.html", "utf8");
-writeFileSync(`${dist}index.html`, page.replace("{{forbidden}}", settings.forbidden));
 copyFileSync("src/style.css", `${dist}style.css`);
 copyFileSync("README.md", `${dist}README.md`);
 await build({
@@ -37,3 +35,6 @@ await build({
   target: "es2022",
   legalComments: "external",
 });
+// last: a folder that has it is a finished page
+const page = readFileSync("src/index.html", "utf8");
+writeFileSync(`${dist}index.html`, page.replace("{{forbidden}}", settings.forbidden));

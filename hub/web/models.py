@@ -15,7 +15,7 @@ from ngd_timm.core.files import packaged, write_json, write_text
 from ngd_timm.core.images import image_limit
 from ngd_timm.core.plots import STYLES
 from ngd_timm.models.logit_adjustment import prior_shift
-from ngd_timm.models.student import shipped_student
+from ngd_timm.models.student import shipped_student, student_files
 from ngd_timm.predict import faces, predictor
 from ngd_timm.publish.export import export_student
 
@@ -25,7 +25,7 @@ def main(out: Path, student: str) -> None:
     export_student(student, "onnx", out / "student.onnx")
     shutil.copyfile(hub / "detector" / faces._MODEL, out / faces._MODEL)
     shutil.copyfile(hub / "detector" / "LICENSE", out / "LICENSE-detector.txt")
-    licence = hub / student / "LICENSE"
+    licence = student_files(student) / "LICENSE"
     terms = licence.read_text(encoding="utf-8") if licence.is_file() else "Ask whoever trained this student.\n"
     write_text(out / "LICENSE-student.txt", terms)
     shutil.copytree(hub / "space" / "examples", out / "examples")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from ngd_timm.predict.predictor import Photo, Prediction
 
+_STEM = 200  # bytes of a file's name that are kept; file systems take 255 in all
 _DRAWN = 800  # px, the longer side of a photograph as it is drawn
 _PREDICTED = ("score", "label", "valence", "arousal", "prior")
 
@@ -29,7 +31,8 @@ def annotated(photos: Iterable[Photo], folder: Path, count: int) -> Iterator[Pho
     digits = len(str(count))
     for number, photo in enumerate(photos, start=1):
         if photo.source is not None:
-            draw_photo(photo, folder / f"{number:0{digits}d}-{Path(photo.source).stem}.png")
+            stem = os.fsdecode(os.fsencode(Path(photo.source).stem)[:_STEM])
+            draw_photo(photo, folder / f"{number:0{digits}d}-{stem}.png")
         yield photo
 
 

@@ -14,8 +14,8 @@ from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import atomic_folder, require_new_folder
 from ngd_timm.predict.annotate import annotated, write_rows
 from ngd_timm.predict.faces import THRESHOLD, FaceDetector, detector_available
-from ngd_timm.predict.predictor import Photo, Predictor, image_files, student_and_images
-from ngd_timm.predict.video import VIDEOS, predict_video
+from ngd_timm.predict.predictor import VIDEOS, Photo, Predictor, image_files, student_and_images
+from ngd_timm.predict.video import predict_video
 
 logger = logging.getLogger("ngd_timm.predict")
 

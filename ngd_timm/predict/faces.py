@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from PIL import Image
 
-from ngd_timm.core.errors import InputError
+from ngd_timm.core.errors import InputError, one_line
 from ngd_timm.core.files import packaged
 
 FACE_CROP = 0.93
@@ -71,14 +71,20 @@ class FaceDetector:
             raise InputError(f"the threshold of a face's score must lie in [0, 1], got {threshold}")
         if not detector_available():
             raise InputError("finding faces needs OpenCV: pip install 'ngd-timm[faces]'; or give crops with --crops")
-        import cv2
+        try:
+            import cv2
 
+            create = cv2.FaceDetectorYN.create
+        except (ImportError, AttributeError) as error:
+            raise InputError(
+                f"OpenCV can't be used ({one_line(error)}): pip install 'ngd-timm[faces]'; or give crops with --crops"
+            ) from None
         self.small_faces = small_faces
         level = cv2.utils.logging.getLogLevel()
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
         try:
             file = str(packaged("hub") / "detector" / _MODEL)
-            self._net: Any = cv2.FaceDetectorYN.create(file, "", (_FIRST, _FIRST), threshold, _OVERLAP)
+            self._net: Any = create(file, "", (_FIRST, _FIRST), threshold, _OVERLAP)
         finally:
             cv2.utils.logging.setLogLevel(level)
 

@@ -31,6 +31,7 @@ from ngd_timm.models.logit_adjustment import prior_shift
 from ngd_timm.models.student import STUDENT_FILES, notes_of, open_student, shipped_student, student_versions
 from ngd_timm.predict.faces import FACE_CROP, Detector, Face, FaceDetector, crop_face, is_crop
 
+VIDEOS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm")
 VIEWS = (1, 2, 6)
 _SCALES = (0.925, 1.0, 1.075)  # of a crop's side: .86, .93 and 1 of the box's
 _SMALLEST, _SQUARE = 24, 1.4  # px, longer side over shorter
@@ -293,9 +294,11 @@ def student_and_images(arguments: Sequence[str]) -> tuple[str | None, list[str]]
     first, *rest = arguments
     path = Path(first)
     if path.is_dir():
-        named = any((path / name).exists() for name in (*STUDENT_FILES, "student", "recipe.yaml"))
+        named = any((path / name).exists() for name in (*STUDENT_FILES, "student/config.json", "recipe.yaml"))
+    elif path.exists() or path.suffix.lower() in (*SUFFIXES, *VIDEOS):
+        named = False
     else:
-        named = not path.exists() and (first in student_versions() or (bool(rest) and hub_id(first) is not None))
+        named = first in student_versions() or (bool(rest) and hub_id(first) is not None)
     return (first, rest) if named else (None, list(arguments))
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import csv
 import itertools
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -20,9 +21,9 @@ from ngd_timm.core.plots import RULE, STYLES, png_figure
 from ngd_timm.predict.faces import Face, detector_available, overlap_over_union
 from ngd_timm.predict.predictor import Prediction, Predictor
 
-VIDEOS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm")
 _SAME, _LOST = 0.3, 1.0  # overlap over union of one face in two frames; seconds after which a track has ended
 _LABEL = 18  # px
+_ROUNDING = 1e-4  # seconds
 _HEAD = ("time", "track", "x", "y", "width", "height", "score", "label", "valence", "arousal", "prior")
 
 
@@ -35,15 +36,15 @@ def predict_video(
         predictor: With its detector.
         file: A video that OpenCV reads.
         out: The new folder.
-        fps: Frames a second that are looked at, at most the video's own.
+        fps: Frames a second that are looked at, at most the video's own; by the time that each frame states.
         annotate: The MP4 file of the sampled frames with boxes and labels.
 
     Raises:
         InputError: No video, one without frames, or a rate that is not above 0.
     """
     out = Path(out)
-    if not fps > 0:
-        raise InputError(f"--fps must be above 0, got {fps}")
+    if not 0 < fps < math.inf:
+        raise InputError(f"--fps must be a number above 0, got {fps}")
     if not detector_available():
         raise InputError("reading a video needs OpenCV: pip install 'ngd-timm[faces]'")
     require_new_folder(out, "--out")
@@ -64,9 +65,10 @@ def predict_video(
 
 def _check_annotate(path: Path, file: Path, out: Path) -> None:
     """Refuse a place for the video with boxes where it would take another's, or be lost."""
-    if path.suffix.lower() != ".mp4" or path.resolve() == file.resolve() or out.resolve() in path.resolve().parents:
+    place = path.resolve()
+    if path.suffix.lower() != ".mp4" or place == file.resolve() or out.resolve() in (place, *place.parents):
         raise InputError(
-            f"--annotate {path} is no place for the video; give an .mp4 that is neither {file} nor in {out}"
+            f"--annotate {path} is no place for the video; give an .mp4 that is neither {file} nor {out}, nor in it"
         )
     check_place(path)
 
@@ -110,9 +112,8 @@ def _frames(file: Path, fps: float) -> Iterator[_Sampled]:
     video = cv2.VideoCapture(str(file))
     try:
         rate = video.get(cv2.CAP_PROP_FPS)
-        step = max(1.0, rate / fps) if rate > 0 else 1.0
         count = max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT)))
-        due = 0.0
+        time = due = 0.0
         console = Console(stderr=True)
         numbers = track(
             itertools.count(),  # the number of frames is a guess in some containers
@@ -125,16 +126,25 @@ def _frames(file: Path, fps: float) -> Iterator[_Sampled]:
         for number in numbers:
             if not video.grab():
                 break
-            if number < due:
+            time = _time(video, number, time)
+            if time < due:
                 continue
-            due += step
+            due = (math.floor(time * fps + _ROUNDING) + 1) / fps - _ROUNDING
             decoded, pixels = video.retrieve()
             if decoded:
-                image = Image.fromarray(pixels[:, :, ::-1].copy())
-                yield _Sampled(number / rate, image, rate / step) if rate > 0 else _Sampled(number, image, fps)
+                yield _Sampled(time, Image.fromarray(pixels[:, :, ::-1].copy()), min(rate, fps) if rate > 0 else fps)
     finally:
         video.release()
         cv2.utils.logging.setLogLevel(level)
+
+
+def _time(video: Any, number: int, before: float) -> float:
+    """Seconds at which the frame just grabbed is shown; by the rate, or one a second, where frames state no time."""
+    import cv2
+
+    stated = video.get(cv2.CAP_PROP_POS_MSEC) / 1000
+    rate = video.get(cv2.CAP_PROP_FPS)
+    return stated if stated > before else number / rate if rate > 0 else float(number)
 
 
 def _predicted(predictor: Predictor, frames: Iterable[_Sampled]) -> Iterator[_Frame]:

@@ -147,7 +147,9 @@ def _export_onnx(model: TimmModel, source: str, file: Path, shown: Path, input_n
 
     _write_checked(model, source, "onnx", file, shown, write, partial(read_onnx, input_name=input_name))
     if quantize is not None:
-        logger.info(quantize_onnx(model, file, quantize, input_name))
+        with _one_line(model, source, "int8 ONNX", file, shown):
+            sentence = quantize_onnx(model, file, quantize, input_name)
+        logger.info(sentence)
 
 
 def _write_checked(
@@ -159,11 +161,18 @@ def _write_checked(
     write: Callable[[TimmModel, Path], None],
     read: Callable[[Path], Callable[[Tensor], Tensor]],
 ) -> None:
-    """Write a file, and refuse it if its logits differ; what exporters and runtimes raise is one line."""
-    try:
+    """Write a file, and refuse it if its logits differ."""
+    with _one_line(model, source, form, file, shown):
         with _quiet():
             write(model, file)
         _check(model, read(file), shown)
+
+
+@contextmanager
+def _one_line(model: TimmModel, source: str, form: str, file: Path, shown: Path) -> Iterator[None]:
+    """What exporters and runtimes raise is one line."""
+    try:
+        yield
     except InputError:
         raise
     except Exception as error:  # of no common kind

@@ -61,15 +61,21 @@ def quantize_onnx(model: TimmModel, file: Path, spec: str, input_name: str) -> s
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    images, labels = _images_and_labels(model, spec)
-    chosen = torch.zeros(len(labels), dtype=torch.bool)
-    chosen[torch.linspace(0, len(labels) - 1, min(_CALIBRATION, len(labels) // 2)).long()] = True
-    scored = images[~chosen], labels[~chosen]
-    before = _accuracy(read_onnx(file, input_name), *scored)
+    from ngd_timm.data import load_split, parse_spec
+
+    name, root, split, _ = parse_spec(spec)
+    dataset, _ = load_split(name, root, split or "all", classes=tuple(model.pretrained_cfg["label_names"]))
+    if len(dataset) < 2:
+        raise InputError(f"{spec} has one image; int8 needs some to be calibrated on, and others to be scored on")
+    # over all of it: many sets lie class by class
+    rows = _spread(len(dataset), _SCORED)
+    chosen = rows[_spread(len(rows), min(_CALIBRATION, len(rows) // 2))]
+    images = torch.cat([batch.images for batch in face_batches(model, dataset.select(chosen))])
+    versions = [read_onnx(file, input_name)]
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
-            self.rows: Iterator[Any] = iter(images[chosen].numpy())
+            self.rows: Iterator[Any] = iter(images.numpy())
 
         def get_next(self) -> dict[str, Any] | None:
             row = next(self.rows, None)
@@ -81,26 +87,18 @@ def quantize_onnx(model: TimmModel, file: Path, spec: str, input_name: str) -> s
         quantize_static(
             str(prepared), str(quantized), Reader(), per_channel=True, weight_type=QuantType.QInt8, reduce_range=True
         )
-    after = _accuracy(read_onnx(file, input_name), *scored)
+    versions.append(read_onnx(file, input_name))
+    others = dataset.select(np.setdiff1d(rows, chosen))
+    right = torch.zeros(len(versions))
+    for batch in face_batches(model, others):
+        right += torch.tensor([int((run(batch.images).argmax(dim=1) == batch.target).sum()) for run in versions])
+    before, after = (100 * right / len(others)).tolist()
     return (
-        f"int8, calibrated on {int(chosen.sum())} images of {spec.partition('=')[0]}; on {len(scored[1])} others "
-        f"accuracy {after:.2f} %, in float32 {before:.2f} %"
+        f"int8, calibrated on {len(images)} images of {name}; on {len(others)} others accuracy {after:.2f} %, in "
+        f"float32 {before:.2f} %"
     )
 
 
-def _images_and_labels(model: TimmModel, spec: str) -> tuple[Tensor, Tensor]:
-    """Up to `_SCORED` images (N, C, H, W), from all over a data set, and their classes (N,), where they have one."""
-    from ngd_timm.data import load_split, parse_spec
-
-    name, root, split, _ = parse_spec(spec)
-    classes = tuple(model.pretrained_cfg["label_names"])
-    dataset, _ = load_split(name, root, split or "all", classes=classes)
-    # over all of it: many sets lie class by class
-    rows = np.linspace(0, len(dataset) - 1, min(_SCORED, len(dataset))).round().astype(int)
-    batches = list(face_batches(model, dataset.select(rows)))
-    return torch.cat([batch.images for batch in batches]), torch.cat([batch.target for batch in batches])
-
-
-def _accuracy(run: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> float:
-    predicted = torch.cat([run(part).argmax(dim=1) for part in images.split(256)])
-    return 100 * float((predicted == labels).float().mean())
+def _spread(count: int, most: int) -> np.ndarray:
+    """Up to so many of `count` rows, evenly spaced."""
+    return np.linspace(0, count - 1, min(most, count)).round().astype(int)

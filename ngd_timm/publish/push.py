@@ -108,8 +108,8 @@ def packaged_artifacts(space: str) -> dict[str, Callable[[Path], object]]:
     artifacts: dict[str, Callable[[Path], object]] = {}
     for version in grid_versions():
         artifacts[f"{space}/{version}"] = partial(_stage_packaged_grid, version, f"{space}/{version}")
-    for version in student_versions():  # staged from their runs when they were packaged
-        artifacts[f"{space}/{version}"] = partial(shutil.copytree, packaged("hub") / version, dirs_exist_ok=True)
+    for version in student_versions():
+        artifacts[f"{space}/{version}"] = partial(_stage_packaged_student, version, space)
     return artifacts
 
 
@@ -133,6 +133,13 @@ def _stage_space(source: Path, space: str, folder: Path) -> None:
 
 def _stage_packaged_grid(version: str, repo_id: str, folder: Path) -> None:
     stage_grid(PrototypeGrid.default(version), folder, repo_id)
+
+
+def _stage_packaged_student(version: str, space: str, folder: Path) -> None:
+    """The folder that was staged from its run when it was packaged, with its own card's names for it."""
+    shutil.copytree(packaged("hub") / version, folder, dirs_exist_ok=True)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    write_text(folder / "README.md", card.replace(f"{namespace()}/{version}", f"{space}/{version}"))
 
 
 def namespace() -> str:

@@ -95,6 +95,7 @@ async function watch(): Promise<void> {
     const predictor = await models;
     let said = 0;
     for (;;) {
+      if (camera !== stream || request !== latest) return;
       if (!stream.active) throw new Error("it was disconnected");
       const frame: Pixels = pixels(video, video.videoWidth, video.videoHeight);
       const faces = await predictor.photo(frame);
