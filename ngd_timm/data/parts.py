@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +20,8 @@ from ngd_timm.data.layouts import Piece, Rows
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
+
+logger = logging.getLogger("ngd_timm.data")
 
 DUPLICATE = "a copy of a training image"
 _NAMED_BY = ("file_name", "source")
@@ -65,10 +68,7 @@ class Part:
             self.counts = rows.votes[:, [CLASSES.index(c) for c in self.classes]]
         else:
             if selection.label_rule == "votes" and selection.name == "ferplus":
-                raise InputError(
-                    f"{piece.shown}: label_rule=votes needs FER+'s vote columns, but there is only a label; "
-                    "use label_rule=majority or the file with votes"
-                )
+                logger.warning(f"{piece.shown}: has no votes but one label an image, which is taken as given")
             self.label, self.labels = self._label_by_name(selection.name), "given"
             outside = self.label == NOT_A_CLASS
             reasons = {OTHER_CLASS: outside} if outside.any() else {}

@@ -160,7 +160,6 @@ def test_rows_of_other_classes_are_dropped_and_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("write", "arguments", "message"),
     [
-        (lambda w, at: labelled(at, ["sad"]), {"label_rule": "votes"}, "needs FER\\+'s vote columns"),
         (
             lambda w, at: labelled(at, ["contempt"] * 2),
             {"classes": CLASSES[:7]},
@@ -182,8 +181,14 @@ def test_what_cannot_be_loaded_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_the_rule_votes_changes_nothing_in_other_sets_of_single_labels(tmp_path: Path) -> None:
-    assert load_split("fer2013", labelled(tmp_path, ["sad"]), label_rule="votes")[1].labels == "given"
+def test_the_rule_votes_changes_nothing_in_sets_of_single_labels(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = labelled(tmp_path, ["sad"])
+    assert load_split("fer2013", root, label_rule="votes")[1].labels == "given"
+    assert "has no votes" not in caplog.text
+    assert load_split("ferplus", root, label_rule="votes")[1].labels == "given"
+    assert "train.parquet: has no votes but one label an image, which is taken as given" in caplog.text
 
 
 def test_a_spec_is_name_root_and_split() -> None:
