@@ -175,7 +175,8 @@ def make(recipe: Any, faces: Path, precision: torch.dtype | None, seen: list[str
         on_host(create_student)(StudentConfig(backbone="test_resnet", in_chans=3), 8), CLASSES, CLASSES, [0.5], [0.25]
     )
     share = GradientShare(task, None, 2)
-    share.task = SimpleNamespace(gradient_norms=lambda *_: seen.append("share"), gradient_shares=lambda _: {})
+    shares = {"ce": 100.0}
+    share.task = SimpleNamespace(gradient_norms=lambda *_: seen.append("share"), gradient_shares=lambda _: shares)
     return Setup(
         recipe=recipe,
         device=CUDA,
@@ -261,7 +262,8 @@ def test_a_training_step_stays_on_its_gpu_and_waits_for_it_only_as_scheduled(
     tensors = [*task.parameters(), *task.buffers(), *setup.teacher._held[0].parameters(), *setup.teacher.buffers()]
     tensors += [p.grad for p in task.trainable_module.parameters()]
     tensors += [value for state in setup.optimizer.state.values() for value in state.values()]
-    tensors += [t for kept in (progress.means.sums, progress.means.seen) for t in kept.values()]
+    means = [item for kept in (progress.means.sums, progress.means.seen) for item in kept.items()]
+    tensors += [mean for names, mean in means if names != ("share_ce",)]  # which is a number anyway
     assert {str(t.device) for t in tensors} == {"cuda:0"}
     assert setup.scaler.is_enabled() == (precision == torch.float16)
     kernels = [p for p in task.trainable_module.parameters() if p.ndim == 4]
@@ -277,6 +279,19 @@ FAULTS: dict[str, tuple[Callable[[Tensor], Any], type[Exception] | tuple[type[Ex
     "a blocking copy": (lambda loss: torch.ones(8).to(loss.device), Waited),
     "a constant": (lambda loss: torch.tensor([1.0, 2.0], device=loss.device), Waited),
 }
+
+
+@pytest.mark.usefixtures("cuda")
+def test_means_go_on_from_a_checkpoint_wherever_it_left_them() -> None:
+    with FakeTensorMode():
+        cpu, losses = RunningMeans(), {"loss": torch.ones((), device=CUDA)}
+        cpu.add({"loss": torch.ones(())})
+        cpu.add({"share_ce": torch.ones(())})
+        cpu.first_bad = {}  # which no checkpoint keeps
+        progress = Progress(means=cpu)
+        progress.finish_step(losses, {"ce": 100.0}, 4)
+        devices = {names: sums.device.type for names, sums in progress.means.sums.items()}
+    assert devices == {("loss",): "cuda", ("share_ce",): "cpu"}
 
 
 @pytest.mark.usefixtures("cuda")

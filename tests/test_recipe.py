@@ -121,6 +121,11 @@ def test_a_teacher_of_an_ablation_is_refused_in_a_single_run_with_what_to_give()
         load_recipe(Recipe, "b1_kd", ["teacher=[a]"])
 
 
+def test_a_weight_beside_a_share_is_refused() -> None:
+    with pytest.raises(InputError, match=r"proto_kd=0\.5 has no effect beside proto_share=0\.05, which sets"):
+        load_recipe(Recipe, "b2_share", ["loss.proto_kd=.5", "teacher=a_run"])
+
+
 def test_overrides_are_read_as_yaml_and_keep_their_types() -> None:
     recipe = load_recipe(Recipe, "b0_ce", ["optim.lr=1e-3", "loss.ramp=[0, 1]", "data.root=a b", "seed=3"])
     assert (recipe.optim.lr, recipe.loss.ramp, recipe.data.root, recipe.seed) == (1e-3, (0.0, 1.0), "a b", 3)
@@ -141,6 +146,8 @@ def test_overrides_are_read_as_yaml_and_keep_their_types() -> None:
         ("data.classes=[neutral, hapiness]", "did you mean 'happiness'"),
         ("data.label_rule=most", "'majority', 'argmax' or 'votes'"),
         ("student.in_chans=2", "in_chans"),
+        ("save_every=-1", "save_every: Input should be 'auto' or Input should be greater than or equal to 0, got -1"),
+        ("optim.warmup=soon", "optim.warmup: Input should be a valid integer.* or Input should be a valid number"),
     ],
 )
 def test_a_mistake_is_named_in_one_line(override: str, message: str) -> None:

@@ -24,6 +24,7 @@ from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import packaged, read_json, sha256_file
 from ngd_timm.core.recipe import Recipe
 from ngd_timm.data import load_split
+from ngd_timm.data.synthetic.schematic import draw_face
 from ngd_timm.evaluate.metrics import METRICS
 from ngd_timm.evaluate.predictions import predict, prediction_file, read_predictions
 from ngd_timm.evaluate.run_log import epoch_line, present_column, read_rows
@@ -465,12 +466,41 @@ def test_several_teachers_are_an_ensemble_whose_logits_are_the_mean_of_theirs(fa
     torch.testing.assert_close(batch.teacher_logits, ensemble(batch.images), atol=0.05, rtol=0.05)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optim": {"opt": "adahessian", "batch_size": 16}}, "optim.opt=adahessian needs second derivatives"),
+        (
+            {"student": {"backbone": "vgg11", "image_size": 32, "drop_path_rate": 0.1}},
+            "student: vgg11 can't be made with image_size=32, drop_path_rate=0.1",
+        ),
+        ({"student": {"backbone": "xcit_nano_12_p8_224", "image_size": 50}}, "can't be made with image_size=50"),
+        (
+            {"eval": {"a:schematic": "{faces}:test", "a:ferplus": "{faces}:test"}},
+            "the same data set twice: a:test, a:test",
+        ),
+        ({"eval": {"fer2013": "{strange}"}}, "unknown fer2013 class name 'bored'"),
+    ],
+)
+def test_what_could_only_fail_later_is_refused_before_anything_is_written(
+    changes: dict[str, Any], message: str, faces: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "strange" / "bored").mkdir(parents=True)
+    draw_face("fear", seed=0, image_size=32).save(tmp_path / "strange" / "bored" / "a.png")
+    if "eval" in changes:
+        places = {"faces": faces, "strange": tmp_path / "strange"}
+        changes = {"eval": {name: root.format(**places) for name, root in changes["eval"].items()}}
+    with pytest.raises(InputError, match=message):
+        train(tiny_recipe(faces, tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()
+
+
 def test_arguments_of_the_backbone_travel_from_the_recipe_to_the_student(faces: Path, tmp_path: Path) -> None:
     narrow = {"backbone": "test_resnet", "image_size": 32, "model_args": {"channels": [8, 8, 16, 24]}}
     run = train(tiny_recipe(faces, tmp_path / "run", student=narrow, optim={"epochs": 1, "batch_size": 16}))
     student = timm.create_model(f"local-dir:{run / 'student'}", pretrained=True)
     assert student.num_features == 24
-    with pytest.raises(InputError, match=r"student\.model_args: test_resnet can't be made with chanels=3 \("):
+    with pytest.raises(InputError, match=r"student: test_resnet can't be made with image_size=32, chanels=3 \("):
         train(tiny_recipe(faces, tmp_path / "bad", student=narrow | {"model_args": {"chanels": 3}}))
     with pytest.raises(ValueError, match=r"model_args: in_chans is no argument to give here; write student\.in_chans"):
         tiny_recipe(faces, tmp_path / "bad", student=narrow | {"model_args": {"in_chans": 3}})

@@ -191,6 +191,15 @@ class LossConfig(StrictModel):
         return self
 
     @model_validator(mode="after")
+    def _a_share_is_no_weight(self) -> LossConfig:
+        if self.proto_share is not None and self.proto_kd > 0:
+            raise ValueError(
+                f"proto_kd={self.proto_kd:g} has no effect beside proto_share={self.proto_share:g}, which sets the "
+                "weight; leave one of them out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _a_share_is_of_more_than_itself(self) -> LossConfig:
         if self.proto_share is not None and self.ce == 0 and self.kd == 0:
             raise ValueError(
@@ -485,8 +494,8 @@ def _apply(data: dict[str, Any], override: str) -> None:
 
 
 def _first_problem(model: type[StrictModel], error: ValidationError) -> str:
-    problem = error.errors(include_url=False)[0]
-    where = [part for part in problem["loc"] if isinstance(part, str)]  # without places in a list
+    problem, *others = error.errors(include_url=False)
+    where = _place(model, problem)
     key = quoted(".".join(where))
     if problem["type"] == "extra_forbidden":
         known = list(_keys(model))
@@ -495,10 +504,21 @@ def _first_problem(model: type[StrictModel], error: ValidationError) -> str:
         siblings = [k.split(".")[-1] for k in known if k.split(".")[:-1] == where[:-1]]
         hint = f"; did you mean '{near[0]}'?" if near else "."
         return f"unknown key '{key}'{hint} Allowed here: {', '.join(siblings)}"
-    message = " ".join(problem["msg"].removeprefix("Value error, ").split())[:600]
+    of_field = [problem, *(other for other in others if _place(model, other) == where)]  # each kind that it may be of
+    messages = dict.fromkeys(" ".join(entry["msg"].removeprefix("Value error, ").split()) for entry in of_field)
+    message = " or ".join(messages)[:600]
     if problem["type"] == "value_error":
         return f"{key}: {message}" if key else message
     return f"{key}: {message}, got {quoted(repr(problem['input']))}"
+
+
+def _place(model: type[StrictModel], problem: Any) -> list[str]:
+    """The parts of the key of a problem, without places in a list and what a value of several kinds was read as."""
+    where, known = [part for part in problem["loc"] if isinstance(part, str)], set(_keys(model))
+    if problem["type"] == "extra_forbidden":
+        return where
+    depth = max((n for n in range(1, len(where) + 1) if ".".join(where[:n]) in known), default=len(where))
+    return where[:depth]
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:

@@ -89,8 +89,6 @@ def evaluate(
     model: DistillationWrapper | TimmModel = bare
     parsed = [parse_spec(spec) for spec in specs]
     keys = [key for *_, key in parsed]
-    if len(set(keys)) != len(keys):
-        raise InputError(f"the same data set twice: {', '.join(keys)}; evaluate them one by one")
     check_specs(specs)
     if recipe and Path(source).name == "student_best" and {name for name, *_ in parsed} & set(recipe.best_on):
         logger.warning(f"{source}: {choice_note(recipe)}")
@@ -185,12 +183,16 @@ def _open_opponent(
 
 
 def check_specs(specs: Sequence[str]) -> None:
-    """Refuse data sets that are missing, before hours of training rather than after; no image is read."""
+    """Refuse data sets that are missing or named twice, before any image is read."""
     from ngd_timm.data import parse_spec
     from ngd_timm.data.fer import choose
     from ngd_timm.data.layouts import look_at
 
-    for name, root, split, _ in map(parse_spec, specs):
+    parsed = [parse_spec(spec) for spec in specs]
+    keys = [key for *_, key in parsed]
+    if len(set(keys)) != len(keys):
+        raise InputError(f"the same data set twice: {', '.join(keys)}; score them one by one")
+    for name, root, split, _ in parsed:
         choose(look_at(root, name), split, root)
 
 

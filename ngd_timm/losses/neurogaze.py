@@ -157,7 +157,7 @@ class NeuroGazeLoss(nn.Module):
         """
         settings = config.model_dump(exclude={"proto_share", "class_weights"})
         if config.proto_share is not None:
-            settings["proto_kd"] = max(config.proto_kd, 1.0)  # any positive weight puts the term in
+            settings["proto_kd"] = 1.0  # any positive weight puts the term in
         return cls(
             grid,
             len(classes),

@@ -14,7 +14,7 @@ from torch import Tensor
 from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.arrays import read_torch
 from ngd_timm.core.errors import InputError, choices
-from ngd_timm.core.files import require_new_folder, sha256_file
+from ngd_timm.core.files import atomic_folder, require_new_folder, sha256_file
 from ngd_timm.core.recipe import StudentConfig
 from ngd_timm.models.ngd_models import TimmModel, for_channels, similar_models
 from ngd_timm.models.student import NOTES, create_student, read_student, save_student, set_input
@@ -75,7 +75,8 @@ def import_checkpoint(
     _check(own, model, classes, unused, f"{path} and {backbone}")
     model.load_state_dict(own)
     setattr(model, NOTES, {"imported_from": path.name, "sha256": sha256_file(path)})
-    read_student(save_student(model, out, classes), str(out))
+    with atomic_folder(out) as folder:
+        read_student(save_student(model, folder, classes), str(out))
     return [
         f"{len(own)} weights of {backbone} from {place}" + (f", under '{prefix}'" if prefix else ""),
         *(f"{ours} is {theirs}, the only one of its shape" for ours, theirs in head.items()),

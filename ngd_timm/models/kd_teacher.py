@@ -103,7 +103,8 @@ class KDTeacher(_Frozen):
         """Open a run directory, a student folder, a Hub id, a bundled student, or a timm model with label names.
 
         Where tau · log prior was subtracted from its bias (`student.logit_adjustment`), by what its run or its
-        config.json records, that is reverted.
+        config.json records, that is reverted. A model that timm itself opened has no such record: give its folder, or
+        open it by `load_student`.
         """
         if isinstance(source, nn.Module):
             adjusted = "logit_adjustment" in notes_of(source)

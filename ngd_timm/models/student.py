@@ -80,12 +80,9 @@ def create_student(config: StudentConfig, num_classes: int) -> TimmModel:
     except (HTTPError, OSError) as error:  # of the download
         raise refusal(error, HubId(source.get("hf_hub_id") or name)) from None
     except TIMM_ERRORS as error:
-        if not config.model_args:
-            raise
-        options = ", ".join(f"{key}={value}" for key, value in config.model_args.items())
-        raise InputError(
-            f"student.model_args: {config.backbone} can't be made with {options} ({one_line(error)})"
-        ) from None
+        options = {"image_size": config.image_size, "drop_path_rate": config.drop_path_rate, **config.model_args}
+        given = ", ".join(f"{key}={value}" for key, value in options.items() if value is not None)
+        raise InputError(f"student: {config.backbone} can't be made with {given} ({one_line(error)})") from None
     # after the weights are in: these describe the student, not the checkpoint it starts from
     own_mean, own_std = config.mean, config.std
     set_input(model, config.image_size, mean if own_mean is None else own_mean, std if own_std is None else own_std)

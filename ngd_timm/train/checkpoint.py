@@ -45,8 +45,9 @@ class RunningMeans:
         """Add the values of batch number `step`, which has `count` images."""
         names, together = tuple(values), average(torch.stack([value.detach().double() for value in values.values()]))
         finite = together.isfinite()
-        self.sums[names] = self.sums.get(names, 0) + torch.where(finite, together, 0)
-        self.seen[names] = self.seen.get(names, 0) + finite.long()
+        for means, new in ((self.sums, torch.where(finite, together, 0)), (self.seen, finite.long())):
+            # those of a checkpoint are on the CPU, as shares always are
+            means[names] = means[names].to(new.device) + new if names in means else new
         never = torch.full_like(finite, _NEVER, dtype=torch.int64)
         bad = self.first_bad.get(names, never)
         self.first_bad[names] = torch.where(finite, bad, bad.clamp(max=step))
@@ -183,10 +184,7 @@ def _restore(setup: Setup, state: dict[str, Any]) -> Progress:
         torch.cuda.set_rng_state(state["random_cuda"][rank()], setup.device)
     setup.gradient_share.load_state_dict(state["gradient_share"])
     means = RunningMeans()
-    means.sums, means.seen = (
-        {name: value.to(setup.device) for name, value in state["means"][key].items()} for key in ("sums", "seen")
-    )
-    means.count = state["means"]["count"]
+    means.sums, means.seen, means.count = (state["means"][key] for key in ("sums", "seen", "count"))
     if state["rows"]:
         parse_rows(summary_csv(state["rows"], setup.recipe.best_on), "its log")
     for row in state["rows"]:

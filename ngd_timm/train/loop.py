@@ -40,7 +40,7 @@ from ngd_timm.train.averaging import renew_batch_norm, update_average
 from ngd_timm.train.checkpoint import Checkpoints, Progress, weights_are_finite
 from ngd_timm.train.fingerprint import pinned, refuse_changes, resume_command
 from ngd_timm.train.interruption import Interruption, Stopped
-from ngd_timm.train.setup import Setup, prepare
+from ngd_timm.train.setup import Setup, open_sets, prepare
 
 if TYPE_CHECKING:
     from ngd_timm.data import FaceBatches
@@ -57,6 +57,7 @@ def train(recipe: Recipe, command: Sequence[str] | None = None) -> Path:
     _require_unused(out)
     _refuse_own_validation(recipe)
     check_specs(_eval_specs(recipe))
+    open_sets(recipe, recipe.eval)  # what they hold is refused now, not after the training
     setup = prepare(pinned(recipe))
     setup.fingerprint["command"] = command
     agree()  # all processes are ready, or nothing is written

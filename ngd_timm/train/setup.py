@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from timm.layers import convert_sync_batchnorm
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
 from timm.scheduler import create_scheduler_v2
 from torch import Tensor
 
@@ -135,7 +135,7 @@ def prepare(recipe: Recipe) -> Setup:
     optimizer = build_optimizer(recipe.optim, model)
     scheduler = build_scheduler(recipe.optim, optimizer, len(data.batches))
     # the images that are scored last: decoding them is the slow check
-    best_on = open_best_on(recipe)
+    best_on = open_sets(recipe, recipe.best_on)
     in_order = partial(face_batches, model.student, workers=recipe.data.workers, part=(rank(), world_size()))
     valid, chosen_by = in_order(data.valid), {name: in_order(rows) for name, (rows, _) in best_on.items()}
     if recipe.optim.compile:
@@ -280,16 +280,21 @@ def open_unlabelled(recipe: Recipe, options: dict[str, Any]) -> tuple[FaceBatche
             f"{world_size()} process(es); raise it"
         )
     # a seed that no recipe can have, so that no labelled batch is augmented alike
+    if len(images) < rows:
+        raise InputError(
+            f"data.unlabelled holds {len(images)} images, and a step takes {rows} of them "
+            f"(data.unlabelled_share={data.unlabelled_share:g} of optim.batch_size={size}); lower the share or add some"
+        )
     options = {**options, "batch_size": rows, "seed": recipe.seed + 2**31, "workers": data.workers}
     return FaceBatches(images, train=True, part=(rank(), world_size()), **options), report
 
 
-def open_best_on(recipe: Recipe) -> dict[str, tuple[Dataset, LoadReport]]:
-    """The sets of `best_on` with their reports, labelled as at the end of the run."""
+def open_sets(recipe: Recipe, names: Iterable[str]) -> dict[str, tuple[Dataset, LoadReport]]:
+    """Sets of `eval` with their reports, labelled as at the end of the run."""
     from ngd_timm.data import load_split, parse_spec
 
     loaded, options = {}, recipe.data.model_dump(include={"label_rule", "drop_duplicates", "classes"})
-    for key in recipe.best_on:
+    for key in names:
         name, root, split, _ = parse_spec(f"{key}={recipe.eval[key]}")
         loaded[key] = load_split(name, root, split or "all", **options)
     return loaded
@@ -340,6 +345,8 @@ def build_task(
 
 def build_optimizer(optim: OptimConfig, model: DistillationWrapper) -> torch.optim.Optimizer:
     """timm's optimizer of that name, fused where torch has it."""
+    if optim.opt in list_optimizers() and get_optimizer_info(optim.opt).second_order:
+        raise InputError(f"optim.opt={optim.opt} needs second derivatives, which are not computed; take another")
     fused: dict[str, Any] = {"fused": True} if optim.opt in ("adam", "adamw", "sgd") else {}
     try:
         return create_optimizer_v2(model, opt=optim.opt, lr=optim.lr, weight_decay=optim.weight_decay, **fused)

@@ -23,7 +23,7 @@ from joblib import Parallel, cpu_count, delayed
 from rich.console import Console
 from rich.progress import Progress
 from safetensors.numpy import save_file
-from timm.optim import list_optimizers
+from timm.optim import get_optimizer_info, list_optimizers
 
 from ngd_timm.core.affect import AXES
 from ngd_timm.core.devices import open_device
@@ -65,8 +65,9 @@ def fit_teacher(recipe: TeacherRecipe, out: Path | None = None, command: Sequenc
     _check_unused(run)
     check_place(run / "scores.json")
     open_device(recipe.device)
-    if recipe.optim.opt not in list_optimizers():
-        raise choices("optim.opt", recipe.optim.opt, list_optimizers())
+    optimizers = [name for name in list_optimizers() if not get_optimizer_info(str(name)).second_order]
+    if recipe.optim.opt not in optimizers:
+        raise choices("optim.opt", recipe.optim.opt, optimizers)
     if recipe.teacher.kind == "riemann":
         require_pyriemann()
     power = load_rated(recipe.data)
