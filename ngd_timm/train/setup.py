@@ -24,7 +24,6 @@ from ngd_timm.core.version import __version__
 from ngd_timm.evaluate.student import face_batches
 from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.losses import NeuroGazeLoss
-from ngd_timm.losses.cross_entropy import class_weights
 from ngd_timm.models.calibration import can_calibrate, divide_logits
 from ngd_timm.models.kd_cache import LogitCache
 from ngd_timm.models.kd_teacher import KDTeacher, TeacherEnsemble, open_teacher
@@ -115,14 +114,6 @@ def prepare(recipe: Recipe) -> Setup:
     data = open_data(recipe, model, device)
     if recipe.student.logit_adjustment:
         classifier_bias(model.student)  # refused now, not after an epoch
-    weights = class_weights(data.class_counts, recipe.loss.class_weights)
-    model.student.ngd_timm = {"prior": class_prior(data.labels_drawn * (1 if weights is None else weights.numpy()))}
-    calibration = calibration_rows(recipe, model, data.valid)
-    precision = autocast_type(recipe.optim.amp, device, model.student)
-    cache = None
-    if teacher is not None and recipe.kd_cache is not None:
-        key = _logits_key(recipe, teacher, data, precision, device)
-        cache = LogitCache(recipe.kd_cache, key, len(data.batches))
     criterion = NeuroGazeLoss.from_config(
         recipe.loss,
         grid,
@@ -131,6 +122,14 @@ def prepare(recipe: Recipe) -> Setup:
         class_counts=data.class_counts,
         gather_distributed=True,
     )
+    weights = criterion.class_weights
+    model.student.ngd_timm = {"prior": class_prior(data.labels_drawn * (1 if weights is None else weights.numpy()))}
+    calibration = calibration_rows(recipe, model, data.valid)
+    precision = autocast_type(recipe.optim.amp, device, model.student)
+    cache = None
+    if teacher is not None and recipe.kd_cache is not None:
+        key = _logits_key(recipe, teacher, data, precision, device)
+        cache = LogitCache(recipe.kd_cache, key, len(data.batches))
     task = build_task(recipe, model, criterion, device)
     optimizer = build_optimizer(recipe.optim, model)
     scheduler = build_scheduler(recipe.optim, optimizer, len(data.batches))
