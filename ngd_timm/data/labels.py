@@ -13,6 +13,7 @@ from ngd_timm.core.errors import InputError, choices
 
 SPLITS = ("train", "valid", "test")
 LABEL_RULES = ("majority", "argmax", "votes")
+GIVEN = "given"  # instead of a label rule, of sets that name one class an image
 VOTE_COLUMNS = (*CLASSES, "unknown", "NF")  # FER+'s, in the file's order
 
 NO_VOTE = "no vote for any of the classes"

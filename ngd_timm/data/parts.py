@@ -15,7 +15,16 @@ import pyarrow as pa
 
 from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.errors import InputError, choices
-from ngd_timm.data.labels import DATASETS, LABEL_RULES, NOT_A_CLASS, OTHER_CLASS, apply_rule, class_of, is_class
+from ngd_timm.data.labels import (
+    DATASETS,
+    GIVEN,
+    LABEL_RULES,
+    NOT_A_CLASS,
+    OTHER_CLASS,
+    apply_rule,
+    class_of,
+    is_class,
+)
 from ngd_timm.data.layouts import Piece, Rows
 
 if TYPE_CHECKING:
@@ -69,7 +78,7 @@ class Part:
         else:
             if selection.label_rule == "votes" and selection.name == "ferplus":
                 logger.warning(f"{piece.shown}: has no votes but one label an image, which is taken as given")
-            self.label, self.labels = self._label_by_name(selection.name), "given"
+            self.label, self.labels = self._label_by_name(selection.name), GIVEN
             outside = self.label == NOT_A_CLASS
             reasons = {OTHER_CLASS: outside} if outside.any() else {}
         usable = rows.usable()

@@ -41,7 +41,7 @@ class Predictions:
             None of a bare student.
         subject: (N,) int64 codes of the subjects, or None where the set doesn't name them.
         classes: Names of the C classes.
-        label_rule: How votes became labels, or "given".
+        label_rule: How votes became labels, or `data.labels.GIVEN`.
         flip: Whether logits and embedding are averaged with the mirror image's.
         data_sha256: Of the images and targets (`LoadReport.sha256`).
     """

@@ -19,7 +19,7 @@ from ngd_timm.core.files import check_place, read_json, write_json, write_text
 from ngd_timm.core.recipe import Recipe, load_recipe
 from ngd_timm.core.schema import Amount, Count, Name, by_key, listed, read_checked, record
 from ngd_timm.data import load_split, parse_spec
-from ngd_timm.data.labels import LABEL_RULES
+from ngd_timm.data.labels import GIVEN, LABEL_RULES
 from ngd_timm.evaluate.comparison import (
     QUESTIONS,
     RecipePredictions,
@@ -68,7 +68,6 @@ _KIND = "ngd results"
 _KEPT = ("recipes", "seeds", "warm_start", "runs", "training")
 _BEST = ", best by "  # between a recipe's name and the metric that chose student_best/
 _PLOTTED = "macro_f1"
-_GIVEN = "given"  # instead of a label rule, of sets that name one class an image
 # recipes that stand for a row of the paper under another name; that T is logit KD's is our reading
 _SAME_OBJECTIVE = {"tau_paper": "b2_proto", "b3_t1": PAPER_BEST}
 
@@ -276,7 +275,7 @@ def write_results(results: Mapping[str, Any], out: str | Path) -> None:
 def _by_first_rule(results: Mapping[str, Any]) -> dict[str, Any]:
     """The sets as the first label rule counts them, and those that name one class an image."""
     rules = [name.partition(", ")[2] for name in results["sets"]]
-    shown = {next((rule for rule in rules if rule != _GIVEN), _GIVEN), _GIVEN}
+    shown = {next((rule for rule in rules if rule != GIVEN), GIVEN), GIVEN}
     return {name: found for (name, found), rule in zip(results["sets"].items(), rules, strict=True) if rule in shown}
 
 
@@ -385,7 +384,7 @@ def _predictions(
     if not specs or not rules:
         raise InputError("nothing to score on; give --data name=root[:split] and at least one --label-rule")
     check_specs(specs)
-    for key in (key for key in keys if f"{key}, {_GIVEN}" not in earlier.page.get("sets", ())):
+    for key in (key for key in keys if f"{key}, {GIVEN}" not in earlier.page.get("sets", ())):
         for rule in rules:
             earlier.refuse_others(f"{key}, {rule}")
     students = [run for by_seed in runs.values() for run in by_seed]
@@ -396,8 +395,8 @@ def _predictions(
     device = open_device("auto")
     for name, root, split, key in map(parse_spec, specs):
         loaded = {rule: load_split(name, root, split or "all", label_rule=rule, classes=classes) for rule in rules}
-        if all(report.labels == _GIVEN for _, report in loaded.values()):  # the rules agree
-            loaded = {_GIVEN: next(iter(loaded.values()))}
+        if all(report.labels == GIVEN for _, report in loaded.values()):  # the rules agree
+            loaded = {GIVEN: next(iter(loaded.values()))}
         for rule, (_, report) in loaded.items():
             earlier.refuse_others(f"{key}, {rule}", report.sha256, classes)
         widest = max((dataset for dataset, _ in loaded.values()), key=len)

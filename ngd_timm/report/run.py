@@ -185,6 +185,7 @@ def _mistakes(recipe: Recipe, key: str, predictions: Predictions, n: int) -> lis
 def _images(recipe: Recipe, key: str, predictions: Predictions) -> Any:
     """The images of a set that the recipe names, checked to be those of the predictions."""
     from ngd_timm.data import load_split, parse_spec
+    from ngd_timm.data.labels import GIVEN
 
     data, limit = recipe.data, None
     sources = {parse_spec(f"{name}={root}")[3]: f"{name}={root}" for name, root in recipe.eval.items()}
@@ -198,7 +199,7 @@ def _images(recipe: Recipe, key: str, predictions: Predictions) -> Any:
         name,
         root,
         split or "all",
-        label_rule=predictions.label_rule,
+        label_rule=data.label_rule if predictions.label_rule == GIVEN else predictions.label_rule,
         drop_duplicates=data.drop_duplicates,
         classes=data.classes,
         limit=limit,

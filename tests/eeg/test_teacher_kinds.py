@@ -46,7 +46,7 @@ def recipe_for(kind: str, data: dict[str, Any], **optim: Any) -> TeacherRecipe:
 def ridges(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Ridges on the same data, by what their folds hold out."""
     folder = tmp_path_factory.mktemp("ridges")
-    save_bandpower(folder / "a.npz", simulate_bandpower(6, 9, 2, effect=1.5, stimulus=1.0))
+    save_bandpower(folder / "a.npz", simulate_bandpower(6, 12, 2, effect=1.5, stimulus=1.0))
     data = {"name": "bandpower", "root": str(folder / "a.npz")}
     return {by: fit_teacher(recipe_for("ridge", {**data, "folds_by": by}), folder / by) for by in ("subject", "both")}
 
@@ -57,7 +57,7 @@ def test_a_ridge_is_scored_as_the_baseline_is_and_a_grid_of_it_follows_the_plane
     for axis in ("valence", "arousal"):
         for metric in ("bacc", "ccc"):
             assert scores["teacher"][axis][metric]["value"] == scores["ridge"][axis][metric]["value"] > 0.5
-    assert load_file(run / "embeddings.safetensors")["fold8.embedding"].shape == (108, 16)
+    assert load_file(run / "embeddings.safetensors")["fold8.embedding"].shape == (144, 16)
     assert scores["grids"]["5"]["mantel_centered"]["p"] < 0.05
     grid = build_grid(run)
     assert grid.metadata["teacher"] == "ridge regression on log power, 16-d embedding"
