@@ -65,7 +65,7 @@ def mantel_test(
 
     Where stimuli are shared, embeddings that know a stimulus by its EEG pass as well, whatever they hold of affect
     (`tests/benchmarks/null_grids.py --stimulus .3`). With `held_out` they don't: the ratings of a fold's stimuli change
-    places as wholes. That needs teachers fitted without the stimulus, since others were told its rating.
+    places as wholes. That needs teachers fitted without the stimulus, since others have learned its rating.
 
     Reference:
         Mantel, "The detection of disease clustering and a generalized regression approach", Cancer Res. 27 (1967).
