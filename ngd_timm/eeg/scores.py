@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ngd_timm.core.affect import AXES, ccc
-from ngd_timm.grid.averages import sums_of, trial_index
+from ngd_timm.grid.averages import numbered, sums_of, trial_index
 from ngd_timm.grid.mantel import HeldOut, exchangeable, permute
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
@@ -70,13 +70,9 @@ def score_trials(
                 if names is not None:
                     rng = np.random.default_rng(seed)
                     scores[axis][name][key] = _chance(
-                        metric, values, rating, (_numbers(names), None), permutations, rng
+                        metric, values, rating, (numbered(names), None), permutations, rng
                     )
     return scores
-
-
-def _numbers(names: np.ndarray) -> np.ndarray:
-    return np.unique(names, return_inverse=True)[1].reshape(-1)
 
 
 def _groups(names: np.ndarray) -> list[np.ndarray]:

@@ -45,7 +45,7 @@ def checked_rows(
     names = np.asarray(subjects)
     if names.shape != (len(rows),):
         raise InputError(f"subjects must have shape ({len(rows)},), got {names.shape}")
-    return rows / norms, va, np.unique(names, return_inverse=True)[1].reshape(-1)
+    return rows / norms, va, numbered(names)
 
 
 def _float64(values: np.ndarray | torch.Tensor) -> np.ndarray:
@@ -71,9 +71,14 @@ def sums_of(rows: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
     return (members.T @ rows.reshape(len(rows), -1)).reshape(groups, *rows.shape[1:])
 
 
+def numbered(names: np.ndarray) -> np.ndarray:
+    """A number from 0 for each different name (N,), or row (N, K)."""
+    return np.unique(names, axis=0, return_inverse=True)[1].reshape(-1)
+
+
 def trial_index(subject: np.ndarray, trial: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Trials in order of subject and trial: the first row of each, (T,), and the trial of each row, (N,)."""
-    who, which = (np.unique(names, return_inverse=True)[1].reshape(-1) for names in (subject, trial))
+    who, which = (numbered(names) for names in (subject, trial))
     return np.unique(who * (which.max() + 1) + which, return_index=True, return_inverse=True)[1:]
 
 

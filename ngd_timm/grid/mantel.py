@@ -9,7 +9,16 @@ import torch
 
 from ngd_timm.core.affect import cell_distances, cell_of
 from ngd_timm.core.errors import InputError
-from ngd_timm.grid.averages import cell_sums, checked_rows, checked_size, pooled_sums, sums_of, trial_index, unit
+from ngd_timm.grid.averages import (
+    cell_sums,
+    checked_rows,
+    checked_size,
+    numbered,
+    pooled_sums,
+    sums_of,
+    trial_index,
+    unit,
+)
 
 
 class Mantel(NamedTuple):
@@ -25,10 +34,6 @@ class HeldOut(NamedTuple):
 
     stimulus: np.ndarray
     fold: np.ndarray
-
-    def rows(self, which: np.ndarray) -> HeldOut:
-        """Some of the rows."""
-        return HeldOut(self.stimulus[which], self.fold[which])
 
 
 def mantel_r(rows: np.ndarray, distances: np.ndarray) -> float:
@@ -78,7 +83,7 @@ def mantel_test(
         raise InputError(f"trials must have shape {who.shape}, got {np.shape(trials)}")
     first, trial = trial_index(who, np.asarray(trials))
     owner, cells = who[first], cell_of(va[first], size)
-    groups = exchangeable(owner, held_out and held_out.rows(first))
+    groups = exchangeable(owner, held_out, first)
     if not np.array_equal(va, va[first][trial]):
         raise InputError("a trial has more than one valence/arousal rating; permuting trials needs exactly one")
     if np.bincount(groups[0]).max() < 2:
@@ -103,12 +108,16 @@ def mantel_test(
     return Mantel(r, (1 + reached) / (1 + permutations), permutations)
 
 
-def exchangeable(within: np.ndarray, held_out: HeldOut | None = None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Groups (T,) to permute within, and what changes places as wholes, for `permute`; stimuli stay in their fold."""
+def exchangeable(
+    within: np.ndarray, held_out: HeldOut | None = None, rows: np.ndarray | slice = slice(None)
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Groups (T,) to permute within, and what changes places as wholes, for `permute`; stimuli stay in their fold.
+
+    `rows` are those of `held_out` that the T values are of.
+    """
     if held_out is None:
         return within, None
-    groups = np.unique(np.column_stack([within, held_out.fold]), axis=0, return_inverse=True)[1].reshape(-1)
-    return groups, np.unique(held_out.stimulus, return_inverse=True)[1].reshape(-1)
+    return numbered(np.column_stack([within, held_out.fold[rows]])), numbered(held_out.stimulus[rows])
 
 
 def permute(

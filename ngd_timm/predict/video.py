@@ -126,7 +126,7 @@ def _frames(file: Path, fps: float) -> Iterator[_Sampled]:
         for number in numbers:
             if not video.grab():
                 break
-            time = _time(video, number, time)
+            time = _time(video, number, rate, time)
             if time < due:
                 continue
             due = (math.floor(time * fps + _ROUNDING) + 1) / fps - _ROUNDING
@@ -138,12 +138,11 @@ def _frames(file: Path, fps: float) -> Iterator[_Sampled]:
         cv2.utils.logging.setLogLevel(level)
 
 
-def _time(video: Any, number: int, before: float) -> float:
+def _time(video: Any, number: int, rate: float, before: float) -> float:
     """Seconds at which the frame just grabbed is shown; by the rate, or one a second, where frames state no time."""
     import cv2
 
     stated = video.get(cv2.CAP_PROP_POS_MSEC) / 1000
-    rate = video.get(cv2.CAP_PROP_FPS)
     return stated if stated > before else number / rate if rate > 0 else float(number)
 
 

@@ -57,7 +57,8 @@ def train(recipe: Recipe, command: Sequence[str] | None = None) -> Path:
     _require_unused(out)
     _refuse_own_validation(recipe)
     check_specs(_eval_specs(recipe))
-    open_sets(recipe, recipe.eval)  # what they hold is refused now, not after the training
+    # what they hold is refused now, not after the training; those of best_on are opened below
+    open_sets(recipe, [name for name in recipe.eval if name not in recipe.best_on])
     setup = prepare(pinned(recipe))
     setup.fingerprint["command"] = command
     agree()  # all processes are ready, or nothing is written

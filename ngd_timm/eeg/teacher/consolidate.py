@@ -19,6 +19,7 @@ from ngd_timm.core.paths import without_paths
 from ngd_timm.core.version import __version__
 from ngd_timm.eeg.signal.bandpower import NORMALISATION
 from ngd_timm.eeg.teacher.fitted import FittedTeacher, read_teacher
+from ngd_timm.grid.averages import numbered
 from ngd_timm.grid.mantel import HeldOut, mantel_test
 from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.grid.verdict import WHO
@@ -114,18 +115,13 @@ def _pool(teachers: Sequence[FittedTeacher]) -> tuple[FittedTeacher, np.ndarray]
     frames = np.repeat(np.arange(len(teachers)), [len(teacher.subject) for teacher in teachers])
     columns = ("subject", "trial", "valence_arousal", "aligned")
     pool: dict[str, Any] = {name: np.concatenate([getattr(teacher, name) for teacher in teachers]) for name in columns}
-    pool["subject"] = _numbered(frames, pool["subject"])
+    pool["subject"] = numbered(np.column_stack([frames, pool["subject"]]))
     pool["held_out"] = None
     if parts := [teacher.held_out for teacher in teachers if teacher.held_out is not None]:
-        stimulus = _numbered(frames, np.concatenate([part.stimulus for part in parts]))
-        fold = np.concatenate([_numbered(*part.fold.reshape(len(part.fold), -1).T) for part in parts])
+        stimulus = numbered(np.column_stack([frames, np.concatenate([part.stimulus for part in parts])]))
+        fold = np.concatenate([numbered(part.fold) for part in parts])
         pool["held_out"] = HeldOut(stimulus, fold)
     return replace(teachers[0], **pool), frames
-
-
-def _numbered(*columns: np.ndarray) -> np.ndarray:
-    """A number for each combination of values."""
-    return np.unique(np.stack(columns), axis=1, return_inverse=True)[1].reshape(-1)
 
 
 def _counts_by_set(

@@ -41,6 +41,7 @@ from ngd_timm.eeg.teacher.held_out import log_scores, ridge_in_other_folds, scal
 from ngd_timm.eeg.teacher.linear import fit_linear
 from ngd_timm.eeg.teacher.training import AffectTeacher, Trials, infer, train_teacher
 from ngd_timm.eeg.topomap import TopomapOperator
+from ngd_timm.grid.averages import numbered
 
 logger = logging.getLogger("ngd_timm.eeg")
 
@@ -310,7 +311,7 @@ def _embedding_tensors(
         "held_out_fold": fold,
     }
     if rated.stimulus is not None:
-        tensors["stimulus"] = np.unique(rated.stimulus, return_inverse=True)[1].reshape(-1)
+        tensors["stimulus"] = numbered(rated.stimulus)
     tensors |= {f"fold{number}.embedding": rows for number, rows in enumerate(embeddings)}
     return tensors | {f"fold{number}.valence_arousal": rows for number, rows in enumerate(predictions)}
 

@@ -9,7 +9,7 @@ import numpy as np
 from ngd_timm.core.affect import cell_of
 from ngd_timm.core.errors import InputError
 from ngd_timm.eeg.scores import middle
-from ngd_timm.grid.averages import sums_of, trial_index
+from ngd_timm.grid.averages import numbered, sums_of, trial_index
 from ngd_timm.grid.mantel import HeldOut, exchangeable, permute
 
 
@@ -30,14 +30,14 @@ def split_half(
     `chance` and one-sided `p` under ratings permuted as in `mantel_test`.
     """
     unit = _unit(np.asarray(embeddings, dtype=np.float64))
-    index = np.unique(subjects, return_inverse=True)[1].reshape(-1)
+    index = numbered(subjects)
     count = int(index.max()) + 1
     if count < 4:
         raise InputError(f"halves of {count} subjects can't be compared; at least four are needed")
     first, trial = trial_index(index, trials)
     sums, weights = sums_of(unit, trial, len(first)), np.bincount(trial).astype(np.float64)
     owner, cells = index[first], cell_of(valence_arousal[first], size)
-    groups = exchangeable(owner, held_out and held_out.rows(first))
+    groups = exchangeable(owner, held_out, first)
 
     rng = np.random.default_rng(seed)
     halves = np.zeros((splits, count), dtype=bool)
