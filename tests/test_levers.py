@@ -7,10 +7,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
 from tiny_runs import tiny_recipe
 
@@ -202,6 +204,16 @@ def test_unlabelled_images_come_of_any_class_or_of_a_plain_folder(people: Path, 
     assert (len(images), report.read, set(images["label"][:])) == (32 + 4 + 16, 52, {-100})
     again = load_unlabelled("fer2013", [str(people), str(folder)], CLASSES)[1]
     assert again.sha256 != report.sha256
+
+
+def test_tables_of_unlabelled_images_need_no_labels(tmp_path: Path) -> None:
+    images = [_png(n) for n in range(3)]
+    Dataset.from_dict({"image": images}).to_parquet(tmp_path / "plain.parquet")
+    Dataset.from_dict({"image": images, "label": [7, 8, 9]}).to_parquet(tmp_path / "numbered.parquet")
+    np.savez(tmp_path / "pixels.npz", X=np.zeros((3, 8, 8), dtype=np.uint8))
+    roots = [str(tmp_path / name) for name in ("plain.parquet", "numbered.parquet", "pixels.npz")]
+    images_of_all, report = load_unlabelled("fer2013", roots, CLASSES)
+    assert (len(images_of_all), report.labels) == (9, "not read")
 
 
 def test_only_the_split_that_is_named_is_taken_without_labels_whatever_lies_beside_it(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ from ngd_timm.data.hold_out import HELD_OUT, TRAINED_ON, held_out
 from ngd_timm.data.labels import DATASETS, SPLITS
 from ngd_timm.data.layouts import NOT_LISTED, Found, Piece, Rows, dataset_id, look_at
 from ngd_timm.data.layouts.rows import read_image_file
-from ngd_timm.data.parts import Part, Selection, dropped_counts, keep_fraction
-from ngd_timm.data.streaming import StreamedRows, Tally
+from ngd_timm.data.parts import NO_VOTES, Part, Selection, dropped_counts, keep_fraction
+from ngd_timm.data.streaming import StreamedRows, Tally, streamed
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetInfo, IterableDataset
@@ -195,6 +195,8 @@ def load_stream(
     if found.hold_out is not None:
         raise InputError(f"{root}: a stream can't hold images out; leave streaming or hold_out out")
     pieces = choose(found, split, root)
+    if found.listed is not None:
+        raise InputError(f"{root}: a stream can't tell whether it holds all of a list; leave streaming or list out")
     stream = StreamedRows(pieces, [p for p in found.pieces if p.split == "train"], selection)
     dataset = stream.dataset()
     dataset.info.update(_info(selection.name, pieces))
@@ -202,9 +204,11 @@ def load_stream(
 
 
 def load_split(
-    name: str, root: str | Path, split: str | None = None, **options: Unpack[Options]
+    name: str, root: str | Path, split: str | None = None, *, beside_stream: bool = False, **options: Unpack[Options]
 ) -> tuple[Dataset, LoadReport]:
     """Load one split, or all rows, of a data set as `load_fer` does, and report what was read and dropped.
+
+    `beside_stream` reads a Hub data set as a stream does, without downloading its other splits to disk.
 
     Examples:
         >>> import tempfile
@@ -214,17 +218,32 @@ def load_split(
         >>> len(dataset), report.kept, report.labels, report.layout
         (16, 16, 'given', 'parquet')
     """
-    return load_splits(name, root, [split], **options)[split]
+    return load_splits(name, root, [split], beside_stream=beside_stream, **options)[split]
 
 
 def load_splits(
-    name: str, root: str | Path, splits: Sequence[str | None], **options: Unpack[Options]
+    name: str,
+    root: str | Path,
+    splits: Sequence[str | None],
+    *,
+    beside_stream: bool = False,
+    **options: Unpack[Options],
 ) -> dict[str | None, tuple[Dataset, LoadReport]]:
     """Load several splits as `load_split` does, reading each file once for all of them."""
     layout, selection = _parsed(name, options)
-    found = look_at(root, name, layout)
+    found = look_at(root, name, layout, streaming=beside_stream)
     pieces = {split: choose(found, split, root) for split in splits}
-    read = cache(lambda piece: piece.read())
+    loaded = {piece for chosen in pieces.values() for piece in chosen}
+
+    @cache
+    def held(piece: Piece) -> Sequence[Rows]:
+        on_the_hub = beside_stream and piece.dataset_id
+        return list(streamed(piece)) if on_the_hub else [piece.read()]
+
+    def read(piece: Piece) -> Iterable[Rows]:
+        """Its rows, in one or several; those that are only looked through, such as training images, aren't held."""
+        return held(piece) if piece in loaded or piece.stream is None else streamed(piece)
+
     return {split: _load_pieces(selection, found, pieces[split], split or "all", root, read) for split in splits}
 
 
@@ -240,11 +259,13 @@ def _load_pieces(
     pieces: Sequence[Piece],
     split: str,
     root: str | Path,
-    read: Callable[[Piece], Rows],
+    read: Callable[[Piece], Iterable[Rows]],
 ) -> tuple[Dataset, LoadReport]:
-    parts = [Part(piece, read(piece), selection) for piece in pieces]
+    parts = [Part(piece, rows, selection) for piece in pieces for rows in read(piece)]
+    for shown in dict.fromkeys(part.piece.shown for part in parts if part.lacks_votes):
+        log.warning(f"{shown}: {NO_VOTES}")
     if found.listed is not None:
-        others = (read(piece) for piece in found.pieces if piece not in pieces)
+        others = (rows for piece in found.pieces if piece not in pieces for rows in read(piece))
         _require_whole_list(chain((part.rows for part in parts), others), len(found.listed), root)
     if found.hold_out is not None and split in ("train", "valid"):
         masks = held_out([part.rows for part in parts], found.hold_out, selection.name)
@@ -305,7 +326,7 @@ def _require_whole_list(pieces: Iterable[Rows], listed: int, root: str | Path) -
 
 
 def _drop_duplicates(
-    parts: Sequence[Part], training: Sequence[Piece], drop: bool, read: Callable[[Piece], Rows]
+    parts: Sequence[Part], training: Sequence[Piece], drop: bool, read: Callable[[Piece], Iterable[Rows]]
 ) -> str:
     """Drop copies of training images from held-out parts; how they were searched."""
     scored = [part for part in parts if part.piece.split in ("valid", "test")]
@@ -313,7 +334,9 @@ def _drop_duplicates(
         return "kept"
     if not scored:
         return "nothing to compare"
-    hashes = cache(lambda: {h for piece in training for h in read(piece).pixel_hashes} if training else None)
+    hashes = cache(
+        lambda: {h for piece in training for rows in read(piece) for h in rows.pixel_hashes} if training else None
+    )
     for part in scored:
         part.drop_copies(hashes)
     if all(part.rows.dup_of_train is not None for part in scored):
@@ -323,13 +346,18 @@ def _drop_duplicates(
     return "not looked for, there is no train split"
 
 
-def _warn_of_shared_people(parts: Sequence[Part], training: Sequence[Piece], read: Callable[[Piece], Rows]) -> None:
+def _warn_of_shared_people(
+    parts: Sequence[Part], training: Sequence[Piece], read: Callable[[Piece], Iterable[Rows]]
+) -> None:
     """Say so where held-out images are of people who are in the training images too."""
-    scored = [(part.piece.shown, part.rows.people()) for part in parts if part.piece.split in ("valid", "test")]
-    if not any(people for _, people in scored):
+    scored: dict[str, set[str]] = {}
+    for part in parts:
+        if part.piece.split in ("valid", "test"):
+            scored.setdefault(part.piece.shown, set()).update(part.rows.people())
+    if not any(scored.values()):
         return
-    trained = set[str]().union(*(read(piece).people() for piece in training))
-    for shown, people in scored:
+    trained = set[str]().union(*(rows.people() for piece in training for rows in read(piece)))
+    for shown, people in scored.items():
         if shared := sorted(people & trained):
             log.warning(
                 "%s: %d of %d people are in the train split too (%s), so scores there say less of new faces",

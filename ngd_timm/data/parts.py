@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,9 +29,8 @@ from ngd_timm.data.layouts import Piece, Rows
 if TYPE_CHECKING:
     from datasets import Dataset, Features
 
-logger = logging.getLogger("ngd_timm.data")
-
 DUPLICATE = "a copy of a training image"
+NO_VOTES = "has no votes but one label an image, which is taken as given"
 _NAMED_BY = ("file_name", "source")
 
 
@@ -70,14 +68,14 @@ class Part:
         self.piece, self.rows, self.classes = piece, rows, selection.classes
         self.soft: np.ndarray | None = None
         self.counts: np.ndarray | None = None
+        self.lacks_votes = False  # where the rule is of votes
         if rows.votes is not None:
             ruled = apply_rule(rows.votes, selection.label_rule, self.classes)
             self.label, self.soft, reasons = ruled.label, ruled.soft, ruled.dropped
             self.labels = selection.label_rule
             self.counts = rows.votes[:, [CLASSES.index(c) for c in self.classes]]
         else:
-            if selection.label_rule == "votes" and selection.name == "ferplus":
-                logger.warning(f"{piece.shown}: has no votes but one label an image, which is taken as given")
+            self.lacks_votes = selection.label_rule == "votes" and selection.name == "ferplus"
             self.label, self.labels = self._label_by_name(selection.name), GIVEN
             outside = self.label == NOT_A_CLASS
             reasons = {OTHER_CLASS: outside} if outside.any() else {}

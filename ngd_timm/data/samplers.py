@@ -30,8 +30,8 @@ def epoch_order(labels: np.ndarray, sampler: str, seed: int, epoch: int) -> np.n
     - `random`: every row once, shuffled.
     - `class_aware`: rounds over the classes that are present; in a round every class comes once, in shuffled order,
       and gives the next row of its own shuffled list, which is shuffled afresh when used up. So any batch holds each
-      class equally often up to one, rare rows repeat within an epoch and common ones wait for a later one. The epoch
-      is as long as the data set.
+      class equally often up to two (exactly where the classes divide it), rare rows repeat within an epoch and common
+      ones wait for a later one. The epoch is as long as the data set.
 
     Args:
         labels: (N,) class indices.

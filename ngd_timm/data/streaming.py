@@ -13,7 +13,7 @@ import numpy as np
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.data.layouts import Piece, Rows, dataset_id
-from ngd_timm.data.parts import Part, Selection, dropped_counts
+from ngd_timm.data.parts import NO_VOTES, Part, Selection, dropped_counts
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -66,6 +66,9 @@ class StreamedRows:
         first = [part for piece in self.pieces if (part := next(self._parts(piece), None)) is not None]
         if not first:
             raise InputError(f"{self.pieces[0].shown} has no rows")
+        for part in first:
+            if part.lacks_votes:
+                log.warning(f"{part.piece.shown}: {NO_VOTES}")
         found = [part.features() for part in first]
         shared = set.intersection(*(set(f) for f in found))
         return type(found[0])({c: f for c, f in found[0].items() if c in shared})
@@ -111,11 +114,12 @@ class StreamedRows:
     def _training_hashes(self) -> set[bytes] | None:
         if not self.training:
             return None
-        return {h for piece in self.training for rows in _stream(piece) for h in rows.pixel_hashes}
+        return {h for piece in self.training for rows in streamed(piece) for h in rows.pixel_hashes}
 
     def _parts(self, piece: Piece) -> Iterator[Part]:
-        return (Part(piece, rows, self.selection) for rows in _stream(piece))
+        return (Part(piece, rows, self.selection) for rows in streamed(piece))
 
 
-def _stream(piece: Piece) -> Iterator[Rows]:
+def streamed(piece: Piece) -> Iterator[Rows]:
+    """The rows of a piece a few at a time, all at once where it can't be streamed."""
     return piece.stream() if piece.stream is not None else iter([piece.read()])

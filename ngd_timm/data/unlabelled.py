@@ -28,8 +28,9 @@ _NO_CLASS = -100
 def load_unlabelled(name: str, roots: Sequence[str], classes: Sequence[str]) -> tuple[Dataset, LoadReport]:
     """Load the images of several roots, `ROOT[,key=value][:split]` each, without their labels.
 
-    A root is read as `load_fer` reads it for the data set `name`, whatever its classes are; images that lie directly in
-    a folder need no class folders. The label of every row is -100, which is no class: see `NeuroGazeLoss`.
+    A root is read as `load_fer` reads it for the data set `name`, whatever its classes are; parquet, Hub data sets and
+    NPZ need no labels, and images that lie directly in a folder no class folders. The label of every row is -100, which
+    is no class: see `NeuroGazeLoss`.
 
     Returns:
         A `datasets.Dataset` of `image`, `label` and `source`, and the report of what was read.
@@ -84,7 +85,7 @@ def _pieces(name: str, root: str) -> list[Piece]:
     path = Path(root)
     if split in (None, "all") and path.is_dir() and image_files(path):
         return [Piece("folder of images", path, None, path.name, partial(_rows_of_folder, path))]
-    found: Found = look_at(root, name)
+    found: Found = look_at(root, name, labelled=False)
     if found.hold_out is not None:
         raise InputError(
             f"data.unlabelled={root}: what hold_out keeps for validation would be trained on; leave it out"

@@ -196,8 +196,8 @@ def test_sfews_whole_frames_are_read_where_the_folder_of_aligned_faces_is_empty(
 
 
 def test_text_in_an_npz_may_be_bytes(tmp_path: Path) -> None:
-    texts = {"split": ["train", "test"], "subject": ["a", "b"], "file_name": ["x.png", "y.png"]}
-    columns = {key: np.array(value, dtype="S") for key, value in texts.items()}
+    texts = {"split": ["train", "test"], "subject": ["a", "b"], "file_name": ["x.png", "é.png"]}
+    columns = {key: np.array([text.encode() for text in value]) for key, value in texts.items()}
     np.savez(
         tmp_path / "faces.npz",
         X=np.arange(128, dtype=np.uint8).reshape(2, 8, 8),
@@ -205,7 +205,10 @@ def test_text_in_an_npz_may_be_bytes(tmp_path: Path) -> None:
         **columns,
     )
     (row,) = load_split("jaffe", tmp_path / "faces.npz", "test")[0]
-    assert (row["subject"], row["file_name"]) == ("b", "y.png")
+    assert (row["subject"], row["file_name"]) == ("b", "é.png")
+    np.savez(tmp_path / "faces.npz", X=np.zeros((1, 8, 8), dtype=np.uint8), y=np.array(["fear".encode("utf-16")]))
+    with pytest.raises(InputError, match="'labels' holds byte strings that are not UTF-8"):
+        load_split("jaffe", tmp_path / "faces.npz")
 
 
 def test_rows_of_unknown_classes_may_be_listed_twice_where_they_are_dropped(tmp_path: Path) -> None:

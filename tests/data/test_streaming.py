@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from writers import png
 from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.errors import InputError
 from ngd_timm.data import load_fer, load_split
+from ngd_timm.data.layouts import parquet
 from ngd_timm.data.synthetic.tiny import write_tiny
 
 Writer = Callable[..., Path]
@@ -137,3 +139,43 @@ def test_a_path_that_does_not_exist_is_not_looked_up_on_the_hub(
         with pytest.raises(InputError, match="the path doesn't exist"):
             load_fer("ferplus", root)
     assert hub.requests == []
+
+
+def test_a_list_is_not_streamed_as_its_images_can_only_be_counted_at_the_end(tmp_path: Path, ferplus: Writer) -> None:
+    (tmp_path / "list.txt").write_text("a.png\n")
+    sha256 = hashlib.sha256(b"a.png\n").hexdigest()
+    root = f"{ferplus() / 'train.parquet'},list={tmp_path / 'list.txt'},sha256={sha256}"
+    with pytest.raises(InputError, match="can't tell whether it holds all of a list; leave streaming or list out"):
+        load_fer("ferplus", root, streaming=True)
+
+
+def test_labels_in_the_place_of_votes_are_warned_of_once_a_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = {"image": [png(0)] * 600, "label": ["sad"] * 600}  # several blocks
+    Dataset.from_dict(rows).to_parquet(tmp_path / "train.parquet")
+    streamed = load_fer("ferplus", tmp_path, "train", label_rule="votes", streaming=True)
+    assert len(list(streamed)) == 600
+    load_fer("ferplus", tmp_path, "train", label_rule="votes")
+    assert caplog.text.count("has no votes but one label an image") == 2
+
+
+def test_the_splits_beside_a_stream_are_neither_downloaded_nor_held(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, report = load_split("fer2013", "somebody/faces", "valid")
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("the whole set is read")
+
+    monkeypatch.setattr("datasets.DatasetBuilder.download_and_prepare", refuse)
+    beside, same_report = load_split("fer2013", "somebody/faces", "valid", beside_stream=True)
+    same(beside, whole)
+    assert same_report == report
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for split, images in (("train", [png(0), png(1)]), ("valid", [png(1), png(2)])):
+        Dataset.from_dict({"image": images, "label": ["sad"] * 2}).to_parquet(folder / f"{split}.parquet")
+    read = parquet._read
+    monkeypatch.setattr(parquet, "_read", lambda path, reader: refuse() if "train" in path.name else read(path, reader))
+    assert load_split("fer2013", folder, "valid")[1].dropped == {"a copy of a training image": 1}

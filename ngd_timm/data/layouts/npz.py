@@ -18,7 +18,7 @@ import numpy as np
 from ngd_timm.core.arrays import read_npz
 from ngd_timm.core.errors import InputError
 from ngd_timm.data.class_map import names_of
-from ngd_timm.data.labels import split_of
+from ngd_timm.data.labels import NOT_A_CLASS, split_of
 from ngd_timm.data.layouts.options import Source
 from ngd_timm.data.layouts.rows import (
     Piece,
@@ -56,7 +56,7 @@ def _pieces_of_file(path: Path, source: Source) -> list[Piece]:
         raise InputError(f"{path} must have one pair of images and labels a split; it has: {', '.join(arrays)}")
     pieces = []
     for end, split in splits.items():
-        for names, what in ((IMAGES, "its images"), (LABELS, "its labels")):
+        for names, what in ((IMAGES, "its images"), *([(LABELS, "its labels")] if source.labelled else [])):
             _one(path, arrays, tuple(f"{name}_{end}" for name in names), what)
         pair = {key.removesuffix(f"_{end}"): array for key, array in arrays.items() if key.endswith(f"_{end}")}
         shared = {"classes": arrays["classes"]} if "classes" in arrays else {}
@@ -65,8 +65,9 @@ def _pieces_of_file(path: Path, source: Source) -> list[Piece]:
 
 
 def _pieces(path: Path, arrays: Arrays, source: Source, named: str | None) -> list[Piece]:
-    images, (names, label) = _images(path, arrays), _labels(path, arrays, source)
+    images = _images(path, arrays)
     n = len(images)
+    names, label = _labels(path, arrays, source) if source.labelled else ((), np.full(n, NOT_A_CLASS))
     for key in (*LABELS, "split", "subject", "file_name", "valence", "arousal"):
         if key in arrays and arrays[key].shape != (n,):
             raise InputError(
@@ -74,7 +75,7 @@ def _pieces(path: Path, arrays: Arrays, source: Source, named: str | None) -> li
             )
     splits = [named] * n
     if "split" in arrays:
-        splits = named_splits(path, arrays["split"].astype(np.str_).tolist())
+        splits = named_splits(path, _texts(path, "split", arrays["split"]))
     return pieces_by_split("NPZ", path, splits, partial(_read, path, arrays, images, names, label))
 
 
@@ -83,14 +84,26 @@ def _read(
 ) -> Rows:
     further: dict[str, Any] = {}
     if "subject" in arrays:
-        further["subject"] = arrays["subject"][rows].astype(np.str_).tolist()
+        further["subject"] = _texts(path, "subject", arrays["subject"][rows])
     if {"valence", "arousal"} <= set(arrays):
         for c in ("valence", "arousal"):
             if not np.issubdtype(arrays[c].dtype, np.floating):
                 raise InputError(f"{path}: '{c}' must hold floats in [-1, 1], got {arrays[c].dtype}")
             further[c] = affect_column(arrays[c][rows].tolist(), c, path.name)
-    file_names = arrays["file_name"][rows].astype(np.str_).tolist() if "file_name" in arrays else None
+    file_names = _texts(path, "file_name", arrays["file_name"][rows]) if "file_name" in arrays else None
     return Rows(table_of_pixels(images, rows, path.name, file_names, **further), None, names, label[rows])
+
+
+def _texts(path: Path, key: str, values: np.ndarray) -> list[str]:
+    """An array as texts; byte strings, as h5py gives them, are UTF-8."""
+    if values.dtype.kind != "S":
+        return [str(value) for value in values.tolist()]
+    try:
+        return [value.decode() for value in values.tolist()]
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: '{key}' holds byte strings that are not UTF-8 ({error.reason}); store text"
+        ) from None
 
 
 def _one(path: Path, arrays: Arrays, names: tuple[str, ...], what: str) -> np.ndarray:
@@ -117,7 +130,7 @@ def _images(path: Path, arrays: Arrays) -> np.ndarray:
 def _labels(path: Path, arrays: Arrays, source: Source) -> tuple[tuple[str, ...], np.ndarray]:
     labels = _one(path, arrays, LABELS, "its labels")
     if labels.dtype.kind in "US":
-        return index_names(labels.astype(np.str_).ravel().tolist())
+        return index_names(_texts(path, "labels", labels.ravel()))
     if labels.dtype.kind not in "iu":
         raise InputError(f"{path}: labels must be names or whole numbers, got {labels.dtype}")
     if "classes" not in arrays:
@@ -129,7 +142,7 @@ def _labels(path: Path, arrays: Arrays, source: Source) -> tuple[tuple[str, ...]
             f"{path} has 'classes' of its own, {classes.dtype} of {classes.shape}, which must be (C,) names, beside "
             "which no names=… or class_map=… is given"
         )
-    class_names = tuple(classes.astype(np.str_).tolist())
+    class_names = tuple(_texts(path, "classes", classes))
     if labels.size and not (labels.min() >= 0 and labels.max() < len(class_names)):
         raise InputError(
             f"{path}: labels hold {labels.min()} to {labels.max()}, but 'classes' names {len(class_names)}"

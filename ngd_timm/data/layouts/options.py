@@ -75,6 +75,7 @@ class Source:
     root: Path
     dataset: str
     options: LayoutOptions = LayoutOptions()
+    labelled: bool = True  # False: tables need no labels, which are not read
 
     def class_numbers(self, where: str | Path, numbers: str) -> Mapping[int, str]:
         """Which number is which class, by an option or by the JSON beside `where`, if that is a file."""

@@ -84,16 +84,22 @@ class Found:
     hold_out: float | None = None  # the share of the training images that is the valid split
 
 
-def look_at(root: str | Path, dataset: str, options: Mapping[str, Any] | None = None, streaming: bool = False) -> Found:
-    """Find the layout at a root."""
+def look_at(
+    root: str | Path,
+    dataset: str,
+    options: Mapping[str, Any] | None = None,
+    streaming: bool = False,
+    labelled: bool = True,
+) -> Found:
+    """Find the layout at a root; with `streaming` nothing of a Hub data set is downloaded before it is needed."""
     text, parsed = parse_root(root, options)
     if parsed.max_megapixels is not None:
         raise_image_limit(parsed.max_megapixels)
     path = Path(text)
     if path.exists():
-        pieces = _find(Source(path, dataset, parsed))
+        pieces = _find(Source(path, dataset, parsed, labelled))
     elif (repository := hub_id(text)) is not None:
-        pieces = find_hub(repository, Source(path, dataset, parsed), streaming)
+        pieces = find_hub(repository, Source(path, dataset, parsed, labelled), streaming)
     else:
         raise InputError(
             f"no data set at {text}: the path doesn't exist; give its folder or file, or a Hub id (user/dataset)"

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from ngd_timm.core.errors import InputError, one_line
 from ngd_timm.data.class_map import names_of, shown_ids
-from ngd_timm.data.labels import LISTED_IDS, VOTE_COLUMNS
+from ngd_timm.data.labels import LISTED_IDS, NOT_A_CLASS, VOTE_COLUMNS
 from ngd_timm.data.layouts.csv_file import first_column
 from ngd_timm.data.layouts.options import Source
 from ngd_timm.data.layouts.rows import Rows, affect_column, encode_png, image_array, index_names
@@ -72,6 +72,8 @@ class TableReader:
         if "dup_of_train" in table.column_names:
             marks = self._cast(table, "dup_of_train", pa.bool_())
             dup = marks.combine_chunks().fill_null(False).to_numpy(zero_copy_only=False)
+        if not self.source.labelled:
+            return Rows(pa.table(columns), None, None, np.full(table.num_rows, NOT_A_CLASS), dup)
         if options.label is None and set(VOTE_COLUMNS) <= set(table.column_names):
             return Rows(pa.table(columns), self._votes(table), None, None, dup)
         names, label = self._labels(table, self._column(table, "label", options.label, LABEL_COLUMNS), start)
