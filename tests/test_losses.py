@@ -301,6 +301,7 @@ def test_every_default_is_the_papers_recipe(grid: PrototypeGrid) -> None:
     [
         (lambda grid: ProtoKDLoss(grid)(torch.randn(2, DIM + 1), torch.tensor([0, 1])), "projection of that width"),
         (lambda grid: DGeoLoss(positive_classes=("hapiness",)), "did you mean 'happiness'"),
+        (lambda grid: DGeoLoss(class_anchors=torch.zeros(1, 2)), r"class_anchors must be \(8, 2\), got \(1, 2\)"),
         (lambda grid: NeuroGazeLoss(grid, num_classes=7), r"classes=\[...\]"),
         (lambda grid: NeuroGazeLoss(None), "needs a grid"),
         (lambda grid: LogitKDLoss("mmse"), "unknown KD mode 'mmse'; did you mean 'mse'"),

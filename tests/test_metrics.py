@@ -212,6 +212,7 @@ def test_a_difference_needs_the_same_seeds_and_images() -> None:
     [
         (np.zeros((3, 7)), np.zeros(3, int)),
         (np.zeros((0, 8)), np.zeros(0, int)),
+        (np.zeros((2, 8)), np.array([0.0, np.nan])),
         (np.full((2, 8), np.nan), np.zeros(2, int)),
         (np.zeros((2, 8)), np.array([0, 8])),
     ],

@@ -371,6 +371,21 @@ def test_a_run_is_continued_only_as_it_began(
         resume(run)
 
 
+def test_a_finished_run_keeps_its_scores_where_a_set_of_eval_is_gone(faces: Path, tmp_path: Path) -> None:
+    elsewhere = Path(shutil.copytree(faces, tmp_path / "faces"))
+    run = train(
+        recipe(faces, tmp_path / "run", eval={"schematic": f"{elsewhere}:test"}, optim={"epochs": 1, "batch_size": 12})
+    )
+    scores = (run / "metrics.json").read_bytes()
+    elsewhere.rename(tmp_path / "moved")
+    with pytest.raises(InputError, match="no data set at"):
+        resume(run)
+    assert (run / "metrics.json").read_bytes() == scores
+    (tmp_path / "moved").rename(elsewhere)
+    resume(run)
+    assert (run / "metrics.json").read_bytes() == scores
+
+
 def test_resume_refuses_what_is_not_a_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no recipe\.yaml"):
         resume(tmp_path)

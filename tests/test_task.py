@@ -22,6 +22,13 @@ def make(**options: Any) -> NeuroGazeTask:
     return NeuroGazeTask(model, NeuroGazeLoss(grid, epochs=4, ramp=(0, 0.25), **options), verbose=False)
 
 
+def test_criterion_and_teacher_go_where_the_model_is() -> None:
+    grid = PrototypeGrid.random(32)
+    criterion = NeuroGazeLoss(grid).to("meta")
+    task = NeuroGazeTask(wrap("test_resnet", grid=grid, in_chans=1).to("meta"), criterion, verbose=False)
+    assert {task.device.type, criterion.proto_kd.prototypes.device.type} == {"meta"}
+
+
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(8, 1, 32, 32, generator=torch.Generator().manual_seed(1)), torch.arange(8)
 

@@ -51,15 +51,15 @@ def fer_metrics(
         An entry of metrics.json, every metric in percent.
 
     Raises:
-        InputError: Shapes that don't fit, an empty set, logits that are not finite, a temperature of 0 or less.
+        InputError: Shapes that don't fit, an empty set, logits that are not finite, targets that are no whole numbers,
+            a temperature of 0 or less.
 
     Examples:
         >>> entry = fer_metrics(np.eye(8)[[0, 1, 1]] * 5, np.array([0, 1, 2]), resamples=0)
         >>> round(entry["8way"]["acc"], 1), entry["present_classes"]
         (66.7, ['neutral', 'happiness', 'surprise'])
     """
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise InputError(f"temperature must be above 0, got {temperature}")
+    require_temperature(temperature)
     scores, label = _checked(logits, target, classes)
     size = len(classes)
     present = np.bincount(label, minlength=size) > 0
@@ -290,6 +290,12 @@ def _t_interval(mean: float, sd: float, n: int) -> list[float]:
     return [mean - half, mean + half]
 
 
+def require_temperature(temperature: float) -> None:
+    """Refuse what logits can't be divided by."""
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise InputError(f"temperature must be above 0, got {temperature}")
+
+
 def _checked(logits: Any, target: Any, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     scores = np.asarray(_to_numpy(logits), dtype=np.float64)
     label = np.asarray(_to_numpy(target))
@@ -300,9 +306,11 @@ def _checked(logits: Any, target: Any, classes: Sequence[str]) -> tuple[np.ndarr
     if not np.isfinite(scores).all():
         bad = int((~np.isfinite(scores)).any(axis=1).sum())
         raise InputError(f"{bad} of {len(scores)} rows of logits are not finite")
+    if label.dtype.kind not in "iub":
+        raise InputError(f"target must hold class indices, whole numbers, got {label.dtype}")
     if label.min() < 0 or label.max() >= len(classes):
         raise InputError(f"target must lie in 0..{len(classes) - 1}, got {label.min()}..{label.max()}")
-    return scores, label
+    return scores, label.astype(np.int64)
 
 
 def _predictions(scores: np.ndarray, present: np.ndarray) -> dict[str, np.ndarray]:

@@ -22,6 +22,7 @@ from ngd_timm.evaluate.metrics import (
     paired_difference,
     protocol_name,
     rating_scores,
+    require_temperature,
     scoring_name,
     shown_protocols,
 )
@@ -66,6 +67,7 @@ def evaluate(
     *,
     temperature: float = 1.0,
     predictions: bool = False,
+    renew: bool = False,
     label_rule: str | None = None,
     drop_duplicates: bool | None = None,
     flip: bool | None = None,
@@ -77,12 +79,14 @@ def evaluate(
     """Score a saved student on data sets `name=root[:split]`, by default as its recipe says; in metrics.json's form.
 
     `prior` is the class prior of its predictions, as in `Predictor`. `against`, another student, is scored in the same
-    way on the same images; "against" of an entry is then the `paired_difference` to it.
+    way on the same images; "against" of an entry is then the `paired_difference` to it. `predictions` are kept in a
+    run's folder; those behind its metrics.json are written anew only with `renew`.
     """
     from ngd_timm.data import load_split, parse_spec
 
     if not specs:
         raise InputError("nothing to evaluate on; give --data name=root[:split]")
+    require_temperature(temperature)
     if out is not None:
         check_place(out)
     source, bare, classes, run, recipe, sha256 = open_scored(source)
@@ -97,7 +101,8 @@ def evaluate(
             raise InputError("predictions are kept at the training prior; leave --predictions or --prior out")
         if recipe is None or run != Path(source).resolve():
             raise InputError(f"{source} is not a run directory, so it has no place for predictions; leave them out")
-        _refuse_kept(Path(source), keys)
+        if not renew:
+            _refuse_kept(Path(source), keys)
         model = _wrapped(bare, Path(source))
     shift = prior_shift(bare, classes, prior)
     opponent = None if against is None else _open_opponent(against, source, classes, prior)
@@ -119,7 +124,8 @@ def evaluate(
         predicted = predict(model, face_batches(model, dataset), place, flip, between_batches)
         predicted = predicted.described(classes, report.labels, report.sha256)
         shifted = predicted.shifted(shift)
-        results[key] = shifted.entry(temperature, **notes, **hub_note(report.dataset_id))
+        titled = {} if key.startswith(f"{name}:") else {"data_set": name}
+        results[key] = shifted.entry(temperature, **notes, **titled, **hub_note(report.dataset_id))
         if ratings := _rated(dataset, shifted, temperature, None if recipe is None or run is None else (recipe, run)):
             results[key]["ratings"] = ratings
         if opponent is not None:

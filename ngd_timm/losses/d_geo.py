@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ngd_timm.core.affect import CLASSES, anchors
+from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.distributed import distributed
 from ngd_timm.core.errors import InputError, choices
-from ngd_timm.losses.functional import class_weight_matrix, gather_with_gradient, unit
+from ngd_timm.losses.functional import class_places, class_weight_matrix, gather_with_gradient, unit
 
 __all__ = ["DGeoLoss", "DGeoTerms", "d_geo_terms"]
 
@@ -110,7 +110,7 @@ class DGeoLoss(nn.Module):
         self.num_classes = len(classes)
         self.variance_cap, self.margin = float(variance_cap), float(margin)
         self.gather_distributed = gather_distributed
-        places = torch.from_numpy(anchors(classes)) if class_anchors is None else class_anchors.float()
+        places = class_places(classes, class_anchors)
         distance = torch.cdist(places, places)
         self.register_buffer("positive", torch.tensor([c in positive_classes for c in classes]), persistent=False)
         self.register_buffer("margins", margin * distance / distance.max().clamp_min(1e-12), persistent=False)

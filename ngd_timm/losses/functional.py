@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ngd_timm.core.affect import anchors
 from ngd_timm.core.distributed import distributed
 from ngd_timm.core.errors import InputError
 
@@ -45,6 +47,14 @@ def class_weight_matrix(target: Tensor, num_classes: int, like: Tensor) -> Tenso
     raise InputError(
         f"target must be class indices (B,) or weights (B, {num_classes}), got {target.dtype} {tuple(target.shape)}"
     )
+
+
+def class_places(classes: Sequence[str], given: Tensor | None) -> Tensor:
+    """(C, 2) valence/arousal of the classes: those `given`, else `affect.anchors`."""
+    places = torch.from_numpy(anchors(classes)) if given is None else given.float()
+    if places.shape != (len(classes), 2):
+        raise InputError(f"class_anchors must be ({len(classes)}, 2), got {tuple(places.shape)}")
+    return places
 
 
 def mean_by(total: Tensor, weight: Tensor, gather_distributed: bool = False) -> Tensor:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from ngd_timm.core.affect import CLASSES, anchors
+from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.errors import InputError, choices
-from ngd_timm.losses.functional import class_weight_matrix, mean_by, unit
+from ngd_timm.losses.functional import class_places, class_weight_matrix, mean_by, unit
 
 if TYPE_CHECKING:
     from ngd_timm.grid.prototypes import PrototypeGrid
@@ -116,9 +116,7 @@ class ProtoKDLoss(nn.Module):
         self.tau, self.sigma, self.target = float(tau), float(sigma), target
         self.num_classes = len(classes)
         self.gather_distributed = gather_distributed
-        places = torch.from_numpy(anchors(classes)) if class_anchors is None else class_anchors.float()
-        if places.shape != (self.num_classes, 2):
-            raise InputError(f"class_anchors must be ({self.num_classes}, 2), got {tuple(places.shape)}")
+        places = class_places(classes, class_anchors)
         self.register_buffer("prototypes", grid.prototypes.clone().float(), persistent=False)
         self.register_buffer("cell_centers", grid.centers.clone().float(), persistent=False)
         self.register_buffer("class_anchors", places, persistent=False)

@@ -71,9 +71,16 @@ def refuse_changes(out: Path, fingerprint: Mapping[str, Any]) -> None:
             "machine); continue it where it was begun, or start a new run"
         )
     for key in ("recipe", "data", "best_on", "grid", "teacher", "teacher_config", "init", "backbone"):
-        if before.get(key) != json.loads(json.dumps(fingerprint.get(key))):
+        if _content(before.get(key)) != _content(json.loads(json.dumps(fingerprint.get(key)))):
             what = "the teacher's config.json" if key == "teacher_config" else key
             raise InputError(f"{out}: {what} is not what the run began with (see fingerprint.json); start a new run")
+
+
+def _content(entry: Any) -> Any:
+    """An entry without the commits of Hub data sets: a new one may hold the same images, which their hash tells."""
+    if not isinstance(entry, dict):
+        return entry
+    return {key: _content(value) for key, value in entry.items() if key != "dataset_id"}
 
 
 def resume_command(out: Path, processes: int | None = None) -> str:
@@ -85,7 +92,10 @@ def resume_command(out: Path, processes: int | None = None) -> str:
 
 
 def pinned(recipe: Recipe) -> Recipe:
-    """The recipe with every Hub id at its present commit, so that a resumed run gets the same bytes."""
+    """The recipe with the Hub's models and grids at their present commits, so that a resumed run gets the same bytes.
+
+    Data sets are told by the hash of their images instead.
+    """
     changes: dict[str, Any] = {}
     for key, filename in _PINNED.items():
         source = getattr(recipe, key)

@@ -56,9 +56,7 @@ def train(recipe: Recipe, command: Sequence[str] | None = None) -> Path:
     out = Path(recipe.out or f"runs/{recipe.name}-{recipe.seed}")
     _require_unused(out)
     _refuse_own_validation(recipe)
-    check_specs(_eval_specs(recipe))
-    # what they hold is refused now, not after the training; those of best_on are opened below
-    open_sets(recipe, [name for name in recipe.eval if name not in recipe.best_on])
+    _refuse_unreadable_sets(recipe)
     setup = prepare(pinned(recipe))
     setup.fingerprint["command"] = command
     agree()  # all processes are ready, or nothing is written
@@ -78,7 +76,9 @@ def resume(run: str | Path, command: Sequence[str] | None = None) -> Path:
     if not (out / "recipe.yaml").is_file():
         raise InputError(f"{out} is not a run that can be continued: it has no recipe.yaml; start a new one")
     with _lock(out):
-        setup = prepare(load_recipe(Recipe, out / "recipe.yaml"))
+        recipe = load_recipe(Recipe, out / "recipe.yaml")
+        _refuse_unreadable_sets(recipe)
+        setup = prepare(recipe)
         checkpoints = Checkpoints(out / "last", setup.recipe.save_every)
         if (out / "fingerprint.json").is_file():
             refuse_changes(out, setup.fingerprint)
@@ -271,9 +271,8 @@ def _write_metrics(
     if temperature is not None and setup.calibration is not None:
         logger.info(temperature_line(temperature, len(setup.calibration[0])))
     if recipe.eval:
-        (out / "metrics.json").unlink(missing_ok=True)  # of a run that is finished again: its predictions are renewed
         sets = _eval_specs(recipe)
-        metrics |= evaluate(out, sets, predictions=True, device=recipe.device, between_batches=stop.check)
+        metrics |= evaluate(out, sets, predictions=True, renew=True, device=recipe.device, between_batches=stop.check)
     stop.check()
     for name, entry in metrics.items():
         logger.info(summary_line(name, entry))
@@ -284,6 +283,13 @@ def _write_metrics(
 
 def _eval_specs(recipe: Recipe) -> list[str]:
     return [f"{name}={root}" for name, root in recipe.eval.items()]
+
+
+def _refuse_unreadable_sets(recipe: Recipe) -> None:
+    """Refuse what `eval` can't read before the training, not after it."""
+    check_specs(_eval_specs(recipe))
+    # `prepare` opens those of best_on
+    open_sets(recipe, [name for name in recipe.eval if name not in recipe.best_on])
 
 
 def _refuse_own_validation(recipe: Recipe) -> None:

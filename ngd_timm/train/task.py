@@ -29,7 +29,8 @@ class NeuroGazeTask(TrainingTask):
         teacher: For logit KD: a timm classifier with label names, a run directory, a bundled student by version, a Hub
             id, a list of them (an ensemble), or a `KDTeacher`. It takes the student's images, normalised anew from the
             input that `model.student.pretrained_cfg` describes: see `set_input`.
-        device, dtype, verbose: As timm's tasks.
+        device: By default the model's; the criterion and the teacher are moved there.
+        dtype, verbose: As timm's tasks.
 
     Examples:
         >>> from ngd_timm import NeuroGazeLoss, PrototypeGrid, wrap
@@ -50,6 +51,7 @@ class NeuroGazeTask(TrainingTask):
         dtype: torch.dtype | None = None,
         verbose: bool = True,
     ) -> None:
+        device = next(model.parameters()).device if device is None else device
         super().__init__(device=device, dtype=dtype, verbose=verbose)
         if teacher is not None and not isinstance(teacher, (KDTeacher, TeacherEnsemble)):
             teacher = open_teacher(teacher, criterion.classes, *normalisation(model.student))

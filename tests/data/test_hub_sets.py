@@ -21,7 +21,9 @@ from writers import png
 
 from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.errors import InputError
+from ngd_timm.core.recipe import Recipe
 from ngd_timm.data import load_fer, load_split
+from ngd_timm.train.loop import resume, train
 
 
 def plant(hub: HubServer, hub_set: HubSet) -> str:
@@ -228,3 +230,25 @@ def test_scores_on_a_hub_data_set_name_it_and_its_commit_on_the_card(
     results = parse_eval_result_entries(yaml.safe_load(written.read_text()))
     assert [(r.dataset_id, r.dataset_revision) for r in results] == [("Jeneral/fer-2013", commit)] * len(results)
     assert [r.value for r in results] == [round(entry[p]["acc"], 2) for p in ("8way", "present")]
+
+
+def test_a_run_on_a_hub_data_set_resumes_after_a_commit_that_changes_no_image(
+    data_hub: HubServer, tmp_path: Path
+) -> None:
+    files = image_and_label(" ".join(CLASSES))(["train", "validation"])
+    data_hub.put("ann/faces", {"README.md": b"", **files})
+    settings: dict[str, Any] = {
+        "name": "ck",
+        "out": str(tmp_path / "run"),
+        "student": {"backbone": "test_resnet", "image_size": 32},
+    }
+    data = {"name": "ferplus", "root": "ann/faces", "drop_duplicates": False, "workers": 0}
+    run = train(Recipe.model_validate({**settings, "data": data, "optim": {"epochs": 1, "batch_size": 4}}))
+    before = json.loads((run / "fingerprint.json").read_text())["data"]["train"]["dataset_id"]
+    data_hub.put("ann/faces", {"README.md": b"Of our own.", **files})
+    resume(run)
+    assert load_split("ferplus", "ann/faces", "train")[1].dataset_id != before
+    train_file, valid_file = sorted(files)
+    data_hub.put("ann/faces", {**files, train_file: files[valid_file]})
+    with pytest.raises(InputError, match="data is not what the run began with"):
+        resume(run)
