@@ -185,8 +185,8 @@ def evaluate(
     else:
         table = score_table(last_part(student), results)
         _say(table.markdown() if form == "markdown" else table.latex())
-    if prior == "training" and (Path(student) / "metrics.json").is_file() and os.access(student, os.W_OK):
-        write_confusions(results, student)
+    if prior == "training" and (Path(student) / "summary.csv").is_file() and os.access(student, os.W_OK):
+        write_confusions(results, student)  # a run's own folder, not one that was published
 
 
 @app.command(

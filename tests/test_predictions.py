@@ -122,6 +122,9 @@ def test_subjects_become_codes_and_a_nameless_image_is_a_subject_of_its_own() ->
     assert codes[0] == codes[3]
     assert len(set(codes.tolist())) == 4
     assert module.subject_codes(_Faces([None, None])) is None
+    assert module.subject_codes(_Faces(["", ""])) is None
+    assert module.subject_codes(_Faces(["a", "a"])) is None  # one person can't be drawn otherwise
+    assert module.subject_codes(_Faces(["a", ""])).tolist() == [0, 2]
 
 
 def _without(name: str) -> Callable[[dict[str, Any], dict[str, str]], None]:

@@ -156,16 +156,19 @@ def test_a_map_keeps_rare_classes_whole_and_groups_apart() -> None:
     assert embedding_map(np.ones((50, 4))) is None
 
 
-def test_a_run_that_is_evaluated_later_gets_the_confusion_matrices_of_that_set_and_a_bare_student_none(
+def test_a_run_that_is_evaluated_later_gets_the_confusion_matrices_of_that_set_and_a_published_student_none(
     trained_run: Path, student: Path, faces: Path, tmp_path: Path, ngd: Any
 ) -> None:
     run = shutil.copytree(trained_run, tmp_path / "run")
     bare = shutil.copytree(student, tmp_path / "student")
-    for source in (run, bare):
+    published = shutil.copytree(trained_run, tmp_path / "published")
+    (published / "summary.csv").unlink()
+    for source in (run, bare, published):
         assert ngd("evaluate", str(source), "--data", f"schematic={faces}:test").returncode == 0
     written = {file.name for file in (run / "figures" / "schematic-test").iterdir()}
     assert written == {f"{name}.{form}" for name in ("confmat", "confmat_present") for form in ("png", "pdf")}
     assert not (bare / "figures").exists()
+    assert not (published / "figures").exists()
 
 
 def test_a_run_that_is_not_finished_gets_no_page(tmp_path: Path) -> None:

@@ -218,6 +218,15 @@ def test_runs_of_one_name_with_other_settings_are_no_seeds_and_a_folder_may_have
     with pytest.raises(InputError, match="b0_ce and longer are both of the recipe b0_ce, but optim differs"):
         score_ablation([own, longer], spec)
 
+    recipe = recipe.replace("epochs: 100", "epochs: 1").replace(f"root: {voted}", f"root: {voted}/.")
+    (longer / "recipe.yaml").write_text(recipe.replace("workers: 0", "workers: 1"))
+    assert score_ablation([own, longer], spec, ["majority"], resamples=20)["seeds"] == [0, 1]
+    fingerprint = json.loads((longer / "fingerprint.json").read_text())
+    fingerprint["data"]["train"]["sha256"] = "0" * 64
+    (longer / "fingerprint.json").write_text(json.dumps(fingerprint))
+    with pytest.raises(InputError, match=r"but the training data \(its sha256\) differs, so they are not its seeds"):
+        score_ablation([own, longer], spec)
+
 
 def test_an_earlier_pages_runs_are_kept_where_images_and_labels_are_the_same(
     ablation: Path, voted: Path, tmp_path: Path, ngd: Any

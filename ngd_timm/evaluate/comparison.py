@@ -57,20 +57,28 @@ QUESTIONS: Mapping[str, Sequence[tuple[str, str, str]]] = {
 _TWINS = [(a, b) for pairs in QUESTIONS.values() for _, a, b in pairs]
 
 
-_OF_A_RUN = {"seed", "out", "init", "teacher", "kd_cache", "device"}  # keys in which seeds of a recipe may differ
+# keys in which seeds of a recipe may differ: what lies where, and what trains nothing else
+_OF_A_RUN: Any = {
+    **dict.fromkeys(("seed", "out", "init", "teacher", "kd_cache", "device", "eval", "tracker", "save_every"), True),
+    "data": {"root", "workers", "in_memory"},
+}
 
 
-def refuse_other_recipes(name: str, runs: Sequence[tuple[str, Recipe]], remedy: str) -> None:
-    """Seeds of the recipe `name`, each with its run's name, differ in the seed, and in what lies where."""
-    (first, recipe), *others = runs
-    settings = recipe.model_dump(exclude=_OF_A_RUN)
-    for run, other in others:
-        own = other.model_dump(exclude=_OF_A_RUN)
-        if changed := [key for key, value in settings.items() if own[key] != value]:
+def refuse_other_recipes(name: str, runs: Sequence[tuple[str, Recipe, Mapping[str, Any]]], remedy: str) -> None:
+    """Seeds of the recipe `name`, each with its run's name and fingerprint, train alike on the same images."""
+    (first, *_), *_ = runs
+    settings = [_training_settings(recipe, fingerprint) for _, recipe, fingerprint in runs]
+    for (run, *_), own in zip(runs[1:], settings[1:], strict=True):
+        if changed := [key for key, value in settings[0].items() if own[key] != value]:
             raise InputError(
                 f"{first} and {run} are both of the recipe {name}, but {', '.join(changed)} differs, so they are not "
                 f"its seeds; {remedy}"
             )
+
+
+def _training_settings(recipe: Recipe, fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    images = fingerprint.get("data", {}).get("train", {}).get("sha256")
+    return {**recipe.model_dump(exclude=_OF_A_RUN), "the training data (its sha256)": images}
 
 
 def difference_pairs(names: Sequence[str], swept: Mapping[str, Any] | None = None) -> list[tuple[str, str]]:

@@ -110,17 +110,17 @@ def gather_rows(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def subject_codes(dataset: Any) -> Tensor | None:
-    """(N,) int64, a number for each subject; None where the set names none."""
+    """(N,) int64, a number for each subject; None where the set names none, or one alone, of whom none can be drawn."""
     if "subject" not in dataset.column_names:
         return None
-    names = dataset["subject"][:]
+    names = [name or None for name in dataset["subject"][:]]
     known = sorted({name for name in names if name is not None})
     if not known:
         return None
     code = {name: number for number, name in enumerate(known)}
     # each image without a name is a subject of its own
     codes = [len(code) + row if name is None else code[name] for row, name in enumerate(names)]
-    return torch.tensor(codes, dtype=torch.int64)
+    return torch.tensor(codes, dtype=torch.int64) if len({*codes}) > 1 else None
 
 
 def prediction_file(run: str | Path, key: str) -> Path:

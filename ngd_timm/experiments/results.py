@@ -184,7 +184,7 @@ def _of_runs(folders: Sequence[str | Path]) -> tuple[dict[str, Any], dict[str, l
     for name in (first, *others):
         refuse_other_recipes(
             name,
-            [(run.folder.name, run.recipe) for run in rows[name]],
+            [(run.folder.name, run.recipe, run.fingerprint) for run in rows[name]],
             "train one under another name=…, or leave it out",
         )
         if seeds[name] != seeds[first] or len({*seeds[name]}) < len(seeds[name]):

@@ -33,6 +33,7 @@ from ngd_timm.evaluate.comparison import refuse_other_recipes
 from ngd_timm.evaluate.metrics import METRICS, metrics_of_versions, summary
 from ngd_timm.evaluate.predictions import subject_codes
 from ngd_timm.evaluate.run_log import with_bar
+from ngd_timm.evaluate.schema import read_fingerprint
 from ngd_timm.evaluate.student import open_scored
 from ngd_timm.models.ngd_models import TimmModel
 from ngd_timm.report.plots import write_framing_plot, write_robustness_plot
@@ -68,6 +69,7 @@ class _Student:
     classes: tuple[str, ...]
     recipe: Recipe | None
     is_seed: bool  # of its recipe, beside others, as a run is; its student/ folder and published students are not
+    fingerprint: Mapping[str, Any]  # of a seed's run
 
     @property
     def seed(self) -> int | None:
@@ -174,7 +176,8 @@ def _open(source: str | Path) -> _Student:
     student = open_scored(source)
     _, model, classes, run, recipe, sha256 = student
     is_seed = run is not None and Path(student.source).resolve() == run and (run / "student").is_dir()
-    return _Student(student.shown, sha256, model, classes, recipe, is_seed)
+    fingerprint = read_fingerprint(run / "fingerprint.json") if is_seed and run is not None else {}
+    return _Student(student.shown, sha256, model, classes, recipe, is_seed, fingerprint)
 
 
 def _grouped(students: Sequence[_Student]) -> dict[str, list[int]]:
@@ -202,8 +205,8 @@ def _refuse_other_runs(name: str, students: Sequence[_Student]) -> None:
                 f"{student.shown} and {after.shown} are both seed {student.seed} of the recipe {name}; leave one out, "
                 "or give its student/ folder to have it count by itself"
             )
-    recipes = [(s.shown, s.recipe) for s in students if s.recipe is not None]
-    refuse_other_recipes(name, recipes, "give the student/ folder of one to have it count by itself")
+    runs = [(s.shown, s.recipe, s.fingerprint) for s in students if s.recipe is not None]
+    refuse_other_recipes(name, runs, "give the student/ folder of one to have it count by itself")
 
 
 def _shared(students: Sequence[_Student], key: str) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ngd_timm.core.affect import anchors
 from ngd_timm.core.plots import INK, RULE, png_figure
-from ngd_timm.evaluate.metrics import confusion_difference, fer_metrics, protocol_name
+from ngd_timm.evaluate.metrics import confusion_difference, fer_metrics, protocol_name, scoring_name
 from ngd_timm.evaluate.predictions import Predictions, prediction_file, read_predictions
 from ngd_timm.evaluate.run import read_run
 from ngd_timm.losses import ProtoKDLoss
@@ -39,7 +39,7 @@ def write_confusions(results: Mapping[str, Mapping[str, Any]], run: str | Path) 
     """Write confmat.png and confmat_present.png (and as PDF) of entries of metrics.json into a run's figures/."""
     for key, entry in results.items():
         for name, protocol in CONFUSIONS.items():
-            title = f"{key}, {protocol_name(protocol, entry)}"
+            title = f"{key}, {protocol_name(protocol, entry)}\n{scoring_name(entry)}"
             matrix = np.array(entry[_MATRICES[protocol]])
             _write_confusions(figure_folder(run, key) / f"{name}.png", {title: matrix}, tuple(entry["per_class"]))
 
