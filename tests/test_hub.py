@@ -26,17 +26,17 @@ from ngd_timm import PrototypeGrid, load_run, wrap
 from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.commands import shown_command
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.hub import HubId, fetch, hub_id, pin, upload
+from ngd_timm.core.hub import HubId, Published, fetch, hub_id, pin, upload
 from ngd_timm.core.recipe import Recipe, load_recipe
 from ngd_timm.data.synthetic.schematic import draw_face
 from ngd_timm.evaluate.metrics import shown_protocols
-from ngd_timm.evaluate.run import read_metrics
+from ngd_timm.evaluate.run import Run, read_metrics
 from ngd_timm.evaluate.student import evaluate
 from ngd_timm.experiments.ablation import ablate
 from ngd_timm.models.kd_teacher import KDTeacher
 from ngd_timm.models.student import load_student, open_student, save_student
 from ngd_timm.publish.card import student_card
-from ngd_timm.publish.push import packaged_spaces, push_run, stage_run
+from ngd_timm.publish.push import packaged_spaces, stage_run
 from ngd_timm.train.loop import resume, train
 
 GRID = PrototypeGrid.default("gameemo-v2")
@@ -73,6 +73,11 @@ def run(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     more = {"grid": "gameemo-v2", "loss": loss, "eval": {"schematic": f"{faces}:test"}}
     recipe = Recipe.model_validate(settings(faces, name="tiny", out=str(out), **more))
     return train(recipe, ["ngd", "train", f"{out.parent}/tiny.yaml", f"data.root={faces}", f"out={out}"])
+
+
+def push_run(run: Run, repo: str, grey: bool = False, **options: Any) -> Published:
+    """As `ngd push` does."""
+    return upload(lambda folder: stage_run(run, folder, repo, None, grey), repo, **options)
 
 
 def refused(action: Callable[[], object], match: str) -> str:
@@ -700,3 +705,17 @@ def test_a_full_disk_is_one_line(served: HubServer, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("ngd_timm.core.hub.hf_hub_download", full)
     refused(lambda: PrototypeGrid.from_pretrained("bob/grid"), "bob/grid: No space left on device; set HF_HOME")
+
+
+def test_a_published_command_names_no_folder_whichever_way_an_option_is_written() -> None:
+    command = ["ngd", "evaluate", "--data=ferplus=/data/FER:valid", "--data", "mine:fer2013=/data/mine", "--flip"]
+    shown = shown_command({"command": command}, "")
+    assert shown == "ngd evaluate --data=ferplus=FER:valid --data mine:fer2013=mine --flip"
+
+
+def test_a_set_under_a_title_is_cited_as_the_data_set_that_it_is(run: Path, faces: Path, tmp_path: Path) -> None:
+    scored = evaluate(run, [f"mine:ferplus={faces}:test"])
+    assert scored["mine:test"]["data_set"] == "ferplus"
+    opened = load_run(run)
+    stage_run(opened, tmp_path, "ann/student", scored)
+    assert "Barsoum" in (tmp_path / "README.md").read_text()

@@ -525,6 +525,14 @@ def test_what_files_say_moves_no_cursor(ngd: Callable[..., Any], tmp_path: Path)
     assert done.stdout.rstrip().endswith("a\\x1b[2J.png  fear\\x1b]0;title\\x07 100 %")
 
 
+def test_the_csv_in_a_file_has_names_as_they_are(student: Path, tmp_path: Path, ngd: Callable[..., Any]) -> None:
+    name = "Bildschirmfoto\u202f\u200dé.png"
+    draw_face("fear", seed=1).save(tmp_path / name)
+    done = ngd("predict", str(student), "--crops", "--csv", str(tmp_path / name))
+    (row,) = csv.DictReader(done.stdout.splitlines())
+    assert Path(row["source"]).name == name
+
+
 def test_without_opencv_images_are_crops_and_a_line_says_how_to_get_the_detector(
     images: Path,
     student: Path,

@@ -40,6 +40,8 @@ def public_fingerprint(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _public(argument: str) -> str:
+    if (option := re.match(r"--[\w-]+=", argument)) is not None:
+        return option[0] + _public(argument[option.end() :])
     key, equals, value = argument.partition("=")
     if not equals or re.search(r"[\\/]", key):
         return _public_value(argument)

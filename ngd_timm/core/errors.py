@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -22,14 +23,21 @@ def choices(what: str, value: object, allowed: Iterable[object]) -> InputError:
     return InputError(f"unknown {what} '{quoted(value)}'{hint} Allowed: {', '.join(names)}")
 
 
-def printable(text: object, kept: str = "") -> str:
+def printable(text: object, kept: str = "", file: bool = False) -> str:
     """A text with control characters, but those in `kept`, and bytes that are no text, as escapes.
+
+    For a terminal so are other characters that don't show, which may turn the text round; for a `file` they stay.
 
     Examples:
         >>> printable("fear\\x1b]0;title\\x07")
         'fear\\\\x1b]0;title\\\\x07'
     """
-    return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in str(text))
+    return "".join(
+        c
+        if c.isprintable() or c in kept or (file and unicodedata.category(c) not in ("Cc", "Cs"))
+        else c.encode("unicode_escape").decode()
+        for c in str(text)
+    )
 
 
 def one_line(error: object) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from ngd_timm.core.commands import public_fingerprint, without_folders
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import packaged, sha256_file, write_json, write_text
-from ngd_timm.core.hub import Published, hub_id, target, upload
+from ngd_timm.core.hub import hub_id, target
 from ngd_timm.core.paths import without_paths
 from ngd_timm.core.recipe import to_yaml
 from ngd_timm.evaluate.run import Run, check_student
@@ -27,13 +27,6 @@ from ngd_timm.publish.card import last_share, student_card, student_licence, wri
 from ngd_timm.publish.export import write_transformersjs
 
 logger = logging.getLogger("ngd_timm.publish")
-
-
-def push_run(
-    run: Run, repo_id: str, metrics: Mapping[str, Any] | None = None, grey: bool = False, **options: Any
-) -> Published:
-    """Publish a run's student with card, licence, recipe, fingerprint and metrics, in one commit."""
-    return upload(lambda folder: stage_run(run, folder, repo_id, metrics, grey), repo_id, **options)
 
 
 def stage_run(
