@@ -711,11 +711,3 @@ def test_a_published_command_names_no_folder_whichever_way_an_option_is_written(
     command = ["ngd", "evaluate", "--data=ferplus=/data/FER:valid", "--data", "mine:fer2013=/data/mine", "--flip"]
     shown = shown_command({"command": command}, "")
     assert shown == "ngd evaluate --data=ferplus=FER:valid --data mine:fer2013=mine --flip"
-
-
-def test_a_set_under_a_title_is_cited_as_the_data_set_that_it_is(run: Path, faces: Path, tmp_path: Path) -> None:
-    scored = evaluate(run, [f"mine:ferplus={faces}:test"])
-    assert scored["mine:test"]["data_set"] == "ferplus"
-    opened = load_run(run)
-    stage_run(opened, tmp_path, "ann/student", scored)
-    assert "Barsoum" in (tmp_path / "README.md").read_text()

@@ -224,7 +224,7 @@ def test_runs_of_one_name_with_other_settings_are_no_seeds_and_a_folder_may_have
     fingerprint = json.loads((longer / "fingerprint.json").read_text())
     fingerprint["data"]["train"]["sha256"] = "0" * 64
     (longer / "fingerprint.json").write_text(json.dumps(fingerprint))
-    with pytest.raises(InputError, match=r"but the training data \(its sha256\) differs, so they are not its seeds"):
+    with pytest.raises(InputError, match="but the sha256 of its training images differs, so they are not its seeds"):
         score_ablation([own, longer], spec)
 
 

@@ -22,9 +22,9 @@ def make(**options: Any) -> NeuroGazeTask:
     return NeuroGazeTask(model, NeuroGazeLoss(grid, epochs=4, ramp=(0, 0.25), **options), verbose=False)
 
 
-def test_criterion_and_teacher_go_where_the_model_is() -> None:
+def test_the_criterion_goes_where_the_model_is() -> None:
     grid = PrototypeGrid.random(32)
-    criterion = NeuroGazeLoss(grid).to("meta")
+    criterion = NeuroGazeLoss(grid)
     task = NeuroGazeTask(wrap("test_resnet", grid=grid, in_chans=1).to("meta"), criterion, verbose=False)
     assert {task.device.type, criterion.proto_kd.prototypes.device.type} == {"meta"}
 

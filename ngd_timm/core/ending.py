@@ -31,7 +31,7 @@ class Terminal:
 
     def write(self, text: str) -> int:
         try:
-            return self._stream.write(printable(text, BREAKS, file=not self._stream.isatty()))
+            return self._stream.write(printable(text, BREAKS, for_file=not self._stream.isatty()))
         except BrokenPipeError:
             raise
         except OSError as error:  # by its own name, not that of a file which is written meanwhile

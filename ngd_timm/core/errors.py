@@ -23,10 +23,10 @@ def choices(what: str, value: object, allowed: Iterable[object]) -> InputError:
     return InputError(f"unknown {what} '{quoted(value)}'{hint} Allowed: {', '.join(names)}")
 
 
-def printable(text: object, kept: str = "", file: bool = False) -> str:
+def printable(text: object, kept: str = "", for_file: bool = False) -> str:
     """A text with control characters, but those in `kept`, and bytes that are no text, as escapes.
 
-    For a terminal so are other characters that don't show, which may turn the text round; for a `file` they stay.
+    For a terminal so are other characters that don't show, which may turn the text round; with `for_file` they stay.
 
     Examples:
         >>> printable("fear\\x1b]0;title\\x07")
@@ -34,7 +34,7 @@ def printable(text: object, kept: str = "", file: bool = False) -> str:
     """
     return "".join(
         c
-        if c.isprintable() or c in kept or (file and unicodedata.category(c) not in ("Cc", "Cs"))
+        if c.isprintable() or c in kept or (for_file and unicodedata.category(c) not in ("Cc", "Cs"))
         else c.encode("unicode_escape").decode()
         for c in str(text)
     )

@@ -204,11 +204,11 @@ def load_stream(
 
 
 def load_split(
-    name: str, root: str | Path, split: str | None = None, *, beside_stream: bool = False, **options: Unpack[Options]
+    name: str, root: str | Path, split: str | None = None, *, download: bool = True, **options: Unpack[Options]
 ) -> tuple[Dataset, LoadReport]:
     """Load one split, or all rows, of a data set as `load_fer` does, and report what was read and dropped.
 
-    `beside_stream` reads a Hub data set as a stream does, without downloading its other splits to disk.
+    Without `download` a Hub data set is read over the network, and its other splits never lie on the disk.
 
     Examples:
         >>> import tempfile
@@ -218,7 +218,7 @@ def load_split(
         >>> len(dataset), report.kept, report.labels, report.layout
         (16, 16, 'given', 'parquet')
     """
-    return load_splits(name, root, [split], beside_stream=beside_stream, **options)[split]
+    return load_splits(name, root, [split], download=download, **options)[split]
 
 
 def load_splits(
@@ -226,23 +226,22 @@ def load_splits(
     root: str | Path,
     splits: Sequence[str | None],
     *,
-    beside_stream: bool = False,
+    download: bool = True,
     **options: Unpack[Options],
 ) -> dict[str | None, tuple[Dataset, LoadReport]]:
-    """Load several splits as `load_split` does, reading each file once for all of them."""
+    """Load several splits as `load_split` does, reading each of their files once."""
     layout, selection = _parsed(name, options)
-    found = look_at(root, name, layout, streaming=beside_stream)
+    found = look_at(root, name, layout, streaming=not download)
     pieces = {split: choose(found, split, root) for split in splits}
-    loaded = {piece for chosen in pieces.values() for piece in chosen}
+    wanted = {piece for chosen in pieces.values() for piece in chosen}
 
     @cache
-    def held(piece: Piece) -> Sequence[Rows]:
-        on_the_hub = beside_stream and piece.dataset_id
-        return list(streamed(piece)) if on_the_hub else [piece.read()]
+    def read_whole(piece: Piece) -> Sequence[Rows]:
+        return [piece.read()] if download or not piece.dataset_id else list(streamed(piece))
 
     def read(piece: Piece) -> Iterable[Rows]:
-        """Its rows, in one or several; those that are only looked through, such as training images, aren't held."""
-        return held(piece) if piece in loaded or piece.stream is None else streamed(piece)
+        """The rows of a piece; of those that are only looked through, such as training images, a few at a time."""
+        return read_whole(piece) if piece in wanted or piece.stream is None else streamed(piece)
 
     return {split: _load_pieces(selection, found, pieces[split], split or "all", root, read) for split in splits}
 
@@ -262,6 +261,8 @@ def _load_pieces(
     read: Callable[[Piece], Iterable[Rows]],
 ) -> tuple[Dataset, LoadReport]:
     parts = [Part(piece, rows, selection) for piece in pieces for rows in read(piece)]
+    if not parts:
+        raise InputError(f"{selection.name}:{split} at {root} has no rows; check root and split")
     for shown in dict.fromkeys(part.piece.shown for part in parts if part.lacks_votes):
         log.warning(f"{shown}: {NO_VOTES}")
     if found.listed is not None:
@@ -272,8 +273,12 @@ def _load_pieces(
         for part, held in zip(parts, masks, strict=True):
             part.drop(*((HELD_OUT, held) if split == "train" else (TRAINED_ON, ~held)))
     training = [piece for piece in found.pieces if piece.split == "train"]
-    searched = _drop_duplicates(parts, training, selection.drop_duplicates, read)
-    _warn_of_shared_people(parts, training, read)
+    scored = [part for part in parts if part.piece.split in ("valid", "test")]
+    by_pixels = selection.drop_duplicates and any(part.rows.dup_of_train is None for part in scored)
+    with_people = any(part.rows.people() for part in scored)
+    hashes, people = _seen_in_training(training if by_pixels or with_people else [], read, by_pixels)
+    searched = _drop_duplicates(scored, hashes if training else None, selection.drop_duplicates)
+    _warn_of_shared_people(scored, people)
     if selection.label_fraction is not None and split == "train":
         keep_fraction(parts, selection.label_fraction)
     _apply_limit(parts, selection.limit)
@@ -325,39 +330,37 @@ def _require_whole_list(pieces: Iterable[Rows], listed: int, root: str | Path) -
     )
 
 
-def _drop_duplicates(
-    parts: Sequence[Part], training: Sequence[Piece], drop: bool, read: Callable[[Piece], Iterable[Rows]]
-) -> str:
-    """Drop copies of training images from held-out parts; how they were searched."""
-    scored = [part for part in parts if part.piece.split in ("valid", "test")]
+def _seen_in_training(
+    training: Sequence[Piece], read: Callable[[Piece], Iterable[Rows]], pixels: bool
+) -> tuple[set[bytes], set[str]]:
+    """The hashes of the training images' pixels, if wanted, and their people, in one pass."""
+    hashes, people = set[bytes](), set[str]()
+    for piece in training:
+        for rows in read(piece):
+            hashes.update(rows.pixel_hashes if pixels else ())
+            people |= rows.people()
+    return hashes, people
+
+
+def _drop_duplicates(scored: Sequence[Part], hashes: set[bytes] | None, drop: bool) -> str:
+    """Drop copies of training images, whose hashes these are, from held-out parts; how they were searched."""
     if not drop:
         return "kept"
     if not scored:
         return "nothing to compare"
-    hashes = cache(
-        lambda: {h for piece in training for rows in read(piece) for h in rows.pixel_hashes} if training else None
-    )
     for part in scored:
-        part.drop_copies(hashes)
+        part.drop_copies(lambda: hashes)
     if all(part.rows.dup_of_train is not None for part in scored):
         return "by the column dup_of_train"
-    if training:
-        return "by comparing pixels with the train split"
-    return "not looked for, there is no train split"
+    return "not looked for, there is no train split" if hashes is None else "by comparing pixels with the train split"
 
 
-def _warn_of_shared_people(
-    parts: Sequence[Part], training: Sequence[Piece], read: Callable[[Piece], Iterable[Rows]]
-) -> None:
+def _warn_of_shared_people(scored: Sequence[Part], trained: set[str]) -> None:
     """Say so where held-out images are of people who are in the training images too."""
-    scored: dict[str, set[str]] = {}
-    for part in parts:
-        if part.piece.split in ("valid", "test"):
-            scored.setdefault(part.piece.shown, set()).update(part.rows.people())
-    if not any(scored.values()):
-        return
-    trained = set[str]().union(*(rows.people() for piece in training for rows in read(piece)))
-    for shown, people in scored.items():
+    by_piece: dict[str, set[str]] = {}
+    for part in scored:
+        by_piece.setdefault(part.piece.shown, set()).update(part.rows.people())
+    for shown, people in by_piece.items():
         if shared := sorted(people & trained):
             log.warning(
                 "%s: %d of %d people are in the train split too (%s), so scores there say less of new faces",

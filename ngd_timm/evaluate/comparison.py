@@ -57,7 +57,7 @@ QUESTIONS: Mapping[str, Sequence[tuple[str, str, str]]] = {
 _TWINS = [(a, b) for pairs in QUESTIONS.values() for _, a, b in pairs]
 
 
-# keys in which seeds of a recipe may differ: what lies where, and what trains nothing else
+# keys in which seeds of a recipe may differ: folders, and what has no part in training
 _OF_A_RUN: Any = {
     **dict.fromkeys(("seed", "out", "init", "teacher", "kd_cache", "device", "eval", "tracker", "save_every"), True),
     "data": {"root", "workers", "in_memory"},
@@ -66,19 +66,24 @@ _OF_A_RUN: Any = {
 
 def refuse_other_recipes(name: str, runs: Sequence[tuple[str, Recipe, Mapping[str, Any]]], remedy: str) -> None:
     """Seeds of the recipe `name`, each with its run's name and fingerprint, train alike on the same images."""
-    (first, *_), *_ = runs
-    settings = [_training_settings(recipe, fingerprint) for _, recipe, fingerprint in runs]
-    for (run, *_), own in zip(runs[1:], settings[1:], strict=True):
-        if changed := [key for key, value in settings[0].items() if own[key] != value]:
+    (first, recipe, fingerprint), *others = runs
+    settings, images = recipe.model_dump(exclude=_OF_A_RUN), _images_sha256(recipe, fingerprint)
+    for run, other, notes in others:
+        own = other.model_dump(exclude=_OF_A_RUN)
+        changed = [key for key, value in settings.items() if own[key] != value]
+        if None not in (images, own_images := _images_sha256(other, notes)) and images != own_images:
+            changed.append("the sha256 of its training images")
+        if changed:
             raise InputError(
                 f"{first} and {run} are both of the recipe {name}, but {', '.join(changed)} differs, so they are not "
                 f"its seeds; {remedy}"
             )
 
 
-def _training_settings(recipe: Recipe, fingerprint: Mapping[str, Any]) -> dict[str, Any]:
-    images = fingerprint.get("data", {}).get("train", {}).get("sha256")
-    return {**recipe.model_dump(exclude=_OF_A_RUN), "the training data (its sha256)": images}
+def _images_sha256(recipe: Recipe, fingerprint: Mapping[str, Any]) -> str | None:
+    """Of the images that a run was trained on; None where it isn't known, as of a stream, which goes by processes."""
+    sha256: str | None = fingerprint.get("data", {}).get("train", {}).get("sha256")
+    return None if recipe.data.streaming else sha256
 
 
 def difference_pairs(names: Sequence[str], swept: Mapping[str, Any] | None = None) -> list[tuple[str, str]]:

@@ -117,6 +117,7 @@ def evaluate(
     if (folded_from := notes_of(bare).get("folded_from")) is not None:
         notes["folded_from"] = folded_from
     results: dict[str, Any] = {}
+    kept: dict[str, Predictions] = {}
     for name, root, split, key in parsed:
         dataset, report = load_split(
             name, root, split or "all", label_rule=label_rule, drop_duplicates=drop, classes=classes
@@ -124,8 +125,7 @@ def evaluate(
         predicted = predict(model, face_batches(model, dataset), place, flip, between_batches)
         predicted = predicted.described(classes, report.labels, report.sha256)
         shifted = predicted.shifted(shift)
-        titled = {} if key.startswith(f"{name}:") else {"data_set": name}
-        results[key] = shifted.entry(temperature, **notes, **titled, **hub_note(report.dataset_id))
+        results[key] = shifted.entry(temperature, **notes, **hub_note(report.dataset_id))
         if ratings := _rated(dataset, shifted, temperature, None if recipe is None or run is None else (recipe, run)):
             results[key]["ratings"] = ratings
         if opponent is not None:
@@ -134,7 +134,9 @@ def evaluate(
             logits = [shifted.logits], [rival.logits + other_shift]
             difference = paired_difference(*logits, shifted.target, classes, shifted.subject)
             results[key]["against"] = {"student": other.shown, "student_sha256": other.sha256, **difference}
-        if predictions:
+        kept[key] = predicted
+    if predictions:
+        for key, predicted in kept.items():
             write_predictions(prediction_file(source, key), predicted)
     if out is not None:
         write_json(out, results)

@@ -198,7 +198,7 @@ def _grouped(students: Sequence[_Student]) -> dict[str, list[int]]:
 
 
 def _refuse_other_runs(name: str, students: Sequence[_Student]) -> None:
-    """Seeds of one recipe differ in the seed, and in what lies where."""
+    """Seeds of one recipe have different seeds and train alike on the same images."""
     for student, after in pairwise(students):
         if student.seed == after.seed:
             raise InputError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def student_card(run: Run, repo_id: str, plot: bool = False) -> str:
 def _card(run: Run, repo_id: str, plot: bool) -> str:
     recipe, faces, name = run.recipe, FACES[run.recipe.data.name], repo_id.partition("/")[2]
     distilled = recipe.loss.kd > 0 or recipe.loss.d_geo > 0 or recipe.loss.uses_grid
-    others = [FACES[name] for name in map(_data_set, run.metrics, run.metrics.values()) if name in FACES]
+    others = [FACES[name] for name in (key.partition(":")[0] for key in run.metrics) if name in FACES]
     credits = dict.fromkeys([faces, *others, *eeg_credits(_grid_notes(run))])
     return render_card(
         "student_card.md",
@@ -229,14 +229,9 @@ def _hyperparameters(run: Run) -> Iterator[tuple[str, str]]:
     )
 
 
-def _data_set(key: str, entry: Mapping[str, Any]) -> str:
-    """The data set whose labels a set has, which may be filed under a title of its own."""
-    return str(entry.get("data_set", key.partition(":")[0]))
-
-
 def _model_index(run: Run) -> Iterator[EvalResult]:
     for key, entry in run.metrics.items():
-        name, split = _data_set(key, entry), key.partition(":")[2]
+        name, _, split = key.partition(":")
         dataset, _, commit = entry.get("dataset_id", "").partition("@")
         for protocol in shown_protocols(entry):
             for metric, label in METRIC_TITLES.items():

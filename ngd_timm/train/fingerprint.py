@@ -77,7 +77,7 @@ def refuse_changes(out: Path, fingerprint: Mapping[str, Any]) -> None:
 
 
 def _content(entry: Any) -> Any:
-    """An entry without the commits of Hub data sets: a new one may hold the same images, which their hash tells."""
+    """An entry without the commits of Hub data sets: a new one may hold the same images, as their hash shows."""
     if not isinstance(entry, dict):
         return entry
     return {key: _content(value) for key, value in entry.items() if key != "dataset_id"}
@@ -94,7 +94,7 @@ def resume_command(out: Path, processes: int | None = None) -> str:
 def pinned(recipe: Recipe) -> Recipe:
     """The recipe with the Hub's models and grids at their present commits, so that a resumed run gets the same bytes.
 
-    Data sets are told by the hash of their images instead.
+    Data sets are compared by the hash of their images instead.
     """
     changes: dict[str, Any] = {}
     for key, filename in _PINNED.items():

@@ -264,7 +264,6 @@ def _write_metrics(
     recipe, key = setup.recipe, f"{setup.recipe.data.name}:valid"
     valid = setup.fingerprint["data"]["valid"]
     predictions = predictions.described(recipe.data.classes, valid["labels"], valid["sha256"])
-    write_predictions(prediction_file(out, key), predictions)
     notes: dict[str, Any] = {"drop_duplicates": recipe.data.drop_duplicates, "student_temperature": temperature or 1.0}
     notes |= {"student_sha256": weights_sha256(out / "student"), **hub_note(valid.get("dataset_id"))}
     metrics = {key: predictions.entry(**notes)}
@@ -278,6 +277,7 @@ def _write_metrics(
         logger.info(summary_line(name, entry))
     if recipe.best_on:
         logger.info(choice_note(recipe))
+    write_predictions(prediction_file(out, key), predictions)
     write_json(out / "metrics.json", metrics)
 
 

@@ -253,7 +253,7 @@ def open_data(recipe: Recipe, model: DistillationWrapper, device: torch.device) 
         unlabelled, reports["unlabelled"] = open_unlabelled(recipe, options)
     if data.streaming:
         training, tally = load_stream(*place, "train", **rows)
-        valid, reports["valid"] = load_split(*place, "valid", beside_stream=True, **rows)
+        valid, reports["valid"] = load_split(*place, "valid", download=False, **rows)
         stream = FaceStream(training, buffer=data.shuffle_buffer, part=(rank(), world_size()), **options)
         reports["train"] = stream.report(data.name, "train", tally)
         return TrainingData(stream, unlabelled, valid, stream.counts, stream.counts, reports)
@@ -315,7 +315,7 @@ def calibration_rows(recipe: Recipe, model: DistillationWrapper, valid: Dataset)
     # duplicates and the limit are those of `valid`, of which these rows are some
     rows |= {"label_rule": "majority", "drop_duplicates": False, "limit": None}
     try:
-        majority, _ = load_split(*place, "valid", beside_stream=recipe.data.streaming, **rows)
+        majority, _ = load_split(*place, "valid", download=not recipe.data.streaming, **rows)
     except InputError:  # no image with a majority
         return everything
     label_of = dict(zip(majority["source"][:], majority["label"][:], strict=True))
@@ -375,7 +375,7 @@ def data_hashes(recipe: Recipe) -> dict[str, str]:
 
     place, rows = _source(recipe)
     if recipe.data.streaming:
-        valid = load_split(*place, "valid", beside_stream=True, **rows)[1].sha256
+        valid = load_split(*place, "valid", download=False, **rows)[1].sha256
         training, _ = load_stream(*place, "train", **rows)
         stream = FaceStream(training, image_size=recipe.student.image_size, batch_size=recipe.optim.batch_size)
         return {"train": stream.sha256, "valid": valid}

@@ -207,7 +207,7 @@ def test_text_in_an_npz_may_be_bytes(tmp_path: Path) -> None:
     (row,) = load_split("jaffe", tmp_path / "faces.npz", "test")[0]
     assert (row["subject"], row["file_name"]) == ("b", "é.png")
     np.savez(tmp_path / "faces.npz", X=np.zeros((1, 8, 8), dtype=np.uint8), y=np.array(["fear".encode("utf-16")]))
-    with pytest.raises(InputError, match="'labels' holds byte strings that are not UTF-8"):
+    with pytest.raises(InputError, match="'y' holds byte strings that are not UTF-8"):
         load_split("jaffe", tmp_path / "faces.npz")
 
 

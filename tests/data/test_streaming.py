@@ -169,7 +169,7 @@ def test_the_splits_beside_a_stream_are_neither_downloaded_nor_held(
         raise AssertionError("the whole set is read")
 
     monkeypatch.setattr("datasets.DatasetBuilder.download_and_prepare", refuse)
-    beside, same_report = load_split("fer2013", "somebody/faces", "valid", beside_stream=True)
+    beside, same_report = load_split("fer2013", "somebody/faces", "valid", download=False)
     same(beside, whole)
     assert same_report == report
     folder = tmp_path / "set"

@@ -130,7 +130,8 @@ def _images(path: Path, arrays: Arrays) -> np.ndarray:
 def _labels(path: Path, arrays: Arrays, source: Source) -> tuple[tuple[str, ...], np.ndarray]:
     labels = _one(path, arrays, LABELS, "its labels")
     if labels.dtype.kind in "US":
-        return index_names(_texts(path, "labels", labels.ravel()))
+        key = next(name for name in LABELS if name in arrays)
+        return index_names(_texts(path, key, labels.ravel()))
     if labels.dtype.kind not in "iu":
         raise InputError(f"{path}: labels must be names or whole numbers, got {labels.dtype}")
     if "classes" not in arrays:

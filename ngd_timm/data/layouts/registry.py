@@ -95,7 +95,7 @@ def look_at(
     text, parsed = parse_root(root, options)
     if parsed.max_megapixels is not None:
         raise_image_limit(parsed.max_megapixels)
-    path = Path(text)
+    path, labelled = Path(text), labelled or parsed.unknown is not None
     if path.exists():
         pieces = _find(Source(path, dataset, parsed, labelled))
     elif (repository := hub_id(text)) is not None:
