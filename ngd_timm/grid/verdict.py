@@ -113,7 +113,7 @@ def teacher_verdict(scores: Mapping[str, Any]) -> list[str]:
             key, text = ("beyond", f"{axis} (p {p:.4f})") if p < _ALPHA else ("nothing", f"{axis} (p {p:.2f})")
             axes.setdefault(key, []).append(text)
     words = {"seen": UNSEEN[scores.get("folds_by", "subject")], "name": name}
-    return [sentence.format(_and(axes[key]), **words) for key, sentence in _TEACHER.items() if axes.get(key)]
+    return [sentence.format(listed(axes[key]), **words) for key, sentence in _TEACHER.items() if axes.get(key)]
 
 
 def folds_verdict(scores: Mapping[str, Any]) -> str:
@@ -127,14 +127,14 @@ def folds_verdict(scores: Mapping[str, Any]) -> str:
         if "ridge" in others.get(by, {})
     ]
     if untested := [words for by, words in FOLDS.items() if by not in teacher and by not in others]:
-        parts.append(f"{_and(untested)} nothing is scored")
+        parts.append(f"{listed(untested)} nothing is scored")
     text = f"H{'; '.join(passed)[1:]} (bACC above chance, p below .05)"
     link = "; it was fitted in no other folds: " if len(teacher) < len(FOLDS) else "; "
     return f"{text}{link if parts else ''}{'; '.join(parts)}."
 
 
 def _passed(scores: Mapping[str, Any]) -> str:
-    return f"for {_and([axis for axis in scores if _shown(scores[axis]['bacc'])]) or 'neither axis'}"
+    return f"for {listed([axis for axis in scores if _shown(scores[axis]['bacc'])]) or 'neither axis'}"
 
 
 _GRID = {
@@ -218,7 +218,7 @@ def difference_verdict(name: str, metrics: Mapping[str, Any], titles: Mapping[st
         else:
             finding = side + " for these students in {}, which other seeds might not show"
         groups.setdefault(finding, []).append(title)
-    return f"{name}: {'; '.join(finding.format(_and(group)) for finding, group in groups.items())}."
+    return f"{name}: {'; '.join(finding.format(listed(group)) for finding, group in groups.items())}."
 
 
 def _tests(exploratory: Mapping[Test, float], below: bool) -> str:
@@ -227,12 +227,13 @@ def _tests(exploratory: Mapping[Test, float], below: bool) -> str:
     for (size, test), p in exploratory.items():
         if (p < _ALPHA) == below:
             sizes.setdefault(test, []).append("this grid" if size == "own" else f"{size} x {size}")
-    return _and([f"{name} ({_and(sizes[test])})" for test, name in _TESTS.items() if test in sizes])
+    return listed([f"{name} ({listed(sizes[test])})" for test, name in _TESTS.items() if test in sizes])
 
 
 def _shown(score: Mapping[str, Any]) -> bool:
     return bool(score["p"] < _ALPHA)
 
 
-def _and(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """`a, b and c`; nothing of none."""
     return " and ".join([", ".join(names[:-1]), *names[-1:]]) if len(names) > 1 else "".join(names)

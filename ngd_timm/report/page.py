@@ -15,7 +15,7 @@ from ngd_timm.core.files import write_text
 from ngd_timm.core.paths import markdown_line, without_paths
 from ngd_timm.evaluate.metrics import METRIC_TITLES
 from ngd_timm.grid.prototypes import PrototypeGrid
-from ngd_timm.grid.verdict import WHO, decimal, span
+from ngd_timm.grid.verdict import WHO, decimal, listed, span
 from ngd_timm.report.plots import plot_cosines, plot_plane
 
 PROTOCOLS = {"8way": "all classes", "present": "present classes only"}
@@ -47,7 +47,7 @@ def fill(template: str, context: Mapping[str, Any]) -> str:
     )
     environment.filters.update(percent="{:.1f}".format, count="{:,}".format, interval=_interval, svg=Markup)
     environment.filters.update(
-        decimal=decimal, span=span, p=_p, clock=clock, listed=_listed, line=markdown_line, code=_code
+        decimal=decimal, span=span, p=_p, clock=clock, listed=listed, line=markdown_line, code=_code
     )
     environment.globals.update(protocols=PROTOCOLS, metric_titles=METRIC_TITLES, eeg_scores=_EEG_SCORES, who=WHO)
     return environment.get_template(template).render(context)
@@ -101,8 +101,3 @@ def _p(value: float) -> str:
 def _code(text: str) -> str:
     """A text within a line of code, or a block of it."""
     return printable(" ".join(text.splitlines())).replace("`", "'")
-
-
-def _listed(words: Sequence[str]) -> str:
-    """`a, b and c`."""
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
