@@ -314,6 +314,7 @@ def import_checkpoint(
         list[float] | None, INPUT(help="Of pixels in [0, 1], once or once a channel; default: timm's.")
     ] = None,
     std: Annotated[list[float] | None, INPUT(help="As --mean.")] = None,
+    key: Annotated[str | None, INPUT(help="Where its weights are, such as model_ema; default: looked for.")] = None,
 ) -> None:
     """Write a student from somebody else's checkpoint, and print what was found and assumed."""
     from ngd_timm.data.class_map import logit_classes
@@ -322,7 +323,7 @@ def import_checkpoint(
     if channels not in (1, 3):
         raise choices("number of channels", channels, (1, 3))
     names = logit_classes(classes)
-    lines = imported.import_checkpoint(file, backbone, out, names, size, channels, mean, std)
+    lines = imported.import_checkpoint(file, backbone, out, names, size, channels, mean, std, key)
     _say("\n  ".join([str(out), *lines]))
 
 

@@ -149,6 +149,11 @@ ZERO = np.where(np.arange(25)[:, None] == 3, 0, ROWS)
         "an unknown order": ({"prototypes": ROWS}, "--order valence", "must be valence-major (row"),
         "an order of the file's own": ({"prototypes": ROWS, "order": "C"}, "", "'C' in the file"),
         "two orders": ({"prototypes": ROWS, "order": "arousal-major"}, "--order valence-major", "in the file and"),
+        "centres that descend": (
+            {"prototypes": ROWS, "centers": -GRID.centers.numpy()},
+            "--order valence-major",
+            "'centers' must be floats of (25, 2) or (5, 5, 2) that ascend along both axes",
+        ),
         "24 rows": (
             {"prototypes": ROWS[1:]},
             "--order valence-major",

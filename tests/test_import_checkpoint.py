@@ -78,6 +78,7 @@ def test_a_classifier_of_another_name_is_found_by_its_shape_and_what_served_trai
     for words in (
         "fc.weight is head.weight, the only one of its shape",
         "left out: 2 (proj.weight, prototypes)",
+        "not read: model_ema; --key reads them",
         "logits: fear, happiness, sadness, surprise, anger, disgust, neutral, contempt",
         "images: 1 x 32 x 32, mean (0.4,), std (0.2,)",
     ):
@@ -86,3 +87,5 @@ def test_a_classifier_of_another_name_is_found_by_its_shape_and_what_served_trai
     assert names[6] == "neutral"
     torch.testing.assert_close(student.fc.weight, WEIGHTS["fc.weight"])
     assert ngd("evaluate", "new", "--data", f"schematic={faces}:test").returncode == 0
+    averaged = ngd(*IMPORT.replace("new", "averaged").split(), "--key", "model_ema")
+    assert "92 weights of test_resnet from 'model_ema'\n" in averaged.stdout

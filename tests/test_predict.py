@@ -137,7 +137,9 @@ def test_images_for_a_student_of_an_own_loop_are_prepared_as_set_input_describes
     assert prediction.label == CLASSES[int(expected.argmax())]
     for values, message in (
         ((40, (0.5, 0.5), 0.25), r"mean must be one number or 3, one a channel, got \[0.5, 0.5\]"),
-        ((40, 0.5, 0.0), "std must be above 0"),
+        ((40, 0.5, 0.0), r"std must be above 0 to 1, of pixels in \[0, 1\], got \[0.0, 0.0, 0.0\]"),
+        ((40, 127.0, 0.25), "mean must be from 0 to 1"),
+        ((40, float("nan"), 0.25), "mean must be from 0 to 1"),
         ((0, 0.5, 0.25), "image_size must be a side in pixels, got 0"),
     ):
         with pytest.raises(InputError, match=message):

@@ -185,15 +185,24 @@ PROJECTION = {"proj.weight": torch.ones(64, 96)}
         "no classifier": (
             {n: t for n, t in WEIGHTS.items() if not n.startswith("fc.")} | PROJECTION,
             "",
-            "missing 2 (fc.weight, fc.bias); unexpected none; besides 1 (proj.weight)",
+            "no single layer of the shape (8, 96) is there for the classifier (fc.weight); besides 1 (proj.weight)",
         ),
+        "a classifier of several layers": (
+            {n: t for n, t in WEIGHTS.items() if not n.startswith("fc.")}
+            | {"head.0.weight": torch.ones(96, 96)}
+            | {f"head.3.{part}": WEIGHTS[f"fc.{part}"] for part in ("weight", "bias")},
+            "",
+            "the classifier head.3.weight comes with other layers' weights, 1 (head.0.weight)",
+        ),
+        "a place that is not there": ({"model": WEIGHTS}, "--key model_ema", "has no 'model_ema'; it has model"),
         "weights with NaN": (WEIGHTS | {"fc.bias": torch.full((8,), float("nan"))}, "", "not finite: 1 (fc.bias)"),
         "no weights": ({"epoch": 3, "optimizer": {"lr": 1}}, "", "ema; it has epoch, optimizer"),
         "a list": ([torch.ones(2)], "", "ema; it has list"),
         "an object": ({"model": WEIGHTS, "args": Path("x")}, "", "it holds a pathlib"),
         "a backbone that timm lacks": (WEIGHTS, "--backbone resnet81", "did you mean 'resnet18"),
         "two channels": (WEIGHTS, "--channels 2", "unknown number of channels '2'"),
-        "a std of zero": (WEIGHTS, "--std 0", "std must be above 0"),
+        "a std of zero": (WEIGHTS, "--std 0", "std must be above 0 to 1, of pixels in [0, 1], got [0.0]"),
+        "a mean of bytes": (WEIGHTS, "--mean 127", "mean must be from 0 to 1, of pixels in [0, 1], got [127.0]"),
         "an unknown class": (WEIGHTS, "--classes fera,happy", "did you mean 'fear'"),
         "a class twice": (WEIGHTS, "--classes fear,scared", "has a class twice"),
     },

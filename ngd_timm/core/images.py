@@ -189,8 +189,9 @@ def per_channel(what: str, value: float | Sequence[float], channels: int) -> tup
         values *= channels
     if len(values) != channels:
         raise InputError(f"{what} must be one number or {channels}, one a channel, got {list(values)}")
-    if what == "std" and min(values) <= 0:
-        raise InputError(f"std must be above 0, got {list(values)}")
+    if not all(0 <= v <= 1 for v in values) or (what == "std" and min(values) == 0):
+        low = "above 0" if what == "std" else "from 0"
+        raise InputError(f"{what} must be {low} to 1, of pixels in [0, 1], got {list(values)}")
     return values
 
 

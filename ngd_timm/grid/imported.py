@@ -16,6 +16,7 @@ from ngd_timm.grid.prototypes import PrototypeGrid
 
 ORDERS = ("valence-major", "arousal-major")
 _COUNTS = "counts"
+_CENTERS = "centers"
 
 
 def import_grid(
@@ -23,8 +24,9 @@ def import_grid(
 ) -> PrototypeGrid:
     """Read a grid from an NPZ or a torch file, and keep what was assumed as metadata.
 
-    Index 0 of both axes is taken as the lowest. Rows are brought to unit length; one of zeros, an empty cell, needs a
-    count of 0 and is filled from its nearest cells.
+    Index 0 of both axes is taken as the lowest; where the file has `centers`, (S*S, 2) or (S, S, 2), they must ascend
+    so, and the metadata says which of their columns is then valence. Rows are brought to unit length; one of zeros, an
+    empty cell, needs a count of 0 and is filled from its nearest cells.
 
     Args:
         path: The file; of its path only the name is kept, with its sha256.
@@ -52,6 +54,7 @@ def import_grid(
     order, said = _order(path, arrays.get("order"), order)
     rows, number = _cells(path, arrays, prototypes, counts)
     size = len(rows)
+    axes = _axes(path, arrays[_CENTERS], size, order) if _CENTERS in arrays else "assumed: both axes ascend"
     if order == ORDERS[1]:
         rows, number = rows.swapaxes(0, 1), number.T
     rows, number = rows.reshape(size * size, -1), number.reshape(-1)
@@ -62,12 +65,13 @@ def import_grid(
     shape = arrays[prototypes].shape
     rows = fill_empty(rows / np.where(lengths > 0, lengths, 1), filled, size)
     notes = {
-        "provenance": f"imported from {path.name}, '{prototypes}' of {shape}; assumed: both axes ascend",
+        "provenance": f"imported from {path.name}, '{prototypes}' of {shape}; {axes}",
         "source_sha256": sha256_file(path),
         "lengths": f"{lengths.min():.4g} to {lengths.max():.4g}, made 1; {np.sum(~filled)} empty cells filled",
         "counts": f"from '{counts}'" if counts in arrays else "not in the file; 0 stands for unknown",
         "order": f"{order}, {said}",
-        "not_read": ", ".join(name for name in arrays if name not in (prototypes, counts, "order"))[:400] or "nothing",
+        "not_read": ", ".join(name for name in arrays if name not in (prototypes, counts, "order", _CENTERS))[:400]
+        or "nothing",
     }
     return PrototypeGrid._of_rows(rows, number, size, notes)
 
@@ -82,6 +86,22 @@ def _order(path: Path, entry: np.ndarray | None, given: str | None) -> tuple[str
             f"must be {ORDERS[0]} (row = i_valence * S + i_arousal) or {ORDERS[1]}: ask the file's author"
         )
     return order, "by hand" if own is None else "as the file says"
+
+
+def _axes(path: Path, centers: np.ndarray, size: int, order: str) -> str:
+    """What a file's centres of cells say of the axes: which column each follows; both must ascend."""
+    if centers.dtype.kind == "f" and centers.shape in ((size * size, 2), (size, size, 2)):
+        square = centers.reshape(size, size, 2)
+        for first in (0, 1):
+            along, across = square[..., first], square[..., 1 - first].T
+            steps = np.stack([np.diff(along, axis=0), np.diff(across, axis=0)])
+            if (steps > 0).all() and all(np.allclose(axis, axis[:, :1]) for axis in (along, across)):
+                column = first if order == ORDERS[0] else 1 - first
+                return f"its centers ascend along both axes, and their column {column} is taken as valence"
+    raise InputError(
+        f"{path}: '{_CENTERS}' must be floats of ({size * size}, 2) or ({size}, {size}, 2) that ascend along both "
+        "axes, as the cells here do; sort the file's cells, or leave the entry out"
+    )
 
 
 def _cells(path: Path, arrays: dict[str, np.ndarray], key: str, counts: str) -> tuple[np.ndarray, np.ndarray]:

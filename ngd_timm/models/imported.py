@@ -35,6 +35,7 @@ def import_checkpoint(
     in_chans: int = 3,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    key: str | None = None,
 ) -> list[str]:
     """Write a student's folder from a checkpoint of a timm backbone with a classifier; return what was found, in lines.
 
@@ -47,9 +48,11 @@ def import_checkpoint(
         classes: Class names in the order of the logits, which a checkpoint does not say.
         image_size, in_chans: Of the images that it was trained on.
         mean, std: Of pixels in [0, 1], as they were normalised; None: the backbone's own in timm.
+        key: Where its weights are, such as `model_ema`; None: the first of `PLACES` that is there.
 
     Raises:
-        InputError: A checkpoint of another backbone, without a classifier, or that holds objects.
+        InputError: A checkpoint of another backbone, without a classifier or with further layers beside it, or that
+            holds objects.
 
     Examples:
         >>> import tempfile
@@ -63,7 +66,7 @@ def import_checkpoint(
     require_new_folder(out, "--out")
     if not timm.is_model(backbone):
         raise choices("timm backbone", backbone, similar_models(backbone))
-    place, found = _weights(path)
+    place, found, others = _weights(path, key)
     model = create_student(StudentConfig(backbone=backbone, image_size=image_size, in_chans=in_chans), len(classes))
     cfg: Any = timm.get_pretrained_cfg(backbone)
     mean, std = mean or for_channels(cfg.mean, in_chans), std or for_channels(cfg.std, in_chans)
@@ -71,8 +74,9 @@ def import_checkpoint(
     prefix = _prefix(found, model.state_dict())
     own, head = _own(found, prefix, model)
     left_out = found.keys() - head.values() - {f"{prefix}{name}" for name in own}
-    unused = _some(name for name in found if name in left_out)
+    unused = [name for name in found if name in left_out]
     _check(own, model, classes, unused, f"{path} and {backbone}")
+    _refuse_layers_beside(list(head.values()), unused, f"{path} and {backbone}")
     model.load_state_dict(own)
     setattr(model, NOTES, {"imported_from": path.name, "sha256": sha256_file(path)})
     with atomic_folder(out) as folder:
@@ -80,24 +84,36 @@ def import_checkpoint(
     return [
         f"{len(own)} weights of {backbone} from {place}" + (f", under '{prefix}'" if prefix else ""),
         *(f"{ours} is {theirs}, the only one of its shape" for ours, theirs in head.items()),
-        f"left out: {unused}",
+        f"left out: {_some(unused)}",
+        *([f"not read: {', '.join(others)}; --key reads them"] if others else []),
         f"logits: {', '.join(classes)}",
         f"images: {in_chans} x {image_size} x {image_size}, mean {tuple(mean)}, std {tuple(std)}",
     ]
 
 
-def _weights(path: Path) -> tuple[str, dict[str, Tensor]]:
-    """Where in a checkpoint the weights are, and the tensors there by name."""
-    content, places = read_torch(path), list[str]()
+def _weights(path: Path, key: str | None) -> tuple[str, dict[str, Tensor], list[str]]:
+    """Where in a checkpoint the weights are, the tensors there by name, and other places that have some."""
+    content, places, others = read_torch(path), list[str](), list[str]()
+    for part in key.split(".") if key else []:
+        if not isinstance(content, Mapping) or not isinstance(content.get(part), Mapping):
+            raise InputError(f"{path} has no '{key}'; it has {_entries(content)}")
+        content = content[part]
+        places.append(part)
     while isinstance(content, Mapping) and (inner := [p for p in PLACES if isinstance(content.get(p), Mapping)]):
+        others += [".".join([*places, p]) for p in inner[1:]]
         content = content[inner[0]]
         places.append(inner[0])
     entries = dict(content) if isinstance(content, Mapping) else {}
     weights = {str(name): tensor for name, tensor in entries.items() if isinstance(tensor, Tensor)}
     if not weights:
-        held = ", ".join(map(str, entries))[:200] or type(content).__name__
-        raise InputError(f"{path} has no weights at its top or under {', '.join(PLACES)}; it has {held}")
-    return f"'{'.'.join(places)}'" if places else "the top", weights
+        raise InputError(
+            f"{path} has no weights at its top or under {', '.join(PLACES)}; it has {_entries(content)}; give --key"
+        )
+    return f"'{'.'.join(places)}'" if places else "the top", weights, others
+
+
+def _entries(content: object) -> str:
+    return ", ".join(map(str, content))[:200] if isinstance(content, Mapping) and content else type(content).__name__
 
 
 def _prefix(found: Iterable[str], expected: Mapping[str, Tensor]) -> str:
@@ -130,7 +146,20 @@ def _own(found: Mapping[str, Tensor], prefix: str, model: TimmModel) -> tuple[di
     return own | {ours: found[theirs] for ours, theirs in head.items()}, head
 
 
-def _check(own: Mapping[str, Tensor], model: TimmModel, classes: Sequence[str], unused: str, shown: str) -> None:
+def _refuse_layers_beside(head: Sequence[str], unused: Sequence[str], shown: str) -> None:
+    """Refuse a classifier that is one of several layers, such as `head.3` after `head.0`."""
+    parents = [name.split(".")[:-2] for name in head]
+    beside_it = tuple(".".join([*parent, ""]) for parent in parents if not {*parent} <= {*PREFIXES})
+    if beside := [name for name in unused if name.startswith(beside_it)]:
+        raise InputError(
+            f"{shown}: the classifier {head[0]} comes with other layers' weights, {_some(beside)}, without which its "
+            "logits are others; only a single layer after the backbone can be imported"
+        )
+
+
+def _check(
+    own: Mapping[str, Tensor], model: TimmModel, classes: Sequence[str], unused: Sequence[str], shown: str
+) -> None:
     expected, weight = model.state_dict(), f"{model.pretrained_cfg['classifier']}.weight"
     if weight in own and len(own[weight]) != len(classes):
         raise InputError(
@@ -142,16 +171,22 @@ def _check(own: Mapping[str, Tensor], model: TimmModel, classes: Sequence[str], 
     # batch counters, which torch fills in, are absent from old files
     missing = [name for name in expected if name not in own and not name.endswith("num_batches_tracked")]
     strange = [name for name in own if name not in expected]
+    if not other and not strange and missing and weight in missing and len(missing) <= 2:
+        raise InputError(
+            f"{shown}: no single layer of the shape {tuple(expected[weight].shape)} is there for the classifier "
+            f"({weight}); besides {_some(unused)}. A student needs one layer from the backbone's features to the logits"
+        )
     if other or missing or strange:
         raise InputError(
             f"{shown} don't fit: of another shape {_some(other)}; missing {_some(missing)}; unexpected "
-            f"{_some(strange)}; besides {unused}. Give the backbone that it is of, or --channels and --size"
+            f"{_some(strange)}; besides {_some(unused)}. Give the backbone that it is of, or --channels and --size; "
+            f"before its names may stand {', '.join(PREFIXES)}"
         )
     if wrong := [name for name, tensor in own.items() if not bool(torch.isfinite(tensor).all())]:
         raise InputError(f"{shown}: weights that are not finite: {_some(wrong)}; the training diverged")
 
 
 def _some(names: Iterable[str]) -> str:
-    """How many, and the first three."""
+    """How many, and the first ten."""
     names = list(names)
-    return f"{len(names)} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" if names else "none"
+    return f"{len(names)} ({', '.join(names[:10])}{', …' if len(names) > 10 else ''})" if names else "none"
