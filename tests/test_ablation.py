@@ -309,6 +309,9 @@ def test_runs_on_other_data_are_not_mixed_into_a_table(
         (["b2_share", "c_va", "b0_ce", "b2_share:grid_control=va"], "b2_share and c_va are the same recipe"),
         (["b0_ce", "g3", "g3:grid=gameemo-v2"], "grid=gameemo-v2 is 5x5, grid_size asks for 3"),
         (["b0_ce", "b1_kd", "b1_kd:teacher=nowhere"], "nowhere is neither a run"),
+        (["b0_ce", "b2_proto", "b1_kd", "b2_proto:student.projection=none"], "needs a grid as wide as"),
+        (["b0_ce", "b1_kd", "b1_kd:student.backbone=resnet81"], "did you mean 'resnet18"),
+        (["b0_ce", "b1_kd", "b1_kd:optim.opt=adamx"], "optim.opt=adamx"),
     ],
 )
 def test_what_cannot_be_a_table_is_refused_before_anything_is_trained(

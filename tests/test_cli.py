@@ -77,8 +77,12 @@ def test_a_temperature_is_recorded_and_moves_calibration_alone(
 
 
 def test_scores_at_another_prior_say_so_and_are_those_of_the_predictor(faces: Path, ngd: Callable[..., Any]) -> None:
+    import torch
+
     from ngd_timm import Predictor
     from ngd_timm.data import load_fer
+    from ngd_timm.models.logit_adjustment import prior_shift
+    from ngd_timm.models.student import open_student, shipped_student
 
     arguments = ["evaluate", "student-ferplus-v3", "--data", f"schematic={faces}:test", "--prior"]
     assert "labels: given, without flip, uniform prior)" in ngd(*arguments, "uniform").stdout
@@ -89,6 +93,14 @@ def test_scores_at_another_prior_say_so_and_are_those_of_the_predictor(faces: Pa
     right = [p.label == names[label] for p, label in zip(predictions, dataset["label"], strict=True)]
     assert entry["prior"] == predictions[0].prior == "uniform"
     assert entry["8way"]["acc"] == pytest.approx(100 * sum(right) / len(right))
+    # another temperature divides the logits, not what the prior adds
+    (hotter,) = json.loads(ngd(*arguments, "uniform", "--temperature", "3", "--json").stdout).values()
+    student, _ = open_student(shipped_student("student-ferplus-v3"))
+    trained = Predictor("student-ferplus-v3", prior="training")(dataset["image"])
+    logits = torch.tensor([list(p.probabilities.values()) for p in trained]).log()
+    chosen = (logits / 3 + prior_shift(student, names, "uniform")).argmax(1).tolist()
+    right = [c == label for c, label in zip(chosen, dataset["label"], strict=True)]
+    assert hotter["8way"]["acc"] == pytest.approx(100 * sum(right) / len(right))
     given = ",".join(f"{name}={1 + (name == 'fear')}" for name in names)
     assert "without flip, a prior that was given)" in ngd(*arguments, given).stdout
 

@@ -204,6 +204,8 @@ def test_unlabelled_images_come_of_any_class_or_of_a_plain_folder(people: Path, 
     assert (len(images), report.read, set(images["label"][:])) == (32 + 4 + 16, 52, {-100})
     again = load_unlabelled("fer2013", [str(people), str(folder)], CLASSES)[1]
     assert again.sha256 != report.sha256
+    with pytest.raises(InputError, match="images that lie directly in a folder are taken whole"):
+        load_unlabelled("fer2013", [f"{folder},part=0/2"], CLASSES)
 
 
 def test_tables_of_unlabelled_images_need_no_labels(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import re
@@ -174,6 +175,10 @@ def test_the_counts_of_an_own_loop_are_saved_and_two_priors_in_one_bias_are_not_
     assert prior_shift(opened, CLASSES, "uniform").tolist() == pytest.approx(
         (-np.log(np.array(COUNTS) / sum(COUNTS))).tolist(), rel=1e-4
     )
+    adjusted = adjust_logits(copy.deepcopy(opened), COUNTS, 0.1)
+    with pytest.raises(InputError, match="counts are of another prior than the one that adjust_logits took out"):
+        save_student(adjusted, tmp_path / "other", counts=COUNTS[::-1])
+    save_student(adjusted, tmp_path / "same", counts=COUNTS)
     adjust_logits(opened, COUNTS[::-1], 0.1)
     with pytest.raises(InputError, match="records no training prior"):
         prior_shift(opened, CLASSES, "uniform")
@@ -308,6 +313,11 @@ def test_after_class_balanced_sampling_the_prior_is_even_and_the_teacher_adds_it
     priors = [prepare(one).task.trainable_module.student.ngd_timm["prior"] for one in (weighted, counted)]
     assert priors[0] == even  # as the loss weighs them
     assert min(priors[1]) == pytest.approx(1 / 43, rel=0.03)
+    # weights act in cross-entropy alone
+    taught = weighted.model_copy(
+        update={"loss": LossConfig(class_weights="balanced", ce=0, kd=1), "teacher": str(moved)}
+    )
+    assert prepare(taught).task.trainable_module.student.ngd_timm["prior"] == priors[1]
 
 
 def test_a_classifier_without_one_bias_is_refused_before_anything_is_written(faces: Path, tmp_path: Path) -> None:

@@ -116,6 +116,11 @@ def test_a_teacher_of_an_ablation_is_refused_in_a_single_run_with_what_to_give()
         _ = recipe.teacher_sources
     assert load_recipe(Recipe, "b1_kd", ["teacher=a_run"]).teacher_sources == ("a_run",)
     assert load_recipe(Recipe, "b1_kd", ["loss.kd=0"]).teacher_sources == ()
+
+
+def test_off_and_a_list_of_one_are_written_as_words() -> None:
+    recipe = load_recipe(Recipe, "b1_kd", ["optim.amp=off", "data.unlabelled=crops", "eval.ckplus=x", "best_on=ckplus"])
+    assert (recipe.optim.amp, recipe.data.unlabelled, recipe.best_on) == ("off", ("crops",), ("ckplus",))
     assert load_recipe(Recipe, "b1_kd", ["teacher=[a, b]"]).teacher_sources == ("a", "b")
     with pytest.raises(InputError, match="a list of at least two of them"):
         load_recipe(Recipe, "b1_kd", ["teacher=[a]"])

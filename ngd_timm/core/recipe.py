@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 import yaml
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -31,6 +32,7 @@ _MAX_BYTES = 1 << 20
 
 Share = Annotated[float, Field(ge=0, le=1)]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
+Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 
 
 class StrictModel(BaseModel):
@@ -105,7 +107,7 @@ class DataConfig(StrictModel):
     limit: PositiveInt | None = None
     label_fraction: Annotated[float, Field(gt=0, le=1)] | None = None  # of the training images, by class
     epoch_repeats: PositiveInt = 1  # passes over the training images in an epoch
-    unlabelled: tuple[str, ...] = ()  # roots of images for logit KD, whose labels are not read
+    unlabelled: Names = ()  # roots of images for logit KD, whose labels are not read
     unlabelled_share: Annotated[float, Field(gt=0, le=4)] = 0.25  # so many a step beside optim.batch_size, as a share
     sampler: Literal["random", "class_aware"] = "random"
     classes: tuple[str, ...] = CLASSES
@@ -231,6 +233,11 @@ class OptimConfig(StrictModel):
     sync_bn: bool = False
     compile: bool = False  # by torch.compile
 
+    @field_validator("amp", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: Any) -> Any:
+        return "off" if value is False else value  # in YAML off is false
+
     @model_validator(mode="after")
     def _warmup_fits(self) -> OptimConfig:
         limit = self.epochs if isinstance(self.warmup, int) else 1
@@ -281,7 +288,7 @@ class Recipe(StrictModel):
     eval: dict[str, str] = {}
     eval_flip: bool = False
     best_metric: Literal["acc", "macro_f1", "bacc"] = "acc"  # chooses student_best/: 8-way on validation
-    best_on: tuple[str, ...] = ()  # names from `eval`: then its mean on these sets, present-only, chooses
+    best_on: Names = ()  # names from `eval`: then its mean on these sets, present-only, chooses
     kd_cache: str | None = None  # a folder for the teacher's logits, shared by runs that draw the same batches
     share_every: NonNegativeInt = 100
     # minutes between checkpoints within an epoch, 0 for none; auto keeps their cost at 1 % of the time

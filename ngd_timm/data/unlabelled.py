@@ -15,6 +15,7 @@ import pyarrow as pa
 from ngd_timm.core.errors import InputError
 from ngd_timm.data.fer import LoadReport, choose, parse_spec, rows_sha256
 from ngd_timm.data.layouts import Found, Piece, Rows, look_at
+from ngd_timm.data.layouts.options import LayoutOptions, parse_root
 from ngd_timm.data.layouts.rows import image_files, table_of_files
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def load_unlabelled(name: str, roots: Sequence[str], classes: Sequence[str]) -> 
     """
     from datasets import ClassLabel, Dataset, Features, Image, Value
 
-    tables, dropped, read, layouts = list[pa.Table](), Counter[str](), 0, dict[str, None]()
+    tables, dropped, read, layouts, ids = list[pa.Table](), Counter[str](), 0, dict[str, None](), dict[str, None]()
     for root in roots:
         for piece in _pieces(name, root):
             rows = piece.read()
@@ -57,6 +58,7 @@ def load_unlabelled(name: str, roots: Sequence[str], classes: Sequence[str]) -> 
             table = rows.table.take(index) if held is None else held
             tables.append(table.select(["image", "source"]))
             read, layouts[piece.kind] = read + rows.table.num_rows, None
+            ids |= {piece.dataset_id: None} if piece.dataset_id else {}
             dropped.update({reason: int(mask.sum()) for reason, mask in rows.dropped.items() if mask.any()})
     table = pa.concat_tables(tables)
     target = np.full(table.num_rows, _NO_CLASS)
@@ -75,6 +77,7 @@ def load_unlabelled(name: str, roots: Sequence[str], classes: Sequence[str]) -> 
         duplicates="kept",
         sha256=rows_sha256(dataset, target),
         layout=", ".join(layouts),
+        dataset_id=", ".join(ids),
     )
     log.info(report.lines()[0])
     return dataset, report
@@ -82,8 +85,13 @@ def load_unlabelled(name: str, roots: Sequence[str], classes: Sequence[str]) -> 
 
 def _pieces(name: str, root: str) -> list[Piece]:
     _, root, split, _ = parse_spec(f"{name}={root}")
-    path = Path(root)
+    place, options = parse_root(root)
+    path = Path(place)
     if split in (None, "all") and path.is_dir() and image_files(path):
+        if options != LayoutOptions():
+            raise InputError(
+                f"data.unlabelled={root}: images that lie directly in a folder are taken whole; leave the options out"
+            )
         return [Piece("folder of images", path, None, path.name, partial(_rows_of_folder, path))]
     found: Found = look_at(root, name, labelled=False)
     if found.hold_out is not None:

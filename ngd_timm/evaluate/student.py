@@ -124,14 +124,14 @@ def evaluate(
         )
         predicted = predict(model, face_batches(model, dataset), place, flip, between_batches)
         predicted = predicted.described(classes, report.labels, report.sha256)
-        shifted = predicted.shifted(shift)
+        shifted = predicted.shifted(temperature * shift)  # the prior goes out of logits / temperature
         results[key] = shifted.entry(temperature, **notes, **hub_note(report.dataset_id))
         if ratings := _rated(dataset, shifted, temperature, None if recipe is None or run is None else (recipe, run)):
             results[key]["ratings"] = ratings
         if opponent is not None:
             other, other_shift = opponent
             rival = predict(other.model.to(place), face_batches(other.model, dataset), place, flip, between_batches)
-            logits = [shifted.logits], [rival.logits + other_shift]
+            logits = [shifted.logits], [rival.logits + temperature * other_shift]
             difference = paired_difference(*logits, shifted.target, classes, shifted.subject)
             results[key]["against"] = {"student": other.shown, "student_sha256": other.sha256, **difference}
         kept[key] = predicted

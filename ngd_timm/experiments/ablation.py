@@ -26,7 +26,7 @@ from ngd_timm.report.tables import Table, ablation_tables
 from ngd_timm.train.fingerprint import pinned, student_hash, teacher_config_hash, teacher_hash
 from ngd_timm.train.interruption import Stopped
 from ngd_timm.train.loop import resume, train
-from ngd_timm.train.setup import data_hashes, open_grid
+from ngd_timm.train.setup import build_model, build_optimizer, data_hashes, open_grid
 
 logger = logging.getLogger("ngd_timm.experiments")
 
@@ -155,7 +155,9 @@ def _refuse_unpaired(recipes: Mapping[str, Recipe]) -> None:
                     f"{first.name} and {recipe.name} can't be paired: {key} is {a} and {b}; give {key}=… for all"
                 )
         # late in a long row of runs is no time to learn of these
-        open_grid(recipe)
+        bare = recipe.student.model_copy(update={"pretrained": False})
+        model = build_model(recipe.model_copy(update={"student": bare, "init": None}), open_grid(recipe))
+        build_optimizer(recipe.optim, model)
         named = () if _teacher_of(recipe) is not None else recipe.teacher_sources
         for source in (*named, *([] if recipe.init is None else [recipe.init])):
             student_files(source)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.models.ngd_models import TimmModel
-from ngd_timm.models.student import class_prior, notes_of, temperature_of
+from ngd_timm.models.student import class_prior, notes_of, same_prior, temperature_of
 
 PRIORS = ("training", "uniform")
 CITATION = (
@@ -52,7 +52,7 @@ def adjust_logits(model: TimmModel, counts: np.ndarray | Sequence[float], tau: f
     with torch.no_grad():
         bias.sub_(shift.to(bias))
     notes, prior = notes_of(model), class_prior(counts)
-    if np.allclose(notes.get("prior", prior), prior, rtol=1e-3, atol=0):
+    if same_prior(notes.get("prior", prior), prior):
         tau = notes.get("logit_adjustment", 0.0) + tau * temperature_of(model)
         model.ngd_timm = {**notes, "prior": prior, "logit_adjustment": tau}
     else:  # of two priors, which no single tau describes

@@ -129,7 +129,7 @@ def set_input(
         mean, std: Of pixels in [0, 1], one number or one a channel; None keeps the model's.
 
     Raises:
-        InputError: Not one number, or one a channel, or a std or size that is not above 0.
+        InputError: Not one number, or one a channel, of pixels in [0, 1], or a std or size that is not above 0.
 
     Examples:
         >>> student = timm.create_model("resnet10t", num_classes=8)
@@ -197,6 +197,11 @@ def save_student(
     if prior is not None:
         if len(prior) != len(classes):
             raise InputError(f"counts are {len(prior)}, the model has {len(classes)} classes; give one number a class")
+        if counts is not None and notes.get("logit_adjustment") and not same_prior(notes["prior"], prior):
+            raise InputError(
+                "counts are of another prior than the one that adjust_logits took out of these logits; give the same "
+                "counts to both"
+            )
         notes = {**notes, "prior": dict(zip(classes, prior, strict=True))}
     folder = Path(folder)
     if folder.exists():
@@ -373,6 +378,11 @@ def class_prior(counts: np.ndarray | Sequence[float]) -> list[float]:
         raise InputError(f"counts must be one number a class, from 0; got {n.tolist()}")
     n = np.where(n > 0, n, 1)
     return [float(f"{p:.6g}") for p in n / n.sum()]
+
+
+def same_prior(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Whether two are one but for rounding."""
+    return len(a) == len(b) and np.allclose(a, b, rtol=1e-3, atol=0)
 
 
 def notes_of(model: TimmModel) -> dict[str, Any]:

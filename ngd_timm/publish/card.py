@@ -115,6 +115,8 @@ def student_licence(run: Run, name: str) -> str:
     whose = [f"model.safetensors was trained on {faces.title}. {faces.terms}"]
     if faces.citation:
         whose.append(f"Cite: {faces.citation}")
+    if recipe.data.unlabelled:
+        whose.append(f"Images without labels served too, with terms of their own: {', '.join(recipe.data.unlabelled)}.")
     notes = _grid_notes(run)
     if "dataset" in notes:
         whose.append(f"It was distilled from a grid of averages over EEG recordings: {notes['dataset']}.")
@@ -145,7 +147,8 @@ def write_examples(folder: Path) -> None:
 def _datasets(run: Run) -> list[str]:
     """The Hub data sets that the student was trained and scored on."""
     notes = [*run.fingerprint["data"].values(), *run.metrics.values()]
-    return list(dict.fromkeys(note["dataset_id"].partition("@")[0] for note in notes if note.get("dataset_id")))
+    known = [source for note in notes for source in note.get("dataset_id", "").split(", ") if source]
+    return list(dict.fromkeys(source.partition("@")[0] for source in known))
 
 
 def write_eval_results(run: Run, folder: Path) -> None:
@@ -221,6 +224,11 @@ def _hyperparameters(run: Run) -> Iterator[tuple[str, str]]:
     yield "weight averaging", swa if optim.ema is None else f"EMA, {optim.ema:g}"
     yield "precision", markdown_line(run.fingerprint.get("precision", optim.amp))
     yield "sampling", data.sampler
+    if data.label_fraction is not None:
+        yield "labels", f"{data.label_fraction:g} of the training images, {data.epoch_repeats} passes an epoch"
+    if data.unlabelled:
+        share = f"{data.unlabelled_share:g} of a batch beside it"
+        yield "images without labels", markdown_line(f"{share}, from {', '.join(data.unlabelled)}")
     yield "augmentation", ", ".join(f"{name} {value:g}" for name, value in augment.model_dump().items())
     yield "seed", str(run.recipe.seed)
     yield (

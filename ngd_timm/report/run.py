@@ -140,6 +140,7 @@ def _facts(run: Run) -> dict[str, str]:
         "Student": f"{student.backbone}, {student.image_size} × {student.image_size} px, "
         f"{'grey' if student.in_chans == 1 else 'colour'}, from {start}",
         "Faces": f"{run.recipe.data.name}{kept}, labels: {train.get('labels', run.recipe.data.label_rule)}",
+        "Images without labels": ", ".join(recipe.data.unlabelled),
         "Objective": " + ".join(weights),
         "Trained": f"{len(run.rows)} epochs{times}",
         "Grid": (recipe.grid or "none") + f", control: {recipe.grid_control}" * (recipe.grid_control != "none"),

@@ -30,7 +30,7 @@ from ngd_timm.models.kd_teacher import KDTeacher, TeacherEnsemble, open_teacher
 from ngd_timm.models.logit_adjustment import classifier_bias
 from ngd_timm.models.ngd_models import DistillationWrapper, input_channels, wrap
 from ngd_timm.models.rgb import grey_weights
-from ngd_timm.models.student import class_prior, create_student, open_student, temperature_of
+from ngd_timm.models.student import class_prior, create_student, open_student, same_prior, temperature_of
 from ngd_timm.train.batches import (
     TrainingBatch,
     on_device,
@@ -122,8 +122,13 @@ def prepare(recipe: Recipe) -> Setup:
         class_counts=data.class_counts,
         gather_distributed=True,
     )
-    weights = criterion.class_weights
-    model.student.ngd_timm = {"prior": class_prior(data.labels_drawn * (1 if weights is None else weights.numpy()))}
+    weights = criterion.class_weights if recipe.loss.ce > 0 else None  # cross-entropy alone is weighted
+    learned, drawn = (class_prior(data.labels_drawn * w) for w in (1 if weights is None else weights.numpy(), 1))
+    model.student.ngd_timm = {"prior": learned}
+    if recipe.student.logit_adjustment and not same_prior(learned, drawn):
+        logger.warning(
+            "the classes are weighted, the logits adjusted by their counts: the student will record no prior"
+        )
     calibration = calibration_rows(recipe, model, data.valid)
     precision = autocast_type(recipe.optim.amp, device, model.student)
     cache = None

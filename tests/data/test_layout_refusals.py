@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from writers import png
 
+from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.errors import InputError
 from ngd_timm.data import load_fer, load_split
 from ngd_timm.data.synthetic.tiny import write_tiny
@@ -245,6 +246,14 @@ def test_a_class_map_that_maps_nothing_is_refused(tmp_path: Path, text: str, mes
     path = manifest(tmp_path, "path,label", "0.png,3")
     (tmp_path / "class_map.json").write_text(text)
     refused(message, "ckplus", path)
+
+
+def test_a_class_map_that_the_names_beside_the_numbers_contradict_is_refused(tmp_path: Path) -> None:
+    path = manifest(tmp_path, "path,label_id,class,target", "0.png,3,sadness,0.7")
+    (tmp_path / "class_map.json").write_text('{"3": "sad"}')
+    assert load_fer("ckplus", path)["label"][:] == [CLASSES.index("sadness")]
+    (tmp_path / "class_map.json").write_text('{"3": "fear"}')
+    refused("line 2: column 'label_id' means fear, 'class' sadness; correct the class map", "ckplus", path)
 
 
 PIXELS = np.zeros((2, 8, 8), np.uint8)

@@ -110,6 +110,7 @@ class _Manifest:
         self.affect = {c: numbers(path, self.columns[c], c) for c in ("valence", "arousal") if c in self.columns}
         self.names, self.label = self._labels(source)
         self.images = self._images()
+        self._refuse_other_names(source)
         self.again = self._listed_again(self._meanings(source))
 
     def pieces(self) -> list[Piece]:
@@ -146,6 +147,19 @@ class _Manifest:
             known = source.class_numbers(self.path, f"column '{column}' holds")
             values = names_of(ids, known, f"{self.path}: {column}")
         return index_names(values)
+
+    def _refuse_other_names(self, source: Source) -> None:
+        """Where a further label column names classes, they are those of the column that is read."""
+        for column in (c for c in _LABELS if c in self.columns and c != self.label_column):
+            pairs = zip(self.label.tolist(), self.columns[column], strict=True)
+            for (label, other), row in {pair: row for row, pair in enumerate(pairs)}.items():
+                name = self.names[label]
+                known = is_class(source.dataset, name) and is_class(source.dataset, other)
+                if known and class_of(source.dataset, name) != class_of(source.dataset, other):
+                    raise InputError(
+                        f"{self.path}, line {_lines(self.path, (row,))[0]}: column '{self.label_column}' means {name}, "
+                        f"'{column}' {other}; correct the class map, or remove one column"
+                    )
 
     def _images(self) -> list[tuple[str, str]]:
         """Each row's image, by its real folder and its name."""
