@@ -82,7 +82,7 @@ def test_scores_at_another_prior_say_so_and_are_those_of_the_predictor(faces: Pa
     from ngd_timm import Predictor
     from ngd_timm.data import load_fer
     from ngd_timm.models.logit_adjustment import prior_shift
-    from ngd_timm.models.student import open_student, shipped_student
+    from ngd_timm.models.student import open_student
 
     arguments = ["evaluate", "student-ferplus-v3", "--data", f"schematic={faces}:test", "--prior"]
     assert "labels: given, without flip, uniform prior)" in ngd(*arguments, "uniform").stdout
@@ -95,7 +95,7 @@ def test_scores_at_another_prior_say_so_and_are_those_of_the_predictor(faces: Pa
     assert entry["8way"]["acc"] == pytest.approx(100 * sum(right) / len(right))
     # another temperature divides the logits, not what the prior adds
     (hotter,) = json.loads(ngd(*arguments, "uniform", "--temperature", "3", "--json").stdout).values()
-    student, _ = open_student(shipped_student("student-ferplus-v3"))
+    student, _ = open_student("student-ferplus-v3")
     trained = Predictor("student-ferplus-v3", prior="training")(dataset["image"])
     logits = torch.tensor([list(p.probabilities.values()) for p in trained]).log()
     chosen = (logits / 3 + prior_shift(student, names, "uniform")).argmax(1).tolist()
