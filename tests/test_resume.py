@@ -238,7 +238,7 @@ def test_a_signal_stops_it_with_a_state_and_one_line_that_says_how_to_go_on(
     owner, name = {
         "within an epoch": (Checkpoints, "due"),
         "while it is validated": (training, "predict"),
-        "while it is scored": (training, "write_predictions"),
+        "while it is scored": (training, "_write_metrics"),
     }[where]
     original = getattr(owner, name)
 
