@@ -76,7 +76,8 @@ def import_checkpoint(
     left_out = found.keys() - head.values() - {f"{prefix}{name}" for name in own}
     unused = [name for name in found if name in left_out]
     _check(own, model, classes, unused, f"{path} and {backbone}")
-    _refuse_layers_beside(list(head.values()), unused, f"{path} and {backbone}")
+    if head:
+        _refuse_layers_beside(next(iter(head.values())), unused, f"{path} and {backbone}")
     model.load_state_dict(own)
     setattr(model, NOTES, {"imported_from": path.name, "sha256": sha256_file(path)})
     with atomic_folder(out) as folder:
@@ -92,7 +93,7 @@ def import_checkpoint(
 
 
 def _weights(path: Path, key: str | None) -> tuple[str, dict[str, Tensor], list[str]]:
-    """Where in a checkpoint the weights are, the tensors there by name, and other places that have some."""
+    """Where in a checkpoint the weights are, the tensors there by name, and the other places beside it."""
     content, places, others = read_torch(path), list[str](), list[str]()
     for part in key.split(".") if key else []:
         if not isinstance(content, Mapping) or not isinstance(content.get(part), Mapping):
@@ -146,14 +147,15 @@ def _own(found: Mapping[str, Tensor], prefix: str, model: TimmModel) -> tuple[di
     return own | {ours: found[theirs] for ours, theirs in head.items()}, head
 
 
-def _refuse_layers_beside(head: Sequence[str], unused: Sequence[str], shown: str) -> None:
-    """Refuse a classifier that is one of several layers, such as `head.3` after `head.0`."""
-    parents = [name.split(".")[:-2] for name in head]
-    beside_it = tuple(".".join([*parent, ""]) for parent in parents if not {*parent} <= {*PREFIXES})
-    if beside := [name for name in unused if name.startswith(beside_it)]:
+def _refuse_layers_beside(classifier: str, unused: Sequence[str], shown: str) -> None:
+    """Refuse a classifier's weight that is one of several layers, such as `head.3.weight` after `head.0.weight`."""
+    parent = classifier.split(".")[:-2]
+    if {*parent} <= {*PREFIXES}:
+        return
+    if beside := [name for name in unused if name.startswith(".".join([*parent, ""]))]:
         raise InputError(
-            f"{shown}: the classifier {head[0]} comes with other layers' weights, {_some(beside)}, without which its "
-            "logits are others; only a single layer after the backbone can be imported"
+            f"{shown}: the classifier {classifier} comes with other layers' weights, {_some(beside)}, without which "
+            "its logits are others; only a single layer after the backbone can be imported"
         )
 
 

@@ -123,7 +123,8 @@ def prepare(recipe: Recipe) -> Setup:
         gather_distributed=True,
     )
     weights = criterion.class_weights if recipe.loss.ce > 0 else None  # cross-entropy alone is weighted
-    learned, drawn = (class_prior(data.labels_drawn * w) for w in (1 if weights is None else weights.numpy(), 1))
+    drawn = class_prior(data.labels_drawn)
+    learned = drawn if weights is None else class_prior(data.labels_drawn * weights.numpy())
     model.student.ngd_timm = {"prior": learned}
     if recipe.student.logit_adjustment and not same_prior(learned, drawn):
         logger.warning(
