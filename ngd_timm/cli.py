@@ -356,6 +356,7 @@ def predict(
     annotate: Annotated[
         Path | None, OUTPUT(help="A new folder for the images with their predictions; of a video the MP4 file.")
     ] = None,
+    save_faces: Annotated[Path | None, OUTPUT(help="A new folder for the crop of every face, to train on.")] = None,
     out: Annotated[Path | None, OUTPUT(help="Of a video: a new folder for faces.csv and its plot.")] = None,
     fps: Annotated[float, INPUT(help="Of a video: frames a second that are looked at.")] = 5.0,
     as_csv: Annotated[bool, OUTPUT("--csv", help="Print CSV, a row for each face.")] = False,
@@ -378,6 +379,7 @@ def predict(
         small_faces=small_faces,
         threshold=threshold,
         annotate=annotate,
+        save_faces=save_faces,
         out_folder=out,
         fps=fps,
         device=device,

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from faults import FOLDER, RAMP, SCORE, TRAIN, encoded, rows, write
 
@@ -63,10 +64,12 @@ def no_file_larger_than(size: int) -> Iterator[None]:
         "metrics over an earlier file": (f"{SCORE} --out test.json", "can't be written (File too large)"),
         "an export": (f"{EXPORT} new", "can't be written"),
         "annotations": ("predict student a.png --annotate new", "can't be written (File too large)"),
+        "saved faces": ("predict student noise.png --crops --save-faces new", "can't be written (File too large)"),
     },
 )
 def test_a_write_that_a_quota_cuts_off(command: str, message: str, refused: Any, tmp_path: Path) -> None:
-    write(tmp_path, {"test.json": "earlier", "a.png": encoded(RAMP)})
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64))
+    write(tmp_path, {"test.json": "earlier", "a.png": encoded(RAMP), "noise.png": encoded(noise)})
     with no_file_larger_than(1024):
         refused(command, message)
 

@@ -334,6 +334,9 @@ def test_a_student_alone_or_an_image_that_cannot_be_read_is_one_line_and_nothing
         ((), "after it, or folders of them"),
         ((images / "broken.png", "--annotate", annotated), "broken.png is not a readable image"),
         ((images / "broken.png", images / "broken.png", "--annotate", annotated), "none of the 2 images could be read"),
+        ((images / "broken.png", "--save-faces", annotated), "broken.png is not a readable image"),
+        ((images, "--annotate", annotated, "--save-faces", annotated / "in"), "lie in each other; give two folders"),
+        ((images, "--annotate", annotated / "in", "--save-faces", annotated), "lie in each other; give two folders"),
         ((images / "a.png", "--csv", "--json"), "--csv and --json exclude each other"),
         ((tmp_path / "none.png",), "no image"),
         ((tmp_path / "empty",), "holds no images"),
@@ -424,6 +427,28 @@ def test_a_face_is_cropped_to_the_square_that_students_are_trained_on(astronaut:
     beyond = np.asarray(crop_face(astronaut, Face((-40.0, 10.0, 100.0, 100.0), 0.9)))
     assert beyond.shape == (93, 93, 3)
     assert not beyond[:, :30].any()
+
+
+def test_saved_faces_are_the_crops_that_were_predicted(
+    astronaut: Image.Image, bundled: Predictor, tmp_path: Path, ngd: Callable[..., Any]
+) -> None:
+    photos, exif = tmp_path / "photos", Image.Exif()
+    photos.mkdir()
+    exif[0x0112] = 6
+    astronaut.transpose(Image.Transpose.ROTATE_90).save(photos / "b.jpg", exif=exif, quality=95)
+    draw_face("fear", seed=1, image_size=48).save(photos / "a.png")  # one face fills it
+    Image.new("RGB", (256, 256)).save(photos / "c.png")
+    pair = Image.new("RGB", (1024, 512))
+    pair.paste(astronaut, (0, 0))
+    pair.paste(astronaut.resize((320, 320)), (600, 50))
+    pair.save(photos / "d.png")
+    done = ngd("predict", str(photos), "--json", "--save-faces", str(tmp_path / "faces"))
+    assert done.returncode == 0, done.stderr
+    predicted = [face["probabilities"] for photo in json.loads(done.stdout) for face in photo["faces"]]
+    saved = sorted((tmp_path / "faces").iterdir())
+    assert [path.name for path in saved] == ["1-a-1.png", "2-b-1.png", "4-d-1.png", "4-d-2.png"]
+    for crop, probabilities in zip(bundled(saved), predicted, strict=True):
+        assert crop.probabilities == pytest.approx(probabilities, abs=1e-5)
 
 
 def test_the_crop_rule_and_the_detector_may_be_other_ones(astronaut: Image.Image, tmp_path: Path) -> None:
@@ -718,8 +743,10 @@ def test_what_is_no_video_or_has_no_place_to_go_is_one_line(
         ((clip,), "ngd predict clip.mp4 --out DIR"),
         ((clip, images, "--out", out), "ngd predict clip.mp4 --out DIR"),
         ((images, "--out", out), "ngd predict clip.mp4 --out DIR"),
-        ((clip, "--out", out, "--crops"), "--crops, --json and --csv are of images"),
-        ((clip, "--out", out, "--json"), "--crops, --json and --csv are of images"),
+        *(
+            ((clip, "--out", out, *option), "--crops, --save-faces, --json and --csv are of images")
+            for option in (("--crops",), ("--json",), ("--save-faces", tmp_path / "faces"))
+        ),
         *(((clip, "--out", out, "--fps", fps), "--fps must be a number above 0") for fps in ("0", "nan", "inf")),
         ((clip, "--out", images), "not empty"),
         *(

@@ -1,4 +1,4 @@
-"""Photographs drawn with their faces' boxes, probabilities and places on the valence/arousal plane."""
+"""What is written of photographs: drawn with boxes, probabilities and the plane; their faces' crops; CSV rows."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from PIL import Image
 from ngd_timm.core.affect import ANCHORS
 from ngd_timm.core.images import open_image, to_mode
 from ngd_timm.core.plots import INK, RULE, STYLES, png_figure
+from ngd_timm.predict.faces import Face, crop_face
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,12 +29,29 @@ _PREDICTED = ("score", "label", "valence", "arousal", "prior")
 
 def annotated(photos: Iterable[Photo], folder: Path, count: int) -> Iterator[Photo]:
     """Pass photos of files on, and write a PNG of each into a folder; `count` is how many there are."""
-    digits = len(str(count))
     for number, photo in enumerate(photos, start=1):
         if photo.source is not None:
-            stem = os.fsdecode(os.fsencode(Path(photo.source).stem)[:_STEM])
-            draw_photo(photo, folder / f"{number:0{digits}d}-{stem}.png")
+            draw_photo(photo, folder / f"{_name(photo.source, number, count)}.png")
         yield photo
+
+
+def faces_saved(photos: Iterable[Photo], folder: Path, count: int, scale: float) -> Iterator[Photo]:
+    """Pass photos of files on, and write the crop of every face into a folder as an RGB PNG.
+
+    `scale` is a crop's side over the longer side of its box. An image that was taken as one face is written whole.
+    """
+    for number, photo in enumerate(photos, start=1):
+        if photo.source is not None:
+            image = to_mode(open_image(photo.source), "RGB")
+            for which, face in enumerate(photo.faces, start=1):
+                crop = image if face.box is None else crop_face(image, Face(face.box, face.score or 0.0), scale)
+                crop.save(folder / f"{_name(photo.source, number, count)}-{which}.png")
+        yield photo
+
+
+def _name(source: str, number: int, count: int) -> str:
+    stem = os.fsdecode(os.fsencode(Path(source).stem)[:_STEM])
+    return f"{number:0{len(str(count))}d}-{stem}"
 
 
 def draw_photo(photo: Photo, path: Path) -> None:

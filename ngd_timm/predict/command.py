@@ -12,7 +12,7 @@ from typing import Any, TextIO
 from ngd_timm.core.ending import Terminal, print_error
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import atomic_folder, require_new_folder
-from ngd_timm.predict.annotate import annotated, write_rows
+from ngd_timm.predict.annotate import annotated, faces_saved, write_rows
 from ngd_timm.predict.faces import THRESHOLD, FaceDetector, detector_available
 from ngd_timm.predict.predictor import VIDEOS, Photo, Predictor, image_files, student_and_images
 from ngd_timm.predict.video import predict_video
@@ -29,6 +29,7 @@ def predict_files(
     small_faces: bool = False,
     threshold: float = THRESHOLD,
     annotate: Path | None = None,
+    save_faces: Path | None = None,
     out_folder: Path | None = None,
     fps: float = 5.0,
     device: str = "auto",
@@ -49,13 +50,18 @@ def predict_files(
     if videos or out_folder is not None:
         if len(images) != 1 or not videos or out_folder is None:
             raise InputError("a video is predicted by itself, into a folder: ngd predict clip.mp4 --out DIR")
-        if crops or form != "text":
-            raise InputError("--crops, --json and --csv are of images; a video's faces are found, and go to faces.csv")
+        if crops or form != "text" or save_faces is not None:
+            raise InputError("--crops, --save-faces, --json and --csv are of images; a video's faces go to faces.csv")
         predictor = Predictor(student, device, detector=FaceDetector(threshold, small_faces), **how)
         out.write(f"{predict_video(predictor, videos[0], out_folder, fps, annotate)}\n")
         return 0
-    if annotate is not None:
-        require_new_folder(annotate, "--annotate")
+    for option, folder in (("--annotate", annotate), ("--save-faces", save_faces)):
+        if folder is not None:
+            require_new_folder(folder, option)
+    if annotate is not None and save_faces is not None:
+        a, b = annotate.resolve(), save_faces.resolve()
+        if a in (b, *b.parents) or b in a.parents:
+            raise InputError(f"--annotate {annotate} and --save-faces {save_faces} lie in each other; give two folders")
     files = image_files(images)
     if not crops and not detector_available():
         logger.warning("the images are taken as face crops; to find faces: pip install 'ngd-timm[faces]'")
@@ -69,11 +75,13 @@ def predict_files(
         if len(files) > 1:
             print_error(str(error))
 
-    folder = contextlib.nullcontext(None) if annotate is None else atomic_folder(annotate)
-    with folder as place:
+    with contextlib.ExitStack() as stack:
         photos = predictor.photos(files, crops, failed)
-        if place is not None:
-            photos = annotated(photos, place, len(files))
+        if annotate is not None:
+            photos = annotated(photos, stack.enter_context(atomic_folder(annotate)), len(files))
+        if save_faces is not None:
+            place = stack.enter_context(atomic_folder(save_faces))
+            photos = faces_saved(photos, place, len(files), predictor.face_crop)
         _write(photos, predictor.classes, out, form, max(len(str(file)) for file in files))
         if len(errors) == len(files):
             raise errors[0] if len(files) == 1 else InputError(f"none of the {len(files)} images could be read")
