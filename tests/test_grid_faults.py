@@ -152,7 +152,7 @@ ZERO = np.where(np.arange(25)[:, None] == 3, 0, ROWS)
         "centres that descend": (
             {"prototypes": ROWS, "centers": -GRID.centers.numpy()},
             "--order valence-major",
-            "'centers' must be floats of (25, 2) or (5, 5, 2) that ascend along both axes",
+            "'centers' must be numbers of (25, 2) or (5, 5, 2) that ascend along both axes",
         ),
         "24 rows": (
             {"prototypes": ROWS[1:]},

@@ -364,11 +364,12 @@ def test_an_empty_cell_of_others_is_filled_from_its_nearest_and_an_order_in_the_
     assert grid.metadata["order"].startswith("arousal-major, as the file says")
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.uint8])  # a scale from 1 to 9 has whole numbers
 @pytest.mark.parametrize(("order", "column"), [("valence-major", 0), ("arousal-major", 1)])
 def test_centres_of_others_must_ascend_and_tell_which_of_their_columns_is_valence(
-    order: str, column: int, tmp_path: Path
+    order: str, column: int, kind: type, tmp_path: Path
 ) -> None:
-    centers = [(1.0, 2.0), (1.0, 8.0), (9.0, 2.0), (9.0, 8.0)]  # the first column follows the first axis
+    centers = np.array([(1, 2), (1, 8), (9, 2), (9, 8)], kind)  # the first column follows the first axis
     np.savez(tmp_path / "theirs.npz", prototypes=np.eye(4), centers=centers)
     metadata = import_grid(tmp_path / "theirs.npz", order=order).metadata
     assert metadata["provenance"].endswith(f"and their column {column} is taken as valence")

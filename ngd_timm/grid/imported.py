@@ -90,8 +90,8 @@ def _order(path: Path, entry: np.ndarray | None, given: str | None) -> tuple[str
 
 def _axes(path: Path, centers: np.ndarray, size: int, order: str) -> str:
     """What a file's centres of cells say of the axes: which column each follows; both must ascend."""
-    if centers.dtype.kind == "f" and centers.shape in ((size * size, 2), (size, size, 2)):
-        square = centers.reshape(size, size, 2)
+    if centers.dtype.kind in "fiu" and centers.shape in ((size * size, 2), (size, size, 2)):
+        square = centers.reshape(size, size, 2).astype(np.float64)
         for first in (0, 1):
             along, across = square[..., first], square[..., 1 - first].T
             steps = np.stack([np.diff(along, axis=0), np.diff(across, axis=0)])
@@ -99,7 +99,7 @@ def _axes(path: Path, centers: np.ndarray, size: int, order: str) -> str:
                 column = first if order == ORDERS[0] else 1 - first
                 return f"its centers ascend along both axes, and their column {column} is taken as valence"
     raise InputError(
-        f"{path}: '{_CENTERS}' must be floats of ({size * size}, 2) or ({size}, {size}, 2) that ascend along both "
+        f"{path}: '{_CENTERS}' must be numbers of ({size * size}, 2) or ({size}, {size}, 2) that ascend along both "
         "axes, as the cells here do; sort the file's cells, or leave the entry out"
     )
 
