@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,31 +27,25 @@ _DRAWN = 800  # px, the longer side of a photograph as it is drawn
 _PREDICTED = ("score", "label", "valence", "arousal", "prior")
 
 
-def annotated(photos: Iterable[Photo], folder: Path, count: int) -> Iterator[Photo]:
-    """Pass photos of files on, and write a PNG of each into a folder; `count` is how many there are."""
+def written(photos: Iterable[Photo], folder: Path, count: int, write: Callable[[Photo, Path], None]) -> Iterator[Photo]:
+    """Pass photos of files on, each written to a PNG's path in a folder; `count` is how many there are."""
+    digits = len(str(count))
     for number, photo in enumerate(photos, start=1):
         if photo.source is not None:
-            draw_photo(photo, folder / f"{_name(photo.source, number, count)}.png")
+            stem = os.fsdecode(os.fsencode(Path(photo.source).stem)[:_STEM])
+            write(photo, folder / f"{number:0{digits}d}-{stem}.png")
         yield photo
 
 
-def faces_saved(photos: Iterable[Photo], folder: Path, count: int, scale: float) -> Iterator[Photo]:
-    """Pass photos of files on, and write the crop of every face into a folder as an RGB PNG.
+def save_crops(photo: Photo, path: Path, scale: float) -> None:
+    """Save the RGB crop of every face, with the face's number after the name of the path.
 
-    `scale` is a crop's side over the longer side of its box. An image that was taken as one face is written whole.
+    `scale` is a crop's side over the longer side of its box. An image that was taken as one face is saved whole.
     """
-    for number, photo in enumerate(photos, start=1):
-        if photo.source is not None:
-            image = to_mode(open_image(photo.source), "RGB")
-            for which, face in enumerate(photo.faces, start=1):
-                crop = image if face.box is None else crop_face(image, Face(face.box, face.score or 0.0), scale)
-                crop.save(folder / f"{_name(photo.source, number, count)}-{which}.png")
-        yield photo
-
-
-def _name(source: str, number: int, count: int) -> str:
-    stem = os.fsdecode(os.fsencode(Path(source).stem)[:_STEM])
-    return f"{number:0{len(str(count))}d}-{stem}"
+    image = to_mode(open_image(str(photo.source)), "RGB")
+    for number, face in enumerate(photo.faces, start=1):
+        crop = image if face.box is None else crop_face(image, Face(face.box, face.score or 0.0), scale)
+        crop.save(path.with_name(f"{path.stem}-{number}.png"))
 
 
 def draw_photo(photo: Photo, path: Path) -> None:

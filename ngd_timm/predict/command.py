@@ -6,13 +6,14 @@ import contextlib
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 from ngd_timm.core.ending import Terminal, print_error
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import atomic_folder, require_new_folder
-from ngd_timm.predict.annotate import annotated, faces_saved, write_rows
+from ngd_timm.predict.annotate import draw_photo, save_crops, write_rows, written
 from ngd_timm.predict.faces import THRESHOLD, FaceDetector, detector_available
 from ngd_timm.predict.predictor import VIDEOS, Photo, Predictor, image_files, student_and_images
 from ngd_timm.predict.video import predict_video
@@ -78,10 +79,10 @@ def predict_files(
     with contextlib.ExitStack() as stack:
         photos = predictor.photos(files, crops, failed)
         if annotate is not None:
-            photos = annotated(photos, stack.enter_context(atomic_folder(annotate)), len(files))
+            photos = written(photos, stack.enter_context(atomic_folder(annotate)), len(files), draw_photo)
         if save_faces is not None:
             place = stack.enter_context(atomic_folder(save_faces))
-            photos = faces_saved(photos, place, len(files), predictor.face_crop)
+            photos = written(photos, place, len(files), partial(save_crops, scale=predictor.face_crop))
         _write(photos, predictor.classes, out, form, max(len(str(file)) for file in files))
         if len(errors) == len(files):
             raise errors[0] if len(files) == 1 else InputError(f"none of the {len(files)} images could be read")
