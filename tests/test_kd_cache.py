@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from tiny_runs import tiny_recipe
@@ -64,7 +64,7 @@ def test_a_second_run_reads_what_the_first_one_queried_to_the_last_bit(tmp_path:
 def test_an_epoch_that_was_entered_midway_is_not_cached(tmp_path: Path) -> None:
     resumed = cache_in(tmp_path)
     logits_of_two_epochs(resumed, first=1)
-    assert sorted(p.name for p in resumed.folder.glob("*.npy")) == ["epoch-0001.npy"]
+    assert sorted(p.name for p in resumed.folder.glob("epoch*")) == ["epoch-0001.safetensors"]
     # and a cached epoch may be entered midway
     assert torch.equal(logits_of_two_epochs(resumed)[0][-1], logits_of_two_epochs(None)[0][-1])
     assert logits_of_two_epochs(resumed, first=1)[1] == 0
@@ -74,7 +74,7 @@ def test_an_epoch_that_was_entered_midway_is_not_cached(tmp_path: Path) -> None:
 def test_a_damaged_file_is_refused_by_name(tmp_path: Path, damage: str) -> None:
     cache = cache_in(tmp_path)
     logits_of_two_epochs(cache)
-    file = cache.folder / "epoch-0001.npy"
+    file = cache.folder / "epoch-0001.safetensors"
     data = bytearray(file.read_bytes())
     if damage == "truncate":
         file.write_bytes(data[:-40])
@@ -82,20 +82,29 @@ def test_a_damaged_file_is_refused_by_name(tmp_path: Path, damage: str) -> None:
         data[-2] ^= 1
         file.write_bytes(data)
     else:
-        np.save(file, np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(InputError, match=r"epoch-0001\.npy.*remove"):
+        file.write_bytes(pickle.dumps({"logits": 1}))
+    with pytest.raises(InputError, match=r"epoch-0001\.safetensors.*remove"):
         logits_of_two_epochs(cache_in(tmp_path))
 
 
 def test_a_kill_before_the_file_has_its_name_leaves_no_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def killed(*_: object) -> None:
+    def killed(tensors: dict[str, torch.Tensor], file: Path, _: object) -> None:
+        file.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(kd_cache, "sha256_file", killed)
+    monkeypatch.setattr(kd_cache, "save_file", killed)
     with pytest.raises(KeyboardInterrupt):
         logits_of_two_epochs(cache_in(tmp_path))
     monkeypatch.undo()
     assert logits_of_two_epochs(cache_in(tmp_path))[1] == 6
+
+
+def test_of_two_runs_that_share_a_cache_the_last_one_writes_a_whole_epoch(tmp_path: Path) -> None:
+    first, second = cache_in(tmp_path), cache_in(tmp_path)
+    for cache, offset in ((first, 0.0), (second, 1e-6)):  # as processors and numbers of threads round
+        cache.write(0, [torch.ones(2, 8) + offset] * 3)
+    assert torch.equal(torch.cat(cache_in(tmp_path).read(0) or ()), torch.ones(6, 8) + 1e-6)
+    assert len(list(first.folder.glob("epoch*"))) == 1
 
 
 def test_runs_with_a_cold_a_warm_and_no_cache_end_in_the_same_student(faces: Path, tmp_path: Path) -> None:
@@ -105,4 +114,4 @@ def test_runs_with_a_cold_a_warm_and_no_cache_end_in_the_same_student(faces: Pat
         weights.append((run / "student" / "model.safetensors").read_bytes())
     assert weights[0] == weights[1] == weights[2]
     (folder,) = (tmp_path / "cache").iterdir()
-    assert sorted(p.name for p in folder.glob("*.npy")) == ["epoch-0000.npy", "epoch-0001.npy"]
+    assert sorted(p.stem for p in folder.glob("*.safetensors")) == ["epoch-0000", "epoch-0001"]

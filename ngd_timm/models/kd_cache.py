@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ngd_timm.core.errors import InputError, one_line
-from ngd_timm.core.files import atomic_path, sha256_file, write_json
+from ngd_timm.core.files import atomic_path, write_json
 
 logger = logging.getLogger("ngd_timm.models")
 
@@ -33,25 +34,26 @@ class LogitCache:
         if not file.is_file():
             return None
         try:
-            rows = np.load(file, allow_pickle=False)
-            expected = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))["sha256"]
-        except Exception as error:  # numpy has no common type of error
+            with safe_open(file, "pt") as opened:
+                rows, expected = opened.get_tensor("logits"), (opened.metadata() or {}).get("sha256")
+        except (OSError, SafetensorError) as error:
             raise InputError(f"{file} can't be read ({one_line(error)}); remove {self.folder}") from None
-        if rows.ndim != 2 or rows.dtype != np.float32 or len(rows) % self.steps or sha256_file(file) != expected:
+        if rows.ndim != 2 or rows.dtype != torch.float32 or len(rows) % self.steps or _sha256(rows) != expected:
             raise InputError(f"{file} is not the one that was written; remove {self.folder}")
-        return torch.from_numpy(rows).split(len(rows) // self.steps)
+        return rows.split(len(rows) // self.steps)
 
     def write(self, epoch: int, logits: Sequence[Tensor]) -> None:
         """Keep an epoch's logits, given batch by batch."""
         if not (self.folder / "key.json").is_file():
             write_json(self.folder / "key.json", self.key)
             logger.info(f"the teacher's logits are cached in {self.folder}")
-        file = self._file(epoch)
-        with atomic_path(file) as temporary:
-            with open(temporary, "wb") as handle:
-                np.save(handle, torch.cat(list(logits)).cpu().numpy(), allow_pickle=False)
-            # the hash first: a file without one is never taken for a whole one
-            write_json(file.with_suffix(".json"), {"sha256": sha256_file(temporary)})
+        rows = torch.cat(list(logits)).cpu()
+        with atomic_path(self._file(epoch)) as temporary:
+            save_file({"logits": rows}, temporary, {"sha256": _sha256(rows)})
 
     def _file(self, epoch: int) -> Path:
-        return self.folder / f"epoch-{epoch:04d}.npy"
+        return self.folder / f"epoch-{epoch:04d}.safetensors"
+
+
+def _sha256(rows: Tensor) -> str:
+    return hashlib.sha256(rows.numpy().data).hexdigest()
