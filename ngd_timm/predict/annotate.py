@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _STEM = 200  # bytes of a file's name that are kept; file systems take 255 in all
 _DRAWN = 800  # px, the longer side of a photograph as it is drawn
 _PREDICTED = ("score", "label", "valence", "arousal", "prior")
+_BOX = ("x", "y", "width", "height")
 
 
 def written(photos: Iterable[Photo], folder: Path, count: int, write: Callable[[Photo, Path], None]) -> Iterator[Photo]:
@@ -118,12 +119,20 @@ def write_rows(photos: Iterable[Photo], classes: Sequence[str], file: Any) -> It
     writer, head = csv.writer(file, lineterminator="\n"), False
     for photo in photos:
         if not head:
-            writer.writerow(["source", "face", "x", "y", "width", "height", *_PREDICTED, *classes, "notes"])
+            writer.writerow(["source", "face", *face_columns(classes)])
             head = True
         for number, face in enumerate(photo.faces, start=1):
-            row = face.as_dict()
-            box = row["box"] or [None] * 4
-            values = [row[key] for key in _PREDICTED]
-            notes = "; ".join(row["notes"])
-            writer.writerow([photo.source, number, *box, *values, *row["probabilities"].values(), notes])
+            writer.writerow([photo.source, number, *face_values(face, (None,) * 4)])
         yield photo
+
+
+def face_columns(classes: Sequence[str]) -> list[str]:
+    """The names of `face_values`."""
+    return [*_BOX, *_PREDICTED, *classes, "notes"]
+
+
+def face_values(face: Prediction, whole: Sequence[float | None]) -> list[Any]:
+    """A face as a row of CSV files has it; `whole` is the box of one that has none."""
+    row = face.as_dict()
+    predicted = [row[key] for key in _PREDICTED]
+    return [*(row["box"] or whole), *predicted, *row["probabilities"].values(), "; ".join(row["notes"])]

@@ -92,8 +92,9 @@ class FaceDetector:
         """The faces of an upright RGB image, largest first."""
         faces = self._look(image, _FIRST)
         if max(image.size) > _FIRST and (self.small_faces or not faces):
-            # of a face above its range the detector sees parts
-            small = [face for face in self._look(image, _FULL) if face.side <= _RANGE]
+            # of a face above its range, as large as it is looked at, the detector sees parts
+            largest = _RANGE * max(1.0, max(image.size) / _FULL)
+            small = [face for face in self._look(image, _FULL) if face.side <= largest]
             faces += [face for face in small if all(overlap(face, other) <= _OVERLAP for other in faces)]
         return sorted(faces, key=lambda face: -face.side)
 

@@ -18,13 +18,13 @@ from PIL import Image, ImageDraw, ImageFont
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import atomic_folder, atomic_path, check_place, require_new_folder
 from ngd_timm.core.plots import RULE, STYLES, png_figure
+from ngd_timm.predict.annotate import face_columns, face_values
 from ngd_timm.predict.faces import Face, detector_available, overlap_over_union
 from ngd_timm.predict.predictor import Prediction, Predictor
 
 _SAME, _LOST = 0.3, 1.0  # overlap over union of one face in two frames; seconds after which a track has ended
 _LABEL = 18  # px
-_ROUNDING = 1e-4  # seconds
-_HEAD = ("time", "track", "x", "y", "width", "height", "score", "label", "valence", "arousal", "prior")
+_ROUNDING = 1e-3  # seconds, as Matroska states times
 
 
 def predict_video(
@@ -114,6 +114,7 @@ def _frames(file: Path, fps: float) -> Iterator[_Sampled]:
         rate = video.get(cv2.CAP_PROP_FPS)
         count = max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT)))
         time = due = 0.0
+        slack = min(_ROUNDING, 0.25 / fps)
         console = Console(stderr=True)
         numbers = track(
             itertools.count(),  # the number of frames is a guess in some containers
@@ -129,7 +130,7 @@ def _frames(file: Path, fps: float) -> Iterator[_Sampled]:
             time = _time(video, number, rate, time)
             if time < due:
                 continue
-            due = (math.floor(time * fps + _ROUNDING) + 1) / fps - _ROUNDING
+            due = (math.floor((time + slack) * fps) + 1) / fps - slack
             decoded, pixels = video.retrieve()
             if decoded:
                 yield _Sampled(time, Image.fromarray(pixels[:, :, ::-1].copy()), min(rate, fps) if rate > 0 else fps)
@@ -170,13 +171,11 @@ def _write_rows(frames: Iterable[_Frame], classes: Sequence[str], path: Path) ->
     """Write a row for every face, and pass on what the timeline shows of it."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*_HEAD, *classes])
+        writer.writerow(["time", "track", *face_columns(classes)])
         for frame in frames:
             for track, face in frame.faces:
-                row = face.as_dict()
-                box = row["box"] or [0.0, 0.0, *frame.image.size]
-                values = [row[key] for key in ("score", "label", "valence", "arousal", "prior")]
-                writer.writerow([round(frame.time, 3), track, *box, *values, *row["probabilities"].values()])
+                values = face_values(face, (0.0, 0.0, *frame.image.size))
+                writer.writerow([round(frame.time, 3), track, *values])
                 yield _Row(frame.time, track, face.label, face.valence, face.arousal)
 
 
