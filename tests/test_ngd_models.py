@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +226,24 @@ def test_a_student_replaces_a_student_and_nothing_else(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"not a student \(README.md\) and would be lost; choose an empty"):
         ngd_timm.save_student(student, folder)
     assert (folder / "README.md").read_text() == "mine"
+    (folder / "README.md").rename(folder / ".DS_Store")  # what a file manager leaves stops no training
+    ngd_timm.save_student(student, folder)
+    with pytest.raises(InputError, match=r"config\.json is a file; choose an empty or new folder"):
+        ngd_timm.save_student(student, folder / "config.json")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: ngd_timm.set_input(model, 64),
+        lambda model: ngd_timm.calibrate(model, torch.eye(8), torch.arange(8)),
+        lambda model: ngd_timm.adjust_logits(model, [1] * 8),
+    ],
+    ids=["set_input", "calibrate", "adjust_logits"],
+)
+def test_what_is_noted_of_a_student_is_not_noted_of_its_wrapper(change: Callable[[object], object]) -> None:
+    with pytest.raises(InputError, match=r"takes the bare student: pass model\.student"):
+        change(wrap("test_resnet", num_classes=8, embedding_dim=16))
 
 
 def test_a_timm_model_in_transformers_wrapper_is_taken_out_of_it() -> None:

@@ -13,7 +13,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ except ImportError:  # Windows, where a killed process's temporary files stay
 _LARGEST_JSON = 16 << 20
 _RANDOM = "[a-z0-9_]{8}"
 """What `tempfile` ends its names with."""
+_NOTES = (".DS_Store", "Thumbs.db", "desktop.ini")
 _FILES = "files"
 """The temporary name of several files at once."""
 _UNLOCKED = 0.1
@@ -194,8 +195,8 @@ def _settle(path: Path) -> None:
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether a path has the temporary name of a killed write."""
-    return re.fullmatch(rf"\..+\.{_RANDOM}(\.\w+)?", path.name) is not None
+    """Whether a path has the temporary name of a killed write, or is what a file manager notes of a folder."""
+    return path.name in _NOTES or re.fullmatch(rf"\..+\.{_RANDOM}(\.\w+)?", path.name) is not None
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -203,6 +204,32 @@ def remove_leftovers(folder: Path) -> None:
     for path in folder.iterdir() if folder.is_dir() else ():
         if is_leftover(path):
             _remove(path)
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in a folder, in order, without `is_by_product`."""
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not is_by_product(p.name))
+
+
+def is_by_product(folder: str) -> bool:
+    """Whether a folder is hidden, or made by macOS' archiver or a file server for itself."""
+    return folder.startswith(".") or folder in ("__MACOSX", "@eaDir")
+
+
+def files_with(folder: Path, suffixes: Collection[str], deep: bool = False) -> list[Path]:
+    """The files of some suffixes in a folder, in order; hidden ones are left out."""
+    return sorted(p for p in files_below(folder, deep) if p.suffix.lower() in suffixes and not p.name.startswith("."))
+
+
+def files_below(folder: Path, deep: bool = True) -> Iterator[Path]:
+    """Everything in a folder, and in the folders below it but for `is_by_product`, that is no folder."""
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{error.filename} can't be read ({error.strerror}); change its permissions") from None
+
+    for at, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if deep and not is_by_product(name)]
+        yield from (Path(at, name) for name in names)
 
 
 def require_regular(path: str | Path) -> None:

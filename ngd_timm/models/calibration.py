@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.models.ngd_models import TimmModel, input_channels
-from ngd_timm.models.student import notes_of, temperature_of
+from ngd_timm.models.student import notes_of, require_bare, temperature_of
 
 CITATION = (
     'C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, "On calibration of modern neural networks", ICML 2017, '
@@ -46,6 +46,7 @@ def calibrate(model: TimmModel, logits: Any, targets: Any) -> TimmModel:
     Reference:
         Guo et al., "On calibration of modern neural networks", ICML 2017.
     """
+    require_bare(model, "calibrate")
     temperature = fit_temperature(logits, targets)
     if np.shape(logits)[1] != model.num_classes:
         raise InputError(f"logits are of {np.shape(logits)[1]} classes, the model has {model.num_classes}")

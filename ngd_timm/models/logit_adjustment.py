@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.models.ngd_models import TimmModel
-from ngd_timm.models.student import class_prior, notes_of, same_prior, temperature_of
+from ngd_timm.models.student import class_prior, notes_of, require_bare, same_prior, temperature_of
 
 PRIORS = ("training", "uniform")
 CITATION = (
@@ -45,6 +45,7 @@ def adjust_logits(model: TimmModel, counts: np.ndarray | Sequence[float], tau: f
     Reference:
         Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, equation 9.
     """
+    require_bare(model, "adjust_logits")
     shift = logit_shift(counts, tau)
     bias = classifier_bias(model)
     if shift.shape != bias.shape:

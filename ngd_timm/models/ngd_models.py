@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DistillationWrapper", "wrap"]
 
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
 # a timm model's attributes (pretrained_cfg, num_classes, forward_head, ...) are unknown to nn.Module's type
 TimmModel: TypeAlias = Any
 
@@ -250,9 +252,7 @@ def for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
 @contextmanager
 def batch_norm_statistics_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Keep running statistics within the block, where batch norm in training normalises by the batch as usual."""
-    layers = [
-        m for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training and m.track_running_stats
-    ]
+    layers = [m for m in modules if isinstance(m, _BATCH_NORMS) and m.training and m.track_running_stats]
     for layer in layers:
         layer.track_running_stats = False
     try:

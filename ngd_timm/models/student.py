@@ -113,6 +113,12 @@ def _backbone(config: StudentConfig) -> tuple[str, dict[str, Any]]:
     return name, published.to_dict() if published else {}
 
 
+def require_bare(model: TimmModel, function: str) -> None:
+    """Refuse a wrapper, on which notes of its student would be lost."""
+    if hasattr(model, "student"):
+        raise InputError(f"{function} takes the bare student: pass model.student")
+
+
 def set_input(
     model: TimmModel,
     image_size: int,
@@ -137,6 +143,7 @@ def set_input(
         >>> student.pretrained_cfg["input_size"], student.pretrained_cfg["mean"]
         ((3, 64, 64), (0.5, 0.5, 0.5))
     """
+    require_bare(model, "set_input")
     own_mean, own_std = normalisation(model)
     channels = input_channels(model)
     if image_size < 1:
@@ -188,8 +195,7 @@ def save_student(
         >>> sorted(p.name for p in folder.iterdir())
         ['config.json', 'model.safetensors']
     """
-    if hasattr(model, "student"):
-        raise InputError("save_student takes the bare student: pass model.student")
+    require_bare(model, "save_student")
     if len(classes) != model.num_classes:
         raise InputError(f"the model has {model.num_classes} classes, not {len(classes)}: {', '.join(classes)}")
     notes = notes_of(model)
@@ -204,6 +210,8 @@ def save_student(
             )
         notes = {**notes, "prior": dict(zip(classes, prior, strict=True))}
     folder = Path(folder)
+    if folder.is_file():
+        raise InputError(f"{folder} is a file; choose an empty or new folder")
     if folder.exists():
         there = [path.name for path in folder.iterdir() if not is_leftover(path)]
         strange = [name for name in there if name not in STUDENT_FILES]
