@@ -21,6 +21,7 @@ from PIL import Image
 from ngd_timm import KDTeacher, Predictor, load_student, wrap
 from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.errors import InputError
+from ngd_timm.core.images import to_mode
 from ngd_timm.core.recipe import StudentConfig
 from ngd_timm.data import load_fer
 from ngd_timm.data.synthetic.schematic import draw_face
@@ -28,7 +29,7 @@ from ngd_timm.evaluate.predictions import predict
 from ngd_timm.evaluate.student import evaluate, face_batches
 from ngd_timm.models.student import create_student, save_student, set_input, shipped_student, student_folder
 from ngd_timm.predict.faces import Face, FaceDetector, crop_face
-from ngd_timm.predict.predictor import student_and_images
+from ngd_timm.predict.predictor import images_at, student_and_images
 from ngd_timm.predict.video import _frames, predict_video
 from ngd_timm.publish.export import preprocessing
 
@@ -586,6 +587,54 @@ def test_a_small_face_in_a_large_photograph_is_found_once_wherever_it_lies(
     assert face.box == pytest.approx((left + 16, 414, 28, 33), abs=4)
 
 
+def test_a_face_above_the_detectors_range_in_an_image_that_is_looked_at_smaller_is_found(
+    astronaut: Image.Image, bundled: Predictor
+) -> None:
+    panorama = Image.new("RGB", (16000, 900), (90, 120, 90))
+    panorama.paste(astronaut.crop((130, 20, 320, 210)).resize((850, 850)), (9000, 20))
+    (face,) = bundled.photo(panorama)
+    assert face.box is not None
+    assert 350 < face.box[3] < 550
+
+
+def test_a_folder_is_its_images_without_thumbnails_and_one_line_of_other_formats(
+    images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in (
+        "a.jpg",
+        "below/b.PNG",
+        "@eaDir/a.jpg/small.jpg",
+        ".thumbs/a.jpg",
+        "__MACOSX/a.jpg",
+        "c.heic",
+        "d.txt",
+    ):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / name).write_bytes(b"")
+    found = images_at([tmp_path / "photos", images / "a.png"])
+    assert [path.name for path in found] == ["a.jpg", "b.PNG", "a.png"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path / 'photos'}: 1 images are left out (first: c.heic); save them as JPEG or PNG"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (np.full((64, 64), 0.5, np.float32), "pixels of floats up to 1 where up to 255 are taken"),
+        (np.full((64, 64), 200, np.int32), "32-bit pixels up to 255 where up to 65535 are taken"),
+    ],
+)
+def test_pixels_of_another_scale_are_refused_and_not_taken_as_black(
+    student: Path, tmp_path: Path, ngd: Callable[..., Any], pixels: np.ndarray, message: str
+) -> None:
+    Image.fromarray(pixels).save(tmp_path / "face.tif")
+    done = ngd("predict", str(student), "--crops", str(tmp_path / "face.tif"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert to_mode(Image.fromarray(pixels * 0), "L").getextrema() == (0, 0)
+
+
 def test_an_image_that_is_given_stays_as_it_is(bundled: Predictor, astronaut: Image.Image) -> None:
     turned = astronaut.copy()
     turned.getexif()[0x0112] = 6
@@ -675,16 +724,18 @@ def test_an_annotated_video_is_as_long_as_the_video_whatever_rate_is_asked_for(
 
 
 @pytest.mark.parametrize(
-    ("stated", "rate", "expected"),
+    ("stated", "rate", "fps", "expected"),
     [
-        ([0.0, 0.1, 0.15, 0.9, 1.0, 1.25, 4.0], 1000.0, [0.0, 0.9, 1.0, 1.25, 4.0]),
-        ([0.0] * 7, 10.0, [0.0, 0.2, 0.4, 0.6]),
-        ([0.0] * 3, 0.0, [0.0, 1.0, 2.0]),
+        ([0.0, 0.1, 0.15, 0.9, 1.0, 1.25, 4.0], 1000.0, 5, [0.0, 0.9, 1.0, 1.25, 4.0]),
+        ([0.0] * 7, 10.0, 5, [0.0, 0.2, 0.4, 0.6]),
+        ([0.0] * 3, 0.0, 5, [0.0, 1.0, 2.0]),
+        ([round(i / 30, 3) for i in range(60)], 30.0, 30, [round(i / 30, 3) for i in range(60)]),
+        ([round(i / 60, 3) for i in range(60)], 60.0, 30, [round(i / 30, 3) for i in range(30)]),
     ],
-    ids=["the rate varies", "no times", "neither times nor a rate"],
+    ids=["the rate varies", "no times", "neither times nor a rate", "times to the millisecond", "each second one"],
 )
 def test_frames_are_sampled_by_the_times_that_they_state(
-    stated: list[float], rate: float, expected: list[float], clip: Path, monkeypatch: pytest.MonkeyPatch
+    stated: list[float], rate: float, fps: float, expected: list[float], clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import cv2
 
@@ -707,7 +758,7 @@ def test_frames_are_sampled_by_the_times_that_they_state(
         def release(self) -> None: ...
 
     monkeypatch.setattr(cv2, "VideoCapture", Video)
-    assert [frame.time for frame in _frames(clip, 5)] == pytest.approx(expected)
+    assert [frame.time for frame in _frames(clip, fps)] == pytest.approx(expected)
 
 
 def test_the_label_of_a_face_that_fills_the_frame_is_inside_it(
@@ -722,6 +773,7 @@ def test_the_label_of_a_face_that_fills_the_frame_is_inside_it(
     writer.release()
     predict_video(bundled, tmp_path / "near.mp4", tmp_path / "out", annotate=tmp_path / "drawn.mp4")
     (row, *_) = csv.DictReader((tmp_path / "out" / "faces.csv").read_text().splitlines())
+    assert row["notes"] == "taken as a face crop"
     assert (row["x"], row["y"]) == ("0.0", "0.0")
     pair = [cv2.VideoCapture(str(tmp_path / name)).read()[1].astype(int) for name in ("near.mp4", "drawn.mp4")]
     changed = np.abs(pair[0] - pair[1]).max(axis=2) > 80

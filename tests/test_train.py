@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from tiny_runs import tiny_recipe
 
@@ -229,6 +230,24 @@ def test_a_student_is_chosen_by_sets_that_it_does_not_train_on_and_the_run_says_
     found = re.findall(r'<th scope="row">([^<]+)</th><td>(\d)</td>', table[: table.index("</table>")])
     ways = {"validation": "1", "schematic": "0", "ferplus": "1", "schematic and ferplus": "0"}
     assert found == [*((f"best by {way}", epoch) for way, epoch in ways.items()), ("last epoch", "1")]
+
+
+def test_a_damaged_image_of_a_set_that_is_scored_last_is_found_first(faces: Path, tmp_path: Path) -> None:
+    for name in CLASSES[:2]:
+        (tmp_path / "faces" / name).mkdir(parents=True)
+        Image.new("L", (32, 32), 90).save(tmp_path / "faces" / name / "a.png")
+    whole = (tmp_path / "faces" / CLASSES[0] / "a.png").read_bytes()
+    (tmp_path / "faces" / CLASSES[0] / "a.png").write_bytes(whole[:50])
+    with pytest.raises(InputError, match=r"neutral/a\.png.*decoded \(image file is truncated"):
+        train(tiny_recipe(faces, tmp_path / "run", eval={"mine:affectnet": str(tmp_path / "faces")}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_without_a_weight_is_said_to_have_no_part(
+    faces: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(tiny_recipe(faces, tmp_path / "run", teacher="student-ferplus-v3"))
+    assert "the teacher (student-ferplus-v3) has no part, since loss.kd is 0" in caplog.text
 
 
 def test_an_epochs_line_names_a_set_by_its_title_whatever_that_is() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import struct
 import zlib
@@ -18,11 +19,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ngd_timm.core.devices import send
 from ngd_timm.core.errors import InputError, one_line
-from ngd_timm.core.files import require_regular
+from ngd_timm.core.files import files_with, require_regular
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+logger = logging.getLogger("ngd_timm.core")
 
 LUMINANCE = (0.299, 0.587, 0.114)
 """Of red, green and blue in a grey image, by ITU-R BT.601 and PIL's mode "L"."""
@@ -30,6 +32,7 @@ FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 """The formats that are opened, by PIL's names. Others, such as EPS, may run a program."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pgm", ".ppm")
 """Of image files in a folder."""
+_OTHER_SUFFIXES = (".heic", ".heif", ".avif", ".jp2", ".jxl")
 
 DAMAGE = (
     OSError,
@@ -54,6 +57,20 @@ _TINY = 8192
 _pixel_limit = 100_000_000
 
 R = TypeVar("R")
+
+
+def image_files(folder: Path, deep: bool = False) -> list[Path]:
+    """The images in a folder, in order, by their suffix; one line where it holds some of other formats."""
+    found: list[Path] = []
+    other: list[Path] = []
+    for path in files_with(folder, (*SUFFIXES, *_OTHER_SUFFIXES), deep):
+        (found if path.suffix.lower() in SUFFIXES else other).append(path)
+    for path in found:
+        if not path.is_file():
+            raise InputError(f"{path} is no file (or links to none); bring the image, or remove it")
+    if other:
+        logger.warning(f"{folder}: {len(other)} images are left out (first: {other[0].name}); save them as JPEG or PNG")
+    return found
 
 
 def image_records(dataset: Dataset) -> Iterator[dict[str, Any]]:
@@ -134,9 +151,15 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
     """Upright 8-bit pixels in "L" or "RGB"; 16 bits are scaled (PIL clips them), transparency is laid on white."""
     image = upright(image)
     if image.mode.startswith("I;16") or image.mode == "I":
-        image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+        wide = np.asarray(image).astype(np.int64)
+        if image.mode == "I" and 0 < wide.max() <= 255:
+            raise ValueError("32-bit pixels up to 255 where up to 65535 are taken; save it with 8 bits")
+        image = Image.fromarray((wide.clip(0, 65535) >> 8).astype(np.uint8))
     elif image.mode == "F":
-        image = Image.fromarray(np.asarray(image).clip(0, 255).round().astype(np.uint8))
+        real = np.asarray(image)
+        if not real.max() > 1 and real.any():
+            raise ValueError("pixels of floats up to 1 where up to 255 are taken; save it with 8 bits")
+        image = Image.fromarray(real.clip(0, 255).round().astype(np.uint8))
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -214,6 +237,17 @@ def check_pixels(image: Image.Image) -> None:
     """Decode an image and forget it; JPEGs at an eighth of their size, which still reads every byte."""
     image.draft(image.mode, (max(image.width // 8, 1), max(image.height // 8, 1)))
     image.load()
+
+
+def check_images(dataset: Dataset) -> None:
+    """Refuse a data set with an image that can't be decoded."""
+
+    def check(record: Mapping[str, Any]) -> None:
+        with open_image(record) as image:
+            check_pixels(image)
+
+    for _ in decode_each(dataset, check):
+        pass
 
 
 def damage_reason(error: BaseException) -> str:

@@ -13,10 +13,11 @@ import numpy as np
 import pyarrow as pa
 
 from ngd_timm.core.errors import InputError
+from ngd_timm.core.images import image_files
 from ngd_timm.data.fer import LoadReport, choose, parse_spec, rows_sha256
 from ngd_timm.data.layouts import Found, Piece, Rows, look_at
 from ngd_timm.data.layouts.options import LayoutOptions, parse_root
-from ngd_timm.data.layouts.rows import image_files, table_of_files
+from ngd_timm.data.layouts.rows import table_of_files
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -15,7 +15,7 @@ from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import atomic_folder, require_new_folder
 from ngd_timm.predict.annotate import draw_photo, save_crops, write_rows, written
 from ngd_timm.predict.faces import THRESHOLD, FaceDetector, detector_available
-from ngd_timm.predict.predictor import VIDEOS, Photo, Predictor, image_files, student_and_images
+from ngd_timm.predict.predictor import VIDEOS, Photo, Predictor, images_at, student_and_images
 from ngd_timm.predict.video import predict_video
 
 logger = logging.getLogger("ngd_timm.predict")
@@ -63,7 +63,7 @@ def predict_files(
         a, b = annotate.resolve(), save_faces.resolve()
         if a in (b, *b.parents) or b in a.parents:
             raise InputError(f"--annotate {annotate} and --save-faces {save_faces} lie in each other; give two folders")
-    files = image_files(images)
+    files = images_at(images)
     if not crops and not detector_available():
         logger.warning("the images are taken as face crops; to find faces: pip install 'ngd-timm[faces]'")
         crops = True

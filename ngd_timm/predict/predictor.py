@@ -22,6 +22,7 @@ from ngd_timm.core.images import (
     SUFFIXES,
     InputTransform,
     damage_reason,
+    image_files,
     open_image,
     raise_image_limit,
     to_mode,
@@ -302,13 +303,12 @@ def student_and_images(arguments: Sequence[str]) -> tuple[str | None, list[str]]
     return (first, rest) if named else (None, list(arguments))
 
 
-def image_files(paths: Sequence[str | Path]) -> list[Path]:
-    """Files as they are, folders as the images in them, recursively and sorted."""
+def images_at(paths: Sequence[str | Path]) -> list[Path]:
+    """Files as they are, folders as the images in them and below, in order."""
     found: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            images = (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-            inside = sorted(p for p in images if p.is_file())
+            inside = image_files(path, deep=True)
             if not inside:
                 raise InputError(f"{path} holds no images ({', '.join(SUFFIXES)})")
             found += inside

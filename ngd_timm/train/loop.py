@@ -17,6 +17,7 @@ from torch import nn
 from ngd_timm.core.distributed import agree, is_first, join, world_size
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import remove_leftovers, write_json, write_text
+from ngd_timm.core.images import check_images
 from ngd_timm.core.lock import is_unused, locked
 from ngd_timm.core.recipe import Recipe, load_recipe, to_yaml
 from ngd_timm.evaluate.metrics import fer_metrics
@@ -289,7 +290,8 @@ def _refuse_unreadable_sets(recipe: Recipe) -> None:
     """Refuse what `eval` can't read before the training, not after it."""
     check_specs(_eval_specs(recipe))
     # `prepare` opens those of best_on
-    open_sets(recipe, [name for name in recipe.eval if name not in recipe.best_on])
+    for rows, _ in open_sets(recipe, [name for name in recipe.eval if name not in recipe.best_on]).values():
+        check_images(rows)
 
 
 def _refuse_own_validation(recipe: Recipe) -> None:

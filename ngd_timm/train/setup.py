@@ -109,6 +109,8 @@ def prepare(recipe: Recipe) -> Setup:
     grid = open_grid(recipe)
     model = build_model(recipe, grid)
     cfg, classes, teacher = model.student.pretrained_cfg, recipe.data.classes, None
+    if recipe.teacher is not None and not recipe.teacher_sources:
+        logger.warning(f"the teacher ({recipe.teacher}) has no part, since loss.kd is 0; to learn from it: loss.kd=0.3")
     if recipe.teacher_sources:
         teacher = open_teacher(recipe.teacher_sources, classes, cfg["mean"], cfg["std"])
     data = open_data(recipe, model, device)

@@ -176,6 +176,7 @@ def manifest(folder: Path, header: str, *rows: str) -> Path:
     [
         ("path,label", ["0.png,3"], r"column 'label' holds plain integers.*faces\.classes\.json"),
         ("path,label_id", ["0.png,3"], r"column 'label_id' holds plain integers"),
+        ("path,label_id", ["0.png,3.0", "1.png,1.05"], r"row 1: label_id must be a whole number, got '1\.05'"),
         ("path,label", ["0.png,"], "column 'label' is empty in 1 rows"),
         ("path,label,split", ["0.png,fear,trian"], "row 0: split 'trian' is unknown; write train, valid or test"),
         ("path,label,valence,arousal", ["0.png,fear,x,0"], "valence must be a number or empty, got 'x'"),

@@ -21,19 +21,12 @@ import numpy as np
 from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.errors import InputError, one_line
 from ngd_timm.core.files import require_regular
+from ngd_timm.core.images import image_files
 from ngd_timm.data.labels import AFFECTNET_IDS, split_of
 from ngd_timm.data.layouts.csv_file import csv_headers, header_of, numbers, read_csv, whole_numbers
 from ngd_timm.data.layouts.folders import split_folders
 from ngd_timm.data.layouts.options import Source
-from ngd_timm.data.layouts.rows import (
-    Piece,
-    Rows,
-    affect_column,
-    image_files,
-    labels_of_ids,
-    missing_files,
-    table_of_files,
-)
+from ngd_timm.data.layouts.rows import Piece, Rows, affect_column, labels_of_ids, missing_files, table_of_files
 
 log = logging.getLogger("ngd_timm.data")
 

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.files import require_regular
+from ngd_timm.core.files import files_with, require_regular, subfolders
+from ngd_timm.core.images import image_files
 from ngd_timm.data.labels import CKPLUS_IDS
 from ngd_timm.data.layouts.options import LayoutOptions, Source
-from ngd_timm.data.layouts.rows import Piece, Rows, files_with, image_files, labels_of_ids, subfolders, table_of_files
+from ngd_timm.data.layouts.rows import Piece, Rows, labels_of_ids, table_of_files
 
 NO_EMOTION = "the apex of a sequence without an emotion"
 

@@ -14,8 +14,7 @@ import pyarrow.compute as pc
 from pyarrow import csv as pacsv
 
 from ngd_timm.core.errors import InputError, one_line
-from ngd_timm.core.files import require_regular
-from ngd_timm.data.layouts.rows import files_with
+from ngd_timm.core.files import files_with, require_regular
 
 log = logging.getLogger("ngd_timm.data")
 

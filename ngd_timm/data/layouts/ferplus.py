@@ -17,19 +17,12 @@ import numpy as np
 import pyarrow as pa
 
 from ngd_timm.core.errors import InputError
+from ngd_timm.core.images import image_files
 from ngd_timm.data.labels import VOTE_COLUMNS
 from ngd_timm.data.layouts.csv_file import header_of, read_csv, whole_numbers
 from ngd_timm.data.layouts.options import Source
 from ngd_timm.data.layouts.pixels_csv import FER2013_FILES, PixelFile, is_pixels_csv, usage_splits
-from ngd_timm.data.layouts.rows import (
-    Piece,
-    Rows,
-    image_files,
-    pieces_by_split,
-    require_files,
-    table_of_files,
-    table_of_pixels,
-)
+from ngd_timm.data.layouts.rows import Piece, Rows, pieces_by_split, require_files, table_of_files, table_of_pixels
 
 log = logging.getLogger("ngd_timm.data")
 

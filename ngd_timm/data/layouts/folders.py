@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from ngd_timm.core.errors import InputError
+from ngd_timm.core.files import files_with, subfolders
+from ngd_timm.core.images import image_files
 from ngd_timm.data.class_map import names_of
 from ngd_timm.data.labels import JAFFE_LETTERS, is_class, split_of
 from ngd_timm.data.layouts.options import Source
-from ngd_timm.data.layouts.rows import Piece, Rows, files_with, image_files, subfolders, table_of_files
+from ngd_timm.data.layouts.rows import Piece, Rows, table_of_files
 
 log = logging.getLogger("ngd_timm.data")
 

@@ -14,12 +14,13 @@ from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 
 from ngd_timm.core.errors import InputError, one_line
+from ngd_timm.core.files import files_below
 from ngd_timm.core.hub import PREFIX, REQUEST_ERRORS, HubId
 from ngd_timm.core.images import SUFFIXES
 from ngd_timm.data.class_map import CLASS_NAMES, read_class_names
 from ngd_timm.data.labels import split_of
 from ngd_timm.data.layouts.options import Source
-from ngd_timm.data.layouts.rows import Piece, Rows, files_below
+from ngd_timm.data.layouts.rows import Piece, Rows
 from ngd_timm.data.layouts.table import TableReader
 
 ClassNames = Mapping[int, str] | None

@@ -142,7 +142,7 @@ class _Manifest:
                 f"{self.path}: column '{column}' is empty in {values.count('')} rows; label or remove them"
             )
         if values and (column in ID_COLUMNS or all(_NUMBER.fullmatch(v) for v in values)):
-            values = [value.partition(".0")[0] for value in values]
+            values = [value.partition(".")[0] if _NUMBER.fullmatch(value) else value for value in values]
             ids = whole_numbers(self.path, pa.chunked_array([pa.array(values)]), column).tolist()
             known = source.class_numbers(self.path, f"column '{column}' holds")
             values = names_of(ids, known, f"{self.path}: {column}")

@@ -17,6 +17,7 @@ import numpy as np
 
 from ngd_timm.core.arrays import read_npz
 from ngd_timm.core.errors import InputError
+from ngd_timm.core.files import files_with
 from ngd_timm.data.class_map import names_of
 from ngd_timm.data.labels import NOT_A_CLASS, split_of
 from ngd_timm.data.layouts.options import Source
@@ -24,7 +25,6 @@ from ngd_timm.data.layouts.rows import (
     Piece,
     Rows,
     affect_column,
-    files_with,
     index_names,
     named_splits,
     pieces_by_split,

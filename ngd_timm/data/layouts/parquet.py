@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ngd_timm.core.errors import InputError, one_line
-from ngd_timm.core.files import require_regular, write_refusals
+from ngd_timm.core.files import files_with, require_regular, write_refusals
 from ngd_timm.data.class_map import CLASS_NAMES, names_in_card, read_class_names
 from ngd_timm.data.labels import split_of
 from ngd_timm.data.layouts.options import Source
-from ngd_timm.data.layouts.rows import Piece, Rows, files_with
+from ngd_timm.data.layouts.rows import Piece, Rows
 from ngd_timm.data.layouts.table import TableReader, file_below
 
 _STREAM_ROWS, _COPY_ROWS = 256, 1024

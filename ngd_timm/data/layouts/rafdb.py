@@ -9,21 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.files import require_regular
+from ngd_timm.core.files import require_regular, subfolders
+from ngd_timm.core.images import image_files
 from ngd_timm.data.labels import RAFDB_IDS, split_of
 from ngd_timm.data.layouts.csv_file import read_csv
 from ngd_timm.data.layouts.folders import split_folders_or_root
 from ngd_timm.data.layouts.options import Source
-from ngd_timm.data.layouts.rows import (
-    Piece,
-    Rows,
-    image_files,
-    labels_of_ids,
-    pieces_by_split,
-    require_files,
-    subfolders,
-    table_of_files,
-)
+from ngd_timm.data.layouts.rows import Piece, Rows, labels_of_ids, pieces_by_split, require_files, table_of_files
 
 _LISTS = ("list_patition_label.txt", "list_partition_label.txt")
 # Where the images are, and what is added to the name in the list; faces that are cut out and aligned come first.

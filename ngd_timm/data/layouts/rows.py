@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from PIL import Image
 
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import require_regular
-from ngd_timm.core.images import SUFFIXES, decode_each, open_image, to_mode
+from ngd_timm.core.images import decode_each, open_image, to_mode
 from ngd_timm.data.labels import NOT_A_CLASS, SPLITS, is_class, split_of, subject_of
 
 # Image files of so many bytes in all are read once and held; larger sets stay on disk.
@@ -153,41 +153,6 @@ def index_names(values: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
     place: dict[str, int] = {}
     label = [place.setdefault(value, len(place)) for value in values]
     return tuple(place), np.array(label, dtype=np.int64)
-
-
-def subfolders(folder: Path) -> list[Path]:
-    """The folders in a folder, in order, without `_is_by_product`."""
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not _is_by_product(p.name))
-
-
-def _is_by_product(folder: str) -> bool:
-    """Whether a folder is hidden, or made by macOS' archiver or a file server for itself."""
-    return folder.startswith(".") or folder in ("__MACOSX", "@eaDir")
-
-
-def files_with(folder: Path, suffixes: Collection[str], deep: bool = False) -> list[Path]:
-    """The files of some suffixes in a folder, in order; hidden ones are left out."""
-    return sorted(p for p in files_below(folder, deep) if p.suffix.lower() in suffixes and not p.name.startswith("."))
-
-
-def image_files(folder: Path, deep: bool = False) -> list[Path]:
-    """The images in a folder, in order, by their suffix."""
-    found = files_with(folder, SUFFIXES, deep)
-    for path in found:
-        if not path.is_file():
-            raise InputError(f"{path} is no file (or links to none); bring the image, or remove it")
-    return found
-
-
-def files_below(folder: Path, deep: bool = True) -> Iterator[Path]:
-    """Everything in a folder, and in the folders below it but for `_is_by_product`, that is no folder."""
-
-    def refuse(error: OSError) -> None:
-        raise InputError(f"{error.filename} can't be read ({error.strerror}); change its permissions") from None
-
-    for at, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if deep and not _is_by_product(name)]
-        yield from (Path(at, name) for name in names)
 
 
 def require_files(paths: Sequence[Path], listed_in: str, hint: str) -> None:
