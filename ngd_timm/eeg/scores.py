@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ngd_timm.core.affect import AXES, ccc
-from ngd_timm.grid.averages import numbered, sums_of, trial_index
-from ngd_timm.grid.mantel import HeldOut, exchangeable, permute
+from ngd_timm.grid.averages import sums_of, trial_index
+from ngd_timm.grid.mantel import Exchange, HeldOut
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
 
@@ -45,13 +45,13 @@ def score_trials(
     """Scores of both axes over all held-out trials, from decisions (T, 2), above 0 for high, and predictions (T, 2).
 
     `chance` and one-sided `p` are with ratings permuted within each subject or, with the `fold` of stimuli held out,
-    (T,) or (T, 2), within each fold (see `grid.mantel.permute`); with `number` (T,), the trial's number where it means
+    (T,) or (T, 2), within each fold (see `grid.mantel.Exchange`); with `number` (T,), the trial's number where it means
     the same for all subjects, `given_number` has them permuted among the trials of it, `given_stimulus` likewise.
     """
     by_subject = _groups(subject)
-    groups = exchangeable(subject)
+    within, held_out = subject, None
     if fold is not None and stimulus is not None:
-        groups = exchangeable(np.zeros_like(subject), HeldOut(stimulus, fold))
+        within, held_out = np.zeros_like(subject), HeldOut(stimulus, fold)
     given = {"given_number": number, "given_stimulus": stimulus}
     scores: dict[str, Any] = {axis: {} for axis in AXES}
     for column, axis in enumerate(AXES):
@@ -64,13 +64,13 @@ def score_trials(
             scores[axis][name] = {
                 "value": round(metric(values, rating), 4),
                 "ci95": _interval(metric, values, rating, by_subject, bootstrap, rng),
-                **_chance(metric, values, rating, groups, permutations, rng),
+                **_chance(metric, values, rating, Exchange(rating, within, held_out), permutations, rng),
             }
             for key, names in given.items():
                 if names is not None:
                     rng = np.random.default_rng(seed)
                     scores[axis][name][key] = _chance(
-                        metric, values, rating, (numbered(names), None), permutations, rng
+                        metric, values, rating, Exchange(rating, names), permutations, rng
                     )
     return scores
 
@@ -106,12 +106,12 @@ def _chance(
     metric: Metric,
     values: np.ndarray,
     target: np.ndarray,
-    groups: tuple[np.ndarray, np.ndarray | None],
+    exchange: Exchange,
     permutations: int,
     rng: np.random.Generator,
 ) -> dict[str, float]:
-    """Mean of the metric with ratings permuted, and the one-sided p of the metric itself."""
+    """Mean of the metric over drawn ratings, and the one-sided p of the metric itself."""
     value = metric(values, target)
-    permuted = np.array([metric(values, permute(target, groups[0], rng, groups[1])) for _ in range(permutations)])
+    permuted = np.array([metric(values, exchange(rng)) for _ in range(permutations)])
     p = (1 + int((permuted >= value - 1e-12).sum())) / (1 + permutations)
     return {"chance": round(float(permuted.mean()), 4), "p": round(p, 5)}

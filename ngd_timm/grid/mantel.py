@@ -10,7 +10,6 @@ import torch
 from ngd_timm.core.affect import cell_distances, cell_of
 from ngd_timm.core.errors import InputError
 from ngd_timm.grid.averages import (
-    cell_sums,
     checked_rows,
     checked_size,
     numbered,
@@ -64,13 +63,14 @@ def mantel_test(
     """Test whether the grid of these embeddings follows the plane more than grids of permuted ratings do.
 
     Ratings are permuted among a subject's trials, all windows of a trial together, and the grid is rebuilt each time;
-    which cells are filled and by whom never changes. With `frames` (N,), see `PrototypeGrid.build`, every
+    which cells are filled and by whom does not change. With `frames` (N,), see `PrototypeGrid.build`, every
     permutation rotates them onto one another anew, because that uses the ratings. The declared test is that of
     `center=True` at the grid's own size.
 
     Where stimuli are shared, embeddings that know a stimulus by its EEG pass as well, whatever they hold of affect
-    (`tests/benchmarks/null_grids.py --stimulus .3`). With `held_out` they don't: the ratings of a fold's stimuli change
-    places as wholes. That needs teachers fitted without the stimulus, since others have learned its rating.
+    (`tests/benchmarks/null_grids.py --stimulus .3`). With `held_out` they don't: a fold's stimuli exchange their mean
+    ratings, see `Exchange`, and ratings of which no grid can be built count against this one. That needs teachers
+    fitted without the stimulus, since others have learned its rating.
 
     Reference:
         Mantel, "The detection of disease clustering and a generalized regression approach", Cancer Res. 27 (1967).
@@ -82,64 +82,87 @@ def mantel_test(
     if np.shape(trials) != who.shape:
         raise InputError(f"trials must have shape {who.shape}, got {np.shape(trials)}")
     first, trial = trial_index(who, np.asarray(trials))
-    owner, cells = who[first], cell_of(va[first], size)
-    groups = exchangeable(owner, held_out, first)
+    owner = who[first]
+    held = None if held_out is None else HeldOut(held_out.stimulus[first], held_out.fold[first])
+    exchange = Exchange(va[first], owner, held)
     if not np.array_equal(va, va[first][trial]):
         raise InputError("a trial has more than one valence/arousal rating; permuting trials needs exactly one")
-    if np.bincount(groups[0]).max() < 2:
+    if not exchange.possible:
         if held_out is not None:
             raise InputError("every fold holds out one stimulus, and there is nothing to exchange; use fewer folds")
         raise InputError("no subject has two trials: nothing to permute; give subject and trial of each row")
     sums, windows = sums_of(rows, trial, len(first)), np.bincount(trial).astype(np.float64)
     frame = None if frames is None else np.asarray(frames)[first]
-    filled = cell_sums(sums, cells, owner, size, windows)[1] >= min_subjects
-    distances = cell_distances(size)[np.ix_(filled, filled)]
+    distances = cell_distances(size)
 
-    def statistic(cells: np.ndarray) -> float:
-        means = pooled_sums(sums, cells, owner, size, windows, frame)[0][filled]
-        means = unit(means, "the embeddings of a cell cancel out")
+    def statistic(ratings: np.ndarray) -> float:
+        means, people = pooled_sums(sums, cell_of(ratings, size), owner, size, windows, frame)
+        filled = people >= min_subjects
+        means = unit(means[filled], "the embeddings of a cell cancel out")
         if center:
             means = unit(means - means.mean(axis=0), "centring needs filled cells that differ from their mean")
-        return mantel_r(means, distances)
+        return mantel_r(means, distances[np.ix_(filled, filled)])
 
-    r = statistic(cells)
+    def by_chance(rng: np.random.Generator) -> float:
+        try:
+            return statistic(exchange(rng))
+        except InputError:  # too few cells
+            return np.inf
+
+    r = statistic(va[first])
     rng = np.random.default_rng(seed)
-    reached = sum(statistic(permute(cells, groups[0], rng, groups[1])) >= r - 1e-12 for _ in range(permutations))
+    reached = sum(by_chance(rng) >= r - 1e-12 for _ in range(permutations))
     return Mantel(r, (1 + reached) / (1 + permutations), permutations)
 
 
-def exchangeable(
-    within: np.ndarray, held_out: HeldOut | None = None, rows: np.ndarray | slice = slice(None)
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Groups (T,) to permute within, and what changes places as wholes, for `permute`; stimuli stay in their fold.
+class Exchange:
+    """Draws ratings (T, …) as they would be if the EEG held no affect.
 
-    `rows` are those of `held_out` that the T values are of.
-    """
-    if held_out is None:
-        return within, None
-    return numbered(np.column_stack([within, held_out.fold[rows]])), numbered(held_out.stimulus[rows])
+    They are permuted within subjects (T,). Where stimuli are held out, these exchange their mean ratings within a fold,
+    and what a rating has beyond its stimulus's mean is permuted within subject and fold. So what subjects share about
+    a stimulus, in the EEG as in the ratings, stays together, whoever met it; few stimuli make a wide chance; a fold
+    that holds out high ratings stays one. No drawn rating lies beyond the given ones.
 
-
-def permute(
-    values: np.ndarray, within: np.ndarray, rng: np.random.Generator, together: np.ndarray | None = None
-) -> np.ndarray:
-    """A copy of (T, …) values permuted within groups (T,).
-
-    With `together` (T,), stimuli numbered from 0, these change places as wholes, and rows are permuted within each.
-    What subjects share about a stimulus, in the EEG as in the ratings, stays together, so that few stimuli make a wide
-    chance; a fold that holds out high ratings stays one.
+    Attributes:
+        possible: Whether there is something to exchange.
 
     Examples:
         >>> clip = np.array([0, 1, 2, 3, 0, 1, 2, 3])
-        >>> permute(clip, clip // 2, np.random.default_rng(3), clip).tolist()
-        [1, 0, 3, 2, 1, 0, 3, 2]
+        >>> exchange = Exchange(10.0 * clip, np.zeros(8), HeldOut(clip, clip // 2))
+        >>> exchange(np.random.default_rng(3)).tolist()
+        [10.0, 0.0, 30.0, 20.0, 10.0, 0.0, 30.0, 20.0]
     """
+
+    def __init__(self, ratings: np.ndarray, within: np.ndarray, held_out: HeldOut | None = None) -> None:
+        self._own, self._means = ratings, None
+        self._range = ratings.min(axis=0), ratings.max(axis=0)
+        if held_out is not None:
+            self._stimulus = numbered(held_out.stimulus)
+            first = np.unique(self._stimulus, return_index=True)[1]
+            self._means = np.stack([ratings[self._stimulus == number].mean(axis=0) for number in range(len(first))])
+            self._own = ratings - self._means[self._stimulus]
+            # of folds by subject and stimulus the second column is the stimulus's
+            self._folds = _groups(held_out.fold.reshape(len(ratings), -1)[first, -1])
+            within = numbered(np.column_stack([within, held_out.fold]))
+        self._within = _groups(within)
+        self.possible = max(map(len, self._within if held_out is None else self._folds)) > 1
+
+    def __call__(self, rng: np.random.Generator) -> np.ndarray:
+        """One draw, (T, …)."""
+        own = _permuted(self._own, self._within, rng)
+        if self._means is None:
+            return own
+        return (_permuted(self._means, self._folds, rng)[self._stimulus] + own).clip(*self._range)
+
+
+def _groups(names: np.ndarray) -> list[np.ndarray]:
+    """The rows of each name."""
+    order = np.argsort(names, kind="stable")
+    return np.split(order, np.flatnonzero(names[order][1:] != names[order][:-1]) + 1)
+
+
+def _permuted(values: np.ndarray, groups: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
     out = values.copy()
-    if together is None:
-        order = np.argsort(within, kind="stable")
-        for rows in np.split(order, np.flatnonzero(within[order][1:] != within[order][:-1]) + 1):
-            out[rows] = values[rng.permutation(rows)]
-        return out
-    place, order = rng.permutation(int(together.max()) + 1), rng.permutation(len(values))
-    out[np.lexsort((together, within))] = values[order][np.lexsort((place[together][order], within[order]))]
+    for rows in groups:
+        out[rows] = values[rng.permutation(rows)]
     return out

@@ -5,8 +5,9 @@
 Embeddings and ratings of 28 subjects with four trials each (as in GAMEEMO) are drawn independently of each other; both
 differ between subjects, and ratings between stimuli. With `--stimulus .3` each stimulus has a pattern of its own in
 everybody's embeddings, as a teacher's have that knows stimuli by their EEG, and still nothing of its rating. With
-`--held-out` the test is that of teachers that have not seen the stimuli, whose ratings change places as wholes. Prints
-the share of grids with p below .05, and the 95 % interval in which that share lies where the true rate is 5 %.
+`--held-out` the test is that of teachers that have not seen the stimuli, which exchange their mean ratings; with
+`--met` each subject met so many of them at random. Prints the share of grids with p of at most .05, and the 95 %
+interval in which that share lies where the true rate is 5 %.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ def null_recordings(
     windows: int = 2,
     dim: int = 16,
     stimulus: float = 0.0,
+    met: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Embeddings (N, D), ratings (N, 2) that are independent of them, subject and trial (N,)."""
+    """Embeddings (N, D), ratings (N, 2) that are independent of them, subject and trial, its stimulus too (N,)."""
     subject, trial, _ = np.indices((subjects, trials, windows)).reshape(3, -1)
     rating = (
         rng.normal(0, 0.3, (subjects, 1, 2))
@@ -44,13 +46,17 @@ def null_recordings(
         + rng.normal(0, 0.3, (subjects, trials, windows, dim))
         + rng.normal(0, stimulus, (1, trials, 1, dim))
     )
-    return embedding.reshape(-1, dim), va[subject, trial], subject, trial
+    rows: slice | np.ndarray = slice(None)
+    if met is not None:
+        rows = (rng.random((subjects, trials)).argsort(axis=1) < met)[subject, trial]
+    return embedding.reshape(-1, dim)[rows], va[subject, trial][rows], subject[rows], trial[rows]
 
 
 def main() -> None:
     arguments = parser(__doc__, simulations=1000, permutations=499, size=5, seed=0, subjects=28, trials=4)
     arguments.add_argument("--stimulus", type=float, default=0.0, help="spread of the stimuli's own patterns")
     arguments.add_argument("--sizes", type=int, nargs="*", default=[], help="further ones, of the rules before")
+    arguments.add_argument("--met", type=int, help="stimuli that a subject met, of those of --trials")
     arguments.add_argument("--held-out", action="store_true", help="test as for folds by stimulus")
     options = arguments.parse_args()
 
@@ -59,7 +65,7 @@ def main() -> None:
     p = np.empty((options.simulations, len(sizes), 2))
     for row in range(options.simulations):
         rng = np.random.default_rng([options.seed, row])
-        recordings = null_recordings(rng, options.subjects, options.trials, stimulus=options.stimulus)
+        recordings = null_recordings(rng, options.subjects, options.trials, stimulus=options.stimulus, met=options.met)
         trial = recordings[3]
         held_out = HeldOut(trial, np.zeros_like(trial)) if options.held_out else None
         for column, size in enumerate(sizes):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from dataclasses import replace
@@ -26,7 +27,7 @@ from ngd_timm.eeg.teacher.baselines import ridge_regression
 from ngd_timm.eeg.teacher.consolidate import add_scores, build_grid
 from ngd_timm.eeg.teacher.fit import fit_teacher
 from ngd_timm.grid.card import grid_card
-from ngd_timm.grid.mantel import permute
+from ngd_timm.grid.mantel import Exchange, HeldOut
 from ngd_timm.report.teacher import write_teacher_report
 
 
@@ -92,14 +93,19 @@ def test_a_cell_of_people_and_stimuli_is_predicted_from_neither() -> None:
     assert (held_out == 1).all()
 
 
-def test_permuted_stimuli_move_as_wholes_within_their_fold() -> None:
-    clip, who = np.tile(np.arange(6), 4), np.repeat(np.arange(4), 6)
-    moved = permute(clip * 10 + who, clip // 3, np.random.default_rng(0), clip)
-    assert sorted(moved) == sorted(clip * 10 + who)
-    for number in range(6):
-        source = set(moved[clip == number] // 10)
-        assert len(source) == 1
-        assert source.pop() // 3 == number // 3
+def test_held_out_stimuli_exchange_their_mean_ratings_within_their_fold_whoever_met_them() -> None:
+    met = np.random.default_rng(1).random((4, 6)) < 0.7
+    who, clip = np.nonzero(met)
+    ratings = 10.0 * clip + who
+    mean = np.array([ratings[clip == number].mean() for number in range(6)])
+    drawn = Exchange(ratings, who, HeldOut(clip, clip // 3))(np.random.default_rng(0))
+    beyond = ratings - mean[clip]
+    for person, fold in np.unique(np.column_stack([who, clip // 3]), axis=0):
+        own = (who == person) & (clip // 3 == fold)
+        means = itertools.permutations(mean[3 * fold : 3 * fold + 3])
+        exchanged = [np.array(m)[clip[own] - 3 * fold] + b for m in means for b in itertools.permutations(beyond[own])]
+        assert any(np.allclose(drawn[own], np.clip(e, ratings.min(), ratings.max())) for e in exchanged)
+    assert not np.allclose(drawn, ratings)
 
 
 def test_the_stimulus_is_kept_in_a_file_and_stays_apart_in_a_pool(tmp_path: Path) -> None:
@@ -165,7 +171,7 @@ def test_a_teacher_held_out_by_both_is_scored_and_built_from_cells_that_no_model
     card = grid_card(grid, "mine")
     assert "Held out by both subject and stimulus, the teacher passes for " in card
     assert "| by stimulus: ridge regression, valence bACC |" in card
-    assert "within subject, the stimuli of a fold changing places as wholes" in card
+    assert "within subject, the stimuli of a fold exchanging their mean ratings" in card
     with pytest.raises(InputError, match=r"one of .*/run and .*/by-subject holds out stimuli and the other does not"):
         build_grid([run, by_subject])
     page = write_teacher_report(run).read_text()

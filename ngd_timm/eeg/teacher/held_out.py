@@ -42,7 +42,7 @@ def score_run(
     by, controls = recipe.data.folds_by, _controls(data, held_out_fold)
     score = _scorer(recipe, data, held_out_fold, by, controls)
     ridge, ridge_decision = ridge_regression(data, z, held_out_fold, by)
-    permuted = "within subject" if by == "subject" else "within folds, a stimulus's together"
+    permuted = "within subject" if by == "subject" else "within folds, of stimuli the means"
     scores: dict[str, Any] = {
         "dataset": data.dataset,
         "n": {"subjects": len(np.unique(subject)), "trials": len(target), "windows": len(data)},

@@ -10,7 +10,7 @@ from ngd_timm.core.affect import cell_of
 from ngd_timm.core.errors import InputError
 from ngd_timm.eeg.scores import middle
 from ngd_timm.grid.averages import numbered, sums_of, trial_index
-from ngd_timm.grid.mantel import HeldOut, exchangeable, permute
+from ngd_timm.grid.mantel import Exchange, HeldOut
 
 
 def split_half(
@@ -36,24 +36,25 @@ def split_half(
         raise InputError(f"halves of {count} subjects can't be compared; at least four are needed")
     first, trial = trial_index(index, trials)
     sums, weights = sums_of(unit, trial, len(first)), np.bincount(trial).astype(np.float64)
-    owner, cells = index[first], cell_of(valence_arousal[first], size)
-    groups = exchangeable(owner, held_out, first)
+    owner, ratings = index[first], valence_arousal[first]
+    held = None if held_out is None else HeldOut(held_out.stimulus[first], held_out.fold[first])
+    exchange = Exchange(ratings, owner, held)
 
     rng = np.random.default_rng(seed)
     halves = np.zeros((splits, count), dtype=bool)
     for half in halves:
         half[rng.permutation(count)[: count // 2]] = True
 
-    plain, centred, common = _compare(halves, sums, weights, owner, cells, size)
+    plain, centred, common = _compare(halves, sums, weights, owner, cell_of(ratings, size), size)
     usable = common >= 3
     if not usable.any():
         raise InputError(f"no two halves of the subjects fill three cells of a {size} x {size} grid in common")
     value = float(centred[usable].mean())
     by_chance = np.empty(permutations)
     for i in range(permutations):
-        # which cells a subject fills never changes, so neither do the usable splits
-        permuted = permute(cells, groups[0], rng, groups[1])
-        by_chance[i] = _compare(halves, sums, weights, owner, permuted, size)[1][usable].mean()
+        _, drawn, shared = _compare(halves, sums, weights, owner, cell_of(exchange(rng), size), size)
+        # ratings of which no halves can be compared count against the grid
+        by_chance[i] = drawn[shared >= 3].mean() if (shared >= 3).any() else 1.0
     return {
         "splits": int(usable.sum()),
         "cells": round(float(common[usable].mean()), 1),
