@@ -409,18 +409,21 @@ def push(
     folder: Folder = None,
 ) -> None:
     """Publish a run's student on the Hugging Face Hub, with card, licence, recipe, fingerprint and metrics."""
+    from ngd_timm.core.files import require_new_folder
     from ngd_timm.evaluate.run import load_run, read_metrics
     from ngd_timm.publish.push import onnx_repo, stage_onnx, stage_run
 
     opened = load_run(run)
     more = read_metrics(metrics or [], opened)
     options = {"private": private, "revision": revision, "commit_message": message, "create_pr": create_pr}
+    beside = None if folder is None else folder.with_name(onnx_repo(folder.name))
     with tempfile.TemporaryDirectory() as made:
         if onnx:  # first: it may be refused, and then nothing is published
+            if beside is not None:
+                require_new_folder(beside, "--folder")
             stage_onnx(opened, Path(made), repo)
         _push(repo, lambda at: stage_run(opened, at, repo, more, grey), dry_run, folder, options)
         if onnx:
-            beside = None if folder is None else folder.with_name(onnx_repo(folder.name))
             _push(onnx_repo(repo), partial(shutil.copytree, made, dirs_exist_ok=True), dry_run, beside, options)
 
 
@@ -589,11 +592,11 @@ def prototypes_build(
     card: Annotated[Path | None, OUTPUT(help="Also write the grid's card here, with its figure.")] = None,
 ) -> None:
     """Average the held-out embeddings of a teacher, or of several, or the rows of a CSV into a frozen grid."""
-    from ngd_timm.core.files import check_place, write_text
+    from ngd_timm.core.files import check_outputs, write_text
     from ngd_timm.eeg.teacher.consolidate import add_scores, build_grid
     from ngd_timm.grid.card import describe, grid_card
 
-    check_place(out)
+    check_outputs([out] if card is None else [out, card, card.with_name("grid.png")], runs)
     if tables := [run for run in runs if run.suffix.lower() == ".csv"]:
         from ngd_timm.grid.table import grid_of_table
 
@@ -629,9 +632,11 @@ def prototypes_import(
     ] = None,
 ) -> None:
     """Write somebody else's prototypes as a grid file, with what was assumed in its metadata."""
+    from ngd_timm.core.files import check_outputs
     from ngd_timm.grid.card import describe
     from ngd_timm.grid.imported import import_grid
 
+    check_outputs([out], [file])
     grid = import_grid(file, prototypes, counts, order)
     grid.save(out)
     _say(describe(grid, str(out)))

@@ -83,6 +83,37 @@ def test_a_card_that_cannot_be_written_leaves_no_grid_behind(ngd: Callable[..., 
     assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
 
 
+@pytest.mark.parametrize(
+    "outputs",
+    ["--out t.csv", "--out g.safetensors --card g.safetensors", "--out grid.png --card c.md", "--out g --card t.csv"],
+)
+def test_a_grid_takes_the_place_of_nothing_that_is_read_or_written(
+    outputs: str, ngd: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    table = "valence,arousal,a,b\n0.5,0.5,1,2\n-0.5,-0.5,2,1\n0.5,-0.5,1,1\n"
+    Path("t.csv").write_text(table)
+    done = ngd("prototypes", "build", "t.csv", *outputs.split())
+    assert done.returncode == 2
+    assert "is read, or written, already; give each file a name of its own" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
+    assert Path("t.csv").read_text() == table
+
+
+def test_blank_lines_of_a_table_are_no_rows_and_count_in_what_is_named(tmp_path: Path) -> None:
+    table = "valence,arousal,a,b\n\n0.5,0.5,1,2\n-0.5,-0.5,2,1\n0.5,-0.5,1,1\n\n"
+    (tmp_path / "t.csv").write_text(table)
+    assert grid_of_table(tmp_path / "t.csv", size=3, permutations=5).filled == 3
+    (tmp_path / "t.csv").write_text(table.replace("2,1", "2,x"))
+    with pytest.raises(InputError, match="row 4: b must be a finite number, got 'x'"):
+        grid_of_table(tmp_path / "t.csv")
+
+
+def test_a_grids_plot_is_a_png_by_its_name_too(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"p\.jpg: the plot is a PNG; give a file that ends in \.png"):
+        PrototypeGrid.random(8).plot(tmp_path / "p.jpg")
+
+
 def test_classical_scaling_gives_back_points_up_to_a_turn() -> None:
     points = np.random.default_rng(0).normal(size=(12, 3))
     found, lost = classical_scaling(squareform(pdist(points)))

@@ -228,6 +228,12 @@ def test_where_the_onnx_files_cannot_be_written_nothing_is_published(
     done = ngd("push", str(run), "ann/student", "--onnx", "--folder", str(tmp_path / "staged"))
     assert (done.returncode, done.stderr.count("exporting to ONNX needs onnx")) == (2, 1)
     assert list(tmp_path.glob("staged*")) == []
+    monkeypatch.undo()
+    (tmp_path / "staged-ONNX").mkdir()
+    (tmp_path / "staged-ONNX" / "mine.txt").write_text("mine")
+    done = ngd("push", str(run), "ann/student", "--onnx", "--folder", str(tmp_path / "staged"))
+    assert (done.returncode, done.stderr.count("staged-ONNX is not empty")) == (2, 1)
+    assert not (tmp_path / "staged").exists()
 
 
 def test_one_command_publishes_every_packaged_grid_and_student_and_the_space_under_one_name(

@@ -80,6 +80,14 @@ def test_proto_kd_equals_the_formula_written_out(
     assert float(loss) == pytest.approx(float(np.mean(slow)), rel=2e-5, abs=2e-6)
 
 
+def test_where_an_embedding_lies_depends_on_no_precision(grid: PrototypeGrid) -> None:
+    loss, embedding = ProtoKDLoss(grid, tau=0.1), torch.randn(3, grid.dim, dtype=torch.float64)
+    exact = loss.place(embedding)
+    assert exact.dtype == torch.float64
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(loss.place(embedding.float()).double(), exact, rtol=1e-4, atol=1e-5)
+
+
 def test_proto_kd_mixes_the_targets_of_soft_labels(grid: PrototypeGrid) -> None:
     loss, z = ProtoKDLoss(grid, tau=0.1), embeddings(1, torch.float32)
     mixed = 0.25 * loss.class_targets[2] + 0.75 * loss.class_targets[5]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from test_report import ODD, Page
 
 from ngd_timm.core.affect import CLASSES
@@ -16,6 +18,7 @@ from ngd_timm.core.files import write_json, write_text
 from ngd_timm.evaluate.metrics import mean_over_seeds, paired_difference
 from ngd_timm.grid.verdict import difference_verdict
 from ngd_timm.report import write_ablation_report
+from ngd_timm.report.figures import figure_folder
 
 
 def make_ablation(folder: Path, seeds: int = 3, present: int = 8) -> dict[str, Any]:
@@ -67,6 +70,20 @@ def test_the_page_shows_every_mean_and_difference_and_links_to_the_reports_that_
         assert f"{difference['8way']['macro_f1']['mean']:+.2f} [" in page.text
     assert f"{ODD} − b0_ce: above 0 in accuracy, macro-F1 and balanced accuracy." in page.text
     assert page.plot_labels.count(f"{ODD} − b0_ce") == 3
+
+
+def test_figures_of_many_rows_are_shown_from_their_files(tmp_path: Path) -> None:
+    make_ablation(tmp_path)
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (800, 800, 3), dtype=np.uint8))
+    for name in ("embeddings_pca", "va_plane"):
+        place = figure_folder(tmp_path, "ferplus:valid") / f"{name}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        (noise if name == "va_plane" else noise.resize((40, 40))).save(place)
+    page = write_ablation_report(tmp_path).read_text(encoding="utf-8")
+    assert re.findall('<img src="(data:image/png|[^"]+)', page) == [
+        "data:image/png",
+        "figures/ferplus-valid/va_plane.png",
+    ]
 
 
 def test_a_set_that_lacks_classes_shows_both_protocols_and_one_seed_has_no_interval_over_seeds(tmp_path: Path) -> None:

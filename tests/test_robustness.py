@@ -311,6 +311,7 @@ def test_the_command_writes_scores_tables_and_a_plot(
         (["{runs}/one-0", "{votes}"], "label_rule is majority and votes; give --label-rule"),
         (["{runs}/one-0", "{seven}"], "can't be compared: classes is"),
         (["{runs}/one-0", "--out", "{file}"], "is a file; choose a folder"),
+        (["{runs}/one-0", "--out", "{ablation}"], "holds an ablation, whose table.md would be lost; choose another"),
         (["{runs}/one-0", "--out", "{file}/new"], "can't be written (Not a directory); choose another place"),
         (["{runs}/one-0", "--data", "schematic={tiny}"], "a side of 6 px"),
         (["{runs}/one-0", "--data", "schematic={runs}/nowhere"], "nowhere"),
@@ -329,8 +330,10 @@ def test_wrong_input_is_one_line_and_exit_code_two_and_writes_nothing(
     work.mkdir()
     monkeypatch.chdir(work)
     places = {"runs": runs, "votes": tmp_path / "votes", "seven": tmp_path / "seven", "tiny": tmp_path / "tiny"}
-    places["file"] = tmp_path / "file"
+    places |= {"file": tmp_path / "file", "ablation": tmp_path / "ablation"}
     places["file"].write_text("mine")
+    places["ablation"].mkdir()
+    (places["ablation"] / "ablation.json").write_text("{}")
     make_run(places["votes"], "votes", 0, label_rule="votes")
     save_student(create_student(StudentConfig(backbone="test_resnet"), 7), places["seven"], CLASSES[:7])
     for name in ("fear", "anger"):

@@ -13,7 +13,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,16 @@ def check_place(path: str | Path) -> None:
     with write_refusals(Path(path)), tempfile.TemporaryFile(dir=above):
         if os.path.isdir(path):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+
+
+def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
+    """`check_place` of each file; one that is given twice, or is read, is refused."""
+    taken = {path.resolve() for path in inputs}
+    for path in outputs:
+        check_place(path)
+        if path.resolve() in taken:
+            raise InputError(f"{path} is read, or written, already; give each file a name of its own")
+        taken.add(path.resolve())
 
 
 def require_new_folder(folder: Path, option: str) -> None:

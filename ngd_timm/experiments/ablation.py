@@ -54,6 +54,8 @@ def ablate(
     choose, beside validation's choice.
     """
     out = Path(out)
+    if (out / "robustness.json").exists():
+        raise InputError(f"{out} holds a test of robustness, whose table.md would be lost; choose another --out DIR")
     recipes, swept = _load(arguments, sweeps)
     choice = None if choose is None else _read_choice(choose, next(iter(recipes.values())))
     if seeds < 1:

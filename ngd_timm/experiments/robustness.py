@@ -116,6 +116,8 @@ def robustness(
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; choose a folder with --out DIR")
+    if (out / "ablation.json").exists():
+        raise InputError(f"{out} holds an ablation, whose table.md would be lost; choose another folder with --out DIR")
     check_place(out / "robustness.json")
     name, root, split, key = parse_spec(spec)
     students = [_open(source) for source in sources]

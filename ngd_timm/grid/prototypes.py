@@ -376,6 +376,8 @@ class PrototypeGrid:
         """Draw the counts on the valence/arousal plane beside the cosines between prototypes, as a PNG."""
         from ngd_timm.core.plots import png_figure
 
+        if Path(path).suffix.lower() != ".png":
+            raise InputError(f"{path}: the plot is a PNG; give a file that ends in .png")
         with png_figure(path, (9, 4.2)) as figure:
             plane, matrix = figure.subplots(1, 2)
             counts = self.counts.numpy().reshape(self.size, self.size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -63,9 +64,12 @@ def _read_table(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     try:
         require_regular(path)
         with open(path, encoding="utf-8-sig", newline="") as handle:
-            columns, *rows = list(csv.reader(handle, strict=True)) or [[]]
+            reader = csv.reader(handle, strict=True)
+            columns = next(reader, [])
+            numbered = [(reader.line_num, row) for row in reader if row]
     except (csv.Error, UnicodeDecodeError, OSError) as error:
         raise InputError(f"{path}: not readable as a UTF-8 CSV ({error})") from None
+    lines, rows = [line for line, _ in numbered], [row for _, row in numbered]
     columns = [name.strip() for name in columns]
     features = [name for name in columns if name not in (*_RATINGS, "subject")]
     missing: list[str] = [name for name in _RATINGS if name not in columns]
@@ -78,24 +82,24 @@ def _read_table(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         )
     if repeated := [name for name in dict.fromkeys(columns) if columns.count(name) > 1]:
         raise InputError(f"{path}: has the column {repeated[0]} twice")
-    for number, row in enumerate(rows, start=2):
+    for number, row in numbered:
         if len(row) != len(columns):
             raise InputError(
                 f"{path}, row {number}: must have {len(columns)} cells, as the first row has, got {len(row)}"
             )
     table = dict(zip(columns, np.array(rows).T, strict=True))
-    va = np.stack([_numbers(path, name, table[name]) for name in _RATINGS], axis=1)
+    va = np.stack([_numbers(path, name, lines, table[name]) for name in _RATINGS], axis=1)
     if (bad := np.abs(va).max(axis=1) > 1).any():
         first = int(bad.argmax())
         raise InputError(
-            f"{path}, row {first + 2}: valence and arousal must lie in [-1, 1], got {va[first].tolist()}; map a scale "
-            "of 1 to 9 by (r - 5) / 4"
+            f"{path}, row {lines[first]}: valence and arousal must lie in [-1, 1], got {va[first].tolist()}; map "
+            "a scale of 1 to 9 by (r - 5) / 4"
         )
-    return np.stack([_numbers(path, name, table[name]) for name in features], axis=1), va, table.get("subject")
+    return np.stack([_numbers(path, name, lines, table[name]) for name in features], axis=1), va, table.get("subject")
 
 
-def _numbers(path: Path, column: str, cells: np.ndarray) -> np.ndarray:
-    for row, cell in enumerate(cells.tolist(), start=2):
+def _numbers(path: Path, column: str, lines: Sequence[int], cells: np.ndarray) -> np.ndarray:
+    for row, cell in zip(lines, cells.tolist(), strict=True):
         try:
             if not np.isfinite(float(cell)):
                 raise ValueError

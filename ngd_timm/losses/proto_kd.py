@@ -153,7 +153,10 @@ class ProtoKDLoss(nn.Module):
 
         The mean of the cells' centres under softmax(cos(embedding, prototypes) / tau).
         """
-        return torch.softmax(unit(embedding) @ self.prototypes.T / self.tau, dim=1) @ self.cell_centers
+        with torch.autocast(embedding.device.type, enabled=False):
+            z = unit(embedding)
+            cells = torch.softmax(z @ self.prototypes.to(z.dtype).T / self.tau, dim=1)
+            return cells @ self.cell_centers.to(z.dtype)
 
     def extra_repr(self) -> str:
         return f"tau={self.tau}, target={self.target!r}, sigma={self.sigma}, cells={len(self.prototypes)}"

@@ -22,6 +22,7 @@ from ngd_timm.report.run import TERMS, column, known
 from ngd_timm.report.tables import ablation_tables
 
 _CURVE = "valid_macro_f1"
+_INLINE = 2_000_000  # bytes of figures within the page
 _FIGURES = {
     "embeddings_pca": "Embeddings by PCA, whose distances are true as far as its share of the variance goes",
     "embeddings_tsne": "Embeddings by t-SNE, of which only neighbourhoods mean something, not distances or sizes",
@@ -88,14 +89,19 @@ def _figures(comparison: Mapping[str, Any], folder: Path) -> list[dict[str, str]
             shown[f"{name}_difference"] = (
                 f"The last row's confusions minus the first row's, {protocol_name(protocol, found)}"
             )
-    at, figures = figure_folder(folder, key), []
+    at, figures, left = figure_folder(folder, key), [], _INLINE
     files = {at / f"{name}.png": f"{title}: {key}" for name, title in {**shown, **_FIGURES}.items()}
     if comparison.get("swept"):
         files = {folder / "sensitivity.png": "Sensitivity to what was swept", **files}
     for file, title in files.items():
         if file.is_file():
             with Image.open(file) as image:
-                figures.append({"uri": to_png_uri(image), "title": title})
+                uri = to_png_uri(image)
+            if len(uri) > left:  # of a table of many rows: the page shows the file beside it
+                uri = file.relative_to(folder).as_posix()
+            else:
+                left -= len(uri)
+            figures.append({"uri": uri, "title": title})
     return figures
 
 

@@ -20,15 +20,14 @@ from ngd_timm.report.plots import plot_cosines, plot_plane
 
 PROTOCOLS = {"8way": "all classes", "present": "present classes only"}
 _EEG_SCORES = {"bacc": "high against low, balanced accuracy (bACC)", "ccc": "concordance with the rating (CCC)"}
-_MAX_BYTES = 3_000_000
 
 
-def render(template: str, context: Mapping[str, Any], path: Path) -> Path:
-    """Write a template's page, atomically."""
+def render(template: str, context: Mapping[str, Any], path: Path, most: int | None = None) -> Path:
+    """Write a template's page, atomically; one of more than `most` bytes is refused."""
     page = fill(template, context)
     size = len(page.encode())
-    if size > _MAX_BYTES:
-        raise InputError(f"the report would be {size:,} bytes, more than {_MAX_BYTES:,}; show fewer mistakes")
+    if most is not None and size > most:
+        raise InputError(f"the report would be {size:,} bytes, more than {most:,}; show fewer mistakes")
     write_text(path, page)
     return path
 

@@ -24,6 +24,7 @@ from ngd_timm.report.sets import set_context
 TERMS = {"ce": "cross-entropy", "kd": "logit KD", "proto_kd": "Proto-KD", "d_geo": "D-Geo"}
 _MOST_MISTAKES = 60  # of a set
 _THUMBNAIL = (96, 96)
+_MAX_BYTES = 3_000_000  # of a page, which mistakes make large
 
 
 def write_report(run: str | Path, mistakes: int = 0) -> Path:
@@ -34,7 +35,7 @@ def write_report(run: str | Path, mistakes: int = 0) -> Path:
     if mistakes and not files.predictions:
         raise InputError(f"{files.folder} keeps no predictions, so its mistakes can't be shown; evaluate the run again")
     shown = {key: _mistakes(files.recipe, key, p, mistakes) for key, p in files.predictions.items() if mistakes}
-    return render("run.html.j2", {**run_context(files), "mistakes": shown}, files.folder / "report.html")
+    return render("run.html.j2", {**run_context(files), "mistakes": shown}, files.folder / "report.html", _MAX_BYTES)
 
 
 def run_context(run: Run) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def run_context(run: Run) -> dict[str, Any]:
     grid = run.grid if recipe.loss.uses_grid else None
     simulated = {
         "the faces are drawn by a program": recipe.data.name == "schematic",
-        "the grid was built from simulated EEG": grid and "simulated" in str(grid.metadata).lower(),
+        "the grid was built from simulated EEG": grid is not None and "simulated" in grid.metadata,
     }
     return {
         "title": f"Run {recipe.name}, seed {recipe.seed}",

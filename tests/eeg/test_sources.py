@@ -124,6 +124,12 @@ def test_arrays_of_a_recording_are_floats() -> None:
             Recording(1, 1, signal, 128.0, ("O1",))  # type: ignore[arg-type]
 
 
+def test_subjects_and_trials_of_a_recording_are_numbers() -> None:
+    for subject, trial, what in (("S01", 1, "subject"), (1, "a", "trial")):
+        with pytest.raises(InputError, match=f"{what} must be a whole number, got .*; number the {what}s"):
+            Recording(subject, trial, np.zeros((1, 2)), 128.0, ("O1",))  # type: ignore[arg-type]
+
+
 def test_two_files_of_one_game_of_gameemo_are_refused(tmp_path: Path) -> None:
     write_simulated("gameemo", tmp_path / "games", 1, 1, 1.0)
     (file,) = (tmp_path / "games").rglob("S01G1AllChannels.csv")

@@ -55,6 +55,9 @@ class Recording:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", tuple(str(name) for name in self.channels))
+        for what, number in (("subject", self.subject), ("trial", self.trial)):
+            if not isinstance(number, (int, np.integer)):
+                raise InputError(f"{self}: {what} must be a whole number, got {number!r}; number the {what}s")
         if not (np.isfinite(self.sfreq) and self.sfreq > 0):
             raise InputError(f"{self}: sfreq must be above 0 Hz, got {self.sfreq}")
         for what, values in (("signal", self.signal), ("baseline", self.baseline)):
