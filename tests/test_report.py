@@ -184,9 +184,10 @@ def test_a_short_run_of_cross_entropy_lacks_what_it_has_not_and_shows_no_markup_
 def test_a_simulated_grid_is_called_simulated(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     grid = PrototypeGrid.load(run / "grid.safetensors")
-    notes = {**grid.metadata, "dataset": "simulated"}
-    PrototypeGrid(grid.prototypes, grid.counts, grid.centers, grid.size, notes).save(run / "grid.safetensors")
-    assert "Simulated:" in write_report(run).read_text(encoding="utf-8")
+    for notes, called in ({"simulated": "true"}, True), ({"dataset": "own embeddings (unsimulated)"}, False):
+        notes = {**grid.metadata, **notes}
+        PrototypeGrid(grid.prototypes, grid.counts, grid.centers, grid.size, notes).save(run / "grid.safetensors")
+        assert ("Simulated:" in write_report(run).read_text(encoding="utf-8")) == called
 
 
 def test_damaged_metrics_are_refused_by_name(tmp_path: Path) -> None:

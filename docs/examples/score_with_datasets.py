@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 
 from ngd_timm import InputError, Predictor
-from ngd_timm.predict.predictor import image_files
+from ngd_timm.predict.predictor import images_at
 
 
 @functools.cache
@@ -32,7 +32,7 @@ def score(row: dict, student: str | None) -> dict:
 
 
 def main(images: str, out: str, student: str | None = None, processes: int = 2) -> None:
-    rows = Dataset.from_dict({"path": [str(file) for file in image_files([images])]})
+    rows = Dataset.from_dict({"path": [str(file) for file in images_at([images])]})
     rows.map(score, fn_kwargs={"student": student}, num_proc=processes).to_parquet(out)
 
 

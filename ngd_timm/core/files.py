@@ -109,12 +109,12 @@ def check_place(path: str | Path) -> None:
 
 def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
     """`check_place` of each file; one that is given twice, or is read, is refused."""
-    taken = {path.resolve() for path in inputs}
+    taken = {os.path.realpath(path) for path in inputs}  # links in a circle are no error to it
     for path in outputs:
         check_place(path)
-        if path.resolve() in taken:
+        if os.path.realpath(path) in taken:
             raise InputError(f"{path} is read, or written, already; give each file a name of its own")
-        taken.add(path.resolve())
+        taken.add(os.path.realpath(path))
 
 
 def require_new_folder(folder: Path, option: str) -> None:
