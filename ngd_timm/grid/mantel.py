@@ -34,6 +34,10 @@ class HeldOut(NamedTuple):
     stimulus: np.ndarray
     fold: np.ndarray
 
+    def rows(self, index: np.ndarray) -> HeldOut:
+        """Of these rows alone."""
+        return HeldOut(self.stimulus[index], self.fold[index])
+
 
 def mantel_r(rows: np.ndarray, distances: np.ndarray) -> float:
     """Pearson r between 1 - cosine of unit rows (F, D) and the distances (F, F) of their cells, over pairs of cells."""
@@ -83,8 +87,7 @@ def mantel_test(
         raise InputError(f"trials must have shape {who.shape}, got {np.shape(trials)}")
     first, trial = trial_index(who, np.asarray(trials))
     owner = who[first]
-    held = None if held_out is None else HeldOut(held_out.stimulus[first], held_out.fold[first])
-    exchange = Exchange(va[first], owner, held)
+    exchange = Exchange(va[first], owner, held_out and held_out.rows(first))
     if not np.array_equal(va, va[first][trial]):
         raise InputError("a trial has more than one valence/arousal rating; permuting trials needs exactly one")
     if not exchange.possible:

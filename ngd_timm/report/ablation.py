@@ -97,11 +97,11 @@ def _figures(comparison: Mapping[str, Any], folder: Path) -> list[dict[str, str]
         if file.is_file():
             with Image.open(file) as image:
                 uri = to_png_uri(image)
-            if len(uri) > left:  # of a table of many rows: the page shows the file beside it
-                uri = file.relative_to(folder).as_posix()
-            else:
+            figure = {"title": title, "file": file.relative_to(folder).as_posix()}
+            if len(uri) <= left:  # of a table of many rows the page links to the others
+                figure["uri"] = uri
                 left -= len(uri)
-            figures.append({"uri": uri, "title": title})
+            figures.append(figure)
     return figures
 
 

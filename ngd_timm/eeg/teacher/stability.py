@@ -37,8 +37,7 @@ def split_half(
     first, trial = trial_index(index, trials)
     sums, weights = sums_of(unit, trial, len(first)), np.bincount(trial).astype(np.float64)
     owner, ratings = index[first], valence_arousal[first]
-    held = None if held_out is None else HeldOut(held_out.stimulus[first], held_out.fold[first])
-    exchange = Exchange(ratings, owner, held)
+    exchange = Exchange(ratings, owner, held_out and held_out.rows(first))
 
     rng = np.random.default_rng(seed)
     halves = np.zeros((splits, count), dtype=bool)
