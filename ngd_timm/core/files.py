@@ -30,6 +30,7 @@ _LARGEST_JSON = 16 << 20
 _RANDOM = "[a-z0-9_]{8}"
 """What `tempfile` ends its names with."""
 _NOTES = (".DS_Store", "Thumbs.db", "desktop.ini")
+"""What file managers keep of a folder in it."""
 _FILES = "files"
 """The temporary name of several files at once."""
 _UNLOCKED = 0.1

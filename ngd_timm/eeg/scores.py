@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ngd_timm.core.affect import AXES, ccc
-from ngd_timm.grid.averages import sums_of, trial_index
+from ngd_timm.grid.averages import rows_of, sums_of, trial_index
 from ngd_timm.grid.mantel import Exchange, HeldOut
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
@@ -48,7 +48,7 @@ def score_trials(
     (T,) or (T, 2), within each fold (see `grid.mantel.Exchange`); with `number` (T,), the trial's number where it means
     the same for all subjects, `given_number` has them permuted among the trials of it, `given_stimulus` likewise.
     """
-    by_subject = _groups(subject)
+    by_subject = rows_of(subject)
     within, held_out = subject, None
     if fold is not None and stimulus is not None:
         within, held_out = np.zeros_like(subject), HeldOut(stimulus, fold)
@@ -73,10 +73,6 @@ def score_trials(
                         metric, values, rating, Exchange(rating, names), permutations, rng
                     )
     return scores
-
-
-def _groups(names: np.ndarray) -> list[np.ndarray]:
-    return [np.flatnonzero(names == name) for name in np.unique(names)]
 
 
 def _interval(

@@ -76,6 +76,12 @@ def numbered(names: np.ndarray) -> np.ndarray:
     return np.unique(names, axis=0, return_inverse=True)[1].reshape(-1)
 
 
+def rows_of(names: np.ndarray) -> list[np.ndarray]:
+    """The rows of each different name (N,), in the order of the names."""
+    order = np.argsort(names, kind="stable")
+    return np.split(order, np.flatnonzero(names[order][1:] != names[order][:-1]) + 1)
+
+
 def trial_index(subject: np.ndarray, trial: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Trials in order of subject and trial: the first row of each, (T,), and the trial of each row, (N,)."""
     who, which = (numbered(names) for names in (subject, trial))

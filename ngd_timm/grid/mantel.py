@@ -14,6 +14,7 @@ from ngd_timm.grid.averages import (
     checked_size,
     numbered,
     pooled_sums,
+    rows_of,
     sums_of,
     trial_index,
     unit,
@@ -145,9 +146,9 @@ class Exchange:
             self._means = np.stack([ratings[self._stimulus == number].mean(axis=0) for number in range(len(first))])
             self._own = ratings - self._means[self._stimulus]
             # of folds by subject and stimulus the second column is the stimulus's
-            self._folds = _groups(held_out.fold.reshape(len(ratings), -1)[first, -1])
+            self._folds = rows_of(held_out.fold.reshape(len(ratings), -1)[first, -1])
             within = numbered(np.column_stack([within, held_out.fold]))
-        self._within = _groups(within)
+        self._within = rows_of(within)
         self.possible = max(map(len, self._within if held_out is None else self._folds)) > 1
 
     def __call__(self, rng: np.random.Generator) -> np.ndarray:
@@ -156,12 +157,6 @@ class Exchange:
         if self._means is None:
             return own
         return (_permuted(self._means, self._folds, rng)[self._stimulus] + own).clip(*self._range)
-
-
-def _groups(names: np.ndarray) -> list[np.ndarray]:
-    """The rows of each name."""
-    order = np.argsort(names, kind="stable")
-    return np.split(order, np.flatnonzero(names[order][1:] != names[order][:-1]) + 1)
 
 
 def _permuted(values: np.ndarray, groups: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
