@@ -5,6 +5,8 @@ Run it here: pip install -r requirements.txt && python app.py
 
 from __future__ import annotations
 
+import contextlib
+import os
 import tempfile
 import threading
 from collections.abc import Callable
@@ -44,6 +46,7 @@ def predict(file: str | None) -> list[str]:
     """The annotated image, the bars and the plane of an image file, and the same in words; the file goes soon after."""
     if file is None:
         return ["", "", "", ""]
+    sent = os.stat(file).st_ctime_ns
     try:
         with Image.open(file) as image:
             if image.width * image.height > LARGEST_IMAGE * 1e6:
@@ -55,8 +58,8 @@ def predict(file: str | None) -> list[str]:
     except InputError as error:
         raise gr.Error(str(error).replace(file, Path(file).name)) from None
     finally:
-        if sha256_file(file) not in SHIPPED:  # later, since who sends the same photograph meanwhile shares the file
-            threading.Timer(KEPT, Path(file).unlink, [True]).start()
+        if sha256_file(file) not in SHIPPED:
+            threading.Timer(KEPT, delete, [file, sent]).start()
     height = min(8.0, max(2.0, 5 * photo.height / photo.width))
     drawn = draw("Faces", (5, height), lambda axes: draw_boxes(axes, photo, faces))
     if not faces:
@@ -65,6 +68,13 @@ def predict(file: str | None) -> list[str]:
     plane = draw("Valence and arousal", (4, 4), lambda axes: draw_plane(axes, faces))
     lines = [f"{i}. {words(face)}" for i, face in enumerate(faces, start=1)]
     return [drawn, bars, plane, "\n".join(lines)]
+
+
+def delete(file: str, sent: int) -> None:
+    """Delete a photograph, unless it was sent again since, which has a deletion of its own after its answer."""
+    with contextlib.suppress(FileNotFoundError):
+        if os.stat(file).st_ctime_ns == sent:
+            os.unlink(file)
 
 
 def words(face: Any) -> str:
