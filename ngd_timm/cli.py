@@ -487,12 +487,6 @@ def results(
     out: Annotated[Path, OUTPUT(help="The page, Markdown; its scores go beside it as .json.")],
     label_rule: Annotated[list[str] | None, INPUT(help="Repeatable; default: majority and argmax.")] = None,
     beside: Annotated[list[Path] | None, INPUT(metavar="RUN", help="A run beside the table; repeatable.")] = None,
-    tried: Annotated[
-        list[Path] | None, INPUT(metavar="RUN", help="A run that settings were chosen by; repeatable.")
-    ] = None,
-    earlier: Annotated[
-        Path | None, INPUT(metavar="JSON", help="Of an earlier page: keeps its --beside and --tried.")
-    ] = None,
     best: Annotated[bool, INPUT("--best", help="Beside the last epoch, the one that validation chose.")] = False,
 ) -> None:
     """Score runs on any data sets by any label rules, and write a page: beside the paper, with what each term adds."""
@@ -500,7 +494,7 @@ def results(
 
     check_out(out)
     rules = label_rule or ("majority", "argmax")
-    scored = score_ablation(sources, data, rules, beside or (), tried or (), earlier, command=_command(), best=best)
+    scored = score_ablation(sources, data, rules, beside or (), command=_command(), best=best)
     write_results(scored, out)
     _say(out)
 

@@ -26,7 +26,6 @@ from ngd_timm.eeg.signal.bandpower import save_bandpower
 from ngd_timm.eeg.simulate.power import simulate_bandpower
 from ngd_timm.eeg.teacher.fit import fit_teacher
 from ngd_timm.experiments.ablation import ablate
-from ngd_timm.experiments.results import score_ablation, write_results
 from ngd_timm.train.loop import train
 
 MARKUP = "<script>alert(1)</script>\n\n# A heading | `x` \x1b]0;title\x07"
@@ -55,14 +54,13 @@ READ = {
     "ablation/ablation.json": ("report ablation", OF_ABLATION),
     "ablation/runs/b0_ce-0/fingerprint.json": (ABLATE,),
     "ablation/runs/b0_ce-0/metrics.json": (ABLATE,),
-    "page.json": (f"{OF_ABLATION} --earlier page.json",),
 }
 """By file the commands that read it back."""
 
 
 @pytest.fixture(scope="module")
 def home(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run, an ablation of one recipe, the page of its results, a teacher's run, faces and one face."""
+    """A folder with a run, an ablation of one recipe, a teacher's run, faces and one face."""
     home = tmp_path_factory.mktemp("altered")
     (home / "faces").symlink_to(faces)
     Image.new("L", (48, 48), 90).save(home / "face.png")
@@ -70,10 +68,6 @@ def home(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     loss = {"kd": 0.0, "proto_kd": 0.1, "d_geo": 0.01}
     train(tiny_recipe(faces, home / "run", tracker="tensorboard", loss=loss, **rich), ["ngd", "train", "tiny"])
     ablate(["b0_ce", *KEYS.format(faces).split()], 1, home / "ablation")
-    page = score_ablation(
-        [home / "ablation"], [f"schematic={faces}:test"], ["majority"], [home / "run"], [home / "run"], resamples=20
-    )
-    write_results(page, home / "page.md")
     save_bandpower(home / "eeg.npz", simulate_bandpower(9, 9, 2, effect=1.5, stimulus=1.0))
     data = {"name": "bandpower", "root": str(home / "eeg.npz"), "folds": 3}
     settings = {"scores": {"bootstrap": 5, "permutations": 5}, "teacher": {"kind": "ridge", "embedding_dim": 16}}

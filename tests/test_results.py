@@ -1,4 +1,4 @@
-"""ngd results: each score is what the runs' own predictions give, under each rule; earlier pages; refusals."""
+"""ngd results: each score is what the runs' own predictions give, under each rule; refusals."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_the_command_writes_a_page_with_the_papers_row_differences_runs_beside_a
     page = tmp_path / "RESULTS.md"
     done = ngd(
         *("results", str(ablation), "--data", f"ferplus={voted}:valid", "--label-rule", "majority"),
-        *("--beside", str(beside), "--tried", str(ablation / "runs" / "b0_ce-0"), "--out", str(page)),
+        *("--beside", str(beside), "--out", str(page)),
     )
     assert done.returncode == 0
     text, results = page.read_text(), json.loads(page.with_suffix(".json").read_text())
@@ -228,58 +228,19 @@ def test_runs_of_one_name_with_other_settings_are_no_seeds_and_a_folder_may_have
         score_ablation([own, longer], spec)
 
 
-def test_an_earlier_pages_runs_are_kept_where_images_and_labels_are_the_same(
-    ablation: Path, voted: Path, tmp_path: Path, ngd: Any
+def test_copies_of_training_images_are_scored_where_the_runs_keep_them(
+    ablation: Path, voted: Path, tmp_path: Path
 ) -> None:
-    valid = ("--data", f"ferplus={voted}:valid", "--label-rule", "majority")
-    for name in ("longer-0", "chosen-0"):
-        shutil.copytree(ablation / "runs" / "b0_ce-1", tmp_path / name)
-    first, page = tmp_path / "first.md", tmp_path / "RESULTS.md"
-    own = ("--beside", str(tmp_path / "longer-0"), "--tried", str(tmp_path / "chosen-0"))
-    assert ngd("results", str(ablation), *valid, *own, "--out", str(first)).returncode == 0
-    for name in ("longer-0", "chosen-0"):
-        shutil.rmtree(tmp_path / name)
-
-    earlier = ("--earlier", str(first.with_suffix(".json")))
-    assert ngd("results", str(ablation), *valid, *earlier, "--out", str(page)).returncode == 0
-    before, after = (json.loads(file.with_suffix(".json").read_text()) for file in (first, page))
-    assert after["sets"] == before["sets"]
-    assert after["students"] == before["students"]
-    for key in ("beside", "tried"):
-        assert after[key] == {run: {**entry, "earlier": True} for run, entry in before[key].items()}
-    assert "Kept from an earlier page: longer-0, chosen-0." in page.read_text()
-    assert "--earlier first.json" in page.read_text()
-    assert "earlier page" not in first.read_text()
-
-    shutil.copytree(ablation / "runs" / "b1_kd-0", tmp_path / "longer-0")
-    scored = ("--beside", str(tmp_path / "longer-0"))
-    assert ngd("results", str(ablation), *valid, *earlier, *scored, "--out", str(page)).returncode == 0
-    replaced = json.loads(page.with_suffix(".json").read_text())
-    assert replaced["students"]["longer-0"] == replaced["students"]["b1_kd-0"] != before["students"]["longer-0"]
-    assert "Kept from an earlier page: chosen-0." in page.read_text()
-
-    def altered(**changes: Any) -> tuple[str, str]:
-        file = tmp_path / f"altered-{len(list(tmp_path.iterdir()))}.json"
-        file.write_text(json.dumps({**before, **changes}))
-        return "--earlier", str(file)
-
-    (name,) = before["sets"]
-    lacking = "is not whole: a run of 'beside' lacks scores"
-    relabelled = {name: {**before["sets"][name], "classes": [*VOTES[:7], "scorn"]}}
-    for changed, message in (
-        (("--data", f"ferplus={voted}:test", "--label-rule", "majority"), "no scores on the images"),
-        ((*valid, *altered(data={name: "0" * 64})), "no scores on the images"),
-        ((*valid, *altered(sets=relabelled)), "no scores on the images"),
-        ((*valid, *altered(beside={"b0_ce": before["beside"]["longer-0"]}, sets={})), lacking),
-        ((*valid, *altered(students={})), lacking),
-        ((*valid, *altered(tried={"chosen-0": {}})), "'tried': Field required at chosen-0.command"),
-        ((*valid, *altered(tried=[])), "'tried': Input should be"),
-        ((*valid, "--earlier", str(ablation / "ablation.json")), "give --earlier the JSON that was written"),
-    ):
-        done = ngd("results", str(ablation), *earlier, *changed, "--out", str(tmp_path / "other.md"))
-        assert (done.returncode, done.stderr.splitlines()[-1].count("ngd: ")) == (2, 1), message
-        assert message in done.stderr
-    assert not list(tmp_path.glob("other*"))
+    copied = Path(shutil.copytree(voted, tmp_path / "copied"))
+    shutil.copy(copied / "train.parquet", copied / "valid.parquet")
+    keeps, drops = tmp_path / "keeps", ablation / "runs" / "b1_kd-0"
+    recipe = shutil.copytree(ablation / "runs" / "b0_ce-0", keeps) / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("drop_duplicates: true", "drop_duplicates: false"))
+    specs = [f"ferplus={copied}:valid"]
+    (found,) = score_ablation([keeps], specs, ["majority"], resamples=20)["sets"].values()
+    assert found["n"] == 40
+    with pytest.raises(InputError, match=r"differ in data\.drop_duplicates"):
+        score_ablation([keeps, drops], specs, ["majority"])
 
 
 @pytest.mark.parametrize(
@@ -301,7 +262,7 @@ def test_what_cannot_be_scored_is_one_line_and_writes_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_scores_never_replace_a_file_that_is_not_an_earlier_pages(ablation: Path, voted: Path, ngd: Any) -> None:
+def test_scores_never_replace_a_file_that_is_not_a_pages(ablation: Path, voted: Path, ngd: Any) -> None:
     before = (ablation / "ablation.json").read_bytes()
     done = ngd("results", str(ablation), "--data", f"ferplus={voted}:valid", "--out", str(ablation / "ablation.md"))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
@@ -317,7 +278,7 @@ def test_scores_never_replace_a_file_that_is_not_an_earlier_pages(ablation: Path
     plot.unlink()
 
 
-def test_two_runs_of_one_name_and_runs_without_scores_are_refused_first(
+def test_two_runs_of_one_name_are_refused_first(
     ablation: Path, voted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ngd_timm.experiments.results.predict", None)
@@ -326,10 +287,6 @@ def test_two_runs_of_one_name_and_runs_without_scores_are_refused_first(
         score_ablation([ablation], specs, beside=[ablation / "runs" / "b0_ce-0"])
     with pytest.raises(InputError, match="twice"):
         score_ablation([ablation], specs * 2)
-    shutil.copytree(ablation / "runs" / "b0_ce-0", tmp_path / "empty-0")
-    (tmp_path / "empty-0" / "metrics.json").write_text("{}")
-    with pytest.raises(InputError, match=r"metrics\.json holds no scores"):
-        score_ablation([ablation], specs, tried=[tmp_path / "empty-0"])
     with pytest.raises(InputError, match=r"ablation\.json"):
         score_ablation([tmp_path], specs)
     with pytest.raises(InputError, match=r"b0_ce has the seeds \[0, 1\] and b1_kd \[0\]"):

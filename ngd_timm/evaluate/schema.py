@@ -14,18 +14,16 @@ from ngd_timm.evaluate.metrics import METRICS, PROTOCOLS
 from ngd_timm.losses import COMPONENTS
 
 _SAMPLED = record({"unit": Literal["image", "subject"]})
-SCORES = by_key(Percent, METRICS, len(METRICS))
+_SCORES = by_key(Percent, METRICS, len(METRICS))
 _CLASS = record({"precision": Percent, "recall": Percent, "f1": Percent, "support": Count})
 _BIN = record({"n": Count, "confidence": Percent | None, "accuracy": Percent | None})
-# of metrics.json, as a page of results keeps it: without what its other numbers say already
-_KEPT = {"n": PositiveInt, "present_classes": listed(str), "8way": SCORES, "per_class": by_key(_CLASS)}
-_KEPT |= {"confusion": listed(listed(Count))}
+_SCORED = {"n": PositiveInt, "present_classes": listed(str), "8way": _SCORES, "present": _SCORES}
+_SCORED |= {"per_class": by_key(_CLASS), "confusion": listed(listed(Count))}
 _MORE = {"ci95": by_key(by_key(Pair, METRICS, len(METRICS)), PROTOCOLS), "confusion_present": listed(listed(Count))}
 _MORE |= {"bootstrap": _SAMPLED, "calibration": listed(_BIN), "temperature": Amount, "prior": str | dict[str, float]}
 _MORE |= {"drop_duplicates": bool, "student_sha256": str, "folded_from": str, "dataset_id": str}
-_NAMED = {"ece": Percent, "label_rule": str, "flip": bool}
-KEPT_ENTRY = record({**_KEPT, **_NAMED}, _MORE)
-_ENTRY = record({**_KEPT, "present": SCORES}, {**_MORE, **_NAMED})
+_MORE |= {"ece": Percent, "label_rule": str, "flip": bool}
+_ENTRY = record(_SCORED, _MORE)
 
 _SPLIT = {"kept": Count, "read": Count, "labels": str, "dropped": by_key(Count), "sha256": str}
 _SPLIT |= {"counts": by_key(Amount), "dataset_id": str | None}

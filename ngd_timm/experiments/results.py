@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
-from pydantic import PositiveInt
 from torch import Tensor
 
 from ngd_timm.core.affect import CLASSES
@@ -17,7 +16,6 @@ from ngd_timm.core.devices import open_device
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.files import check_place, read_json, write_json, write_text
 from ngd_timm.core.recipe import Recipe, load_recipe
-from ngd_timm.core.schema import Amount, Count, Name, by_key, listed, read_checked, record
 from ngd_timm.data import load_split, parse_spec
 from ngd_timm.data.labels import GIVEN, LABEL_RULES
 from ngd_timm.evaluate.comparison import (
@@ -39,7 +37,7 @@ from ngd_timm.evaluate.metrics import (
 from ngd_timm.evaluate.predictions import Predictions, predict
 from ngd_timm.evaluate.run import Run, read_run
 from ngd_timm.evaluate.run_log import with_bar
-from ngd_timm.evaluate.schema import KEPT_ENTRY, SCORES, read_comparison
+from ngd_timm.evaluate.schema import read_comparison
 from ngd_timm.evaluate.student import check_specs, face_batches
 from ngd_timm.grid.verdict import difference_verdict
 from ngd_timm.models.student import run_folder
@@ -73,65 +71,26 @@ _PLOTTED = "macro_f1"
 _SAME_OBJECTIVE = {"tau_paper": "b2_proto", "b3_t1": PAPER_BEST}
 
 
-_NOTES = {"command": str, "epochs": Count, "minutes": Amount}
-_NOTES |= {"metrics": by_key(record({"n": PositiveInt, "8way": SCORES}), Name, 1)}
-# of the JSON beside a page, what an earlier one is used for
-_PARTS = {"beside": by_key(record(_NOTES)), "tried": by_key(record(_NOTES)), "students": by_key(str)}
-_PARTS |= {"data": by_key(str), "sets": by_key(record({"classes": listed(str), "beside": by_key(KEPT_ENTRY)}))}
-_PAGE = record({**_PARTS, "kind": Literal["ngd results"]})
-
-
-class _Earlier(NamedTuple):
-    """An earlier page, whose runs that are not scored again are kept."""
-
-    file: Path
-    beside: Mapping[str, Any]
-    tried: Mapping[str, Any]
-    page: Mapping[str, Any]
-
-    def refuse_others(self, name: str, sha256: str | None = None, classes: Sequence[str] = ()) -> None:
-        """Rows of one table need the same images, labels and classes; without these only the name is compared."""
-        if not self.beside:
-            return
-        same = name in self.page["sets"]
-        if same and sha256 is not None:
-            same = self.page["data"].get(name) == sha256 and self.page["sets"][name]["classes"] == list(classes)
-        if not same:
-            raise InputError(
-                f"{self.file} has no scores on the images, labels and classes of {name} as they are now; leave "
-                "--earlier or that set out"
-            )
-
-
 def score_ablation(
     sources: Sequence[str | Path],
     specs: Sequence[str],
     label_rules: Sequence[str] = ("majority", "argmax"),
     beside: Sequence[str | Path] = (),
-    tried: Sequence[str | Path] = (),
-    earlier: str | Path | None = None,
     resamples: int = 2000,
     command: Sequence[str] | None = None,
     best: bool = False,
 ) -> dict[str, Any]:
     """Score every run of an ablation on data sets, by each label rule, and compare the recipes on each.
 
-    `sources` are the folder of an ablation, or finished runs; `beside` are further runs, rows without differences;
-    `tried` are runs that settings were chosen by, described by their own metrics.json alone; `earlier` is the JSON of
-    an earlier page, from which runs of both kinds are kept. `best` adds a row a recipe: its student_best/, paired with
-    its last epoch.
+    `sources` are the folder of an ablation, or finished runs; `beside` are further runs, rows without differences.
+    `best` adds a row a recipe: its student_best/, paired with its last epoch.
     """
-    beside_names, tried_names = ([Path(run).name for run in runs] for runs in (beside, tried))
-    kept = _read_earlier(earlier, beside_names, tried_names)
+    beside_names = [Path(run).name for run in beside]
     comparison, rows = _of_ablation(Path(sources[0])) if _is_ablation(sources) else _of_runs(sources)
     row_names = comparison["runs"]
     for names in (row_names, [run for runs in row_names.values() for run in runs]):
-        _refuse_twice([*names, *beside_names, *kept.beside])
-    _refuse_twice([*tried_names, *kept.tried])
+        _refuse_twice([*names, *beside_names])
     others = {name: [read_run(run)] for name, run in zip(beside_names, beside, strict=True)}
-    # what can't be read is refused before anything is scored
-    beside_notes = {name: _run_notes(run) for name, (run,) in others.items()}
-    tried_notes = {name: _run_notes(read_run(run)) for name, run in zip(tried_names, tried, strict=True)}
     recipes = comparison["recipes"]
     pairs = difference_pairs(recipes, comparison.get("swept"))
     if best:
@@ -140,20 +99,20 @@ def score_ablation(
         rows = {row: at for name, runs in rows.items() for row, at in ((name, runs), (chosen[name], _at_best(runs)))}
     teachers = teacher_terms(run.recipe for runs in rows.values() for run in runs)
     sets, data = {}, {}
-    for name, answers in _predictions({**rows, **others}, specs, label_rules, kept):
+    for name, answers in _predictions({**rows, **others}, specs, label_rules):
         data[name] = next(iter(answers.values()))[0][1].data_sha256
         sets[name] = compare_predictions(name, {recipe: answers[recipe] for recipe in rows}, pairs, resamples)
         sets[name]["beside"] = {run: answers[run][0][1].entry() for run in others}
-        sets[name]["beside"] |= {run: kept.page["sets"][name]["beside"][run] for run in kept.beside}
     students = {_student_name(run): run.student_sha256 for runs in (*rows.values(), *others.values()) for run in runs}
     return {
         "kind": _KIND,
         **{key: comparison[key] for key in _KEPT},
         "teachers": teachers,
         "sets": sets,
-        "beside": {**beside_notes, **kept.beside},
-        "tried": {**kept.tried, **tried_notes},
-        "students": {**students, **{run: kept.page["students"][run] for run in kept.beside}},
+        "beside": {
+            name: shown_command(run.fingerprint, "ngd train recipe.yaml data.root=…") for name, (run,) in others.items()
+        },
+        "students": students,
         "data": data,
         "commands": {
             **comparison["commands"],
@@ -296,7 +255,6 @@ def _compact(value: Any, whole: bool = False) -> Any:
 def results_markdown(results: Mapping[str, Any], plot: str | None = None) -> str:
     """The page of what `score_ablation` returned, or of its JSON read back, with a plot of the differences by name."""
     teachers = {name: terms and [TERMS[t] for t in terms] for name, terms in results["teachers"].items()}
-    notes = (results["beside"], results["tried"])
     return fill(
         "results.md.j2",
         {
@@ -312,8 +270,6 @@ def results_markdown(results: Mapping[str, Any], plot: str | None = None) -> str
             "overview": _overview(results) if len(results["sets"]) > 1 else None,
             "tables": {name: _tables(name, results) for name in results["sets"]},
             "training": ablation_tables({**results, "sets": {}})[-1],
-            "kept": list(dict.fromkeys(run for runs in notes for run in runs if runs[run].get("earlier"))),
-            "settings": _tried_table(results["tried"]) if results["tried"] else None,
         },
     )
 
@@ -373,7 +329,7 @@ def _tables(name: str, results: Mapping[str, Any]) -> list[Table]:
 
 
 def _predictions(
-    runs: Mapping[str, Sequence[Run]], specs: Sequence[str], rules: Sequence[str], earlier: _Earlier
+    runs: Mapping[str, Sequence[Run]], specs: Sequence[str], rules: Sequence[str]
 ) -> Iterator[tuple[str, RecipePredictions]]:
     """Every run's predictions on each set, as each rule counts them, by `name:split, rule`."""
     for rule in rules:
@@ -385,21 +341,22 @@ def _predictions(
     if not specs or not rules:
         raise InputError("nothing to score on; give --data name=root[:split] and at least one --label-rule")
     check_specs(specs)
-    for key in (key for key in keys if f"{key}, {GIVEN}" not in earlier.page.get("sets", ())):
-        for rule in rules:
-            earlier.refuse_others(f"{key}, {rule}")
     students = [run for by_seed in runs.values() for run in by_seed]
     classes = students[0].classes
     for run in students:
         if run.classes != classes:
             raise InputError(f"{run.source} has the classes {', '.join(run.classes)}, the others {', '.join(classes)}")
+        if run.recipe.data.drop_duplicates != students[0].recipe.data.drop_duplicates:
+            raise InputError(
+                f"{run.source} and {students[0].source} differ in data.drop_duplicates, so they are scored on other "
+                "images; leave one out"
+            )
+    options: dict[str, Any] = {"classes": classes, "drop_duplicates": students[0].recipe.data.drop_duplicates}
     device = open_device("auto")
     for name, root, split, key in map(parse_spec, specs):
-        loaded = {rule: load_split(name, root, split or "all", label_rule=rule, classes=classes) for rule in rules}
+        loaded = {rule: load_split(name, root, split or "all", label_rule=rule, **options) for rule in rules}
         if all(report.labels == GIVEN for _, report in loaded.values()):  # the rules agree
             loaded = {GIVEN: next(iter(loaded.values()))}
-        for rule, (_, report) in loaded.items():
-            earlier.refuse_others(f"{key}, {rule}", report.sha256, classes)
         widest = max((dataset for dataset, _ in loaded.values()), key=len)
         predictions = {
             run.student_folder: predict(
@@ -431,41 +388,9 @@ def _part(whole: Predictions, rows: Tensor, target: Tensor) -> Predictions:
     return replace(whole, logits=whole.logits[rows], target=target, embedding=None, subject=subject)
 
 
-def _read_earlier(path: str | Path | None, beside: Sequence[str], tried: Sequence[str]) -> _Earlier:
-    """What an earlier page has of other runs than these."""
-    if path is None:
-        return _Earlier(Path(), {}, {}, {})
-    file = Path(path)
-    page = read_checked(_PAGE, file, fix="give --earlier the JSON that was written with a page of ngd results")
-    parts = [
-        page["students"],
-        *({r for r, e in s["beside"].items() if "8way" in e.get("ci95", ())} for s in page["sets"].values()),
-    ]
-    if not all({*page["beside"]} <= {*part} for part in parts):
-        raise InputError(f"{file} is not whole: a run of 'beside' lacks scores; bring back the JSON of the page")
-    others, settings = (
-        {run: {**notes, "earlier": True} for run, notes in page[key].items() if run not in again}
-        for key, again in (("beside", beside), ("tried", tried))
-    )
-    return _Earlier(file, others, settings, page)
-
-
 def _refuse_twice(names: Sequence[str]) -> None:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"{', '.join(twice)} names two runs of one page; rename the folder of one")
-
-
-def _run_notes(run: Run) -> dict[str, Any]:
-    """A run by its own files: its command, its time, and its scores on validation."""
-    scores = {key: {"n": entry["n"], "8way": entry["8way"]} for key, entry in run.metrics.items()}
-    if not scores:
-        raise InputError(f"{run.folder / 'metrics.json'} holds no scores; train or evaluate the run again")
-    return {
-        "command": shown_command(run.fingerprint, "ngd train recipe.yaml data.root=…"),
-        "epochs": len(run.rows),
-        "minutes": sum(row["seconds"] or 0 for row in run.rows) / 60,
-        "metrics": scores,
-    }
 
 
 def _objective(row: str) -> str:
@@ -511,14 +436,3 @@ def _beside_table(beside: Mapping[str, Any]) -> Table:
     notes = tuple(f"{run}: {scoring_name(entry)}" for run, entry in beside.items())
     header = ("run", *METRIC_NAMES.values(), "ECE")
     return Table(f"runs beside the table, {protocol}, percent, one seed", header, tuple(rows), notes)
-
-
-def _tried_table(tried: Mapping[str, Any]) -> Table:
-    rows = []
-    for run, notes in tried.items():
-        key, entry = next(iter(notes["metrics"].items()))
-        scores = [f"{entry['8way'][m]:.2f}" for m in METRICS]
-        command = "`{}`".format(notes["command"].replace("`", "'"))
-        rows.append((run, command, *scores, f"{key}, n = {entry['n']}", f"{notes['minutes']:.0f}"))
-    header = ("run", "command", *METRIC_NAMES.values(), "on", "minutes")
-    return Table("every setting tried, percent over all classes, one seed each", header, tuple(rows))
