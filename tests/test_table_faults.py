@@ -27,10 +27,11 @@ HEAD = "valence,arousal,f1,f2\n"
         "a row cut short": (f"{HEAD}0,0,1,2\n0,0,1\n", "row 3: must have 4 cells"),
         "a word for a number": (f"{HEAD}0,0,1,high\n", "row 2: f2 must be a finite number, got 'high'"),
         "a feature of NaN": (f"{HEAD}0,0,1,nan\n", "row 2: f2 must be a finite number"),
+        "a subject without a name": ("valence,arousal,subject,f1\n0,0, p1,1\n1,0, ,1\n", "row 3: subject is empty"),
         "ratings from 1 to 9": (f"{HEAD}0,0,1,2\n7,3,1,2\n", "row 3: valence and arousal must lie in [-1, 1]"),
-        "a device": (Path("/dev/zero"), "not readable as a UTF-8 CSV ([Errno 22] not a regular file"),
+        "a device": (Path("/dev/zero"), "can't be read (not a regular file)"),
         "a name without end": (f"valence,arousal,{'x' * 5000},{'x' * 5000}\n0,0,1,1\n", "xxx … xxx"),
-        "bytes that are no text": (b"\xff\xfe\x00", "not readable as a UTF-8 CSV"),
+        "bytes that are no text": (b"\xff\xfe\x00", "not readable as a UTF-8 table"),
     },
 )
 def test_a_table_that_is_no_table_of_embeddings(table: Any, message: str, refused: Any, tmp_path: Path) -> None:
@@ -39,7 +40,9 @@ def test_a_table_that_is_no_table_of_embeddings(table: Any, message: str, refuse
 
 
 def test_a_table_that_is_missing_and_a_table_beside_a_run_are_refused(refused: Any) -> None:
-    refused("prototypes build absent.csv --out grid.safetensors", "not readable as a UTF-8 CSV")
+    refused(
+        "prototypes build absent.csv --out grid.safetensors", "absent.csv: can't be read (No such file or directory)"
+    )
     refused("prototypes build absent.csv run --out grid.safetensors", "is a table of embeddings; build its grid alone")
 
 

@@ -10,10 +10,11 @@ from ngd_timm.core.files import require_regular
 
 
 def read_table(path: Path, delimiter: str = ",") -> tuple[list[str], dict[str, dict[str, str]]]:
-    """The columns, and the rows by the words with which messages name them, all stripped.
+    """The columns of a UTF-8 file, and its rows by the words with which messages name them, all stripped.
 
     Raises:
-        InputError: A file that can't be read, or a row with more or fewer cells than the header.
+        InputError: A file that can't be read, a column that is there twice, or a row with more or fewer cells than
+            the header.
     """
     rows: dict[str, dict[str, str]] = {}
     try:
@@ -21,6 +22,8 @@ def read_table(path: Path, delimiter: str = ",") -> tuple[list[str], dict[str, d
         with open(path, encoding="utf-8-sig", newline="") as handle:
             reader = csv.DictReader(handle, delimiter=delimiter, skipinitialspace=True, strict=True)
             names = [name.strip() for name in reader.fieldnames or ()]
+            if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+                raise InputError(f"{path}: has the column {twice[0]} twice")
             reader.fieldnames = names
             for row in reader:
                 where = f"{path}, row {reader.line_num}"

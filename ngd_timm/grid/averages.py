@@ -73,7 +73,7 @@ def sums_of(rows: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
 
 def numbered(names: np.ndarray) -> np.ndarray:
     """A number from 0 for each different name (N,), or row (N, K)."""
-    return np.unique(names, axis=0, return_inverse=True)[1].reshape(-1)
+    return np.unique(names, axis=0 if names.ndim > 1 else None, return_inverse=True)[1].reshape(-1)
 
 
 def rows_of(names: np.ndarray) -> list[np.ndarray]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from ngd_timm.core.errors import InputError
-from ngd_timm.core.files import require_regular, sha256_file
+from ngd_timm.core.files import sha256_file
+from ngd_timm.core.table import read_table
 from ngd_timm.core.version import __version__
 from ngd_timm.grid.mantel import mantel_test
 from ngd_timm.grid.prototypes import PrototypeGrid
@@ -61,16 +61,7 @@ def grid_of_table(
 
 def _read_table(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Features (N, D), ratings (N, 2) and subjects (N,), if they are named."""
-    try:
-        require_regular(path)
-        with open(path, encoding="utf-8-sig", newline="") as handle:
-            reader = csv.reader(handle, strict=True)
-            columns = next(reader, [])
-            numbered = [(reader.line_num, row) for row in reader if row]
-    except (csv.Error, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{path}: not readable as a UTF-8 CSV ({error})") from None
-    lines, rows = [line for line, _ in numbered], [row for _, row in numbered]
-    columns = [name.strip() for name in columns]
+    columns, rows = read_table(path)
     features = [name for name in columns if name not in (*_RATINGS, "subject")]
     missing: list[str] = [name for name in _RATINGS if name not in columns]
     if not features:
@@ -80,32 +71,30 @@ def _read_table(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
             f"{path}: lacks {', '.join(missing) or 'rows'}; a table of embeddings has the columns valence, arousal, "
             f"perhaps subject, then the features (got {', '.join(columns)[:200] or 'nothing'})"
         )
-    if repeated := [name for name in dict.fromkeys(columns) if columns.count(name) > 1]:
-        raise InputError(f"{path}: has the column {repeated[0]} twice")
-    for number, row in numbered:
-        if len(row) != len(columns):
+    va = _numbers(rows, _RATINGS)
+    for (where, row), rating in zip(rows.items(), va.tolist(), strict=True):
+        if max(map(abs, rating)) > 1:
             raise InputError(
-                f"{path}, row {number}: must have {len(columns)} cells, as the first row has, got {len(row)}"
+                f"{where}: valence and arousal must lie in [-1, 1], got {rating}; map a scale of 1 to 9 by (r - 5) / 4"
             )
-    table = dict(zip(columns, np.array(rows).T, strict=True))
-    va = np.stack([_numbers(path, name, lines, table[name]) for name in _RATINGS], axis=1)
-    if (bad := np.abs(va).max(axis=1) > 1).any():
-        first = int(bad.argmax())
-        raise InputError(
-            f"{path}, row {lines[first]}: valence and arousal must lie in [-1, 1], got {va[first].tolist()}; map "
-            "a scale of 1 to 9 by (r - 5) / 4"
-        )
-    return np.stack([_numbers(path, name, lines, table[name]) for name in features], axis=1), va, table.get("subject")
+        if row.get("subject") == "":
+            raise InputError(f"{where}: subject is empty; name it in every row, or leave the column out")
+    subjects = np.array([row["subject"] for row in rows.values()]) if "subject" in columns else None
+    return _numbers(rows, features), va, subjects
 
 
-def _numbers(path: Path, column: str, lines: Sequence[int], cells: np.ndarray) -> np.ndarray:
-    for row, cell in zip(lines, cells.tolist(), strict=True):
-        try:
-            if not np.isfinite(float(cell)):
-                raise ValueError
-        except ValueError:
-            raise InputError(f"{path}, row {row}: {column} must be a finite number, got '{cell[:40]}'") from None
-    return cells.astype(np.float64)
+def _numbers(rows: Mapping[str, Mapping[str, str]], columns: Sequence[str]) -> np.ndarray:
+    """Some columns of a table, (N, K) float64."""
+    out = np.empty((len(rows), len(columns)))
+    for at, (where, row) in zip(out, rows.items(), strict=True):
+        for place, column in enumerate(columns):
+            try:
+                at[place] = float(row[column])
+            except ValueError:
+                at[place] = np.nan
+            if not np.isfinite(at[place]):
+                raise InputError(f"{where}: {column} must be a finite number, got '{row[column][:40]}'")
+    return out
 
 
 def classical_scaling(distances: np.ndarray) -> tuple[np.ndarray, float]:

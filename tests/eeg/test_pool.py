@@ -20,8 +20,9 @@ from ngd_timm.eeg.signal.montage import interpolated
 from ngd_timm.eeg.signal.recording import BIOSEMI_32, EMOTIV_14, Recording, RecordingSet
 from ngd_timm.eeg.simulate.power import simulate_bandpower
 from ngd_timm.eeg.simulate.sets import write_simulated
-from ngd_timm.eeg.teacher.consolidate import build_grid
+from ngd_timm.eeg.teacher.consolidate import _pool, build_grid
 from ngd_timm.eeg.teacher.fit import fit_teacher
+from ngd_timm.eeg.teacher.fitted import read_teacher
 from ngd_timm.grid.card import grid_card
 from ngd_timm.grid.mantel import mantel_test
 from ngd_timm.grid.prototypes import PrototypeGrid
@@ -61,6 +62,19 @@ def test_a_pooled_grid_is_nearly_that_of_one_frame_where_there_was_one_to_begin_
     one = PrototypeGrid.build(embeddings, va, subject, 3)
     assert (pooled.prototypes * one.prototypes).sum(dim=1).min() > 0.9
     assert pooled.counts.tolist() == one.counts.tolist()
+
+
+@pytest.mark.parametrize("by", ["stimulus", "both"])
+def test_stimuli_of_two_runs_are_in_no_common_fold(tmp_path: Path, by: str) -> None:
+    for seed, name in enumerate("ab"):
+        save_bandpower(tmp_path / f"{name}.npz", simulate_bandpower(4, 6, 2, seed=seed, stimulus=1.0))
+        fit(tmp_path / f"{name}.npz", tmp_path / name, "teacher.kind=ridge", "teacher.embedding_dim=8", f"data.folds_by={by}")
+    pool, frames = _pool([read_teacher(tmp_path / name) for name in "ab"])
+    assert pool.held_out is not None
+    for column in (pool.held_out.stimulus, *pool.held_out.fold.T):
+        assert not {*column[frames == 0]} & {*column[frames == 1]}
+    # the last column is the stimulus's fold alone, whoever met it
+    assert len({*zip(pool.held_out.stimulus, pool.held_out.fold[:, -1], strict=True)}) == 12
 
 
 def test_a_subject_weighs_the_same_in_a_run_of_many_windows_as_in_one_of_few() -> None:

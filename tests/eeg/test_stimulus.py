@@ -172,7 +172,9 @@ def test_a_teacher_held_out_by_both_is_scored_and_built_from_cells_that_no_model
     assert "Held out by both subject and stimulus, the teacher passes for " in card
     assert "| by stimulus: ridge regression, valence bACC |" in card
     assert "within subject, the stimuli of a fold exchanging their mean ratings" in card
-    with pytest.raises(InputError, match=r"one of .*/run and .*/by-subject holds out stimuli and the other does not"):
+    with pytest.raises(
+        InputError, match=r"/run has folds by \w+ and .*/by-subject by subject, and one test can't be of both"
+    ):
         build_grid([run, by_subject])
     page = write_teacher_report(run).read_text()
     assert "Only one person met mine" in page

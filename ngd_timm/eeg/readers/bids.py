@@ -16,8 +16,8 @@ import numpy as np
 
 from ngd_timm.core.affect import rating_to_va
 from ngd_timm.core.errors import InputError, one_line
+from ngd_timm.core.table import read_table
 from ngd_timm.eeg.readers.own import eeg_picks, microvolts, recording_files, regular_files
-from ngd_timm.eeg.readers.table import read_table
 from ngd_timm.eeg.signal.bandpower import SET
 from ngd_timm.eeg.signal.recording import Recording, RecordingSet
 from ngd_timm.eeg.topomap import standard_montage

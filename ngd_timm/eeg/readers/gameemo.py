@@ -11,7 +11,7 @@ import numpy as np
 from ngd_timm.core.affect import rating_to_va, va_to_rating
 from ngd_timm.core.errors import InputError, one_line
 from ngd_timm.core.files import atomic_path, require_regular, write_text
-from ngd_timm.eeg.readers.table import read_table
+from ngd_timm.core.table import read_table
 from ngd_timm.eeg.signal.recording import Recording, RecordingSet
 
 CHANNELS = ("AF3", "AF4", "F3", "F4", "F7", "F8", "FC5", "FC6", "O1", "O2", "P7", "P8", "T7", "T8")

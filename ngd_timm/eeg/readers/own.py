@@ -17,7 +17,7 @@ from ngd_timm.core.affect import rating_to_va
 from ngd_timm.core.errors import InputError, choices, one_line
 from ngd_timm.core.files import require_regular
 from ngd_timm.core.recipe import StrictModel
-from ngd_timm.eeg.readers.table import read_table
+from ngd_timm.core.table import read_table
 from ngd_timm.eeg.signal.recording import Recording, RecordingSet
 
 if TYPE_CHECKING:
@@ -126,8 +126,6 @@ def _check_columns(path: Path, columns: list[str]) -> None:
     for name in columns:
         if name not in (*_REQUIRED, *_OPTIONAL):
             raise choices(f"column of {path}", name, (*_REQUIRED, *_OPTIONAL))
-        if columns.count(name) > 1:
-            raise InputError(f"{path}: has the column {name} twice")
 
 
 def _check_row(folder: Path, where: str, cells: Mapping[str, str]) -> _Row:

@@ -118,9 +118,10 @@ def _pool(teachers: Sequence[FittedTeacher]) -> tuple[FittedTeacher, np.ndarray]
     pool["subject"] = numbered(np.column_stack([frames, pool["subject"]]))
     pool["held_out"] = None
     if parts := [teacher.held_out for teacher in teachers if teacher.held_out is not None]:
-        stimulus = numbered(np.column_stack([frames, np.concatenate([part.stimulus for part in parts])]))
-        fold = np.concatenate([numbered(part.fold) for part in parts])
-        pool["held_out"] = HeldOut(stimulus, fold)
+        names = [np.concatenate([part.stimulus for part in parts])]
+        names += [*np.concatenate([part.fold.reshape(len(part.stimulus), -1) for part in parts]).T]
+        stimulus, *folds = (numbered(np.column_stack([frames, column])) for column in names)
+        pool["held_out"] = HeldOut(stimulus, np.column_stack(folds))
     return replace(teachers[0], **pool), frames
 
 
@@ -150,10 +151,11 @@ def _check_poolable(places: Sequence[Path], teachers: Sequence[FittedTeacher]) -
                 f"{places[0]} has embeddings of {width} values and {place} of {other}; fit both with the same "
                 "teacher.embedding_dim"
             )
-        if (first.held_out is None) != (teacher.held_out is None):
+        by, others = (run.recipe.data.folds_by for run in (first, teacher))
+        if by != others:
             raise InputError(
-                f"one of {places[0]} and {place} holds out stimuli and the other does not, and one test can't be of "
-                "both; fit them with the same data.folds_by"
+                f"{places[0]} has folds by {by} and {place} by {others}, and one test can't be of both; fit them with "
+                "the same data.folds_by"
             )
         if first.fingerprint.get("simulated") != teacher.fingerprint.get("simulated"):
             raise InputError(
