@@ -622,7 +622,8 @@ def test_a_folder_is_its_images_without_thumbnails_and_one_line_of_other_formats
     ("pixels", "message"),
     [
         (np.full((64, 64), 0.5, np.float32), "pixels of floats up to 1 where up to 255 are taken"),
-        (np.full((64, 64), 200, np.int32), "32-bit pixels up to 255 where up to 65535 are taken"),
+        (np.full((64, 64), 200, np.int32), "pixels of 16 or 32 bits up to 255 where up to 65535 are taken"),
+        (np.full((64, 64), 200, np.uint16), "pixels of 16 or 32 bits up to 255 where up to 65535 are taken"),
     ],
 )
 def test_pixels_of_another_scale_are_refused_and_not_taken_as_black(

@@ -233,13 +233,19 @@ def files_with(folder: Path, suffixes: Collection[str], deep: bool = False) -> l
 
 
 def files_below(folder: Path, deep: bool = True) -> Iterator[Path]:
-    """Everything in a folder, and in the folders below it but for `is_by_product`, that is no folder."""
+    """Everything in a folder, and in the folders below it but for `is_by_product`, that is no folder.
+
+    Links to folders are followed, each folder once.
+    """
+    seen = {os.path.realpath(folder)}
 
     def refuse(error: OSError) -> None:
         raise InputError(f"{error.filename} can't be read ({error.strerror}); change its permissions") from None
 
-    for at, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if deep and not is_by_product(name)]
+    for at, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        real = {os.path.realpath(Path(at, name)): name for name in sorted(folders) if deep and not is_by_product(name)}
+        folders[:] = [name for place, name in real.items() if place not in seen]
+        seen |= real.keys()
         yield from (Path(at, name) for name in names)
 
 

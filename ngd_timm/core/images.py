@@ -152,8 +152,8 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
     image = upright(image)
     if image.mode.startswith("I;16") or image.mode == "I":
         wide = np.asarray(image).astype(np.int64)
-        if image.mode == "I" and 0 < wide.max() <= 255:
-            raise ValueError("32-bit pixels up to 255 where up to 65535 are taken; save it with 8 bits")
+        if 0 < wide.max() <= 255:
+            raise ValueError("pixels of 16 or 32 bits up to 255 where up to 65535 are taken; save it with 8 bits")
         image = Image.fromarray((wide.clip(0, 65535) >> 8).astype(np.uint8))
     elif image.mode == "F":
         real = np.asarray(image)
@@ -237,6 +237,8 @@ def check_pixels(image: Image.Image) -> None:
     """Decode an image and forget it; JPEGs at an eighth of their size, which still reads every byte."""
     image.draft(image.mode, (max(image.width // 8, 1), max(image.height // 8, 1)))
     image.load()
+    if image.mode.startswith(("I", "F")):  # whose range may be none that is taken
+        to_mode(image, "L")
 
 
 def check_images(dataset: Dataset) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -66,7 +67,9 @@ def load_unlabelled(name: str, roots: Sequence[str], classes: Sequence[str]) -> 
     if not len(target):
         raise InputError(f"data.unlabelled={', '.join(roots)} has no image left; check the roots and their options")
     features = Features({"image": Image(), "source": Value("string"), "label": ClassLabel(names=list(classes))})
-    dataset = Dataset(table.append_column("label", pa.array(target)).cast(features.arrow_schema))
+    table = table.append_column("label", pa.array(target)).cast(features.arrow_schema)
+    # without a fingerprint `datasets` would pickle every image to make one
+    dataset = Dataset(table, fingerprint=uuid.uuid4().hex[:16])
     report = LoadReport(
         name=name,
         split="unlabelled",

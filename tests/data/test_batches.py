@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import random
 import threading
@@ -236,6 +237,18 @@ def test_a_damaged_image_in_the_middle_is_named_before_the_first_batch(
     with pytest.raises(InputError, match=r"train\.parquet row 11 \('11\.png'\): the \w+ can't be decoded") as caught:
         batches(dataset, in_memory=in_memory, augment=augment)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("in_memory", [None, False])
+def test_pixels_of_a_scale_that_is_not_taken_are_named_before_the_first_batch(
+    tmp_path: Path, in_memory: bool | None
+) -> None:
+    file = io.BytesIO()
+    Image.fromarray(np.full((120, 120), 0.5, np.float32)).save(file, "TIFF")
+    images = [png(0), file.getvalue(), *map(png, range(2, 8))]
+    dataset = load_fer("ckplus", write_parquet(tmp_path / "train.parquet", images, label=["sad"] * 8))
+    with pytest.raises(InputError, match=r"row 1: the image can't be \w+ \(pixels of floats up to 1"):
+        batches(dataset, in_memory=in_memory, augment=AugmentConfig())
 
 
 def test_a_stream_names_a_damaged_image_when_its_batch_is_made(tmp_path: Path) -> None:

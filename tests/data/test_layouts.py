@@ -211,6 +211,23 @@ def test_text_in_an_npz_may_be_bytes(tmp_path: Path) -> None:
         load_split("jaffe", tmp_path / "faces.npz")
 
 
+def test_every_image_of_an_npz_with_a_pair_a_split_has_a_name_of_its_own(tmp_path: Path) -> None:
+    pairs = {f"X_{end}": np.zeros((2, 8, 8), dtype=np.uint8) for end in ("train", "test")}
+    labels = {f"y_{end}": np.array(["fear", "anger"]) for end in ("train", "test")}
+    np.savez(tmp_path / "faces.npz", **pairs, **labels)
+    dataset, _ = load_split("fer2013", tmp_path / "faces.npz", "all", drop_duplicates=False)
+    assert sorted(dataset["source"][:]) == [f"faces.npz {end} row {row}" for end in ("test", "train") for row in (0, 1)]
+
+
+def test_folders_that_are_linked_into_a_set_are_read_each_once(tmp_path: Path) -> None:
+    for folder in ("set/happy", "elsewhere/happy"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "a.png").write_bytes(png(len(folder)))
+    for name, target in (("more", "elsewhere/happy"), ("again", "elsewhere/happy"), ("round", "set")):
+        (tmp_path / "set" / "happy" / name).symlink_to(tmp_path / target)
+    assert load_split("affectnet", tmp_path / "set")[1].kept == 2
+
+
 def test_rows_of_unknown_classes_may_be_listed_twice_where_they_are_dropped(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(png(0))

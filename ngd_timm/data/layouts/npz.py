@@ -51,7 +51,7 @@ def _pieces_of_file(path: Path, source: Source) -> list[Piece]:
     ends = {key.partition("_")[2] for key in arrays if key.partition("_")[0] in (*IMAGES, *LABELS)}
     splits = {end: split for end in ends if (split := split_of(end)) is not None}
     if not splits:
-        return _pieces(path, arrays, source, split_of(path.stem))
+        return _pieces(path, arrays, source, split_of(path.stem), path.name)
     if len(set(splits.values())) < len(splits) or "" in ends:
         raise InputError(f"{path} must have one pair of images and labels a split; it has: {', '.join(arrays)}")
     pieces = []
@@ -60,11 +60,11 @@ def _pieces_of_file(path: Path, source: Source) -> list[Piece]:
             _one(path, arrays, tuple(f"{name}_{end}" for name in names), what)
         pair = {key.removesuffix(f"_{end}"): array for key, array in arrays.items() if key.endswith(f"_{end}")}
         shared = {"classes": arrays["classes"]} if "classes" in arrays else {}
-        pieces += _pieces(path, pair | shared, source, split)
+        pieces += _pieces(path, pair | shared, source, split, f"{path.name} {end}")
     return pieces
 
 
-def _pieces(path: Path, arrays: Arrays, source: Source, named: str | None) -> list[Piece]:
+def _pieces(path: Path, arrays: Arrays, source: Source, named: str | None, shown: str) -> list[Piece]:
     images = _images(path, arrays)
     n = len(images)
     names, label = _labels(path, arrays, source) if source.labelled else ((), np.full(n, NOT_A_CLASS))
@@ -76,11 +76,17 @@ def _pieces(path: Path, arrays: Arrays, source: Source, named: str | None) -> li
     splits = [named] * n
     if "split" in arrays:
         splits = named_splits(path, _texts(path, "split", arrays["split"]))
-    return pieces_by_split("NPZ", path, splits, partial(_read, path, arrays, images, names, label))
+    return pieces_by_split("NPZ", path, splits, partial(_read, path, shown, arrays, images, names, label))
 
 
 def _read(
-    path: Path, arrays: Arrays, images: np.ndarray, names: tuple[str, ...], label: np.ndarray, rows: np.ndarray
+    path: Path,
+    shown: str,
+    arrays: Arrays,
+    images: np.ndarray,
+    names: tuple[str, ...],
+    label: np.ndarray,
+    rows: np.ndarray,
 ) -> Rows:
     further: dict[str, Any] = {}
     if "subject" in arrays:
@@ -91,7 +97,7 @@ def _read(
                 raise InputError(f"{path}: '{c}' must hold floats in [-1, 1], got {arrays[c].dtype}")
             further[c] = affect_column(arrays[c][rows].tolist(), c, path.name)
     file_names = _texts(path, "file_name", arrays["file_name"][rows]) if "file_name" in arrays else None
-    return Rows(table_of_pixels(images, rows, path.name, file_names, **further), None, names, label[rows])
+    return Rows(table_of_pixels(images, rows, shown, file_names, **further), None, names, label[rows])
 
 
 def _texts(path: Path, key: str, values: np.ndarray) -> list[str]:

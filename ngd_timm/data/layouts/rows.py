@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -59,7 +60,9 @@ class Rows:
 
         usable = np.flatnonzero(self.usable())
         table = self.held(usable)
-        return list(decode_each(Dataset(self.table.take(usable) if table is None else table), _pixel_hash))
+        # without a fingerprint `datasets` would pickle every image to make one
+        images = Dataset(self.table if table is None else table, fingerprint=uuid.uuid4().hex[:16])
+        return list(decode_each(images.select(usable) if table is None else images, _pixel_hash))
 
     def held(self, index: np.ndarray) -> pa.Table | None:
         """Some rows with their image files read into memory, each once; None where no image or too much is on disk."""
