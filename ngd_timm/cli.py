@@ -456,6 +456,8 @@ def _push(
     from ngd_timm.core.files import atomic_folder, require_new_folder, sha256_file
     from ngd_timm.core.hub import upload
 
+    if folder is not None and dry_run:
+        raise InputError("--folder writes the files that --dry-run only lists; give one of the two")
     if folder is not None:
         require_new_folder(folder, "--folder")
         with atomic_folder(folder) as temporary:

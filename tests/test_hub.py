@@ -374,6 +374,9 @@ def test_a_dry_run_and_a_folder_request_nothing_of_the_hub(
         assert ngd(*arguments).returncode == 0
     assert (tmp_path / "staged" / "model.safetensors").is_file()
     assert hub.requests == []
+    both = ngd("prototypes", "push", "gameemo-v2", "ann/grid", "--dry-run", "--folder", str(tmp_path / "both"))
+    assert (both.returncode, "give one of the two" in both.stderr) == (2, True)
+    assert not (tmp_path / "both").exists()
     again = ngd(*to_folder)
     assert (again.returncode, "is not empty" in again.stderr) == (2, True)
 

@@ -19,6 +19,7 @@ from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.models import ngd_models
 from ngd_timm.models.head_calls import head_calls
 from ngd_timm.models.ngd_models import DistillationWrapper, wrap
+from ngd_timm.models.timm_folder import published
 
 # one of each kind: plain conv, cls token, BN in the head, two heads, dropout behind the pre-logits
 FAMILIES = ["test_resnet", "test_vit", "mobilenetv4_conv_small_035", "levit_128s", "lcnetv2_small"]
@@ -193,6 +194,7 @@ def encoder() -> nn.Module:
         (lambda: wrap("test_resnet", global_pool=""), "choose another in_chans, img_size, global_pool"),
         (lambda: wrap("csatv2", in_chans=1), r"can't run on images of its own input size \(1, 512, 512\)"),
         (lambda: wrap("ngd_test_resnet"), "wrapped already"),
+        (lambda: wrap("resnet18.a9_in1k"), "unknown tag of resnet18 'a9_in1k'; did you mean 'a3_in1k'"),
         (lambda: wrap(nn.Linear(2, 2), num_classes=8), "wrap a timm classification model"),
         (lambda: wrap(timm.create_model("test_vit", features_only=True), 8), "FeatureGetterNet has no"),
         (lambda: wrap(encoder()), "Qwen3VitEncoder has no get_classifier.*not an encoder"),
@@ -206,6 +208,11 @@ def encoder() -> nn.Module:
 def test_what_cannot_be_wrapped_is_refused_in_a_sentence(make: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         make()  # type: ignore[operator]
+
+
+def test_a_name_that_timm_has_changed_stands_for_the_new_one() -> None:
+    name, cfg = published("tf_efficientnet_b0_ns")
+    assert (name, bool(cfg.has_weights)) == ("tf_efficientnet_b0.ns_jft_in1k", True)
 
 
 def test_a_student_whose_modules_are_used_twice_is_saved_and_loaded_by_timm(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from ngd_timm.core.affect import CLASSES
 
 PREDICT = "predict damaged face.png"
 UNREADABLE = "not a readable student"
-REMOVED = None
+REMOVED: Any = object()
 
 
 @pytest.fixture
@@ -69,13 +69,18 @@ def names(values: list[Any] | None) -> dict[str, Any]:
         "a mean in words": ({"pretrained_cfg": {"mean": "grey"}}, "mean"),
         "an input size of zero": ({"pretrained_cfg": {"input_size": [1, 0, 0]}}, "input_size"),
         "an input size in words": ({"pretrained_cfg": {"input_size": "large"}}, UNREADABLE),
-        "an input of 60,000 pixels": ({"pretrained_cfg": {"input_size": [1, 60000, 60000]}}, "three of 1 to 4096"),
+        "an input of 60,000 pixels": (
+            {"pretrained_cfg": {"input_size": [1, 60000, 60000]}},
+            "input_size in config.json holds 60000; 4096 is the most",
+        ),
+        "fifty million classes": ({"num_classes": 50_000_000}, "num_classes in config.json holds 5e+07; 100000 is"),
+        "no way to crop": ({"pretrained_cfg": {"crop_mode": None}}, "center, squash or border"),
         "three means for one channel": ({"pretrained_cfg": {"mean": [0.5, 0.5, 0.5]}}, "mean"),
         "a crop of a millionth": ({"pretrained_cfg": {"crop_pct": 1e-6}}, "crop_pct in config.json must be"),
         "a crop below zero": ({"pretrained_cfg": {"crop_pct": -1}}, "crop_pct in config.json must be"),
         "an unknown crop": ({"pretrained_cfg": {"crop_mode": "middle"}}, "center, squash or border"),
         "an unknown interpolation": ({"pretrained_cfg": {"interpolation": "sinc"}}, "one of nearest, bilinear"),
-        "a hundred thousand layers": ({"model_args": {"layers": [100000, 1, 1, 1]}}, "hold 100000; 4096 is the most"),
+        "a hundred thousand layers": ({"model_args": {"layers": [100000, 1, 1, 1]}}, "holds 100000; 4096 is the most"),
         "no pooling": ({"model_args": {"global_pool": ""}}, "a model that can't take an image of (1, 32, 32)"),
         "no class names": (names(REMOVED), "does not say what its 8 classes are"),
         "seven class names for eight": (names(list("abcdefg")), "does not say what its 8 classes are"),

@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import timm
 import torch
 from torch import Tensor
 
 from ngd_timm.core.affect import CLASSES
 from ngd_timm.core.arrays import read_torch
-from ngd_timm.core.errors import InputError, choices
+from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import atomic_folder, require_new_folder, sha256_file
 from ngd_timm.core.recipe import StudentConfig
-from ngd_timm.models.ngd_models import TimmModel, for_channels, similar_models
+from ngd_timm.models.ngd_models import TimmModel, for_channels
 from ngd_timm.models.student import NOTES, create_student, read_student, save_student, set_input
+from ngd_timm.models.timm_folder import published
 
 PLACES = ("state_dict", "model_state_dict", "model", "student", "net", "state_dict_ema", "model_ema", "ema")
 """The keys of a checkpoint under which its weights are looked for, in this order, at any depth."""
@@ -64,11 +63,9 @@ def import_checkpoint(
     """
     path, out = Path(path), Path(out)
     require_new_folder(out, "--out")
-    if not timm.is_model(backbone):
-        raise choices("timm backbone", backbone, similar_models(backbone))
+    backbone, cfg = published(backbone)
     place, found, others = _weights(path, key)
     model = create_student(StudentConfig(backbone=backbone, image_size=image_size, in_chans=in_chans), len(classes))
-    cfg: Any = timm.get_pretrained_cfg(backbone)
     mean, std = mean or for_channels(cfg.mean, in_chans), std or for_channels(cfg.std, in_chans)
     set_input(model, image_size, mean, std)
     prefix = _prefix(found, model.state_dict())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -22,7 +21,14 @@ from torch import Tensor, nn
 
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.models.head_calls import head_calls
-from ngd_timm.models.timm_folder import FILES, backbone_folder, backbone_repository, open_backbone, read_model
+from ngd_timm.models.timm_folder import (
+    FILES,
+    backbone_folder,
+    backbone_repository,
+    open_backbone,
+    published,
+    read_model,
+)
 
 if TYPE_CHECKING:
     from ngd_timm.grid.prototypes import PrototypeGrid
@@ -188,8 +194,8 @@ def wrap(
             raise InputError(f"embedding_dim={embedding_dim} but the grid has {grid.dim}; give one of the two")
         embedding_dim = grid.dim
     if isinstance(model, str):
-        if ":" not in model and not timm.is_model(model):
-            raise choices("timm model", model, similar_models(model))
+        if ":" not in model:
+            model, _ = published(model)
         pretrained = bool(kwargs.get("pretrained"))
         folder = backbone_folder(model, pretrained, kwargs.get("cache_dir"))
         # what is adapted to other classes or channels fits its own config first
@@ -216,12 +222,6 @@ def wrap(
             f"build one from an EEG teacher of teacher.embedding_dim={width}, or leave projection at linear"
         )
     return wrapper
-
-
-def similar_models(name: str) -> list[str]:
-    """Up to five timm names like this one, for an error message."""
-    names = [n for n in timm.list_models() if not n.startswith("ngd_")]
-    return difflib.get_close_matches(name, names, n=5, cutoff=0.3) or ["any name of timm.list_models()"]
 
 
 def _require_classifier(model: TimmModel) -> None:

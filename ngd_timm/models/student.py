@@ -31,7 +31,7 @@ from ngd_timm.core.hub import HubId, Snapshot, fetch, hub_id, refusal
 from ngd_timm.core.images import per_channel
 from ngd_timm.core.recipe import StudentConfig
 from ngd_timm.core.schema import by_key, checked, record
-from ngd_timm.models.ngd_models import TimmModel, for_channels, input_channels, normalisation, similar_models
+from ngd_timm.models.ngd_models import TimmModel, for_channels, input_channels, normalisation
 from ngd_timm.models.timm_folder import (
     FILES,
     TIMM_ERRORS,
@@ -40,6 +40,7 @@ from ngd_timm.models.timm_folder import (
     check_output,
     label_names,
     open_backbone,
+    published,
     read_model,
 )
 
@@ -98,19 +99,12 @@ def _backbone(config: StudentConfig) -> tuple[str, dict[str, Any]]:
     folder = backbone_folder(name, config.pretrained)
     if folder is not None:
         return f"local-dir:{folder}", open_backbone(folder, config.pretrained, name).pretrained_cfg
-    if not timm.is_model(name):
-        if hub_id(name):
-            raise InputError(f"student.backbone: '{name}' is no timm name; for the repository write hf-hub:{name}")
-        raise choices("timm backbone", name, similar_models(name))
-    try:
-        published = timm.get_pretrained_cfg(name)
-    except RuntimeError:  # a tag that timm doesn't know
-        architecture, _, tag = name.partition(".")
-        known = [full.partition(".")[2] for full in timm.list_models(f"{architecture}.*", pretrained=True)]
-        raise choices(f"tag of {architecture}", tag, known) from None
-    if config.pretrained and not (published and published.has_weights):
+    if not timm.is_model(name) and hub_id(name):
+        raise InputError(f"student.backbone: '{name}' is no timm name; for the repository write hf-hub:{name}")
+    name, cfg = published(name)
+    if config.pretrained and not cfg.has_weights:
         raise InputError(f"student.pretrained: timm has no weights of {name}; leave it out, or choose another backbone")
-    return name, published.to_dict() if published else {}
+    return name, cfg.to_dict()
 
 
 def require_bare(model: TimmModel, function: str) -> None:

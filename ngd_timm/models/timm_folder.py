@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 from pathlib import Path
@@ -11,9 +12,9 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.models import get_model_input_config
+from timm.models import PretrainedCfg, get_deprecated_models, get_model_input_config
 
-from ngd_timm.core.errors import InputError, one_line
+from ngd_timm.core.errors import InputError, choices, one_line
 from ngd_timm.core.files import read_json
 from ngd_timm.core.hub import PREFIX, HubId, fetch, hub_id
 
@@ -29,16 +30,15 @@ TIMM_ERRORS = (
     SafetensorError,
 )
 """What timm raises for a config, weights or images that don't fit."""
-_LARGEST = 4096
-_CROP_MODES = (None, "center", "squash", "border")  # None is timm's default
+_LARGEST, _MOST_CLASSES = 4096, 100_000
+_CROP_MODES = ("center", "squash", "border")
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 
 
 def read_model(folder: str | Path, shown: str) -> Any:
     """The timm model of config.json with all weights of model.safetensors (timm alone takes what doesn't fit)."""
     config, weights = (Path(folder) / name for name in FILES)
-    if (number := _largest(read_json(config, shown).get("model_args"))) > _LARGEST:
-        raise InputError(f"{shown}: model_args in config.json hold {number:g}; {_LARGEST} is the most")
+    _refuse_huge(read_json(config, shown), shown)
     if not weights.is_file():
         raise InputError(f"{shown}: {weights.name} is missing; restore it, or create it again")
     try:
@@ -53,11 +53,35 @@ def read_model(folder: str | Path, shown: str) -> Any:
     return model
 
 
+def _refuse_huge(config: dict[str, Any], shown: str) -> None:
+    """Layers, classes and positions are made before weights are compared, so a huge number would exhaust memory."""
+    cfg = config.get("pretrained_cfg")
+    parts = (config, cfg if isinstance(cfg, dict) else {})
+    for key, most in (("model_args", _LARGEST), ("input_size", _LARGEST), ("num_classes", _MOST_CLASSES)):
+        if (number := _largest([part.get(key) for part in parts])) > most:
+            raise InputError(f"{shown}: {key} in config.json holds {number:g}; {most} is the most")
+
+
 def _largest(arguments: Any) -> float:
-    """The largest number in a model's arguments; layers and channels are made before weights are compared."""
+    """The largest number in a value of JSON."""
     if isinstance(arguments, (dict, list)):
         return max(map(_largest, arguments.values() if isinstance(arguments, dict) else arguments), default=0)
     return arguments if isinstance(arguments, (int, float)) else 0
+
+
+def published(name: str) -> tuple[str, PretrainedCfg]:
+    """A timm name as timm writes it today, and the input and weights that the model was published with."""
+    if not timm.is_model(name):
+        names = [known for known in timm.list_models() if not known.startswith("ngd_")]
+        similar = difflib.get_close_matches(name, names, n=5, cutoff=0.3)
+        raise choices("timm model", name, similar or ["any name of timm.list_models()"])
+    name = get_deprecated_models().get(name) or name
+    try:
+        return name, timm.get_pretrained_cfg(name) or PretrainedCfg()
+    except RuntimeError:  # a tag that timm doesn't know
+        architecture, _, tag = name.partition(".")
+        known = [full.partition(".")[2] for full in timm.list_models(f"{architecture}.*", pretrained=True)]
+        raise choices(f"tag of {architecture}", tag, known) from None
 
 
 def backbone_repository(name: str) -> HubId | None:
@@ -111,7 +135,7 @@ def check_input(model: Any, shown: str) -> None:
         ("input_size", sized and min(size) > 0 and max(size) <= _LARGEST, f"three of 1 to {_LARGEST}"),
         ("mean", numbers("mean", -math.inf), "one number, or one a channel"),
         ("std", numbers("std", 0), "one number above 0, or one a channel"),
-        ("crop_pct", crop is None or (isinstance(crop, (int, float)) and 0.1 <= crop <= 2), "a number from .1 to 2"),
+        ("crop_pct", isinstance(crop, (int, float)) and 0.1 <= crop <= 2, "a number from .1 to 2"),
         ("crop_mode", cfg.get("crop_mode") in _CROP_MODES, "center, squash or border"),
         ("interpolation", cfg.get("interpolation") in _INTERPOLATIONS, f"one of {', '.join(_INTERPOLATIONS)}"),
     ):

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
@@ -31,7 +30,7 @@ from ngd_timm.models.calibration import CITATION as TEMPERATURE
 from ngd_timm.models.logit_adjustment import CITATION
 from ngd_timm.models.ngd_models import input_channels
 from ngd_timm.models.student import notes_of, temperature_of
-from ngd_timm.models.timm_folder import backbone_repository
+from ngd_timm.models.timm_folder import backbone_repository, published
 
 # as the Hub knows them
 _METRIC_IDS = {"acc": "accuracy", "macro_f1": "f1", "bacc": "balanced_accuracy"}
@@ -179,7 +178,7 @@ def _base_model(run: Run) -> str | None:
         return None if started is None else started.repo
     if student.pretrained and (repository := backbone_repository(student.backbone)) is not None:
         return repository.repo
-    source = timm.get_pretrained_cfg(student.backbone) if student.pretrained and ":" not in student.backbone else None
+    source = published(student.backbone)[1] if student.pretrained and ":" not in student.backbone else None
     if source is None or not source.hf_hub_id:
         return None
     return source.hf_hub_id if not source.hf_hub_id.endswith("/") else f"timm/{source.architecture}.{source.tag}"

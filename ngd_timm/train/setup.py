@@ -324,7 +324,8 @@ def calibration_rows(recipe: Recipe, model: DistillationWrapper, valid: Dataset)
     rows |= {"label_rule": "majority", "drop_duplicates": False, "limit": None}
     try:
         majority, _ = load_split(*place, "valid", download=not recipe.data.streaming, **rows)
-    except InputError:  # no image with a majority
+    except InputError as error:  # no image with a majority
+        logger.warning(f"{error}; the temperature is fitted on the labels of the rule {recipe.data.label_rule}")
         return everything
     label_of = dict(zip(majority["source"][:], majority["label"][:], strict=True))
     kept = [(row, label_of[source]) for row, source in enumerate(valid["source"][:]) if source in label_of]

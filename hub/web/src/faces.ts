@@ -20,7 +20,8 @@ export async function detect(session: InferenceSession, image: Pixels, rule: Set
   const longer = Math.max(image.width, image.height);
   let faces = await look(session, image, rule, rule.first);
   if (longer > rule.first && faces.length === 0) {
-    faces = (await look(session, image, rule, rule.full)).filter((face) => side(face) <= rule.range);
+    const largest = rule.range * Math.max(1, longer / rule.full);
+    faces = (await look(session, image, rule, rule.full)).filter((face) => side(face) <= largest);
   }
   return faces.sort((a, b) => side(b) - side(a));
 }
