@@ -67,15 +67,6 @@ def gather(value: Any) -> list[Any]:
     return values
 
 
-def gather_bytes(values: Tensor) -> list[Tensor]:
-    """The uint8 tensors of all processes, by rank, on the CPU."""
-    if not distributed():
-        return [values.cpu()]
-    parts = [torch.empty_like(values, device="cpu") for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, values.cpu())
-    return parts
-
-
 def join() -> None:
     """Initialise torch.distributed under torchrun, once: gloo for CPU tensors, NCCL for those of a GPU."""
     if dist.is_available() and dist.is_initialized():

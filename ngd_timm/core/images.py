@@ -259,7 +259,7 @@ def damage_reason(error: BaseException) -> str:
     return one_line(getattr(error, "strerror", None) or error)
 
 
-def decode_each(dataset: Dataset, function: Callable[[dict[str, Any]], R], what: str = "decoded") -> Iterator[R]:
+def decode_each(dataset: Dataset, function: Callable[[dict[str, Any]], R]) -> Iterator[R]:
     """Apply `function` to every record of the `image` column in parallel (PIL releases the interpreter lock)."""
 
     def decode(block: list[dict[str, Any]]) -> tuple[list[R], str | None]:
@@ -282,5 +282,5 @@ def decode_each(dataset: Dataset, function: Callable[[dict[str, Any]], R], what:
                 index += len(results)
                 if damage is not None:
                     raise InputError(
-                        f"{row_name(dataset, index)}: the image can't be {what} ({damage}); replace or remove it"
+                        f"{row_name(dataset, index)}: the image can't be decoded ({damage}); replace or remove it"
                     )

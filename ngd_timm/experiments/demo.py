@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ngd_timm.core.files import require_new_folder, write_json
+from ngd_timm.core.files import require_new_folder
 from ngd_timm.core.recipe import Recipe, load_recipe
 
 
@@ -87,11 +87,8 @@ def run_demo(out: str | Path, seed: int = 0, sizes: DemoSizes | None = None) -> 
 
     say("testing both students on both styles, and writing the report")
     for folder in (baseline, run):
-        # both styles are the data set "schematic", so one call each; filed by the name of the style
-        tests = {}
-        for domain in DOMAINS:
-            (tests[f"{domain}:test"],) = evaluate(folder, [f"schematic={out / 'faces' / domain}:test"]).values()
-        write_json(folder / "test.json", tests)
+        tests = [f"{domain}:schematic={out / 'faces' / domain}:test" for domain in DOMAINS]
+        evaluate(folder, tests, folder / "test.json")
     report = write_demo_report(out)
     print(f"[done, {time.monotonic() - began:3.0f} s]", flush=True)
     return report

@@ -127,6 +127,6 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
     content = read_torch(path)
     entries = content.items() if isinstance(content, dict) else [("prototypes", content)]
     return {
-        str(key): np.array(value.detach().to_dense().float() if isinstance(value, torch.Tensor) else str(value)[:80])
+        str(key): np.array(value.detach().float() if isinstance(value, torch.Tensor) else str(value)[:80])
         for key, value in entries
     }

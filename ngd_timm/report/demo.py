@@ -12,7 +12,7 @@ from ngd_timm.evaluate.run import Run, read_run
 from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.grid.verdict import score_rows
 from ngd_timm.report.page import grid_context, render, to_png_uri
-from ngd_timm.report.run import mean_shares, run_context
+from ngd_timm.report.run import facts, mean_shares, texts, training_plots
 from ngd_timm.report.sets import set_context
 
 
@@ -30,7 +30,7 @@ def write_demo_report(folder: str | Path) -> Path:
         "domains": _domain_samples(folder / "faces", classes, trained_on),
         "trained_on": trained_on,
         "shares": mean_shares(run.rows),
-        "run": run_context(run),
+        "run": {"facts": facts(run), "plots": training_plots(run.rows), **texts(run)},
         "comparison": _comparison(baseline, run),
     }
     return render("demo.html.j2", context, folder / "report.html")

@@ -35,11 +35,10 @@ def write_report(run: str | Path, mistakes: int = 0) -> Path:
     if mistakes and not files.predictions:
         raise InputError(f"{files.folder} keeps no predictions, so its mistakes can't be shown; evaluate the run again")
     shown = {key: _mistakes(files.recipe, key, p, mistakes) for key, p in files.predictions.items() if mistakes}
-    return render("run.html.j2", {**run_context(files), "mistakes": shown}, files.folder / "report.html", _MAX_BYTES)
+    return render("run.html.j2", {**_context(files), "mistakes": shown}, files.folder / "report.html", _MAX_BYTES)
 
 
-def run_context(run: Run) -> dict[str, Any]:
-    """What the templates show of a run."""
+def _context(run: Run) -> dict[str, Any]:
     recipe = run.recipe
     classes, sigma = recipe.data.classes, recipe.loss.sigma
     grid = run.grid if recipe.loss.uses_grid else None
@@ -50,16 +49,23 @@ def run_context(run: Run) -> dict[str, Any]:
     return {
         "title": f"Run {recipe.name}, seed {recipe.seed}",
         "simulated": [what for what, true in simulated.items() if true],
-        "facts": _facts(run),
+        "facts": facts(run),
         "sets": [
             set_context(key, entry, classes, run.predictions.get(key), grid, sigma, name=f"set{i}")
             for i, (key, entry) in enumerate(run.metrics.items())
         ],
         "unpredicted": [key for key in run.metrics if key not in run.predictions],
-        "plots": _training_plots(run.rows),
+        "plots": training_plots(run.rows),
         "choices": _choices(recipe, run.rows) if recipe.best_on else None,
         "grid": None if grid is None else grid_context(grid, classes),
-        "recipe_text": to_yaml(without_folders(recipe)),
+        **texts(run),
+    }
+
+
+def texts(run: Run) -> dict[str, str]:
+    """A run's recipe and fingerprint, without the folders of this machine."""
+    return {
+        "recipe_text": to_yaml(without_folders(run.recipe)),
         "fingerprint_text": pretty_fingerprint(run.fingerprint),
     }
 
@@ -98,7 +104,7 @@ def mean_shares(rows: Sequence[Row]) -> str:
     )
 
 
-def _training_plots(rows: Sequence[Row]) -> dict[str, str]:
+def training_plots(rows: Sequence[Row]) -> dict[str, str]:
     """Losses, validation metrics and gradient shares by epoch, those for which there are numbers."""
     epochs, plots = column(rows, "epoch"), {}
     if losses := _filled(rows, {label: t for t, label in TERMS.items()}):
@@ -125,7 +131,8 @@ def _first_last(lines: Mapping[str, Sequence[float]], form: str) -> str:
     return "; ".join(parts) + "."
 
 
-def _facts(run: Run) -> dict[str, str]:
+def facts(run: Run) -> dict[str, str]:
+    """What a run was, by heading."""
     recipe = without_folders(run.recipe)
     student, loss = recipe.student, recipe.loss
     start = recipe.init or ("ImageNet weights" if student.pretrained else "random weights")

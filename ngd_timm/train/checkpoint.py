@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ngd_timm.core.distributed import average, gather_bytes, is_first, rank
+from ngd_timm.core.distributed import average, gather, is_first, rank
 from ngd_timm.core.errors import InputError, one_line
 from ngd_timm.core.files import atomic_path
 from ngd_timm.evaluate.run_log import choice_score, parse_rows, read_state, summary_csv
@@ -158,8 +158,8 @@ def _state(setup: Setup, progress: Progress) -> dict[str, Any]:
         "checkpoint_ema": task.get_checkpoint_state(ema=True) if task.has_ema() else None,
         "optimizer": setup.optimizer.state_dict(),
         "scaler": setup.scaler.state_dict(),
-        "random": gather_bytes(torch.get_rng_state()),
-        "random_cuda": gather_bytes(torch.cuda.get_rng_state(setup.device)) if setup.device.type == "cuda" else None,
+        "random": gather(torch.get_rng_state()),
+        "random_cuda": gather(torch.cuda.get_rng_state(setup.device)) if setup.device.type == "cuda" else None,
         "epoch": progress.epoch,
         "step": progress.step,
         "rows": progress.rows,
