@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -117,6 +117,15 @@ def mantel_test(
     rng = np.random.default_rng(seed)
     reached = sum(by_chance(rng) >= r - 1e-12 for _ in range(permutations))
     return Mantel(r, (1 + reached) / (1 + permutations), permutations)
+
+
+def mantel_notes(*rows_and_settings: Any, **options: Any) -> dict[str, str]:
+    """What a grid's metadata say of `mantel_test`, whose arguments these are, with and without `center`."""
+    found = {center: mantel_test(*rows_and_settings, **options, center=center) for center in (False, True)}
+    notes = {"mantel_permutations": str(found[True].permutations)}
+    for suffix, test in (("", found[False]), ("_centered", found[True])):
+        notes |= {f"mantel_r{suffix}": f"{test.r:.4f}", f"mantel_p{suffix}": f"{test.p:.4f}"}
+    return notes
 
 
 class Exchange:

@@ -12,7 +12,7 @@ from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import sha256_file
 from ngd_timm.core.table import read_table
 from ngd_timm.core.version import __version__
-from ngd_timm.grid.mantel import mantel_test
+from ngd_timm.grid.mantel import mantel_notes
 from ngd_timm.grid.prototypes import PrototypeGrid
 
 _RATINGS = ("valence", "arousal")
@@ -51,11 +51,7 @@ def grid_of_table(
         notes["subjects"] = str(len(np.unique(subjects)))
     build = partial(PrototypeGrid.build, features, va, subjects, size, min_subjects, center)
     if build().filled >= 3 and np.unique(who, return_counts=True)[1].max() > 1:
-        notes["mantel_permutations"] = str(permutations)
-        for suffix, centred in (("", False), ("_centered", True)):
-            rows = (features, va, who, np.arange(len(va)), size, permutations)
-            found = mantel_test(*rows, min_subjects=min_subjects, center=centred)
-            notes |= {f"mantel_r{suffix}": f"{found.r:.4f}", f"mantel_p{suffix}": f"{found.p:.4f}"}
+        notes |= mantel_notes(features, va, who, np.arange(len(va)), size, permutations, min_subjects=min_subjects)
     return build(notes)
 
 

@@ -15,7 +15,7 @@ from ngd_timm.core.arrays import read_npz
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.files import atomic_path
 from ngd_timm.eeg.signal.recording import name_indices
-from ngd_timm.grid.averages import trial_index
+from ngd_timm.grid.averages import rows_of, trial_index
 
 DATASETS = {
     "gameemo": "GAMEEMO (Alakus et al. 2020), 14-channel Emotiv EPOC+ at 128 Hz, four games a person, 12 s windows",
@@ -247,8 +247,7 @@ def log_power_z(data: BandPower) -> np.ndarray:
 
 def group_trials(subject: np.ndarray, trial: np.ndarray) -> list[np.ndarray]:
     """Row indices of each trial's windows, by subject and trial."""
-    _, index = trial_index(subject, trial)
-    return np.split(np.argsort(index, kind="stable"), np.cumsum(np.bincount(index))[:-1])
+    return rows_of(trial_index(subject, trial)[1])
 
 
 def _number_windows(subject: np.ndarray, trial: np.ndarray) -> np.ndarray:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from ngd_timm.core.version import __version__
 from ngd_timm.eeg.signal.bandpower import NORMALISATION
 from ngd_timm.eeg.teacher.fitted import FittedTeacher, read_teacher
 from ngd_timm.grid.averages import numbered
-from ngd_timm.grid.mantel import HeldOut, mantel_test
+from ngd_timm.grid.mantel import HeldOut, mantel_notes
 from ngd_timm.grid.prototypes import PrototypeGrid
 from ngd_timm.grid.verdict import WHO
 
@@ -71,13 +70,15 @@ def build_grid(
     single = len(teachers) == 1
     pool, frames = _pool(teachers)
     notes = parts[0] if single else _pooled_provenance(teachers, parts)
-    notes |= _mantel_notes(pool, size, min_subjects, None if single else frames)
+    rows = (pool.aligned, pool.valence_arousal, pool.subject)
+    settings = (size, pool.recipe.scores.permutations, pool.recipe.seed)
+    options = {"min_subjects": min_subjects, "frames": None if single else frames, "held_out": pool.held_out}
+    notes |= mantel_notes(*rows, pool.trial, *settings, **options)
     notes |= {
         "created": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "built_with": f"ngd_timm {__version__}",
         "command": _commands(teachers, size, min_subjects, center),
     }
-    rows = (pool.aligned, pool.valence_arousal, pool.subject)
     grid = PrototypeGrid.build(*rows, size, min_subjects, center, notes, None if single else frames)
     sets = _counts_by_set(teachers, pool, frames, grid)
     return grid if len(sets) == 1 else replace(grid, metadata={**grid.metadata, "sets": json.dumps(sets)})
@@ -225,18 +226,6 @@ def _pooled_provenance(teachers: Sequence[FittedTeacher], parts: Sequence[dict[s
         "test rotates anew",
         "stability": "not tested: each half of the subjects would need rotations of its own",
     }
-
-
-def _mantel_notes(teacher: FittedTeacher, size: int, min_subjects: int, frames: np.ndarray | None) -> dict[str, str]:
-    permutations, seed = teacher.recipe.scores.permutations, teacher.recipe.seed
-    rows = (teacher.aligned, teacher.valence_arousal, teacher.subject, teacher.trial)
-    common: dict[str, Any] = {"min_subjects": min_subjects, "frames": frames, "held_out": teacher.held_out}
-    test = partial(mantel_test, *rows, size, permutations, seed, **common)
-    notes = {"mantel_permutations": str(permutations)}
-    for suffix, center in (("", False), ("_centered", True)):
-        found = test(center=center)
-        notes |= {f"mantel_r{suffix}": f"{found.r:.4f}", f"mantel_p{suffix}": f"{found.p:.4f}"}
-    return notes
 
 
 def _commands(teachers: Sequence[FittedTeacher], size: int, min_subjects: int, center: bool) -> str:
