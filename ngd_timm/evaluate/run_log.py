@@ -77,17 +77,6 @@ def choices_of_epoch(recipe: Recipe, rows: Sequence[Mapping[str, Any]]) -> dict[
     return {**chosen, "last epoch": rows[-1]}
 
 
-def with_bar(batches: Iterator[Any], total: int, title: str) -> Iterator[Any]:
-    """The batches, with a progress bar on a terminal."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    if not console.is_terminal or not is_first():
-        return batches
-    return iter(track(batches, description=title, total=total, console=console, transient=True))
-
-
 def epoch_line(row: dict[str, Any], epochs: int) -> str:
     parts = [f"{name} {row[name]:.4g}" for name in ("loss", *COMPONENTS) if row.get(name) is not None]
     shares = [f"{name} {row[f'share_{name}']:.2g}%" for name in COMPONENTS[1:] if row.get(f"share_{name}") is not None]

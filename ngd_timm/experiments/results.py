@@ -15,6 +15,7 @@ from ngd_timm.core.commands import shown_command, without_folders
 from ngd_timm.core.devices import open_device
 from ngd_timm.core.errors import InputError, choices
 from ngd_timm.core.files import check_place, read_json, write_json, write_text
+from ngd_timm.core.progress import with_bar
 from ngd_timm.core.recipe import Recipe, load_recipe
 from ngd_timm.data import load_split, parse_spec
 from ngd_timm.data.labels import GIVEN, LABEL_RULES
@@ -36,7 +37,6 @@ from ngd_timm.evaluate.metrics import (
 )
 from ngd_timm.evaluate.predictions import Predictions, predict
 from ngd_timm.evaluate.run import Run, read_run
-from ngd_timm.evaluate.run_log import with_bar
 from ngd_timm.evaluate.schema import read_comparison
 from ngd_timm.evaluate.student import check_specs, face_batches
 from ngd_timm.grid.verdict import difference_verdict

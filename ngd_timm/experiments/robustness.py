@@ -25,6 +25,7 @@ from ngd_timm.core.images import (
     size_and_grey,
     to_mode,
 )
+from ngd_timm.core.progress import with_bar
 from ngd_timm.core.recipe import DataConfig, Recipe
 from ngd_timm.data import load_split, parse_spec
 from ngd_timm.data.batches import held_in_memory, targets
@@ -32,7 +33,6 @@ from ngd_timm.data.synthetic.corruptions import CORRUPTIONS, FRAMINGS, SEVERITIE
 from ngd_timm.evaluate.comparison import refuse_other_recipes
 from ngd_timm.evaluate.metrics import METRICS, metrics_of_versions, summary
 from ngd_timm.evaluate.predictions import subject_codes
-from ngd_timm.evaluate.run_log import with_bar
 from ngd_timm.evaluate.schema import read_fingerprint
 from ngd_timm.evaluate.student import open_scored
 from ngd_timm.models.ngd_models import TimmModel

@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import atomic_folder, atomic_path, check_place, require_new_folder
 from ngd_timm.core.plots import RULE, STYLES, png_figure
+from ngd_timm.core.progress import with_bar
 from ngd_timm.predict.annotate import face_columns, face_values
 from ngd_timm.predict.faces import Face, detector_available, overlap_over_union
 from ngd_timm.predict.predictor import Prediction, Predictor
@@ -101,8 +102,6 @@ class _Frame:
 def _frames(file: Path, fps: float) -> Iterator[_Sampled]:
     """The sampled frames; the others are not decoded."""
     import cv2
-    from rich.console import Console
-    from rich.progress import track
 
     if not file.is_file():
         raise InputError(f"no video {file}")
@@ -115,16 +114,7 @@ def _frames(file: Path, fps: float) -> Iterator[_Sampled]:
         count = max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT)))
         time = due = 0.0
         slack = min(_ROUNDING, 0.25 / fps)
-        console = Console(stderr=True)
-        numbers = track(
-            itertools.count(),  # the number of frames is a guess in some containers
-            file.name,
-            total=count or None,
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        for number in numbers:
+        for number in with_bar(itertools.count(), count or None, file.name):
             if not video.grab():
                 break
             time = _time(video, number, rate, time)

@@ -19,6 +19,7 @@ from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import remove_leftovers, write_json, write_text
 from ngd_timm.core.images import check_images
 from ngd_timm.core.lock import is_unused, locked
+from ngd_timm.core.progress import with_bar
 from ngd_timm.core.recipe import Recipe, load_recipe, to_yaml
 from ngd_timm.evaluate.metrics import fer_metrics
 from ngd_timm.evaluate.predictions import Predictions, predict, prediction_file, write_predictions
@@ -29,7 +30,6 @@ from ngd_timm.evaluate.run_log import (
     present_column,
     summary_csv,
     tracking,
-    with_bar,
 )
 from ngd_timm.evaluate.student import check_specs, evaluate, hub_note, summary_line
 from ngd_timm.losses import COMPONENTS
