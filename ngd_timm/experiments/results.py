@@ -362,7 +362,7 @@ def _predictions(
             run.student_folder: predict(
                 run.student.to(device), face_batches(run.student, widest), device, run.recipe.eval_flip
             )
-            for run in with_bar(iter(students), len(students), key)
+            for run in with_bar(students, len(students), key)
         }
         place = {source: row for row, source in enumerate(widest["source"][:])}
         for rule, (dataset, report) in loaded.items():
