@@ -68,7 +68,13 @@ def test_a_pooled_grid_is_nearly_that_of_one_frame_where_there_was_one_to_begin_
 def test_stimuli_of_two_runs_are_in_no_common_fold(tmp_path: Path, by: str) -> None:
     for seed, name in enumerate("ab"):
         save_bandpower(tmp_path / f"{name}.npz", simulate_bandpower(4, 6, 2, seed=seed, stimulus=1.0))
-        fit(tmp_path / f"{name}.npz", tmp_path / name, "teacher.kind=ridge", "teacher.embedding_dim=8", f"data.folds_by={by}")
+        fit(
+            tmp_path / f"{name}.npz",
+            tmp_path / name,
+            "teacher.kind=ridge",
+            "teacher.embedding_dim=8",
+            f"data.folds_by={by}",
+        )
     pool, frames = _pool([read_teacher(tmp_path / name) for name in "ab"])
     assert pool.held_out is not None
     for column in (pool.held_out.stimulus, *pool.held_out.fold.T):
