@@ -55,6 +55,7 @@ def import_checkpoint(
 
     Examples:
         >>> import tempfile
+        >>> import timm
         >>> folder = Path(tempfile.mkdtemp())
         >>> weights = timm.create_model("test_resnet", num_classes=8).state_dict()
         >>> torch.save({"model": {f"module.{name}": tensor for name, tensor in weights.items()}}, folder / "best.ckpt")
