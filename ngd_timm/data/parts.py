@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from ngd_timm.data.labels import (
     is_class,
 )
 from ngd_timm.data.layouts import Piece, Rows
+from ngd_timm.data.layouts.rows import dataset_of
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -134,16 +134,13 @@ class Part:
 
     def dataset(self, hold: bool = False) -> Dataset:
         """The kept rows; with `hold` their image files are read into memory, see `Rows.held`."""
-        from datasets import Dataset
-
         index = np.flatnonzero(self.kept)
         held = self.rows.held(index) if hold else None
         rows = np.arange(len(self.label)) if held is None else index
         table = self.rows.table if held is None else held
         for name, values in (("label", self.label), *self._class_columns()):
             table = table.append_column(name, _arrow(values[rows]))
-        # with a fingerprint of its own, as `datasets` would pickle every image to make one
-        dataset = Dataset(table.cast(self.features().arrow_schema), info=None, fingerprint=uuid.uuid4().hex[:16])
+        dataset = dataset_of(table.cast(self.features().arrow_schema))
         return dataset.select(index) if held is None else dataset
 
 

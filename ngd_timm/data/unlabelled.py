@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import uuid
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -18,7 +17,7 @@ from ngd_timm.core.images import image_files
 from ngd_timm.data.fer import LoadReport, choose, parse_spec, rows_sha256
 from ngd_timm.data.layouts import Found, Piece, Rows, look_at
 from ngd_timm.data.layouts.options import LayoutOptions, parse_root
-from ngd_timm.data.layouts.rows import table_of_files
+from ngd_timm.data.layouts.rows import dataset_of, table_of_files
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -49,7 +48,7 @@ def load_unlabelled(name: str, roots: Sequence[str], classes: Sequence[str]) -> 
         >>> images["label"][:3], report.kept
         ([-100, -100, -100], 8)
     """
-    from datasets import ClassLabel, Dataset, Features, Image, Value
+    from datasets import ClassLabel, Features, Image, Value
 
     tables, dropped, read, layouts, ids = list[pa.Table](), Counter[str](), 0, dict[str, None](), dict[str, None]()
     for root in roots:
@@ -67,9 +66,7 @@ def load_unlabelled(name: str, roots: Sequence[str], classes: Sequence[str]) -> 
     if not len(target):
         raise InputError(f"data.unlabelled={', '.join(roots)} has no image left; check the roots and their options")
     features = Features({"image": Image(), "source": Value("string"), "label": ClassLabel(names=list(classes))})
-    table = table.append_column("label", pa.array(target)).cast(features.arrow_schema)
-    # without a fingerprint `datasets` would pickle every image to make one
-    dataset = Dataset(table, fingerprint=uuid.uuid4().hex[:16])
+    dataset = dataset_of(table.append_column("label", pa.array(target)).cast(features.arrow_schema))
     report = LoadReport(
         name=name,
         split="unlabelled",

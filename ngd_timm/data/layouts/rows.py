@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,9 @@ from ngd_timm.core.errors import InputError
 from ngd_timm.core.files import require_regular
 from ngd_timm.core.images import decode_each, open_image, to_mode
 from ngd_timm.data.labels import NOT_A_CLASS, SPLITS, is_class, split_of, subject_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 # Image files of so many bytes in all are read once and held; larger sets stay on disk.
 _HELD_BYTES = 1 << 30
@@ -56,12 +59,9 @@ class Rows:
     @cached_property
     def pixel_hashes(self) -> list[bytes]:
         """The hash of each usable row's decoded image; copies have the same."""
-        from datasets import Dataset
-
         usable = np.flatnonzero(self.usable())
         table = self.held(usable)
-        # without a fingerprint `datasets` would pickle every image to make one
-        images = Dataset(self.table if table is None else table, fingerprint=uuid.uuid4().hex[:16])
+        images = dataset_of(self.table if table is None else table)
         return list(decode_each(images.select(usable) if table is None else images, _pixel_hash))
 
     def held(self, index: np.ndarray) -> pa.Table | None:
@@ -196,6 +196,13 @@ def table_of_files(paths: Sequence[Path], root: Path, **columns: Any) -> pa.Tabl
     image = image_array([None] * len(paths), [str(p) for p in paths])
     names = pa.array([p.name for p in paths], pa.string())
     return pa.table({"image": image, "file_name": names, "source": pa.array(sources, pa.string()), **columns})
+
+
+def dataset_of(table: pa.Table) -> Dataset:
+    """A table as a data set with a fingerprint at random: to make one, `datasets` would pickle every image."""
+    from datasets import Dataset
+
+    return Dataset(table, fingerprint=uuid.uuid4().hex[:16])
 
 
 def table_of_pixels(
